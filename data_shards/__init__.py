@@ -1,0 +1,1 @@
+"""From annotations on disk to batches of image groups: import, cache, index, stream."""

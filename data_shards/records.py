@@ -1,0 +1,144 @@
+"""What an importer hands on: one record an image group, in JSON lines that a person can read.
+
+An imported data set is a folder::
+
+    <folder>/dataset.json          what was imported, from where, and the counts
+    <folder>/<split>.jsonl         one ImageRecord a line, in the order of image_id
+
+Image paths in the records are relative to ``DatasetInfo.image_root``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from maris_fast.errors import InputError
+
+FORMAT_VERSION = 1
+
+
+class Frozen(BaseModel):
+    """A record: fields are checked, unknown ones refused, nothing changes after construction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rle(Frozen):
+    """A mask as COCO's compressed run lengths, at the image's original size."""
+
+    size: tuple[int, int] = Field(description="height, width")
+    counts: str
+
+
+class Target(Frozen):
+    """One referred object: what the sentences of one ref mean."""
+
+    ref_id: int
+    ann_id: int
+    category_id: int
+    category: str
+    mask: Rle
+    area: int = Field(gt=0, description="pixels of the mask at the original size")
+
+
+class Expression(Frozen):
+    """One sentence; ``target`` is an index into its record's ``targets``."""
+
+    sent_id: int
+    target: int = Field(ge=0)
+    text: str = Field(min_length=1)
+    kind: str | None = Field(default=None, description="kind of expression, where the data set names one")
+
+
+class ImageRecord(Frozen):
+    """One image group: an image, the objects referred to in it, and every sentence of one split."""
+
+    image_id: int
+    image: str = Field(description="path below DatasetInfo.image_root")
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    targets: tuple[Target, ...] = Field(min_length=1)
+    expressions: tuple[Expression, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImageRecord:
+        for target in self.targets:
+            if target.mask.size != (self.height, self.width):
+                raise ValueError(
+                    f"image {self.image_id}: mask of ref {target.ref_id} is {target.mask.size}, "
+                    f"the image is {(self.height, self.width)}"
+                )
+        for expression in self.expressions:
+            if expression.target >= len(self.targets):
+                raise ValueError(
+                    f"image {self.image_id}: sentence {expression.sent_id} names target "
+                    f"{expression.target} of {len(self.targets)}"
+                )
+        return self
+
+
+class SplitCounts(Frozen):
+    refs: int
+    sentences: int
+    images: int
+
+
+class DatasetInfo(Frozen):
+    """The head of an imported data set (``dataset.json``)."""
+
+    format_version: int = FORMAT_VERSION
+    name: str = Field(description="refcoco, refcoco+, refcocog, ...")
+    split_by: str
+    image_root: str = Field(description="absolute path that the records' image paths start from")
+    source: str = Field(description="absolute path of the annotations that were read")
+    synthetic: bool = False
+    splits: dict[str, SplitCounts]
+
+
+class ImportedDataset:
+    """An imported data set on disk.
+
+    Raises:
+        InputError: the folder holds no imported data set, or one of another format version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        head = self.folder / "dataset.json"
+        if not head.is_file():
+            raise InputError(
+                f"{self.folder} holds no imported data set (no dataset.json); run `maris-fast import` first"
+            )
+        self.info = DatasetInfo.model_validate_json(head.read_text())
+        if self.info.format_version != FORMAT_VERSION:
+            raise InputError(
+                f"{head} has format version {self.info.format_version}, this program reads {FORMAT_VERSION}; "
+                "import the data set again"
+            )
+
+    def records(self, split: str) -> Iterator[ImageRecord]:
+        """The split's records in the order of image_id.
+
+        Raises:
+            InputError: no such split; the message lists those there are.
+        """
+        if split not in self.info.splits:
+            raise InputError(
+                f"no split {split!r} in {self.folder}; it has {', '.join(sorted(self.info.splits))}"
+            )
+        with (self.folder / f"{split}.jsonl").open() as lines:
+            for line in lines:
+                yield ImageRecord.model_validate_json(line)
+
+
+def count(records: Iterable[ImageRecord]) -> SplitCounts:
+    """Refs, sentences and images of a split."""
+    refs = sentences = images = 0
+    for record in records:
+        refs += len(record.targets)
+        sentences += len(record.expressions)
+        images += 1
+    return SplitCounts(refs=refs, sentences=sentences, images=images)

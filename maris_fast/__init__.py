@@ -1,0 +1,3 @@
+"""MARIS, referring image segmentation from frozen SAM and CLIP features: trained fast, and proven."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,58 @@
+"""Which frozen encoders make the features, and where their weights come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from maris_fast.config.base import Settings
+
+RANDOM = "random"
+
+
+class SamSettings(Settings):
+    """SAM's image encoder; the features are the outputs of its last three global attention blocks."""
+
+    arch: Literal["vit_h", "vit_l", "vit_b", "vit_tiny"] = "vit_h"
+    weights: str = Field(
+        description="path of SAM's .pth checkpoint, or 'random' (everything made then says so)"
+    )
+    image_size: int | None = Field(
+        None, gt=0, description="longest side, pixels; None: 1024 (vit_tiny: 256)"
+    )
+    seed: int = Field(0, description="of random weights")
+
+
+class TextSettings(Settings):
+    """CLIP's text tower by open_clip; the features are its tokens after the last norm, before pooling."""
+
+    arch: str = Field("ViT-L-14", description="open_clip model name, or 'tiny'")
+    weights: str = Field("openai", description="open_clip tag, path of a checkpoint, or 'random'")
+    max_words: int = Field(32, gt=0, description="L_t at most; a longer expression is cut, and counted")
+    seed: int = Field(0, description="of random weights")
+
+
+class EncoderSettings(Settings):
+    sam: SamSettings
+    text: TextSettings = TextSettings()
+
+    @property
+    def random(self) -> list[str]:
+        """Names of the encoders that run on random weights; empty for a real model."""
+        return [name for name, part in (("sam", self.sam), ("text", self.text)) if part.weights == RANDOM]
+
+
+class CacheSettings(Settings):
+    """How features are written to shards."""
+
+    encoders: EncoderSettings
+    feature_dtype: Literal["int8", "float16"] = Field(
+        "int8", description="int8: one scale a channel and image"
+    )
+    shard_bytes: int = Field(
+        2 << 30, gt=0, description="a shard is closed at the first image beyond this size"
+    )
+    batch_size: int = Field(4, gt=0, description="images through the image encoder at once")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on CPU")

@@ -1,0 +1,91 @@
+"""YAML plus ``key=value`` from the command line, into checked settings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from maris_fast.config.base import Settings
+from maris_fast.errors import ConfigError
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
+    """Settings of ``kind`` from a YAML file, with ``section.key=value`` on top.
+
+    Values are read as YAML, so ``null``, ``true``, ``[0.9, 0.95]`` and ``1.0e-3`` work. So does ``1e-3``,
+    which YAML 1.1 alone would take for text.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest known one), a wrong value.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        if not Path(path).is_file():
+            raise ConfigError(f"no configuration file {path}")
+        try:
+            values = yaml.safe_load(Path(path).read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} must hold sections with keys, not a {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(kind, error, path)) from error
+
+
+def dump_settings(settings: Settings) -> str:
+    """YAML that ``load_settings`` reads back to the same settings."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value in {override!r} is not YAML: {error}") from error
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{override!r}: {section} is a value, not a section")
+        values = inner
+    values[last] = value
+
+
+def _explain(kind: type[BaseModel], error: ValidationError, path: Path | None) -> str:
+    lines = [f"settings{f' of {path}' if path else ''} cannot be used:"]
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {where}: there is no such key{_nearest(kind, problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"  {where}: is missing; add it to the file or as {where}=...")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(problem["input"], dict) else f" (was {problem['input']!r})"
+            lines.append(f"  {where}: {message}{given}" if where else f"  {message}")
+    return "\n".join(lines)
+
+
+def _nearest(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    for part in location[:-1]:
+        annotation = kind.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        kind = annotation
+    known = list(kind.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Training: the launcher's entry point, the loop, checkpoints and evaluation."""
