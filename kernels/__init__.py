@@ -1,0 +1,11 @@
+"""Attention operations, each a folder: plain PyTorch reference, fast implementations, one thin API.
+
+An operation's name is its mathematics; ``impl`` chooses how it is computed. ``"auto"`` picks by device and
+dtype (``chosen_impl`` tells what it picks); a named implementation never falls back, it raises.
+"""
+
+from maris_fast.kernels.errors import UnsupportedError
+from maris_fast.kernels.multihead_attention import multihead_attention
+from maris_fast.kernels.mutual_attention import mutual_attention, mutual_attention_weights
+
+__all__ = ["UnsupportedError", "multihead_attention", "mutual_attention", "mutual_attention_weights"]

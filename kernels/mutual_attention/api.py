@@ -1,0 +1,153 @@
+"""The operation's public face: checks what came in, then hands on to the implementation."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from maris_fast.kernels.errors import UnsupportedError
+from maris_fast.kernels.mutual_attention.reference import (
+    Keep,
+    mutual_attention_reference,
+    mutual_attention_weights_reference,
+)
+
+Impl = Literal["auto", "triton", "reference"]
+
+
+def mutual_attention(
+    z_v: Tensor,
+    z_l: Tensor,
+    ln_v_weight: Tensor,
+    ln_v_bias: Tensor,
+    ln_l_weight: Tensor,
+    ln_l_bias: Tensor,
+    *,
+    tau: float = 0.5,
+    keep: Keep = "relevant",
+    word_mask: Tensor | None = None,
+    expr_offsets: Tensor | None = None,
+    eps: float = 1e-5,
+    impl: Impl = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Mutual-aware attention, eqs. 3-5: both directions from one attention matrix.
+
+    S = Z_v Z_lᵀ; A = softmax over the words that the gate keeps; f_lav = LN(A Z_l + Z_v);
+    f_val = LN(Aᵀ Z_v + Z_l). The gate has no gradient.
+
+    Args:
+        z_v: projected visual tokens [I, L_v, C].
+        z_l: projected words [E, L_t, C], same dtype and device.
+        ln_v_weight, ln_v_bias, ln_l_weight, ln_l_bias: LayerNorm parameters [C].
+        tau: threshold on sigmoid(S), in [0, 1); 0 keeps every pair.
+        keep: "relevant" keeps sigmoid(S) >= tau, "irrelevant" keeps sigmoid(S) < tau (eq. 4 as printed),
+            "all" has no gate.
+        word_mask: bool [E, L_t], True for a real word; None: all are.
+        expr_offsets: int32 [I + 1], expressions expr_offsets[i] to expr_offsets[i + 1] belong to image i;
+            None: one expression an image, I = E.
+        eps: of both LayerNorms.
+        impl: "reference" (plain PyTorch), "triton", or "auto" (see ``chosen_impl``).
+
+    Returns:
+        f_lav [E, L_v, C] and f_val [E, L_t, C]. A row of A that keeps no word is 0 (f_lav = LN(z_v)), so is
+        a column that no pixel keeps (f_val = LN(z_l)).
+
+    Raises:
+        ValueError: shapes, dtypes or settings that do not fit together.
+        UnsupportedError: the named implementation can't compute this here.
+    """
+    _check(z_v, z_l, tau, keep, word_mask, expr_offsets)
+    for name, parameter in (
+        ("ln_v_weight", ln_v_weight),
+        ("ln_v_bias", ln_v_bias),
+        ("ln_l_weight", ln_l_weight),
+        ("ln_l_bias", ln_l_bias),
+    ):
+        if parameter.shape != z_v.shape[2:]:
+            raise ValueError(
+                f"{name} is {tuple(parameter.shape)}, needed is ({z_v.shape[2]},), the width of z_v"
+            )
+    _implementation(impl, z_v)
+    return mutual_attention_reference(
+        z_v,
+        z_l,
+        ln_v_weight,
+        ln_v_bias,
+        ln_l_weight,
+        ln_l_bias,
+        tau=tau,
+        keep=keep,
+        word_mask=word_mask,
+        expr_offsets=expr_offsets,
+        eps=eps,
+    )
+
+
+def mutual_attention_weights(
+    z_v: Tensor,
+    z_l: Tensor,
+    *,
+    tau: float = 0.5,
+    keep: Keep = "relevant",
+    word_mask: Tensor | None = None,
+    expr_offsets: Tensor | None = None,
+) -> Tensor:
+    """A of eq. 3, [E, L_v, L_t] in fp32 (fp64 for fp64 inputs); arguments as in ``mutual_attention``.
+
+    It holds all of A, which training never does: meant for pictures and for checks.
+    """
+    _check(z_v, z_l, tau, keep, word_mask, expr_offsets)
+    return mutual_attention_weights_reference(
+        z_v, z_l, tau=tau, keep=keep, word_mask=word_mask, expr_offsets=expr_offsets
+    )
+
+
+def chosen_impl(device: torch.device, dtype: torch.dtype) -> Impl:
+    """What ``impl="auto"`` takes for inputs of this device and dtype."""
+    return "reference"
+
+
+def _implementation(impl: Impl, z_v: Tensor) -> Impl:
+    if impl not in get_args(Impl):
+        raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
+    chosen = chosen_impl(z_v.device, z_v.dtype) if impl == "auto" else impl
+    if chosen == "triton":
+        raise UnsupportedError("mutual_attention has no Triton kernel in this version; use impl='reference'")
+    return chosen
+
+
+def _check(
+    z_v: Tensor, z_l: Tensor, tau: float, keep: Keep, word_mask: Tensor | None, expr_offsets: Tensor | None
+) -> None:
+    if z_v.ndim != 3 or z_l.ndim != 3 or z_v.shape[2] != z_l.shape[2]:
+        raise ValueError(
+            f"z_v is {tuple(z_v.shape)} and z_l {tuple(z_l.shape)}; "
+            "needed are [I, L_v, C] and [E, L_t, C] of one C"
+        )
+    if z_v.dtype != z_l.dtype or not z_v.is_floating_point():
+        raise ValueError(
+            f"z_v is {z_v.dtype} and z_l {z_l.dtype}; needed is one floating-point dtype for both"
+        )
+    if z_v.device != z_l.device:
+        raise ValueError(f"z_v is on {z_v.device} and z_l on {z_l.device}; needed is one device")
+    if not 0 <= tau < 1:
+        raise ValueError(f"tau = {tau}; needed is 0 <= tau < 1, a threshold on sigmoid(S)")
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep = {keep!r}; known are {', '.join(get_args(Keep))}")
+    if word_mask is not None and (word_mask.shape != z_l.shape[:2] or word_mask.dtype != torch.bool):
+        raise ValueError(
+            f"word_mask is {word_mask.dtype} {tuple(word_mask.shape)}; needed is bool {tuple(z_l.shape[:2])}"
+        )
+    if expr_offsets is None:
+        if z_v.shape[0] != z_l.shape[0]:
+            raise ValueError(
+                f"{z_v.shape[0]} images and {z_l.shape[0]} expressions; "
+                "give expr_offsets, which says what belongs together"
+            )
+    elif expr_offsets.shape != (z_v.shape[0] + 1,) or expr_offsets.dtype != torch.int32:
+        raise ValueError(
+            f"expr_offsets is {expr_offsets.dtype} {tuple(expr_offsets.shape)}; "
+            f"needed is int32 ({z_v.shape[0] + 1},)"
+        )

@@ -1,0 +1,99 @@
+"""Mutual-aware attention in plain PyTorch, one line an equation.
+
+Shapes: I images, E expressions, L_v visual tokens, L_t words, C channels. Everything is computed in fp32
+(fp64 for fp64 inputs) and rounded once, at the end, to the inputs' dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Keep = Literal["relevant", "irrelevant", "all"]
+
+
+def logit(tau: float) -> float:
+    """The relevance S at which sigmoid(S) = tau; -inf at tau = 0, where every pair is relevant."""
+    return math.log(tau / (1 - tau)) if tau > 0 else -math.inf
+
+
+def tokens_of_expressions(z_v: Tensor, expr_offsets: Tensor | None) -> Tensor:
+    """Each expression's own view of its image's tokens: [I, L_v, C] -> [E, L_v, C]."""
+    if expr_offsets is None:
+        return z_v
+    return z_v.repeat_interleave(expr_offsets.diff(), dim=0)
+
+
+def relevance(z_v: Tensor, z_l: Tensor) -> Tensor:
+    """S = Z_v Z_lᵀ of eq. 3, not scaled; [E, L_v, C], [E, L_t, C] -> [E, L_v, L_t]."""
+    return z_v @ z_l.transpose(1, 2)
+
+
+def gate(S: Tensor, tau: float, keep: Keep, word_mask: Tensor | None) -> Tensor:
+    """Which pairs eq. 4 keeps, bool [E, L_v, L_t]; sigmoid(S) against tau, compared before the sigmoid."""
+    if keep == "relevant":
+        kept = logit(tau) <= S
+    elif keep == "irrelevant":
+        kept = logit(tau) > S
+    else:
+        kept = torch.ones_like(S, dtype=torch.bool)
+    return kept if word_mask is None else kept & word_mask[:, None, :]
+
+
+def attention_weights(S: Tensor, kept: Tensor) -> Tensor:
+    """A of eq. 3: softmax over the kept words of each row; a row that keeps nothing is 0, not NaN."""
+    keeps_any = kept.any(dim=2, keepdim=True)
+    A = torch.softmax(S.masked_fill(~kept & keeps_any, -math.inf), dim=2)
+    return A.masked_fill(~kept, 0)
+
+
+def mutual_attention_reference(
+    z_v: Tensor,
+    z_l: Tensor,
+    ln_v_weight: Tensor,
+    ln_v_bias: Tensor,
+    ln_l_weight: Tensor,
+    ln_l_bias: Tensor,
+    *,
+    tau: float,
+    keep: Keep,
+    word_mask: Tensor | None,
+    expr_offsets: Tensor | None,
+    eps: float,
+    kept: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """f_lav [E, L_v, C] and f_val [E, L_t, C] of eq. 5.
+
+    ``kept`` (bool [E, L_v, L_t]) replaces the gate, so that a kernel can be compared behind its own gate.
+    """
+    dtype = z_v.dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    with torch.autocast(z_v.device.type, enabled=False):
+        z_v, z_l = tokens_of_expressions(z_v.to(wide), expr_offsets), z_l.to(wide)
+        S = relevance(z_v, z_l)
+        A = attention_weights(S, gate(S, tau, keep, word_mask) if kept is None else kept)
+        x = A @ z_l + z_v
+        y = A.transpose(1, 2) @ z_v + z_l
+        f_lav = F.layer_norm(x, x.shape[-1:], ln_v_weight.to(wide), ln_v_bias.to(wide), eps)
+        f_val = F.layer_norm(y, y.shape[-1:], ln_l_weight.to(wide), ln_l_bias.to(wide), eps)
+    return f_lav.to(dtype), f_val.to(dtype)
+
+
+def mutual_attention_weights_reference(
+    z_v: Tensor,
+    z_l: Tensor,
+    *,
+    tau: float,
+    keep: Keep,
+    word_mask: Tensor | None,
+    expr_offsets: Tensor | None,
+) -> Tensor:
+    """A of eq. 3, [E, L_v, L_t] in fp32 (fp64 for fp64 inputs)."""
+    wide = torch.promote_types(z_v.dtype, torch.float32)
+    with torch.autocast(z_v.device.type, enabled=False):
+        S = relevance(tokens_of_expressions(z_v.to(wide), expr_offsets), z_l.to(wide))
+        return attention_weights(S, gate(S, tau, keep, word_mask))

@@ -1,0 +1,50 @@
+"""The building blocks that the paper only names: MLP, CBA, MHSA and MHCA."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from maris_fast.kernels import multihead_attention
+from maris_fast.kernels.multihead_attention.api import Impl
+
+
+class MLP(nn.Sequential):
+    """MLP(·): Linear, GELU, Linear over the last dimension, [..., in] -> [..., out]."""
+
+    def __init__(self, channels_in: int, hidden: int, channels_out: int) -> None:
+        super().__init__(nn.Linear(channels_in, hidden), nn.GELU(), nn.Linear(hidden, channels_out))
+
+
+class CBA(nn.Sequential):
+    """CBA(·): 3×3 convolution, BatchNorm, GELU on maps, [N, in, h, w] -> [N, out, h, w]."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            # BatchNorm takes off any constant, so the convolution needs no bias.
+            nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.GELU(),
+        )
+
+
+class MultiHeadAttention(nn.Module):
+    """MHCA(query, key, value) with projections; MHSA where all three are the same.
+
+    Shapes: query [B, L_q, C], key and value [B, L_k, C] -> [B, L_q, C].
+    """
+
+    def __init__(self, channels: int, heads: int, impl: Impl) -> None:
+        super().__init__()
+        self.heads = heads
+        self.impl = impl
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(2, (self.heads, -1))
+            for project, x in ((self.query, query), (self.key, key), (self.value, value))
+        )
+        return self.out(multihead_attention(q, k, v, key_mask, self.impl).flatten(2))

@@ -1,0 +1,73 @@
+"""The whole model, from frozen features to a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from maris_fast.config import ModelSettings
+from maris_fast.model.feature_enhancement import FeatureEnhancement
+from maris_fast.model.mask_decoder import MaskDecoder
+from maris_fast.model.mutual_aware_attention import MutualAwareAttention
+from maris_fast.model.positions import sine_positions
+
+
+class Maris(nn.Module):
+    """MARIS on cached features: everything that trains, and nothing that is frozen.
+
+    Args:
+        settings: every choice inside the model.
+        visual_channels: C_v, width of SAM's features.
+        text_channels: C', width of CLIP's word features.
+
+    Attributes:
+        tau: threshold of eq. 4's gate; a schedule may set it between steps.
+    """
+
+    def __init__(self, settings: ModelSettings, visual_channels: int, text_channels: int) -> None:
+        super().__init__()
+        C = settings.channels
+        self.settings = settings
+        self.visual_channels = visual_channels
+        self.text_channels = text_channels
+        self.tau = settings.tau
+        self.feature_enhancement = FeatureEnhancement(visual_channels, C, settings.input_norm)
+        # Without MA blocks (the paper's ablation) the decoder still needs words of width C.
+        self.project_words = None if settings.ma_blocks else nn.Linear(text_channels, C, bias=False)
+        self.ma_blocks = nn.ModuleList(
+            MutualAwareAttention(settings, C, C if block else text_channels)
+            for block in range(settings.ma_blocks)
+        )
+        self.mask_decoder = MaskDecoder(settings)
+
+    def forward(
+        self, features: Sequence[Tensor], words: Tensor, word_mask: Tensor, expr_offsets: Tensor
+    ) -> Tensor:
+        """Logits [E, 4h, 4w] of E expressions about I images; a pixel belongs to the mask where > 0.
+
+        Args:
+            features: F_v1, F_v2, F_v3, shallow to deep, each [I, h, w, C_v].
+            words: F_l [E, L_t, C'], expressions in the order of their images.
+            word_mask: bool [E, L_t], True for a real word.
+            expr_offsets: int32 [I + 1], expressions expr_offsets[i] to expr_offsets[i + 1] speak of image i.
+        """
+        f_v = self.feature_enhancement(features)
+        grid = (f_v.shape[1], f_v.shape[2])
+        if self.settings.feature_positions == "sine":
+            f_v = f_v + sine_positions(*grid, f_v.shape[3], device=f_v.device, dtype=f_v.dtype)
+        f_lav, f_val = self.mutual_aware(f_v.flatten(1, 2), words, word_mask, expr_offsets)
+        return self.mask_decoder(f_lav, f_val, word_mask, grid)
+
+    def mutual_aware(
+        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, expr_offsets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """f_v [I, L_v, C], f_l [E, L_t, C'] through all MA blocks -> f_lav [E, L_v, C], f_val [E, L_t, C]."""
+        if self.project_words is not None:
+            return f_v.repeat_interleave(expr_offsets.diff(), dim=0), self.project_words(f_l)
+        # The first block shares an image's tokens between its expressions; after it each has its own.
+        groups: Tensor | None = expr_offsets
+        for block in self.ma_blocks:
+            f_v, f_l = block(f_v, f_l, word_mask, self.tau, groups)
+            groups = None
+        return f_v, f_l

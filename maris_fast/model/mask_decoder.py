@@ -1,0 +1,91 @@
+"""The mask decoder, eqs. 6-8, and the way from its tokens to a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from maris_fast.config import ModelSettings
+from maris_fast.model.layers import CBA, MLP, MultiHeadAttention
+from maris_fast.model.positions import sine_positions
+
+
+class Residual(nn.Module):
+    """x + f(x), as eqs. 6-8 print it; with ``norm``, LayerNorm before f or after the sum."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(channels) if norm == "pre" else nn.Identity()
+        self.after = nn.LayerNorm(channels) if norm == "post" else nn.Identity()
+
+    def forward(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.after(x + f(self.before(x)))
+
+
+class DecoderBlock(nn.Module):
+    """One block of eqs. 6-8; the next takes its two outputs."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        C, norm = settings.channels, settings.decoder_norm
+
+        def attention() -> MultiHeadAttention:
+            return MultiHeadAttention(C, settings.heads, settings.attention_impl)
+
+        self.self_lav, self.residual_lav = attention(), Residual(C, norm)
+        self.self_c, self.residual_c = attention(), Residual(C, norm)
+        self.cross, self.residual_cross = attention(), Residual(C, norm)
+        hidden = int(C * settings.decoder_feed_forward)
+        self.feed_forward = MLP(C, hidden, C) if hidden else None
+        self.residual_feed_forward = Residual(C, norm)
+
+    def forward(
+        self, f_lav: Tensor, f_c: Tensor, token_mask: Tensor, position: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """f_lav [E, L_v, C], f_c [E, 1 + L_t, C], token_mask bool [E, 1 + L_t] -> the same two, evolved."""
+        f_lav = self.residual_lav(f_lav, lambda x: self.self_lav(x + position, x + position, x))
+        f_c = self.residual_c(f_c, lambda x: self.self_c(x, x, x, token_mask))
+        f_lav = self.residual_cross(f_lav, lambda x: self.cross(x + position, f_c, f_c, token_mask))
+        if self.feed_forward is not None:
+            f_lav = self.residual_feed_forward(f_lav, self.feed_forward)
+        return f_lav, f_c
+
+
+class Upsampling(nn.Sequential):
+    """Two blocks of convolution and ×2, [E, C, h, w] -> [E, C/4, 4h, 4w]."""
+
+    def __init__(self, channels: int) -> None:
+        def double() -> nn.Module:
+            return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+
+        super().__init__(CBA(channels, channels // 2), double(), CBA(channels // 2, channels // 4), double())
+
+
+class MaskDecoder(nn.Module):
+    """A single query token F_m, joined with f_val, reads f_lav into a mask."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        C = settings.channels
+        self.positions = settings.decoder_positions
+        self.query = nn.Parameter(torch.randn(1, 1, C))
+        self.blocks = nn.ModuleList(DecoderBlock(settings) for _ in range(settings.decoder_blocks))
+        self.upsampling = Upsampling(C)
+        self.query_mlp = MLP(C, C, C // 4)
+
+    def forward(self, f_lav: Tensor, f_val: Tensor, word_mask: Tensor, grid: tuple[int, int]) -> Tensor:
+        """f_lav [E, h·w, C], f_val [E, L_t, C], word_mask bool [E, L_t] -> logits [E, 4h, 4w]."""
+        f_c = torch.cat([self.query.to(f_val.dtype).expand(len(f_val), -1, -1), f_val], dim=1)
+        token_mask = torch.cat([word_mask.new_ones(len(f_val), 1), word_mask], dim=1)
+        position = self._position(f_lav, grid)
+        for block in self.blocks:
+            f_lav, f_c = block(f_lav, f_c, token_mask, position)
+        fine = self.upsampling(f_lav.transpose(1, 2).unflatten(2, grid))
+        return torch.einsum("ec,echw->ehw", self.query_mlp(f_c[:, 0]), fine)
+
+    def _position(self, f_lav: Tensor, grid: tuple[int, int]) -> Tensor | float:
+        if self.positions == "none":
+            return 0.0
+        return sine_positions(*grid, f_lav.shape[2], device=f_lav.device, dtype=f_lav.dtype).flatten(0, 1)

@@ -1,0 +1,40 @@
+"""The mutual-aware attention (MA) block, eqs. 3-5, around the fused operation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from maris_fast.config import ModelSettings
+from maris_fast.kernels import mutual_attention
+
+
+class MutualAwareAttention(nn.Module):
+    """Z_v = F_v W_v, Z_l = F_l W_l, then both directions of attention from one matrix A."""
+
+    def __init__(self, settings: ModelSettings, channels_v: int, channels_l: int) -> None:
+        super().__init__()
+        self.keep = settings.keep
+        self.impl = settings.mutual_attention_impl
+        self.W_v = nn.Linear(channels_v, settings.channels, bias=False)
+        self.W_l = nn.Linear(channels_l, settings.channels, bias=False)
+        self.norm_v = nn.LayerNorm(settings.channels)
+        self.norm_l = nn.LayerNorm(settings.channels)
+
+    def forward(
+        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, tau: float, expr_offsets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """f_v [I, L_v, C_v], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]."""
+        return mutual_attention(
+            self.W_v(f_v),
+            self.W_l(f_l),
+            self.norm_v.weight,
+            self.norm_v.bias,
+            self.norm_l.weight,
+            self.norm_l.bias,
+            tau=tau,
+            keep=self.keep,
+            word_mask=word_mask,
+            expr_offsets=expr_offsets,
+            eps=self.norm_v.eps,
+            impl=self.impl,
+        )
