@@ -1,0 +1,44 @@
+# Everything needed is made here: a virtual environment beside this file, from Python, a C++ compiler and the
+# package registry. PYTHON names another interpreter (3.11 or 3.12): make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV)/bin)
+# The launcher starts its ranks with what is on PATH.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help setup quickstart test lint types bench clean
+
+help:
+	@echo "make quickstart   synthetic scenes -> import -> cache -> train -> evaluate -> predict"
+	@echo "make test         ruff, mypy and all tests"
+	@echo "make bench        microbenchmarks, results under bench/results/"
+	@echo "make setup        only the virtual environment"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else \
+	  f"Python 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}; name another with PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+setup: $(VENV)/.installed
+
+quickstart: setup
+	maris-fast quickstart
+
+lint: setup
+	ruff check .
+	ruff format --check .
+
+types: setup
+	mypy
+
+test: lint types
+	python -m pytest
+
+bench: setup
+	python -m pytest bench --benchmark-only
+
+clean:
+	rm -rf $(VENV) build *.egg-info

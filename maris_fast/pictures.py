@@ -1,0 +1,121 @@
+"""Pictures of what the model saw: a mask over its image, with the expression under it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from matplotlib import font_manager
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+PREDICTION = (255, 64, 129)
+TRUTH = (0, 200, 83)
+DIMMED = 0.55
+TINT = 0.45
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a sheet: an RGB image, its masks (bool [H, W]) and a caption."""
+
+    image: Image.Image
+    prediction: NDArray[np.bool_]
+    caption: str
+    truth: NDArray[np.bool_] | None = None
+
+
+def overlay(panel: Panel, *, width: int | None = None) -> Image.Image:
+    """The image dimmed but for the predicted mask, which is tinted and outlined, and the caption below.
+
+    Args:
+        panel: what to show; a ``truth`` is outlined in green.
+        width: pixels; None keeps the image's own.
+
+    Raises:
+        ValueError: a mask of another size than the image.
+    """
+    for name, mask in (("prediction", panel.prediction), ("truth", panel.truth)):
+        if mask is not None and mask.shape != (panel.image.height, panel.image.width):
+            raise ValueError(
+                f"the {name} is {mask.shape}, the image {panel.image.size[::-1]}; needed is one size"
+            )
+    pixels = np.asarray(panel.image.convert("RGB"), dtype=np.float32)
+    inside = panel.prediction[..., None]
+    tinted = (1 - TINT) * pixels + TINT * np.array(PREDICTION, dtype=np.float32)
+    # An empty prediction dims nothing: there is nothing to point at.
+    outside = DIMMED * pixels if panel.prediction.any() else pixels
+    picture = Image.fromarray(np.where(inside, tinted, outside).astype(np.uint8))
+    if width is not None and width != picture.width:
+        picture = picture.resize(
+            (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
+        )
+    if panel.truth is not None:
+        _outline(picture, panel.truth, TRUTH)
+    _outline(picture, panel.prediction, PREDICTION)
+    return _captioned(picture, panel.caption)
+
+
+def sheet(panels: Sequence[Panel], *, columns: int = 4, width: int = 256, gap: int = 8) -> Image.Image:
+    """Overlays side by side on white, each ``width`` pixels wide.
+
+    Raises:
+        ValueError: no panels.
+    """
+    if not panels:
+        raise ValueError("a sheet needs at least one panel")
+    pictures = [overlay(panel, width=width) for panel in panels]
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    columns = min(columns, len(pictures))
+    whole = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1)), "white")
+    y = gap
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            whole.paste(picture, (gap + column * (width + gap), y))
+        y += height + gap
+    return whole
+
+
+def _outline(picture: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
+    """Draws the mask's border onto the picture, 0.4% of its width thick, with a dark rim."""
+    scaled = Image.fromarray(mask).convert("L").resize(picture.size, Image.Resampling.BILINEAR)
+    scaled = scaled.point(lambda value: 255 if value > 127 else 0)
+    thickness = max(1, round(picture.width / 250))
+    inner = np.asarray(scaled.filter(ImageFilter.MinFilter(2 * thickness + 1)))
+    outer = np.asarray(scaled.filter(ImageFilter.MaxFilter(3)))
+    border = (np.asarray(scaled) > 0) & (inner == 0)
+    rim = (outer > 0) & (np.asarray(scaled) == 0)
+    picture.paste((20, 20, 20), mask=Image.fromarray(rim))
+    picture.paste(colour, mask=Image.fromarray(border))
+
+
+def _captioned(picture: Image.Image, caption: str) -> Image.Image:
+    font = _font(max(11, min(28, picture.width // 20)))
+    lines = _wrapped(caption, font, picture.width - 8)
+    height = round(font.size * 1.35)
+    whole = Image.new("RGB", (picture.width, picture.height + height * len(lines) + 6), "white")
+    whole.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(whole)
+    for row, line in enumerate(lines):
+        draw.text((4, picture.height + 3 + row * height), line, fill=(20, 20, 20), font=font)
+    return whole
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # DejaVu comes with matplotlib, so captions look alike on every machine.
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
