@@ -1,0 +1,58 @@
+"""COCO segmentations to one mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from maris_fast.data_shards.records import Rle
+
+
+def union_mask(segmentation: Any, height: int, width: int) -> tuple[Rle, int]:
+    """The union of polygons, or of run lengths (compressed or not), and its area in pixels.
+
+    Raises:
+        ValueError: nothing that can be drawn, run lengths of another size, or a mask without a pixel.
+    """
+    if isinstance(segmentation, dict):
+        rle = _from_run_lengths(segmentation, height, width)
+    elif isinstance(segmentation, list):
+        rle = _from_polygons(segmentation, height, width)
+    else:
+        raise ValueError("it has neither polygons nor run lengths")
+    area = int(coco_mask.area(rle))
+    if area == 0:
+        raise ValueError("its mask has no pixel")
+    return Rle(size=(height, width), counts=rle["counts"].decode("ascii")), area
+
+
+def _from_polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any]:
+    # COCO has a few points and lines among its polygons; pycocotools would take four numbers for a box.
+    drawable = [p for p in polygons if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+    if not drawable:
+        raise ValueError("it has no polygon of three or more corners")
+    try:
+        merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(drawable, height, width))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its polygons cannot be drawn: {error}") from error
+    return merged
+
+
+def _from_run_lengths(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    size, counts = rle.get("size"), rle.get("counts")
+    if size != [height, width]:
+        raise ValueError(f"its run lengths are for size {size}, the image is {[height, width]}")
+    if isinstance(counts, str):
+        compressed = {"size": size, "counts": counts.encode("ascii", "replace")}
+        try:
+            coco_mask.decode(compressed)  # the one check of the counts' total that pycocotools has
+        except ValueError as error:
+            raise ValueError(f"its run lengths are damaged: {error}") from error
+        return compressed
+    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
+        raise ValueError("its run lengths have no counts")
+    if sum(counts) != height * width:
+        raise ValueError(f"its run lengths cover {sum(counts)} pixels of {height * width}")
+    uncompressed: dict[str, Any] = coco_mask.frPyObjects(rle, height, width)
+    return uncompressed

@@ -1,0 +1,32 @@
+"""An output folder that is either complete or not there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from maris_fast.errors import InputError
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A scratch folder that takes ``target``'s place when the block ends, and is removed if it fails.
+
+    Raises:
+        InputError: ``target`` is a file, or a folder that is not empty (raised before the block runs).
+    """
+    target = Path(target).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"output folder {target} is not empty; name a new or an empty folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        scratch.chmod(0o755)  # mkdtemp's folders are private, the result need not be
+        yield scratch
+        scratch.rename(target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
