@@ -18,9 +18,7 @@ class SamSettings(Settings):
     weights: str = Field(
         description="path of SAM's .pth checkpoint, or 'random' (everything made then says so)"
     )
-    image_size: int | None = Field(
-        None, gt=0, description="longest side, pixels; None: 1024 (vit_tiny: 256)"
-    )
+    image_size: int | None = Field(None, gt=0, description="longest side, pixels; None: 1024 (vit_tiny: 256)")
     seed: int = Field(0, description="of random weights")
 
 
