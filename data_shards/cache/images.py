@@ -29,7 +29,7 @@ def load_image(path: Path, record: ImageRecord) -> Image.Image:
     with _open(path, record) as image:
         try:
             return image.convert("RGB")
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
             raise InputError(
                 f"{path} (image {record.image_id}) cannot be decoded: {error}; fetch the file again"
             ) from error
@@ -43,7 +43,7 @@ def _open(path: Path, record: ImageRecord) -> Image.Image:
             f"no image {path} (image {record.image_id}); put the file there, or import again with the "
             "right image folder"
         ) from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise InputError(f"{path} (image {record.image_id}) is no readable image: {error}") from error
     if (image.height, image.width) != (record.height, record.width):
         size = f"{image.height} x {image.width}"

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from maris_fast.config import EncoderSettings
 from maris_fast.data_shards.records import DatasetInfo, Frozen
 from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import InputError
@@ -57,6 +58,7 @@ class CacheManifest(Frozen):
     format_version: int = FORMAT_VERSION
     dataset: DatasetInfo
     encoders: EncodersProvenance
+    encoder_settings: EncoderSettings = Field(description="that built them, paths as they were then")
     random: tuple[str, ...] = Field(description="encoders that ran on random weights; empty for real ones")
     feature_dtype: FeatureDtype
     channels: int = Field(description="C_v of each of the three levels")

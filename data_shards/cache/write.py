@@ -158,6 +158,7 @@ def _write_into(
     return CacheManifest(
         dataset=source.info,
         encoders=provenance,
+        encoder_settings=settings.encoders,
         random=random,
         feature_dtype=settings.feature_dtype,
         channels=sam.channels,

@@ -10,7 +10,7 @@ class _Provenance(BaseModel):
 
 
 class EncoderProvenance(_Provenance):
-    """Of one encoder. Features of two encoders are interchangeable when their provenance is equal."""
+    """Of one encoder."""
 
     library: str
     arch: str
@@ -47,3 +47,16 @@ class EncodersProvenance(_Provenance):
     def random(self) -> list[str]:
         """Names of the encoders with random weights; empty for a real model."""
         return [name for name, part in (("sam", self.sam), ("text", self.text)) if part.random]
+
+    def differences(self, other: EncodersProvenance) -> list[str]:
+        """Why features of the two cannot stand for each other, a line each; empty if they can.
+
+        The library's version and the name of a weights' file do not count, its content does.
+        """
+        lines = []
+        for part in ("sam", "text"):
+            mine, theirs = (getattr(each, part).model_dump() for each in (self, other))
+            for key in mine.keys() - {"library", "weights"}:
+                if mine[key] != theirs[key]:
+                    lines.append(f"{part}.{key}: {mine[key]} against {theirs[key]}")
+        return sorted(lines)

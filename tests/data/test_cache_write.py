@@ -113,6 +113,7 @@ def test_the_manifest_says_what_is_there_and_that_it_is_random(cache: Path) -> N
     assert (train.images, train.expressions, train.targets) == (5, 15, 9)
     assert train.truncated_expressions == 0
     assert (manifest.channels, manifest.text_channels) == (192, 64)
+    assert manifest.encoder_settings == tiny_settings().encoders
 
 
 def test_the_same_input_gives_the_same_bytes(cache: Path, dataset: Path, tmp_path: Path) -> None:
