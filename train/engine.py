@@ -58,6 +58,7 @@ class Engine:
 
         self.model = model.to(ranks.device).train()
         self.world = ranks.world
+        self.lr = settings.optimiser.lr
         self.accumulation_steps = settings.engine.accumulation_steps
         self.zero_stage = settings.engine.zero_stage
         self.clip_norm = settings.optimiser.clip_norm
@@ -84,6 +85,7 @@ class Engine:
         ranks and parts (BatchNorm alone sees the split, see ``batch_statistics``).
         """
         assert len(parts) == self.accumulation_steps
+        self.lr = lr
         for group in self.wrapped.optimizer.param_groups:
             group["lr"] = lr
         shares = []

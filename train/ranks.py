@@ -18,7 +18,7 @@ from maris_fast.errors import ConfigError, MarisError
 T = TypeVar("T")
 
 
-class ReportedByRankZero(MarisError):
+class ReportedByRankZeroError(MarisError):
     """An error that rank 0 found and reports; the others only have to end."""
 
 
@@ -52,7 +52,7 @@ class Ranks:
         if error is not None:
             raise error
         if answer[1] is not None:
-            raise ReportedByRankZero(answer[1])
+            raise ReportedByRankZeroError(answer[1])
         result: T = answer[0]
         return result
 

@@ -1,4 +1,4 @@
-"""Learning rate and gate threshold as functions of the step alone, so that a resumed run has no state to restore."""
+"""Learning rate and gate threshold as functions of the step alone: a resumed run restores nothing."""
 
 from __future__ import annotations
 
