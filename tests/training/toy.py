@@ -14,12 +14,12 @@ VISUAL, TEXT, GRID, WORDS = 6, 5, 3, 4
 class ToyModel(nn.Module):
     """Odd sizes on purpose: no number of ranks divides its parameters."""
 
-    def __init__(self, batch_norm: bool = False) -> None:
+    def __init__(self, batch_norm: bool = False, width: int = 7) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.visual = nn.Linear(VISUAL, 7)
-        self.norm = nn.BatchNorm2d(7) if batch_norm else nn.Identity()
-        self.text = nn.Linear(TEXT, 7)
+        self.visual = nn.Linear(VISUAL, width)
+        self.norm = nn.BatchNorm2d(width) if batch_norm else nn.Identity()
+        self.text = nn.Linear(TEXT, width)
         self.scale = nn.Parameter(torch.tensor([1.5]))
         self.tau = 0.0
 
