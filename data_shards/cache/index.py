@@ -1,0 +1,82 @@
+"""A shard's sidecar index: where each member's bytes lie, and all that planning an epoch needs.
+
+Columns of numbers, one row an image or an expression, in an ``.npz`` that loads without pickle: an index
+of 100,000 images is read in a fraction of a second, and no tar header is parsed to read a sample.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maris_fast.errors import InputError
+from maris_fast.geometry import ImageGeometry
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Columns over the I images, M members and E expressions of a shard."""
+
+    image_id: NDArray[np.int64]
+    """[I]; the key in the shard is its 12 digits."""
+    geometry: NDArray[np.int32]
+    """[I, 6]: height, width, h_px, w_px, h, w."""
+    targets: NDArray[np.int32]
+    """[I]: masks of the image, T."""
+    offset: NDArray[np.int64]
+    """[I, M]: where a member's payload starts in the shard; of an array, its numbers, not its header."""
+    size: NDArray[np.int64]
+    """[I, M]: bytes of the payload."""
+    crc: NDArray[np.uint32]
+    """[I, M]: CRC-32 of the payload."""
+    expression_offset: NDArray[np.int64]
+    """[I + 1]: rows of the columns below that belong to each image."""
+    words: NDArray[np.int32]
+    """[E]: words of each expression, L_t."""
+    target: NDArray[np.int32]
+    """[E]: which of the image's masks it means."""
+    object: NDArray[np.int64]
+    """[E]: annotation id of that mask; two targets may be the same object."""
+
+    @property
+    def images(self) -> int:
+        return len(self.image_id)
+
+    def geometry_of(self, image: int) -> ImageGeometry:
+        return ImageGeometry(*self.geometry[image].tolist())
+
+    def to_bytes(self) -> bytes:
+        """The file's content; the same columns give the same bytes."""
+        stream = io.BytesIO()
+        np.savez(stream, **{field.name: getattr(self, field.name) for field in fields(self)})
+        return stream.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, path: Path) -> ShardIndex:
+        """Columns from a file's content; ``path`` is for messages.
+
+        Raises:
+            InputError: not an index, or a column is missing.
+        """
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as columns:
+                return cls(**{field.name: columns[field.name] for field in fields(cls)})
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} is no shard index; write the cache again ({error})") from error
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[ShardIndex]) -> ShardIndex:
+        """One index over several shards' images; offsets stay those within each shard."""
+        joined = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+            if field.name != "expression_offset"
+        }
+        counts = np.concatenate([np.diff(part.expression_offset) for part in parts])
+        return cls(**joined, expression_offset=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

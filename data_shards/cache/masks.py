@@ -1,0 +1,52 @@
+"""Mask targets at the decoder's resolution, and their packed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from maris_fast.data_shards.records import Rle
+from maris_fast.geometry import MASK_STRIDE, PATCH, ImageGeometry
+
+
+def decode_rle(rle: Rle) -> NDArray[np.uint8]:
+    """The mask at the original size, [height, width] of 0 and 1."""
+    return coco_mask.decode({"size": list(rle.size), "counts": rle.counts.encode()})
+
+
+def mask_target(mask: NDArray[np.uint8], geometry: ImageGeometry) -> NDArray[np.bool_]:
+    """What the decoder's logits should say: the mask resized as the image was, at a quarter of its pixels.
+
+    Bilinear (antialiased) to the resized image, zero up to the grid's border, the mean of 4 x 4 blocks,
+    true from 0.5 on. An object too small for that keeps its best covered pixels: a target must not vanish.
+
+    Args:
+        mask: [height, width] of 0 and 1.
+        geometry: of the image.
+
+    Returns:
+        [4h, 4w].
+    """
+    whole = torch.from_numpy(mask).float()[None, None]
+    resized = F.interpolate(
+        whole, (geometry.h_px, geometry.w_px), mode="bilinear", align_corners=False, antialias=True
+    )
+    beyond = (0, PATCH * geometry.w - geometry.w_px, 0, PATCH * geometry.h - geometry.h_px)
+    coverage = F.avg_pool2d(F.pad(resized, beyond), MASK_STRIDE)[0, 0].numpy()
+    target: NDArray[np.bool_] = coverage >= 0.5
+    if not target.any() and coverage.max() > 0:
+        target = coverage == coverage.max()
+    return target
+
+
+def pack_masks(targets: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """[T, 4h, 4w] to bits, [T, 4h, ceil(4w / 8)], the first pixel in the highest bit."""
+    return np.packbits(targets, axis=-1)
+
+
+def unpack_masks(packed: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    """The inverse of ``pack_masks``; ``width`` is 4w."""
+    return np.unpackbits(packed, axis=-1, count=width).view(np.bool_)

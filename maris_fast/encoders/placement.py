@@ -1,0 +1,25 @@
+"""On which device, and in which precision, the encoders run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from maris_fast.errors import ConfigError
+
+
+def place(
+    device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "fp32", "bf16"]
+) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype that the settings mean on this machine.
+
+    Raises:
+        ConfigError: CUDA was asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = cuda, but PyTorch sees no CUDA device; set device to auto or cpu")
+    chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = "bf16" if chosen == "cuda" else "fp32"
+    return torch.device(chosen), {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]

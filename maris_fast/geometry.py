@@ -1,0 +1,83 @@
+"""How an image lies on the encoder's token grid, and the way back to its own size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from segment_anything.utils.transforms import ResizeLongestSide
+
+from maris_fast.errors import InputError
+
+PATCH = 16
+"""Pixels of a token's side in every SAM image encoder."""
+
+MASK_STRIDE = 4
+"""Pixels of the resized image to one pixel of mask logits: the decoder doubles the grid twice."""
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """An image at its own size, resized to the encoder's longest side, and as a grid of tokens.
+
+    The resized image lies in the upper left of the grid; the last row and column of tokens may reach
+    beyond it by less than one patch.
+    """
+
+    height: int
+    width: int
+    h_px: int
+    w_px: int
+    h: int
+    w: int
+
+    @classmethod
+    def of(cls, height: int, width: int, image_size: int) -> ImageGeometry:
+        """Geometry of a ``height`` x ``width`` image whose longest side becomes ``image_size`` pixels.
+
+        Raises:
+            InputError: the image is so narrow that its short side would vanish.
+        """
+        h_px, w_px = ResizeLongestSide.get_preprocess_shape(height, width, image_size)
+        if min(h_px, w_px) == 0:
+            raise InputError(
+                f"an image of {height} x {width} pixels would be {h_px} x {w_px} when its longest side is "
+                f"{image_size}; crop it, or raise encoders.sam.image_size"
+            )
+        return cls(height, width, h_px, w_px, -(-h_px // PATCH), -(-w_px // PATCH))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens, (h, w)."""
+        return self.h, self.w
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Pixels of the mask logits, (4h, 4w)."""
+        scale = PATCH // MASK_STRIDE
+        return scale * self.h, scale * self.w
+
+
+def to_original_size(logits: torch.Tensor, geometry: ImageGeometry) -> torch.Tensor:
+    """Mask logits of one image at the image's own size, as SAM's ``postprocess_masks`` does.
+
+    Args:
+        logits: [E, 4h, 4w].
+        geometry: of the image; gives h, w and the sizes in between.
+
+    Returns:
+        [E, height, width]: bilinear to (16h, 16w), cropped to the resized image, bilinear to the original.
+
+    Raises:
+        ValueError: the logits' size is not the geometry's.
+    """
+    if tuple(logits.shape[-2:]) != geometry.mask_size:
+        raise ValueError(
+            f"logits are {tuple(logits.shape[-2:])}, the geometry's mask is {geometry.mask_size}"
+        )
+    padded = F.interpolate(
+        logits[:, None], (PATCH * geometry.h, PATCH * geometry.w), mode="bilinear", align_corners=False
+    )
+    image = padded[..., : geometry.h_px, : geometry.w_px]
+    return F.interpolate(image, (geometry.height, geometry.width), mode="bilinear", align_corners=False)[:, 0]

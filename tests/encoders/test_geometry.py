@@ -1,0 +1,53 @@
+"""The way onto the grid and back is SAM's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from segment_anything.modeling import Sam
+
+from maris_fast.errors import InputError
+from maris_fast.geometry import ImageGeometry, to_original_size
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "expected"),
+    [
+        ((480, 640), 1024, (768, 1024, 48, 64)),
+        ((640, 427), 1024, (1024, 683, 64, 43)),
+        ((100, 100), 256, (256, 256, 16, 16)),
+        ((333, 500), 256, (170, 256, 11, 16)),
+    ],
+)
+def test_the_grid_covers_the_resized_image(
+    size: tuple[int, int], image_size: int, expected: tuple[int, int, int, int]
+) -> None:
+    geometry = ImageGeometry.of(*size, image_size)
+    assert (geometry.h_px, geometry.w_px, *geometry.grid) == expected
+    assert geometry.mask_size == (4 * geometry.h, 4 * geometry.w)
+
+
+def test_an_image_too_narrow_for_the_encoder_is_an_error() -> None:
+    with pytest.raises(InputError, match="1 x 4000"):
+        ImageGeometry.of(1, 4000, 1024)
+
+
+def test_logits_return_to_the_original_size_as_sams_do() -> None:
+    class Encoder(torch.nn.Module):
+        img_size = 256
+
+    sam = Sam(Encoder(), torch.nn.Module(), torch.nn.Module())  # type: ignore[arg-type]
+    geometry = ImageGeometry.of(300, 450, 256)
+    # SAM's low-resolution logits cover the padded square; ours end with the grid.
+    square = torch.zeros(2, 1, 64, 64)
+    square[..., : 4 * geometry.h, :] = torch.randn(2, 1, 4 * geometry.h, 64)
+    theirs = sam.postprocess_masks(square, (geometry.h_px, geometry.w_px), (300, 450))[:, 0]
+    ours = to_original_size(square[:, 0, : 4 * geometry.h], geometry)
+    assert ours.shape == (2, 300, 450)
+    # The last rows of SAM's interpolation look into the padding, which ours does not have.
+    torch.testing.assert_close(ours[:, :294], theirs[:, :294], rtol=1e-4, atol=1e-4)
+
+
+def test_logits_of_another_grid_are_refused() -> None:
+    with pytest.raises(ValueError, match="geometry"):
+        to_original_size(torch.zeros(1, 64, 64), ImageGeometry.of(300, 450, 256))

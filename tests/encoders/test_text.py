@@ -1,0 +1,146 @@
+"""Token features are open_clip's own before pooling; bad weights and bad expressions say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from maris_fast.config import TextSettings
+from maris_fast.encoders import TextEncoder
+from maris_fast.errors import CheckpointError, ConfigError, InputError
+
+
+def tiny(**changes: object) -> TextSettings:
+    return TextSettings.model_validate({"arch": "tiny", "weights": "random", **changes})
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder(tiny())
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, open_clip.CLIP]:
+    """The smallest model of open_clip with CLIP's own text tower, saved as open_clip saves one."""
+    torch.manual_seed(0)
+    model = open_clip.create_model("RN50-quickgelu", pretrained=None).eval()
+    path = tmp_path_factory.mktemp("clip") / "open_clip_model.safetensors"
+    save_file(model.state_dict(), path)
+    return path, model
+
+
+def test_features_are_the_tokens_that_open_clip_pools(clip: tuple[Path, open_clip.CLIP]) -> None:
+    path, model = clip
+    encoder = TextEncoder(TextSettings(arch="RN50-quickgelu", weights=str(path)))
+    text = "the left zebra"
+    (features,) = encoder.encode([text])
+    assert features.tokens == ("the", "left", "zebra", "<end>")
+    assert features.words.shape == (4, 512)
+    with torch.no_grad():
+        pooled = model.encode_text(open_clip.tokenize([text]))
+    # Pooling takes the end token and projects it.
+    torch.testing.assert_close(features.words[-1] @ model.text_projection, pooled[0], rtol=1e-4, atol=1e-5)
+    assert not encoder.provenance.random
+    assert encoder.provenance.quick_gelu
+
+
+def test_an_expression_has_the_same_features_alone_and_in_a_batch(encoder: TextEncoder) -> None:
+    together = encoder.encode(["red circle", "the small blue square left of it"])
+    (alone,) = encoder.encode(["red circle"])
+    torch.testing.assert_close(together[0].words, alone.words)
+
+
+def test_different_words_have_clearly_different_features(encoder: TextEncoder) -> None:
+    colours = encoder.encode(["red", "blue", "green", "yellow", "left", "right"])
+    first = torch.nn.functional.normalize(torch.stack([each.words[0] for each in colours]), dim=1)
+    similarity = first @ first.T - torch.eye(len(colours))
+    assert similarity.abs().max() < 0.6
+
+
+def test_a_long_expression_is_cut_and_keeps_the_end_token() -> None:
+    encoder = TextEncoder(tiny(max_words=5))
+    cut, whole = encoder.encode(["a b c d e f", "a b c d"])
+    assert cut.tokens == ("a", "b", "c", "d", "<end>")
+    assert cut.truncated
+    assert not whole.truncated
+    # Cut before the tower: the end token has seen the words that are left.
+    assert torch.equal(cut.words, whole.words)
+
+
+def test_an_expression_longer_than_the_tower_takes_is_an_error(encoder: TextEncoder) -> None:
+    encoder.tokenise("word " * 75)
+    with pytest.raises(InputError, match=r"word word.*78 tokens.*77"):
+        encoder.tokenise("word " * 76)
+
+
+@pytest.mark.parametrize("text", ["", "   "])
+def test_an_expression_without_a_word_is_an_error(encoder: TextEncoder, text: str) -> None:
+    with pytest.raises(InputError, match="no word"):
+        encoder.encode([text])
+
+
+def test_random_weights_follow_their_seed() -> None:
+    first, again, other = (TextEncoder(tiny(seed=seed)).encode(["a dog"])[0].words for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert TextEncoder(tiny(seed=1)).provenance.random
+
+
+def test_a_tag_that_cannot_be_fetched_says_where_to_put_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(tag: object) -> str:
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", unreachable)
+    with pytest.raises(CheckpointError, match=r"no network.*encoders\.text\.weights.*ViT-L-14-quickgelu"):
+        TextEncoder(TextSettings(arch="ViT-L-14", weights="openai"))
+
+
+def test_a_tag_knows_its_activation(
+    monkeypatch: pytest.MonkeyPatch, clip: tuple[Path, open_clip.CLIP]
+) -> None:
+    path, _ = clip
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda tag: str(path))
+    encoder = TextEncoder(TextSettings(arch="RN50", weights="openai"))
+    assert encoder.provenance.quick_gelu
+    assert encoder.provenance.weights == "openai"
+    assert encoder.provenance.sha256
+
+
+def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ViT-L-14.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
+    with pytest.raises(CheckpointError, match=r"TorchScript archive.*data only.*tag"):
+        TextEncoder(TextSettings(arch="ViT-B-32", weights=str(path)))
+
+
+def test_weights_of_another_width_say_what_was_found_and_needed(clip: tuple[Path, open_clip.CLIP]) -> None:
+    path, _ = clip
+    with pytest.raises(CheckpointError, match=r"width 512.*ViT-L-14.*768"):
+        TextEncoder(TextSettings(arch="ViT-L-14", weights=str(path)))
+
+
+def test_a_state_dict_without_a_text_tower_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    torch.save({"visual.proj": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="no text tower"):
+        TextEncoder(TextSettings(arch="ViT-B-32", weights=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"arch": "ViT-Q-99", "weights": "random"}, ConfigError, "no model of open_clip"),
+        ({"arch": "ViT-B-16-SigLIP", "weights": "random"}, ConfigError, "not CLIP's own"),
+        ({"arch": "tiny", "weights": "openai"}, ConfigError, "no trained weights"),
+        ({"arch": "ViT-B-32", "weights": "/no/such.pt"}, CheckpointError, "neither a file nor a tag"),
+    ],
+)
+def test_settings_that_name_nothing_say_what_there_is(
+    settings: dict[str, str], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        TextEncoder(TextSettings.model_validate(settings))
