@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import nn
 
+from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.stream import Batch
 from maris_fast.geometry import to_original_size
 from maris_fast.metrics import SegmentationScores
@@ -18,10 +19,10 @@ from maris_fast.train.ranks import Ranks
 
 
 class EvaluationReader(Protocol):
-    """A split's expressions, each exactly once over all ranks; ranks may get different numbers of batches."""
+    """A split's expressions, each exactly once over all ranks; padding has weight 0."""
 
     def evaluation_batches(
-        self, rank: int, world: int, max_expressions: int, swapped: bool = False
+        self, *, rank: int, world: int, max_expressions: int, swapped: bool
     ) -> Iterator[Batch]: ...
 
 
@@ -45,19 +46,23 @@ def evaluate(
             falls to a low score.
     """
     scores = SegmentationScores()
-    for batch in reader.evaluation_batches(ranks.rank, ranks.world, max_expressions, swapped):
+    for batch in reader.evaluation_batches(
+        rank=ranks.rank, world=ranks.world, max_expressions=max_expressions, swapped=swapped
+    ):
+        if not batch.weights.any():
+            continue
         batch = batch.to(ranks.device)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
-        for sample, one in zip(batch.samples, logits.float().split(1), strict=False):
+        for sample, one in zip(batch.samples, logits.float().split(1), strict=True):
             mask = to_original_size(one, sample.geometry)[0] > 0
-            scores.update(mask.cpu().numpy(), _truth(sample.rle), sample.kind)
+            scores.update(mask.cpu().numpy(), _truth(sample.target), sample.kind)
     whole = SegmentationScores()
     for state in ranks.gather(scores.state()):
         whole.merge(state)
     return whole.summary()
 
 
-def _truth(rle: Any) -> NDArray[np.bool_]:
+def _truth(rle: Rle) -> NDArray[np.bool_]:
     decoded: NDArray[np.bool_] = coco_mask.decode({"size": list(rle.size), "counts": rle.counts}) > 0
     return decoded

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from maris_fast.config import TrainingSettings, dump_settings
-from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.model import Maris
 from maris_fast.train import checkpoints, master_state, resuming
@@ -57,12 +56,15 @@ def train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
         CheckpointError: the checkpoint is of another run, or one cannot be written.
     """
     found = ranks.from_rank_zero(lambda: resuming.find(settings.run))
-    source = Source.of(read_manifest(settings.data.cache), settings.data.train_split)
-    training = CacheReader(settings.data.cache, settings.data.train_split)
-    validation = CacheReader(settings.data.cache, settings.data.val_split)
-    torch.manual_seed(settings.run.seed)
-    model = Maris(settings.model, source.visual_channels, source.text_channels)
-    return Trainer(settings, ranks, source, training, validation, model, found).run()
+    data = settings.data
+    with (
+        CacheReader(data.cache, data.train_split) as training,
+        CacheReader(data.cache, data.val_split) as validation,
+    ):
+        source = Source.of(training.manifest, data.train_split)
+        torch.manual_seed(settings.run.seed)  # the same weights on all ranks
+        model = Maris(settings.model, source.visual_channels, source.text_channels)
+        return Trainer(settings, ranks, source, training, validation, model, found).run()
 
 
 class Trainer:
@@ -80,10 +82,7 @@ class Trainer:
     ) -> None:
         self.settings, self.ranks = settings, ranks
         self.source, self.training, self.validation = source, training, validation
-        self.steps_per_epoch = training.steps_per_epoch(
-            expressions_per_step=settings.data.expressions_per_step,
-            expressions_per_image=settings.data.expressions_per_image,
-        )
+        self.steps_per_epoch = training.steps_per_epoch(settings.data.expressions_per_step)
         self.total_steps = total_steps(settings.schedule, self.steps_per_epoch)
         self.step = 0
         self.evaluated: int | None = None
@@ -131,28 +130,27 @@ class Trainer:
     # A step
 
     def _epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
-        """This rank's parts of each step; an accumulation step reads as a rank of its own would."""
-        accumulation = self.settings.engine.accumulation_steps
-        streams = [
-            self.training.batches(
-                seed=self.settings.run.seed,
-                epoch=epoch,
-                rank=self.ranks.rank * accumulation + part,
-                world=self.ranks.world * accumulation,
-                expressions_per_step=self.settings.data.expressions_per_step,
-                expressions_per_image=self.settings.data.expressions_per_image,
-                first_step=first,
-            )
-            for part in range(accumulation)
-        ]
-        return zip(*streams, strict=True)
+        """This rank's batches of each step, as many as there are accumulation steps."""
+        data, accumulation = self.settings.data, self.settings.engine.accumulation_steps
+        batches = self.training.batches(
+            seed=self.settings.run.seed,
+            epoch=epoch,
+            expressions_per_step=data.expressions_per_step,
+            expressions_per_image=data.expressions_per_image,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            accumulation=accumulation,
+            first_step=first,
+            ahead=data.prefetch,
+        )
+        return zip(*[batches] * accumulation, strict=True)
 
     def _step(self, parts: tuple[Batch, ...]) -> StepResult:
         self.model.tau = self._tau()
         result = self.engine.step([part.to(self.ranks.device) for part in parts], self._lr())
         self.step += 1
         self.pace.expressions += parts[0].step_expressions
-        self.pace.images += sum(len(part.features[0]) for part in parts)
+        self.pace.images += sum(part.images for part in parts)
         return result
 
     def _lr(self) -> float:

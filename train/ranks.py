@@ -24,12 +24,15 @@ class ReportedByRankZeroError(MarisError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all. ``control`` is a gloo group for small host values, on any device."""
+    """This process among all. ``control`` is a gloo group for small host values, on any device.
 
-    rank: int
-    world: int
+    ``Ranks(device=...)`` is a process alone, that needs no process group.
+    """
+
     device: torch.device
-    control: dist.ProcessGroup | None
+    rank: int = 0
+    world: int = 1
+    control: dist.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
@@ -41,6 +44,8 @@ class Ranks:
         Raises:
             MarisError: on all ranks, what ``work`` raised on rank 0.
         """
+        if self.world == 1:
+            return work()
         answer: list[Any] = [None, None]
         error: MarisError | None = None
         if self.first:
@@ -58,6 +63,8 @@ class Ranks:
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value (something small and plain), in the order of ranks, on all ranks."""
+        if self.world == 1:
+            return [value]
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value, group=self.control)
         return values
@@ -93,7 +100,7 @@ def join(settings: EngineSettings) -> Ranks:
     timeout = timedelta(minutes=settings.timeout_minutes)
     _init_distributed(device, timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
-    return Ranks(rank=rank, world=world, device=device, control=control)
+    return Ranks(device, rank, world, control)
 
 
 def leave() -> None:

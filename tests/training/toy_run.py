@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ EXPRESSIONS = 8
 @dataclass(frozen=True)
 class ToySample:
     geometry: ImageGeometry
-    rle: Rle
+    target: Rle
     kind: str | None = "toy"
 
 
@@ -47,6 +47,10 @@ class Batch(ToyBatch):
         geometry = ImageGeometry.of(48, 48, 48)
         return cls(**values, samples=[ToySample(geometry, _rle(target)) for target in toy.targets])
 
+    @property
+    def images(self) -> int:
+        return len(self.features[0])
+
     def to(self, device: torch.device) -> Batch:
         return self
 
@@ -57,23 +61,24 @@ class ToyReader:
     def __init__(self, signal_at: tuple[int, int] | None = None) -> None:
         self.signal_at = signal_at
 
-    def steps_per_epoch(self, **_: Any) -> int:
+    def steps_per_epoch(self, expressions_per_step: int) -> int:
         return STEPS_PER_EPOCH
 
     def batches(
-        self, *, seed: int, epoch: int, rank: int, world: int, first_step: int = 0, **_: Any
+        self, *, seed: int, epoch: int, rank: int, world: int, accumulation: int, first_step: int, **_: Any
     ) -> Iterator[Batch]:
         for step in range(first_step, STEPS_PER_EPOCH):
             if (epoch, step) == self.signal_at and rank == world - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            yield Batch.of(toy_batch(1000 * seed + 10 * epoch + step, EXPRESSIONS).part(rank, world))
+            whole = toy_batch(1000 * seed + 10 * epoch + step, EXPRESSIONS)
+            for part in range(accumulation):
+                yield Batch.of(whole.part(part * world + rank, accumulation * world))
 
-    def evaluation_batches(
-        self, rank: int, world: int, max_expressions: int, swapped: bool = False
-    ) -> Iterator[Batch]:
+    def evaluation_batches(self, *, rank: int, world: int, **_: Any) -> Iterator[Batch]:
         # Uneven on purpose: rank 0 alone has a second batch.
         for index in range(2 if rank == 0 else 1):
-            yield Batch.of(toy_batch(10**6 + 10 * rank + index, 4))
+            batch = toy_batch(10**6 + 10 * rank + index, 4)
+            yield Batch.of(replace(batch, weights=torch.ones(4)))
 
 
 def _rle(target: torch.Tensor) -> Rle:
