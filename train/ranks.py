@@ -90,12 +90,11 @@ def join(settings: EngineSettings) -> Ranks:
     Raises:
         ConfigError: no CUDA device for this rank.
     """
+    device = _device(device_kind(settings.device), int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = _device(device_kind(settings.device), local_rank)
     _share_cores()
     timeout = timedelta(minutes=settings.timeout_minutes)
     _init_distributed(device, timeout)

@@ -12,23 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from toy import ToyModel, toy_batch
-from toy_run import losses, metrics, replaced, toy_settings, toy_trainer
-
 from maris_fast.errors import MarisError
 from maris_fast.losses import expression_losses
 from maris_fast.train import master_state
 from maris_fast.train.engine import Engine
+from maris_fast.train.loop import train
 from maris_fast.train.ranks import Ranks, join, leave
+from tests.training.toy import ToyModel, toy_batch
+from tests.training.toy_run import losses, metrics, replaced, toy_settings, toy_trainer
 
 STAGES = (0, 1, 2, 3)
 LR, STEPS, PARTS = 1e-2, 3, 2
@@ -156,6 +153,25 @@ def refusals(ranks: Ranks, folder: Path) -> Any:
     return messages
 
 
+def maris(ranks: Ranks, folder: Path) -> Any:
+    """MARIS itself on a real cache at ZeRO 2: the curves in one go and stopped in the middle of an epoch."""
+    shape = {
+        "data.cache": str(folder / "cache"),
+        "data.expressions_per_step": 5,
+        "data.val_split": "train",
+        "model.channels": 16,
+        "model.heads": 2,
+        "engine.zero_stage": 2,
+        "schedule.epochs": 2,
+    }
+    whole = toy_settings(folder / "maris", **shape)
+    train(whole, ranks)
+    parts = toy_settings(folder / "maris-parts", **shape, **{"run.stop_after_steps": 2})
+    train(parts, ranks)
+    train(replaced(parts, resume="auto", stop_after_steps=None), ranks)
+    return [(losses(run), metrics(run, "evaluation")) for run in (whole.run.folder, parts.run.folder)]
+
+
 def other_ranks(ranks: Ranks, folder: Path) -> Any:
     """Goes on, with the ranks there are now, from what ``other_stage`` left half done at ZeRO 0."""
     run = folder / "half-0"
@@ -181,6 +197,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
         stop_signal,
         batch_norm,
         refusals,
+        maris,
         other_ranks,
         bf16,
     )

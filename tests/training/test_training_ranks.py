@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.training.processes import TWO_RANKS, free_port, run
+from tests.training.tiny_cache import write_tiny_cache
+
 SCENARIOS = Path(__file__).with_name("scenarios.py")
 STAGES = ("0", "1", "2", "3")
 
 
-def launch(*command: str | Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(
-        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ranks")
+    folder = tmp_path_factory.mktemp("ranks")
+    write_tiny_cache(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, Any]]:
     """Results of both ranks of one `deepspeed` launch."""
-    names = ("parity", "resume", "other_stage", "stop_signal", "batch_norm", "refusals")
-    launch("deepspeed", "--num_gpus", "2", "--master_port", free_port(), SCENARIOS, folder, *names)
+    names = ("parity", "resume", "other_stage", "stop_signal", "batch_norm", "refusals", "maris")
+    done = run(*TWO_RANKS, "--master_port", free_port(), SCENARIOS, folder, *names)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
 def one(two: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Results of one rank, started without a launcher, in the folder that two ranks left."""
-    launch(sys.executable, SCENARIOS, folder, "other_ranks", "bf16")
+    done = run(sys.executable, SCENARIOS, folder, "other_ranks", "bf16")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     results: dict[str, Any] = json.loads((folder / "0.json").read_text())
     return results
 
@@ -68,6 +56,12 @@ def test_a_step_equals_plain_pytorch_on_the_whole_batch(two: list[dict[str, Any]
 def test_a_resumed_run_has_the_curve_of_one_never_stopped(two: list[dict[str, Any]], stage: str) -> None:
     whole, parts = two[0]["resume"][stage]
     assert [step for step, *_ in whole[0]] == list(range(1, 10))
+    assert parts == whole
+
+
+def test_maris_resumed_within_an_epoch_has_the_same_curve(two: list[dict[str, Any]]) -> None:
+    whole, parts = two[0]["maris"]
+    assert len(whole[0]) > 4
     assert parts == whole
 
 

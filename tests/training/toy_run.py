@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,16 +14,13 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from toy import TEXT, VISUAL, ToyBatch, ToyModel, toy_batch
-
 from maris_fast.config import TrainingSettings
 from maris_fast.data_shards.records import Rle
 from maris_fast.geometry import ImageGeometry
 from maris_fast.train import resuming
 from maris_fast.train.loop import Trainer
 from maris_fast.train.source import Source
+from tests.training.toy import TEXT, VISUAL, ToyBatch, ToyModel, toy_batch
 
 STEPS_PER_EPOCH = 3
 EXPRESSIONS = 8
