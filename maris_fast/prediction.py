@@ -78,7 +78,7 @@ def _padded(texts: Sequence[TextFeatures]) -> tuple[torch.Tensor, torch.Tensor]:
 def _sam_settings(made_with: EncodersProvenance, weights: str | None) -> SamSettings:
     sam = made_with.sam
     return SamSettings(
-        arch=sam.arch,  # type: ignore[arg-type]  # checked by SamSettings
+        arch=sam.arch,
         weights=RANDOM if sam.random else _needed(weights, sam, "--sam-weights"),
         image_size=sam.image_size,
         seed=sam.seed or 0,

@@ -30,7 +30,7 @@ SCORES = ("oIoU", "mIoU", "Pr@50", "Pr@60", "Pr@70", "Pr@80", "Pr@90")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Scores weights on a split; returns the process's exit status, 2 for an error that a person can act on."""
+    """Scores weights on a split; returns the exit status, 2 for an error that a person can act on."""
     options = _parser().parse_args(arguments)
     try:
         ranks = join(EngineSettings(device=options.device))
@@ -50,7 +50,7 @@ def score(weights: Path, cache: Path, split: str, ranks: Ranks, *, swapped: bool
     """``{"as written": summary}``, and with ``swapped`` the same model on exchanged expressions too.
 
     Raises:
-        CheckpointError: weights that can't be used, or trained on features of other encoders than the cache's.
+        CheckpointError: weights that can't be used, or of features from other encoders than the cache's.
         InputError: a cache that can't be read, or without that split.
     """
     model, meta = load_model(weights, ranks.device)
