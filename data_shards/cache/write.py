@@ -162,7 +162,7 @@ def _chosen_splits(source: ImportedDataset, splits: Sequence[str] | None) -> lis
     for split in splits or ():
         if split not in known:
             raise InputError(f"no split {split!r} in {source.folder}; it has {', '.join(sorted(known))}")
-    return list(splits or known)
+    return list(dict.fromkeys(splits or known))
 
 
 class _Rate(ProgressColumn):
