@@ -18,7 +18,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         InputError: ``target`` is a file, or a folder that is not empty (raised before the block runs).
     """
-    target = Path(target).absolute()
+    target = Path(target).resolve()  # a link to an empty folder is fine
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"output folder {target} is not empty; name a new or an empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)

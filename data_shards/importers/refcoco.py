@@ -44,7 +44,7 @@ def import_refcoco(
         dataset: name of the folder, such as ``refcoco``, ``refcoco+``, ``refcocog``.
         split_by: ``unc``, ``umd``, ``google``, ...
         out: a new or an empty folder; what is written there is described in ``records``.
-        splits: the splits to import; None: all there are.
+        splits: the splits to import; None or empty: all there are.
         check_images: decode every image, which finds truncated files; sizes are checked in any case.
         progress: called with images checked and images in all.
 
@@ -114,7 +114,7 @@ def _by_split(refs: list[RefRow], source: Path, wanted: Sequence[str] | None) ->
             close = difflib.get_close_matches(split, there, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InputError(f"no split {split!r} in {source}; it has {', '.join(there)}{hint}")
-    return {split: by_split[split] for split in there if wanted is None or split in wanted}
+    return {split: by_split[split] for split in there if not wanted or split in wanted}
 
 
 class _Grouping:

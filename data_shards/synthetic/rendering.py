@@ -36,18 +36,12 @@ def _background(size: int, rng: np.random.Generator) -> Image.Image:
     colour = rng.uniform(60, 140) + rng.uniform(-18, 18, size=3)
     slope = rng.uniform(-15, 15, size=2)
     ramp = np.linspace(-1, 1, size)
-    light = slope[0] * ramp[:, None] + slope[1] * ramp[None, :]
     grain = int(rng.integers(1, 9))
-<<<<<<< Updated upstream
-    light += rng.integers(-grain, grain + 1, size=(size, size), dtype=np.int8)
-    return (light[:, :, None] + colour).astype(np.uint8)
-=======
     light = (slope[0] * ramp[:, None] + slope[1] * ramp[None, :]).astype(np.int16)
     light += rng.integers(-grain, grain + 1, size=(size, size), dtype=np.int8)
     # Band by band: numpy is ten times slower over a last axis of three.
     bands = [(light + band).astype(np.uint8) for band in colour.astype(np.int16)]
     return Image.merge("RGB", [Image.fromarray(band) for band in bands])
->>>>>>> Stashed changes
 
 
 def _coverage(thing: SceneObject, size: int) -> tuple[Image.Image, tuple[int, int]]:

@@ -153,6 +153,19 @@ def test_only_the_splits_asked_for_are_read_and_checked(tiny: TinyDataset) -> No
     assert not (tiny.out / "val.jsonl").exists()
 
 
+def test_no_split_asked_for_means_all(tiny: TinyDataset) -> None:
+    tiny.write()
+    assert list(tiny.imported(splits=[]).info.splits) == ["train", "val"]
+
+
+def test_an_empty_output_folder_may_be_a_link(tiny: TinyDataset, tmp_path: Path) -> None:
+    tiny.write()
+    (tmp_path / "disk").mkdir()
+    tiny.out.symlink_to(tmp_path / "disk")
+    tiny.imported()
+    assert (tmp_path / "disk" / "train.jsonl").is_file()
+
+
 def test_degenerate_polygons_beside_good_ones_are_ignored(tiny: TinyDataset) -> None:
     tiny.annotation(101)["segmentation"] = [SQUARE, [1, 1, 30, 30], [5, 5]]
     tiny.write()

@@ -1,0 +1,43 @@
+"""The commands by name, and how their errors are shown."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from maris_fast.cli import data, inspection, prediction, quickstart, training
+from maris_fast.errors import MarisError
+
+
+class Commands(TyperGroup):
+    """Runs a command; an error that a person can act on is printed without a traceback, exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MarisError as error:
+            Console(stderr=True, soft_wrap=True).print(
+                f"error: {error}", style="red", markup=False, highlight=False
+            )
+            sys.exit(2)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Retrain MARIS, referring image segmentation from frozen SAM and CLIP features, fast.",
+)
+app.command("quickstart")(quickstart.quickstart)
+app.command("scenes")(data.scenes)
+app.command("import")(data.import_annotations)
+app.command("cache")(data.cache)
+app.command("train", context_settings={"ignore_unknown_options": True})(training.train)
+app.command("eval")(training.evaluate)
+app.command("predict")(prediction.predict)
+app.command("info")(inspection.info)

@@ -1,0 +1,73 @@
+"""``info``: what a file or folder of this project is, and what this machine would run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def info(
+    path: Annotated[Path | None, typer.Argument(help="weights, an imported data set or a cache")] = None,
+) -> None:
+    """Describe weights, a data set or a cache; without a path, the machine and what it would run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = machine() if path is None else describe(path)
+    table = Table(show_header=False, title=str(path) if path is not None else "this machine")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Name and value of what ``path`` says of itself.
+
+    Raises:
+        InputError: nothing of this project.
+    """
+    from maris_fast.data_shards.cache import read_manifest
+    from maris_fast.data_shards.cache.manifest import MANIFEST
+    from maris_fast.data_shards.records import ImportedDataset
+    from maris_fast.errors import InputError
+    from maris_fast.weights import load_weights
+
+    if path.is_file():
+        tensors, meta = load_weights(path)
+        parameters = sum(tensor.numel() for tensor in tensors.values())
+        return {"tensors": f"{len(tensors)}, {parameters:,} numbers", **meta.model_dump(mode="json")}
+    if (path / MANIFEST).is_file():
+        return read_manifest(path).model_dump(mode="json")
+    if (path / "dataset.json").is_file():
+        return ImportedDataset(path).info.model_dump(mode="json")
+    raise InputError(f"{path} is no weights file, imported data set or cache of this project")
+
+
+def machine() -> dict[str, Any]:
+    """Versions, devices, and what ``impl="auto"`` takes on each."""
+    import os
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    import maris_fast.kernels.multihead_attention as multihead_attention
+    import maris_fast.kernels.mutual_attention as mutual_attention
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    rows: dict[str, Any] = {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("maris-fast", "torch", "triton", "xformers", "deepspeed")},
+        "cpu cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+    for name in devices:
+        device = torch.device(name)
+        dtype = torch.bfloat16 if name == "cuda" else torch.float32
+        rows[f"attention on {name}"] = (
+            f"mutual_attention: {mutual_attention.chosen_impl(device, dtype)}, "
+            f"multihead_attention: {multihead_attention.chosen_impl(device, dtype)}"
+        )
+    return rows

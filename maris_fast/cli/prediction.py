@@ -1,0 +1,43 @@
+"""``predict``: one image, one or more sentences, a mask and a picture for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    image: Annotated[Path, typer.Argument(help="a photograph or scene")],
+    expressions: Annotated[list[str], typer.Argument(metavar="EXPRESSION...", help="what to segment")],
+    weights: Annotated[Path, typer.Option(help="best.safetensors of a training run")],
+    out: Annotated[Path, typer.Option(help="folder for the masks and overlays")] = Path("predictions"),
+    sam_weights: Annotated[
+        str | None, typer.Option(help="SAM's checkpoint the features were made with")
+    ] = None,
+    text_weights: Annotated[str | None, typer.Option(help="CLIP's weights: open_clip tag or path")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Segment what a sentence refers to; writes <image>-<n>-mask.png and <image>-<n>-overlay.png."""
+    from PIL import Image
+
+    from maris_fast.images import open_image
+    from maris_fast.pictures import Panel, overlay
+    from maris_fast.prediction import Predictor
+
+    picture = open_image(image)
+    predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
+    if predictor.meta.random_encoders:
+        names = " and ".join(predictor.meta.random_encoders)
+        typer.echo(f"note: these weights were trained on features of random encoders ({names})", err=True)
+    masks = predictor.masks(picture, expressions)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, (expression, mask) in enumerate(zip(expressions, masks, strict=True), start=1):
+        stem = f"{image.stem}-{number}"
+        Image.fromarray(mask).save(out / f"{stem}-mask.png")
+        overlay(Panel(picture, mask, expression)).save(out / f"{stem}-overlay.png")
+        share = mask.mean()
+        typer.echo(
+            f"{expression!r}: {share:.1%} of the image -> {out / stem}-mask.png, {out / stem}-overlay.png"
+        )

@@ -1,0 +1,54 @@
+"""``train`` and ``eval``: the launcher's command line, made easier to type."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Ranks = Annotated[int, typer.Option(min=1, help="processes on this machine")]
+
+
+def train(
+    config: Annotated[Path, typer.Option(help="YAML of training settings; train/configs/ has some")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the file")
+    ] = None,
+    ranks: Ranks = 1,
+) -> None:
+    """Train: the same as `deepspeed --num_gpus RANKS train/main.py --config CONFIG [KEY=VALUE]...`."""
+    from maris_fast import train as package
+
+    entry = Path(package.__file__).with_name("main.py")
+    sys.exit(launch(ranks, str(entry), "--config", str(config), *(overrides or ())))
+
+
+def evaluate(
+    weights: Annotated[Path, typer.Argument(help="best.safetensors of a training run")],
+    cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
+    split: Annotated[str, typer.Option(help="split of the cache")] = "val",
+    swapped: Annotated[
+        bool, typer.Option(help="exchange each expression for one of another object of the same image")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="also write the scores there, as JSON")] = None,
+    ranks: Ranks = 1,
+) -> None:
+    """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size."""
+    arguments = [str(weights), str(cache), "--split", split, *(["--swapped"] if swapped else [])]
+    if out is not None:
+        arguments += ["--out", str(out)]
+    sys.exit(launch(ranks, "--module", "maris_fast.train.evaluate", *arguments))
+
+
+def launch(ranks: int, *command: str) -> int:
+    """Runs ``command`` under DeepSpeed's launcher with so many ranks; its exit status."""
+    # The launcher of this very environment, whatever else is first on PATH.
+    launcher = Path(sys.executable).with_name("deepspeed")
+    environment = {**os.environ, "PATH": f"{launcher.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    return subprocess.call(
+        [sys.executable, str(launcher), "--num_gpus", str(ranks), *command], env=environment
+    )

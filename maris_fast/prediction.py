@@ -1,0 +1,104 @@
+"""From an image and a sentence to a mask, with the encoders that made the model's training features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from maris_fast.config import RANDOM, SamSettings, TextSettings
+from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, TextFeatures
+from maris_fast.encoders.provenance import EncoderProvenance
+from maris_fast.errors import CheckpointError
+from maris_fast.geometry import to_original_size
+from maris_fast.weights import load_model
+
+
+class Predictor:
+    """A trained model with its frozen encoders.
+
+    Args:
+        weights: a ``best.safetensors`` or ``last.safetensors`` that training wrote.
+        sam_weights, text_weights: paths (or open_clip tag) of the encoders' weights; None where the model
+            was trained on random ones, which its header can make again.
+        device: where everything runs.
+
+    Raises:
+        CheckpointError: weights missing, unsafe, or other than those the features were made with.
+    """
+
+    def __init__(
+        self,
+        weights: Path,
+        *,
+        sam_weights: str | None = None,
+        text_weights: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.model, self.meta = load_model(weights, self.device)
+        made_with = EncodersProvenance.model_validate(self.meta.encoders)
+        self.sam = SamEncoder(_sam_settings(made_with, sam_weights), self.device)
+        self.text = TextEncoder(_text_settings(made_with, text_weights), self.device)
+        loaded = EncodersProvenance(sam=self.sam.provenance, text=self.text.provenance)
+        if differences := loaded.differences(made_with):
+            raise CheckpointError(
+                f"these encoders are not the ones {weights} was trained with: {'; '.join(differences)}; "
+                "give their weights with --sam-weights and --text-weights"
+            )
+
+    @torch.inference_mode()
+    def logits(self, image: Image.Image, expressions: Sequence[str]) -> torch.Tensor:
+        """Logits [E, height, width] at the image's own size, one for each expression.
+
+        Raises:
+            InputError: an empty expression, or one longer than the text tower takes.
+        """
+        (features,) = self.sam.encode([image])
+        words, word_mask = _padded(self.text.encode(expressions))
+        expr_offsets = torch.tensor([0, len(expressions)], dtype=torch.int32, device=self.device)
+        logits = self.model([level[None] for level in features], words, word_mask, expr_offsets)
+        return to_original_size(logits, self.sam.grid(image.height, image.width))
+
+    def masks(self, image: Image.Image, expressions: Sequence[str]) -> NDArray[np.bool_]:
+        """Masks bool [E, height, width]: where the logits are above 0."""
+        return (self.logits(image, expressions) > 0).cpu().numpy()
+
+
+def _padded(texts: Sequence[TextFeatures]) -> tuple[torch.Tensor, torch.Tensor]:
+    words = torch.nn.utils.rnn.pad_sequence([text.words for text in texts], batch_first=True)
+    lengths = torch.tensor([len(text.words) for text in texts], device=words.device)
+    return words, torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+
+
+def _sam_settings(made_with: EncodersProvenance, weights: str | None) -> SamSettings:
+    sam = made_with.sam
+    return SamSettings(
+        arch=sam.arch,  # type: ignore[arg-type]  # checked by SamSettings
+        weights=RANDOM if sam.random else _needed(weights, sam, "--sam-weights"),
+        image_size=sam.image_size,
+        seed=sam.seed or 0,
+    )
+
+
+def _text_settings(made_with: EncodersProvenance, weights: str | None) -> TextSettings:
+    text = made_with.text
+    return TextSettings(
+        arch=text.arch,
+        weights=RANDOM if text.random else _needed(weights, text, "--text-weights"),
+        max_words=text.max_words,
+        seed=text.seed or 0,
+    )
+
+
+def _needed(weights: str | None, made_with: EncoderProvenance, option: str) -> str:
+    if weights is None:
+        raise CheckpointError(
+            f"the model was trained on features of {made_with.arch} with the weights {made_with.weights}; "
+            f"say where they are with {option}"
+        )
+    return weights

@@ -1,0 +1,220 @@
+"""What the training tests look at, run in the processes of a launcher.
+
+::
+
+    deepspeed tests/training/scenarios.py FOLDER name ...
+
+Each scenario returns plain values; every rank writes them to FOLDER/<rank>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maris_fast.errors import MarisError
+from maris_fast.losses import expression_losses
+from maris_fast.train import master_state
+from maris_fast.train.engine import Engine
+from maris_fast.train.loop import train
+from maris_fast.train.ranks import Ranks, join, leave
+from tests.training.toy import ToyModel, toy_batch
+from tests.training.toy_run import losses, metrics, replaced, toy_settings, toy_trainer
+
+STAGES = (0, 1, 2, 3)
+LR, STEPS, PARTS = 1e-2, 3, 2
+
+
+def parity(ranks: Ranks, folder: Path) -> Any:
+    """By stage, the largest differences to plain PyTorch on the whole batch."""
+    expected = _plain_pytorch()
+    differences = {}
+    for stage in STAGES:
+        settings = toy_settings(
+            folder,
+            **{"engine.zero_stage": stage, "engine.accumulation_steps": PARTS, "optimiser.clip_norm": 0.1},
+        )
+        engine = Engine(ToyModel(), settings, ranks)
+        found: dict[str, list[torch.Tensor]] = {"losses": [], "norms": []}
+        for step in range(STEPS):
+            parts = [toy_batch(step).part(ranks.rank * PARTS + i, ranks.world * PARTS) for i in range(PARTS)]
+            result = engine.step(parts, LR)
+            shares = result.losses.clone()
+            torch.distributed.all_reduce(shares)
+            found["losses"].append(shares)
+            found["norms"].append(torch.as_tensor(result.gradient_norm).float())
+        # exp_avg is a weighted sum of the gradients, exp_avg_sq of their squares.
+        found["moments"] = [*master_state.whole_moments(engine.wrapped, engine.model).values()]
+        found["parameters"] = [*master_state.whole_parameters(engine.wrapped, engine.model).values()]
+        differences[stage] = {
+            key: max((a - b).abs().max().item() for a, b in zip(found[key], expected[key], strict=True))
+            for key in found
+        }
+    return differences
+
+
+def _plain_pytorch() -> dict[str, list[torch.Tensor]]:
+    model, settings = ToyModel(), toy_settings(Path("unused"))
+    adam = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=settings.optimiser.weight_decay)
+    found: dict[str, list[torch.Tensor]] = {"losses": [], "norms": []}
+    for step in range(STEPS):
+        batch = toy_batch(step)
+        logits = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
+        parts = expression_losses(logits, batch.targets, settings.loss)
+        means = torch.stack([(part * batch.weights).sum() / batch.step_expressions for part in parts])
+        adam.zero_grad()
+        means[2].backward()
+        found["norms"].append(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1))
+        found["losses"].append(means.detach())
+        adam.step()
+    found["moments"] = [
+        adam.state[one][key].detach() for key in master_state.MOMENTS for one in model.parameters()
+    ]
+    found["parameters"] = [one.detach() for one in model.parameters()]
+    return found
+
+
+def resume(ranks: Ranks, folder: Path) -> Any:
+    """By stage: loss curves of a run in one go, of one stopped twice, and whether their evaluations agree."""
+    curves = {}
+    for stage in STAGES:
+        whole = toy_settings(folder / f"whole-{stage}", **{"engine.zero_stage": stage})
+        toy_trainer(whole, ranks).run()
+        parts = toy_settings(
+            folder / f"parts-{stage}", **{"engine.zero_stage": stage, "run.stop_after_steps": 4}
+        )
+        toy_trainer(parts, ranks).run()
+        for _ in range(2):
+            toy_trainer(replaced(parts, resume="auto"), ranks).run()
+        curves[stage] = [
+            (losses(run), metrics(run, "evaluation")) for run in (whole.run.folder, parts.run.folder)
+        ]
+    return curves
+
+
+def other_stage(ranks: Ranks, folder: Path) -> Any:
+    """A checkpoint of ZeRO 0 that ZeRO 3 goes on from, and the reverse: the rest of both curves."""
+    curves = {}
+    for before, after in ((0, 3), (3, 0)):
+        run = folder / f"from-{before}-to-{after}"
+        first = toy_settings(run, **{"engine.zero_stage": before, "run.stop_after_steps": 4})
+        toy_trainer(first, ranks).run()
+        if ranks.first:
+            shutil.copytree(run, folder / f"half-{before}", dirs_exist_ok=True)
+        second = toy_settings(run, **{"engine.zero_stage": after, "run.resume": "auto"})
+        toy_trainer(second, ranks).run()
+        curves[f"{before}-{after}"] = losses(run)
+    return curves
+
+
+def stop_signal(ranks: Ranks, folder: Path) -> Any:
+    """SIGTERM to the last rank only, in epoch 1, step 1: where all have stopped, and the curve so far."""
+    settings = toy_settings(folder / "signal")
+    outcome = toy_trainer(settings, ranks, signal_at=(1, 1)).run()
+    return {"step": outcome.step, "finished": outcome.finished, "curve": losses(folder / "signal")}
+
+
+def batch_norm(ranks: Ranks, folder: Path) -> Any:
+    """Running means: each rank's own, and after averaging."""
+    from maris_fast.train.batch_statistics import average_batch_statistics
+
+    model = ToyModel(batch_norm=True)
+    batch = toy_batch(0).part(ranks.rank, ranks.world)
+    model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
+    assert isinstance(model.norm, torch.nn.BatchNorm2d)
+    assert model.norm.running_mean is not None
+    own = model.norm.running_mean.tolist()
+    average_batch_statistics(model)
+    return {"own": own, "averaged": model.norm.running_mean.tolist()}
+
+
+def refusals(ranks: Ranks, folder: Path) -> Any:
+    """Messages, on this rank, of what a run must refuse before it starts."""
+    done = folder / "whole-0"
+    attempts: dict[str, Callable[[], Any]] = {
+        "not empty": lambda: toy_trainer(toy_settings(done), ranks),
+        "seed": lambda: toy_trainer(toy_settings(done, **{"run.resume": "auto", "run.seed": 3}), ranks),
+        "width": lambda: toy_trainer(
+            toy_settings(done, **{"run.resume": "auto"}), ranks, model=ToyModel(batch_norm=True, width=9)
+        ),
+    }
+    messages = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except MarisError as error:
+            messages[name] = f"{type(error).__name__}: {error}"
+    return messages
+
+
+def maris(ranks: Ranks, folder: Path) -> Any:
+    """MARIS itself on a real cache at ZeRO 2: the curves in one go and stopped in the middle of an epoch."""
+    shape = {
+        "data.cache": str(folder / "cache"),
+        "data.expressions_per_step": 5,
+        "data.val_split": "train",
+        "model.channels": 16,
+        "model.heads": 2,
+        "engine.zero_stage": 2,
+        "schedule.epochs": 2,
+    }
+    whole = toy_settings(folder / "maris", **shape)
+    train(whole, ranks)
+    parts = toy_settings(folder / "maris-parts", **shape, **{"run.stop_after_steps": 2})
+    train(parts, ranks)
+    train(replaced(parts, resume="auto", stop_after_steps=None), ranks)
+    return [(losses(run), metrics(run, "evaluation")) for run in (whole.run.folder, parts.run.folder)]
+
+
+def other_ranks(ranks: Ranks, folder: Path) -> Any:
+    """Goes on, with the ranks there are now, from what ``other_stage`` left half done at ZeRO 0."""
+    run = folder / "half-0"
+    toy_trainer(toy_settings(run, **{"run.resume": "auto"}), ranks, model=ToyModel(batch_norm=True)).run()
+    return losses(run)
+
+
+def bf16(ranks: Ranks, folder: Path) -> Any:
+    """A short run in bf16: its losses, and the type of the parameters."""
+    settings = toy_settings(folder / "bf16", **{"engine.precision": "bf16", "run.stop_after_steps": 3})
+    trainer = toy_trainer(settings, ranks)
+    trainer.run()
+    kinds = {str(parameter.dtype) for parameter in trainer.model.parameters()}
+    return {"curve": losses(folder / "bf16"), "parameters": sorted(kinds)}
+
+
+SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        parity,
+        resume,
+        other_stage,
+        stop_signal,
+        batch_norm,
+        refusals,
+        maris,
+        other_ranks,
+        bf16,
+    )
+}
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--local_rank")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("scenarios", nargs="+", choices=SCENARIOS)
+    options = parser.parse_args()
+    ranks = join(toy_settings(options.folder).engine)
+    results = {name: SCENARIOS[name](ranks, options.folder) for name in options.scenarios}
+    (options.folder / f"{ranks.rank}.json").write_text(json.dumps(results))
+    leave()
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,118 @@
+"""The entry: what it prints, what it leaves behind, how it fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from maris_fast.data_shards.stream import CacheReader
+from maris_fast.train.evaluation import evaluate
+from maris_fast.train.main import main
+from maris_fast.train.ranks import Ranks
+from maris_fast.weights import load_model
+from tests.training.processes import ROOT, TWO_RANKS, free_port, run
+from tests.training.tiny_cache import write_tiny_cache
+
+MAIN = ROOT / "train" / "main.py"
+TINY = ROOT / "train" / "configs" / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two ranks by `deepspeed train/main.py`, and beside it the cache."""
+    folder = tmp_path_factory.mktemp("main")
+    cache = write_tiny_cache(folder)
+    done = run(
+        *(*TWO_RANKS, "--master_port", free_port(), MAIN, "--config", TINY),
+        *(f"data.cache={cache}", f"run.folder={folder / 'run'}", "engine.zero_stage=1", "model.channels=16"),
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert done.stdout.count("finished") == 1
+    assert "INFO" not in done.stderr
+    return folder
+
+
+def test_a_run_leaves_its_settings_metrics_weights_and_checkpoint(trained: Path) -> None:
+    run_folder = trained / "run"
+    names = {path.name for path in run_folder.iterdir()}
+    assert names == {
+        "best.safetensors",
+        "checkpoints",
+        "environment.json",
+        "last.safetensors",
+        "metrics.jsonl",
+        "settings.yaml",
+        "tensorboard",
+    }
+    records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert {record["kind"] for record in records} == {"train", "evaluation"}
+    train = [record for record in records if record["kind"] == "train"]
+    assert [record["step"] for record in train] == list(range(1, len(train) + 1))
+    assert train[-1]["loss"] < train[0]["loss"]
+    assert {"loss", "focal", "dice", "lr", "tau", "gradient_norm", "data_wait_share"} <= train[0].keys()
+    assert json.loads((run_folder / "environment.json").read_text())["ranks"] == 2
+
+
+def test_saved_weights_alone_give_the_score_that_they_name(trained: Path) -> None:
+    model, meta = load_model(trained / "run" / "best.safetensors")
+    assert set(meta.random_encoders) == {"sam", "text"}
+    assert meta.model.channels == 16
+    with CacheReader(trained / "cache", "val") as reader:
+        scores = evaluate(model, reader, Ranks(torch.device("cpu")), max_expressions=3)
+    assert meta.scores is not None
+    # Another batch size may turn a pixel at the threshold.
+    assert scores["oIoU"] == pytest.approx(meta.scores["oIoU"], rel=1e-2)
+    assert scores["expressions"] == meta.scores["expressions"] == 7
+
+
+def test_a_used_folder_is_refused_in_one_line(trained: Path) -> None:
+    done = run(
+        sys.executable,
+        MAIN,
+        "--config",
+        TINY,
+        f"data.cache={trained / 'cache'}",
+        f"run.folder={trained / 'run'}",
+    )
+    assert done.returncode == 2
+    assert "is not empty" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_quick() -> None:
+    before = time.perf_counter()
+    done = run(sys.executable, MAIN, "--help")
+    assert "deepspeed train/main.py" in done.stdout
+    assert time.perf_counter() - before < 2
+
+
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "train" / "configs").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_a_dry_run_shows_what_would_run(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(config), "--dry-run", "--ranks", "4", "engine.zero_stage=2"]) == 0
+    shown = capsys.readouterr().out
+    assert "zero_stage: 2" in shown
+    assert json.loads(shown[shown.index("{") :])["zero_optimization"]["stage"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["engine.zero_stge=2"], "did you mean 'zero_stage'"),
+        (["data.expressions_per_step=2", "--dry-run", "--ranks", "3"], "data.expressions_per_step to 3"),
+        (["engine.device=cuda"], "set engine.device=cpu"),
+    ],
+)
+def test_a_wrong_setting_ends_with_what_to_change(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "engine.device=cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert main(["--config", str(TINY), *arguments]) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""A whole run on the toy model: the real trainer, engine, checkpoints and journal, generated batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+
+from maris_fast.config import TrainingSettings
+from maris_fast.data_shards.records import Rle
+from maris_fast.geometry import ImageGeometry
+from maris_fast.train import resuming
+from maris_fast.train.loop import Trainer
+from maris_fast.train.source import Source
+from tests.training.toy import TEXT, VISUAL, ToyBatch, ToyModel, toy_batch
+
+STEPS_PER_EPOCH = 3
+EXPRESSIONS = 8
+
+
+@dataclass(frozen=True)
+class ToySample:
+    geometry: ImageGeometry
+    target: Rle
+    kind: str | None = "toy"
+
+
+@dataclass(frozen=True)
+class Batch(ToyBatch):
+    samples: list[ToySample] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, toy: ToyBatch) -> Batch:
+        values = {one.name: getattr(toy, one.name) for one in fields(ToyBatch)}
+        geometry = ImageGeometry.of(48, 48, 48)
+        return cls(**values, samples=[ToySample(geometry, _rle(target)) for target in toy.targets])
+
+    @property
+    def images(self) -> int:
+        return len(self.features[0])
+
+    def to(self, device: torch.device) -> Batch:
+        return self
+
+
+class ToyReader:
+    """The stream's interface over generated batches; at ``signal_at`` (epoch, step) one rank gets SIGTERM."""
+
+    def __init__(self, signal_at: tuple[int, int] | None = None) -> None:
+        self.signal_at = signal_at
+
+    def steps_per_epoch(self, expressions_per_step: int) -> int:
+        return STEPS_PER_EPOCH
+
+    def batches(
+        self, *, seed: int, epoch: int, rank: int, world: int, accumulation: int, first_step: int, **_: Any
+    ) -> Iterator[Batch]:
+        for step in range(first_step, STEPS_PER_EPOCH):
+            if (epoch, step) == self.signal_at and rank == world - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            whole = toy_batch(1000 * seed + 10 * epoch + step, EXPRESSIONS)
+            for part in range(accumulation):
+                yield Batch.of(whole.part(part * world + rank, accumulation * world))
+
+    def evaluation_batches(self, *, rank: int, world: int, **_: Any) -> Iterator[Batch]:
+        # Uneven on purpose: rank 0 alone has a second batch.
+        for index in range(2 if rank == 0 else 1):
+            batch = toy_batch(10**6 + 10 * rank + index, 4)
+            yield Batch.of(replace(batch, weights=torch.ones(4)))
+
+
+def _rle(target: torch.Tensor) -> Rle:
+    pixels = target.repeat_interleave(4, 0).repeat_interleave(4, 1).numpy()
+    encoded = coco_mask.encode(np.asfortranarray(pixels))
+    return Rle(size=(48, 48), counts=encoded["counts"].decode())
+
+
+def toy_settings(folder: Path, **changes: Any) -> TrainingSettings:
+    values: dict[str, Any] = {
+        "data": {"cache": "none", "expressions_per_step": EXPRESSIONS},
+        "run": {"folder": str(folder), "log_every": 1, "keep_checkpoints": 9},
+        "schedule": {"epochs": 3, "tau_ramp_share": 1.0},
+        "optimiser": {"lr": 1e-2, "clip_norm": 0.5},
+        "engine": {"device": "cpu", "timeout_minutes": 1},
+    }
+    for name, value in changes.items():
+        section, key = name.split(".")
+        values.setdefault(section, {})[key] = value
+    return TrainingSettings.model_validate(values)
+
+
+def toy_trainer(
+    settings: TrainingSettings, ranks: Any, model: torch.nn.Module | None = None, **reader: Any
+) -> Trainer:
+    found = ranks.from_rank_zero(lambda: resuming.find(settings.run))
+    source = Source(VISUAL, TEXT, {"sam": "toy"}, ("sam",), "f00d")
+    training: Any = ToyReader(**reader)
+    whole: Any = model or ToyModel(batch_norm=True)
+    return Trainer(settings, ranks, source, training, training, whole, found)
+
+
+def metrics(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def losses(folder: Path) -> list[tuple[int, float, float]]:
+    return [(one["step"], one["loss"], one["gradient_norm"]) for one in metrics(folder)]
+
+
+def replaced(settings: TrainingSettings, **run: Any) -> TrainingSettings:
+    return settings.model_copy(update={"run": settings.run.model_copy(update=run)})

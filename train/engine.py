@@ -1,0 +1,107 @@
+"""One optimisation step under DeepSpeed, equal to plain PyTorch on the step's whole batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from maris_fast.config import TrainingSettings
+from maris_fast.train import master_state
+from maris_fast.train.deepspeed_config import deepspeed_config
+from maris_fast.train.objective import Objective
+from maris_fast.train.ranks import Ranks
+
+
+class TrainingBatch(Protocol):
+    """What a step needs of a batch, on the engine's device."""
+
+    @property
+    def features(self) -> Sequence[Tensor]: ...
+    @property
+    def words(self) -> Tensor: ...
+    @property
+    def word_mask(self) -> Tensor: ...
+    @property
+    def expr_offsets(self) -> Tensor: ...
+    @property
+    def targets(self) -> Tensor: ...
+    @property
+    def weights(self) -> Tensor: ...
+    @property
+    def step_expressions(self) -> int: ...
+
+
+class StepResult(NamedTuple):
+    """Left on the device: reading it waits for the step.
+
+    ``losses`` [3]: this rank's share of the step's mean focal, dice and total loss; the shares of all ranks
+    add up to the means. ``gradient_norm``: before clipping, over all parameters and ranks.
+    """
+
+    losses: Tensor
+    gradient_norm: Tensor | float
+
+
+class Engine:
+    """A model, its AdamW and DeepSpeed around them.
+
+    All ranks build it with the same weights. ``model`` stays the module that was given; under ZeRO 3 its
+    parameters are scattered, ``master_state`` makes them whole.
+    """
+
+    def __init__(self, model: nn.Module, settings: TrainingSettings, ranks: Ranks) -> None:
+        import deepspeed
+
+        self.model = model.to(ranks.device).train()
+        self.world = ranks.world
+        self.lr = settings.optimiser.lr
+        self.accumulation_steps = settings.engine.accumulation_steps
+        self.zero_stage = settings.engine.zero_stage
+        self.clip_norm = settings.optimiser.clip_norm
+        optimiser = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.optimiser.lr,
+            betas=settings.optimiser.betas,
+            weight_decay=settings.optimiser.weight_decay,
+            fused=ranks.device.type == "cuda",
+        )
+        self.wrapped: Any
+        self.wrapped, *_ = deepspeed.initialize(
+            model=Objective(self.model, settings.loss, settings.engine.precision),
+            optimizer=optimiser,
+            config=deepspeed_config(settings, ranks.world),
+            dist_init_required=False,
+        )
+        master_state.create_moments(self.wrapped)
+
+    def step(self, parts: Sequence[TrainingBatch], lr: float) -> StepResult:
+        """Updates the model from this rank's ``accumulation_steps`` parts of the step's batch.
+
+        The update is that of the mean loss over the step's real expressions, however they are split over
+        ranks and parts (BatchNorm alone sees the split, see ``batch_statistics``).
+        """
+        assert len(parts) == self.accumulation_steps
+        self.lr = lr
+        for group in self.wrapped.optimizer.param_groups:
+            group["lr"] = lr
+        shares = []
+        for part in parts:
+            total, sums = self.wrapped(
+                part.features, part.words, part.word_mask, part.expr_offsets, part.targets, part.weights
+            )
+            shares.append(sums / part.step_expressions)
+            # DeepSpeed takes the mean over ranks, which times their number is the sum that we want.
+            self.wrapped.backward(total * (self.world / part.step_expressions), scale_wrt_gas=False)
+            if part is parts[-1] and self.zero_stage == 0:
+                norm = self._clip()
+            self.wrapped.step()
+        if self.zero_stage:
+            norm = self.wrapped.get_global_grad_norm()
+        return StepResult(torch.stack(shares).sum(0), norm)
+
+    def _clip(self) -> Tensor:
+        return nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf)

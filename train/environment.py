@@ -1,0 +1,68 @@
+"""What a run was made with, for whoever reads its numbers later."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maris_fast.train.ranks import Ranks
+
+PACKAGES = (
+    "maris-fast",
+    "torch",
+    "deepspeed",
+    "triton",
+    "xformers",
+    "open_clip_torch",
+    "safetensors",
+    "numpy",
+)
+
+
+def environment(ranks: Ranks) -> dict[str, Any]:
+    """Versions, machine, device and commit, as plain values."""
+    cuda = ranks.device.type == "cuda"
+    return {
+        "python": sys.version.split()[0],
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "processor_cores": os.cpu_count(),
+        "ranks": ranks.world,
+        "threads_per_rank": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(ranks.device) if cuda else "cpu",
+        "cuda": torch.version.cuda if cuda else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Of the code's own repository, with '-dirty' where it differs; None outside of one."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).resolve().parent),
+        "describe",
+        "--always",
+        "--exclude=*",
+        "--dirty",
+        "--abbrev=40",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None

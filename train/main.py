@@ -1,0 +1,134 @@
+"""Entry of a training run.
+
+::
+
+    deepspeed train/main.py --config train/configs/refcoco.yaml [section.key=value ...]
+    torchrun --nproc-per-node 8 train/main.py --config ...
+    python train/main.py --config ...                        one rank
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maris_fast.config import TrainingSettings
+    from maris_fast.errors import MarisError
+
+HERE = Path(__file__).resolve().parent
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a training; returns the process's exit status, 2 for an error that a person can act on."""
+    options = _parser().parse_intermixed_args(arguments)
+    _find_package()
+    from maris_fast.errors import MarisError
+
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        settings = _settings(options)
+        if options.dry_run:
+            _show(settings, options.ranks)
+            return 0
+        _train(settings, options.local_rank)
+    except MarisError as error:
+        _report(error)
+        return USAGE_ERROR
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train/main.py",
+        description="Trains MARIS on a cache of features, on one or many ranks.",
+        epilog="launch: deepspeed train/main.py ..., torchrun --nproc-per-node N train/main.py ..., "
+        "or python train/main.py ... for one rank",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="YAML of a run, see train/configs")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="on top of the file")
+    parser.add_argument("--resume", choices=("never", "auto"), help="the same as run.resume=...")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the settings and DeepSpeed's configuration, and end"
+    )
+    parser.add_argument(
+        "--ranks", type=int, help="with --dry-run: for so many ranks instead of those started now"
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers")
+    return parser
+
+
+def _find_package() -> None:
+    """Python puts this file's folder on the path, where modules of general names lie, and not the clone's."""
+    if sys.path and sys.path[0] == str(HERE):
+        del sys.path[0]
+    if find_spec("maris_fast") is not None:
+        return
+    clone = HERE.parent
+    if not (clone / "maris_fast" / "__init__.py").is_file():
+        sys.exit("maris_fast is not installed in this Python; run `pip install -e .` in the clone, or `make`")
+    # Last on the path: other packages may import a `kernels` of their own.
+    sys.path.append(str(clone))
+
+
+def _settings(options: argparse.Namespace) -> TrainingSettings:
+    from maris_fast.config import TrainingSettings, load_settings
+
+    overrides = [*options.overrides]
+    if options.resume is not None:
+        overrides.append(f"run.resume={options.resume}")
+    return load_settings(TrainingSettings, options.config, overrides)
+
+
+def _show(settings: TrainingSettings, ranks: int | None) -> None:
+    from maris_fast.config import dump_settings
+    from maris_fast.train.deepspeed_config import deepspeed_config
+
+    world = ranks or int(os.environ.get("WORLD_SIZE", "1"))
+    generated = json.dumps(deepspeed_config(settings, world), indent=2)
+    if _rank() == 0:
+        print(f"{dump_settings(settings)}\n# DeepSpeed's configuration for {world} ranks\n{generated}")
+
+
+def _train(settings: TrainingSettings, local_rank: int | None) -> None:
+    from maris_fast.train.deepspeed_config import deepspeed_config
+
+    deepspeed_config(settings, int(os.environ.get("WORLD_SIZE", "1")))  # before the slow imports
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    from maris_fast.train.loop import train
+    from maris_fast.train.ranks import join, leave
+
+    ranks = join(settings.engine)
+    train(settings, ranks)
+    leave()
+
+
+def _report(error: MarisError) -> None:
+    """Prints the error once: on rank 0, or on a rank that alone has met it."""
+    rank = _rank()
+    if rank == 0:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return
+    # Launchers end everybody soon after the first exit: rank 0, if it met the same, has spoken by then.
+    time.sleep(3)
+    joined = sys.modules.get("maris_fast.train.ranks")
+    if joined is not None and not isinstance(error, joined.ReportedByRankZeroError):
+        print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Model and loss as the one module that DeepSpeed wraps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from maris_fast.config import LossSettings
+from maris_fast.losses import expression_losses
+
+
+class Objective(nn.Module):
+    """The loss of a batch, summed over expressions; the model runs in ``precision``, the loss in fp32."""
+
+    def __init__(self, model: nn.Module, settings: LossSettings, precision: Literal["fp32", "bf16"]) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self.bf16 = precision == "bf16"
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        words: Tensor,
+        word_mask: Tensor,
+        expr_offsets: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The model's arguments, targets [E, 4h, 4w], weights [E] (0: padding).
+
+        Returns the summed total, with a graph, and [3] the sums of focal, dice and total, without.
+        """
+        with torch.autocast(words.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(features, words, word_mask, expr_offsets)
+        losses = expression_losses(logits, targets, self.settings)
+        sums = torch.stack([(weights * part).sum() for part in losses])
+        return sums[2], sums.detach()

@@ -1,0 +1,151 @@
+"""The processes of a run: who each is, which device it has, and how all of them agree."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from maris_fast.config import EngineSettings
+from maris_fast.errors import ConfigError, MarisError
+
+T = TypeVar("T")
+
+
+class ReportedByRankZeroError(MarisError):
+    """An error that rank 0 found and reports; the others only have to end."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all. ``control`` is a gloo group for small host values, on any device.
+
+    ``Ranks(device=...)`` is a process alone, that needs no process group.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def from_rank_zero(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns on rank 0 (something small and plain), on all ranks.
+
+        Raises:
+            MarisError: on all ranks, what ``work`` raised on rank 0.
+        """
+        if self.world == 1:
+            return work()
+        answer: list[Any] = [None, None]
+        error: MarisError | None = None
+        if self.first:
+            try:
+                answer[0] = work()
+            except MarisError as raised:
+                error, answer[1] = raised, str(raised)
+        dist.broadcast_object_list(answer, src=0, group=self.control)
+        if error is not None:
+            raise error
+        if answer[1] is not None:
+            raise ReportedByRankZeroError(answer[1])
+        result: T = answer[0]
+        return result
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value (something small and plain), in the order of ranks, on all ranks."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+
+def device_kind(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """The device that ``engine.device`` means on this machine.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ConfigError(
+            "engine.device = cuda, but torch sees no CUDA device here; set engine.device=cpu or =auto"
+        )
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def join(settings: EngineSettings) -> Ranks:
+    """Joins the processes that a launcher started; a process without a launcher is a run of one rank.
+
+    Raises:
+        ConfigError: no CUDA device for this rank.
+    """
+    device = _device(device_kind(settings.device), int(os.environ.get("LOCAL_RANK", "0")))
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    _share_cores()
+    timeout = timedelta(minutes=settings.timeout_minutes)
+    _init_distributed(device, timeout)
+    control = dist.new_group(backend="gloo", timeout=timeout)
+    return Ranks(device, rank, world, control)
+
+
+def leave() -> None:
+    """Ends the process groups, so that no rank hears of a broken connection."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _device(kind: Literal["cpu", "cuda"], local_rank: int) -> torch.device:
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(
+            f"local rank {local_rank} has no GPU of its own: {count} visible; start at most {count} ranks "
+            "on this machine, or set engine.device=cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _share_cores() -> None:
+    # Each rank would otherwise take all cores, and two ranks on two cores run slower than one.
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
+
+
+def _init_distributed(device: torch.device, timeout: timedelta) -> None:
+    # DeepSpeed guesses its accelerator from what is installed unless told, at its first import.
+    os.environ["DS_ACCELERATOR"] = device.type
+    import deepspeed
+
+    # Only DeepSpeed's inference uses this operator; building it takes half a minute, g++ and ninja.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timeout,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,105 @@
+"""From a run folder back to a run: what may differ, and how the tensors reach all ranks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from maris_fast.config import RunSettings, TrainingSettings
+from maris_fast.errors import CheckpointError, ConfigError
+from maris_fast.train import checkpoints
+from maris_fast.train.checkpoints import RunState
+from maris_fast.train.master_state import MOMENTS
+from maris_fast.train.ranks import Ranks
+
+# Another value means another order of the expressions, so the run would not be the one that was stopped.
+FIXED = ("run.seed", "data.train_split", "data.expressions_per_step", "data.expressions_per_image")
+# Where and how it runs may change freely.
+FREE = ("run.", "engine.", "data.cache", "data.prefetch")
+
+log = logging.getLogger(__name__)
+
+
+def find(run: RunSettings) -> tuple[Path, RunState] | None:
+    """The checkpoint to go on from, None for a new run; called on one rank.
+
+    Raises:
+        ConfigError: the folder is not empty, and ``run.resume`` is never.
+    """
+    if run.resume == "auto":
+        return checkpoints.newest(run.folder)
+    if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+        raise ConfigError(
+            f"run.folder {run.folder} is not empty; go on from its last checkpoint with run.resume=auto, or "
+            "set run.folder to a new one"
+        )
+    return None
+
+
+def check(folder: Path, state: RunState, settings: TrainingSettings, data: str, model: nn.Module) -> None:
+    """Whether the checkpoint can be continued with these settings, this cache and this model.
+
+    Raises:
+        CheckpointError: it cannot; says which setting or tensor differs first.
+    """
+    before, now = _flat(state.settings), _flat(settings.model_dump(mode="json"))
+    for name in FIXED:
+        if before.get(name) != now[name]:
+            raise CheckpointError(
+                f"{folder} was trained with {name} = {before.get(name)}, the settings say {now[name]}; "
+                f"set {name}={before.get(name)}, or train into a new run.folder"
+            )
+    checkpoints.check_shapes(folder, _shapes(model))
+    if state.data != data:
+        raise CheckpointError(
+            f"{folder} was trained on another cache (fingerprint {state.data}) than data.cache now names "
+            f"({data}); set data.cache = {before.get('data.cache')}, or train into a new run.folder"
+        )
+    for name in sorted(now):
+        if now[name] != before.get(name) and not name.startswith(FREE):
+            log.warning("%s was %s and is %s from step %d on", name, before.get(name), now[name], state.step)
+
+
+def load(folder: Path, model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
+    """Fills ``model``, not yet scattered, on all ranks, and returns Adam's moments, ``<moment>.<name>``.
+
+    Only rank 0 reads, so that machines need not share a disk.
+    """
+    tensors: dict[str, Tensor] = {}
+    ranks.from_rank_zero(lambda: tensors.update(checkpoints.read(folder)))
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            _receive(tensor, tensors.get(f"model.{name}"))
+    moments: dict[str, Tensor] = {}
+    for key in MOMENTS:
+        for name, parameter in model.named_parameters():
+            moments[f"{key}.{name}"] = moment = torch.empty_like(parameter, requires_grad=False)
+            _receive(moment, tensors.get(f"optimiser.{key}.{name}"))
+    return moments
+
+
+def _receive(tensor: Tensor, sent: Tensor | None) -> None:
+    if sent is not None:
+        tensor.copy_(sent)
+    dist.broadcast(tensor, src=0)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    shapes = {f"model.{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for key in MOMENTS:
+        for name, parameter in model.named_parameters():
+            shapes[f"optimiser.{key}.{name}"] = tuple(parameter.shape)
+    return shapes
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,32 @@
+"""What a run has to know of its cache, besides the batches."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from maris_fast.data_shards.cache import CacheManifest
+
+
+@dataclass(frozen=True)
+class Source:
+    """Widths of the features, who made them, and which expressions there are to train on."""
+
+    visual_channels: int
+    text_channels: int
+    encoders: dict[str, Any]
+    random_encoders: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, manifest: CacheManifest, split: str) -> Source:
+        """Of one of the cache's splits; the fingerprint follows its contents, not where the cache lies."""
+        contents = "".join(shard.index_sha256 for shard in manifest.splits[split].shards)
+        return cls(
+            visual_channels=manifest.channels,
+            text_channels=manifest.text_channels,
+            encoders=manifest.encoders.model_dump(mode="json"),
+            random_encoders=manifest.random,
+            fingerprint=hashlib.sha256(contents.encode()).hexdigest()[:16],
+        )
