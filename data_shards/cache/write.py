@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from maris_fast.data_shards.cache.images import check_image, load_image
 from maris_fast.data_shards.cache.manifest import MANIFEST, CacheManifest
 from maris_fast.data_shards.cache.masks import decode_rle, mask_target
 from maris_fast.data_shards.cache.shards import ShardWriter
+from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, place
 from maris_fast.errors import InputError
@@ -51,25 +51,15 @@ def write_cache(
             used; named, and found as far as possible before the first image is encoded.
         CheckpointError, ConfigError: of the encoders.
     """
-    out = Path(out).absolute()
-    _require_empty(out)
-    source = ImportedDataset(dataset)
-    chosen = _chosen_splits(source, splits)
-    device, precision = place(settings.device, settings.precision)
-    sam = SamEncoder(settings.encoders.sam, device, precision)
-    text = TextEncoder(settings.encoders.text, device)
-    check_dataset(source, chosen, sam, text)
-
-    partial = out.parent / f".{out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        manifest = _write_into(partial, source, chosen, settings, sam, text, progress)
-        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with new_folder(out) as folder:
+        source = ImportedDataset(dataset)
+        chosen = _chosen_splits(source, splits)
+        device, precision = place(settings.device, settings.precision)
+        sam = SamEncoder(settings.encoders.sam, device, precision)
+        text = TextEncoder(settings.encoders.text, device)
+        check_dataset(source, chosen, sam, text)
+        manifest = _write_into(folder, source, chosen, settings, sam, text, progress)
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
 
@@ -167,17 +157,12 @@ def _write_into(
     )
 
 
-def _require_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not an empty folder; name a new one, or remove it first")
-
-
 def _chosen_splits(source: ImportedDataset, splits: Sequence[str] | None) -> list[str]:
     known = source.info.splits
     for split in splits or ():
         if split not in known:
             raise InputError(f"no split {split!r} in {source.folder}; it has {', '.join(sorted(known))}")
-    return list(splits or known)
+    return list(dict.fromkeys(splits or known))
 
 
 class _Rate(ProgressColumn):

@@ -12,10 +12,12 @@ import webdataset
 from PIL import Image
 
 from maris_fast.data_shards.cache import CacheManifest, read_manifest, write_cache
-from maris_fast.data_shards.cache import write as write_module
+from maris_fast.data_shards.cache.group import EncodedGroup
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import members_of
 from maris_fast.data_shards.cache.masks import decode_rle, mask_target
+from maris_fast.data_shards.cache.shards import ShardWriter
+from maris_fast.data_shards.cache.write import encode_groups
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.errors import InputError
@@ -192,7 +194,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, change: str, matc
 
 def test_an_output_folder_that_is_not_empty_is_refused_and_untouched(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="not an empty folder"):
+    with pytest.raises(InputError, match="is not empty"):
         write_cache(dataset, tmp_path, tiny_settings(), progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -209,28 +211,41 @@ def test_an_unknown_split_lists_those_there_are(dataset: Path, tmp_path: Path) -
         write_cache(dataset, tmp_path / "out", tiny_settings(), ["testA"], progress=False)
 
 
-@pytest.mark.parametrize("cleaned_up", [True, False])
-def test_a_run_stopped_in_the_middle_leaves_no_cache_and_the_next_one_works(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cleaned_up: bool
+def test_a_run_stopped_in_the_middle_leaves_nothing_and_the_next_one_works(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "cache"
-    add = write_module.ShardWriter.add
+    add = ShardWriter.add
 
-    def stop_at_the_third(self: write_module.ShardWriter, group: write_module.EncodedGroup) -> None:
+    def stop_at_the_third(self: ShardWriter, group: EncodedGroup) -> None:
         if group.record.image_id == 3:
             raise KeyboardInterrupt
         add(self, group)
 
     with monkeypatch.context() as patch:
-        patch.setattr(write_module.ShardWriter, "add", stop_at_the_third)
-        if not cleaned_up:  # as after kill -9
-            patch.setattr(write_module.shutil, "rmtree", lambda *args, **kwargs: None)
+        patch.setattr(ShardWriter, "add", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             write_cache(dataset, out, tiny_settings(), ["train"], progress=False)
-    assert not out.exists()
-    assert any(tmp_path.iterdir()) is not cleaned_up
+    assert not list(tmp_path.iterdir())
     assert isinstance(write_cache(dataset, out, tiny_settings(), ["train"], progress=False), CacheManifest)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_shard_that_is_still_written_has_no_name_yet(dataset: Path, tmp_path: Path) -> None:
+    settings = tiny_settings()
+    groups = encode_groups(
+        ImportedDataset(dataset).records("val"),
+        dataset / "images",
+        SamEncoder(settings.encoders.sam),
+        TextEncoder(settings.encoders.text),
+        batch_size=1,
+    )
+    with ShardWriter(tmp_path, "val", feature_dtype="int8", shard_bytes=1, random=()) as shards:
+        shards.add(next(groups))
+        assert {path.name for path in tmp_path.iterdir()} == {"val-000000.tar", "val-000000.index.npz"}
+    with ShardWriter(tmp_path, "open", feature_dtype="int8", shard_bytes=1 << 30, random=()) as shards:
+        shards.add(next(groups))
+    assert {path.name for path in tmp_path.glob("open*")} == {"open-000000.tar.part"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""Encoders run where the settings say, and in the precision that suits the place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from maris_fast.encoders import place
+from maris_fast.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("cuda", "device", "precision", "expected"),
+    [
+        (False, "auto", "auto", ("cpu", torch.float32)),
+        (True, "auto", "auto", ("cuda", torch.bfloat16)),
+        (True, "cpu", "auto", ("cpu", torch.float32)),
+        (True, "cuda", "fp32", ("cuda", torch.float32)),
+        (False, "cpu", "bf16", ("cpu", torch.bfloat16)),
+    ],
+)
+def test_auto_means_what_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch,
+    cuda: bool,
+    device: str,
+    precision: str,
+    expected: tuple[str, torch.dtype],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    chosen, dtype = place(device, precision)  # type: ignore[arg-type]
+    assert (chosen.type, dtype) == expected
+
+
+def test_cuda_where_there_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        place("cuda", "auto")
