@@ -1,0 +1,188 @@
+"""A checkpoint is whole or not there, whatever stops its writing; weights load as data only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from maris_fast.config import ModelSettings
+from maris_fast.errors import CheckpointError
+from maris_fast.model import Maris
+from maris_fast.train import checkpoints
+from maris_fast.train.checkpoints import RunState
+from maris_fast.weights import WeightsMeta, load_model, save_weights
+
+STATE = "state.json"
+SMALL = ModelSettings(channels=8, heads=2)
+
+
+def state(step: int) -> RunState:
+    return RunState(
+        step=step, epoch=0, step_in_epoch=step, seed=0, evaluated=None, best=None, data="f00d", settings={}
+    )
+
+
+def tensors(step: int) -> dict[str, Tensor]:
+    return {"model.a": torch.full((3,), float(step))}
+
+
+def save(run: Path, *steps: int, keep: int = 2) -> None:
+    for step in steps:
+        checkpoints.save(run, state(step), tensors(step), keep)
+
+
+def newest_step(run: Path) -> int | None:
+    found = checkpoints.newest(run)
+    if found is None:
+        return None
+    folder, where = found
+    assert torch.equal(checkpoints.read(folder)["model.a"], tensors(where.step)["model.a"])
+    return where.step
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def test_the_newest_ones_are_kept(tmp_path: Path) -> None:
+    assert checkpoints.newest(tmp_path) is None
+    save(tmp_path, 1, 2, 10, 9999, 123456789)
+    assert names(tmp_path) == ["step-00009999", "step-123456789"]
+    assert newest_step(tmp_path) == 123456789
+
+
+@pytest.mark.parametrize("call", ["save_file", "_sha256", "_flush", "os.fsync", "Path.rename"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_at_any_point_leaves_the_last_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: BaseException
+) -> None:
+    save(tmp_path, 1, keep=1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    owner, name = {"os.fsync": (os, "fsync"), "Path.rename": (Path, "rename")}.get(call, (checkpoints, call))
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises((CheckpointError, KeyboardInterrupt)) as raised:
+        save(tmp_path, 2, keep=1)
+    monkeypatch.undo()
+    if isinstance(error, OSError):
+        assert "run.resume=auto" in str(raised.value)
+    assert newest_step(tmp_path) == 1
+    save(tmp_path, 2, keep=1)
+    assert names(tmp_path) == ["step-00000002"]
+
+
+@pytest.mark.parametrize("file", [STATE, "state.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_a_torn_one_is_passed_over_and_written_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: str
+) -> None:
+    save(tmp_path, 1, 2)
+    path = tmp_path / "checkpoints" / "step-00000002" / file
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(
+            content.replace(b'"sha256": "', b'"sha256": "0') if file == STATE else content[:-1] + b"!"
+        )
+    with caplog.at_level(logging.WARNING):
+        assert newest_step(tmp_path) == 1
+    assert "step-00000002 is torn" in caplog.text
+    save(tmp_path, 2)
+    assert newest_step(tmp_path) == 2
+
+
+def test_torn_ones_do_not_push_good_ones_out(tmp_path: Path) -> None:
+    save(tmp_path, 1, 5)
+    (tmp_path / "checkpoints" / "step-00000005" / STATE).unlink()
+    save(tmp_path, 3, keep=1)
+    assert newest_step(tmp_path) == 3
+
+
+def test_another_format_version_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = tmp_path / "checkpoints" / "step-00000001" / STATE
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 7'))
+    with pytest.raises(CheckpointError, match="format version 7"):
+        checkpoints.newest(tmp_path)
+
+
+def test_another_width_names_the_first_tensor_and_the_setting(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints" / "step-00000001"
+    checkpoints.check_shapes(folder, {"model.a": (3,)})
+    with pytest.raises(CheckpointError, match=r"model\.a is \(3,\) there and \(4,\) here.*model\.channels"):
+        checkpoints.check_shapes(folder, {"model.a": (4,)})
+    with pytest.raises(CheckpointError, match=r"model\.b is missing there and \(1,\) here"):
+        checkpoints.check_shapes(folder, {"model.a": (3,), "model.b": (1,)})
+
+
+def weights(path: Path, model: Maris, settings: ModelSettings = SMALL) -> None:
+    meta = WeightsMeta(
+        model=settings,
+        visual_channels=6,
+        text_channels=5,
+        tau=0.25,
+        step=3,
+        scores=None,
+        encoders={},
+        random_encoders=("sam",),
+    )
+    save_weights(path, model.state_dict(), meta)
+
+
+def test_weights_come_back_with_what_describes_them(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    model = Maris(SMALL, 6, 5)
+    weights(path, model)
+    weights(path, model)  # over the old file
+    loaded, meta = load_model(path)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+    assert (loaded.tau, meta.step, meta.random_encoders, loaded.training) == (0.25, 3, ("sam",), False)
+    assert [one.name for one in tmp_path.iterdir()] == ["best.safetensors"]
+
+
+class Trap:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("trapped",)
+
+
+def test_a_file_that_would_run_code_is_refused_unopened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.pt", "best.safetensors"):
+        path = tmp_path / name
+        path.write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(CheckpointError, match="weights load as data only"):
+            load_model(path)
+        torch.save({"weight": Trap()}, path)
+        with pytest.raises(CheckpointError, match="weights load as data only"):
+            load_model(path)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    weights(path, Maris(SMALL, 6, 5), ModelSettings(channels=16, heads=2))
+    with pytest.raises(CheckpointError, match=r"is \(8.*needed is \(16"):
+        load_model(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="no 'maris_fast' entry"):
+        load_model(path)
+    with pytest.raises(CheckpointError, match="no weights"):
+        load_model(tmp_path / "absent.safetensors")
