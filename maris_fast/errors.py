@@ -15,3 +15,7 @@ class ConfigError(MarisError):
 
 class CheckpointError(MarisError):
     """Weights that are missing, unsafe to load, or made for another model."""
+
+
+class TrainingError(MarisError):
+    """A run that cannot go on, whatever its settings promised."""

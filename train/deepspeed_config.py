@@ -61,5 +61,5 @@ def _zero(settings: TrainingSettings) -> dict[str, Any]:
     if engine.zero_stage == 3:
         zero["stage3_prefetch_bucket_size"] = BUCKET
     if engine.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": engine.device != "cpu"}
+        zero["offload_optimizer"] = {"device": "cpu"}
     return zero

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from maris_fast.config import TrainingSettings, dump_settings
 from maris_fast.data_shards.stream import Batch, CacheReader
+from maris_fast.errors import ConfigError, TrainingError
 from maris_fast.model import Maris
 from maris_fast.train import checkpoints, master_state, resuming
 from maris_fast.train.batch_statistics import average_batch_statistics
@@ -34,15 +36,12 @@ from maris_fast.weights import WeightsMeta, save_weights
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: all steps done, or stopped with a checkpoint to go on from."""
+    """How a run ended: finished, or stopped with a checkpoint to go on from."""
 
     step: int
     total_steps: int
+    finished: bool
     best: Best | None
-
-    @property
-    def finished(self) -> bool:
-        return self.step >= self.total_steps
 
 
 def train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
@@ -53,6 +52,7 @@ def train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
     Raises:
         ConfigError: the run folder is not empty and not to be resumed; settings that do not fit together.
         InputError: the cache is missing, broken, or lacks a split.
+        TrainingError: the loss or the weights are no longer finite.
         CheckpointError: the checkpoint is of another run, or one cannot be written.
     """
     found = ranks.from_rank_zero(lambda: resuming.find(settings.run))
@@ -115,15 +115,17 @@ class Trainer:
                     if self._log_due():
                         journal.record("train", self._record(epoch, result))
                         self.pace.restart()
-                    stop = request.agreed() or self._steps_are_used_up()
-                    if self._evaluation_due() and not stop:
+                    urgent = request.agreed()
+                    stop = urgent or self._steps_are_used_up()
+                    if self._evaluation_due() and not urgent:
                         self._evaluate(journal)
                         self.pace.restart()
                     if self._checkpoint_due() or stop:
                         self._checkpoint()
                     if stop or self.step >= self.total_steps:
                         break
-            outcome = Outcome(self.step, self.total_steps, self.best)
+            finished = self.step >= self.total_steps and self.evaluated == self.step
+            outcome = Outcome(self.step, self.total_steps, finished, self.best)
             journal.say(_farewell(outcome, self.settings))
         return outcome
 
@@ -164,6 +166,8 @@ class Trainer:
         shares = result.losses.double()
         dist.all_reduce(shares)
         focal, dice, total = shares.tolist()
+        if not math.isfinite(total):
+            raise _diverged(f"the loss of step {self.step} is {total}")
         seconds = self.pace.seconds
         ranks = self.ranks.gather((self.pace.images, self.pace.waited))
         return {
@@ -241,6 +245,8 @@ class Trainer:
             data=self.source.fingerprint,
             settings=self.settings.model_dump(mode="json"),
         )
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            raise _diverged(f"after step {self.step} the weights are not finite, and are not kept")
         tensors = {
             **{f"model.{name}": tensor for name, tensor in state.items()},
             **{f"optimiser.{name}": tensor for name, tensor in moments.items()},
@@ -278,14 +284,24 @@ class Trainer:
 
     def _open_folder(self) -> None:
         folder = self.settings.run.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "settings.yaml").write_text(dump_settings(self.settings))
-        (folder / "environment.json").write_text(json.dumps(environment(self.ranks), indent=1) + "\n")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / resuming.SETTINGS).write_text(dump_settings(self.settings))
+            (folder / "environment.json").write_text(json.dumps(environment(self.ranks), indent=1) + "\n")
+        except OSError as error:
+            raise ConfigError(f"run.folder {folder} cannot be written: {error}; set it to another") from error
 
     def _journal(self) -> Journal:
         if not self.ranks.first:
             return NoJournal()
         return RunJournal(self.settings.run.folder, self.step, self.total_steps)
+
+
+def _diverged(what: str) -> TrainingError:
+    return TrainingError(
+        f"{what}: the run has diverged; lower optimiser.lr, lengthen optimiser.warmup_share or lower "
+        "optimiser.clip_norm, and start again, or go on from the last checkpoint with run.resume=auto"
+    )
 
 
 def _farewell(outcome: Outcome, settings: TrainingSettings) -> str:

@@ -23,6 +23,8 @@ FIXED = ("run.seed", "data.train_split", "data.expressions_per_step", "data.expr
 # Where and how it runs may change freely.
 FREE = ("run.", "engine.", "data.cache", "data.prefetch")
 
+SETTINGS = "settings.yaml"
+
 log = logging.getLogger(__name__)
 
 
@@ -30,16 +32,22 @@ def find(run: RunSettings) -> tuple[Path, RunState] | None:
     """The checkpoint to go on from, None for a new run; called on one rank.
 
     Raises:
-        ConfigError: the folder is not empty, and ``run.resume`` is never.
+        ConfigError: the folder is not empty, and is not to be resumed or not a run's.
     """
-    if run.resume == "auto":
-        return checkpoints.newest(run.folder)
-    if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+    folder = run.folder
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if run.resume == "never":
         raise ConfigError(
-            f"run.folder {run.folder} is not empty; go on from its last checkpoint with run.resume=auto, or "
+            f"run.folder {folder} is not empty; go on from its last checkpoint with run.resume=auto, or "
             "set run.folder to a new one"
         )
-    return None
+    if not (folder / SETTINGS).is_file():
+        raise ConfigError(
+            f"run.folder {folder} is not empty and holds no run (no {SETTINGS}) that could be resumed; set "
+            "run.folder to a new one"
+        )
+    return checkpoints.newest(folder)
 
 
 def check(folder: Path, state: RunState, settings: TrainingSettings, data: str, model: nn.Module) -> None:

@@ -137,8 +137,13 @@ def batch_norm(ranks: Ranks, folder: Path) -> Any:
 def refusals(ranks: Ranks, folder: Path) -> Any:
     """Messages, on this rank, of what a run must refuse before it starts."""
     done = folder / "whole-0"
+    strange = folder / "strange"
+    if ranks.first:
+        strange.mkdir()
+        (strange / "thesis.tex").touch()
     attempts: dict[str, Callable[[], Any]] = {
         "not empty": lambda: toy_trainer(toy_settings(done), ranks),
+        "no run": lambda: toy_trainer(toy_settings(strange, **{"run.resume": "auto"}), ranks),
         "seed": lambda: toy_trainer(toy_settings(done, **{"run.resume": "auto", "run.seed": 3}), ranks),
         "width": lambda: toy_trainer(
             toy_settings(done, **{"run.resume": "auto"}), ranks, model=ToyModel(batch_norm=True, width=9)
@@ -151,6 +156,17 @@ def refusals(ranks: Ranks, folder: Path) -> Any:
         except MarisError as error:
             messages[name] = f"{type(error).__name__}: {error}"
     return messages
+
+
+def divergence(ranks: Ranks, folder: Path) -> Any:
+    """What a run says whose loss is no number, and the checkpoints that it leaves."""
+    settings = toy_settings(folder / "nan", **{"run.log_every": 2, "run.checkpoint_every": 1})
+    trainer = toy_trainer(settings, ranks)
+    trainer.engine.model.scale.data.fill_(float("nan"))
+    try:
+        trainer.run()
+    except MarisError as error:
+        return [str(error), (folder / "nan" / "checkpoints").exists()]
 
 
 def maris(ranks: Ranks, folder: Path) -> Any:
@@ -197,6 +213,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
         stop_signal,
         batch_norm,
         refusals,
+        divergence,
         maris,
         other_ranks,
         bf16,

@@ -26,7 +26,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, Any]]:
     """Results of both ranks of one `deepspeed` launch."""
-    names = ("parity", "resume", "other_stage", "stop_signal", "batch_norm", "refusals", "maris")
+    names = (
+        "parity",
+        "resume",
+        "other_stage",
+        "stop_signal",
+        "batch_norm",
+        "refusals",
+        "divergence",
+        "maris",
+    )
     done = run(*TWO_RANKS, "--master_port", free_port(), SCENARIOS, folder, *names)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
@@ -104,12 +113,21 @@ def test_running_statistics_are_averaged_over_ranks(two: list[dict[str, Any]]) -
 def test_all_ranks_refuse_together_and_say_what_to_set(two: list[dict[str, Any]]) -> None:
     for name, words in {
         "not empty": ("ConfigError", "is not empty", "run.resume=auto"),
+        "no run": ("ConfigError", "holds no run", "run.folder"),
         "seed": ("CheckpointError", "run.seed = 0", "the settings say 3"),
         "width": ("CheckpointError", "(7,)", "(9,)", "model.channels"),
     }.items():
         first, other = (rank["refusals"][name] for rank in two)
         assert all(word in first for word in words), first
         assert other.split(": ", 1) == ["ReportedByRankZeroError", first.split(": ", 1)[1]]
+
+
+def test_a_diverged_run_ends_and_keeps_no_checkpoint(two: list[dict[str, Any]]) -> None:
+    for rank in two:
+        message, kept = rank["divergence"]
+        assert "step 1" in message
+        assert "optimiser.lr" in message
+        assert not kept
 
 
 def test_bf16_keeps_fp32_parameters(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
