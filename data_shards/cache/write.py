@@ -13,7 +13,6 @@ from rich.text import Text
 
 from maris_fast.config import CacheSettings
 from maris_fast.data_shards.cache.group import EncodedGroup
-from maris_fast.data_shards.cache.images import check_image, load_image
 from maris_fast.data_shards.cache.manifest import MANIFEST, CacheManifest
 from maris_fast.data_shards.cache.masks import decode_rle, mask_target
 from maris_fast.data_shards.cache.shards import ShardWriter
@@ -21,6 +20,7 @@ from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, place
 from maris_fast.errors import InputError
+from maris_fast.images import check_image, load_image
 
 
 def write_cache(
@@ -79,7 +79,7 @@ def check_dataset(source: ImportedDataset, splits: Sequence[str], sam: SamEncode
                     "all sentences of an image belong into one record"
                 )
             seen.add(record.image_id)
-            check_image(root / record.image, record)
+            check_image(root / record.image, (record.height, record.width))
             sam.grid(record.height, record.width)
             for expression in record.expressions:
                 try:
@@ -100,7 +100,9 @@ def encode_groups(
     """
     waiting = iter(records)
     while batch := list(islice(waiting, batch_size)):
-        features = sam.encode([load_image(root / record.image, record) for record in batch])
+        features = sam.encode(
+            [load_image(root / record.image, (record.height, record.width)) for record in batch]
+        )
         sentences = [expression.text for record in batch for expression in record.expressions]
         words = iter(text.encode(sentences))
         for record, levels in zip(batch, features, strict=True):

@@ -22,11 +22,11 @@ def predict(
     """Segment what a sentence refers to; writes <image>-<n>-mask.png and <image>-<n>-overlay.png."""
     from PIL import Image
 
-    from maris_fast.images import open_image
+    from maris_fast.images import load_image
     from maris_fast.pictures import Panel, overlay
     from maris_fast.prediction import Predictor
 
-    picture = open_image(image)
+    picture = load_image(image)
     predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
     if predictor.meta.random_encoders:
         names = " and ".join(predictor.meta.random_encoders)

@@ -90,10 +90,9 @@ def _beside(package: Any, name: str) -> Path:
 
 def _draw(weights: Path, dataset: Path, out: Path) -> None:
     """Overlays of the first held-out expressions of each kind."""
-    from PIL import Image
-
     from maris_fast.data_shards.cache.masks import decode_rle
     from maris_fast.data_shards.records import ImportedDataset
+    from maris_fast.images import load_image
     from maris_fast.pictures import Panel, sheet
     from maris_fast.prediction import Predictor
 
@@ -102,7 +101,7 @@ def _draw(weights: Path, dataset: Path, out: Path) -> None:
     panels = []
     for record, index in _examples(list(source.records("val"))):
         expression = record.expressions[index]
-        image = Image.open(Path(source.info.image_root) / record.image).convert("RGB")
+        image = load_image(Path(source.info.image_root) / record.image)
         (mask,) = predictor.masks(image, [expression.text])
         truth = decode_rle(record.targets[expression.target].mask) > 0
         panels.append(Panel(image, mask, expression.text, truth))

@@ -1,0 +1,227 @@
+"""The model against the paper's equations, written out again in a few lines of their own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maris_fast.config import ModelSettings
+from maris_fast.model import Maris
+from maris_fast.model.feature_enhancement import FeatureEnhancement
+from maris_fast.model.mask_decoder import MaskDecoder, Upsampling
+from maris_fast.model.mutual_aware_attention import MutualAwareAttention
+from maris_fast.model.positions import sine_positions
+
+C, HEADS, C_V, C_T, GRID, WORDS = 16, 4, 24, 12, (5, 3), 4
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def make(**changes: object) -> Maris:
+    settings = ModelSettings.model_validate({"channels": C, "heads": HEADS, **changes})
+    return Maris(settings, C_V, C_T).double().eval()
+
+
+def inputs(*expressions_of_images: int) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    images, expressions = len(expressions_of_images), sum(expressions_of_images)
+    features = [torch.randn(images, *GRID, C_V, dtype=torch.float64) for _ in range(3)]
+    words = torch.randn(expressions, WORDS, C_T, dtype=torch.float64)
+    lengths = torch.arange(expressions) % WORDS + 1
+    offsets = torch.tensor([0, *expressions_of_images]).cumsum(0).to(torch.int32)
+    return features, words, torch.arange(WORDS) < lengths[:, None], offsets
+
+
+def mlp(module: nn.Sequential, x: Tensor) -> Tensor:
+    """Linear, GELU, Linear."""
+    hidden = x @ module[0].weight.T + module[0].bias
+    return 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2))) @ module[2].weight.T + module[2].bias
+
+
+def cba(module: nn.Sequential, tokens: Tensor) -> Tensor:
+    """3×3 convolution, BatchNorm with running statistics, GELU; [N, h, w, C] in and out."""
+    convolved = F.conv2d(tokens.permute(0, 3, 1, 2), module[0].weight, padding=1)
+    norm = module[1]
+    mean, variance = norm.running_mean[:, None, None], norm.running_var[:, None, None]
+    normalised = (convolved - mean) / (variance + norm.eps).sqrt()
+    return F.gelu(normalised * norm.weight[:, None, None] + norm.bias[:, None, None]).permute(0, 2, 3, 1)
+
+
+def attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """softmax(Q Kᵀ / √d) V, one head and one row at a time."""
+    q, k, v = module.query(query), module.key(key), module.value(value)
+    d = C // HEADS
+    out = torch.zeros_like(q)
+    for b in range(len(q)):
+        for head in range(HEADS):
+            part = slice(head * d, (head + 1) * d)
+            keys = torch.arange(k.shape[1]) if mask is None else mask[b].nonzero()[:, 0]
+            for row in range(q.shape[1]):
+                weights = torch.softmax(k[b, keys, part] @ q[b, row, part] / math.sqrt(d), dim=0)
+                out[b, row, part] = weights @ v[b, keys, part]
+    return module.out(out)
+
+
+def test_feature_enhancement_is_equations_1_and_2() -> None:
+    module = FeatureEnhancement(C_V, C, "none").double().eval()
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    f1, f2, f3 = inputs(1, 1)[0]
+    early = cba(module.cba_early, torch.cat([mlp(module.mlp_v1, f1), mlp(module.mlp_v2, f2)], dim=3))
+    wanted = cba(module.cba, torch.cat([mlp(module.mlp_early, early), mlp(module.mlp_v3, f3)], dim=3))
+    torch.testing.assert_close(module([f1, f2, f3]), wanted)
+
+
+def test_mutual_aware_attention_is_equations_3_to_5() -> None:
+    settings = ModelSettings(channels=C, heads=HEADS, tau=0.6)
+    block = MutualAwareAttention(settings, C, C_T).double()
+    f_v = torch.randn(2, 6, C, dtype=torch.float64)
+    _, f_l, word_mask, offsets = inputs(2, 1)
+    f_lav, f_val = block(f_v, f_l, word_mask, 0.6, offsets)
+    for e, image in enumerate((0, 0, 1)):
+        z_v, z_l = f_v[image] @ block.W_v.weight.T, f_l[e] @ block.W_l.weight.T
+        for i in range(6):
+            S = z_l @ z_v[i]
+            kept = (1 / (1 + torch.exp(-S)) >= 0.6) & word_mask[e]
+            A = torch.zeros(WORDS, dtype=torch.float64)
+            A[kept] = torch.softmax(S[kept], dim=0)
+            torch.testing.assert_close(f_lav[e, i], F.layer_norm(A @ z_l + z_v[i], (C,)))
+        padded = ~word_mask[e]
+        torch.testing.assert_close(f_val[e, padded], F.layer_norm(z_l[padded], (C,)))
+
+
+def test_a_decoder_block_is_equations_6_to_8() -> None:
+    decoder = MaskDecoder(ModelSettings(channels=C, heads=HEADS)).double().eval()
+    f_lav = torch.randn(2, 15, C, dtype=torch.float64)
+    f_c = torch.randn(2, 1 + WORDS, C, dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, False, False], [True] * 5])
+    block = decoder.blocks[0]
+    hat_lav = attention(block.self_lav, f_lav, f_lav, f_lav) + f_lav
+    hat_c = attention(block.self_c, f_c, f_c, f_c, mask) + f_c
+    bar_lav = attention(block.cross, hat_lav, hat_c, hat_c, mask) + hat_lav
+    evolved, tokens = block(f_lav, f_c, mask, 0.0)
+    torch.testing.assert_close(evolved, bar_lav)
+    torch.testing.assert_close(tokens, hat_c)
+
+
+def test_the_mask_is_the_query_times_the_upsampled_map() -> None:
+    decoder = MaskDecoder(ModelSettings(channels=C, heads=HEADS, decoder_blocks=1)).double().eval()
+    _, _, word_mask, _ = inputs(2)
+    f_lav = torch.randn(2, 15, C, dtype=torch.float64)
+    f_val = torch.randn(2, WORDS, C, dtype=torch.float64)
+    logits = decoder(f_lav, f_val, word_mask, GRID)
+    f_c = torch.cat([decoder.query.expand(2, -1, -1), f_val], dim=1)
+    token_mask = torch.cat([torch.ones(2, 1, dtype=torch.bool), word_mask], dim=1)
+    f_lav, f_c = decoder.blocks[0](f_lav, f_c, token_mask, 0.0)
+    fine = cba(decoder.upsampling[0], f_lav.unflatten(1, GRID))
+    fine = F.interpolate(fine.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear").permute(0, 2, 3, 1)
+    fine = F.interpolate(
+        cba(decoder.upsampling[2], fine).permute(0, 3, 1, 2), scale_factor=2, mode="bilinear"
+    )
+    assert fine.shape == (2, C // 4, 4 * GRID[0], 4 * GRID[1])
+    query = mlp(decoder.query_mlp, f_c[:, 0])
+    for e in range(2):
+        torch.testing.assert_close(logits[e], (query[e][:, None, None] * fine[e]).sum(0))
+
+
+def test_upsampling_halves_the_width_twice() -> None:
+    assert Upsampling(C)(torch.randn(1, C, 5, 3)).shape == (1, C // 4, 20, 12)
+
+
+def test_expressions_do_not_see_each_other() -> None:
+    model = make()
+    features, words, word_mask, offsets = inputs(3, 1, 2)
+    together = model(features, words, word_mask, offsets)
+    for e, image in enumerate((0, 0, 0, 1, 2, 2)):
+        alone = model(
+            [level[image : image + 1] for level in features],
+            words[e : e + 1],
+            word_mask[e : e + 1],
+            torch.tensor([0, 1], dtype=torch.int32),
+        )
+        torch.testing.assert_close(alone[0], together[e])
+
+
+def test_padded_words_change_nothing() -> None:
+    model = make(decoder_norm="pre", decoder_feed_forward=2)
+    features, words, word_mask, offsets = inputs(2, 2)
+    noise = torch.where(word_mask[..., None], words, 1e3 * torch.randn_like(words))
+    torch.testing.assert_close(
+        model(features, noise, word_mask, offsets), model(features, words, word_mask, offsets)
+    )
+
+
+@pytest.mark.parametrize("keep", ["relevant", "irrelevant", "all"])
+def test_each_gate_gives_finite_masks_and_gradients(keep: str) -> None:
+    model = make(keep=keep).train()
+    features, words, word_mask, offsets = inputs(2, 3)
+    logits = model(features, words, word_mask, offsets)
+    logits.square().mean().backward()
+    assert logits.isfinite().all()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_the_whole_model_has_the_gradient_of_finite_differences() -> None:
+    # keep='all': a step across the gate is no derivative.
+    model = (
+        Maris(ModelSettings(channels=8, heads=2, keep="all", attention_impl="reference"), 6, 5)
+        .double()
+        .eval()
+    )
+    features = [torch.randn(1, 2, 2, 6, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    words = torch.randn(2, 2, 5, dtype=torch.float64, requires_grad=True)
+    word_mask = torch.tensor([[True, True], [True, False]])
+    offsets = torch.tensor([0, 2], dtype=torch.int32)
+    assert torch.autograd.gradcheck(
+        lambda f1, f2, f3, w: model([f1, f2, f3], w, word_mask, offsets), (*features, words)
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ma_blocks": 0},
+        {"ma_blocks": 3},
+        {"decoder_blocks": 3},
+        {"decoder_norm": "post"},
+        {"decoder_positions": "sine"},
+        {"feature_positions": "sine"},
+        {"input_norm": "layer"},
+        {"decoder_feed_forward": 1.5},
+    ],
+)
+def test_each_switch_changes_the_function(changes: dict[str, object]) -> None:
+    data = inputs(1, 2)
+    torch.manual_seed(1)
+    plain = make()
+    torch.manual_seed(1)
+    changed = make(**changes)
+    for model in (plain, changed):
+        # Parameters that both have are the same ones, so only the switch can make the difference.
+        for name, parameter in model.named_parameters():
+            generator = torch.Generator().manual_seed(sum(map(ord, name)))
+            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5
+    assert changed(*data).shape == (3, 20, 12)
+    assert not torch.allclose(plain(*data), changed(*data))
+
+
+def test_sine_positions_tell_every_token_from_every_other() -> None:
+    positions = sine_positions(64, 48, 64, device=torch.device("cpu"), dtype=torch.float32).flatten(0, 1)
+    distance = torch.cdist(positions, positions) + 10 * torch.eye(len(positions))
+    assert distance.min() > 0.05
+
+
+def test_the_paper_s_model_has_about_ten_million_parameters() -> None:
+    model = Maris(ModelSettings(), visual_channels=1280, text_channels=768)
+    assert 5e6 < sum(parameter.numel() for parameter in model.parameters()) < 15e6
