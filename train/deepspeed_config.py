@@ -42,7 +42,7 @@ def deepspeed_config(settings: TrainingSettings, world: int) -> dict[str, Any]:
         # ZeRO 0 is clipped by us: DeepSpeed would not tell the norm there.
         "gradient_clipping": settings.optimiser.clip_norm if engine.zero_stage else 0.0,
         "zero_optimization": _zero(settings),
-        # torch's AdamW everywhere: no operator to build, and one checkpoint format.
+        # torch's fused AdamW everywhere, on the host too: no operator to build, and one checkpoint format.
         "zero_force_ds_cpu_optimizer": False,
         "wall_clock_breakdown": False,
         # The throughput timer would wait for the device each step.

@@ -22,7 +22,7 @@ def create_moments(engine: Any) -> None:
     adam = _adam(engine)
     for shard in _shards(engine):
         adam.state[shard] = {
-            "step": torch.tensor(0.0, device=shard.device if adam.defaults["fused"] else "cpu"),
+            "step": torch.tensor(0.0, device=shard.device),
             **{key: torch.zeros_like(shard, requires_grad=False) for key in MOMENTS},
         }
     if engine.zero_optimization_stage() in (1, 2):
