@@ -15,10 +15,10 @@ COLOURS = {
     "purple": (150, 45, 190),
     "white": (245, 245, 245),
 }
-RADII = {"small": 0.065, "medium": 0.1, "large": 0.15}
+RADII = {"small": 0.075, "medium": 0.11, "large": 0.16}
 RADIUS_JITTER = 0.06
 GAP = 0.015
-MIN_OBJECTS, MAX_OBJECTS = 3, 6
+MIN_OBJECTS, MAX_OBJECTS = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,10 @@ def _normalised(vertices: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((vertices - centre) * np.sqrt(np.pi / area))
 
 
-def _regular(corners: int, radii: tuple[float, ...] = (1.0,)) -> NDArray[np.float64]:
-    """Corners on circles around 0, the first at the top, their distance cycling through ``radii``."""
+def _regular(corners: int) -> NDArray[np.float64]:
+    """Corners on the unit circle around 0, the first at the top."""
     angle = 2 * np.pi * np.arange(corners) / corners
-    distance = np.resize(radii, corners)
-    return np.stack([distance * np.sin(angle), -distance * np.cos(angle)], axis=1)
+    return np.stack([np.sin(angle), -np.cos(angle)], axis=1)
 
 
 _ARM = 0.36
@@ -67,13 +66,12 @@ OUTLINES = {
     "square": _normalised(np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])),
     "triangle": _normalised(_regular(3)),
     "cross": _normalised(np.array([*_CROSS, *((-x, -y) for x, y in _CROSS)])),
-    "star": _normalised(_regular(10, (1.0, 0.45))),
 }
 _HALF_EXTENT = {shape: tuple(np.abs(outline).max(axis=0).tolist()) for shape, outline in OUTLINES.items()}
 
 
 def sample_scene(rng: np.random.Generator) -> tuple[SceneObject, ...]:
-    """3 to 6 objects of two or three shapes and colours, so that most have a look-alike to be told from."""
+    """3 to 5 objects of two or three shapes and colours, so that most have a look-alike to be told from."""
     shapes = rng.permutation(list(OUTLINES))[: rng.integers(2, 4)].tolist()
     colours = rng.permutation(list(COLOURS))[: rng.integers(2, 4)].tolist()
     wanted = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))

@@ -11,7 +11,7 @@ import numpy as np
 from maris_fast.data_shards.synthetic.meaning import Description, Side, Size, clear_referent
 from maris_fast.data_shards.synthetic.scene import SceneObject
 
-SENTENCES_AN_IMAGE = 5
+SENTENCES_AN_IMAGE = 7
 SENTENCES_A_REF = 3
 KINDS = ("colour", "shape", "colour+shape", "size", "position", "relation")
 
@@ -41,7 +41,7 @@ class Sentence:
 
 
 def choose_sentences(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[Sentence]:
-    """About five sentences, each true of one object alone, the kinds as even as the scene allows."""
+    """About seven sentences, each true of one object alone, the kinds as even as the scene allows."""
     candidates = _Candidates()
     for kind, description in _descriptions(objects):
         target = clear_referent(description, objects)

@@ -52,7 +52,7 @@ ARCHITECTURES = {
     "vit_l": SamArchitecture(1024, 24, 16, (5, 11, 17, 23), 14, 1024),
     "vit_b": SamArchitecture(768, 12, 12, (2, 5, 8, 11), 14, 1024),
     # Not one of SAM's: small enough for a laptop, the same class and the same kinds of block.
-    "vit_tiny": SamArchitecture(192, 8, 4, (1, 3, 5, 7), 8, 256),
+    "vit_tiny": SamArchitecture(128, 8, 4, (1, 3, 5, 7), 8, 256),
 }
 
 

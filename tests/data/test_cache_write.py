@@ -53,9 +53,9 @@ def test_a_stock_webdataset_reads_it_without_our_code(cache: Path, dataset: Path
         assert annotation["random_encoders"] == ["sam", "text"]
         h, w = annotation["geometry"]["h"], annotation["geometry"]["w"]
         for level in ("level1.npy", "level2.npy", "level3.npy"):
-            assert sample[level].shape == (h, w, 192)
+            assert sample[level].shape == (h, w, 128)
             assert sample[level].dtype == np.int8
-        assert sample["scales.npy"].shape == (3, 192)
+        assert sample["scales.npy"].shape == (3, 128)
         offsets = annotation["word_offsets"]
         assert len(offsets) == len(one.expressions) + 1
         assert sample["words.npy"].shape == (offsets[-1], 64)
@@ -114,7 +114,7 @@ def test_the_manifest_says_what_is_there_and_that_it_is_random(cache: Path) -> N
     train = manifest.splits["train"]
     assert (train.images, train.expressions, train.targets) == (5, 15, 9)
     assert train.truncated_expressions == 0
-    assert (manifest.channels, manifest.text_channels) == (192, 64)
+    assert (manifest.channels, manifest.text_channels) == (128, 64)
     assert manifest.encoder_settings == tiny_settings().encoders
 
 

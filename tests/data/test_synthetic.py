@@ -25,7 +25,7 @@ from maris_fast.data_shards.synthetic.scene import COLOURS, sample_scene
 from maris_fast.errors import InputError
 
 TRAIN, VAL, SIZE = 60, 12, 128
-SHAPES = {"circle", "square", "triangle", "cross", "star"}
+SHAPES = {"circle", "square", "triangle", "cross"}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ SENTENCE = re.compile(
     r"(?:the )?"
     r"(?:(?P<most>leftmost|rightmost|top|bottom|smallest|largest|small|large) )?"
     r"(?:(?P<colour>red|green|blue|yellow|purple|white) )?"
-    r"(?P<noun>circle|square|triangle|cross|star|object|one)"
+    r"(?P<noun>circle|square|triangle|cross|object|one)"
     r"(?: (?P<on>on the left|on the right|at the top|at the bottom))?"
     r"(?: (?P<relation>above|below|to the left of|to the right of) (?P<anchor>the .+))?"
 )

@@ -170,7 +170,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path: 
 
 def test_a_checkpoint_of_another_architecture_says_what_was_found_and_needed(tmp_path: Path) -> None:
     path, _ = saved_sam(tmp_path)
-    with pytest.raises(CheckpointError, match=r"width 192 and 8 blocks.*768 and 12.*vit_tiny"):
+    with pytest.raises(CheckpointError, match=r"width 128 and 8 blocks.*768 and 12.*vit_tiny"):
         SamEncoder(SamSettings(arch="vit_b", weights=str(path)))
 
 
