@@ -18,9 +18,12 @@ from typing import Any
 
 import torch
 
+from maris_fast.config import TrainingSettings
 from maris_fast.errors import MarisError
 from maris_fast.losses import expression_losses
+from maris_fast.train import engine as engine_module
 from maris_fast.train import master_state
+from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.engine import Engine
 from maris_fast.train.loop import train
 from maris_fast.train.ranks import Ranks, join, leave
@@ -170,14 +173,14 @@ def divergence(ranks: Ranks, folder: Path) -> Any:
 
 
 def maris(ranks: Ranks, folder: Path) -> Any:
-    """MARIS itself on a real cache at ZeRO 2: the curves in one go and stopped in the middle of an epoch."""
+    """MARIS itself on a real cache at ZeRO 3: the curves in one go and stopped in the middle of an epoch."""
     shape = {
         "data.cache": str(folder / "cache"),
         "data.expressions_per_step": 5,
         "data.val_split": "train",
         "model.channels": 16,
         "model.heads": 2,
-        "engine.zero_stage": 2,
+        "engine.zero_stage": 3,
         "schedule.epochs": 2,
     }
     whole = toy_settings(folder / "maris", **shape)
@@ -221,12 +224,21 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
 }
 
 
+def _scattered(settings: TrainingSettings, world: int) -> dict[str, Any]:
+    """ZeRO 3 keeps parameters as small as these on every rank, unless told not to."""
+    config = deepspeed_config(settings, world)
+    if settings.engine.zero_stage == 3:
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return config
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank")
     parser.add_argument("folder", type=Path)
     parser.add_argument("scenarios", nargs="+", choices=SCENARIOS)
     options = parser.parse_args()
+    engine_module.deepspeed_config = _scattered
     ranks = join(toy_settings(options.folder).engine)
     results = {name: SCENARIOS[name](ranks, options.folder) for name in options.scenarios}
     (options.folder / f"{ranks.rank}.json").write_text(json.dumps(results))
