@@ -82,6 +82,7 @@ class TextEncoder:
         quick_gelu = bool(config.get("quick_gelu", False) or source.quick_gelu)
         tower = _build(settings, config, quick_gelu, source.path)
         self.tower = tower.to(device).requires_grad_(False).eval()
+        self._causal_mask = self.tower.attn_mask
         self.device = torch.device(device)
         self.channels: int = config["text_cfg"]["width"]
         self.context_length: int = config["text_cfg"].get("context_length", 77)
@@ -132,11 +133,14 @@ class TextEncoder:
 
     @torch.no_grad()
     def _encode_batch(self, batch: list[TokenisedText]) -> list[TextFeatures]:
-        # The tower's causal mask has its full length; what stands behind the end token cannot be seen.
-        ids = torch.zeros(len(batch), self.context_length, dtype=torch.long)
+        # What stands behind the end token cannot be seen, so the batch's longest expression is all that is
+        # computed; the tower adds its causal mask whole, so the mask is cut too.
+        longest = max(len(text.ids) for text in batch)
+        self.tower.attn_mask = self._causal_mask[:longest, :longest]
+        ids = torch.zeros(len(batch), longest, dtype=torch.long)
         for row, text in zip(ids, batch, strict=True):
             row[: len(text.ids)] = torch.tensor(text.ids)
-        _, tokens = self.tower(ids.to(self.device))  # [E, context_length, C']
+        _, tokens = self.tower(ids.to(self.device))  # [E, longest, C']
         return [
             TextFeatures(row[1 : len(text.ids)].float().clone(), text.tokens, text.truncated)
             for row, text in zip(tokens, batch, strict=True)
