@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -151,3 +152,16 @@ def _check(
             f"expr_offsets is {expr_offsets.dtype} {tuple(expr_offsets.shape)}; "
             f"needed is int32 ({z_v.shape[0] + 1},)"
         )
+    elif expr_offsets.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_offsets(expr_offsets.tolist(), z_l.shape[0])
+
+
+def _check_offsets(offsets: list[int], expressions: int) -> None:
+    """Only for offsets on the CPU: to read them from a GPU would stop a training step to wait for it."""
+    if offsets[0] != 0 or offsets[-1] != expressions:
+        raise ValueError(
+            f"expr_offsets runs from {offsets[0]} to {offsets[-1]}; needed is from 0 to {expressions}, "
+            "the number of expressions"
+        )
+    if any(start > stop for start, stop in pairwise(offsets)):
+        raise ValueError(f"expr_offsets is {offsets}; needed are offsets that never fall")
