@@ -1,0 +1,161 @@
+"""The forward kernels: one walk over the visual tokens, then a small one over the words."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# What the gate keeps, as a constant of the kernel.
+KEEP_RELEVANT = 0
+KEEP_IRRELEVANT = 1
+KEEP_ALL = 2
+
+
+@triton.jit
+def image_of_expression(expr_offsets_ptr, e, I):
+    """How many of the I + 1 offsets are at most e, less one; the last image that starts at or before e."""
+    image = tl.full((), -1, tl.int32)
+    for start in range(0, I, 64):
+        index = start + tl.arange(0, 64)
+        offset = tl.load(expr_offsets_ptr + index, mask=index < I, other=2147483647)
+        image += tl.sum((offset <= e).to(tl.int32), axis=0)
+    return image
+
+
+@triton.jit
+def softmax_of_kept(S, kept):
+    """Softmax over the kept words of each row; a row that keeps nothing is 0."""
+    S = tl.where(kept, S, float("-inf"))
+    highest = tl.max(S, axis=1)
+    highest = tl.where(highest == float("-inf"), 0.0, highest)
+    P = tl.where(kept, tl.exp(S - highest[:, None]), 0.0)
+    total = tl.sum(P, axis=1)
+    return P / tl.where(total > 0, total, 1.0)[:, None]
+
+
+@triton.jit
+def mutual_attention_fwd_kernel(
+    z_v_ptr,  # [I, L_v, C]
+    z_l_ptr,  # [E, L_t, C]
+    weight_ptr,  # [C]
+    bias_ptr,  # [C]
+    word_mask_ptr,  # [E, L_t], uint8
+    expr_offsets_ptr,  # [I + 1]
+    f_lav_ptr,  # [E, L_v, C]
+    mean_ptr,  # [E, L_v]
+    rstd_ptr,  # [E, L_v]
+    gate_ptr,  # [E, L_v, GATE_WORDS], 32 pairs an int32
+    partial_ptr,  # [E, splits, L_t, C], this split's share of Aᵀ Z_v
+    I,
+    L_v,
+    L_t,
+    tiles_per_split,
+    threshold,
+    eps,
+    C: tl.constexpr,
+    GATE_WORDS: tl.constexpr,
+    KEEP: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    HAS_GROUPS: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Grid (E, splits): expressions of one image run side by side and read its tokens from the cache."""
+    e = tl.program_id(0)
+    split = tl.program_id(1)
+    image = image_of_expression(expr_offsets_ptr, e, I) if HAS_GROUPS else e
+    z_v_ptr += image.to(tl.int64) * L_v * C
+    z_l_ptr += e.to(tl.int64) * L_t * C
+    row_base = e.to(tl.int64) * L_v
+    BITS: tl.constexpr = 32 if BLOCK_T > 32 else BLOCK_T
+
+    words = tl.arange(0, BLOCK_T)
+    channels = tl.arange(0, BLOCK_C)
+    is_channel = channels < C
+    is_word = words < L_t
+    is_z_l = is_word[:, None] & is_channel[None, :]
+    z_l = tl.load(z_l_ptr + words[:, None] * C + channels[None, :], mask=is_z_l, other=0.0)
+    may_keep = is_word
+    if HAS_MASK:
+        may_keep = tl.load(word_mask_ptr + e.to(tl.int64) * L_t + words, mask=is_word, other=0) != 0
+
+    gathered = tl.zeros((BLOCK_T, BLOCK_C), dtype=tl.float32)
+    first = split * tiles_per_split
+    for tile in range(first, min(first + tiles_per_split, tl.cdiv(L_v, BLOCK_V))):
+        rows = tile * BLOCK_V + tl.arange(0, BLOCK_V)
+        is_row = rows < L_v
+        places = rows.to(tl.int64)[:, None] * C + channels[None, :]
+        is_z_v = is_row[:, None] & is_channel[None, :]
+        z_v = tl.load(z_v_ptr + places, mask=is_z_v, other=0.0)
+
+        S = tl.dot(z_v, tl.trans(z_l), input_precision="ieee")
+        if KEEP == 0:
+            kept = S >= threshold
+        elif KEEP == 1:
+            kept = S < threshold
+        else:
+            kept = tl.full((BLOCK_V, BLOCK_T), 1, tl.int1)
+        kept = kept & may_keep[None, :]
+        A = softmax_of_kept(S, kept).to(z_v.dtype)
+
+        bits = tl.reshape(kept.to(tl.int32), (BLOCK_V, BLOCK_T // BITS, BITS))
+        packed = tl.sum(bits << tl.arange(0, BITS)[None, None, :], axis=2)
+        slots = tl.arange(0, BLOCK_T // BITS)
+        tl.store(
+            gate_ptr + (row_base + rows)[:, None] * GATE_WORDS + slots[None, :],
+            packed,
+            mask=is_row[:, None] & (slots < GATE_WORDS)[None, :],
+        )
+
+        gathered = tl.dot(tl.trans(A), z_v, gathered, input_precision="ieee")
+
+        X = tl.dot(A, z_l, input_precision="ieee") + z_v.to(tl.float32)
+        mean = tl.sum(X, axis=1) / C
+        X = tl.where(is_channel[None, :], X - mean[:, None], 0.0)
+        rstd = 1.0 / tl.sqrt(tl.sum(X * X, axis=1) / C + eps)
+        # Loaded here, not before the loop: held through it they cost dozens of registers.
+        weight = tl.load(weight_ptr + channels, mask=is_channel, other=0.0).to(tl.float32)
+        bias = tl.load(bias_ptr + channels, mask=is_channel, other=0.0).to(tl.float32)
+        f_lav = X * rstd[:, None] * weight[None, :] + bias[None, :]
+        tl.store(f_lav_ptr + row_base * C + places, f_lav.to(f_lav_ptr.dtype.element_ty), mask=is_z_v)
+        tl.store(mean_ptr + row_base + rows, mean, mask=is_row)
+        tl.store(rstd_ptr + row_base + rows, rstd, mask=is_row)
+
+    partial_ptr += (e.to(tl.int64) * tl.num_programs(1) + split) * L_t * C
+    tl.store(partial_ptr + words[:, None] * C + channels[None, :], gathered, mask=is_z_l)
+
+
+@triton.jit
+def mutual_attention_fwd_words_kernel(
+    z_l_ptr,  # [E, L_t, C]
+    partial_ptr,  # [E, splits, L_t, C]
+    weight_ptr,  # [C]
+    bias_ptr,  # [C]
+    y_ptr,  # [E, L_t, C], fp32
+    f_val_ptr,  # [E, L_t, C]
+    L_t,
+    splits,
+    eps,
+    C: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Grid (E * L_t): Y = Aᵀ Z_v + Z_l of one word, its splits added in their order, and its LayerNorm."""
+    row = tl.program_id(0).to(tl.int64)
+    e = row // L_t
+    word = row % L_t
+    channels = tl.arange(0, BLOCK_C)
+    is_channel = channels < C
+    y = tl.zeros((BLOCK_C,), dtype=tl.float32)
+    for split in range(0, splits):
+        place = ((e * splits + split) * L_t + word) * C
+        y += tl.load(partial_ptr + place + channels, mask=is_channel, other=0.0)
+    y += tl.load(z_l_ptr + row * C + channels, mask=is_channel, other=0.0).to(tl.float32)
+    tl.store(y_ptr + row * C + channels, y, mask=is_channel)
+
+    centred = tl.where(is_channel, y - tl.sum(y, axis=0) / C, 0.0)
+    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / C + eps)
+    weight = tl.load(weight_ptr + channels, mask=is_channel, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + channels, mask=is_channel, other=0.0).to(tl.float32)
+    f_val = centred * rstd * weight + bias
+    tl.store(f_val_ptr + row * C + channels, f_val.to(f_val_ptr.dtype.element_ty), mask=is_channel)
