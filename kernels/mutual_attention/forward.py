@@ -23,6 +23,15 @@ def image_of_expression(expr_offsets_ptr, e, I):
 
 
 @triton.jit
+def inside(is_row, channels, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Mask of a block of rows and channels; where the blocks divide C only the rows are asked."""
+    mask = is_row[:, None]
+    if C % BLOCK_C != 0:
+        mask = mask & (channels < C)[None, :]
+    return mask
+
+
+@triton.jit
 def softmax_of_kept(S, kept):
     """Softmax over the kept words of each row; a row that keeps nothing is 0."""
     S = tl.where(kept, S, float("-inf"))
@@ -74,20 +83,23 @@ def mutual_attention_fwd_kernel(
     channels = tl.arange(0, BLOCK_C)
     is_channel = channels < C
     is_word = words < L_t
-    is_z_l = is_word[:, None] & is_channel[None, :]
-    z_l = tl.load(z_l_ptr + words[:, None] * C + channels[None, :], mask=is_z_l, other=0.0)
+    is_z_l = inside(is_word, channels, C, BLOCK_C)
+    places_l = words[:, None] * C + channels[None, :]
+    z_l = tl.load(z_l_ptr + places_l, mask=is_z_l, other=0.0)
     may_keep = is_word
     if HAS_MASK:
         may_keep = tl.load(word_mask_ptr + e.to(tl.int64) * L_t + words, mask=is_word, other=0) != 0
 
+    in_tile = tl.arange(0, BLOCK_V)
+    places_v = in_tile[:, None] * C + channels[None, :]
     gathered = tl.zeros((BLOCK_T, BLOCK_C), dtype=tl.float32)
     first = split * tiles_per_split
     for tile in range(first, min(first + tiles_per_split, tl.cdiv(L_v, BLOCK_V))):
-        rows = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-        is_row = rows < L_v
-        places = rows.to(tl.int64)[:, None] * C + channels[None, :]
-        is_z_v = is_row[:, None] & is_channel[None, :]
-        z_v = tl.load(z_v_ptr + places, mask=is_z_v, other=0.0)
+        # 64 bits reach the tile; inside it 32 are enough, which halves what the addresses cost.
+        start = tl.cast(tile, tl.int64) * BLOCK_V
+        is_row = start + in_tile < L_v
+        is_z_v = inside(is_row, channels, C, BLOCK_C)
+        z_v = tl.load(z_v_ptr + start * C + places_v, mask=is_z_v, other=0.0)
 
         S = tl.dot(z_v, tl.trans(z_l), input_precision="ieee")
         if KEEP == 0:
@@ -103,7 +115,7 @@ def mutual_attention_fwd_kernel(
         packed = tl.sum(bits << tl.arange(0, BITS)[None, None, :], axis=2)
         slots = tl.arange(0, BLOCK_T // BITS)
         tl.store(
-            gate_ptr + (row_base + rows)[:, None] * GATE_WORDS + slots[None, :],
+            gate_ptr + (row_base + start) * GATE_WORDS + in_tile[:, None] * GATE_WORDS + slots[None, :],
             packed,
             mask=is_row[:, None] & (slots < GATE_WORDS)[None, :],
         )
@@ -112,18 +124,20 @@ def mutual_attention_fwd_kernel(
 
         X = tl.dot(A, z_l, input_precision="ieee") + z_v.to(tl.float32)
         mean = tl.sum(X, axis=1) / C
-        X = tl.where(is_channel[None, :], X - mean[:, None], 0.0)
+        X = X - mean[:, None]
+        if C % BLOCK_C != 0:
+            X = tl.where(is_channel[None, :], X, 0.0)
         rstd = 1.0 / tl.sqrt(tl.sum(X * X, axis=1) / C + eps)
         # Loaded here, not before the loop: held through it they cost dozens of registers.
         weight = tl.load(weight_ptr + channels, mask=is_channel, other=0.0).to(tl.float32)
         bias = tl.load(bias_ptr + channels, mask=is_channel, other=0.0).to(tl.float32)
         f_lav = X * rstd[:, None] * weight[None, :] + bias[None, :]
-        tl.store(f_lav_ptr + row_base * C + places, f_lav.to(f_lav_ptr.dtype.element_ty), mask=is_z_v)
-        tl.store(mean_ptr + row_base + rows, mean, mask=is_row)
-        tl.store(rstd_ptr + row_base + rows, rstd, mask=is_row)
+        tl.store(f_lav_ptr + (row_base + start) * C + places_v, f_lav.to(f_lav_ptr.dtype.element_ty), mask=is_z_v)
+        tl.store(mean_ptr + row_base + start + in_tile, mean, mask=is_row)
+        tl.store(rstd_ptr + row_base + start + in_tile, rstd, mask=is_row)
 
     partial_ptr += (e.to(tl.int64) * tl.num_programs(1) + split) * L_t * C
-    tl.store(partial_ptr + words[:, None] * C + channels[None, :], gathered, mask=is_z_l)
+    tl.store(partial_ptr + places_l, gathered, mask=is_z_l)
 
 
 @triton.jit
