@@ -155,7 +155,7 @@ def mutual_attention_bwd_kernel(
             z_v_dy = tl.zeros((BLOCK_V, BLOCK_T), dtype=tl.float32)
             gw_sum = tl.zeros((BLOCK_V,), dtype=tl.float32)
             gw_z_v = tl.zeros((BLOCK_V,), dtype=tl.float32)
-            for start in tl.range(0, C, CHUNK, num_stages=STAGES):
+            for start in tl.range(0, C, CHUNK, num_stages=STAGES, disable_licm=True):
                 channels = start + tl.arange(0, CHUNK)
                 is_channel = channels < C
                 is_z_v = inside(is_row, channels, C, CHUNK)
@@ -195,7 +195,7 @@ def mutual_attention_bwd_kernel(
             dS = dS.to(z_v_ptr.dtype.element_ty)
 
             # No prefetch in this loop: it reads back what it stored for the tile or expression before.
-            for start in tl.range(0, C, CHUNK, num_stages=1):
+            for start in tl.range(0, C, CHUNK, num_stages=1, disable_licm=True):
                 channels = start + tl.arange(0, CHUNK)
                 is_channel = channels < C
                 is_z_v = inside(is_row, channels, C, CHUNK)

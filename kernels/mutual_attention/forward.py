@@ -94,7 +94,8 @@ def mutual_attention_fwd_kernel(
     places_v = in_tile[:, None] * C + channels[None, :]
     gathered = tl.zeros((BLOCK_T, BLOCK_C), dtype=tl.float32)
     first = split * tiles_per_split
-    for tile in range(first, min(first + tiles_per_split, tl.cdiv(L_v, BLOCK_V))):
+    end = min(first + tiles_per_split, tl.cdiv(L_v, BLOCK_V))
+    for tile in tl.range(first, end, disable_licm=True):
         # 64 bits reach the tile; inside it 32 are enough, which halves what the addresses cost.
         start = tl.cast(tile, tl.int64) * BLOCK_V
         is_row = start + in_tile < L_v
