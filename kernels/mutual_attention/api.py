@@ -70,8 +70,11 @@ def mutual_attention(
             raise ValueError(
                 f"{name} is {tuple(parameter.shape)}, needed is ({z_v.shape[2]},), the width of z_v"
             )
-    _implementation(impl, z_v)
-    return mutual_attention_reference(
+    if _implementation(impl, z_v, z_l) == "triton":
+        from maris_fast.kernels.mutual_attention.operator import mutual_attention_triton as implementation
+    else:
+        implementation = mutual_attention_reference
+    return implementation(
         z_v,
         z_l,
         ln_v_weight,
@@ -105,18 +108,33 @@ def mutual_attention_weights(
     )
 
 
-def chosen_impl(device: torch.device, dtype: torch.dtype) -> Impl:
-    """What ``impl="auto"`` takes for inputs of this device and dtype."""
-    return "reference"
+def chosen_impl(device: torch.device, dtype: torch.dtype, L_t: int = 32, C: int = 256) -> Impl:
+    """What ``impl="auto"`` takes for inputs of this device, dtype and size: Triton on CUDA where it can."""
+    if device.type != "cuda" or _why_not_triton(device, dtype, L_t, C) is not None:
+        return "reference"
+    return "triton"
 
 
-def _implementation(impl: Impl, z_v: Tensor) -> Impl:
+def _implementation(impl: Impl, z_v: Tensor, z_l: Tensor) -> Impl:
     if impl not in get_args(Impl):
         raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
-    chosen = chosen_impl(z_v.device, z_v.dtype) if impl == "auto" else impl
-    if chosen == "triton":
-        raise UnsupportedError("mutual_attention has no Triton kernel in this version; use impl='reference'")
-    return chosen
+    _, L_t, C = z_l.shape
+    if impl == "auto":
+        return chosen_impl(z_v.device, z_v.dtype, L_t, C)
+    if impl == "triton":
+        reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C)
+        if reason is not None:
+            raise UnsupportedError(f"{reason}; use impl='reference' or 'auto'")
+    return impl
+
+
+def _why_not_triton(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
+    """Why the Triton kernels can't take such inputs; None when they can."""
+    try:
+        from maris_fast.kernels.mutual_attention import operator
+    except ImportError as error:
+        return f"triton can't be imported ({error})"
+    return operator.why_unsupported(device, dtype, L_t, C)
 
 
 def _check(

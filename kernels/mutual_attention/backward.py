@@ -10,18 +10,18 @@ from maris_fast.kernels.mutual_attention.forward import inside, softmax_of_kept
 
 @triton.jit
 def mutual_attention_bwd_words_kernel(
-    grad_ptr,  # [E * L_t, C], dL/df_val
-    y_ptr,  # [E * L_t, C], fp32
-    weight_ptr,  # [C]
-    dy_ptr,  # [E * L_t, C], fp32
-    dw_partial_ptr,  # [programs, C]
-    db_partial_ptr,  # [programs, C]
-    total,
-    eps,
+    grad_ptr: tl.tensor,  # [E * L_t, C], dL/df_val
+    y_ptr: tl.tensor,  # [E * L_t, C], fp32
+    weight_ptr: tl.tensor,  # [C]
+    dy_ptr: tl.tensor,  # [E * L_t, C], fp32
+    dw_partial_ptr: tl.tensor,  # [programs, C]
+    db_partial_ptr: tl.tensor,  # [programs, C]
+    total: tl.tensor,
+    eps: tl.tensor,
     C: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
     """Grid (ceil(E * L_t / BLOCK_R)): dY through the LayerNorm of f_val, for a block of words."""
     program = tl.program_id(0).to(tl.int64)
     rows = program * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -47,14 +47,14 @@ def mutual_attention_bwd_words_kernel(
 
 @triton.jit
 def mutual_attention_bwd_gram_kernel(
-    z_l_ptr,  # [E, L_t, C]
-    gram_ptr,  # [E, BLOCK_T, BLOCK_T], fp32
-    word_sum_ptr,  # [E, BLOCK_T], fp32
-    L_t,
+    z_l_ptr: tl.tensor,  # [E, L_t, C]
+    gram_ptr: tl.tensor,  # [E, BLOCK_T, BLOCK_T], fp32
+    word_sum_ptr: tl.tensor,  # [E, BLOCK_T], fp32
+    L_t: tl.tensor,
     C: tl.constexpr,
     BLOCK_T: tl.constexpr,
     CHUNK: tl.constexpr,
-):
+) -> None:
     """Grid (E): Z_l Z_lᵀ and each word's sum over C, zero for the padding up to BLOCK_T."""
     e = tl.program_id(0).to(tl.int64)
     words = tl.arange(0, BLOCK_T)
@@ -77,25 +77,25 @@ def mutual_attention_bwd_gram_kernel(
 
 @triton.jit
 def mutual_attention_bwd_kernel(
-    grad_ptr,  # [E, L_v, C], dL/df_lav
-    z_v_ptr,  # [I, L_v, C]
-    z_l_ptr,  # [E, L_t, C]
-    weight_ptr,  # [C]
-    expr_offsets_ptr,  # [I + 1]
-    mean_ptr,  # [E, L_v]
-    rstd_ptr,  # [E, L_v]
-    gate_ptr,  # [E, L_v, GATE_WORDS], 32 pairs an int32
-    dy_ptr,  # [E, L_t, C], fp32
-    gram_ptr,  # [E, BLOCK_T, BLOCK_T], fp32
-    word_sum_ptr,  # [E, BLOCK_T], fp32
-    dz_v_ptr,  # [I, L_v, C]
-    dz_v_sum_ptr,  # [I, splits, BLOCK_V, C], fp32, this program's own slice: one tile of dZ_v
-    dz_l_partial_ptr,  # [E, splits, L_t, C], this split's share of dZ_l - dY
-    dw_partial_ptr,  # [I, splits, C]
-    db_partial_ptr,  # [I, splits, C]
-    L_v,
-    L_t,
-    tiles_per_split,
+    grad_ptr: tl.tensor,  # [E, L_v, C], dL/df_lav
+    z_v_ptr: tl.tensor,  # [I, L_v, C]
+    z_l_ptr: tl.tensor,  # [E, L_t, C]
+    weight_ptr: tl.tensor,  # [C]
+    expr_offsets_ptr: tl.tensor,  # [I + 1]
+    mean_ptr: tl.tensor,  # [E, L_v]
+    rstd_ptr: tl.tensor,  # [E, L_v]
+    gate_ptr: tl.tensor,  # [E, L_v, GATE_WORDS], 32 pairs an int32
+    dy_ptr: tl.tensor,  # [E, L_t, C], fp32
+    gram_ptr: tl.tensor,  # [E, BLOCK_T, BLOCK_T], fp32
+    word_sum_ptr: tl.tensor,  # [E, BLOCK_T], fp32
+    dz_v_ptr: tl.tensor,  # [I, L_v, C]
+    dz_v_sum_ptr: tl.tensor,  # [I, splits, BLOCK_V, C], fp32, this program's own slice: one tile of dZ_v
+    dz_l_partial_ptr: tl.tensor,  # [E, splits, L_t, C], this split's share of dZ_l - dY
+    dw_partial_ptr: tl.tensor,  # [I, splits, C]
+    db_partial_ptr: tl.tensor,  # [I, splits, C]
+    L_v: tl.tensor,
+    L_t: tl.tensor,
+    tiles_per_split: tl.tensor,
     C: tl.constexpr,
     GATE_WORDS: tl.constexpr,
     HAS_GROUPS: tl.constexpr,
@@ -104,7 +104,7 @@ def mutual_attention_bwd_kernel(
     BLOCK_T: tl.constexpr,
     CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     """Grid (I, splits): a tile's dZ_v collects its image's expressions in their order; no atomics.
 
     C is walked twice in chunks, so that neither X nor a gradient of full width is ever held: first what a
@@ -134,7 +134,7 @@ def mutual_attention_bwd_kernel(
         # 64 bits reach the tile; inside it 32 are enough, which halves what the addresses cost.
         start_v = tl.cast(tile, tl.int64) * BLOCK_V
         is_row = start_v + in_tile < L_v
-        if HAS_GROUPS:
+        if HAS_GROUPS:  # noqa: SIM102 (the outer one is the compiler's)
             if first_e == end_e:
                 for start in range(0, C, CHUNK):
                     channels = start + tl.arange(0, CHUNK)
@@ -177,7 +177,9 @@ def mutual_attention_bwd_kernel(
             mean = tl.load(mean_ptr + row_base + in_tile, mask=is_row, other=0.0)
             rstd = tl.load(rstd_ptr + row_base + in_tile, mask=is_row, other=0.0)
             slots = in_tile[:, None] * GATE_WORDS + (words // 32)[None, :]
-            packed = tl.load(gate_ptr + row_base * GATE_WORDS + slots, mask=is_row[:, None] & is_word[None, :], other=0)
+            packed = tl.load(
+                gate_ptr + row_base * GATE_WORDS + slots, mask=is_row[:, None] & is_word[None, :], other=0
+            )
             kept = ((packed >> (words % 32)[None, :]) & 1) != 0
             A = softmax_of_kept(S, kept)
 
@@ -242,14 +244,14 @@ def mutual_attention_bwd_kernel(
 
 @triton.jit
 def mutual_attention_bwd_finish_kernel(
-    dy_ptr,  # [E, L_t, C], fp32
-    partial_ptr,  # [E, splits, L_t, C]
-    dz_l_ptr,  # [E, L_t, C]
-    L_t,
-    splits,
+    dy_ptr: tl.tensor,  # [E, L_t, C], fp32
+    partial_ptr: tl.tensor,  # [E, splits, L_t, C]
+    dz_l_ptr: tl.tensor,  # [E, L_t, C]
+    L_t: tl.tensor,
+    splits: tl.tensor,
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
     """Grid (E * L_t): dZ_l of one word, dY and its splits added in their order."""
     row = tl.program_id(0).to(tl.int64)
     e = row // L_t

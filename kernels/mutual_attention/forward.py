@@ -12,18 +12,18 @@ KEEP_ALL = 2
 
 
 @triton.jit
-def image_of_expression(expr_offsets_ptr, e, I):
+def image_of_expression(expr_offsets_ptr: tl.tensor, e: tl.tensor, images: tl.tensor) -> tl.tensor:
     """How many of the I + 1 offsets are at most e, less one; the last image that starts at or before e."""
     image = tl.full((), -1, tl.int32)
-    for start in range(0, I, 64):
+    for start in range(0, images, 64):
         index = start + tl.arange(0, 64)
-        offset = tl.load(expr_offsets_ptr + index, mask=index < I, other=2147483647)
+        offset = tl.load(expr_offsets_ptr + index, mask=index < images, other=2147483647)
         image += tl.sum((offset <= e).to(tl.int32), axis=0)
     return image
 
 
 @triton.jit
-def inside(is_row, channels, C: tl.constexpr, BLOCK_C: tl.constexpr):
+def inside(is_row: tl.tensor, channels: tl.tensor, C: tl.constexpr, BLOCK_C: tl.constexpr) -> tl.tensor:
     """Mask of a block of rows and channels; where the blocks divide C only the rows are asked."""
     mask = is_row[:, None]
     if C % BLOCK_C != 0:
@@ -32,7 +32,7 @@ def inside(is_row, channels, C: tl.constexpr, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
-def softmax_of_kept(S, kept):
+def softmax_of_kept(S: tl.tensor, kept: tl.tensor) -> tl.tensor:
     """Softmax over the kept words of each row; a row that keeps nothing is 0."""
     S = tl.where(kept, S, float("-inf"))
     highest = tl.max(S, axis=1)
@@ -44,23 +44,23 @@ def softmax_of_kept(S, kept):
 
 @triton.jit
 def mutual_attention_fwd_kernel(
-    z_v_ptr,  # [I, L_v, C]
-    z_l_ptr,  # [E, L_t, C]
-    weight_ptr,  # [C]
-    bias_ptr,  # [C]
-    word_mask_ptr,  # [E, L_t], uint8
-    expr_offsets_ptr,  # [I + 1]
-    f_lav_ptr,  # [E, L_v, C]
-    mean_ptr,  # [E, L_v]
-    rstd_ptr,  # [E, L_v]
-    gate_ptr,  # [E, L_v, GATE_WORDS], 32 pairs an int32
-    partial_ptr,  # [E, splits, L_t, C], this split's share of Aᵀ Z_v
-    I,
-    L_v,
-    L_t,
-    tiles_per_split,
-    threshold,
-    eps,
+    z_v_ptr: tl.tensor,  # [I, L_v, C]
+    z_l_ptr: tl.tensor,  # [E, L_t, C]
+    weight_ptr: tl.tensor,  # [C]
+    bias_ptr: tl.tensor,  # [C]
+    word_mask_ptr: tl.tensor,  # [E, L_t], uint8
+    expr_offsets_ptr: tl.tensor,  # [I + 1]
+    f_lav_ptr: tl.tensor,  # [E, L_v, C]
+    mean_ptr: tl.tensor,  # [E, L_v]
+    rstd_ptr: tl.tensor,  # [E, L_v]
+    gate_ptr: tl.tensor,  # [E, L_v, GATE_WORDS], 32 pairs an int32
+    partial_ptr: tl.tensor,  # [E, splits, L_t, C], this split's share of Aᵀ Z_v
+    images: tl.tensor,
+    L_v: tl.tensor,
+    L_t: tl.tensor,
+    tiles_per_split: tl.tensor,
+    threshold: tl.tensor,
+    eps: tl.tensor,
     C: tl.constexpr,
     GATE_WORDS: tl.constexpr,
     KEEP: tl.constexpr,
@@ -69,11 +69,11 @@ def mutual_attention_fwd_kernel(
     BLOCK_V: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
     """Grid (E, splits): expressions of one image run side by side and read its tokens from the cache."""
     e = tl.program_id(0)
     split = tl.program_id(1)
-    image = image_of_expression(expr_offsets_ptr, e, I) if HAS_GROUPS else e
+    image = image_of_expression(expr_offsets_ptr, e, images) if HAS_GROUPS else e
     z_v_ptr += image.to(tl.int64) * L_v * C
     z_l_ptr += e.to(tl.int64) * L_t * C
     row_base = e.to(tl.int64) * L_v
@@ -104,9 +104,9 @@ def mutual_attention_fwd_kernel(
 
         S = tl.dot(z_v, tl.trans(z_l), input_precision="ieee")
         if KEEP == 0:
-            kept = S >= threshold
+            kept = threshold <= S
         elif KEEP == 1:
-            kept = S < threshold
+            kept = threshold > S
         else:
             kept = tl.full((BLOCK_V, BLOCK_T), 1, tl.int1)
         kept = kept & may_keep[None, :]
@@ -133,7 +133,9 @@ def mutual_attention_fwd_kernel(
         weight = tl.load(weight_ptr + channels, mask=is_channel, other=0.0).to(tl.float32)
         bias = tl.load(bias_ptr + channels, mask=is_channel, other=0.0).to(tl.float32)
         f_lav = X * rstd[:, None] * weight[None, :] + bias[None, :]
-        tl.store(f_lav_ptr + (row_base + start) * C + places_v, f_lav.to(f_lav_ptr.dtype.element_ty), mask=is_z_v)
+        tl.store(
+            f_lav_ptr + (row_base + start) * C + places_v, f_lav.to(f_lav_ptr.dtype.element_ty), mask=is_z_v
+        )
         tl.store(mean_ptr + row_base + start + in_tile, mean, mask=is_row)
         tl.store(rstd_ptr + row_base + start + in_tile, rstd, mask=is_row)
 
@@ -143,18 +145,18 @@ def mutual_attention_fwd_kernel(
 
 @triton.jit
 def mutual_attention_fwd_words_kernel(
-    z_l_ptr,  # [E, L_t, C]
-    partial_ptr,  # [E, splits, L_t, C]
-    weight_ptr,  # [C]
-    bias_ptr,  # [C]
-    y_ptr,  # [E, L_t, C], fp32
-    f_val_ptr,  # [E, L_t, C]
-    L_t,
-    splits,
-    eps,
+    z_l_ptr: tl.tensor,  # [E, L_t, C]
+    partial_ptr: tl.tensor,  # [E, splits, L_t, C]
+    weight_ptr: tl.tensor,  # [C]
+    bias_ptr: tl.tensor,  # [C]
+    y_ptr: tl.tensor,  # [E, L_t, C], fp32
+    f_val_ptr: tl.tensor,  # [E, L_t, C]
+    L_t: tl.tensor,
+    splits: tl.tensor,
+    eps: tl.tensor,
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
     """Grid (E * L_t): Y = Aᵀ Z_v + Z_l of one word, its splits added in their order, and its LayerNorm."""
     row = tl.program_id(0).to(tl.int64)
     e = row // L_t

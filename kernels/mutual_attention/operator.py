@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_kernel,
     mutual_attention_bwd_words_kernel,
 )
-from maris_fast.kernels.mutual_attention.blocks import Blocks, blocks
+from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, Blocks, blocks, why_unfit
 from maris_fast.kernels.mutual_attention.forward import (
     KEEP_ALL,
     KEEP_IRRELEVANT,
@@ -28,6 +29,31 @@ KEEPS: dict[Keep, int] = {"relevant": KEEP_RELEVANT, "irrelevant": KEEP_IRRELEVA
 
 # A kernel is fixed as interpreted or compiled when its module is imported.
 INTERPRETED = not isinstance(mutual_attention_fwd_kernel, triton.JITFunction)
+
+
+# Of the kernels over words: rows a program and warps; a row of the widest C still fits in registers.
+WORDS_ROWS = 4
+WORDS_WARPS = 4
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
+    """Why the kernels can't take inputs of this device, dtype and size; None when they can."""
+    if dtype not in DTYPES:
+        return f"the inputs are {dtype}, and the Triton kernels take float16, bfloat16 and float32"
+    if INTERPRETED:
+        if device.type != "cpu":
+            return f"TRITON_INTERPRET is set, which runs kernels on the CPU, and the inputs are on {device}"
+        if dtype == torch.bfloat16:
+            return "Triton's interpreter multiplies bfloat16 wrongly (triton issue 11584)"
+    elif device.type != "cuda":
+        return f"Triton kernels run on CUDA, and the inputs are on {device} (or set TRITON_INTERPRET=1)"
+    elif _architecture(device) < ARCHITECTURES[0]:
+        return (
+            f"the Triton kernels need compute capability 8.0, and {device} has {_architecture(device) / 10}"
+        )
+    return why_unfit(dtype.itemsize, L_t, C)
 
 
 def mutual_attention_triton(
@@ -91,7 +117,7 @@ def mutual_attention_fwd(
     z_v, z_l = z_v.contiguous(), z_l.contiguous()
     sizes = _blocks(z_v, L_t)
     tiles_per_split, splits = _splits(L_v, sizes.forward.rows, E, sizes.programs)
-    partial = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
+    shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
     mutual_attention_fwd_kernel[(E, splits)](
         z_v,
         z_l,
@@ -103,7 +129,7 @@ def mutual_attention_fwd(
         mean,
         rstd,
         gate,
-        partial,
+        shares,
         z_v.shape[0],
         L_v,
         L_t,
@@ -123,7 +149,7 @@ def mutual_attention_fwd(
     )
     mutual_attention_fwd_words_kernel[(E * L_t,)](
         z_l,
-        partial,
+        shares,
         ln_l_weight.contiguous(),
         ln_l_bias.contiguous(),
         y,
@@ -136,11 +162,6 @@ def mutual_attention_fwd(
         num_warps=WORDS_WARPS,
     )
     return outputs
-
-
-# Of the kernels over words: rows a program and warps; a row of the widest C still fits in registers.
-WORDS_ROWS = 4
-WORDS_WARPS = 4
 
 
 @mutual_attention_fwd.register_fake
@@ -190,21 +211,24 @@ def mutual_attention_bwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of z_v, z_l, and of weight and bias of the two LayerNorms, f_lav's first."""
     E, L_t, C = z_l.shape
-    I, L_v, _ = z_v.shape
+    images, L_v, _ = z_v.shape
     if E == 0:
         return (
             torch.zeros_like(z_v),
             torch.zeros_like(z_l),
-            *(torch.zeros_like(w) for w in (ln_v_weight, ln_v_weight, ln_l_weight, ln_l_weight)),
+            torch.zeros_like(ln_v_weight),
+            torch.zeros_like(ln_v_weight),
+            torch.zeros_like(ln_l_weight),
+            torch.zeros_like(ln_l_weight),
         )
     z_v, z_l = z_v.contiguous(), z_l.contiguous()
-    wide = {"dtype": torch.float32, "device": z_v.device}
+    wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
     sizes = _blocks(z_v, L_t)
     walk = sizes.backward
 
-    dy = torch.empty(E, L_t, C, **wide)
+    dy = wide(E, L_t, C)
     programs = triton.cdiv(E * L_t, WORDS_ROWS)
-    dw_l, db_l = torch.empty(programs, C, **wide), torch.empty(programs, C, **wide)
+    dw_l, db_l = wide(programs, C), wide(programs, C)
     mutual_attention_bwd_words_kernel[(programs,)](
         grad_f_val.contiguous(),
         y,
@@ -219,8 +243,8 @@ def mutual_attention_bwd(
         BLOCK_C=triton.next_power_of_2(C),
         num_warps=WORDS_WARPS,
     )
-    gram = torch.empty(E, sizes.words, sizes.words, **wide)
-    word_sum = torch.empty(E, sizes.words, **wide)
+    gram = wide(E, sizes.words, sizes.words)
+    word_sum = wide(E, sizes.words)
     mutual_attention_bwd_gram_kernel[(E,)](
         z_l,
         gram,
@@ -232,12 +256,12 @@ def mutual_attention_bwd(
         num_warps=walk.warps,
     )
 
-    tiles_per_split, splits = _splits(L_v, walk.rows, I, sizes.programs)
+    tiles_per_split, splits = _splits(L_v, walk.rows, images, sizes.programs)
     dz_v = torch.empty_like(z_v)
-    dz_v_sum = dy if expr_offsets is None else torch.empty(I, splits, walk.rows, C, **wide)
-    dz_l_partial = torch.empty(E, splits, L_t, C, **wide)
-    dw_v, db_v = torch.empty(I * splits, C, **wide), torch.empty(I * splits, C, **wide)
-    mutual_attention_bwd_kernel[(I, splits)](
+    dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
+    dz_l_partial = wide(E, splits, L_t, C)
+    dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
+    mutual_attention_bwd_kernel[(images, splits)](
         grad_f_lav.contiguous(),
         z_v,
         z_l,
@@ -308,7 +332,10 @@ def _(
     return (
         z_v.new_empty(z_v.shape),
         z_l.new_empty(z_l.shape),
-        *(w.new_empty(w.shape) for w in (ln_v_weight, ln_v_weight, ln_l_weight, ln_l_weight)),
+        ln_v_weight.new_empty(ln_v_weight.shape),
+        ln_v_weight.new_empty(ln_v_weight.shape),
+        ln_l_weight.new_empty(ln_l_weight.shape),
+        ln_l_weight.new_empty(ln_l_weight.shape),
     )
 
 
