@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 WORD_BLOCKS = (16, 32, 64, 128)
 ARCHITECTURES = (80, 90)
+# Few, large tiles are what costs the interpreter least; several tiles a program, so that sums over them run.
+INTERPRETER = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Blocks:
 
 # {(architecture, element bytes): {word block: (forward, backward)}}
 TABLE: dict[tuple[int, int], dict[int, tuple[Walk, Walk]]] = {
+    (INTERPRETER, 2): {words: (Walk(32, 4, 1), Walk(64, 4, 1, 64)) for words in WORD_BLOCKS},
+    (INTERPRETER, 4): {words: (Walk(32, 4, 1), Walk(64, 4, 1, 64)) for words in WORD_BLOCKS},
     (90, 2): {
         16: (Walk(16, 4, 2), Walk(64, 4, 1, 64)),
         32: (Walk(32, 8, 2), Walk(64, 4, 1, 64)),
@@ -48,7 +52,7 @@ TABLE: dict[tuple[int, int], dict[int, tuple[Walk, Walk]]] = {
     },
 }
 # Two programs a multiprocessor: 132 on an H100, 108 on an A100.
-PROGRAMS = {80: 216, 90: 264}
+PROGRAMS = {INTERPRETER: 4, 80: 216, 90: 264}
 
 MIN_CHANNELS, MAX_CHANNELS = 16, 512
 
@@ -64,7 +68,7 @@ def why_unfit(element_bytes: int, L_t: int, C: int) -> str | None:
 
 def blocks(architecture: int, element_bytes: int, L_t: int, C: int) -> Blocks:
     """The block sizes for these inputs; an architecture without rows takes those of the one before."""
-    row = max(known for known in ARCHITECTURES if known <= architecture)
+    row = max(known for known in PROGRAMS if known <= architecture)
     # A softmax needs all of its words in one block.
     words = next(block for block in WORD_BLOCKS if block >= L_t)
     forward, backward = TABLE[row, element_bytes][words]

@@ -15,7 +15,7 @@ from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_kernel,
     mutual_attention_bwd_words_kernel,
 )
-from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, Blocks, blocks, why_unfit
+from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, INTERPRETER, Blocks, blocks, why_unfit
 from maris_fast.kernels.mutual_attention.forward import (
     KEEP_ALL,
     KEEP_IRRELEVANT,
@@ -368,9 +368,9 @@ def _blocks(z_v: Tensor, L_t: int) -> Blocks:
 
 
 def _architecture(device: torch.device) -> int:
-    """The compute capability, 90 for Hopper; the interpreter runs what Hopper would."""
+    """The compute capability, 90 for Hopper."""
     if device.type != "cuda":
-        return 90
+        return INTERPRETER
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
