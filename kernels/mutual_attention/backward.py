@@ -99,7 +99,7 @@ def mutual_attention_bwd_kernel(
     C: tl.constexpr,
     GATE_WORDS: tl.constexpr,
     HAS_GROUPS: tl.constexpr,
-    GRAM_PRECISION: tl.constexpr,
+    HAS_GRAM: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_T: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -155,6 +155,7 @@ def mutual_attention_bwd_kernel(
             z_v_dy = tl.zeros((BLOCK_V, BLOCK_T), dtype=tl.float32)
             gw_sum = tl.zeros((BLOCK_V,), dtype=tl.float32)
             gw_z_v = tl.zeros((BLOCK_V,), dtype=tl.float32)
+            word_sum = tl.zeros((BLOCK_T,), dtype=tl.float32)
             for start in tl.range(0, C, CHUNK, num_stages=STAGES, disable_licm=True):
                 channels = start + tl.arange(0, CHUNK)
                 is_channel = channels < C
@@ -173,6 +174,8 @@ def mutual_attention_bwd_kernel(
                 z_v_dy = tl.dot(z_v, tl.trans(dy), z_v_dy, input_precision="ieee")
                 gw_sum += tl.sum(gw, axis=1)
                 gw_z_v += tl.sum(gw * z_v.to(tl.float32), axis=1)
+                if not HAS_GRAM:
+                    word_sum += tl.sum(z_l.to(tl.float32), axis=1)
 
             mean = tl.load(mean_ptr + row_base + in_tile, mask=is_row, other=0.0)
             rstd = tl.load(rstd_ptr + row_base + in_tile, mask=is_row, other=0.0)
@@ -185,12 +188,28 @@ def mutual_attention_bwd_kernel(
 
             c1 = gw_sum / C
             c2 = rstd * (tl.sum(A * gw_z_l, axis=1) + gw_z_v - mean * gw_sum) / C
-            square = words[:, None] * BLOCK_T + words[None, :]
-            gram = tl.load(gram_ptr + tl.cast(e, tl.int64) * BLOCK_T * BLOCK_T + square)
-            word_sum = tl.load(word_sum_ptr + tl.cast(e, tl.int64) * BLOCK_T + words)
-            x_z_l = tl.dot(A, gram, S, input_precision=GRAM_PRECISION)
-            dx_z_l = gw_z_l - c1[:, None] * word_sum[None, :]
-            dx_z_l -= (c2 * rstd)[:, None] * (x_z_l - mean[:, None] * word_sum[None, :])
+            if HAS_GRAM:
+                square = words[:, None] * BLOCK_T + words[None, :]
+                gram = tl.load(gram_ptr + tl.cast(e, tl.int64) * BLOCK_T * BLOCK_T + square)
+                word_sum = tl.load(word_sum_ptr + tl.cast(e, tl.int64) * BLOCK_T + words)
+                # 16-bit inputs leave nothing below TF32's 10 bits in this correction term.
+                x_z_l = tl.dot(A, gram, S, input_precision="tf32")
+            else:
+                x_z_l = tl.zeros((BLOCK_V, BLOCK_T), dtype=tl.float32)
+                for start in tl.range(0, C, CHUNK, num_stages=STAGES, disable_licm=True):
+                    channels = start + tl.arange(0, CHUNK)
+                    is_z_v = inside(is_row, channels, C, CHUNK)
+                    is_z_l = inside(is_word, channels, C, CHUNK)
+                    places_v = in_tile[:, None] * C + channels[None, :]
+                    places_l = words[:, None] * C + channels[None, :]
+                    z_v = tl.load(z_v_ptr + start_v * C + places_v, mask=is_z_v, other=0.0)
+                    z_l = tl.load(z_l_ptr + word_base * C + places_l, mask=is_z_l, other=0.0)
+                    X = tl.dot(A, z_l, input_precision="ieee") + z_v
+                    x_z_l = tl.dot(X, tl.trans(z_l), x_z_l, input_precision="ieee")
+            # word_sum is used once: Triton 3.6 can't compile a loop's sum that is used twice.
+            c2_rstd = c2 * rstd
+            dx_z_l = gw_z_l - c2_rstd[:, None] * x_z_l
+            dx_z_l -= (c1 - c2_rstd * mean)[:, None] * word_sum[None, :]
             dA = rstd[:, None] * dx_z_l + z_v_dy
             dS = A * (dA - tl.sum(A * dA, axis=1)[:, None])
             A = A.to(z_v_ptr.dtype.element_ty)

@@ -37,7 +37,7 @@ class Blocks:
 # {(architecture, element bytes): {word block: (forward, backward)}}
 TABLE: dict[tuple[int, int], dict[int, tuple[Walk, Walk]]] = {
     (INTERPRETER, 2): {words: (Walk(32, 4, 1), Walk(64, 4, 1, 64)) for words in WORD_BLOCKS},
-    (INTERPRETER, 4): {words: (Walk(32, 4, 1), Walk(64, 4, 1, 64)) for words in WORD_BLOCKS},
+    (INTERPRETER, 4): {words: (Walk(32, 4, 1, 64), Walk(64, 4, 1, 64)) for words in WORD_BLOCKS},
     (90, 2): {
         16: (Walk(16, 4, 2), Walk(64, 4, 1, 64)),
         32: (Walk(32, 8, 2), Walk(64, 4, 1, 64)),

@@ -20,6 +20,7 @@ from maris_fast.kernels.mutual_attention.forward import (
     KEEP_ALL,
     KEEP_IRRELEVANT,
     KEEP_RELEVANT,
+    mutual_attention_fwd_chunked_kernel,
     mutual_attention_fwd_kernel,
     mutual_attention_fwd_words_kernel,
 )
@@ -118,7 +119,9 @@ def mutual_attention_fwd(
     sizes = _blocks(z_v, L_t)
     tiles_per_split, splits = _splits(L_v, sizes.forward.rows, E, sizes.programs)
     shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
-    mutual_attention_fwd_kernel[(E, splits)](
+    walk = sizes.forward
+    kernel = mutual_attention_fwd_chunked_kernel if walk.chunk else mutual_attention_fwd_kernel
+    kernel[(E, splits)](
         z_v,
         z_l,
         ln_v_weight.contiguous(),
@@ -141,11 +144,11 @@ def mutual_attention_fwd(
         KEEP=keep,
         HAS_MASK=word_mask is not None,
         HAS_GROUPS=expr_offsets is not None,
-        BLOCK_V=sizes.forward.rows,
+        BLOCK_V=walk.rows,
         BLOCK_T=sizes.words,
-        BLOCK_C=triton.next_power_of_2(C),
-        num_warps=sizes.forward.warps,
-        num_stages=sizes.forward.stages,
+        BLOCK_C=walk.chunk or triton.next_power_of_2(C),
+        num_warps=walk.warps,
+        num_stages=walk.stages,
     )
     mutual_attention_fwd_words_kernel[(E * L_t,)](
         z_l,
@@ -243,19 +246,20 @@ def mutual_attention_bwd(
         BLOCK_C=triton.next_power_of_2(C),
         num_warps=WORDS_WARPS,
     )
-    gram = wide(E, sizes.words, sizes.words)
-    word_sum = wide(E, sizes.words)
-    mutual_attention_bwd_gram_kernel[(E,)](
-        z_l,
-        gram,
-        word_sum,
-        L_t,
-        C=C,
-        BLOCK_T=sizes.words,
-        CHUNK=walk.chunk,
-        num_warps=walk.warps,
-    )
-
+    has_gram = z_v.element_size() == 2
+    gram, word_sum = dy, dy
+    if has_gram:
+        gram, word_sum = wide(E, sizes.words, sizes.words), wide(E, sizes.words)
+        mutual_attention_bwd_gram_kernel[(E,)](
+            z_l,
+            gram,
+            word_sum,
+            L_t,
+            C=C,
+            BLOCK_T=sizes.words,
+            CHUNK=walk.chunk,
+            num_warps=walk.warps,
+        )
     tiles_per_split, splits = _splits(L_v, walk.rows, images, sizes.programs)
     dz_v = torch.empty_like(z_v)
     dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
@@ -284,8 +288,7 @@ def mutual_attention_bwd(
         C=C,
         GATE_WORDS=gate.shape[2],
         HAS_GROUPS=expr_offsets is not None,
-        # 16-bit inputs leave nothing below TF32's 10 bits in this correction term.
-        GRAM_PRECISION="ieee" if z_v.element_size() > 2 else "tf32",
+        HAS_GRAM=has_gram,
         BLOCK_V=walk.rows,
         BLOCK_T=sizes.words,
         CHUNK=walk.chunk,
