@@ -130,7 +130,8 @@ def mutual_attention_bwd_kernel(
     is_word = words < L_t
     in_tile = tl.arange(0, BLOCK_V)
     first_tile = split * tiles_per_split
-    for tile in range(first_tile, min(first_tile + tiles_per_split, tl.cdiv(L_v, BLOCK_V))):
+    end_tile = min(first_tile + tiles_per_split, tl.cdiv(L_v, BLOCK_V))
+    for tile in tl.range(first_tile, end_tile, num_stages=1, disable_licm=True):
         # 64 bits reach the tile; inside it 32 are enough, which halves what the addresses cost.
         start_v = tl.cast(tile, tl.int64) * BLOCK_V
         is_row = start_v + in_tile < L_v
@@ -146,7 +147,7 @@ def mutual_attention_bwd_kernel(
                     nothing = tl.zeros((CHUNK,), dtype=tl.float32)
                     tl.store(dw_partial_ptr + channels, nothing, mask=channels < C)
                     tl.store(db_partial_ptr + channels, nothing, mask=channels < C)
-        for e in range(first_e, end_e):
+        for e in tl.range(first_e, end_e, num_stages=1, disable_licm=True):
             row_base = tl.cast(e, tl.int64) * L_v + start_v
             word_base = tl.cast(e, tl.int64) * L_t
 

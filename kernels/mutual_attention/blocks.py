@@ -1,7 +1,8 @@
 """How the kernels are cut: block sizes by architecture, element size, word block and channels.
 
-Chosen from what the compiler reports: every row fits in registers and shared memory of its architecture
-(tests/kernels/test_compile.py compiles them all). None has been timed on a GPU yet.
+Chosen from what the compiler reports: every row fits in registers and shared memory of its architecture, but
+for the backward of fp32 beyond 64 words, which spills up to 200 bytes
+(tests/kernels/test_mutual_attention_compiles.py compiles them all). None has been timed on a GPU yet.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ INTERPRETER = 0
 
 @dataclass(frozen=True)
 class Walk:
-    """One walk over the visual tokens: rows a tile, warps, stages of prefetch, channels a chunk."""
+    """One walk over the visual tokens: rows a tile, warps, stages of prefetch, channels a chunk.
+
+    A forward without chunks holds all of C in registers.
+    """
 
     rows: int
     warps: int
@@ -34,42 +38,63 @@ class Blocks:
     programs: int
 
 
-# {(architecture, element bytes): {word block: (forward, backward)}}
-TABLE: dict[tuple[int, int], dict[int, tuple[Walk, Walk]]] = {
-    (INTERPRETER, 2): {words: (Walk(32, 4, 1), Walk(64, 4, 1, 64)) for words in WORD_BLOCKS},
-    (INTERPRETER, 4): {words: (Walk(32, 4, 1, 64), Walk(64, 4, 1, 64)) for words in WORD_BLOCKS},
-    (90, 2): {
-        16: (Walk(16, 4, 2), Walk(64, 4, 1, 64)),
-        32: (Walk(32, 8, 2), Walk(64, 4, 1, 64)),
-        64: (Walk(32, 8, 2), Walk(32, 8, 1, 64)),
-        128: (Walk(32, 8, 2), Walk(16, 8, 1, 64)),
-    },
-    (90, 4): {
-        16: (Walk(16, 8, 1), Walk(16, 8, 1, 32)),
-        32: (Walk(16, 8, 1), Walk(16, 8, 1, 32)),
-        64: (Walk(16, 8, 1), Walk(16, 8, 1, 32)),
-        128: (Walk(16, 8, 1), Walk(16, 8, 1, 32)),
-    },
+@dataclass(frozen=True)
+class Row:
+    """The walks of one word block; ``wide`` is the forward beyond WHOLE_C channels."""
+
+    forward: Walk
+    wide: Walk
+    backward: Walk
+
+
+WHOLE_C = 256
+MIN_C, MAX_C = 16, 1024
+
+INTERPRETED = Row(Walk(32, 4, 1), Walk(32, 4, 1, 64), Walk(64, 4, 1, 64))
+# fp32 has no tensor cores to use: its products are IEEE, and its rows take twice the registers.
+FP32 = {
+    16: Row(Walk(32, 8, 2, 32), Walk(32, 8, 2, 32), Walk(32, 8, 1, 32)),
+    32: Row(Walk(32, 8, 2, 32), Walk(32, 8, 2, 32), Walk(32, 8, 1, 32)),
+    64: Row(Walk(32, 8, 2, 32), Walk(32, 8, 2, 32), Walk(16, 8, 1, 32)),
+    128: Row(Walk(16, 8, 1, 32), Walk(16, 8, 1, 32), Walk(16, 8, 1, 32)),
 }
-# Two programs a multiprocessor: 132 on an H100, 108 on an A100.
+
+# {(architecture, element bytes): {word block: row}}
+TABLE: dict[tuple[int, int], dict[int, Row]] = {
+    (INTERPRETER, 2): dict.fromkeys(WORD_BLOCKS, INTERPRETED),
+    (INTERPRETER, 4): dict.fromkeys(WORD_BLOCKS, INTERPRETED),
+    (80, 2): {
+        16: Row(Walk(32, 8, 2), Walk(32, 4, 2, 64), Walk(32, 8, 2, 64)),
+        32: Row(Walk(32, 8, 2), Walk(32, 4, 2, 64), Walk(32, 8, 2, 32)),
+        64: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64)),
+        128: Row(Walk(16, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 1, 32)),
+    },
+    (80, 4): FP32,
+    (90, 2): {
+        16: Row(Walk(16, 4, 2), Walk(64, 4, 2, 64), Walk(64, 4, 2, 64)),
+        32: Row(Walk(32, 8, 2), Walk(64, 4, 2, 64), Walk(64, 4, 2, 64)),
+        64: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(32, 8, 1, 64)),
+        128: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64)),
+    },
+    (90, 4): FP32,
+}
+# Two programs a multiprocessor: 108 on an A100, 132 on an H100.
 PROGRAMS = {INTERPRETER: 4, 80: 216, 90: 264}
 
-MIN_CHANNELS, MAX_CHANNELS = 16, 512
 
-
-def why_unfit(element_bytes: int, L_t: int, C: int) -> str | None:
+def why_unfit(L_t: int, C: int) -> str | None:
     """Why the kernels don't take inputs of these sizes; None when they do."""
     if L_t > WORD_BLOCKS[-1]:
         return f"L_t = {L_t} words, and the Triton kernels take at most {WORD_BLOCKS[-1]}"
-    if not MIN_CHANNELS <= C <= MAX_CHANNELS:
-        return f"C = {C} channels, and the Triton kernels take {MIN_CHANNELS} to {MAX_CHANNELS}"
+    if not MIN_C <= C <= MAX_C:
+        return f"C = {C} channels, and the Triton kernels take {MIN_C} to {MAX_C}"
     return None
 
 
 def blocks(architecture: int, element_bytes: int, L_t: int, C: int) -> Blocks:
     """The block sizes for these inputs; an architecture without rows takes those of the one before."""
-    row = max(known for known in PROGRAMS if known <= architecture)
+    known = max(known for known in PROGRAMS if known <= architecture)
     # A softmax needs all of its words in one block.
     words = next(block for block in WORD_BLOCKS if block >= L_t)
-    forward, backward = TABLE[row, element_bytes][words]
-    return Blocks(words, forward, backward, PROGRAMS[row])
+    row = TABLE[known, element_bytes][words]
+    return Blocks(words, row.forward if C <= WHOLE_C else row.wide, row.backward, PROGRAMS[known])

@@ -54,7 +54,7 @@ def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) 
         return (
             f"the Triton kernels need compute capability 8.0, and {device} has {_architecture(device) / 10}"
         )
-    return why_unfit(dtype.itemsize, L_t, C)
+    return why_unfit(L_t, C)
 
 
 def mutual_attention_triton(

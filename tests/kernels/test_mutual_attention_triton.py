@@ -29,6 +29,7 @@ CASES = [
     Case(L_v=37, L_t=7, C=64, dtype=fp16, images=2),
     Case(L_v=37, L_t=20, C=512),
     Case(L_v=37, L_t=20, C=512, dtype=fp16),
+    Case(L_v=37, L_t=7, C=1024, dtype=fp16),
     Case(L_v=100, L_t=5, C=256, dtype=fp16),
     Case(L_v=100, L_t=7, C=256, images=2),
     Case(L_v=100, L_t=40, C=64),
@@ -47,10 +48,11 @@ CASES = [
     Case(L_v=100, L_t=7, C=64, keep="all"),
     Case(L_v=100, L_t=7, C=64, tau=0.0),
     Case(L_v=100, L_t=20, C=64, tau=0.3, dtype=fp16),
-    # Rows that keep nothing, and then everything: no score reaches 0.999; scores near the overflow of exp.
+    # Rows that keep nothing, nothing kept at all, and scores whose exp overflows (fp16, whose rounding hides
+    # in which order fp32 added such scores).
     Case(L_v=100, L_t=7, C=64, tau=0.9),
     Case(L_v=100, L_t=7, C=64, tau=0.999, scale=0.1),
-    Case(L_v=100, L_t=7, C=64, scale=60.0),
+    Case(L_v=100, L_t=7, C=64, scale=60.0, dtype=fp16),
     # Padding, from no word to all; expressions that share an image, none, one or many.
     Case(L_v=70, L_t=20, C=64, images=3, padded=True),
     Case(L_v=70, L_t=7, C=64, images=3, padded=True, keep="irrelevant", dtype=fp16),
