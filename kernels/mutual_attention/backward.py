@@ -5,10 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from maris_fast.kernels.mutual_attention.forward import inside, softmax_of_kept
+from maris_fast.kernels.mutual_attention.forward import SIZES, inside, softmax_of_kept
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def mutual_attention_bwd_words_kernel(
     grad_ptr: tl.tensor,  # [E * L_t, C], dL/df_val
     y_ptr: tl.tensor,  # [E * L_t, C], fp32
@@ -45,7 +45,7 @@ def mutual_attention_bwd_words_kernel(
     tl.store(db_partial_ptr + program * C + channels, tl.sum(grad, axis=0), mask=is_channel)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def mutual_attention_bwd_gram_kernel(
     z_l_ptr: tl.tensor,  # [E, L_t, C]
     gram_ptr: tl.tensor,  # [E, BLOCK_T, BLOCK_T], fp32
@@ -75,7 +75,7 @@ def mutual_attention_bwd_gram_kernel(
     tl.store(word_sum_ptr + e * BLOCK_T + words, word_sum)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def mutual_attention_bwd_kernel(
     grad_ptr: tl.tensor,  # [E, L_v, C], dL/df_lav
     z_v_ptr: tl.tensor,  # [I, L_v, C]
@@ -262,7 +262,7 @@ def mutual_attention_bwd_kernel(
             tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def mutual_attention_bwd_finish_kernel(
     dy_ptr: tl.tensor,  # [E, L_t, C], fp32
     partial_ptr: tl.tensor,  # [E, splits, L_t, C]

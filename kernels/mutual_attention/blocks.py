@@ -7,7 +7,7 @@ for the backward of fp32 beyond 64 words, which spills up to 200 bytes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WORD_BLOCKS = (16, 32, 64, 128)
 ARCHITECTURES = (80, 90)
@@ -97,4 +97,7 @@ def blocks(architecture: int, element_bytes: int, L_t: int, C: int) -> Blocks:
     # A softmax needs all of its words in one block.
     words = next(block for block in WORD_BLOCKS if block >= L_t)
     row = TABLE[known, element_bytes][words]
-    return Blocks(words, row.forward if C <= WHOLE_C else row.wide, row.backward, PROGRAMS[known])
+    # With a single chunk the compiler melts both walks together, and spills.
+    chunk = min(row.backward.chunk, max(16, 1 << ((C - 1).bit_length() - 1)))
+    backward = replace(row.backward, chunk=chunk)
+    return Blocks(words, row.forward if C <= WHOLE_C else row.wide, backward, PROGRAMS[known])

@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from maris_fast.kernels.mutual_attention import backward, forward
-from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, MAX_C, TABLE, WHOLE_C, Walk
+from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, MAX_C, TABLE, WHOLE_C, Walk, blocks
 
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 # What a block may use of a multiprocessor's shared memory: CUDA's programming guide, compute capabilities.
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+NARROW_C = 64
 ELEMENT = {2: "bf16", 4: "fp32"}
 
 OF_THE_INPUTS = ("z_v_ptr", "z_l_ptr", "f_lav_ptr", "f_val_ptr", "grad_ptr", "dz_v_ptr", "dz_l_ptr")
@@ -95,9 +96,8 @@ def configurations(architecture: int) -> Iterator[tuple[Any, int, int, int, Walk
             continue
         for words, row in rows.items():
             gate = {"GATE_WORDS": max(1, words // 32), "HAS_GROUPS": True, "BLOCK_T": words}
-            for C, walk in dict.fromkeys([(WHOLE_C, row.forward), (MAX_C, row.wide)]):
-                if walk == row.forward and walk.chunk and C == MAX_C:
-                    continue
+            forwards = {row.wide: MAX_C, row.forward: WHOLE_C}
+            for walk, C in forwards.items():
                 kernel = (
                     forward.mutual_attention_fwd_chunked_kernel
                     if walk.chunk
@@ -105,19 +105,22 @@ def configurations(architecture: int) -> Iterator[tuple[Any, int, int, int, Walk
                 )
                 constants = {"KEEP": 0, "HAS_MASK": True, "BLOCK_V": walk.rows, "BLOCK_C": walk.chunk or C}
                 yield kernel, element_bytes, words, C, walk, {"C": C, **gate, **constants}
-            walk = row.backward
-            constants = {"BLOCK_V": walk.rows, "CHUNK": walk.chunk, "STAGES": walk.stages}
-            constants |= {"C": WHOLE_C, "HAS_GRAM": element_bytes == 2, **gate}
-            # Prefetch in the backward is the walk's first loop's own affair.
-            alone = Walk(walk.rows, walk.warps, 1, walk.chunk)
-            yield backward.mutual_attention_bwd_kernel, element_bytes, words, WHOLE_C, alone, constants
+            # The narrow one once: the compiler treats a walk of few chunks differently.
+            for C in (WHOLE_C, NARROW_C) if words == 32 else (WHOLE_C,):
+                walk = blocks(architecture, element_bytes, words, C).backward
+                constants = {"BLOCK_V": walk.rows, "CHUNK": walk.chunk, "STAGES": walk.stages}
+                constants |= {"C": C, "HAS_GRAM": element_bytes == 2, **gate}
+                # Prefetch in the backward is its first loop's own affair.
+                alone = replace(walk, stages=1)
+                yield backward.mutual_attention_bwd_kernel, element_bytes, words, C, alone, constants
             if element_bytes == 2:
-                constants = {"C": WHOLE_C, "BLOCK_T": words, "CHUNK": walk.chunk}
+                alone = replace(row.backward, stages=1)
+                constants = {"C": WHOLE_C, "BLOCK_T": words, "CHUNK": alone.chunk}
                 kernel = backward.mutual_attention_bwd_gram_kernel
                 yield kernel, element_bytes, words, WHOLE_C, alone, constants
         over_words = {"C": MAX_C, "BLOCK_C": MAX_C}
         rows_a_program = {"BLOCK_R": 4}
-        walk = Walk(1, 4, 1, MAX_C)
+        walk = Walk(rows=1, warps=4, stages=1, chunk=MAX_C)
         yield forward.mutual_attention_fwd_words_kernel, element_bytes, 1, MAX_C, walk, over_words
         yield backward.mutual_attention_bwd_finish_kernel, element_bytes, 1, MAX_C, walk, over_words
         kernel = backward.mutual_attention_bwd_words_kernel

@@ -10,6 +10,10 @@ KEEP_RELEVANT = 0
 KEEP_IRRELEVANT = 1
 KEEP_ALL = 2
 
+# No variant of a kernel for a size of 1 or a multiple of 16: what is compiled ahead of time is what runs, and
+# a batch with one word or one image more doesn't compile anew in the middle of training.
+SIZES = ("images", "L_v", "L_t", "tiles_per_split", "splits", "total")
+
 
 @triton.jit
 def image_of_expression(expr_offsets_ptr: tl.tensor, e: tl.tensor, images: tl.tensor) -> tl.tensor:
@@ -66,7 +70,7 @@ def softmax_of_kept(S: tl.tensor, kept: tl.tensor) -> tl.tensor:
     return P / tl.where(total > 0, total, 1.0)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def mutual_attention_fwd_kernel(
     z_v_ptr: tl.tensor,  # [I, L_v, C]
     z_l_ptr: tl.tensor,  # [E, L_t, C]
@@ -152,7 +156,7 @@ def mutual_attention_fwd_kernel(
     tl.store(partial_ptr + places_l, gathered, mask=is_z_l)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def mutual_attention_fwd_chunked_kernel(
     z_v_ptr: tl.tensor,  # [I, L_v, C]
     z_l_ptr: tl.tensor,  # [E, L_t, C]
@@ -265,7 +269,7 @@ def mutual_attention_fwd_chunked_kernel(
         tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def mutual_attention_fwd_words_kernel(
     z_l_ptr: tl.tensor,  # [E, L_t, C]
     partial_ptr: tl.tensor,  # [E, splits, L_t, C]

@@ -41,6 +41,12 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
     """Why the kernels can't take inputs of this device, dtype and size; None when they can."""
+    return _why_unsupported_here(device, dtype) or why_unfit(L_t, C)
+
+
+# torch.compile can't look into a device's properties, and they don't change.
+@torch.compiler.assume_constant_result
+def _why_unsupported_here(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype not in DTYPES:
         return f"the inputs are {dtype}, and the Triton kernels take float16, bfloat16 and float32"
     if INTERPRETED:
@@ -50,11 +56,13 @@ def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) 
             return "Triton's interpreter multiplies bfloat16 wrongly (triton issue 11584)"
     elif device.type != "cuda":
         return f"Triton kernels run on CUDA, and the inputs are on {device} (or set TRITON_INTERPRET=1)"
+    elif torch.version.cuda is None:
+        return "the Triton kernels are cut for NVIDIA GPUs only"
     elif _architecture(device) < ARCHITECTURES[0]:
         return (
             f"the Triton kernels need compute capability 8.0, and {device} has {_architecture(device) / 10}"
         )
-    return why_unfit(L_t, C)
+    return None
 
 
 def mutual_attention_triton(

@@ -222,8 +222,8 @@ def test_opcheck(case: Case) -> None:
     torch.library.opcheck(mutual_attention_fwd, arguments)
 
 
-@pytest.mark.parametrize("counts", [None, (2, 0, 1)])
-def test_torch_compile_takes_it_whole(counts: tuple[int, ...] | None) -> None:
+@pytest.mark.parametrize(("counts", "dynamic"), [(None, False), ((2, 0, 1), False), ((2, 0, 1), True)])
+def test_torch_compile_takes_it_whole(counts: tuple[int, ...] | None, dynamic: bool) -> None:
     case = Case(L_v=70, L_t=7, C=64, images=3, counts=counts, padded=True)
     drawn = draw(case, DEVICE)
 
@@ -233,8 +233,9 @@ def test_torch_compile_takes_it_whole(counts: tuple[int, ...] | None) -> None:
         )
         return f_lav * 2, f_val * 2
 
+    compiled = torch.compile(operation, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     results = []
-    for function in (operation, torch.compile(operation, fullgraph=True, backend="aot_eager")):
+    for function in (operation, compiled):
         leaves = [t.detach().requires_grad_() for t in drawn.leaves]
         outputs = function(leaves)
         results.append([*outputs, *torch.autograd.grad(outputs, leaves, drawn.gradients)])
