@@ -47,7 +47,7 @@ def mutual_attention(
             "all" has no gate.
         word_mask: bool [E, L_t], True for a real word; None: all are.
         expr_offsets: int32 [I + 1], expressions expr_offsets[i] to expr_offsets[i + 1] belong to image i;
-            None: one expression an image, I = E.
+            None: one expression an image, I = E. On a GPU its values are not checked: that would wait for it.
         eps: of both LayerNorms.
         impl: "reference" (plain PyTorch), "triton", or "auto" (see ``chosen_impl``).
 
@@ -70,6 +70,8 @@ def mutual_attention(
             raise ValueError(
                 f"{name} is {tuple(parameter.shape)}, needed is ({z_v.shape[2]},), the width of z_v"
             )
+        if parameter.device != z_v.device:
+            raise ValueError(f"z_v is on {z_v.device} and {name} on {parameter.device}; needed is one device")
     if _implementation(impl, z_v, z_l) == "triton":
         from maris_fast.kernels.mutual_attention.operator import mutual_attention_triton as implementation
     else:
@@ -149,8 +151,14 @@ def _check(
         raise ValueError(
             f"z_v is {z_v.dtype} and z_l {z_l.dtype}; needed is one floating-point dtype for both"
         )
-    if z_v.device != z_l.device:
-        raise ValueError(f"z_v is on {z_v.device} and z_l on {z_l.device}; needed is one device")
+    if 0 in (z_v.shape[1], z_l.shape[1], z_v.shape[2]):
+        raise ValueError(
+            f"z_v is {tuple(z_v.shape)} and z_l {tuple(z_l.shape)}; "
+            "needed is at least one visual token, one word and one channel"
+        )
+    for name, tensor in (("z_l", z_l), ("word_mask", word_mask), ("expr_offsets", expr_offsets)):
+        if tensor is not None and tensor.device != z_v.device:
+            raise ValueError(f"z_v is on {z_v.device} and {name} on {tensor.device}; needed is one device")
     if not 0 <= tau < 1:
         raise ValueError(f"tau = {tau}; needed is 0 <= tau < 1, a threshold on sigmoid(S)")
     if keep not in get_args(Keep):

@@ -123,55 +123,57 @@ def mutual_attention_fwd(
     if E == 0:
         return outputs
     f_lav, f_val, mean, rstd, gate, y = outputs
-    z_v, z_l = z_v.contiguous(), z_l.contiguous()
-    sizes = _blocks(z_v, L_t)
-    tiles_per_split, splits = _splits(L_v, sizes.forward.rows, E, sizes.programs)
-    shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
-    walk = sizes.forward
-    kernel = mutual_attention_fwd_chunked_kernel if walk.chunk else mutual_attention_fwd_kernel
-    kernel[(E, splits)](
-        z_v,
-        z_l,
-        ln_v_weight.contiguous(),
-        ln_v_bias.contiguous(),
-        z_l if word_mask is None else word_mask.contiguous().view(torch.uint8),
-        z_l if expr_offsets is None else expr_offsets.contiguous(),
-        f_lav,
-        mean,
-        rstd,
-        gate,
-        shares,
-        z_v.shape[0],
-        L_v,
-        L_t,
-        tiles_per_split,
-        threshold,
-        eps,
-        C=C,
-        GATE_WORDS=gate.shape[2],
-        KEEP=keep,
-        HAS_MASK=word_mask is not None,
-        HAS_GROUPS=expr_offsets is not None,
-        BLOCK_V=walk.rows,
-        BLOCK_T=sizes.words,
-        BLOCK_C=walk.chunk or triton.next_power_of_2(C),
-        num_warps=walk.warps,
-        num_stages=walk.stages,
-    )
-    mutual_attention_fwd_words_kernel[(E * L_t,)](
-        z_l,
-        shares,
-        ln_l_weight.contiguous(),
-        ln_l_bias.contiguous(),
-        y,
-        f_val,
-        L_t,
-        splits,
-        eps,
-        C=C,
-        BLOCK_C=triton.next_power_of_2(C),
-        num_warps=WORDS_WARPS,
-    )
+    # Triton launches on the current device, whichever the tensors are on.
+    with torch.cuda.device_of(z_v):
+        z_v, z_l = z_v.contiguous(), z_l.contiguous()
+        sizes = _blocks(z_v, L_t)
+        tiles_per_split, splits = _splits(L_v, sizes.forward.rows, E, sizes.programs)
+        shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
+        walk = sizes.forward
+        kernel = mutual_attention_fwd_chunked_kernel if walk.chunk else mutual_attention_fwd_kernel
+        kernel[(E, splits)](
+            z_v,
+            z_l,
+            ln_v_weight.contiguous(),
+            ln_v_bias.contiguous(),
+            z_l if word_mask is None else word_mask.contiguous().view(torch.uint8),
+            z_l if expr_offsets is None else expr_offsets.contiguous(),
+            f_lav,
+            mean,
+            rstd,
+            gate,
+            shares,
+            z_v.shape[0],
+            L_v,
+            L_t,
+            tiles_per_split,
+            threshold,
+            eps,
+            C=C,
+            GATE_WORDS=gate.shape[2],
+            KEEP=keep,
+            HAS_MASK=word_mask is not None,
+            HAS_GROUPS=expr_offsets is not None,
+            BLOCK_V=walk.rows,
+            BLOCK_T=sizes.words,
+            BLOCK_C=walk.chunk or triton.next_power_of_2(C),
+            num_warps=walk.warps,
+            num_stages=walk.stages,
+        )
+        mutual_attention_fwd_words_kernel[(E * L_t,)](
+            z_l,
+            shares,
+            ln_l_weight.contiguous(),
+            ln_l_bias.contiguous(),
+            y,
+            f_val,
+            L_t,
+            splits,
+            eps,
+            C=C,
+            BLOCK_C=triton.next_power_of_2(C),
+            num_warps=WORDS_WARPS,
+        )
     return outputs
 
 
@@ -232,97 +234,98 @@ def mutual_attention_bwd(
             torch.zeros_like(ln_l_weight),
             torch.zeros_like(ln_l_weight),
         )
-    z_v, z_l = z_v.contiguous(), z_l.contiguous()
-    wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
-    sizes = _blocks(z_v, L_t)
-    walk = sizes.backward
+    with torch.cuda.device_of(z_v):
+        z_v, z_l = z_v.contiguous(), z_l.contiguous()
+        wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
+        sizes = _blocks(z_v, L_t)
+        walk = sizes.backward
 
-    dy = wide(E, L_t, C)
-    programs = triton.cdiv(E * L_t, WORDS_ROWS)
-    dw_l, db_l = wide(programs, C), wide(programs, C)
-    mutual_attention_bwd_words_kernel[(programs,)](
-        grad_f_val.contiguous(),
-        y,
-        ln_l_weight.contiguous(),
-        dy,
-        dw_l,
-        db_l,
-        E * L_t,
-        eps,
-        C=C,
-        BLOCK_R=WORDS_ROWS,
-        BLOCK_C=triton.next_power_of_2(C),
-        num_warps=WORDS_WARPS,
-    )
-    has_gram = z_v.element_size() == 2
-    gram, word_sum = dy, dy
-    if has_gram:
-        gram, word_sum = wide(E, sizes.words, sizes.words), wide(E, sizes.words)
-        mutual_attention_bwd_gram_kernel[(E,)](
+        dy = wide(E, L_t, C)
+        programs = triton.cdiv(E * L_t, WORDS_ROWS)
+        dw_l, db_l = wide(programs, C), wide(programs, C)
+        mutual_attention_bwd_words_kernel[(programs,)](
+            grad_f_val.contiguous(),
+            y,
+            ln_l_weight.contiguous(),
+            dy,
+            dw_l,
+            db_l,
+            E * L_t,
+            eps,
+            C=C,
+            BLOCK_R=WORDS_ROWS,
+            BLOCK_C=triton.next_power_of_2(C),
+            num_warps=WORDS_WARPS,
+        )
+        has_gram = z_v.element_size() == 2
+        gram, word_sum = dy, dy
+        if has_gram:
+            gram, word_sum = wide(E, sizes.words, sizes.words), wide(E, sizes.words)
+            mutual_attention_bwd_gram_kernel[(E,)](
+                z_l,
+                gram,
+                word_sum,
+                L_t,
+                C=C,
+                BLOCK_T=sizes.words,
+                CHUNK=walk.chunk,
+                num_warps=walk.warps,
+            )
+        tiles_per_split, splits = _splits(L_v, walk.rows, images, sizes.programs)
+        dz_v = torch.empty_like(z_v)
+        dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
+        dz_l_partial = wide(E, splits, L_t, C)
+        dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
+        mutual_attention_bwd_kernel[(images, splits)](
+            grad_f_lav.contiguous(),
+            z_v,
             z_l,
+            ln_v_weight.contiguous(),
+            z_l if expr_offsets is None else expr_offsets.contiguous(),
+            mean,
+            rstd,
+            gate,
+            dy,
             gram,
             word_sum,
+            dz_v,
+            dz_v_sum,
+            dz_l_partial,
+            dw_v,
+            db_v,
+            L_v,
             L_t,
+            tiles_per_split,
             C=C,
+            GATE_WORDS=gate.shape[2],
+            HAS_GROUPS=expr_offsets is not None,
+            HAS_GRAM=has_gram,
+            BLOCK_V=walk.rows,
             BLOCK_T=sizes.words,
             CHUNK=walk.chunk,
+            STAGES=walk.stages,
             num_warps=walk.warps,
+            num_stages=1,
         )
-    tiles_per_split, splits = _splits(L_v, walk.rows, images, sizes.programs)
-    dz_v = torch.empty_like(z_v)
-    dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
-    dz_l_partial = wide(E, splits, L_t, C)
-    dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
-    mutual_attention_bwd_kernel[(images, splits)](
-        grad_f_lav.contiguous(),
-        z_v,
-        z_l,
-        ln_v_weight.contiguous(),
-        z_l if expr_offsets is None else expr_offsets.contiguous(),
-        mean,
-        rstd,
-        gate,
-        dy,
-        gram,
-        word_sum,
-        dz_v,
-        dz_v_sum,
-        dz_l_partial,
-        dw_v,
-        db_v,
-        L_v,
-        L_t,
-        tiles_per_split,
-        C=C,
-        GATE_WORDS=gate.shape[2],
-        HAS_GROUPS=expr_offsets is not None,
-        HAS_GRAM=has_gram,
-        BLOCK_V=walk.rows,
-        BLOCK_T=sizes.words,
-        CHUNK=walk.chunk,
-        STAGES=walk.stages,
-        num_warps=walk.warps,
-        num_stages=1,
-    )
-    dz_l = torch.empty_like(z_l)
-    mutual_attention_bwd_finish_kernel[(E * L_t,)](
-        dy,
-        dz_l_partial,
-        dz_l,
-        L_t,
-        splits,
-        C=C,
-        BLOCK_C=triton.next_power_of_2(C),
-        num_warps=WORDS_WARPS,
-    )
-    return (
-        dz_v,
-        dz_l,
-        dw_v.sum(0).to(ln_v_weight.dtype),
-        db_v.sum(0).to(ln_v_weight.dtype),
-        dw_l.sum(0).to(ln_l_weight.dtype),
-        db_l.sum(0).to(ln_l_weight.dtype),
-    )
+        dz_l = torch.empty_like(z_l)
+        mutual_attention_bwd_finish_kernel[(E * L_t,)](
+            dy,
+            dz_l_partial,
+            dz_l,
+            L_t,
+            splits,
+            C=C,
+            BLOCK_C=triton.next_power_of_2(C),
+            num_warps=WORDS_WARPS,
+        )
+        return (
+            dz_v,
+            dz_l,
+            dw_v.sum(0).to(ln_v_weight.dtype),
+            db_v.sum(0).to(ln_v_weight.dtype),
+            dw_l.sum(0).to(ln_l_weight.dtype),
+            db_l.sum(0).to(ln_l_weight.dtype),
+        )
 
 
 @mutual_attention_bwd.register_fake
