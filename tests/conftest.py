@@ -1,4 +1,4 @@
-"""Where tests find real data."""
+"""Settings of all tests, and where they find real data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Without a GPU the Triton kernels run in Triton's interpreter. Triton reads this when it is first imported,
+# by whichever test comes first, so it has to be set here.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Examples touch files; how long that takes says nothing on a busy machine.
 settings.register_profile("maris", deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -46,7 +47,7 @@ def mutual_attention(
             "all" has no gate.
         word_mask: bool [E, L_t], True for a real word; None: all are.
         expr_offsets: int32 [I + 1], expressions expr_offsets[i] to expr_offsets[i + 1] belong to image i;
-            None: one expression an image, I = E.
+            None: one expression an image, I = E. On a GPU its values are not checked: that would wait for it.
         eps: of both LayerNorms.
         impl: "reference" (plain PyTorch), "triton", or "auto" (see ``chosen_impl``).
 
@@ -69,8 +70,13 @@ def mutual_attention(
             raise ValueError(
                 f"{name} is {tuple(parameter.shape)}, needed is ({z_v.shape[2]},), the width of z_v"
             )
-    _implementation(impl, z_v)
-    return mutual_attention_reference(
+        if parameter.device != z_v.device:
+            raise ValueError(f"z_v is on {z_v.device} and {name} on {parameter.device}; needed is one device")
+    if _implementation(impl, z_v, z_l) == "triton":
+        from maris_fast.kernels.mutual_attention.operator import mutual_attention_triton as implementation
+    else:
+        implementation = mutual_attention_reference
+    return implementation(
         z_v,
         z_l,
         ln_v_weight,
@@ -104,18 +110,33 @@ def mutual_attention_weights(
     )
 
 
-def chosen_impl(device: torch.device, dtype: torch.dtype) -> Impl:
-    """What ``impl="auto"`` takes for inputs of this device and dtype."""
-    return "reference"
+def chosen_impl(device: torch.device, dtype: torch.dtype, L_t: int = 32, C: int = 256) -> Impl:
+    """What ``impl="auto"`` takes for inputs of this device, dtype and size: Triton on CUDA where it can."""
+    if device.type != "cuda" or _why_not_triton(device, dtype, L_t, C) is not None:
+        return "reference"
+    return "triton"
 
 
-def _implementation(impl: Impl, z_v: Tensor) -> Impl:
+def _implementation(impl: Impl, z_v: Tensor, z_l: Tensor) -> Impl:
     if impl not in get_args(Impl):
         raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
-    chosen = chosen_impl(z_v.device, z_v.dtype) if impl == "auto" else impl
-    if chosen == "triton":
-        raise UnsupportedError("mutual_attention has no Triton kernel in this version; use impl='reference'")
-    return chosen
+    _, L_t, C = z_l.shape
+    if impl == "auto":
+        return chosen_impl(z_v.device, z_v.dtype, L_t, C)
+    if impl == "triton":
+        reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C)
+        if reason is not None:
+            raise UnsupportedError(f"{reason}; use impl='reference' or 'auto'")
+    return impl
+
+
+def _why_not_triton(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
+    """Why the Triton kernels can't take such inputs; None when they can."""
+    try:
+        from maris_fast.kernels.mutual_attention import operator
+    except ImportError as error:
+        return f"triton can't be imported ({error})"
+    return operator.why_unsupported(device, dtype, L_t, C)
 
 
 def _check(
@@ -130,8 +151,14 @@ def _check(
         raise ValueError(
             f"z_v is {z_v.dtype} and z_l {z_l.dtype}; needed is one floating-point dtype for both"
         )
-    if z_v.device != z_l.device:
-        raise ValueError(f"z_v is on {z_v.device} and z_l on {z_l.device}; needed is one device")
+    if 0 in (z_v.shape[1], z_l.shape[1], z_v.shape[2]):
+        raise ValueError(
+            f"z_v is {tuple(z_v.shape)} and z_l {tuple(z_l.shape)}; "
+            "needed is at least one visual token, one word and one channel"
+        )
+    for name, tensor in (("z_l", z_l), ("word_mask", word_mask), ("expr_offsets", expr_offsets)):
+        if tensor is not None and tensor.device != z_v.device:
+            raise ValueError(f"z_v is on {z_v.device} and {name} on {tensor.device}; needed is one device")
     if not 0 <= tau < 1:
         raise ValueError(f"tau = {tau}; needed is 0 <= tau < 1, a threshold on sigmoid(S)")
     if keep not in get_args(Keep):
@@ -151,3 +178,16 @@ def _check(
             f"expr_offsets is {expr_offsets.dtype} {tuple(expr_offsets.shape)}; "
             f"needed is int32 ({z_v.shape[0] + 1},)"
         )
+    elif expr_offsets.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_offsets(expr_offsets.tolist(), z_l.shape[0])
+
+
+def _check_offsets(offsets: list[int], expressions: int) -> None:
+    """Only for offsets on the CPU: to read them from a GPU would stop a training step to wait for it."""
+    if offsets[0] != 0 or offsets[-1] != expressions:
+        raise ValueError(
+            f"expr_offsets runs from {offsets[0]} to {offsets[-1]}; needed is from 0 to {expressions}, "
+            "the number of expressions"
+        )
+    if any(start > stop for start, stop in pairwise(offsets)):
+        raise ValueError(f"expr_offsets is {offsets}; needed are offsets that never fall")

@@ -1,0 +1,148 @@
+"""What the compiler makes of every row of the block-size table, ahead of time: no GPU is needed.
+
+``python -m maris_fast.kernels.mutual_attention.compiled`` prints a JSON line a kernel, with its registers,
+spilled bytes and shared memory as ptxas reports them. TRITON_INTERPRET must not be set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from maris_fast.kernels.mutual_attention import backward, forward
+from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, MAX_C, TABLE, WHOLE_C, Walk, blocks
+
+PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+# What a block may use of a multiprocessor's shared memory: CUDA's programming guide, compute capabilities.
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+NARROW_C = 64
+ELEMENT = {2: "bf16", 4: "fp32"}
+
+OF_THE_INPUTS = ("z_v_ptr", "z_l_ptr", "f_lav_ptr", "f_val_ptr", "grad_ptr", "dz_v_ptr", "dz_l_ptr")
+TYPES = {
+    "word_mask_ptr": "*u8",
+    "expr_offsets_ptr": "*i32",
+    "gate_ptr": "*i32",
+    "threshold": "fp32",
+    "eps": "fp32",
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel as compiled."""
+
+    kernel: str
+    architecture: int
+    dtype: str
+    words: int
+    C: int
+    walk: str
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+
+
+def compile_kernel(
+    kernel: Any, architecture: int, element_bytes: int, warps: int, stages: int, **constants: int
+) -> tuple[int, int, int]:
+    """Registers a thread, spilled bytes (stores and loads) and shared memory of one configuration."""
+    signature = {name: _type(name, element_bytes) for name in kernel.arg_names}
+    signature |= dict.fromkeys(constants, "constexpr")
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(kernel.arg_names)
+        if name.endswith("_ptr")
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    target = GPUTarget("cuda", architecture, 32)
+    options = {"num_warps": warps, "num_stages": stages}
+    compiled = triton.compile(source, target=target, options=options)
+    ptx = compiled.asm["ptx"]
+    name = re.search(r"\.target (\w+)", ptx)
+    assert name is not None
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "kernel.ptx").write_text(ptx)
+        command = [PTXAS, "-v", "--gpu-name", name[1], "kernel.ptx", "-o", "kernel.cubin"]
+        said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
+    registers = re.search(r"Used (\d+) registers", said)
+    spills = re.findall(r"(\d+) bytes spill", said)
+    assert registers is not None
+    assert spills
+    return int(registers[1]), sum(map(int, spills)), compiled.metadata.shared
+
+
+def _type(name: str, element_bytes: int) -> str:
+    if name in OF_THE_INPUTS:
+        return f"*{ELEMENT[element_bytes]}"
+    return TYPES.get(name, "*fp32" if name.endswith("_ptr") else "i32")
+
+
+def configurations(architecture: int) -> Iterator[tuple[Any, int, int, int, Walk, dict[str, int]]]:
+    """Kernel, element bytes, words, C, walk and constants of every row, with all features switched on."""
+    for (row_architecture, element_bytes), rows in TABLE.items():
+        if row_architecture != architecture:
+            continue
+        for words, row in rows.items():
+            gate = {"GATE_WORDS": max(1, words // 32), "HAS_GROUPS": True, "BLOCK_T": words}
+            forwards = {row.wide: MAX_C, row.forward: WHOLE_C}
+            for walk, C in forwards.items():
+                kernel = (
+                    forward.mutual_attention_fwd_chunked_kernel
+                    if walk.chunk
+                    else forward.mutual_attention_fwd_kernel
+                )
+                constants = {"KEEP": 0, "HAS_MASK": True, "BLOCK_V": walk.rows, "BLOCK_C": walk.chunk or C}
+                yield kernel, element_bytes, words, C, walk, {"C": C, **gate, **constants}
+            # The narrow one once: the compiler treats a walk of few chunks differently.
+            for C in (WHOLE_C, NARROW_C) if words == 32 else (WHOLE_C,):
+                walk = blocks(architecture, element_bytes, words, C).backward
+                constants = {"BLOCK_V": walk.rows, "CHUNK": walk.chunk, "STAGES": walk.stages}
+                constants |= {"C": C, "HAS_GRAM": element_bytes == 2, **gate}
+                # Prefetch in the backward is its first loop's own affair.
+                alone = replace(walk, stages=1)
+                yield backward.mutual_attention_bwd_kernel, element_bytes, words, C, alone, constants
+            if element_bytes == 2:
+                alone = replace(row.backward, stages=1)
+                constants = {"C": WHOLE_C, "BLOCK_T": words, "CHUNK": alone.chunk}
+                kernel = backward.mutual_attention_bwd_gram_kernel
+                yield kernel, element_bytes, words, WHOLE_C, alone, constants
+        over_words = {"C": MAX_C, "BLOCK_C": MAX_C}
+        rows_a_program = {"BLOCK_R": 4}
+        walk = Walk(rows=1, warps=4, stages=1, chunk=MAX_C)
+        yield forward.mutual_attention_fwd_words_kernel, element_bytes, 1, MAX_C, walk, over_words
+        yield backward.mutual_attention_bwd_finish_kernel, element_bytes, 1, MAX_C, walk, over_words
+        kernel = backward.mutual_attention_bwd_words_kernel
+        yield kernel, element_bytes, 1, MAX_C, walk, over_words | rows_a_program
+
+
+def report(architecture: int) -> Iterator[Compiled]:
+    """Compiles every configuration of an architecture."""
+    for kernel, element_bytes, words, C, walk, constants in configurations(architecture):
+        used = compile_kernel(kernel, architecture, element_bytes, walk.warps, walk.stages, **constants)
+        cut = f"{walk.rows} rows, {walk.warps} warps, {walk.stages} stages, chunk {walk.chunk or C}"
+        yield Compiled(kernel.__name__, architecture, ELEMENT[element_bytes], words, C, cut, *used)
+
+
+def main() -> None:
+    """Prints the report of the architectures asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("architectures", nargs="*", type=int, default=ARCHITECTURES)
+    for architecture in parser.parse_args().architectures:
+        for compiled in report(architecture):
+            print(json.dumps(asdict(compiled)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+"""The Triton kernels as one PyTorch operator, with shapes for tracing and a gradient."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from maris_fast.kernels.mutual_attention.backward import (
+    mutual_attention_bwd_finish_kernel,
+    mutual_attention_bwd_gram_kernel,
+    mutual_attention_bwd_kernel,
+    mutual_attention_bwd_words_kernel,
+)
+from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, INTERPRETER, Blocks, blocks, why_unfit
+from maris_fast.kernels.mutual_attention.forward import (
+    KEEP_ALL,
+    KEEP_IRRELEVANT,
+    KEEP_RELEVANT,
+    mutual_attention_fwd_chunked_kernel,
+    mutual_attention_fwd_kernel,
+    mutual_attention_fwd_words_kernel,
+)
+from maris_fast.kernels.mutual_attention.reference import Keep, logit
+
+KEEPS: dict[Keep, int] = {"relevant": KEEP_RELEVANT, "irrelevant": KEEP_IRRELEVANT, "all": KEEP_ALL}
+
+# A kernel is fixed as interpreted or compiled when its module is imported.
+INTERPRETED = not isinstance(mutual_attention_fwd_kernel, triton.JITFunction)
+
+
+# Of the kernels over words: rows a program and warps; a row of the widest C still fits in registers.
+WORDS_ROWS = 4
+WORDS_WARPS = 4
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
+    """Why the kernels can't take inputs of this device, dtype and size; None when they can."""
+    return _why_unsupported_here(device, dtype) or why_unfit(L_t, C)
+
+
+# torch.compile can't look into a device's properties, and they don't change.
+@torch.compiler.assume_constant_result
+def _why_unsupported_here(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in DTYPES:
+        return f"the inputs are {dtype}, and the Triton kernels take float16, bfloat16 and float32"
+    if INTERPRETED:
+        if device.type != "cpu":
+            return f"TRITON_INTERPRET is set, which runs kernels on the CPU, and the inputs are on {device}"
+        if dtype == torch.bfloat16:
+            return "Triton's interpreter multiplies bfloat16 wrongly (triton issue 11584)"
+    elif device.type != "cuda":
+        return f"Triton kernels run on CUDA, and the inputs are on {device} (or set TRITON_INTERPRET=1)"
+    elif torch.version.cuda is None:
+        return "the Triton kernels are cut for NVIDIA GPUs only"
+    elif _architecture(device) < ARCHITECTURES[0]:
+        return (
+            f"the Triton kernels need compute capability 8.0, and {device} has {_architecture(device) / 10}"
+        )
+    return None
+
+
+def mutual_attention_triton(
+    z_v: Tensor,
+    z_l: Tensor,
+    ln_v_weight: Tensor,
+    ln_v_bias: Tensor,
+    ln_l_weight: Tensor,
+    ln_l_bias: Tensor,
+    *,
+    tau: float,
+    keep: Keep,
+    word_mask: Tensor | None,
+    expr_offsets: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """f_lav [E, L_v, C] and f_val [E, L_t, C] of eq. 5; arguments as in ``mutual_attention``."""
+    f_lav, f_val, *_ = mutual_attention_fwd(
+        z_v,
+        z_l,
+        ln_v_weight,
+        ln_v_bias,
+        ln_l_weight,
+        ln_l_bias,
+        word_mask,
+        expr_offsets,
+        logit(tau),
+        KEEPS[keep],
+        eps,
+    )
+    return f_lav, f_val
+
+
+def unpack_gate(gate: Tensor, L_t: int) -> Tensor:
+    """The operator's saved bits [E, L_v, ceil(L_t / 32)] as bool [E, L_v, L_t]."""
+    bits = (gate[..., None] >> torch.arange(32, dtype=torch.int32, device=gate.device)) & 1
+    return bits.flatten(2)[..., :L_t] != 0
+
+
+@torch.library.custom_op("maris_fast::mutual_attention_fwd", mutates_args=())
+def mutual_attention_fwd(
+    z_v: Tensor,
+    z_l: Tensor,
+    ln_v_weight: Tensor,
+    ln_v_bias: Tensor,
+    ln_l_weight: Tensor,
+    ln_l_bias: Tensor,
+    word_mask: Tensor | None,
+    expr_offsets: Tensor | None,
+    threshold: float,
+    keep: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """f_lav, f_val and what the backward needs: mean and 1 / deviation of each row of X, the gate, Y."""
+    E, L_t, C = z_l.shape
+    L_v = z_v.shape[1]
+    outputs = _empty_outputs(z_v, z_l)
+    if E == 0:
+        return outputs
+    f_lav, f_val, mean, rstd, gate, y = outputs
+    # Triton launches on the current device, whichever the tensors are on.
+    with torch.cuda.device_of(z_v):
+        z_v, z_l = z_v.contiguous(), z_l.contiguous()
+        sizes = _blocks(z_v, L_t)
+        tiles_per_split, splits = _splits(L_v, sizes.forward.rows, E, sizes.programs)
+        shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
+        walk = sizes.forward
+        kernel = mutual_attention_fwd_chunked_kernel if walk.chunk else mutual_attention_fwd_kernel
+        kernel[(E, splits)](
+            z_v,
+            z_l,
+            ln_v_weight.contiguous(),
+            ln_v_bias.contiguous(),
+            z_l if word_mask is None else word_mask.contiguous().view(torch.uint8),
+            z_l if expr_offsets is None else expr_offsets.contiguous(),
+            f_lav,
+            mean,
+            rstd,
+            gate,
+            shares,
+            z_v.shape[0],
+            L_v,
+            L_t,
+            tiles_per_split,
+            threshold,
+            eps,
+            C=C,
+            GATE_WORDS=gate.shape[2],
+            KEEP=keep,
+            HAS_MASK=word_mask is not None,
+            HAS_GROUPS=expr_offsets is not None,
+            BLOCK_V=walk.rows,
+            BLOCK_T=sizes.words,
+            BLOCK_C=walk.chunk or triton.next_power_of_2(C),
+            num_warps=walk.warps,
+            num_stages=walk.stages,
+        )
+        mutual_attention_fwd_words_kernel[(E * L_t,)](
+            z_l,
+            shares,
+            ln_l_weight.contiguous(),
+            ln_l_bias.contiguous(),
+            y,
+            f_val,
+            L_t,
+            splits,
+            eps,
+            C=C,
+            BLOCK_C=triton.next_power_of_2(C),
+            num_warps=WORDS_WARPS,
+        )
+    return outputs
+
+
+@mutual_attention_fwd.register_fake
+def _(
+    z_v: Tensor,
+    z_l: Tensor,
+    ln_v_weight: Tensor,
+    ln_v_bias: Tensor,
+    ln_l_weight: Tensor,
+    ln_l_bias: Tensor,
+    word_mask: Tensor | None,
+    expr_offsets: Tensor | None,
+    threshold: float,
+    keep: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _empty_outputs(z_v, z_l)
+
+
+def _empty_outputs(z_v: Tensor, z_l: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    E, L_t, C = z_l.shape
+    L_v = z_v.shape[1]
+    return (
+        z_v.new_empty(E, L_v, C),
+        z_l.new_empty(E, L_t, C),
+        z_v.new_empty(E, L_v, dtype=torch.float32),
+        z_v.new_empty(E, L_v, dtype=torch.float32),
+        z_v.new_empty(E, L_v, (L_t + 31) // 32, dtype=torch.int32),
+        z_v.new_empty(E, L_t, C, dtype=torch.float32),
+    )
+
+
+@torch.library.custom_op("maris_fast::mutual_attention_bwd", mutates_args=())
+def mutual_attention_bwd(
+    grad_f_lav: Tensor,
+    grad_f_val: Tensor,
+    z_v: Tensor,
+    z_l: Tensor,
+    ln_v_weight: Tensor,
+    ln_l_weight: Tensor,
+    expr_offsets: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    gate: Tensor,
+    y: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of z_v, z_l, and of weight and bias of the two LayerNorms, f_lav's first."""
+    E, L_t, C = z_l.shape
+    images, L_v, _ = z_v.shape
+    if E == 0:
+        return (
+            torch.zeros_like(z_v),
+            torch.zeros_like(z_l),
+            torch.zeros_like(ln_v_weight),
+            torch.zeros_like(ln_v_weight),
+            torch.zeros_like(ln_l_weight),
+            torch.zeros_like(ln_l_weight),
+        )
+    with torch.cuda.device_of(z_v):
+        z_v, z_l = z_v.contiguous(), z_l.contiguous()
+        wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
+        sizes = _blocks(z_v, L_t)
+        walk = sizes.backward
+
+        dy = wide(E, L_t, C)
+        programs = triton.cdiv(E * L_t, WORDS_ROWS)
+        dw_l, db_l = wide(programs, C), wide(programs, C)
+        mutual_attention_bwd_words_kernel[(programs,)](
+            grad_f_val.contiguous(),
+            y,
+            ln_l_weight.contiguous(),
+            dy,
+            dw_l,
+            db_l,
+            E * L_t,
+            eps,
+            C=C,
+            BLOCK_R=WORDS_ROWS,
+            BLOCK_C=triton.next_power_of_2(C),
+            num_warps=WORDS_WARPS,
+        )
+        has_gram = z_v.element_size() == 2
+        gram, word_sum = dy, dy
+        if has_gram:
+            gram, word_sum = wide(E, sizes.words, sizes.words), wide(E, sizes.words)
+            mutual_attention_bwd_gram_kernel[(E,)](
+                z_l,
+                gram,
+                word_sum,
+                L_t,
+                C=C,
+                BLOCK_T=sizes.words,
+                CHUNK=walk.chunk,
+                num_warps=walk.warps,
+            )
+        tiles_per_split, splits = _splits(L_v, walk.rows, images, sizes.programs)
+        dz_v = torch.empty_like(z_v)
+        dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
+        dz_l_partial = wide(E, splits, L_t, C)
+        dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
+        mutual_attention_bwd_kernel[(images, splits)](
+            grad_f_lav.contiguous(),
+            z_v,
+            z_l,
+            ln_v_weight.contiguous(),
+            z_l if expr_offsets is None else expr_offsets.contiguous(),
+            mean,
+            rstd,
+            gate,
+            dy,
+            gram,
+            word_sum,
+            dz_v,
+            dz_v_sum,
+            dz_l_partial,
+            dw_v,
+            db_v,
+            L_v,
+            L_t,
+            tiles_per_split,
+            C=C,
+            GATE_WORDS=gate.shape[2],
+            HAS_GROUPS=expr_offsets is not None,
+            HAS_GRAM=has_gram,
+            BLOCK_V=walk.rows,
+            BLOCK_T=sizes.words,
+            CHUNK=walk.chunk,
+            STAGES=walk.stages,
+            num_warps=walk.warps,
+            num_stages=1,
+        )
+        dz_l = torch.empty_like(z_l)
+        mutual_attention_bwd_finish_kernel[(E * L_t,)](
+            dy,
+            dz_l_partial,
+            dz_l,
+            L_t,
+            splits,
+            C=C,
+            BLOCK_C=triton.next_power_of_2(C),
+            num_warps=WORDS_WARPS,
+        )
+        return (
+            dz_v,
+            dz_l,
+            dw_v.sum(0).to(ln_v_weight.dtype),
+            db_v.sum(0).to(ln_v_weight.dtype),
+            dw_l.sum(0).to(ln_l_weight.dtype),
+            db_l.sum(0).to(ln_l_weight.dtype),
+        )
+
+
+@mutual_attention_bwd.register_fake
+def _(
+    grad_f_lav: Tensor,
+    grad_f_val: Tensor,
+    z_v: Tensor,
+    z_l: Tensor,
+    ln_v_weight: Tensor,
+    ln_l_weight: Tensor,
+    expr_offsets: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    gate: Tensor,
+    y: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (
+        z_v.new_empty(z_v.shape),
+        z_l.new_empty(z_l.shape),
+        ln_v_weight.new_empty(ln_v_weight.shape),
+        ln_v_weight.new_empty(ln_v_weight.shape),
+        ln_l_weight.new_empty(ln_l_weight.shape),
+        ln_l_weight.new_empty(ln_l_weight.shape),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    z_v, z_l, ln_v_weight, _, ln_l_weight, _, _, expr_offsets, _, _, eps = inputs
+    _, _, mean, rstd, gate, y = output
+    ctx.mark_non_differentiable(mean, rstd, gate, y)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y)
+    ctx.eps = eps
+
+
+def _backward(ctx: Any, grad_f_lav: Tensor | None, grad_f_val: Tensor | None, *_: None) -> tuple[Any, ...]:
+    z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y = ctx.saved_tensors
+    if grad_f_lav is None:
+        grad_f_lav = z_v.new_zeros(mean.shape[0], *z_v.shape[1:])
+    if grad_f_val is None:
+        grad_f_val = torch.zeros_like(z_l)
+    dz_v, dz_l, dw_v, db_v, dw_l, db_l = mutual_attention_bwd(
+        grad_f_lav, grad_f_val, z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y, ctx.eps
+    )
+    return dz_v, dz_l, dw_v, db_v, dw_l, db_l, None, None, None, None, None
+
+
+mutual_attention_fwd.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _blocks(z_v: Tensor, L_t: int) -> Blocks:
+    return blocks(_architecture(z_v.device), z_v.element_size(), L_t, z_v.shape[2])
+
+
+def _architecture(device: torch.device) -> int:
+    """The compute capability, 90 for Hopper."""
+    if device.type != "cuda":
+        return INTERPRETER
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def _splits(L_v: int, rows: int, owners: int, programs: int) -> tuple[int, int]:
+    """Tiles a program and programs an owner, so that about ``programs`` run and none is idle."""
+    tiles = triton.cdiv(L_v, rows)
+    tiles_per_split = triton.cdiv(tiles, max(1, programs // owners))
+    return tiles_per_split, triton.cdiv(tiles, tiles_per_split)

@@ -1,0 +1,187 @@
+"""What proves the kernels: one case, run by the kernels and by the reference in fp64, behind one gate.
+
+Near the threshold a rounding error flips a pair, and one flipped pair moves f_lav by about 0.05. So the
+gate is compared outside the rounding band, and everything else behind the kernels' own gate, excluding
+nothing. What error is allowed comes from the error of plain PyTorch in the same dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maris_fast.kernels.mutual_attention.operator import KEEPS, mutual_attention_fwd, unpack_gate
+from maris_fast.kernels.mutual_attention.reference import (
+    Keep,
+    attention_weights,
+    gate,
+    logit,
+    mutual_attention_reference,
+    relevance,
+    tokens_of_expressions,
+)
+
+GATE_BAND = 1e-5
+NAMES = (
+    "f_lav",
+    "f_val",
+    "d z_v",
+    "d z_l",
+    "d ln_v_weight",
+    "d ln_v_bias",
+    "d ln_l_weight",
+    "d ln_l_bias",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs to draw: ``counts`` are the expressions of each image, None one an image without offsets."""
+
+    L_v: int
+    L_t: int
+    C: int
+    dtype: torch.dtype = torch.float32
+    counts: tuple[int, ...] | None = None
+    images: int = 1
+    keep: Keep = "relevant"
+    tau: float = 0.5
+    padded: bool = False
+    sliced: bool = False
+    scale: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came out: pairs whose gate is wrong, and each tensor's (error, allowed error)."""
+
+    wrong_pairs: int
+    errors: dict[str, tuple[float, float]]
+
+    def failures(self) -> list[str]:
+        """What is out of bounds, in words; empty when all is well. NaN is out of bounds."""
+        wrong = [f"{self.wrong_pairs} pairs of the gate"] if self.wrong_pairs else []
+        return wrong + [
+            f"{name}: error {error:.2e}, allowed {allowed:.2e}"
+            for name, (error, allowed) in self.errors.items()
+            if not error <= allowed
+        ]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an operation takes, and the gradients its outputs get."""
+
+    leaves: list[Tensor]
+    word_mask: Tensor | None
+    expr_offsets: Tensor | None
+    gradients: list[Tensor]
+
+
+def draw(case: Case, device: torch.device) -> Inputs:
+    """The inputs of a case: always the same ones."""
+    generator = torch.Generator().manual_seed(case.seed)
+
+    def normal(*shape: int, dtype: torch.dtype = case.dtype) -> Tensor:
+        if not case.sliced:
+            return torch.randn(shape, generator=generator).to(device, dtype)
+        wider = torch.randn(*shape[:-1], shape[-1] + 3, generator=generator).to(device, dtype)
+        return wider[..., 1 : shape[-1] + 1]
+
+    images, E = (case.images, case.images) if case.counts is None else (len(case.counts), sum(case.counts))
+    z_v, z_l = normal(images, case.L_v, case.C), normal(E, case.L_t, case.C)
+    z_l *= case.scale / math.sqrt(case.C)
+    parameters = [normal(case.C, dtype=torch.float32) for _ in range(4)]
+    for weight in parameters[::2]:
+        weight.mul_(0.3).add_(1)
+    word_mask = None
+    if case.padded:
+        # From no word at all to all of them.
+        lengths = torch.linspace(0, case.L_t, E).round()
+        word_mask = (torch.arange(case.L_t) < lengths[:, None]).to(device)
+    expr_offsets = None
+    if case.counts is not None:
+        expr_offsets = torch.tensor([0, *case.counts]).cumsum(0).to(device, torch.int32)
+    gradients = [normal(E, case.L_v, case.C), normal(E, case.L_t, case.C)]
+    return Inputs([z_v, z_l, *parameters], word_mask, expr_offsets, gradients)
+
+
+def same_dtype_eager(
+    leaves: list[Tensor], kept: Tensor, expr_offsets: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The equations in plain PyTorch, each step rounded to the inputs' dtype but S and its softmax."""
+    z_v, z_l, *parameters = leaves
+    ln_v_weight, ln_v_bias, ln_l_weight, ln_l_bias = (t.to(z_v.dtype) for t in parameters)
+    z_v = tokens_of_expressions(z_v, expr_offsets)
+    A = attention_weights(relevance(z_v.float(), z_l.float()), kept).to(z_v.dtype)
+    f_lav = F.layer_norm(A @ z_l + z_v, z_v.shape[2:], ln_v_weight, ln_v_bias, eps)
+    f_val = F.layer_norm(A.transpose(1, 2) @ z_v + z_l, z_v.shape[2:], ln_l_weight, ln_l_bias, eps)
+    return f_lav, f_val
+
+
+def parity(case: Case, device: torch.device, eps: float = 1e-5) -> Report:
+    """Runs one case, forward and backward, on memory that is NaN where nothing was written."""
+    drawn = draw(case, device)
+    leaves = [t.detach().requires_grad_() for t in drawn.leaves]
+    with poisoned_memory():
+        f_lav, f_val, _, _, bits, _ = mutual_attention_fwd(
+            *leaves, drawn.word_mask, drawn.expr_offsets, logit(case.tau), KEEPS[case.keep], eps
+        )
+        own = [f_lav, f_val, *torch.autograd.grad([f_lav, f_val], leaves, drawn.gradients)]
+    kept = unpack_gate(bits, case.L_t)
+
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+    outputs = mutual_attention_reference(
+        *wide,
+        tau=case.tau,
+        keep=case.keep,
+        word_mask=drawn.word_mask,
+        expr_offsets=drawn.expr_offsets,
+        eps=eps,
+        kept=kept,
+    )
+    truth = [*outputs, *torch.autograd.grad(outputs, wide, [g.double() for g in drawn.gradients])]
+    eager = [t.detach().clone().requires_grad_() for t in leaves]
+    outputs = same_dtype_eager(eager, kept, drawn.expr_offsets, eps)
+    plain = [*outputs, *torch.autograd.grad(outputs, eager, drawn.gradients)]
+
+    S = relevance(tokens_of_expressions(wide[0], drawn.expr_offsets), wide[1]).detach()
+    sure = (S - logit(case.tau)).abs() > GATE_BAND * max(1.0, S.std(correction=0).item())
+    if drawn.word_mask is not None:
+        sure |= ~drawn.word_mask[:, None, :]
+    wrong = (kept != gate(S, case.tau, case.keep, drawn.word_mask)) & sure
+
+    rounding = torch.finfo(case.dtype).eps
+    errors = {}
+    for name, got, needed, plainly in zip(NAMES, own, truth, plain, strict=True):
+        allowed = 2 * (_distance(plainly, needed) + rounding * needed.abs().max().item())
+        errors[name] = (_distance(got, needed), allowed)
+    return Report(int(wrong.sum()), errors)
+
+
+def _distance(got: Tensor, needed: Tensor) -> float:
+    return (got.double() - needed).abs().max().item()
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fresh memory is NaN (integers: their largest), so that what nobody wrote can't pass for a result."""
+    memory: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
+        memory.fill_uninitialized_memory = fills

@@ -1,0 +1,71 @@
+"""Breaks the kernels on purpose, one line at a time: the parity check has to notice each."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from maris_fast.kernels.mutual_attention import backward, forward, operator
+from maris_fast.kernels.mutual_attention.parity import Case, parity
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+# Several tiles and splits, groups of 2, 0 and 1, padding, both element sizes, and C in chunks.
+CASES = [
+    Case(L_v=100, L_t=7, C=64, dtype=torch.float16),
+    Case(L_v=70, L_t=7, C=64, counts=(2, 0, 1), padded=True),
+    Case(L_v=70, L_t=7, C=300),
+]
+
+MUTATIONS = {
+    "drop the word mask": (forward, "other=0) != 0", "other=0) >= 0"),
+    "flip the comparison": (forward, "threshold <= S", "threshold > S"),
+    "skip the last tile": (forward, "tl.cdiv(L_v, BLOCK_V))", "tl.cdiv(L_v, BLOCK_V) - 1)"),
+    "take the wrong image": (forward, "(offset <= e)", "(offset < e)"),
+    "wrong mean of X": (forward, "mean = tl.sum(X, axis=1) / C", "mean = tl.sum(X, axis=1) / (C - 1)"),
+    "no words in the mean of chunks": (forward, "(row_sum + tl.sum(A", "(row_sum + 0 * tl.sum(A"),
+    "variance with padded channels": (forward, "X = tl.where(is_z_v, X, 0.0)", "X = X"),
+    "lose a tile's share of Aᵀ Z_v": (forward, "z_v, gathered, input", "z_v, input"),
+    "lose a split's share of Aᵀ Z_v": (forward, "for split in range(0,", "for split in range(1,"),
+    "forget the residual of Y": (forward, "y += tl.load(z_l_ptr", "y += 0 * tl.load(z_l_ptr"),
+    "shift the saved gate": (forward, "<< tl.arange(0, BITS)", "<< (tl.arange(0, BITS) + 1)"),
+    "forget dS Z_l": (backward, "dz_v = tl.dot(dS, z_l, dz_v", "tl.dot(dS, z_l, dz_v"),
+    "forget A dY": (backward, "dz_v = tl.dot(A, dy, dX", "dz_v = dX + 0 * tl.dot(A, dy, dX"),
+    "forget dSᵀ Z_v": (backward, "dz_l = tl.dot(tl.trans(dS)", "tl.dot(tl.trans(dS)"),
+    "forget Z_v dYᵀ": (backward, "dx_z_l + z_v_dy", "dx_z_l"),
+    "softmax without its row sum": (backward, "(dA - tl.sum(A * dA, axis=1)[:, None])", "dA"),
+    "dX without c1": (backward, "- c1[:, None] - x_hat", "- x_hat"),
+    "dX without c2": (backward, "- x_hat * c2[:, None])", ")"),
+    "no Gram matrix": (backward, "x_z_l = tl.dot(A, gram, S", "x_z_l = S + 0 * tl.dot(A, gram, S"),
+    "only the last expression's dZ_v": (backward, "dz_v += tl.load", "dz_v += 0 * tl.load"),
+    "only the last tile's dZ_l": (backward, "dz_l += tl.load(own_l", "dz_l += 0 * tl.load(own_l"),
+    "nothing for an image without expressions": (backward, "if first_e == end_e", "if first_e > end_e"),
+    "weight's gradient from X": (backward, "tl.sum(grad * x_hat, axis=0)", "tl.sum(grad * X, axis=0)"),
+    "forget dY": (backward, "dz_l = tl.load(dy_ptr", "dz_l = 0 * tl.load(dy_ptr"),
+}
+
+
+def test_the_kernels_as_they_are_pass() -> None:
+    assert [parity(case, DEVICE).failures() for case in CASES] == [[], [], []]
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, right, wrong = MUTATIONS[name]
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_text()
+    assert right in source, "the kernels have moved on: mutate what they are now"
+    broken = tmp_path / "broken.py"
+    broken.write_text(source.replace(right, wrong))
+    spec = importlib.util.spec_from_file_location("broken", broken)
+    assert spec is not None
+    assert spec.loader is not None
+    mutant = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mutant)
+    for kernel in vars(mutant):
+        if kernel.endswith("_kernel"):
+            monkeypatch.setattr(operator, kernel, getattr(mutant, kernel))
+    assert any(parity(case, DEVICE).failures() for case in CASES)
