@@ -16,7 +16,7 @@ Size = Literal["small", "large", "smallest", "largest"]
 Side = Literal["left", "right", "top", "bottom"]
 
 SIDE_MARGIN = 0.08  # a leftmost object leads by this much
-ON_SIDE, OFF_SIDE = 0.4, 0.5  # 'on the left' ends and 'not on the left' begins here
+ON_SIDE, OFF_SIDE = 0.4, 0.52  # 'on the left' ends and 'not on the left' begins here
 SIZE_RATIO = 1.25  # the largest object's radius over the next one's
 APART, LEVEL = 0.1, 0.04  # 'above' needs this distance; below this one it is surely not above
 UNCLEAR = None

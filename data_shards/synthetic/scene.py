@@ -17,6 +17,7 @@ COLOURS = {
 }
 RADII = {"small": 0.075, "medium": 0.11, "large": 0.16}
 RADIUS_JITTER = 0.06
+BAR_ASPECT = 2.5
 GAP = 0.015
 MIN_OBJECTS, MAX_OBJECTS = 3, 5
 
@@ -59,13 +60,16 @@ def _regular(corners: int) -> NDArray[np.float64]:
     return np.stack([np.sin(angle), -np.cos(angle)], axis=1)
 
 
-_ARM = 0.36
-_CROSS = [(-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM)]
+def _rectangle(aspect: float) -> NDArray[np.float64]:
+    """Corners of a rectangle around 0, ``aspect`` times as wide as high."""
+    return np.array([(-aspect, -1.0), (aspect, -1.0), (aspect, 1.0), (-aspect, 1.0)])
+
+
 OUTLINES = {
     "circle": _normalised(_regular(64)),
-    "square": _normalised(np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])),
-    "triangle": _normalised(_regular(3)),
-    "cross": _normalised(np.array([*_CROSS, *((-x, -y) for x, y in _CROSS)])),
+    "square": _normalised(_rectangle(1.0)),
+    "bar": _normalised(_rectangle(BAR_ASPECT)),
+    "pole": _normalised(_rectangle(1 / BAR_ASPECT)),
 }
 _HALF_EXTENT = {shape: tuple(np.abs(outline).max(axis=0).tolist()) for shape, outline in OUTLINES.items()}
 
