@@ -53,13 +53,15 @@ def machine() -> dict[str, Any]:
 
     import torch
 
-    import maris_fast.kernels.multihead_attention as multihead_attention
-    import maris_fast.kernels.mutual_attention as mutual_attention
+    from maris_fast import __version__
+    from maris_fast.kernels.multihead_attention import api as multihead
+    from maris_fast.kernels.mutual_attention import api as mutual
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rows: dict[str, Any] = {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("maris-fast", "torch", "triton", "xformers", "deepspeed")},
+        "maris-fast": __version__,
+        **{name: version(name) for name in ("torch", "triton", "xformers", "deepspeed")},
         "cpu cores": len(os.sched_getaffinity(0)),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
@@ -67,7 +69,7 @@ def machine() -> dict[str, Any]:
         device = torch.device(name)
         dtype = torch.bfloat16 if name == "cuda" else torch.float32
         rows[f"attention on {name}"] = (
-            f"mutual_attention: {mutual_attention.chosen_impl(device, dtype)}, "
-            f"multihead_attention: {multihead_attention.chosen_impl(device, dtype)}"
+            f"mutual_attention: {mutual.chosen_impl(device, dtype)}, "
+            f"multihead_attention: {multihead.chosen_impl(device, dtype)}"
         )
     return rows

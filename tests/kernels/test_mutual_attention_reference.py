@@ -205,8 +205,9 @@ def test_half_inputs_are_computed_in_fp32_and_rounded_once(dtype: torch.dtype) -
         assert torch.equal(got, needed.to(dtype))
 
 
-def test_auto_on_cpu_is_the_reference() -> None:
-    assert chosen_impl(torch.device("cpu"), torch.float32) == "reference"
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_auto_is_the_reference_until_a_gpu_has_shown_parity(device: str) -> None:
+    assert chosen_impl(torch.device(device), torch.float32) == "reference"
 
 
 @pytest.mark.parametrize(
