@@ -14,8 +14,8 @@ Overrides = Annotated[
 
 def scenes(
     root: Annotated[Path, typer.Argument(help="new folder; gets RefCOCO's layout")],
-    train_images: Annotated[int, typer.Option(min=1)] = 1500,
-    val_images: Annotated[int, typer.Option(min=1)] = 150,
+    train_images: Annotated[int, typer.Option(min=1)] = 1200,
+    val_images: Annotated[int, typer.Option(min=1)] = 160,
     image_size: Annotated[int, typer.Option(min=64, help="pixels, square")] = 256,
     seed: int = 0,
 ) -> None:

@@ -23,7 +23,7 @@ EXAMPLES_A_KIND = 2
 def quickstart(
     folder: Annotated[Path, typer.Option(help="new folder for all that is made")] = Path("runs/quickstart"),
     ranks: Annotated[int, typer.Option(min=1, help="processes that train")] = 2,
-    train_images: Annotated[int, typer.Option(min=1)] = 1600,
+    train_images: Annotated[int, typer.Option(min=1)] = 1200,
     val_images: Annotated[int, typer.Option(min=1)] = 160,
     overrides: data.Overrides = None,
 ) -> None:

@@ -1,0 +1,38 @@
+"""The quickstart as a newcomer runs it, on few scenes and for few steps: every process and file is real."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+SCORES = {"oIoU", "mIoU", "Pr@50", "Pr@60", "Pr@70", "Pr@80", "Pr@90"}
+
+
+@pytest.mark.slow
+def test_quickstart_goes_from_nothing_to_scores_and_pictures(tmp_path: Path) -> None:
+    folder = tmp_path / "quickstart"
+    command = [sys.executable, "-m", "maris_fast.cli", "quickstart", "--folder", str(folder)]
+    command += ["--train-images", "12", "--val-images", "12", "schedule.max_steps=3", "run.log_every=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "oIoU on held-out scenes" in done.stdout
+    assert "with expressions exchanged" in done.stdout
+    for kind in ("colour", "shape", "size", "position", "relation"):
+        assert kind in done.stdout
+    scores = json.loads((folder / "scores.json").read_text())
+    for condition in ("as written", "exchanged"):
+        assert scores[condition].keys() >= SCORES
+    # Every held-out sentence once; where all of an image's sentences mean one object there is none to exchange.
+    assert scores["as written"]["expressions"] >= scores["exchanged"]["expressions"] > 0
+    steps = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if row["kind"] == "train"] == [1, 2, 3]
+    assert Image.open(folder / "predictions.png").width > 500
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
