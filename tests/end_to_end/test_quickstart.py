@@ -29,7 +29,8 @@ def test_quickstart_goes_from_nothing_to_scores_and_pictures(tmp_path: Path) -> 
         assert scores[condition].keys() >= SCORES
     # Every held-out sentence once; where all of an image's sentences mean one object there is none to exchange.
     assert scores["as written"]["expressions"] >= scores["exchanged"]["expressions"] > 0
-    steps = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    metrics = (folder / "training" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in metrics]
     assert [row["step"] for row in steps if row["kind"] == "train"] == [1, 2, 3]
     assert Image.open(folder / "predictions.png").width > 500
 
