@@ -34,14 +34,14 @@ def quickstart(
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; remove it, or name another with --folder")
     root, dataset, cache, run = (folder / name for name in ("scenes", "dataset", "cache", "training"))
-    began = time.monotonic()
-    with _step("1. render scenes"):
+    watch = Stopwatch()
+    with watch.step("scenes", "render scenes"):
         data.scenes(root, train_images=train_images, val_images=val_images)
-    with _step("2. import them as RefCOCO would be"):
+    with watch.step("import", "import them as RefCOCO would be"):
         data.import_annotations(root, "scenes", split_by="synthetic", out=dataset)
-    with _step("3. cache the frozen encoders' features"):
+    with watch.step("cache", "cache the frozen encoders' features"):
         data.cache(dataset, cache, config=_beside(data_shards, "configs/quickstart.yaml"))
-    with _step(f"4. train on {ranks} DeepSpeed ranks"):
+    with watch.step("train", f"train on {ranks} DeepSpeed ranks"):
         _launch(
             ranks,
             str(_beside(train, "main.py")),
@@ -52,7 +52,7 @@ def quickstart(
             *(overrides or ()),
         )
     weights, scores = run / "best.safetensors", folder / "scores.json"
-    with _step("5. evaluate on scenes never seen, as written and with expressions exchanged"):
+    with watch.step("evaluate", "evaluate on scenes never seen, as written and with expressions exchanged"):
         _launch(
             ranks,
             "--module",
@@ -63,19 +63,27 @@ def quickstart(
             "--out",
             str(scores),
         )
-    with _step("6. predict"):
+    with watch.step("predict", "predict"):
         picture = folder / "predictions.png"
         _draw(weights, dataset, picture)
         typer.echo(f"a sheet of held-out scenes: {picture}")
-    _conclude(json.loads(scores.read_text()), weights, picture, time.monotonic() - began)
+    (folder / "seconds.json").write_text(json.dumps(watch.seconds) + "\n")
+    _conclude(json.loads(scores.read_text()), weights, picture, sum(watch.seconds.values()))
 
 
-@contextmanager
-def _step(title: str) -> Iterator[None]:
-    typer.secho(f"\n{title}", bold=True)
-    began = time.monotonic()
-    yield
-    typer.echo(f"   {time.monotonic() - began:.0f} s")
+class Stopwatch:
+    """Says what begins and how long it took, and keeps the seconds by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str, title: str) -> Iterator[None]:
+        typer.secho(f"\n{len(self.seconds) + 1}. {title}", bold=True)
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 1)
+        typer.echo(f"   {self.seconds[name]:.0f} s")
 
 
 def _launch(ranks: int, *command: str) -> None:

@@ -27,7 +27,7 @@ def test_quickstart_goes_from_nothing_to_scores_and_pictures(tmp_path: Path) -> 
     scores = json.loads((folder / "scores.json").read_text())
     for condition in ("as written", "exchanged"):
         assert scores[condition].keys() >= SCORES
-    # Every held-out sentence once; where all of an image's sentences mean one object there is none to exchange.
+    # An image whose sentences all mean one object has none to exchange.
     assert scores["as written"]["expressions"] >= scores["exchanged"]["expressions"] > 0
     metrics = (folder / "training" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in metrics]
