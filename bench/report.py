@@ -77,8 +77,8 @@ def quickstart_block(result: dict[str, Any], picture: str) -> str:
         "",
         f"![Held-out scenes, two of each kind: prediction pink, truth green]({picture})",
         "",
-        f"({conditions(result['environment'])}, {result['date']}; {minutes:.1f} minutes without installation, "
-        f"of which {result['seconds']['train'] / 60:.1f} train.)",
+        f"({conditions(result['environment'])}, {result['date']}; {minutes:.1f} minutes, "
+        f"of which {result['seconds']['train'] / 60:.1f} train, without installation.)",
     ]
     return "\n".join(lines)
 
@@ -92,7 +92,8 @@ def position_words_block(result: dict[str, Any]) -> str:
         lines.append(_row(row["name"], values))
     first = result["rows"][0]
     told = f"{conditions(first['environment'])}, {first['date']}"
-    lines += ["", f"({told}; {result['epochs']} epochs, one run each, seed {first['seed']}.)"]
+    told += f"; {result['epochs']} epochs, one run each, seed {first['seed']}"
+    lines += ["", f"({told}.)"]
     return "\n".join(lines)
 
 
@@ -101,10 +102,10 @@ def _row(name: str, values: Sequence[float]) -> str:
 
 
 def conditions(environment: dict[str, Any]) -> str:
-    packages = environment["packages"]
+    packages, commit = environment["packages"], str(environment["commit"])[:12]
     return (
         f"{environment['device']}, {environment['processor_cores']} cores, {environment['ranks']} ranks, "
-        f"torch {packages['torch']}, deepspeed {packages['deepspeed']}, commit {str(environment['commit'])[:12]}"
+        f"torch {packages['torch']}, deepspeed {packages['deepspeed']}, commit {commit}"
     )
 
 
