@@ -15,7 +15,7 @@ COLOURS = {
     "purple": (150, 45, 190),
     "white": (245, 245, 245),
 }
-RADII = {"small": 0.075, "medium": 0.11, "large": 0.16}
+RADII = {"small": 0.08, "medium": 0.115, "large": 0.165}
 RADIUS_JITTER = 0.06
 BAR_ASPECT = 2.5
 GAP = 0.015
