@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from segment_anything.utils.transforms import ResizeLongestSide
 
 from maris_fast.errors import InputError
 
@@ -39,6 +38,9 @@ class ImageGeometry:
         Raises:
             InputError: the image is so narrow that its short side would vanish.
         """
+        # segment-anything brings torchvision along, 2 s that training on a cache need not wait for.
+        from segment_anything.utils.transforms import ResizeLongestSide
+
         h_px, w_px = ResizeLongestSide.get_preprocess_shape(height, width, image_size)
         if min(h_px, w_px) == 0:
             raise InputError(
