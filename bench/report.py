@@ -104,7 +104,8 @@ def _row(name: str, values: Sequence[float]) -> str:
 def conditions(environment: dict[str, Any]) -> str:
     packages, commit = environment["packages"], str(environment["commit"])[:12]
     return (
-        f"{environment['device']}, {environment['processor_cores']} cores, {environment['ranks']} ranks, "
+        f"{environment['device']}, {environment['processor_cores']} cores, "
+        f"{environment['ranks']} rank{'s' if environment['ranks'] > 1 else ''}, "
         f"torch {packages['torch']}, deepspeed {packages['deepspeed']}, commit {commit}"
     )
 
