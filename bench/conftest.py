@@ -5,37 +5,21 @@ python -m pytest bench --benchmark-json=bench/results/<device>/<name>.json
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+from maris_fast.train.environment import environment
+from maris_fast.train.ranks import Ranks
 
 
 @pytest.fixture(scope="session")
 def conditions() -> dict[str, Any]:
     """Device, versions, commit and settings of this run."""
-    on_gpu = torch.cuda.is_available()
-    try:
-        from triton import __version__ as triton_version
-    except ImportError:
-        triton_version = "none"
-    return {
-        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "triton": triton_version,
-        "commit": _commit(),
-        "threads": torch.get_num_threads(),
-        "float32_matmul": torch.get_float32_matmul_precision(),
-    }
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {**environment(Ranks(device)), "float32_matmul": torch.get_float32_matmul_precision()}
 
 
 @pytest.fixture
