@@ -53,16 +53,7 @@ def quickstart(
         )
     weights, scores = run / "best.safetensors", folder / "scores.json"
     with watch.step("evaluate", "evaluate on scenes never seen, as written and with expressions exchanged"):
-        _launch(
-            ranks,
-            "--module",
-            "maris_fast.train.scoring",
-            str(weights),
-            str(cache),
-            "--swapped",
-            "--out",
-            str(scores),
-        )
+        _launch(ranks, *training.scoring_command(weights, cache, split="val", swapped=True, out=scores))
     with watch.step("predict", "predict"):
         picture = folder / "predictions.png"
         _draw(weights, dataset, picture)

@@ -38,10 +38,19 @@ def evaluate(
     ranks: Ranks = 1,
 ) -> None:
     """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size."""
-    arguments = [str(weights), str(cache), "--split", split, *(["--swapped"] if swapped else [])]
+    sys.exit(launch(ranks, *scoring_command(weights, cache, split=split, swapped=swapped, out=out)))
+
+
+def scoring_command(
+    weights: Path, cache: Path, *, split: str, swapped: bool = False, out: Path | None = None
+) -> list[str]:
+    """What the launcher is given to score ``weights`` on a split of ``cache``."""
+    command = ["--module", "maris_fast.train.scoring", str(weights), str(cache), "--split", split]
+    if swapped:
+        command.append("--swapped")
     if out is not None:
-        arguments += ["--out", str(out)]
-    sys.exit(launch(ranks, "--module", "maris_fast.train.evaluate", *arguments))
+        command += ["--out", str(out)]
+    return command
 
 
 def launch(ranks: int, *command: str) -> int:

@@ -34,6 +34,21 @@ def test_quickstart_goes_from_nothing_to_scores_and_pictures(tmp_path: Path) -> 
     assert [row["step"] for row in steps if row["kind"] == "train"] == [1, 2, 3]
     assert Image.open(folder / "predictions.png").width > 500
 
+    evaluate = [sys.executable, "-m", "maris_fast.cli", "eval", str(folder / "training" / "best.safetensors")]
+    evaluate += [str(folder / "cache"), "--split"]
+    alone = tmp_path / "alone.json"
+    done = subprocess.run(
+        [*evaluate, "val", "--out", str(alone)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    on_two_ranks = scores["as written"]
+    on_one = json.loads(alone.read_text())["as written"]
+    assert on_one["expressions"] == on_two_ranks["expressions"]
+    assert abs(on_one["oIoU"] - on_two_ranks["oIoU"]) < 1e-3
+    wrong = subprocess.run([*evaluate, "test"], capture_output=True, text=True, timeout=120)
+    assert wrong.returncode == 2
+    assert "error: no split 'test'" in wrong.stdout + wrong.stderr
+
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.returncode == 2
     assert "is not empty" in again.stderr

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maris_fast.cli import app
-from maris_fast.cli.training import launch
+from maris_fast.cli.training import launch, scoring_command
 from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.train import __file__ as train_package
@@ -50,8 +50,7 @@ def test_refmini_is_imported_cached_learned_by_heart_and_predicted(refmini: Path
     overfit = ("--config", str(CONFIGS / "overfit.yaml"), f"data.cache={cache}", f"run.folder={run}")
     assert launch(2, entry, *overfit) == 0
     weights = run / "best.safetensors"
-    scoring = ("--module", "maris_fast.train.scoring", str(weights), str(cache), "--split", "train")
-    assert launch(2, *scoring, "--out", str(tmp_path / "scores.json")) == 0
+    assert launch(2, *scoring_command(weights, cache, split="train", out=tmp_path / "scores.json")) == 0
     scores = json.loads((tmp_path / "scores.json").read_text())["as written"]
     assert scores["expressions"] == SENTENCES
     assert scores["oIoU"] >= 0.8
