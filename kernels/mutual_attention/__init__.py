@@ -1,5 +1,6 @@
 """Mutual-aware attention, eqs. 3-5 of the paper; the mathematics is in this folder's README."""
 
 from maris_fast.kernels.mutual_attention.api import chosen_impl, mutual_attention, mutual_attention_weights
+from maris_fast.kernels.mutual_attention.reference import tokens_of_expressions
 
-__all__ = ["chosen_impl", "mutual_attention", "mutual_attention_weights"]
+__all__ = ["chosen_impl", "mutual_attention", "mutual_attention_weights", "tokens_of_expressions"]

@@ -26,7 +26,7 @@ def mutual_attention(
     ln_l_weight: Tensor,
     ln_l_bias: Tensor,
     *,
-    tau: float = 0.5,
+    tau: float | Tensor = 0.5,
     keep: Keep = "relevant",
     word_mask: Tensor | None = None,
     expr_offsets: Tensor | None = None,
@@ -42,7 +42,8 @@ def mutual_attention(
         z_v: projected visual tokens [I, L_v, C].
         z_l: projected words [E, L_t, C], same dtype and device.
         ln_v_weight, ln_v_bias, ln_l_weight, ln_l_bias: LayerNorm parameters [C].
-        tau: threshold on sigmoid(S), in [0, 1); 0 keeps every pair.
+        tau: threshold on sigmoid(S), in [0, 1); 0 keeps every pair. Where it changes from step to step under
+            torch.compile, give a tensor [] on the CPU: each new number compiles the graph again.
         keep: "relevant" keeps sigmoid(S) >= tau, "irrelevant" keeps sigmoid(S) < tau (eq. 4 as printed),
             "all" has no gate.
         word_mask: bool [E, L_t], True for a real word; None: all are.
@@ -95,7 +96,7 @@ def mutual_attention_weights(
     z_v: Tensor,
     z_l: Tensor,
     *,
-    tau: float = 0.5,
+    tau: float | Tensor = 0.5,
     keep: Keep = "relevant",
     word_mask: Tensor | None = None,
     expr_offsets: Tensor | None = None,
@@ -141,7 +142,12 @@ def _why_not_triton(device: torch.device, dtype: torch.dtype, L_t: int, C: int) 
 
 
 def _check(
-    z_v: Tensor, z_l: Tensor, tau: float, keep: Keep, word_mask: Tensor | None, expr_offsets: Tensor | None
+    z_v: Tensor,
+    z_l: Tensor,
+    tau: float | Tensor,
+    keep: Keep,
+    word_mask: Tensor | None,
+    expr_offsets: Tensor | None,
 ) -> None:
     if z_v.ndim != 3 or z_l.ndim != 3 or z_v.shape[2] != z_l.shape[2]:
         raise ValueError(
@@ -160,8 +166,7 @@ def _check(
     for name, tensor in (("z_l", z_l), ("word_mask", word_mask), ("expr_offsets", expr_offsets)):
         if tensor is not None and tensor.device != z_v.device:
             raise ValueError(f"z_v is on {z_v.device} and {name} on {tensor.device}; needed is one device")
-    if not 0 <= tau < 1:
-        raise ValueError(f"tau = {tau}; needed is 0 <= tau < 1, a threshold on sigmoid(S)")
+    _check_tau(tau)
     if keep not in get_args(Keep):
         raise ValueError(f"keep = {keep!r}; known are {', '.join(get_args(Keep))}")
     if word_mask is not None and (word_mask.shape != z_l.shape[:2] or word_mask.dtype != torch.bool):
@@ -181,6 +186,20 @@ def _check(
         )
     elif expr_offsets.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_offsets(expr_offsets.tolist(), z_l.shape[0])
+
+
+def _check_tau(tau: float | Tensor) -> None:
+    if isinstance(tau, Tensor):
+        if tau.ndim or tau.device.type != "cpu" or not tau.is_floating_point():
+            raise ValueError(
+                f"tau is {tau.dtype} {tuple(tau.shape)} on {tau.device}; "
+                "needed is a number, or a floating-point tensor () on the CPU"
+            )
+        if torch.compiler.is_compiling():
+            return
+        tau = tau.item()
+    if not 0 <= tau < 1:
+        raise ValueError(f"tau = {tau}; needed is 0 <= tau < 1, a threshold on sigmoid(S)")
 
 
 def _check_offsets(offsets: list[int], expressions: int) -> None:

@@ -2,7 +2,8 @@
 
 Chosen from what the compiler reports: every row fits in registers and shared memory of its architecture, but
 for the backward of fp32 beyond 64 words, which spills up to 200 bytes
-(tests/kernels/test_mutual_attention_compiles.py compiles them all). None has been timed on a GPU yet.
+(tests/kernels/test_mutual_attention_compiles.py compiles them all). None has been timed on a GPU yet: the
+tuner (tuning.py) does that on the machine at hand, and in_use.py lets its file take the place of rows here.
 """
 
 from __future__ import annotations
@@ -17,25 +18,32 @@ INTERPRETER = 0
 
 @dataclass(frozen=True)
 class Walk:
-    """One walk over the visual tokens: rows a tile, warps, stages of prefetch, channels a chunk.
+    """One walk over the visual tokens: rows a tile, warps, stages of prefetch, channels a chunk, programs.
 
-    A forward without chunks holds all of C in registers.
+    A forward without chunks holds all of C in registers. ``programs`` is into how many the walk is split,
+    about; in the table it is left to PROGRAMS.
     """
 
     rows: int
     warps: int
     stages: int
     chunk: int = 0
+    programs: int = 0
+
+    def __str__(self) -> str:
+        chunk = f"chunks of {self.chunk}" if self.chunk else "no chunks"
+        return (
+            f"{self.rows} rows, {self.warps} warps, {self.stages} stages, {chunk}, {self.programs} programs"
+        )
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Block sizes of one call; ``programs`` is how many programs a walk is split into, about."""
+    """Block sizes of one call. Its two walks need not agree: the backward reads the gate, it makes none."""
 
     words: int
     forward: Walk
     backward: Walk
-    programs: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (80, 4): FP32,
     (90, 2): {
         16: Row(Walk(16, 4, 2), Walk(64, 4, 2, 64), Walk(64, 4, 2, 64)),
-        32: Row(Walk(32, 8, 2), Walk(64, 4, 2, 64), Walk(64, 4, 2, 64)),
+        32: Row(Walk(32, 8, 3), Walk(64, 4, 2, 64), Walk(64, 4, 2, 64)),
         64: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(32, 8, 1, 64)),
         128: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64)),
     },
@@ -91,13 +99,18 @@ def why_unfit(L_t: int, C: int) -> str | None:
     return None
 
 
+def word_block(L_t: int) -> int:
+    """The smallest block that holds L_t words: a softmax needs all of its words in one."""
+    return next(block for block in WORD_BLOCKS if block >= L_t)
+
+
 def blocks(architecture: int, element_bytes: int, L_t: int, C: int) -> Blocks:
-    """The block sizes for these inputs; an architecture without rows takes those of the one before."""
+    """The table's block sizes for a call; an architecture without rows takes those of the one before."""
     known = max(known for known in PROGRAMS if known <= architecture)
-    # A softmax needs all of its words in one block.
-    words = next(block for block in WORD_BLOCKS if block >= L_t)
+    words = word_block(L_t)
     row = TABLE[known, element_bytes][words]
     # With a single chunk the compiler melts both walks together, and spills.
     chunk = min(row.backward.chunk, max(16, 1 << ((C - 1).bit_length() - 1)))
-    backward = replace(row.backward, chunk=chunk)
-    return Blocks(words, row.forward if C <= WHOLE_C else row.wide, backward, PROGRAMS[known])
+    forward = replace(row.forward if C <= WHOLE_C else row.wide, programs=PROGRAMS[known])
+    backward = replace(row.backward, chunk=chunk, programs=PROGRAMS[known])
+    return Blocks(words, forward, backward)

@@ -15,7 +15,7 @@ from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_kernel,
     mutual_attention_bwd_words_kernel,
 )
-from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, INTERPRETER, Blocks, blocks, why_unfit
+from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, INTERPRETER, Blocks, why_unfit
 from maris_fast.kernels.mutual_attention.forward import (
     KEEP_ALL,
     KEEP_IRRELEVANT,
@@ -24,6 +24,7 @@ from maris_fast.kernels.mutual_attention.forward import (
     mutual_attention_fwd_kernel,
     mutual_attention_fwd_words_kernel,
 )
+from maris_fast.kernels.mutual_attention.in_use import blocks_of_call
 from maris_fast.kernels.mutual_attention.reference import Keep, logit
 
 KEEPS: dict[Keep, int] = {"relevant": KEEP_RELEVANT, "irrelevant": KEEP_IRRELEVANT, "all": KEEP_ALL}
@@ -58,10 +59,8 @@ def _why_unsupported_here(device: torch.device, dtype: torch.dtype) -> str | Non
         return f"Triton kernels run on CUDA, and the inputs are on {device} (or set TRITON_INTERPRET=1)"
     elif torch.version.cuda is None:
         return "the Triton kernels are cut for NVIDIA GPUs only"
-    elif _architecture(device) < ARCHITECTURES[0]:
-        return (
-            f"the Triton kernels need compute capability 8.0, and {device} has {_architecture(device) / 10}"
-        )
+    elif architecture(device) < ARCHITECTURES[0]:
+        return f"the Triton kernels need compute capability 8.0, and {device} has {architecture(device) / 10}"
     return None
 
 
@@ -73,7 +72,7 @@ def mutual_attention_triton(
     ln_l_weight: Tensor,
     ln_l_bias: Tensor,
     *,
-    tau: float,
+    tau: float | Tensor,
     keep: Keep,
     word_mask: Tensor | None,
     expr_offsets: Tensor | None,
@@ -89,7 +88,7 @@ def mutual_attention_triton(
         ln_l_bias,
         word_mask,
         expr_offsets,
-        logit(tau),
+        tau if isinstance(tau, Tensor) else torch.tensor(tau, dtype=torch.float64, device="cpu"),
         KEEPS[keep],
         eps,
     )
@@ -112,11 +111,14 @@ def mutual_attention_fwd(
     ln_l_bias: Tensor,
     word_mask: Tensor | None,
     expr_offsets: Tensor | None,
-    threshold: float,
+    tau: Tensor,
     keep: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """f_lav, f_val and what the backward needs: mean and 1 / deviation of each row of X, the gate, Y."""
+    """f_lav, f_val and what the backward needs: mean and 1 / deviation of each row of X, the gate, Y.
+
+    tau is a tensor [] on the CPU: a compiled graph would be made anew for each value of a number.
+    """
     E, L_t, C = z_l.shape
     L_v = z_v.shape[1]
     outputs = _empty_outputs(z_v, z_l)
@@ -127,9 +129,9 @@ def mutual_attention_fwd(
     with torch.cuda.device_of(z_v):
         z_v, z_l = z_v.contiguous(), z_l.contiguous()
         sizes = _blocks(z_v, L_t)
-        tiles_per_split, splits = _splits(L_v, sizes.forward.rows, E, sizes.programs)
-        shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
         walk = sizes.forward
+        tiles_per_split, splits = _splits(L_v, walk.rows, E, walk.programs)
+        shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
         kernel = mutual_attention_fwd_chunked_kernel if walk.chunk else mutual_attention_fwd_kernel
         kernel[(E, splits)](
             z_v,
@@ -147,7 +149,7 @@ def mutual_attention_fwd(
             L_v,
             L_t,
             tiles_per_split,
-            threshold,
+            logit(tau.item()),
             eps,
             C=C,
             GATE_WORDS=gate.shape[2],
@@ -187,7 +189,7 @@ def _(
     ln_l_bias: Tensor,
     word_mask: Tensor | None,
     expr_offsets: Tensor | None,
-    threshold: float,
+    tau: Tensor,
     keep: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -271,7 +273,7 @@ def mutual_attention_bwd(
                 CHUNK=walk.chunk,
                 num_warps=walk.warps,
             )
-        tiles_per_split, splits = _splits(L_v, walk.rows, images, sizes.programs)
+        tiles_per_split, splits = _splits(L_v, walk.rows, images, walk.programs)
         dz_v = torch.empty_like(z_v)
         dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
         dz_l_partial = wide(E, splits, L_t, C)
@@ -378,10 +380,10 @@ mutual_attention_fwd.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _blocks(z_v: Tensor, L_t: int) -> Blocks:
-    return blocks(_architecture(z_v.device), z_v.element_size(), L_t, z_v.shape[2])
+    return blocks_of_call(architecture(z_v.device), z_v.element_size(), L_t, z_v.shape[2])
 
 
-def _architecture(device: torch.device) -> int:
+def architecture(device: torch.device) -> int:
     """The compute capability, 90 for Hopper."""
     if device.type != "cuda":
         return INTERPRETER

@@ -131,9 +131,10 @@ def parity(case: Case, device: torch.device, eps: float = 1e-5) -> Report:
     """Runs one case, forward and backward, on memory that is NaN where nothing was written."""
     drawn = draw(case, device)
     leaves = [t.detach().requires_grad_() for t in drawn.leaves]
+    tau = torch.tensor(case.tau, dtype=torch.float64)
     with poisoned_memory():
         f_lav, f_val, _, _, bits, _ = mutual_attention_fwd(
-            *leaves, drawn.word_mask, drawn.expr_offsets, logit(case.tau), KEEPS[case.keep], eps
+            *leaves, drawn.word_mask, drawn.expr_offsets, tau, KEEPS[case.keep], eps
         )
         own = [f_lav, f_val, *torch.autograd.grad([f_lav, f_val], leaves, drawn.gradients)]
     kept = unpack_gate(bits, case.L_t)

@@ -16,16 +16,21 @@ from torch import Tensor
 Keep = Literal["relevant", "irrelevant", "all"]
 
 
-def logit(tau: float) -> float:
+def logit(tau: float | Tensor) -> float | Tensor:
     """The relevance S at which sigmoid(S) = tau; -inf at tau = 0, where every pair is relevant."""
+    if isinstance(tau, Tensor):
+        return torch.log(tau / (1 - tau))
     return math.log(tau / (1 - tau)) if tau > 0 else -math.inf
 
 
-def tokens_of_expressions(z_v: Tensor, expr_offsets: Tensor | None) -> Tensor:
-    """Each expression's own view of its image's tokens: [I, L_v, C] -> [E, L_v, C]."""
+def tokens_of_expressions(z_v: Tensor, expr_offsets: Tensor | None, expressions: int | None = None) -> Tensor:
+    """Each expression's own view of its image's tokens: [I, L_v, C] -> [E, L_v, C].
+
+    Without E, ``expressions``, it is read from the offsets, for which a GPU is waited for.
+    """
     if expr_offsets is None:
         return z_v
-    return z_v.repeat_interleave(expr_offsets.diff(), dim=0)
+    return z_v.repeat_interleave(expr_offsets.diff(), dim=0, output_size=expressions)
 
 
 def relevance(z_v: Tensor, z_l: Tensor) -> Tensor:
@@ -33,7 +38,7 @@ def relevance(z_v: Tensor, z_l: Tensor) -> Tensor:
     return z_v @ z_l.transpose(1, 2)
 
 
-def gate(S: Tensor, tau: float, keep: Keep, word_mask: Tensor | None) -> Tensor:
+def gate(S: Tensor, tau: float | Tensor, keep: Keep, word_mask: Tensor | None) -> Tensor:
     """Which pairs eq. 4 keeps, bool [E, L_v, L_t]; sigmoid(S) against tau, compared before the sigmoid."""
     if keep == "relevant":
         kept = logit(tau) <= S
@@ -59,7 +64,7 @@ def mutual_attention_reference(
     ln_l_weight: Tensor,
     ln_l_bias: Tensor,
     *,
-    tau: float,
+    tau: float | Tensor,
     keep: Keep,
     word_mask: Tensor | None,
     expr_offsets: Tensor | None,
@@ -73,7 +78,7 @@ def mutual_attention_reference(
     dtype = z_v.dtype
     wide = torch.promote_types(dtype, torch.float32)
     with torch.autocast(z_v.device.type, enabled=False):
-        z_v, z_l = tokens_of_expressions(z_v.to(wide), expr_offsets), z_l.to(wide)
+        z_v, z_l = tokens_of_expressions(z_v.to(wide), expr_offsets, len(z_l)), z_l.to(wide)
         S = relevance(z_v, z_l)
         A = attention_weights(S, gate(S, tau, keep, word_mask) if kept is None else kept)
         x = A @ z_l + z_v
@@ -87,7 +92,7 @@ def mutual_attention_weights_reference(
     z_v: Tensor,
     z_l: Tensor,
     *,
-    tau: float,
+    tau: float | Tensor,
     keep: Keep,
     word_mask: Tensor | None,
     expr_offsets: Tensor | None,
@@ -95,5 +100,5 @@ def mutual_attention_weights_reference(
     """A of eq. 3, [E, L_v, L_t] in fp32 (fp64 for fp64 inputs)."""
     wide = torch.promote_types(z_v.dtype, torch.float32)
     with torch.autocast(z_v.device.type, enabled=False):
-        S = relevance(tokens_of_expressions(z_v.to(wide), expr_offsets), z_l.to(wide))
+        S = relevance(tokens_of_expressions(z_v.to(wide), expr_offsets, len(z_l)), z_l.to(wide))
         return attention_weights(S, gate(S, tau, keep, word_mask))
