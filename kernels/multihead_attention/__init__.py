@@ -1,5 +1,6 @@
 """Multi-head attention behind one signature: xformers, PyTorch's own, and a reference."""
 
 from maris_fast.kernels.multihead_attention.api import chosen_impl, multihead_attention
+from maris_fast.kernels.multihead_attention.implementations import IMPLEMENTATIONS, why_unsupported
 
-__all__ = ["chosen_impl", "multihead_attention"]
+__all__ = ["IMPLEMENTATIONS", "chosen_impl", "multihead_attention", "why_unsupported"]

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from operator import index
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from maris_fast.kernels.multihead_attention.memory_efficient import (
-    multihead_attention_xformers,
-    why_unsupported,
-)
-from maris_fast.kernels.multihead_attention.reference import multihead_attention_reference
-from maris_fast.kernels.multihead_attention.sdpa import multihead_attention_sdpa
+from maris_fast.kernels.errors import UnsupportedError
+from maris_fast.kernels.multihead_attention import measured
+from maris_fast.kernels.multihead_attention.implementations import IMPLEMENTATIONS, Named, why_unsupported
 
-Impl = Literal["auto", "xformers", "sdpa", "reference"]
+Impl = Literal["auto"] | Named
 
-IMPLEMENTATIONS = {
-    "xformers": multihead_attention_xformers,
-    "sdpa": multihead_attention_sdpa,
-    "reference": multihead_attention_reference,
-}
+# A figure this close to the fastest is a tie, and a tie goes to the usual implementation.
+TIE = 1.05
 
 
 def multihead_attention(
@@ -30,9 +25,10 @@ def multihead_attention(
 
     Args:
         q: queries [B, L_q, heads, d].
-        k, v: keys and values [B, L_k, heads, d].
+        k, v: keys and values [B, L_k, heads, d], same dtype and device.
         key_mask: bool [B, L_k], True for a key that counts; each row needs at least one.
-        impl: "xformers" (CUDA), "sdpa", "reference", or "auto" (see ``chosen_impl``).
+        impl: "xformers" (CUDA), "sdpa" (PyTorch picks its backend), "sdpa-flash", "sdpa-cudnn",
+            "sdpa-efficient" (that backend or none), "reference", or "auto" (see ``chosen_impl``).
 
     Returns:
         [B, L_q, heads, d].
@@ -50,12 +46,36 @@ def multihead_attention(
         raise ValueError(
             f"key_mask is {key_mask.dtype} {tuple(key_mask.shape)}; needed is bool {tuple(k.shape[:2])}"
         )
-    if impl not in get_args(Impl):
-        raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
-    chosen = chosen_impl(q.device, q.dtype) if impl == "auto" else impl
-    return IMPLEMENTATIONS[chosen](q, k, v, key_mask)
+    if impl not in ("auto", *IMPLEMENTATIONS):
+        raise ValueError(f"impl = {impl!r}; known are auto, {', '.join(IMPLEMENTATIONS)}")
+    # A symbolic size becomes a number here: an implementation is chosen for one head dim.
+    kind = (q.device, q.dtype, index(q.shape[3]), key_mask is not None)
+    if impl == "auto":
+        return IMPLEMENTATIONS[chosen_impl(*kind)](q, k, v, key_mask)
+    reason = why_unsupported(impl, *kind)
+    if reason is not None:
+        raise UnsupportedError(reason)
+    return IMPLEMENTATIONS[impl](q, k, v, key_mask)
 
 
-def chosen_impl(device: torch.device, dtype: torch.dtype) -> Impl:
-    """What ``impl="auto"`` takes: xformers wherever it runs, PyTorch's own elsewhere."""
-    return "xformers" if why_unsupported(device, dtype) is None else "sdpa"
+# torch.compile can't look into a device's properties or a file, and they don't change.
+@torch.compiler.assume_constant_result
+def chosen_impl(device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool) -> Named:
+    """What ``impl="auto"`` takes: the fastest measured on this device; unmeasured, the usual one.
+
+    Usual is xformers on CUDA and PyTorch's own elsewhere, or where xformers can't run. The reference is
+    never taken: it holds the whole of softmax(Q Kᵀ).
+
+    Raises:
+        ValueError: what was measured on this device can't be read.
+    """
+    usual: Named = "xformers" if device.type == "cuda" else "sdpa"
+    times = measured.times(device, dtype, head_dim, masked)
+    times.pop("reference", None)
+    ranking = sorted(times, key=lambda impl: times[impl])
+    if usual in times and times[usual] <= TIE * min(times.values()):
+        ranking.insert(0, usual)
+    for impl in (*ranking, usual):
+        if why_unsupported(impl, device, dtype, head_dim, masked) is None:
+            return impl
+    return "sdpa"

@@ -1,49 +1,100 @@
-"""xformers' memory-efficient attention; CUDA only."""
+"""xformers' memory-efficient attention; CUDA only. Keys that do not count are left out, not masked."""
 
 from __future__ import annotations
 
-import math
+from functools import lru_cache
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from maris_fast.kernels.errors import UnsupportedError
-
-# xformers reads a bias in blocks of 8 keys; a slice of a wider tensor satisfies it at any length.
-BIAS_ALIGNMENT = 8
+from maris_fast.kernels.multihead_attention.cuda_12 import load_cuda_12_runtime
 
 
-def why_unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why xformers can't take inputs of this device and dtype; None when it can."""
+def why_unsupported(device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool) -> str | None:
+    """Why xformers can't take such inputs, forward or backward; None when it can."""
     if device.type != "cuda":
         return f"xformers has no attention for {device.type} tensors; use impl='sdpa' or 'reference'"
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        return f"xformers has no attention for {dtype}; needed is float16, bfloat16 or float32"
+    return why_not_built() or _why_refused(device, dtype, head_dim, masked)
+
+
+def why_not_built() -> str | None:
+    """Why no attention of the installed xformers can run, on any GPU; None when it can.
+
+    xformers takes PyTorch's own kernels, but none of them unless its extension loads; and that is built
+    for one PyTorch and one CUDA.
+    """
+    load_cuda_12_runtime()
     try:
-        import xformers.ops  # noqa: F401
+        import xformers.ops
+        from xformers import _cpp_lib
     except ImportError as error:
         return f"xformers can't be imported ({error}); install it, or use impl='sdpa'"
+    if _cpp_lib._built_with_cuda:
+        return None
+    build = getattr(_cpp_lib._cpp_library_load_exception, "build_info", None)
+    made_for = f" for PyTorch {build.torch_version}" if build else ""
+    return (
+        f"xformers {xformers.__version__} can't load its extension, which was built{made_for}, into PyTorch "
+        f"{torch.__version__}; install the two that belong together, or use impl='sdpa'"
+    )
+
+
+@lru_cache
+def _why_refused(device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool) -> str | None:
+    """What xformers' own choice of kernels says of such inputs."""
+    from xformers.ops.fmha.common import Inputs
+    from xformers.ops.fmha.dispatch import _dispatch_bw, _dispatch_fw
+
+    with unset_fake_temporarily():
+        q = torch.zeros(2, 8, 1, head_dim, device=device, dtype=dtype)
+        bias = None
+        if masked:
+            key_mask = torch.ones(2, 8, device=device, dtype=torch.bool)
+            (q, _, _), bias = packed(q, q, q, key_mask)
+        inputs = Inputs(q, q, q, attn_bias=bias)
+        try:
+            forward = _dispatch_fw(inputs, True)
+            _dispatch_bw(inputs, varlen_lse_packed=forward.VARLEN_LSE_PACKED)
+        except NotImplementedError as error:
+            return f"xformers refuses: {' '.join(str(error).split())}; use impl='sdpa'"
     return None
 
 
 def multihead_attention_xformers(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
-    """Shapes as in the reference.
-
-    Raises:
-        UnsupportedError: not on CUDA, an unfit dtype, or no xformers.
-    """
-    reason = why_unsupported(q.device, q.dtype)
-    if reason is not None:
-        raise UnsupportedError(reason)
+    """Shapes as in the reference."""
     from xformers.ops import memory_efficient_attention
 
-    bias = None if key_mask is None else _bias(key_mask, q)
-    return memory_efficient_attention(q.contiguous(), k.contiguous(), v.contiguous(), attn_bias=bias)
+    if key_mask is None:
+        return memory_efficient_attention(q.contiguous(), k.contiguous(), v.contiguous())
+    (packed_q, packed_k, packed_v), bias = packed(q, k, v, key_mask)
+    return memory_efficient_attention(packed_q, packed_k, packed_v, attn_bias=bias).view(q.shape)
 
 
-def _bias(key_mask: Tensor, q: Tensor) -> Tensor:
-    batch, keys = key_mask.shape
-    width = -(-keys // BIAS_ALIGNMENT) * BIAS_ALIGNMENT
-    row = torch.zeros(batch, 1, 1, width, dtype=q.dtype, device=q.device)
-    row[..., :keys].masked_fill_(~key_mask[:, None, None, :], -math.inf)
-    return row[..., :keys].expand(batch, q.shape[2], q.shape[1], keys)
+def packed(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Any]:
+    """All rows as one, q [1, B L_q, heads, d], k and v [1, B L_k, heads, d], and the bias that parts them.
+
+    The keys that count come first, row after row, in their order; the others stand behind the last block,
+    where no query looks. So any mask will do, all sizes are known beforehand, and no value is read from the
+    device: a training step never waits. xformers' biases for padded keys would spare the copy of k and v,
+    but have no backward; a dense bias has one, and reads B heads L_q L_k numbers.
+    """
+    from xformers.ops.fmha.attn_bias import BlockDiagonalMask, _SeqLenInfo
+
+    B, L_q = q.shape[:2]
+    L_k = k.shape[1]
+    order = key_mask.flatten().to(torch.uint8).argsort(descending=True, stable=True)
+    # The kernels write no gradient behind the last block. The fill's own gradient, 0, takes its place.
+    leave_out = ~key_mask[:, :, None, None]
+    k, v = (t.masked_fill(leave_out, 0).flatten(0, 1).index_select(0, order)[None] for t in (k, v))
+    starts = range(0, (B + 1) * L_q, L_q)
+    queries = torch.arange(0, (B + 1) * L_q, L_q, dtype=torch.int32, device=q.device)
+    keys = F.pad(key_mask.sum(1).cumsum(0), (1, 0)).to(torch.int32)
+    bias = BlockDiagonalMask(
+        q_seqinfo=_SeqLenInfo(seqstart=queries, max_seqlen=L_q, min_seqlen=L_q, seqstart_py=list(starts)),
+        # Bounds, not values, on the host; `seqstart_py` is read for causal masks and for pictures only.
+        k_seqinfo=_SeqLenInfo(seqstart=keys, max_seqlen=L_k, min_seqlen=1, seqstart_py=[]),
+    )
+    return (q.flatten(0, 1)[None].contiguous(), k, v), bias
