@@ -119,8 +119,8 @@ class ImportedDataset:
                 "import the data set again"
             )
 
-    def records(self, split: str) -> Iterator[ImageRecord]:
-        """The split's records in the order of image_id.
+    def path(self, split: str) -> Path:
+        """The split's JSON lines.
 
         Raises:
             InputError: no such split; the message lists those there are.
@@ -129,7 +129,16 @@ class ImportedDataset:
             raise InputError(
                 f"no split {split!r} in {self.folder}; it has {', '.join(sorted(self.info.splits))}"
             )
-        with (self.folder / f"{split}.jsonl").open() as lines:
+        return self.folder / f"{split}.jsonl"
+
+    def records(self, split: str, first_byte: int = 0) -> Iterator[ImageRecord]:
+        """The split's records in the order of image_id, from the line that begins at ``first_byte``.
+
+        Raises:
+            InputError: see ``path``.
+        """
+        with self.path(split).open("rb") as lines:
+            lines.seek(first_byte)
             for line in lines:
                 yield ImageRecord.model_validate_json(line)
 

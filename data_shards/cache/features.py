@@ -1,38 +1,87 @@
-"""Feature maps as they are stored: int8 with a scale a channel and image, or float16."""
+"""Feature maps as they are stored: int8 or fp8 with a scale a channel and image, or bfloat16."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maris_fast.config import FeatureDtype
 from maris_fast.errors import InputError
 
-_INT8_MAX = 127
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
-def quantise(level: Tensor) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Int8 features and their scales: ``level`` is about ``q * scale``.
+@dataclass(frozen=True)
+class Stored:
+    """A number's type in the shard; ``bits`` is how a ``.npy`` holds it, as numpy knows no 8-bit floats."""
+
+    dtype: torch.dtype
+    bits: type[np.generic]
+    largest: float | None
+    """What a channel's largest magnitude becomes; None: no scales."""
+
+
+STORED: dict[FeatureDtype, Stored] = {
+    "int8": Stored(torch.int8, np.int8, 127),
+    "fp8": Stored(torch.float8_e4m3fn, np.uint8, torch.finfo(torch.float8_e4m3fn).max),
+    "bf16": Stored(torch.bfloat16, np.uint16, None),
+}
+
+
+def to_stored(level: Tensor, dtype: FeatureDtype) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    """Stored features and their scales: ``level`` is about ``q * scale``.
 
     Args:
         level: float [h, w, C_v].
+        dtype: what is stored.
 
     Returns:
-        q, int8 [h, w, C_v], and scale, float32 [C_v], the channel's largest magnitude over 127. A channel
-        of zeros has scale 0.
+        q, [h, w, C_v] as the ``bits`` of ``STORED[dtype]``, and scale, float32 [C_v]: the channel's largest
+        magnitude over the largest stored number, 0 for a channel of zeros. None for bf16.
 
     Raises:
         InputError: a feature is not finite.
     """
+    stored = STORED[dtype]
     largest = level.abs().amax(dim=(0, 1))
     if not torch.isfinite(largest).all():
         raise InputError("the image encoder gave features that are not finite; try precision = fp32")
-    scale = largest / _INT8_MAX
-    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-    q = (level / divisor).round().clamp(-_INT8_MAX, _INT8_MAX).to(torch.int8)
-    return q.cpu().numpy(), scale.float().cpu().numpy()
+    if stored.largest is None:
+        return _bits(level.to(stored.dtype), stored), None
+    scale = largest / stored.largest
+    q = level / torch.where(scale > 0, scale, torch.ones_like(scale))
+    if not stored.dtype.is_floating_point:
+        q = q.round()
+    q = q.clamp(-stored.largest, stored.largest).to(stored.dtype)
+    return _bits(q, stored), scale.float().cpu().numpy()
+
+
+def as_tensor(bits: NDArray[Any], dtype: FeatureDtype) -> Tensor:
+    """The stored numbers as a tensor of their own type, over the same memory."""
+    stored = STORED[dtype]
+    return torch.from_numpy(bits.view(np.uint8)).view(stored.dtype).view(bits.shape)
+
+
+def from_stored(q: Tensor, scale: Tensor | None, out: Tensor) -> None:
+    """Features from what was stored.
+
+    Args:
+        q: ``as_tensor``'s [..., h, w, C_v].
+        scale: float32, [C_v] or broadcasting to q; None for bf16.
+        out: float of q's shape, on the device of the others.
+    """
+    if scale is None:
+        out.copy_(q)
+    elif q.is_cuda and not q.is_floating_point():
+        torch.mul(q, scale, out=out)  # one pass; torch has no products of 8-bit floats
+    else:
+        # On a CPU two passes over what is in its cache: a product of mixed types makes copies of both.
+        out.copy_(q).mul_(scale)
 
 
 def to_float16(values: Tensor, *, what: str, remedy: str) -> NDArray[np.float16]:
@@ -47,8 +96,6 @@ def to_float16(values: Tensor, *, what: str, remedy: str) -> NDArray[np.float16]
     return values.to(torch.float16).cpu().numpy()
 
 
-def dequantise(stored: NDArray[np.generic], scale: NDArray[np.float32] | None, out: Tensor) -> None:
-    """Stored features into ``out``, float32 [h, w, C_v]; ``scale`` [C_v] of int8 ones, None for float16."""
-    out.copy_(torch.from_numpy(stored))
-    if scale is not None:
-        out.mul_(torch.from_numpy(scale))
+def _bits(q: Tensor, stored: Stored) -> NDArray[Any]:
+    q = q.contiguous().cpu()
+    return q.view(torch.uint8).numpy().view(stored.bits).reshape(q.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maris_fast.data_shards.cache.features import quantise, to_float16
-from maris_fast.data_shards.cache.manifest import ANNOTATION, LEVELS, MASKS, SCALES, WORDS, FeatureDtype
+from maris_fast.config import FeatureDtype
+from maris_fast.data_shards.cache.features import to_float16, to_stored
+from maris_fast.data_shards.cache.manifest import ANNOTATION, LEVELS, MASKS, SCALES, WORDS
 from maris_fast.data_shards.cache.masks import pack_masks
 from maris_fast.data_shards.records import ImageRecord
-from maris_fast.encoders import TextFeatures
+from maris_fast.encoders import TextFeatures, TokenisedText
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
 
@@ -64,35 +66,39 @@ def members(group: EncodedGroup, feature_dtype: FeatureDtype, random: tuple[str,
         raise InputError(f"image {group.record.image} (id {group.record.image_id}): {error}") from error
     arrays[MASKS] = pack_masks(group.targets)
     stored = {name: _npy(array) for name, array in arrays.items()}
-    annotation = json.dumps(_annotation(group, random), sort_keys=True, separators=(",", ":")).encode()
-    stored[ANNOTATION] = Member(annotation, len(annotation))
+    content = annotation(group.record, group.geometry, group.expressions, random)
+    stored[ANNOTATION] = Member(content, len(content))
     return stored
+
+
+def annotation(
+    record: ImageRecord,
+    geometry: ImageGeometry,
+    expressions: Sequence[TokenisedText | TextFeatures],
+    random: tuple[str, ...],
+) -> bytes:
+    """The ``json`` member: all that is known of an image without encoding it."""
+    lengths = [len(expression.tokens) for expression in expressions]
+    content: dict[str, Any] = {
+        "record": record.model_dump(mode="json"),
+        "geometry": asdict(geometry),
+        "word_offsets": [0, *np.cumsum(lengths).tolist()],
+        "tokens": [expression.tokens for expression in expressions],
+        "truncated": [expression.truncated for expression in expressions],
+        "random_encoders": random,
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _feature_arrays(
     levels: tuple[Tensor, Tensor, Tensor], feature_dtype: FeatureDtype
 ) -> dict[str, NDArray[Any]]:
-    if feature_dtype == "float16":
-        return {
-            name: to_float16(level, what=f"features of {name}", remedy="set feature_dtype to int8")
-            for name, level in zip(LEVELS, levels, strict=True)
-        }
-    quantised = [quantise(level) for level in levels]
-    arrays: dict[str, NDArray[Any]] = {name: q for name, (q, _) in zip(LEVELS, quantised, strict=True)}
-    arrays[SCALES] = np.stack([scale for _, scale in quantised])  # [3, C_v]
+    stored = [to_stored(level, feature_dtype) for level in levels]
+    arrays: dict[str, NDArray[Any]] = {name: q for name, (q, _) in zip(LEVELS, stored, strict=True)}
+    scales = [scale for _, scale in stored if scale is not None]
+    if scales:
+        arrays[SCALES] = np.stack(scales)  # [3, C_v]
     return arrays
-
-
-def _annotation(group: EncodedGroup, random: tuple[str, ...]) -> dict[str, Any]:
-    lengths = [len(expression.tokens) for expression in group.expressions]
-    return {
-        "record": group.record.model_dump(mode="json"),
-        "geometry": asdict(group.geometry),
-        "word_offsets": [0, *np.cumsum(lengths).tolist()],
-        "tokens": [expression.tokens for expression in group.expressions],
-        "truncated": [expression.truncated for expression in group.expressions],
-        "random_encoders": random,
-    }
 
 
 def _npy(array: NDArray[Any]) -> Member:

@@ -5,32 +5,39 @@ A cache is a folder::
     manifest.json                      this file, written last
     <split>-000000.tar                 a WebDataset shard, one group of members an image
     <split>-000000.index.npz           where each member lies in the shard (see ``index``)
+
+and ``writing.json`` in the manifest's place while shards are missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from maris_fast.config import EncoderSettings
+from maris_fast.config import EncoderSettings, FeatureDtype
 from maris_fast.data_shards.records import DatasetInfo, Frozen
 from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+WRITING = "writing.json"
 
-FeatureDtype = Literal["int8", "float16"]
 LEVELS = ("level1.npy", "level2.npy", "level3.npy")
 ANNOTATION, MASKS, SCALES, WORDS = "json", "masks.npy", "scales.npy", "words.npy"
 
 
 def members_of(feature_dtype: FeatureDtype) -> tuple[str, ...]:
     """Names of an image's members behind its key, in the order in which they stand in the shard."""
-    scales = (SCALES,) if feature_dtype == "int8" else ()
+    scales = () if feature_dtype == "bf16" else (SCALES,)
     return tuple(sorted((ANNOTATION, *LEVELS, MASKS, WORDS, *scales)))
+
+
+def index_name(shard: str) -> str:
+    return f"{Path(shard).stem}.index.npz"
 
 
 class ShardEntry(Frozen):
@@ -42,7 +49,7 @@ class ShardEntry(Frozen):
 
     @property
     def index_name(self) -> str:
-        return f"{Path(self.name).stem}.index.npz"
+        return index_name(self.name)
 
 
 class SplitEntry(Frozen):
@@ -54,7 +61,19 @@ class SplitEntry(Frozen):
     bytes: int
 
 
-class CacheManifest(Frozen):
+class WrittenWith(Frozen):
+    """What the shards' bytes follow from, besides the encoders and the stored dtype."""
+
+    records_sha256: dict[str, str] = Field(description="of each split's records")
+    shard_bytes: int
+    batch_size: int
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+
+
+class CacheHead(Frozen):
+    """All that is known of a cache before its first image is encoded."""
+
     format_version: int = FORMAT_VERSION
     dataset: DatasetInfo
     encoders: EncodersProvenance
@@ -63,8 +82,66 @@ class CacheManifest(Frozen):
     feature_dtype: FeatureDtype
     channels: int = Field(description="C_v of each of the three levels")
     text_channels: int = Field(description="C'")
-    checksum: Literal["crc32"] = Field("crc32", description="of each member's payload, as zlib computes it")
+    checksum: Literal["crc32c"] = Field("crc32c", description="of each member's payload")
+    written_with: WrittenWith
+
+    def differences(self, other: CacheHead) -> list[str]:
+        """Why shards of the two cannot stand in one cache, a line each; where files lie does not count."""
+        lines = self.encoders.differences(other.encoders)
+        attention = (head.encoder_settings.sam.attention for head in (self, other))
+        lines += _difference("encoders.sam.attention", *attention)
+        for name in ("format_version", "feature_dtype"):
+            lines += _difference(name, getattr(self, name), getattr(other, name))
+        mine, theirs = self.written_with, other.written_with
+        for name in ("shard_bytes", "batch_size", "device", "precision"):
+            lines += _difference(name, getattr(mine, name), getattr(theirs, name))
+        splits = [", ".join(sorted(each.records_sha256)) for each in (mine, theirs)]
+        lines += _difference("splits", *splits)
+        for split in mine.records_sha256.keys() & theirs.records_sha256.keys():
+            hashes = (each.records_sha256[split] for each in (mine, theirs))
+            lines += _difference(f"records of {split} (SHA-256)", *hashes)
+        return sorted(lines)
+
+
+class CacheManifest(CacheHead):
     splits: dict[str, SplitEntry]
+    sha256: str = Field("", description="of all other fields, as this program writes them")
+
+    def sealed(self) -> CacheManifest:
+        """The same with its checksum."""
+        return self.model_copy(update={"sha256": self.digest()})
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode()).hexdigest()
+
+
+class ShardPlan(Frozen):
+    """A shard before it is written: which records, and exactly how many bytes."""
+
+    split: str
+    number: int
+    first_byte: int = Field(description="where its first record begins in the split's JSON lines")
+    images: int
+    expressions: int
+    targets: int
+    truncated_expressions: int
+    bytes: int
+    index_bytes: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:06d}.tar"
+
+    @property
+    def index_name(self) -> str:
+        return index_name(self.name)
+
+
+class Writing(Frozen):
+    """``writing.json``: a cache that is not complete yet; any number of processes work it off."""
+
+    head: CacheHead
+    plan: tuple[ShardPlan, ...]
 
 
 def read_manifest(folder: Path) -> CacheManifest:
@@ -74,6 +151,13 @@ def read_manifest(folder: Path) -> CacheManifest:
         InputError: no cache there, or one that this program does not read.
     """
     path = Path(folder) / MANIFEST
+    if not path.is_file() and (Path(folder) / WRITING).is_file():
+        plan = read_writing(folder).plan
+        written = sum((Path(folder) / shard.name).is_file() for shard in plan)
+        raise InputError(
+            f"the cache {folder} is not complete: {written} of {len(plan)} shards written; run the same "
+            "`maris-fast cache` command again"
+        )
     if not path.is_file():
         raise InputError(f"{folder} holds no feature cache (no {MANIFEST}); run `maris-fast cache` first")
     try:
@@ -87,4 +171,29 @@ def read_manifest(folder: Path) -> CacheManifest:
             f"{path} has format version {manifest.format_version}, this program reads {FORMAT_VERSION}; "
             "write the cache again"
         )
+    if manifest.sha256 != manifest.digest():
+        raise InputError(
+            f"{path} is damaged: its checksum does not fit its content; copy it again, or delete it and run "
+            "the `maris-fast cache` command that made it"
+        )
     return manifest
+
+
+def read_writing(folder: Path) -> Writing:
+    """What ``writing.json`` in ``folder`` says.
+
+    Raises:
+        InputError: it is damaged, or of another version.
+        FileNotFoundError: there is none.
+    """
+    path = Path(folder) / WRITING
+    try:
+        return Writing.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(
+            f"{path} is damaged or of another version; delete {folder} and write the cache anew ({error})"
+        ) from error
+
+
+def _difference(name: str, mine: object, theirs: object) -> list[str]:
+    return [] if mine == theirs else [f"{name}: {mine} against {theirs}"]

@@ -1,187 +1,158 @@
-"""Shards of one split: plain WebDataset tars that appear under their name only when complete."""
+"""One shard: a plain WebDataset tar and its index, which appear under their names only when complete."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import zlib
-from dataclasses import astuple, dataclass, field
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-import numpy as np
 import webdataset
+from crc32c import crc32c
 
-from maris_fast.data_shards.cache.group import EncodedGroup, Member, key_of, members
+from maris_fast.config import FeatureDtype
+from maris_fast.data_shards.cache.files import new_file
+from maris_fast.data_shards.cache.group import EncodedGroup, key_of, members
 from maris_fast.data_shards.cache.index import ShardIndex
-from maris_fast.data_shards.cache.manifest import FeatureDtype, ShardEntry, SplitEntry, members_of
-
-_BLOCK = 512  # of a tar: one header, and what members are padded to
-
-
-@dataclass
-class _Rows:
-    """Index rows gathered while a shard grows."""
-
-    image_id: list[int] = field(default_factory=list)
-    geometry: list[tuple[int, ...]] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
-    offset: list[list[int]] = field(default_factory=list)
-    size: list[list[int]] = field(default_factory=list)
-    crc: list[list[int]] = field(default_factory=list)
-    expressions: list[int] = field(default_factory=list)
-    words: list[int] = field(default_factory=list)
-    target: list[int] = field(default_factory=list)
-    object: list[int] = field(default_factory=list)
-
-    def index(self) -> ShardIndex:
-        return ShardIndex(
-            image_id=np.array(self.image_id, np.int64),
-            geometry=np.array(self.geometry, np.int32),
-            targets=np.array(self.targets, np.int32),
-            offset=np.array(self.offset, np.int64),
-            size=np.array(self.size, np.int64),
-            crc=np.array(self.crc, np.uint32),
-            expression_offset=np.concatenate([[0], np.cumsum(self.expressions)]).astype(np.int64),
-            words=np.array(self.words, np.int32),
-            target=np.array(self.target, np.int32),
-            object=np.array(self.object, np.int64),
-        )
+from maris_fast.data_shards.cache.manifest import ShardEntry, ShardPlan, SplitEntry, members_of
+from maris_fast.data_shards.cache.plan import TAR_BLOCK
+from maris_fast.errors import InputError
+from maris_fast.files import sha256_of
 
 
-class ShardWriter:
-    """Writes image groups to ``<folder>/<split>-000000.tar`` and on, with an index beside each.
+def write_shard(
+    folder: Path,
+    plan: ShardPlan,
+    groups: Iterable[EncodedGroup],
+    *,
+    feature_dtype: FeatureDtype,
+    random: tuple[str, ...],
+    ahead: int,
+) -> None:
+    """Write the planned shard; the same groups give the same bytes.
 
-    The same groups give the same bytes. A shard is closed after the first group that takes it beyond
-    ``shard_bytes``; under its own name it is complete and has its index.
+    A thread quantises and writes while the next groups are encoded.
 
-    Use it as a context manager and call ``finish`` for the split's entry in the manifest; leaving the
-    context without it drops the open shard.
+    Args:
+        groups: of the planned records, in their order.
+        ahead: groups that may wait to be written; memory is bounded by it.
+
+    Raises:
+        InputError: features that do not fit the stored dtype, another process writes this shard now, or the
+            records are not those of the plan.
+        OSError: of the disk; nothing is left under a final name.
     """
+    with new_file(folder / plan.name) as file, _OpenShard(file, plan, feature_dtype, random) as shard:
+        with ThreadPoolExecutor(1, thread_name_prefix="shard") as writer:
+            waiting: deque[Future[None]] = deque()
+            try:
+                for group in groups:
+                    waiting.append(writer.submit(shard.add, group))
+                    if len(waiting) > ahead:
+                        waiting.popleft().result()
+                while waiting:
+                    waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+        index = shard.finish().to_bytes()
+        if (file.tell(), len(index)) != (plan.bytes, plan.index_bytes):
+            raise InputError(
+                f"shard {plan.name} came out at {file.tell()} bytes instead of {plan.bytes}: the data set "
+                "was changed while it was read; leave it as it is until the cache is complete"
+            )
+        # First: a shard under its own name has its index.
+        with new_file(folder / plan.index_name) as beside:
+            beside.write(index)
 
+
+def is_written(folder: Path, plan: ShardPlan) -> bool:
+    """Whether the planned shard stands in ``folder``, by its size and the images of its index."""
+    tar, beside = folder / plan.name, folder / plan.index_name
+    try:
+        if (tar.stat().st_size, beside.stat().st_size) != (plan.bytes, plan.index_bytes):
+            return False
+        index = ShardIndex.from_bytes(beside.read_bytes(), beside)
+    except (FileNotFoundError, InputError):
+        return False
+    return (index.images, len(index.words)) == (plan.images, plan.expressions)
+
+
+def split_entry(folder: Path, shards: Sequence[ShardPlan]) -> SplitEntry:
+    """What the manifest says of a split whose shards are written."""
+    return SplitEntry(
+        shards=tuple(
+            ShardEntry(
+                name=shard.name,
+                bytes=shard.bytes,
+                images=shard.images,
+                expressions=shard.expressions,
+                index_sha256=sha256_of(folder / shard.index_name),
+            )
+            for shard in shards
+        ),
+        images=sum(shard.images for shard in shards),
+        targets=sum(shard.targets for shard in shards),
+        expressions=sum(shard.expressions for shard in shards),
+        truncated_expressions=sum(shard.truncated_expressions for shard in shards),
+        bytes=sum(shard.bytes for shard in shards),
+    )
+
+
+class _OpenShard:
     def __init__(
-        self,
-        folder: Path,
-        split: str,
-        *,
-        feature_dtype: FeatureDtype,
-        shard_bytes: int,
-        random: tuple[str, ...],
+        self, file: BinaryIO, plan: ShardPlan, feature_dtype: FeatureDtype, random: tuple[str, ...]
     ) -> None:
-        self._folder = folder
-        self._split = split
+        self._plan = plan
         self._feature_dtype = feature_dtype
-        self._shard_bytes = shard_bytes
         self._random = random
         self._members = members_of(feature_dtype)
-        self._entries: list[ShardEntry] = []
-        self._targets = self._truncated = 0
-        self._file: BinaryIO | None = None
-        self._tar: webdataset.TarWriter | None = None
-        self._rows = _Rows()
+        self._index = ShardIndex.zeros(plan.images, len(self._members), plan.expressions)
+        self._images = self._expressions = 0
+        # A fixed time, owner and mode: a shard is a function of its groups alone.
+        self._tar = webdataset.TarWriter(
+            file, encoder=False, compress=False, mtime=0, user="maris", group="maris"
+        )
 
-    def __enter__(self) -> ShardWriter:
+    def __enter__(self) -> _OpenShard:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._tar is None or self._file is None:
-            return
-        with contextlib.suppress(OSError), self._file:
+        with contextlib.suppress(OSError):  # of a full disk, which has been raised already
             self._tar.close()
 
     def add(self, group: EncodedGroup) -> None:
-        """Write one image group.
-
-        Raises:
-            InputError: its features do not fit the stored dtype.
-        """
         stored = members(group, self._feature_dtype, self._random)
-        if self._tar is None:
-            self._tar = self._open()
-        self._append(self._tar, key_of(group.record), group, stored)
-        self._targets += len(group.record.targets)
-        self._truncated += sum(expression.truncated for expression in group.expressions)
-        if self._tar.tarstream.offset >= self._shard_bytes:
-            self._close()
-
-    def finish(self) -> SplitEntry:
-        """Close the last shard; what was written."""
-        if self._tar is not None:
-            self._close()
-        return SplitEntry(
-            shards=tuple(self._entries),
-            images=sum(entry.images for entry in self._entries),
-            targets=self._targets,
-            expressions=sum(entry.expressions for entry in self._entries),
-            truncated_expressions=self._truncated,
-            bytes=sum(entry.bytes for entry in self._entries),
-        )
-
-    @property
-    def _name(self) -> str:
-        return f"{self._split}-{len(self._entries):06d}.tar"
-
-    def _open(self) -> webdataset.TarWriter:
-        self._file = (self._folder / f"{self._name}.part").open("wb")
-        self._rows = _Rows()
-        # A fixed time, owner and mode: a shard is a function of its groups alone.
-        return webdataset.TarWriter(
-            self._file, encoder=False, compress=False, mtime=0, user="maris", group="maris"
-        )
-
-    def _append(
-        self, tar: webdataset.TarWriter, key: str, group: EncodedGroup, stored: dict[str, Member]
-    ) -> None:
-        start = tar.tarstream.offset
-        tar.write({"__key__": key, **{name: member.content for name, member in stored.items()}})
-        offsets, sizes, checksums = [], [], []
-        for name in self._members:
+        key = key_of(group.record)
+        start = self._tar.tarstream.offset
+        self._tar.write({"__key__": key, **{name: member.content for name, member in stored.items()}})
+        index, image, row = self._index, self._images, self._expressions
+        for m, name in enumerate(self._members):
             member = stored[name]
-            end = start + _BLOCK + len(member.content)
-            offsets.append(end - member.payload)
-            sizes.append(member.payload)
-            checksums.append(zlib.crc32(memoryview(member.content)[-member.payload :]))
-            start = -(-end // _BLOCK) * _BLOCK
-        if start != tar.tarstream.offset:
-            raise AssertionError(f"{self._name}: the tar is not laid out as the index says at {key}")
-        rows = self._rows
-        rows.image_id.append(group.record.image_id)
-        rows.geometry.append(astuple(group.geometry))
-        rows.targets.append(len(group.record.targets))
-        rows.offset.append(offsets)
-        rows.size.append(sizes)
-        rows.crc.append(checksums)
-        rows.expressions.append(len(group.expressions))
+            end = start + TAR_BLOCK + len(member.content)
+            index.offset[image, m] = end - member.payload
+            index.size[image, m] = member.payload
+            index.crc[image, m] = crc32c(memoryview(member.content)[-member.payload :])
+            start = -(-end // TAR_BLOCK) * TAR_BLOCK
+        if start != self._tar.tarstream.offset:
+            raise AssertionError(f"{self._plan.name}: the tar is not laid out as the index says at {key}")
+        index.image_id[image] = group.record.image_id
+        index.geometry[image] = astuple(group.geometry)
+        index.targets[image] = len(group.record.targets)
+        index.expression_offset[image + 1] = row + len(group.expressions)
         for expression, features in zip(group.record.expressions, group.expressions, strict=True):
-            rows.words.append(len(features.tokens))
-            rows.target.append(expression.target)
-            rows.object.append(group.record.targets[expression.target].ann_id)
+            index.words[row] = len(features.tokens)
+            index.target[row] = expression.target
+            index.object[row] = group.record.targets[expression.target].ann_id
+            row += 1
+        self._images, self._expressions = image + 1, row
 
-    def _close(self) -> None:
-        assert self._tar is not None
-        assert self._file is not None
+    def finish(self) -> ShardIndex:
         self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = self._file.tell()
-        self._file.close()
-        index = self._rows.index()
-        content = index.to_bytes()
-        entry = ShardEntry(
-            name=self._name,
-            bytes=size,
-            images=index.images,
-            expressions=len(index.words),
-            index_sha256=hashlib.sha256(content).hexdigest(),
-        )
-        part = self._folder / f"{entry.index_name}.part"
-        part.write_bytes(content)
-        part.rename(self._folder / entry.index_name)
-        # Last: a shard under its own name has its index.
-        (self._folder / f"{entry.name}.part").rename(self._folder / entry.name)
-        self._entries.append(entry)
-        self._tar = self._file = None
+        return self._index

@@ -1,26 +1,61 @@
-"""From an imported data set to a feature cache: run the frozen encoders once, store what they gave."""
+"""From an imported data set to a feature cache: run the frozen encoders once, store what they gave.
+
+Shards are planned first (``plan``); then any number of processes, each its share, write those that are
+missing. Whoever finds all of them there writes the manifest. So a run that was stopped goes on where it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.progress import TimeRemainingColumn as TimeLeft
-from rich.text import Text
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from maris_fast.config import CacheSettings
+from maris_fast.data_shards.cache.files import PART, new_file, remove_left_parts
 from maris_fast.data_shards.cache.group import EncodedGroup
-from maris_fast.data_shards.cache.manifest import MANIFEST, CacheManifest
+from maris_fast.data_shards.cache.manifest import (
+    MANIFEST,
+    WRITING,
+    CacheHead,
+    CacheManifest,
+    ShardPlan,
+    SplitEntry,
+    Writing,
+    WrittenWith,
+    read_manifest,
+    read_writing,
+)
 from maris_fast.data_shards.cache.masks import decode_rle, mask_target
-from maris_fast.data_shards.cache.shards import ShardWriter
-from maris_fast.data_shards.new_folder import new_folder
+from maris_fast.data_shards.cache.plan import plan_split
+from maris_fast.data_shards.cache.progress import counting
+from maris_fast.data_shards.cache.shards import is_written, split_entry, write_shard
+from maris_fast.data_shards.cache.workers import Worker
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, place
 from maris_fast.errors import InputError
-from maris_fast.images import check_image, load_image
+from maris_fast.files import flush, sha256_of
+from maris_fast.geometry import ImageGeometry
+from maris_fast.images import load_image
+
+DECODERS = 4
+"""Threads that decode and resize images ahead of the encoder."""
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_cache(
@@ -29,155 +64,343 @@ def write_cache(
     settings: CacheSettings,
     splits: Sequence[str] | None = None,
     *,
+    worker: Worker | None = None,
     progress: bool = True,
-) -> CacheManifest:
-    """Encode an imported data set into shards under ``out``.
-
-    Everything is written to a folder beside ``out`` that takes its name at the end: a cache is there
-    complete or not at all.
+) -> CacheManifest | None:
+    """Encode an imported data set into shards under ``out``, or go on where an earlier run was stopped.
 
     Args:
         dataset: folder of the imported data set.
-        out: folder to make; may exist if empty.
+        out: new or empty folder, or one that the same settings have begun.
         settings: encoders, stored dtype, shard size, device.
         splits: which splits; None for all.
+        worker: which share of the shards; None for all.
         progress: show a bar with rate and time left.
 
     Returns:
-        The manifest that was written: counts per split, cut expressions among them.
+        The manifest: counts per split, cut expressions among them. None while shards of other workers are
+        missing.
 
     Raises:
-        InputError: ``out`` is not empty, a split that there is not, an image or expression that cannot be
-            used; named, and found as far as possible before the first image is encoded.
+        InputError: ``out`` is not empty and no cache of these settings, a split that there is not, an image
+            or expression that cannot be used (named, and found as far as possible before the first image is
+            encoded), a full disk.
         CheckpointError, ConfigError: of the encoders.
     """
-    with new_folder(out) as folder:
-        source = ImportedDataset(dataset)
-        chosen = _chosen_splits(source, splits)
-        device, precision = place(settings.device, settings.precision)
-        sam = SamEncoder(settings.encoders.sam, device, precision)
-        text = TextEncoder(settings.encoders.text, device)
-        check_dataset(source, chosen, sam, text)
-        manifest = _write_into(folder, source, chosen, settings, sam, text, progress)
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-    return manifest
+    job = CacheJob(dataset, out, settings, splits, worker=worker, progress=progress)
+    job.check_room()
+    return job.write()
 
 
-def check_dataset(source: ImportedDataset, splits: Sequence[str], sam: SamEncoder, text: TextEncoder) -> None:
-    """Find what would stop the writing, without decoding pixels: hours may lie between start and end.
+class CacheJob:
+    """A cache that is planned, and not written yet or not wholly; arguments as of ``write_cache``.
 
     Raises:
-        InputError: the first image or expression that cannot be used.
+        InputError, CheckpointError, ConfigError: see ``write_cache``.
     """
-    root = Path(source.info.image_root)
-    for split in splits:
-        seen: set[int] = set()
-        for record in source.records(split):
-            if record.image_id in seen:
-                raise InputError(
-                    f"image {record.image_id} stands twice in split {split} of {source.folder}; "
-                    "all sentences of an image belong into one record"
+
+    def __init__(
+        self,
+        dataset: Path,
+        out: Path,
+        settings: CacheSettings,
+        splits: Sequence[str] | None = None,
+        *,
+        worker: Worker | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.out = Path(out).resolve()  # a link to an empty folder is fine
+        _require_ours(self.out)
+        self.worker = worker or Worker()
+        self._settings = settings
+        self._progress = progress and self.worker.first
+        self._source = ImportedDataset(dataset)
+        chosen = _chosen_splits(self._source, splits)
+        _share_cores(self.worker)
+        device, precision = place(settings.device, settings.precision, self.worker.local_rank)
+        if device.type == "cuda":
+            torch.cuda.set_device(device.index or 0)  # pinned memory belongs to the current device
+        self._sam = SamEncoder(settings.encoders.sam, device, precision)
+        self._text = TextEncoder(settings.encoders.text, device)
+        self.writing = self._begun(self._head(chosen, device, precision))
+
+    @property
+    def plan(self) -> tuple[ShardPlan, ...]:
+        return self.writing.plan
+
+    @cached_property
+    def missing(self) -> tuple[ShardPlan, ...]:
+        """Shards of the plan that were not there when first asked."""
+        return self._missing_now()
+
+    def _missing_now(self) -> tuple[ShardPlan, ...]:
+        return tuple(shard for shard in self.plan if not is_written(self.out, shard))
+
+    @property
+    def share(self) -> tuple[ShardPlan, ...]:
+        """All shards that this worker answers for."""
+        return self.plan[self.worker.rank :: self.worker.world]
+
+    @property
+    def missing_bytes(self) -> int:
+        return _bytes(self.missing)
+
+    def written(self) -> int:
+        """Shards that are there now."""
+        return sum((self.out / shard.name).is_file() for shard in self.plan)
+
+    def check_room(self) -> None:
+        """Compare what is missing with what is free.
+
+        Raises:
+            InputError: the disk is too small.
+        """
+        # Both anew: other workers may have been writing for a while.
+        needed, free = _bytes(self._missing_now()), self.free_bytes()
+        if needed > free:
+            raise InputError(
+                f"{self.out} needs {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free; "
+                "name a folder on another disk, choose fewer splits (--split), or a smaller feature_dtype "
+                f"(it is {self._settings.feature_dtype}; int8 is the smallest)"
+            )
+
+    def free_bytes(self) -> int:
+        """Free for this cache: on the disk, or in shards that are half written."""
+        folder = self.out
+        half_written = 0
+        for part in folder.glob(f"*{PART}"):
+            with contextlib.suppress(FileNotFoundError):  # it may be whole by now
+                half_written += part.stat().st_size
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free + half_written
+
+    def seconds_an_image(self) -> float:
+        """Of this worker, measured by encoding the first images of the plan as one batch.
+
+        On a GPU the batch is encoded once before, as the first time loads kernels.
+        """
+        first = self.plan[0]
+        count = min(first.images, self._settings.batch_size)
+        for _ in range(2 if self._sam.device.type == "cuda" else 1):
+            began = time.monotonic()
+            for group in self._groups(first, count):
+                group.levels[0].sum().item()  # waits for the device
+            seconds = time.monotonic() - began
+        return seconds / count
+
+    def write(self) -> CacheManifest | None:
+        """Write this worker's missing shards, and the manifest if then no shard is missing.
+
+        Raises:
+            InputError: an image that cannot be decoded, a full disk, a shard that another process writes.
+        """
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if not (self.out / MANIFEST).is_file():
+                self._announce()
+            self._write_share()
+            return self._finish()
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            raise InputError(
+                f"no room for {self.out}: {error.strerror}; {self.written()} of {len(self.plan)} shards are "
+                "written. Make room on that disk and run the same command again"
+            ) from error
+
+    def _write_share(self) -> None:
+        missing = {shard.name for shard in self.missing}
+        todo = [shard for shard in self.share if shard.name in missing]
+        images = sum(shard.images for shard in self.share)
+        done = images - sum(shard.images for shard in todo)
+        what = "encode" if self.worker.world == 1 else f"encode, 1 of {self.worker.world} shares"
+        with counting(what, images, done, shown=self._progress) as advance:
+            for shard in todo:
+                write_shard(
+                    self.out,
+                    shard,
+                    _each(self._groups(shard, shard.images), advance),
+                    feature_dtype=self._settings.feature_dtype,
+                    random=self.writing.head.random,
+                    ahead=self._settings.batch_size,
                 )
-            seen.add(record.image_id)
-            check_image(root / record.image, (record.height, record.width))
-            sam.grid(record.height, record.width)
-            for expression in record.expressions:
-                try:
-                    text.tokenise(expression.text)
-                except InputError as error:
-                    raise InputError(
-                        f"image {record.image_id}, sentence {expression.sent_id}: {error}"
-                    ) from error
+
+    def _groups(self, shard: ShardPlan, count: int) -> Iterator[EncodedGroup]:
+        records = islice(self._source.records(shard.split, shard.first_byte), count)
+        root = Path(self._source.info.image_root)
+        return encode_groups(records, root, self._sam, self._text, self._settings.batch_size)
+
+    def _head(self, splits: Sequence[str], device: torch.device, precision: torch.dtype) -> CacheHead:
+        settings, source = self._settings, self._source
+        encoders = EncodersProvenance(sam=self._sam.provenance, text=self._text.provenance)
+        kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
+        return CacheHead(
+            dataset=source.info,
+            encoders=encoders,
+            encoder_settings=settings.encoders,
+            random=tuple(encoders.random),
+            feature_dtype=settings.feature_dtype,
+            channels=self._sam.channels,
+            text_channels=self._text.channels,
+            written_with=WrittenWith(
+                records_sha256={split: sha256_of(source.path(split)) for split in splits},
+                shard_bytes=settings.shard_bytes,
+                batch_size=settings.batch_size,
+                device=kind,
+                precision="fp32" if precision == torch.float32 else "bf16",
+            ),
+        )
+
+    def _plan(self, head: CacheHead) -> tuple[ShardPlan, ...]:
+        splits = head.written_with.records_sha256
+        images = sum(self._source.info.splits[split].images for split in splits)
+        shards: list[ShardPlan] = []
+        with counting("check", images, shown=self._progress) as advance:
+            for split in splits:
+                shards += plan_split(
+                    self._source,
+                    split,
+                    self._sam,
+                    self._text,
+                    feature_dtype=head.feature_dtype,
+                    shard_bytes=head.written_with.shard_bytes,
+                    random=head.random,
+                    advance=advance,
+                )
+        return tuple(shards)
+
+    def _begun(self, head: CacheHead) -> Writing:
+        """What an earlier or another process found out about this cache, else a new plan."""
+        if (self.out / MANIFEST).is_file():
+            # Complete, unless a shard was deleted since: that one is written again.
+            manifest = read_manifest(self.out)
+            _require_same(self.out, manifest, head)
+            return Writing(head=_head_of(manifest), plan=self._plan(head))
+        return self._announced(head) or Writing(head=head, plan=self._plan(head))
+
+    def _announced(self, head: CacheHead) -> Writing | None:
+        try:
+            writing = read_writing(self.out)
+        except FileNotFoundError:
+            return None
+        _require_same(self.out, writing.head, head)
+        return writing
+
+    def _announce(self) -> None:
+        with new_file(self.out / WRITING, wait=True) as file:
+            # Whoever was first is repeated: paths may differ from machine to machine.
+            self.writing = self._announced(self.writing.head) or self.writing
+            file.write(self.writing.model_dump_json(indent=1).encode())
+
+    def _finish(self) -> CacheManifest | None:
+        if not all(is_written(self.out, shard) for shard in self.plan):
+            return None
+        manifest = CacheManifest(**dict(self.writing.head), splits=self._entries()).sealed()
+        with new_file(self.out / MANIFEST, wait=True) as file:
+            file.write((manifest.model_dump_json(indent=2) + "\n").encode())
+        remove_left_parts(self.out)
+        (self.out / WRITING).unlink(missing_ok=True)
+        flush(self.out)
+        return manifest
+
+    def _entries(self) -> dict[str, SplitEntry]:
+        splits = self.writing.head.written_with.records_sha256
+        by_split: dict[str, list[ShardPlan]] = {split: [] for split in splits}
+        for shard in self.plan:
+            by_split[shard.split].append(shard)
+        return {split: split_entry(self.out, shards) for split, shards in by_split.items()}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image as far as it goes without an encoder."""
+
+    record: ImageRecord
+    geometry: ImageGeometry
+    pixels: Tensor
+    targets: NDArray[np.bool_]
 
 
 def encode_groups(
     records: Iterable[ImageRecord], root: Path, sam: SamEncoder, text: TextEncoder, batch_size: int
 ) -> Iterator[EncodedGroup]:
-    """Image groups with their features, in the order of the records.
+    """Image groups with their features, in the order of the records; threads prepare two batches ahead.
 
     Raises:
         InputError: an image that cannot be decoded.
     """
+
+    def prepare(record: ImageRecord) -> _Prepared:
+        image = load_image(root / record.image, (record.height, record.width))
+        geometry = sam.grid(record.height, record.width)
+        targets = np.stack([mask_target(decode_rle(target.mask), geometry) for target in record.targets])
+        return _Prepared(record, geometry, sam.resize(image), targets)
+
     waiting = iter(records)
-    while batch := list(islice(waiting, batch_size)):
-        features = sam.encode(
-            [load_image(root / record.image, (record.height, record.width)) for record in batch]
+    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as threads:
+        ahead: deque[Future[_Prepared]] = deque()
+        try:
+            while True:
+                while len(ahead) < 3 * batch_size and (record := next(waiting, None)) is not None:
+                    ahead.append(threads.submit(prepare, record))
+                batch = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
+                if not batch:
+                    return
+                yield from _encoded(batch, sam, text)
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _encoded(batch: Sequence[_Prepared], sam: SamEncoder, text: TextEncoder) -> Iterator[EncodedGroup]:
+    features = sam.encode_resized([one.pixels for one in batch])
+    words = iter(text.encode([each.text for one in batch for each in one.record.expressions]))
+    for one, levels in zip(batch, features, strict=True):
+        expressions = tuple(islice(words, len(one.record.expressions)))
+        yield EncodedGroup(one.record, one.geometry, levels, expressions, one.targets)
+
+
+def _each(groups: Iterator[EncodedGroup], advance: Callable[[], None]) -> Iterator[EncodedGroup]:
+    for group in groups:
+        yield group
+        advance()
+
+
+def _bytes(shards: Iterable[ShardPlan]) -> int:
+    return sum(shard.bytes + shard.index_bytes for shard in shards)
+
+
+def _require_ours(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"{out} is a file; name a new or an empty folder")
+    names = {path.name for path in out.iterdir()}
+    if names - {WRITING + PART} and not names & {MANIFEST, WRITING}:
+        raise InputError(f"output folder {out} is not empty; name a new or an empty folder")
+
+
+def _require_same(out: Path, there: CacheHead, wanted: CacheHead) -> None:
+    if differences := there.differences(wanted):
+        raise InputError(
+            f"{out} holds a cache made with other settings than these: {'; '.join(differences)}. Run the "
+            "command that began it, or name a new folder"
         )
-        sentences = [expression.text for record in batch for expression in record.expressions]
-        words = iter(text.encode(sentences))
-        for record, levels in zip(batch, features, strict=True):
-            geometry = sam.grid(record.height, record.width)
-            yield EncodedGroup(
-                record=record,
-                geometry=geometry,
-                levels=levels,
-                expressions=tuple(islice(words, len(record.expressions))),
-                targets=np.stack(
-                    [mask_target(decode_rle(target.mask), geometry) for target in record.targets]
-                ),
-            )
 
 
-def _write_into(
-    folder: Path,
-    source: ImportedDataset,
-    splits: Sequence[str],
-    settings: CacheSettings,
-    sam: SamEncoder,
-    text: TextEncoder,
-    progress: bool,
-) -> CacheManifest:
-    provenance = EncodersProvenance(sam=sam.provenance, text=text.provenance)
-    random = tuple(provenance.random)
-    entries = {}
-    with _progress_bar(progress) as bar:
-        for split in splits:
-            task = bar.add_task(split, total=source.info.splits[split].images)
-            with ShardWriter(
-                folder,
-                split,
-                feature_dtype=settings.feature_dtype,
-                shard_bytes=settings.shard_bytes,
-                random=random,
-            ) as shards:
-                groups = encode_groups(
-                    source.records(split), Path(source.info.image_root), sam, text, settings.batch_size
-                )
-                for group in groups:
-                    shards.add(group)
-                    bar.advance(task)
-                entries[split] = shards.finish()
-    return CacheManifest(
-        dataset=source.info,
-        encoders=provenance,
-        encoder_settings=settings.encoders,
-        random=random,
-        feature_dtype=settings.feature_dtype,
-        channels=sam.channels,
-        text_channels=text.channels,
-        splits=entries,
-    )
+def _head_of(manifest: CacheManifest) -> CacheHead:
+    return CacheHead(**{name: getattr(manifest, name) for name in CacheHead.model_fields})
+
+
+def _share_cores(worker: Worker) -> None:
+    # Each worker of a machine would otherwise take all cores.
+    if worker.local_world > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // worker.local_world))
 
 
 def _chosen_splits(source: ImportedDataset, splits: Sequence[str] | None) -> list[str]:
     known = source.info.splits
     for split in splits or ():
-        if split not in known:
-            raise InputError(f"no split {split!r} in {source.folder}; it has {', '.join(sorted(known))}")
+        source.path(split)
     return list(dict.fromkeys(splits or known))
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "", style="progress.data.speed")
-
-
-def _progress_bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("encode {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeLeft(),
-        disable=not shown,
-    )

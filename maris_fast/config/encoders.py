@@ -10,6 +10,8 @@ from maris_fast.config.base import Settings
 
 RANDOM = "random"
 
+FeatureDtype = Literal["int8", "fp8", "bf16"]
+
 
 class SamSettings(Settings):
     """SAM's image encoder; the features are the outputs of its last three global attention blocks."""
@@ -20,6 +22,9 @@ class SamSettings(Settings):
     )
     image_size: int | None = Field(None, gt=0, description="longest side, pixels; None: 1024 (vit_tiny: 256)")
     seed: int = Field(0, description="of random weights")
+    attention: Literal["sdpa", "reference"] = Field(
+        "sdpa", description="sdpa: no attention matrix is stored; reference: segment-anything's own"
+    )
 
 
 class TextSettings(Settings):
@@ -45,8 +50,8 @@ class CacheSettings(Settings):
     """How features are written to shards."""
 
     encoders: EncoderSettings
-    feature_dtype: Literal["int8", "float16"] = Field(
-        "int8", description="int8: one scale a channel and image"
+    feature_dtype: FeatureDtype = Field(
+        "int8", description="int8 and fp8 (e4m3): one scale a channel and image"
     )
     shard_bytes: int = Field(
         2 << 30, gt=0, description="a shard is closed at the first image beyond this size"

@@ -10,9 +10,13 @@ from maris_fast.errors import ConfigError
 
 
 def place(
-    device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "fp32", "bf16"]
+    device: Literal["auto", "cpu", "cuda"],
+    precision: Literal["auto", "fp32", "bf16"],
+    local_rank: int = 0,
 ) -> tuple[torch.device, torch.dtype]:
     """The device and dtype that the settings mean on this machine.
+
+    Processes of one machine, told apart by ``local_rank``, take its GPUs in turn.
 
     Raises:
         ConfigError: CUDA was asked for and there is none.
@@ -22,4 +26,7 @@ def place(
     chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if precision == "auto":
         precision = "bf16" if chosen == "cuda" else "fp32"
-    return torch.device(chosen), {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    placed = torch.device(chosen)
+    if chosen == "cuda" and local_rank:
+        placed = torch.device(chosen, local_rank % torch.cuda.device_count())
+    return placed, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]

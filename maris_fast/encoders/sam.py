@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from maris_fast.config import RANDOM, SamSettings
 from maris_fast.encoders.provenance import SamProvenance
-from maris_fast.encoders.weights import load_tensors, sha256_of
+from maris_fast.encoders.sam_attention import DecomposedAttention
+from maris_fast.encoders.weights import load_tensors
 from maris_fast.errors import CheckpointError, ConfigError
+from maris_fast.files import sha256_of
 from maris_fast.geometry import PATCH, ImageGeometry
 
 # Of segment_anything/build_sam.py, which keeps them inside a function that builds the whole of SAM.
@@ -101,35 +103,53 @@ class SamEncoder:
         self.vit = (
             _build(settings, architecture, self.image_size).to(self.device).requires_grad_(False).eval()
         )
+        if settings.attention == "sdpa":
+            for block in self.vit.blocks:
+                block.attn = DecomposedAttention(block.attn)
         self.provenance = _provenance(settings, self.image_size, self.channels, self.blocks)
         self._resize = ResizeLongestSide(self.image_size)
+        self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(PIXEL_STD, device=self.device).view(3, 1, 1)
 
     def grid(self, height: int, width: int) -> ImageGeometry:
         """Geometry of an image of this size: its grid is the size of its feature maps."""
         return ImageGeometry.of(height, width, self.image_size)
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """Float [3, image_size, image_size]: resized, normalised, zero beyond the image."""
-        pixels = torch.from_numpy(self._resize.apply_image(np.asarray(image.convert("RGB"))))
-        channels_first = pixels.permute(2, 0, 1).float()  # [3, h_px, w_px]
-        normalised = (channels_first - _column(PIXEL_MEAN)) / _column(PIXEL_STD)
+    def resize(self, image: Image.Image) -> Tensor:
+        """Uint8 [3, h_px, w_px] on the CPU, pinned for a GPU; threads may run it ahead of the encoder."""
+        resized = self._resize.apply_image(np.asarray(image.convert("RGB")))
+        pixels = torch.from_numpy(resized).permute(2, 0, 1).contiguous()
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Float [3, image_size, image_size] on the encoder's device, zero beyond the resized image."""
+        pixels = pixels.to(self.device, non_blocking=True).float()
+        normalised = (pixels - self._mean) / self._std
         _, h_px, w_px = normalised.shape
         return F.pad(normalised, (0, self.image_size - w_px, 0, self.image_size - h_px))
 
-    @torch.no_grad()
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Float [3, image_size, image_size]: resized, normalised, zero beyond the image."""
+        return self.normalise(self.resize(image))
+
     def encode(self, images: Sequence[Image.Image]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Features of each image.
+        """Features of each image; see ``encode_resized``."""
+        return self.encode_resized([self.resize(image) for image in images])
+
+    @torch.no_grad()
+    def encode_resized(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Features of images as ``resize`` gives them.
 
         Returns:
             For each image its three levels, float32 [h, w, C_v] on the encoder's device, where (h, w) is
-            the image's own grid.
+            the image's own grid. On a GPU they may still be under way when this returns.
         """
-        pixels = torch.stack([self.preprocess(image) for image in images]).to(self.device)
+        batch = torch.stack([self.normalise(pixels) for pixels in images])
         with self._autocast():
-            maps = self._global_block_outputs(pixels)  # three of [B, H, W, C_v]
+            maps = self._global_block_outputs(batch)  # three of [B, H, W, C_v]
         features = []
-        for i, image in enumerate(images):
-            h, w = self.grid(image.height, image.width).grid
+        for i, pixels in enumerate(images):
+            h, w = (-(-side // PATCH) for side in pixels.shape[1:])
             first, second, third = (level[i, :h, :w].float() for level in maps)
             features.append((first, second, third))
         return features
@@ -273,7 +293,3 @@ def _provenance(
         image_size=image_size,
         blocks=blocks,
     )
-
-
-def _column(values: tuple[float, float, float]) -> Tensor:
-    return torch.tensor(values).view(3, 1, 1)

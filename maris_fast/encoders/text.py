@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from maris_fast.config import RANDOM, TextSettings
 from maris_fast.encoders.provenance import TextProvenance
-from maris_fast.encoders.weights import load_tensors, sha256_of
+from maris_fast.encoders.weights import load_tensors
 from maris_fast.errors import CheckpointError, ConfigError, InputError
+from maris_fast.files import sha256_of
 
 TINY = "tiny"
 TINY_CONFIG = {

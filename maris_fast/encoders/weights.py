@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -48,12 +47,6 @@ def load_tensors(path: Path, *, setting: str, where_to_get_it: str) -> dict[str,
     except Exception as error:  # a damaged file can fail anywhere inside the readers
         raise CheckpointError(f"{path} cannot be read as weights ({setting}): {error}") from error
     return _only_tensors(content, path, setting)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_torchscript(path: Path, setting: str) -> None:

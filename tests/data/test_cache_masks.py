@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from maris_fast.data_shards.cache.features import dequantise, quantise, to_float16
+from maris_fast.config import FeatureDtype
+from maris_fast.data_shards.cache.features import as_tensor, from_stored, to_float16, to_stored
 from maris_fast.data_shards.cache.masks import mask_target, pack_masks, unpack_masks
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
@@ -79,15 +80,30 @@ def test_packing_keeps_every_pixel(width: int) -> None:
     assert np.array_equal(unpack_masks(packed, width), masks)
 
 
+CHANNELS = torch.tensor([1e-3, 1.0, 300.0, 0.0, 20.0])
+
+
 def test_int8_is_within_half_a_step_and_keeps_channels_of_zeros() -> None:
-    level = torch.randn(6, 7, 5) * torch.tensor([1e-3, 1.0, 300.0, 0.0, 20.0])
-    q, scale = quantise(level)
+    level = torch.randn(6, 7, 5) * CHANNELS
+    q, scale = to_stored(level, "int8")
     assert q.dtype == np.int8
     assert np.abs(q).max() == 127
+    assert scale is not None
     restored = torch.full_like(level, torch.nan)
-    dequantise(q, scale, restored)
+    from_stored(as_tensor(q, "int8"), torch.from_numpy(scale), restored)
     assert ((restored - level).abs() <= 0.5001 * torch.from_numpy(scale)).all()
     assert (restored[..., 3] == 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("fp8", 2**-4), ("bf16", 2**-8)])
+def test_a_stored_float_is_within_its_rounding(dtype: FeatureDtype, step: float) -> None:
+    level = torch.randn(6, 7, 5) * CHANNELS
+    q, scale = to_stored(level, dtype)
+    restored = torch.full_like(level, torch.nan)
+    from_stored(as_tensor(q, dtype), None if scale is None else torch.from_numpy(scale), restored)
+    # Relative to the number, down to the smallest step of fp8 relative to its channel.
+    smallest = 2**-10 / 448 * level.abs().amax(dim=(0, 1)) if dtype == "fp8" else 0
+    assert ((restored - level).abs() <= 1.001 * step * level.abs() + smallest).all()
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -95,7 +111,7 @@ def test_features_that_are_not_finite_are_refused(bad: float) -> None:
     level = torch.zeros(2, 2, 3)
     level[1, 1, 2] = bad
     with pytest.raises(InputError, match="not finite"):
-        quantise(level)
+        to_stored(level, "int8")
     with pytest.raises(InputError, match="do that"):
         to_float16(level, what="features", remedy="do that")
 

@@ -35,3 +35,9 @@ def test_cuda_where_there_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device"):
         place("cuda", "auto")
+
+
+def test_processes_of_one_machine_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [place("auto", "auto", rank)[0].index for rank in (1, 3, 5)] == [1, 3, 1]

@@ -1,0 +1,170 @@
+"""Shards before they are written: which images each holds, and its size to the byte.
+
+All of a member but the features themselves is known from its record: the grid from the image's size, the
+words from the tokeniser. So shards are cut in advance, any number of processes can share them, and what is
+written does not depend on how many they were.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from maris_fast.config import FeatureDtype
+from maris_fast.data_shards.cache.features import STORED
+from maris_fast.data_shards.cache.group import annotation
+from maris_fast.data_shards.cache.index import ShardIndex
+from maris_fast.data_shards.cache.manifest import (
+    ANNOTATION,
+    LEVELS,
+    MASKS,
+    SCALES,
+    WORDS,
+    ShardPlan,
+    members_of,
+)
+from maris_fast.data_shards.records import ImageRecord, ImportedDataset
+from maris_fast.encoders import SamEncoder, TextEncoder, TokenisedText
+from maris_fast.errors import InputError
+from maris_fast.geometry import ImageGeometry
+from maris_fast.images import check_image
+
+TAR_BLOCK = 512
+"""Of a tar: one header, and what members are padded to."""
+
+TAR_RECORD = 20 * TAR_BLOCK
+"""What a tar is padded to, behind two empty blocks."""
+
+
+def plan_split(
+    source: ImportedDataset,
+    split: str,
+    sam: SamEncoder,
+    text: TextEncoder,
+    *,
+    feature_dtype: FeatureDtype,
+    shard_bytes: int,
+    random: tuple[str, ...],
+    advance: Callable[[], None] = lambda: None,
+) -> list[ShardPlan]:
+    """The split's shards: each ends with the first image that takes it to ``shard_bytes``.
+
+    Every image's head is read and every expression tokenised, so that what would stop the writing is found
+    before it begins: hours may lie between start and end.
+
+    Args:
+        advance: called after each image.
+
+    Raises:
+        InputError: the first image or expression that cannot be used.
+    """
+    root = Path(source.info.image_root)
+    shards: list[ShardPlan] = []
+    open_shard = GrowingShard(0)
+    seen: set[int] = set()
+    position = 0
+    with source.path(split).open("rb") as lines:
+        for line in lines:
+            record = ImageRecord.model_validate_json(line)
+            if record.image_id in seen:
+                raise InputError(
+                    f"image {record.image_id} stands twice in split {split} of {source.folder}; "
+                    "all sentences of an image belong into one record"
+                )
+            seen.add(record.image_id)
+            check_image(root / record.image, (record.height, record.width))
+            geometry = sam.grid(record.height, record.width)
+            expressions = _tokenised(record, text)
+            sizes = member_bytes(
+                record, geometry, expressions, sam.channels, text.channels, feature_dtype, random
+            )
+            open_shard.add(record, expressions, sizes)
+            position += len(line)
+            advance()
+            if open_shard.tar_bytes >= shard_bytes:
+                shards.append(open_shard.plan(split, len(shards), feature_dtype))
+                open_shard = GrowingShard(position)
+    if open_shard.images:
+        shards.append(open_shard.plan(split, len(shards), feature_dtype))
+    return shards
+
+
+def member_bytes(
+    record: ImageRecord,
+    geometry: ImageGeometry,
+    expressions: list[TokenisedText],
+    channels: int,
+    text_channels: int,
+    feature_dtype: FeatureDtype,
+    random: tuple[str, ...],
+) -> dict[str, int]:
+    """Bytes of each of an image's members, by name."""
+    stored = STORED[feature_dtype]
+    height, width = geometry.mask_size
+    words = sum(len(expression.tokens) for expression in expressions)
+    level = npy_bytes(np.dtype(stored.bits), (*geometry.grid, channels))
+    sizes = {name: level for name in LEVELS} | {
+        ANNOTATION: len(annotation(record, geometry, expressions, random)),
+        MASKS: npy_bytes(np.dtype(np.uint8), (len(record.targets), height, -(-width // 8))),
+        WORDS: npy_bytes(np.dtype(np.float16), (words, text_channels)),
+    }
+    if stored.largest is not None:
+        sizes[SCALES] = npy_bytes(np.dtype(np.float32), (len(LEVELS), channels))
+    return sizes
+
+
+@lru_cache(maxsize=4096)
+def npy_bytes(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> int:
+    """Bytes of an array as a ``.npy``: numpy's header, then the numbers."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    )
+    return head.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+def _tokenised(record: ImageRecord, text: TextEncoder) -> list[TokenisedText]:
+    tokenised = []
+    for expression in record.expressions:
+        try:
+            tokenised.append(text.tokenise(expression.text))
+        except InputError as error:
+            raise InputError(f"image {record.image_id}, sentence {expression.sent_id}: {error}") from error
+    return tokenised
+
+
+class GrowingShard:
+    """A shard of which some images are known; ``first_byte`` is where its first record begins."""
+
+    def __init__(self, first_byte: int) -> None:
+        self.first_byte = first_byte
+        self.tar_bytes = self.images = self.expressions = self.targets = self.truncated = 0
+
+    def add(self, record: ImageRecord, expressions: list[TokenisedText], sizes: dict[str, int]) -> None:
+        self.tar_bytes += sum(TAR_BLOCK + _padded(size, TAR_BLOCK) for size in sizes.values())
+        self.images += 1
+        self.expressions += len(expressions)
+        self.targets += len(record.targets)
+        self.truncated += sum(expression.truncated for expression in expressions)
+
+    def plan(self, split: str, number: int, feature_dtype: FeatureDtype) -> ShardPlan:
+        index = ShardIndex.zeros(self.images, len(members_of(feature_dtype)), self.expressions)
+        return ShardPlan(
+            split=split,
+            number=number,
+            first_byte=self.first_byte,
+            images=self.images,
+            expressions=self.expressions,
+            targets=self.targets,
+            truncated_expressions=self.truncated,
+            bytes=_padded(self.tar_bytes + 2 * TAR_BLOCK, TAR_RECORD),
+            index_bytes=len(index.to_bytes()),
+        )
+
+
+def _padded(size: int, unit: int) -> int:
+    return -(-size // unit) * unit

@@ -1,0 +1,320 @@
+"""Whether every byte of a cache that a reader uses is what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from crc32c import crc32c
+
+from maris_fast.data_shards.cache.features import STORED
+from maris_fast.data_shards.cache.files import PART
+from maris_fast.data_shards.cache.index import ShardIndex
+from maris_fast.data_shards.cache.manifest import (
+    ANNOTATION,
+    LEVELS,
+    MANIFEST,
+    MASKS,
+    SCALES,
+    WORDS,
+    WRITING,
+    CacheManifest,
+    ShardEntry,
+    SplitEntry,
+    members_of,
+    read_manifest,
+)
+from maris_fast.data_shards.cache.progress import counting
+from maris_fast.data_shards.records import ImageRecord
+from maris_fast.errors import InputError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, and where: the file, and in a shard the image's key and member if known."""
+
+    file: str
+    what: str
+    key: str = ""
+    member: str = ""
+
+    def __str__(self) -> str:
+        where = ", ".join(part for part in (self.key, self.member) if part)
+        return f"{self.file}{f' ({where})' if where else ''}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Report:
+    manifest: CacheManifest | None
+    """None where it cannot be read: then nothing else was looked at."""
+    splits: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def verify_cache(
+    folder: Path, splits: Sequence[str] | None = None, *, jobs: int = 4, progress: bool = True
+) -> Report:
+    """Reads a whole cache and compares it with what its manifest and indexes say.
+
+    Size and index hash of each shard; that tar and index name the same members in the same places; each
+    member's CRC-32C, type and shape; that records, geometry and words agree with the index; counts; and that
+    no shard is missing or too many.
+
+    Args:
+        folder: the cache.
+        splits: which; None for all.
+        jobs: shards that are read at once.
+
+    Raises:
+        InputError: there is no cache, it is not complete, or it has no such split.
+    """
+    folder = Path(folder)
+    try:
+        manifest = read_manifest(folder)
+    except InputError as error:
+        if not (folder / MANIFEST).is_file():
+            raise
+        return Report(None, (), (Problem(MANIFEST, str(error)),))
+    chosen = tuple(dict.fromkeys(splits or manifest.splits))
+    for split in chosen:
+        if split not in manifest.splits:
+            known = ", ".join(sorted(manifest.splits))
+            raise InputError(f"no split {split!r} in the cache {folder}; it has {known}")
+    problems = list(_strays(folder, manifest)) if splits is None else []
+    shards = [shard for split in chosen for shard in manifest.splits[split].shards]
+    with (
+        counting("verify", len(shards), unit="shards", shown=progress) as advance,
+        ThreadPoolExecutor(jobs, thread_name_prefix="verify") as threads,
+    ):
+        try:
+            found = {}
+            for shard, checked in zip(
+                shards,
+                threads.map(lambda shard: _Shard(folder, manifest, shard).check(), shards),
+                strict=True,
+            ):
+                found[shard.name] = checked
+                advance()
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+    for shard in shards:
+        problems += found[shard.name].problems
+    for split in chosen:
+        entry = manifest.splits[split]
+        problems += _across(split, entry, [found[shard.name] for shard in entry.shards])
+    return Report(manifest, chosen, tuple(problems))
+
+
+def _strays(folder: Path, manifest: CacheManifest) -> Iterator[Problem]:
+    known = {
+        name
+        for entry in manifest.splits.values()
+        for shard in entry.shards
+        for name in (shard.name, shard.index_name)
+    }
+    for path in sorted(folder.iterdir()):
+        shardlike = path.name.endswith((".tar", ".index.npz", PART)) or path.name == WRITING
+        if shardlike and path.name not in known:
+            yield Problem(path.name, "does not belong to this cache; delete it")
+
+
+@dataclass(frozen=True)
+class _Checked:
+    problems: list[Problem]
+    image_ids: list[int]
+    truncated: int
+    targets: int
+
+
+def _across(split: str, entry: SplitEntry, shards: list[_Checked]) -> Iterator[Problem]:
+    """What no shard can tell alone."""
+    ids = [image_id for shard in shards for image_id in shard.image_ids]
+    for image_id in sorted(
+        {image_id for image_id in ids if ids.count(image_id) > 1} if _repeats(ids) else ()
+    ):
+        yield Problem(MANIFEST, f"image {image_id} stands more than once in {split}", f"{image_id:012d}")
+    if any(shard.problems for shard in shards):
+        return
+    sums = {
+        "images": (entry.images, len(ids)),
+        "targets": (entry.targets, sum(shard.targets for shard in shards)),
+        "expressions": (entry.expressions, sum(shard.expressions for shard in entry.shards)),
+        "truncated_expressions": (entry.truncated_expressions, sum(shard.truncated for shard in shards)),
+        "bytes": (entry.bytes, sum(shard.bytes for shard in entry.shards)),
+    }
+    for name, (said, counted) in sums.items():
+        if said != counted:
+            yield Problem(MANIFEST, f"{split} has {counted} {name}, the manifest says {said}")
+
+
+def _repeats(ids: list[int]) -> bool:
+    return len(set(ids)) < len(ids)
+
+
+class _Shard:
+    """One shard with its index, while it is checked."""
+
+    def __init__(self, folder: Path, manifest: CacheManifest, entry: ShardEntry) -> None:
+        self._tar = folder / entry.name
+        self._beside = folder / entry.index_name
+        self._manifest = manifest
+        self._entry = entry
+        self._members = members_of(manifest.feature_dtype)
+        self._problems: list[Problem] = []
+        self._truncated = 0
+
+    def check(self) -> _Checked:
+        ids: list[int] = []
+        targets = 0
+        try:
+            index = self._index()
+            if index is not None:
+                ids, targets = index.image_id.tolist(), int(index.targets.sum())
+                self._check_tar(index)
+        except OSError as error:
+            self._say(f"cannot be read: {error}")
+        return _Checked(self._problems, ids, self._truncated, targets)
+
+    def _say(self, what: str, key: str = "", member: str = "", *, file: Path | None = None) -> None:
+        self._problems.append(Problem((file or self._tar).name, what, key, member))
+
+    def _index(self) -> ShardIndex | None:
+        for path in (self._tar, self._beside):
+            if not path.is_file():
+                self._say("is missing; copy it there, or run the `maris-fast cache` command again", file=path)
+        if self._problems:
+            return None
+        size = self._tar.stat().st_size
+        if size != self._entry.bytes:
+            self._say(f"has {size} bytes, the manifest says {self._entry.bytes}")
+        content = self._beside.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self._entry.index_sha256:
+            self._say("is not the index that the manifest describes (SHA-256)", file=self._beside)
+            return None
+        try:
+            index = ShardIndex.from_bytes(content, self._beside)
+        except InputError as error:
+            self._say(str(error), file=self._beside)
+            return None
+        if (index.images, len(index.words)) != (self._entry.images, self._entry.expressions):
+            self._say("counts other images or expressions than the manifest", file=self._beside)
+            return None
+        return index
+
+    def _check_tar(self, index: ShardIndex) -> None:
+        with self._tar.open("rb") as file:
+            members = list(_tar_members(file))
+            expected = [
+                f"{image_id:012d}.{name}" for image_id in index.image_id.tolist() for name in self._members
+            ]
+            for i, name in enumerate(expected):
+                key, _, member = name.partition(".")
+                if i >= len(members):
+                    self._say("is not in the tar, which ends or is damaged before it", key, member)
+                    return
+                if members[i][0] != name:
+                    self._say(f"the tar has {members[i][0]} in its place", key, member)
+                    return
+                image, m = divmod(i, len(self._members))
+                self._check_member(file, index, image, m, members[i])
+            if len(members) > len(expected):
+                self._say(f"holds {members[len(expected)][0]}, which is not in its index")
+
+    def _check_member(
+        self, file: BinaryIO, index: ShardIndex, image: int, m: int, found: tuple[str, int, int]
+    ) -> None:
+        _, start, length = found
+        key, name = f"{index.image_id[image]:012d}", self._members[m]
+        offset, size = int(index.offset[image, m]), int(index.size[image, m])
+        if not start <= offset or offset + size != start + length:
+            self._say("lies elsewhere in the tar than in its index", key, name)
+            return
+        file.seek(start)
+        content = file.read(length)
+        payload = memoryview(content)[len(content) - size :]
+        if len(content) != length or crc32c(payload) != index.crc[image, m]:
+            self._say("is not what was written (CRC-32C)", key, name)
+            return
+        wrong = (
+            self._wrong_annotation(content, index, image)
+            if name == ANNOTATION
+            else self._wrong_array(content, size, *self._array(name, index, image))
+        )
+        if wrong:
+            self._say(wrong, key, name)
+
+    def _array(self, name: str, index: ShardIndex, image: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Type and shape that a member must have."""
+        manifest = self._manifest
+        geometry = index.geometry_of(image)
+        height, width = geometry.mask_size
+        if name in LEVELS:
+            return np.dtype(STORED[manifest.feature_dtype].bits), (*geometry.grid, manifest.channels)
+        if name == SCALES:
+            return np.dtype(np.float32), (len(LEVELS), manifest.channels)
+        if name == MASKS:
+            return np.dtype(np.uint8), (int(index.targets[image]), height, -(-width // 8))
+        assert name == WORDS
+        rows = slice(*index.expression_offset[image : image + 2])
+        return np.dtype(np.float16), (int(index.words[rows].sum()), manifest.text_channels)
+
+    def _wrong_array(
+        self, content: bytes, payload: int, dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> str | None:
+        stream = io.BytesIO(content)
+        try:
+            version = np.lib.format.read_magic(stream)
+            if version != (1, 0):
+                return f"has a numpy header of version {version}"
+            head = np.lib.format.read_array_header_1_0(stream)
+        except Exception as error:  # numpy evaluates the header as an expression; a damaged one fails anyhow
+            return f"has a damaged numpy header: {error}"
+        if head != (shape, False, dtype) or stream.tell() + payload != len(content):
+            return f"is {head[2]} {head[0]}, its index needs {dtype} {shape}"
+        return None
+
+    def _wrong_annotation(self, content: bytes, index: ShardIndex, image: int) -> str | None:
+        try:
+            annotation = json.loads(content)
+            record = ImageRecord.model_validate(annotation["record"])
+            geometry = tuple(
+                annotation["geometry"][name] for name in ("height", "width", "h_px", "w_px", "h", "w")
+            )
+            self._truncated += sum(annotation["truncated"])
+            tokens = [len(each) for each in annotation["tokens"]]
+            offsets, random = annotation["word_offsets"], tuple(annotation["random_encoders"])
+        except (ValueError, KeyError, TypeError) as error:
+            return f"cannot be read: {error}"
+        rows = slice(*index.expression_offset[image : image + 2])
+        words = index.words[rows].tolist()
+        agree = {
+            "image_id": record.image_id == index.image_id[image],
+            "geometry": geometry == astuple(index.geometry_of(image)),
+            "targets": len(record.targets) == index.targets[image],
+            "expressions": [each.target for each in record.expressions] == index.target[rows].tolist(),
+            "objects": [record.targets[each.target].ann_id for each in record.expressions]
+            == index.object[rows].tolist(),
+            "words": tokens == words and offsets == [0, *np.cumsum(words).tolist()],
+            "random_encoders": random == self._manifest.random,
+        }
+        wrong = [name for name, same in agree.items() if not same]
+        return f"disagrees with the index in {', '.join(wrong)}" if wrong else None
+
+
+def _tar_members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of the members that any tar reader sees, until the first damaged header."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                yield member.name, member.offset_data, member.size if member.isreg() else -1
+    except (tarfile.TarError, ValueError, EOFError):
+        return

@@ -1,0 +1,208 @@
+"""What a cache and a run of a given size need: bytes, disks, network and hours, from rates.
+
+Nothing is measured here; every rate says where it comes from. Reading, network and computing overlap, so the
+slowest of them is an epoch's time. Encoding on the fly shares the GPUs with training, so there the two add.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from maris_fast.config import FeatureDtype
+from maris_fast.data_shards.cache.features import STORED
+from maris_fast.data_shards.cache.plan import TAR_BLOCK, npy_bytes
+from maris_fast.geometry import MASK_STRIDE, PATCH
+
+PLAN_RATES = "plan_rates"
+"""Where a benchmark's row keeps rates that this module may use, by the names in ``Rates``."""
+
+WORDS_AN_EXPRESSION = 6
+TARGETS_AN_IMAGE = 3
+ANNOTATION_BYTES = 4000
+"""Of an image's JSON, about: names, geometry and a compressed mask a target."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    value: float
+    source: str
+    """given, measured (and by what), or assumed (and why)."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    sam_images_per_s: Rate
+    """Of the encoders, on one GPU."""
+    step_expressions_per_s: Rate
+    """Of training from the cache, on one GPU that never waits for data."""
+    disk_GBps: Rate  # noqa: N815 - the unit's own spelling
+    """Reading or writing one disk."""
+    network_GBps: Rate  # noqa: N815
+    """Into one machine, from where the cache lies if not on its own disks."""
+
+
+ASSUMED = {
+    "sam_images_per_s": Rate(10.0, "assumed: nothing measured on this device"),
+    "step_expressions_per_s": Rate(2000.0, "assumed: the project's aim on an H100, not a measurement"),
+    "disk_GBps": Rate(3.0, "assumed: an ordinary NVMe disk"),
+    "network_GBps": Rate(3.0, "assumed: 25 Gbit/s"),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained on, and on how many GPUs."""
+
+    images: int
+    gpus: int
+    gpus_a_machine: int = 8
+    expressions_per_image: float = 7.0
+    expressions_per_visit: int = 8
+    """K: an image is read once for so many of its expressions."""
+    grid: tuple[int, int] = (64, 48)
+    channels: int = 1280
+    text_channels: int = 768
+    feature_dtype: FeatureDtype = "int8"
+    shard_bytes: int = 2 << 30
+    epochs: int = 50
+
+    @property
+    def machines(self) -> int:
+        return -(-self.gpus // self.gpus_a_machine)
+
+    @property
+    def visits(self) -> int:
+        """How often an epoch reads each image."""
+        return math.ceil(self.expressions_per_image / self.expressions_per_visit)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Bytes, seconds and counts; GB are 10^9 bytes."""
+
+    image_bytes: int
+    cache_bytes: int
+    shards: int
+    caching_s: float
+    caching_write_GBps: float  # noqa: N815
+    """All GPUs together."""
+    epoch_read_bytes: int
+    epoch_compute_s: float
+    epoch_disk_s: float
+    """From one disk a machine."""
+    epoch_network_s: float
+    needed_GBps: float  # noqa: N815
+    """Into each machine, so that its GPUs never wait."""
+    disks_a_machine: int
+    """That together read so fast."""
+    bytes_a_machine: int
+    """Of the cache, if machines split it among their own disks."""
+    on_the_fly_epoch_s: float
+    epochs: int
+
+    def epoch_s(self, where: str) -> float:
+        """An epoch's time with the cache on ``"disk"`` (one a machine), on ``"disks"`` enough of them, or
+        over the ``"network"``."""
+        waits = {"disk": self.epoch_disk_s, "disks": 0.0, "network": self.epoch_network_s}
+        return max(self.epoch_compute_s, waits[where])
+
+    def bottleneck(self, where: str) -> str:
+        return "GPU" if self.epoch_s(where) == self.epoch_compute_s else where
+
+    def run_s(self, where: str) -> float:
+        """Caching once, then all epochs."""
+        return self.caching_s + self.epochs * self.epoch_s(where)
+
+    @property
+    def on_the_fly_s(self) -> float:
+        return self.epochs * self.on_the_fly_epoch_s
+
+    def break_even_epochs(self, where: str) -> float:
+        """From so many epochs on, caching takes less time than encoding anew in each; inf: never."""
+        saved = self.on_the_fly_epoch_s - self.epoch_s(where)
+        return self.caching_s / saved if saved > 0 else math.inf
+
+
+def image_bytes(work: Workload) -> int:
+    """Of an image in a shard: its members with their tar headers and padding."""
+    stored = STORED[work.feature_dtype]
+    h, w = work.grid
+    words = round(WORDS_AN_EXPRESSION * work.expressions_per_image)
+    scale = PATCH // MASK_STRIDE
+    sizes = [npy_bytes(np.dtype(stored.bits), (h, w, work.channels))] * 3 + [
+        npy_bytes(np.dtype(np.float16), (words, work.text_channels)),
+        npy_bytes(np.dtype(np.uint8), (TARGETS_AN_IMAGE, scale * h, -(-scale * w // 8))),
+        ANNOTATION_BYTES,
+    ]
+    if stored.largest is not None:
+        sizes.append(npy_bytes(np.dtype(np.float32), (3, work.channels)))
+    return sum(TAR_BLOCK * (1 + -(-size // TAR_BLOCK)) for size in sizes)
+
+
+def scale(work: Workload, rates: Rates) -> Scaling:
+    """The whole calculation."""
+    one = image_bytes(work)
+    read = work.images * work.visits * one
+    encode_all_s = work.images / (rates.sam_images_per_s.value * work.gpus)
+    compute_s = work.images * work.expressions_per_image / (rates.step_expressions_per_s.value * work.gpus)
+    write_a_machine = work.images * one / work.machines / 1e9
+    caching_s = max(encode_all_s, write_a_machine / rates.disk_GBps.value)
+    read_a_machine = read / work.machines / 1e9
+    return Scaling(
+        image_bytes=one,
+        cache_bytes=work.images * one,
+        shards=-(-work.images // images_a_shard(work.shard_bytes, one)),
+        caching_s=caching_s,
+        caching_write_GBps=work.images * one / caching_s / 1e9,
+        epoch_read_bytes=read,
+        epoch_compute_s=compute_s,
+        epoch_disk_s=read_a_machine / rates.disk_GBps.value,
+        epoch_network_s=read_a_machine / rates.network_GBps.value,
+        needed_GBps=read_a_machine / compute_s,
+        disks_a_machine=math.ceil(read_a_machine / compute_s / rates.disk_GBps.value),
+        bytes_a_machine=-(-work.images * one // work.machines),
+        on_the_fly_epoch_s=work.visits * encode_all_s + compute_s,
+        epochs=work.epochs,
+    )
+
+
+def images_a_shard(shard_bytes: int, image: int) -> int:
+    """A shard ends with the image that takes it to its size."""
+    return -(-shard_bytes // image)
+
+
+def choose_rates(given: Mapping[str, float | None], results: Path | None) -> Rates:
+    """Each rate as given, else as measured in ``results``, else assumed.
+
+    Args:
+        given: by the names of ``Rates``; None where not given.
+        results: folder of a device's benchmark results.
+    """
+    measured = measured_rates(results) if results else {}
+    chosen = {}
+    for field in fields(Rates):
+        value = given.get(field.name)
+        if value is not None:
+            chosen[field.name] = Rate(value, "given")
+        else:
+            chosen[field.name] = measured.get(field.name, ASSUMED[field.name])
+    return Rates(**chosen)
+
+
+def measured_rates(results: Path) -> dict[str, Rate]:
+    """Rates that benchmarks left for this purpose in a folder of their results."""
+    rates: dict[str, Rate] = {}
+    for path in sorted(results.glob("*.json")):
+        content = json.loads(path.read_text())
+        for row in content.get("rows", []) if isinstance(content, dict) else []:
+            for name, value in row.get(PLAN_RATES, {}).items():
+                shared = ", on a busy machine" if row.get("machine_shared") else ""
+                where = f"{content['environment']['device']}, {path.name}"
+                rates[name] = Rate(float(value), f"measured: {row['shape']}, {where}{shared}")
+    return rates

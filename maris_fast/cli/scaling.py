@@ -1,0 +1,131 @@
+"""``plan``: what a data set of some size needs before anything is bought, rented or downloaded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maris_fast.config.encoders import FeatureDtype
+
+if TYPE_CHECKING:
+    from maris_fast.data_shards.scaling import Rates, Scaling, Workload
+
+PLACES = {"disk": "one disk a machine", "disks": "enough disks", "network": "over the network"}
+
+Given = Annotated[float | None, typer.Option(min=1e-9)]
+
+
+def plan(
+    images: Annotated[int, typer.Option(min=1)],
+    gpus: Annotated[int, typer.Option(min=1)],
+    gpus_a_machine: Annotated[int, typer.Option(min=1)] = 8,
+    expressions_per_image: Annotated[float, typer.Option(min=1)] = 7.0,
+    expressions_per_visit: Annotated[int, typer.Option(min=1, help="K: data.expressions_per_image")] = 8,
+    grid: Annotated[str, typer.Option(help="tokens of an image without padding")] = "64x48",
+    channels: Annotated[int, typer.Option(min=1, help="C_v; 1280 is ViT-H")] = 1280,
+    dtype: FeatureDtype = "int8",
+    epochs: Annotated[int, typer.Option(min=1)] = 50,
+    sam_images_per_s: Given = None,
+    step_expressions_per_s: Given = None,
+    disk_gbps: Annotated[float | None, typer.Option("--disk-GBps", min=1e-9)] = None,
+    network_gbps: Annotated[float | None, typer.Option("--network-GBps", min=1e-9)] = None,
+    device: Annotated[str | None, typer.Option(help="take rates measured in bench/results/DEVICE")] = None,
+) -> None:
+    """Bytes, disks, network and hours for so many images, and whether caching them is worth its time.
+
+    Rates are of one GPU, one disk and one machine's network. Those not given come from measurements on
+    --device where there are some, else they are assumed, and said to be.
+    """
+    from maris_fast.data_shards.scaling import Workload, choose_rates, scale
+
+    work = Workload(
+        images=images,
+        gpus=gpus,
+        gpus_a_machine=gpus_a_machine,
+        expressions_per_image=expressions_per_image,
+        expressions_per_visit=expressions_per_visit,
+        grid=_grid(grid),
+        channels=channels,
+        feature_dtype=dtype,
+        epochs=epochs,
+    )
+    given = {
+        "sam_images_per_s": sam_images_per_s,
+        "step_expressions_per_s": step_expressions_per_s,
+        "disk_GBps": disk_gbps,
+        "network_GBps": network_gbps,
+    }
+    rates = choose_rates(given, _results(device) if device else None)
+    typer.echo("\n".join(_lines(work, rates, scale(work, rates))))
+
+
+def _lines(work: Workload, rates: Rates, found: Scaling) -> list[str]:
+    h, w = work.grid
+    rows = {
+        "images": f"{work.images:,} of {found.image_bytes / 1e6:.1f} MB "
+        f"({work.feature_dtype}, {h} x {w} x {work.channels} x 3)",
+        "cache": f"{_size(found.cache_bytes)} in {found.shards:,} shards",
+        "caching": f"{_time(found.caching_s)} on {_count(work.gpus, 'GPU')}, "
+        f"writing {found.caching_write_GBps:.2f} GB/s in all",
+        "an epoch reads": f"{_size(found.epoch_read_bytes)}, each image {_count(work.visits, 'time')}",
+        "an epoch computes": _time(found.epoch_compute_s),
+        "to keep GPUs busy": f"{found.needed_GBps:.2f} GB/s into each of {_count(work.machines, 'machine')}: "
+        f"{_count(found.disks_a_machine, 'disk')} each",
+        "a machine's part": _size(found.bytes_a_machine),
+    }
+    lines = [f"{name:<20}{text}" for name, text in rows.items()]
+    lines += [
+        "",
+        f"{'where the cache lies':<22}{'epoch':>10}{'run':>10}  {'slowest':<9}caching pays from epoch",
+    ]
+    for where, name in PLACES.items():
+        even = found.break_even_epochs(where)
+        lines.append(
+            f"{name:<22}{_time(found.epoch_s(where)):>10}{_time(found.run_s(where)):>10}  "
+            f"{found.bottleneck(where):<9}{'never' if math.isinf(even) else f'{math.ceil(even):,}'}"
+        )
+    fly, whole = _time(found.on_the_fly_epoch_s), _time(found.on_the_fly_s)
+    lines += [f"{'encoded on the fly':<22}{fly:>10}{whole:>10}  GPU", "", "rates"]
+    for name, rate in vars(rates).items():
+        lines.append(f"  {name:<24}{rate.value:>10,.4g}  {rate.source}")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _size(size: float) -> str:
+    for unit, one in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
+        if size >= one:
+            return f"{size / one:,.2f} {unit}"
+    return f"{size / 1e6:,.2f} MB"
+
+
+def _time(seconds: float) -> str:
+    for unit, one in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * one:
+            return f"{seconds / one:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
+
+
+def _grid(text: str) -> tuple[int, int]:
+    from maris_fast.errors import ConfigError
+
+    h, _, w = text.partition("x")
+    if not (h.isdigit() and w.isdigit() and 0 < int(h) <= 64 and 0 < int(w) <= 64):
+        raise ConfigError(f"--grid {text} is not rows x columns of at most 64 tokens, such as 64x48")
+    return int(h), int(w)
+
+
+def _results(device: str) -> Path:
+    from maris_fast.errors import InputError
+
+    folder = Path(__file__).resolve().parents[2] / "bench" / "results"
+    if not (folder / device).is_dir():
+        known = ", ".join(sorted(path.name for path in folder.glob("*"))) or "none"
+        raise InputError(f"no measurements of device {device!r} in {folder}; there are {known}")
+    return folder / device

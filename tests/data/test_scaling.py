@@ -1,0 +1,173 @@
+"""The plan's arithmetic against numbers worked out by hand; docs/scaling.md shows what the command prints."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from maris_fast.cli import app
+from maris_fast.data_shards.cache import read_manifest, write_cache
+from maris_fast.data_shards.scaling import (
+    ASSUMED,
+    Rate,
+    Rates,
+    Workload,
+    choose_rates,
+    image_bytes,
+    images_a_shard,
+    scale,
+)
+from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def rates(sam: float = 10, step: float = 1000, disk: float = 2, network: float = 1) -> Rates:
+    return Rates(*(Rate(value, "given") for value in (sam, step, disk, network)))
+
+
+# 10 tokens of 8 channels in int8 at three levels, each behind a tar header and 128 bytes of numpy's.
+SMALL = Workload(
+    images=1000, gpus=4, gpus_a_machine=2, grid=(2, 5), channels=8, text_channels=4, shard_bytes=20_000
+)
+
+
+def test_an_images_bytes_are_counted_in_blocks_of_a_tar() -> None:
+    levels = 3 * (512 + 512)  # 128 + 80 bytes fit one block
+    words = 512 + 512  # 128 + 42 words x 4 channels x 2 bytes = 464
+    masks = 512 + 512  # 128 + 3 masks of 8 rows of 3 bytes = 200
+    annotation = 512 + 4096
+    scales = 512 + 512  # 128 + 3 x 8 x 4 = 224
+    assert image_bytes(SMALL) == levels + words + masks + annotation + scales == 10_752
+
+
+def test_bytes_seconds_and_counts_of_a_small_case() -> None:
+    found = scale(SMALL, rates())
+    assert found.cache_bytes == 10_752_000
+    assert found.shards == 500  # the second image takes a shard beyond 20,000 bytes
+    assert found.caching_s == 25.0  # 1000 images, 4 GPUs of 10 a second
+    assert found.caching_write_GBps == pytest.approx(10_752_000 / 25 / 1e9)
+    assert found.epoch_read_bytes == 10_752_000  # 7 expressions, up to 8 a visit
+    assert found.epoch_compute_s == 1.75  # 7000 expressions, 4 GPUs of 1000 a second
+    assert found.epoch_disk_s == pytest.approx(0.010752 / 2 / 2)  # two machines, a disk of 2 GB/s each
+    assert found.epoch_network_s == pytest.approx(0.010752 / 2)
+    assert found.needed_GBps == pytest.approx(0.010752 / 2 / 1.75)
+    assert found.disks_a_machine == 1
+    assert found.bytes_a_machine == 5_376_000
+    assert found.on_the_fly_epoch_s == 26.75
+    assert found.run_s("disk") == 25 + 50 * 1.75
+    assert found.on_the_fly_s == 50 * 26.75
+    assert found.break_even_epochs("disk") == pytest.approx(1.0)
+    assert found.bottleneck("disk") == "GPU"
+
+
+def test_a_slow_disk_is_the_bottleneck_and_more_disks_are_asked_for() -> None:
+    found = scale(SMALL, rates(disk=0.001))
+    assert found.epoch_disk_s == pytest.approx(5.376)
+    assert found.epoch_s("disk") == found.epoch_disk_s
+    assert found.bottleneck("disk") == "disk"
+    assert found.epoch_s("disks") == 1.75
+    assert found.disks_a_machine == 4  # 5.376 / 1.75 = 3.07
+    assert found.epoch_s("network") == 1.75
+
+
+def test_fast_encoders_make_a_slow_cache_not_worth_it() -> None:
+    found = scale(SMALL, rates(sam=1e6, network=1e-4))
+    assert found.epoch_s("network") > found.on_the_fly_epoch_s
+    assert found.break_even_epochs("network") == math.inf
+    # Half as long over the network as encoded anew: the caching's time is won back after so many epochs.
+    again = scale(SMALL, rates(sam=10, network=0.005376 / 13.375))
+    assert again.break_even_epochs("network") == pytest.approx(25 / 13.375)
+
+
+def test_more_expressions_than_a_visit_takes_are_read_and_encoded_again() -> None:
+    many = Workload(images=10, gpus=1, expressions_per_image=9, expressions_per_visit=4)
+    found = scale(many, rates())
+    assert found.epoch_read_bytes == 3 * found.cache_bytes
+    assert found.on_the_fly_epoch_s == 3 * 1.0 + 0.09
+
+
+def test_the_bytes_agree_with_a_cache_that_was_written(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", {"train": default_records()})
+    encoders = tiny_settings().encoders
+    larger = encoders.model_copy(update={"sam": encoders.sam.model_copy(update={"image_size": 512})})
+    write_cache(dataset, tmp_path / "cache", tiny_settings(encoders=larger.model_dump()), progress=False)
+    entry = read_manifest(tmp_path / "cache").splits["train"]
+    # 64 x 96 pixels become 341 x 512.
+    grids = ((22, 32), (32, 22), (22, 32), (32, 32), (22, 32))
+    planned = sum(
+        image_bytes(Workload(1, 1, expressions_per_image=3, grid=grid, channels=128, text_channels=64))
+        for grid in grids
+    )
+    assert planned == pytest.approx(entry.bytes, rel=0.02)
+
+
+def test_a_hundred_million_images_are_still_whole_numbers() -> None:
+    found = scale(Workload(images=100_000_000, gpus=256), rates())
+    assert found.cache_bytes == 100_000_000 * found.image_bytes
+    assert (found.shards - 1) * images_a_shard(2 << 30, found.image_bytes) < 100_000_000
+    assert found.shards * images_a_shard(2 << 30, found.image_bytes) >= 100_000_000
+
+
+def test_caching_waits_for_a_disk_that_is_slower_than_the_encoders() -> None:
+    found = scale(SMALL, rates(disk=1e-4))
+    assert found.caching_s == pytest.approx(53.76)  # 5.376 MB into each machine, 0.1 MB a second
+    assert found.on_the_fly_epoch_s == 26.75
+
+
+def test_rates_are_given_or_measured_or_assumed_and_say_so(tmp_path: Path) -> None:
+    row = {"shape": "ViT-H at 1024 px", "plan_rates": {"sam_images_per_s": 33.0}}
+    busy = {"shape": "steps", "machine_shared": True, "plan_rates": {"step_expressions_per_s": 5}}
+    content = {"environment": {"device": "X1"}, "rows": [row, {"shape": "other"}, busy]}
+    (tmp_path / "sam_attention.json").write_text(json.dumps(content))
+    (tmp_path / "quickstart.json").write_text("{}")
+    (tmp_path / "list.json").write_text("[]")
+    chosen = choose_rates({"disk_GBps": 7.0, "network_GBps": None}, tmp_path)
+    assert chosen.disk_GBps == Rate(7.0, "given")
+    assert chosen.sam_images_per_s == Rate(33.0, "measured: ViT-H at 1024 px, X1, sam_attention.json")
+    assert chosen.step_expressions_per_s.source.endswith("on a busy machine")
+    assert chosen.network_GBps == ASSUMED["network_GBps"]
+    assert chosen.network_GBps.source.startswith("assumed")
+    assert choose_rates({}, None) == Rates(**ASSUMED)
+
+
+def said(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["plan", *arguments])
+    return result.exit_code, result.output
+
+
+def test_the_command_marks_what_is_assumed() -> None:
+    status, output = said("--images", "1000", "--gpus", "1", "--disk-GBps", "5")
+    assert status == 0
+    assert output.count("assumed: ") == 3
+    assert re.search(r"disk_GBps +5  given", output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "match"),
+    [
+        (("--grid", "64"), 2, "--grid 64 is not rows x columns"),
+        (("--grid", "65x1"), 2, "at most 64"),
+        (("--dtype", "int4"), 2, "int4"),
+        (("--device", "abacus"), 2, "no measurements of device"),
+        (("--disk-GBps", "0"), 2, "disk-GBps"),
+    ],
+)
+def test_a_mistake_is_said(arguments: tuple[str, ...], status: int, match: str) -> None:
+    code, output = said("--images", "10", "--gpus", "1", *arguments)
+    assert code == status
+    assert match in " ".join(output.split())
+
+
+def test_the_tables_of_the_guide_are_what_the_command_prints() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    blocks = re.findall(r"```\n\$ maris-fast (plan .*)\n\n([^`]*)```", text)
+    assert len(blocks) == 3
+    for command, shown in blocks:
+        assert said(*shlex.split(command)[1:]) == (0, shown)
