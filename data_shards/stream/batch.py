@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from maris_fast.data_shards.records import Rle
@@ -34,12 +35,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """I images of one grid and their E expressions, in the order of the images."""
+    """I images of one grid and their E expressions, in the order of the images, on the reader's device."""
 
     features: tuple[Tensor, Tensor, Tensor]
-    """Float32 [I, h, w, C_v] each, levels 1 to 3."""
+    """Of the reader's dtype, [I, h, w, C_v] each, levels 1 to 3."""
     words: Tensor
-    """Float32 [E, L_t, C'], zero beyond an expression's length; L_t is the longest of the batch."""
+    """Of the reader's dtype, [E, L_t, C'], zero beyond an expression's length; L_t is the batch's longest."""
     word_mask: Tensor
     """Bool [E, L_t], True for a real word."""
     expr_offsets: Tensor
@@ -49,9 +50,18 @@ class Batch:
     weights: Tensor
     """Float32 [E]: 1, or 0 for padding that a rank without work computes along with the others."""
     step_expressions: int
-    """Real expressions of the whole step over all ranks: the denominator of the mean loss."""
-    samples: tuple[Sample, ...]
-    """One an expression."""
+    """Expressions of the whole step over all ranks, as planned: the denominator of the mean loss."""
+    describe: Callable[[], tuple[Sample, ...]] = field(repr=False, compare=False)
+    """Makes ``samples``."""
+
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """One an expression; made when first asked for, as training never does.
+
+        Raises:
+            InputError: an image's JSON is damaged (with checksums compared, reading has said so before).
+        """
+        return self.describe()
 
     @property
     def images(self) -> int:
@@ -60,18 +70,9 @@ class Batch:
     @property
     def expressions(self) -> int:
         """E, padding included."""
-        return len(self.samples)
+        return self.words.shape[0]
 
     @property
     def grid(self) -> tuple[int, int]:
         """Tokens, (h, w)."""
         return self.features[0].shape[1], self.features[0].shape[2]
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The same batch with its tensors on ``device``."""
-        first, second, third = (level.to(device, non_blocking=non_blocking) for level in self.features)
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("words", "word_mask", "expr_offsets", "targets", "weights")
-        }
-        return replace(self, features=(first, second, third), **moved)

@@ -7,8 +7,10 @@ world may grow or shrink in between.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,64 @@ class Step:
     @property
     def expressions(self) -> int:
         return sum(map(len, self.groups))
+
+
+class Epoch(Sequence[Step]):
+    """The steps of an epoch as columns of numbers; a step is made when it is asked for.
+
+    Attributes:
+        images: [G], of each group; groups of a step stand together.
+        group_offsets: [G + 1], into ``places``.
+        places: [E], the groups' expressions by their places in the image.
+        step_offsets: [S + 1], into the groups.
+        order: [S], which of these steps comes when.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.int64],
+        group_offsets: NDArray[np.int64],
+        places: NDArray[np.int64],
+        step_offsets: NDArray[np.int64],
+        order: NDArray[np.int64],
+    ) -> None:
+        self.images, self.group_offsets, self.places = images, group_offsets, places
+        self.step_offsets, self.order = step_offsets, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, index: int) -> Step: ...
+    @overload
+    def __getitem__(self, index: slice) -> Epoch: ...
+    def __getitem__(self, index: int | slice) -> Step | Epoch:
+        if isinstance(index, slice):
+            order = self.order[index]
+            return Epoch(self.images, self.group_offsets, self.places, self.step_offsets, order)
+        step = int(self.order[index])
+        first, last = self.step_offsets[step : step + 2].tolist()
+        ends = self.group_offsets[first : last + 1].tolist()
+        places = self.places[ends[0] : ends[-1]].tolist()
+        images = self.images[first:last].tolist()
+        return Step(
+            tuple(
+                Group(image, tuple(places[start - ends[0] : stop - ends[0]]))
+                for image, start, stop in zip(images, ends[:-1], ends[1:], strict=True)
+            )
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Epoch) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def sums(self, of_images: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[S]: for each step, the sum over its images of a value per image."""
+        if not len(self.order):
+            return np.zeros(0, np.int64)
+        sums: NDArray[np.int64] = np.add.reduceat(of_images[self.images], self.step_offsets[:-1])[self.order]
+        return sums
 
 
 @dataclass(frozen=True)
@@ -74,7 +134,7 @@ def epoch_steps(
     epoch: int,
     expressions_per_step: int,
     expressions_per_image: int,
-) -> list[Step]:
+) -> Epoch:
     """All steps of an epoch, each expression in exactly one of them.
 
     An image's expressions are shuffled and cut into groups of at most ``expressions_per_image``; groups
@@ -90,16 +150,21 @@ def epoch_steps(
         expressions_per_image: K.
     """
     random = np.random.default_rng([seed, epoch])
-    steps: list[Step] = []
+    parts = []
     for bucket in _buckets(grids):
-        groups = [
-            Group(int(image), tuple(part))
-            for image in bucket
-            for part in _chunks(random.permutation(int(expressions[image])), expressions_per_image)
-        ]
-        shuffled = [groups[i] for i in random.permutation(len(groups))]
-        steps.extend(_fill_steps(shuffled, expressions_per_step))
-    return [steps[i] for i in random.permutation(len(steps))]
+        counts = expressions[bucket]
+        starts = np.cumsum(counts) - counts
+        image_of = np.repeat(np.arange(len(bucket)), counts)
+        within = np.arange(len(image_of)) - starts[image_of]
+        # Sorted by image, then by a random key: each image's expressions, shuffled.
+        places = within[np.argsort(image_of + random.random(len(image_of)), kind="stable")]
+        firsts = np.flatnonzero(within % expressions_per_image == 0)
+        ends = np.append(firsts[1:], len(places))
+        order = random.permutation(len(firsts))
+        images = bucket[image_of[firsts[order]]]
+        pieces = _fill_steps(images, firsts[order], ends[order], expressions_per_step)
+        parts.append(_columns(pieces, places))
+    return _joined(parts, random)
 
 
 def evaluation_steps(
@@ -152,42 +217,108 @@ def padding_share(step: Step) -> Share:
 
 def _buckets(grids: NDArray[np.integer]) -> list[NDArray[np.integer]]:
     """Images of each grid, in ascending order of grid, then image."""
-    _, bucket = np.unique(grids, axis=0, return_inverse=True)
-    bucket = bucket.reshape(-1)
-    order = np.argsort(bucket, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(bucket[order])) + 1) if len(order) else []
+    code = grids[:, 0].astype(np.int64) << 32 | grids[:, 1].astype(np.int64)
+    order = np.argsort(code, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(code[order])) + 1) if len(order) else []
 
 
-def _chunks(values: NDArray[np.integer], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size].tolist()
+@dataclass(frozen=True)
+class _Pieces:
+    """Rows ``starts`` to ``stops`` of a bucket's shuffled places, in the order of the steps."""
+
+    images: list[int]
+    starts: list[int]
+    stops: list[int]
+    steps: list[int]
+    """How many pieces each step has; those of one image stand together."""
 
 
-def _fill_steps(groups: Sequence[Group], size: int) -> Iterator[Step]:
+def _fill_steps(
+    images: NDArray[np.integer], starts: NDArray[np.integer], stops: NDArray[np.integer], size: int
+) -> _Pieces:
     """Full steps from groups in order; a group that does not fit is continued in the next step."""
-    waiting = deque(groups)
-    groups_left = Counter(group.image for group in groups)
+    # Lists of numbers alone: tuples by the hundred thousand keep the garbage collector busy.
+    image_of, start_of, stop_of = images.tolist(), starts.tolist(), stops.tolist()
+    waiting = deque(range(len(image_of)))
+    groups_left = Counter(image_of)
+    filled = _Pieces([], [], [], [])
     while waiting:
-        taken: dict[int, tuple[int, ...]] = {}
-        postponed: list[Group] = []  # of images that are in this step already
-        room, fresh = size, len(groups_left)
+        first = len(filled.images)
+        taken: set[int] = set()
+        postponed: list[int] = []  # of images that are in this step already
+        room, fresh, twice = size, len(groups_left), False
         while room and (waiting or postponed):
             if not fresh:
                 waiting.extendleft(reversed(postponed))
                 postponed.clear()
             group = waiting.popleft()
-            if group.image in taken and fresh:
-                postponed.append(group)
-                continue
-            fresh -= group.image not in taken
-            now, later = group.part(0, room), group.part(room, len(group))
-            taken[group.image] = taken.get(group.image, ()) + now.expressions
-            room -= len(now)
-            if later:
-                waiting.appendleft(later)
+            image = image_of[group]
+            if image in taken:
+                if fresh:
+                    postponed.append(group)
+                    continue
+                twice = True
             else:
-                groups_left[group.image] -= 1
-                if not groups_left[group.image]:
-                    del groups_left[group.image]
+                fresh -= 1
+                taken.add(image)
+            start, stop = start_of[group], stop_of[group]
+            cut = stop if stop - start <= room else start + room
+            filled.images.append(image)
+            filled.starts.append(start)
+            filled.stops.append(cut)
+            room -= cut - start
+            if cut < stop:
+                start_of[group] = cut
+                waiting.appendleft(group)
+            elif groups_left[image] == 1:
+                del groups_left[image]
+            else:
+                groups_left[image] -= 1
         waiting.extendleft(reversed(postponed))
-        yield Step(tuple(Group(image, expressions) for image, expressions in taken.items()))
+        filled.steps.append(len(filled.images) - first)
+        if twice:
+            _put_together(filled, first)
+    return filled
+
+
+def _put_together(pieces: _Pieces, first: int) -> None:
+    """Pieces of one image, from the place ``first`` on, where the image's first stands."""
+    order: dict[int, list[int]] = {}
+    for place in range(first, len(pieces.images)):
+        order.setdefault(pieces.images[place], []).append(place)
+    places = list(chain.from_iterable(order.values()))
+    for column in (pieces.images, pieces.starts, pieces.stops):
+        column[first:] = [column[place] for place in places]
+
+
+Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Of one bucket: image and size of each group, the groups' places, and groups a step."""
+
+
+def _columns(pieces: _Pieces, places: NDArray[np.int64]) -> Columns:
+    images, starts, stops = (
+        np.array(column, np.int64) for column in (pieces.images, pieces.starts, pieces.stops)
+    )
+    lengths = stops - starts
+    rows = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+    steps = np.array(pieces.steps, np.int64)
+    step_starts = np.cumsum(steps) - steps
+    begins = np.ones(len(images), np.bool_)  # of a group: an image's pieces in one step
+    begins[1:] = images[1:] != images[:-1]
+    begins[step_starts] = True
+    groups = np.flatnonzero(begins)
+    sizes: NDArray[np.int64] = np.add.reduceat(lengths, groups)
+    a_step: NDArray[np.int64] = np.add.reduceat(begins.astype(np.int64), step_starts)
+    return images[groups], sizes, places[rows], a_step
+
+
+def _joined(parts: Sequence[Columns], random: np.random.Generator) -> Epoch:
+    """All buckets' steps, in random order."""
+    images, sizes, places, groups = (np.concatenate([part[column] for part in parts]) for column in range(4))
+    return Epoch(
+        images,
+        np.concatenate([[0], np.cumsum(sizes)]),
+        places,
+        np.concatenate([[0], np.cumsum(groups)]),
+        random.permutation(len(groups)),
+    )

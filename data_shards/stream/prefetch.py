@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,11 +12,13 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.1
 
 
-def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
+def prefetch(
+    items: Iterable[T], depth: int, stop_source: Callable[[], object] | None = None
+) -> Generator[T, None, None]:
     """The same items, computed up to ``depth`` ahead by a background thread.
 
     An exception of the source is raised here, after the items before it. Closing the iterator, or letting
-    it go, stops the thread.
+    it go, stops the thread; ``stop_source`` is called first, if the source may be waiting for something.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
@@ -40,7 +42,7 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
         else:
             put(None, None, True)
 
-    def consume() -> Iterator[T]:
+    def consume() -> Generator[T, None, None]:
         worker = threading.Thread(target=work, name="prefetch", daemon=True)
         worker.start()
         try:
@@ -53,6 +55,8 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
                 yield item  # type: ignore[misc]
         finally:
             stop.set()
+            if stop_source is not None:
+                stop_source()
             worker.join()
 
     return consume()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from maris_fast.data_shards.cache.features import dequantise
-from maris_fast.data_shards.cache.manifest import ANNOTATION, LEVELS, MASKS, SCALES, WORDS, read_manifest
-from maris_fast.data_shards.cache.masks import unpack_masks
-from maris_fast.data_shards.records import Rle
+from maris_fast.config import ReadingSettings, Verify
+from maris_fast.data_shards.cache.manifest import MANIFEST, ShardEntry, read_manifest
 from maris_fast.data_shards.stream.batch import Batch, Sample
+from maris_fast.data_shards.stream.device import DeviceStage, Tensors
+from maris_fast.data_shards.stream.faults import BadSamples
+from maris_fast.data_shards.stream.files import LocalFiles, ShardFiles
+from maris_fast.data_shards.stream.layout import Layouts
+from maris_fast.data_shards.stream.pipeline import Pipeline, StoredBatch
 from maris_fast.data_shards.stream.plan import (
     Group,
     Share,
@@ -26,8 +28,15 @@ from maris_fast.data_shards.stream.plan import (
     steps_per_epoch,
 )
 from maris_fast.data_shards.stream.prefetch import prefetch
-from maris_fast.data_shards.stream.shards import GroupBytes, SplitShards, Verify
-from maris_fast.errors import InputError
+from maris_fast.data_shards.stream.ring import ByteRing
+from maris_fast.data_shards.stream.samples import samples_of
+from maris_fast.data_shards.stream.shards import SplitShards, read_indexes, require_shard
+from maris_fast.data_shards.stream.staging import StagedFiles, fetch_head
+from maris_fast.errors import ConfigError, InputError
+
+log = logging.getLogger(__name__)
+
+_STAGED = 1  # batches on the device that the consumer has not asked for yet
 
 
 class CacheReader:
@@ -36,24 +45,59 @@ class CacheReader:
     Args:
         folder: what ``write_cache`` wrote.
         split: one of the cache's splits.
-        verify: when checksums are compared: at an image's first reading, always, or never.
+        settings: how it is read.
+        device: where batches are wanted.
+        dtype: of their features and words.
+
+    Attributes:
+        shards, layouts: of the split; a ``Pipeline`` of them gives batches as they are stored.
+        bad_samples: images that this process could not read and left out (``data.on_bad_sample``).
 
     Raises:
         InputError: no cache, no such split, or shards and indexes that do not belong together.
     """
 
-    def __init__(self, folder: Path, split: str, *, verify: Verify = "first") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        settings: ReadingSettings | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.folder = Path(folder)
         self.split = split
-        self.manifest = read_manifest(self.folder)
+        self.settings = settings or ReadingSettings()
+        head = self.folder
+        if (
+            self.settings.shards is not None
+            and self.settings.staging is not None
+            and not (self.folder / MANIFEST).is_file()
+        ):
+            head = fetch_head(self.settings.shards, self.settings.staging, split)
+        self.manifest = read_manifest(head)
         if split not in self.manifest.splits:
             raise InputError(
                 f"no split {split!r} in the cache {folder}; it has {', '.join(sorted(self.manifest.splits))}"
             )
-        if not self.manifest.splits[split].images:
+        entry = self.manifest.splits[split]
+        if not entry.images:
             raise InputError(f"split {split!r} of the cache {folder} has no images")
-        self._shards = SplitShards(self.folder, self.manifest, split, verify)
-        self.index = self._shards.index
+        files = self._files(entry.shards)
+        self.index = read_indexes(head, entry.shards, self.manifest)
+        self.shards = SplitShards(
+            files,
+            self.index,
+            [shard.images for shard in entry.shards],
+            self.manifest,
+            self._verify(),
+        )
+        self.layouts = Layouts(self.index, self.manifest)
+        self._stage = DeviceStage(torch.device(device), dtype)
+        self._pinned = torch.device(device).type == "cuda"
+        self._ring: ByteRing | None = None
+        self.bad_samples = BadSamples(self.settings)
 
     @property
     def images(self) -> int:
@@ -79,7 +123,7 @@ class CacheReader:
         return self.manifest.random
 
     def close(self) -> None:
-        self._shards.close()
+        self.shards.close()
 
     def __enter__(self) -> CacheReader:
         return self
@@ -104,7 +148,6 @@ class CacheReader:
         world: int = 1,
         accumulation: int = 1,
         first_step: int = 0,
-        ahead: int = 2,
     ) -> Iterator[Batch]:
         """A rank's batches of one epoch, ``accumulation`` of them a step.
 
@@ -119,10 +162,10 @@ class CacheReader:
             rank, world: whose batches, of how many ranks.
             accumulation: batches a step on each rank.
             first_step: leave out the steps before this one, to resume within an epoch.
-            ahead: batches read ahead in the background.
 
         Raises:
             InputError: a shard that cannot be read, when its batch is due.
+            ConfigError: a batch that ``data.buffer_bytes`` cannot hold, at once.
         """
         steps = epoch_steps(
             self._grids,
@@ -132,12 +175,16 @@ class CacheReader:
             expressions_per_step=expressions_per_step,
             expressions_per_image=expressions_per_image,
         )
-        shares = (
-            share(step, part * world + rank, accumulation * world)
-            for step in steps[first_step:]
-            for part in range(accumulation)
-        )
-        return prefetch(map(self.read, shares), ahead)
+        parts = accumulation * world
+        most = -(-expressions_per_step // parts) * int(self.layouts.slot_bytes.max())
+        largest = min(most, int(steps.sums(self.layouts.slot_bytes).max(initial=0)))
+
+        def shares() -> Iterator[Share]:
+            for step in steps[first_step:]:
+                for part in range(accumulation):
+                    yield share(step, part * world + rank, parts)
+
+        return self._batches(shares, largest)
 
     def evaluation_batches(
         self,
@@ -146,7 +193,6 @@ class CacheReader:
         world: int = 1,
         max_expressions: int = 64,
         swapped: bool = False,
-        ahead: int = 2,
     ) -> Iterator[Batch]:
         """Every expression once, in a fixed order, image groups whole; batches go round the ranks.
 
@@ -158,58 +204,21 @@ class CacheReader:
             swapped: exchange each expression's words for those of an expression of another object of the
                 same image, leaving its target as it is. A model that reads the sentence must then fail.
                 Expressions of images with one object only are left out: see ``swappable``.
-            ahead: batches read ahead in the background.
         """
         groups = [group for image in range(self.images) if (group := self._whole(image, swapped))]
         steps = evaluation_steps(self._grids, groups, max_expressions=max_expressions)
         rounds = -(-len(steps) // world)
-        shares = (
-            share(steps[i], 0, 1) if i < len(steps) else padding_share(steps[0])
-            for i in range(rank, rounds * world, world)
-        )
-        return prefetch(map(self.read, shares), ahead)
+
+        def shares() -> Iterator[Share]:
+            for i in range(rank, rounds * world, world):
+                yield share(steps[i], 0, 1) if i < len(steps) else padding_share(steps[0])
+
+        return self._batches(shares, self._largest(share(step, 0, 1) for step in steps))
 
     def swappable(self) -> tuple[int, int]:
         """Expressions that ``evaluation_batches(swapped=True)`` gives, and those that it leaves out."""
         kept = sum(len(group) for i in range(self.images) if (group := self._whole(i, swapped=True)))
         return kept, self.expressions - kept
-
-    def read(self, share: Share) -> Batch:
-        """The batch of a share of a step; its groups have one grid.
-
-        Raises:
-            InputError: a shard that cannot be read or is not what was written.
-        """
-        grids = {self.index.geometry_of(group.image).grid for group in share.groups}
-        if len(grids) != 1:
-            raise ValueError(f"a batch has one grid, these groups have {sorted(grids)}")
-        ((h, w),) = grids
-        counts = [len(group) for group in share.groups]
-        longest = max(self._word_counts(group).max() for group in share.groups)
-        images, expressions = len(counts), sum(counts)
-        features = [torch.empty(images, h, w, self.channels) for _ in LEVELS]
-        words = torch.zeros(expressions, int(longest), self.text_channels)
-        word_mask = torch.zeros(expressions, int(longest), dtype=torch.bool)
-        targets = torch.empty(expressions, 4 * h, 4 * w, dtype=torch.bool)
-        samples: list[Sample] = []
-        for i, group in enumerate(share.groups):
-            rows = slice(len(samples), len(samples) + len(group))
-            stored = self._shards.read(group.image)
-            self._read_features(stored, group, [level[i] for level in features])
-            self._read_words(stored, group, words[rows], word_mask[rows])
-            self._read_targets(stored, group, targets[rows])
-            samples += self._samples(stored, group)
-        first, second, third = features
-        return Batch(
-            features=(first, second, third),
-            words=words,
-            word_mask=word_mask,
-            expr_offsets=torch.tensor([0, *np.cumsum(counts)], dtype=torch.int32),
-            targets=targets,
-            weights=torch.full((expressions,), 0.0 if share.padding else 1.0),
-            step_expressions=share.step_expressions,
-            samples=tuple(samples),
-        )
 
     @property
     def _grids(self) -> np.ndarray:
@@ -223,9 +232,6 @@ class CacheReader:
         start, stop = self.index.expression_offset[image : image + 2].tolist()
         return slice(start, stop)
 
-    def _word_counts(self, group: Group) -> np.ndarray:
-        return self.index.words[self._rows(group.image)][list(group.words_of or group.expressions)]
-
     def _whole(self, image: int, swapped: bool) -> Group | None:
         """All of an image's expressions; swapped, each with the words of the next of another object."""
         objects = self.index.object[self._rows(image)].tolist()
@@ -236,50 +242,95 @@ class CacheReader:
             return None
         return Group(image, every, words_of=tuple(_next_of_another(objects, place) for place in every))
 
-    def _read_features(self, stored: GroupBytes, group: Group, out: list[Tensor]) -> None:
-        geometry = self.index.geometry_of(group.image)
-        quantised = self.manifest.feature_dtype == "int8"
-        scales = stored.array(SCALES, np.float32, len(LEVELS), self.channels) if quantised else None
-        for level, (name, into) in enumerate(zip(LEVELS, out, strict=True)):
-            values = stored.array(name, np.int8 if quantised else np.float16, *geometry.grid, self.channels)
-            dequantise(values, None if scales is None else scales[level], into)
+    def _verify(self) -> Verify:
+        # A staged shard may be streamed a second time, and then its bytes are others.
+        again = self.settings.shards is not None and self.settings.verify == "first"
+        return "always" if again else self.settings.verify
 
-    def _read_words(self, stored: GroupBytes, group: Group, words: Tensor, word_mask: Tensor) -> None:
-        lengths = self.index.words[self._rows(group.image)]
-        ends = np.cumsum(lengths).tolist()
-        every = torch.from_numpy(stored.array(WORDS, np.float16, ends[-1], self.text_channels))
-        for row, source in enumerate(group.words_of or group.expressions):
-            length = int(lengths[source])
-            words[row, :length] = every[ends[source] - length : ends[source]]
-            word_mask[row, :length] = True
+    def _files(self, entries: Sequence[ShardEntry]) -> ShardFiles:
+        url, staging = self.settings.shards, self.settings.staging
+        if url is not None and staging is not None:
+            return StagedFiles(url, entries, staging, self.settings.staging_bytes)
+        paths = [self.folder / entry.name for entry in entries]
+        for path, entry in zip(paths, entries, strict=True):
+            require_shard(path, entry)
+        return LocalFiles(paths)
 
-    def _read_targets(self, stored: GroupBytes, group: Group, targets: Tensor) -> None:
-        height, width = self.index.geometry_of(group.image).mask_size
-        count = int(self.index.targets[group.image])
-        packed = stored.array(MASKS, np.uint8, count, height, -(-width // 8))
-        wanted = self.index.target[self._rows(group.image)][list(group.expressions)]
-        targets.copy_(torch.from_numpy(unpack_masks(packed[wanted], width)))
+    # From shares to batches
 
-    def _samples(self, stored: GroupBytes, group: Group) -> Iterator[Sample]:
-        annotation: dict[str, Any] = json.loads(stored.payloads[ANNOTATION].tobytes())
-        record = annotation["record"]
-        geometry = self.index.geometry_of(group.image)
-        words_of = group.words_of or group.expressions
-        for place, read in zip(group.expressions, words_of, strict=True):
-            expression = record["expressions"][place]
-            target = record["targets"][expression["target"]]
-            yield Sample(
-                image_id=record["image_id"],
-                image=record["image"],
-                ref_id=target["ref_id"],
-                ann_id=target["ann_id"],
-                sent_id=expression["sent_id"],
-                text=record["expressions"][read]["text"],
-                tokens=tuple(annotation["tokens"][read]),
-                kind=expression["kind"],
-                target=Rle(size=tuple(target["mask"]["size"]), counts=target["mask"]["counts"]),
-                geometry=geometry,
+    def _pipeline(self, shares: Iterable[Share], largest: int) -> tuple[Pipeline, Callable[[], None]]:
+        """Stored batches, the largest of so many bytes; and what ends them."""
+        ring, self._ring = self._ring, None
+        # More than this is never in flight; another third of a batch may be lost at the ring's end.
+        wanted = min(self.settings.buffer_bytes, (self.settings.prefetch + 2) * largest)
+        if ring is None or ring.capacity < wanted:
+            ring = ByteRing(wanted, pinned=self._pinned)
+        pipeline = Pipeline(shares, self.shards, self.layouts, ring, self.bad_samples, self.settings)
+
+        def stop() -> None:
+            # A thread that hangs in a read may still write into the ring: then nobody uses it again.
+            if pipeline.stop():
+                ring.clear()
+                self._ring = ring
+
+        return pipeline, stop
+
+    def _batches(self, shares: Callable[[], Iterator[Share]], largest: int) -> Iterator[Batch]:
+        room = self.settings.buffer_bytes
+        if 2 * largest > room:
+            largest = self._largest(shares())
+        if largest > room:
+            raise ConfigError(
+                f"a batch needs up to {largest:,} bytes, data.buffer_bytes is {room:,}; set it to "
+                f"{2 * largest:,} or more, or lower data.expressions_per_step"
             )
+        if 2 * largest > room:
+            log.warning(
+                "data.buffer_bytes = %s holds one batch only (up to %s bytes), so reading waits for each; "
+                "set it to %s or more",
+                f"{room:,}",
+                f"{largest:,}",
+                f"{2 * largest:,}",
+            )
+        return self._handed_over(*self._pipeline(shares(), largest))
+
+    def _handed_over(self, pipeline: Pipeline, stop: Callable[[], None]) -> Iterator[Batch]:
+        def staged() -> Iterator[Batch]:
+            for stored in pipeline:
+                tensors = self._stage(stored.memory, stored.layout)
+                pipeline.release(stored)
+                yield self._batch(stored, tensors)
+
+        with closing(prefetch(staged(), _STAGED, stop)) as batches:
+            for batch in batches:
+                self._stage.hand_over(batch)
+                yield batch
+
+    def _largest(self, shares: Iterable[Share]) -> int:
+        """Bytes that the largest of some batches takes of the ring."""
+        bytes_of = self.layouts.slot_bytes
+        return max((sum(int(bytes_of[group.image]) for group in one.groups) for one in shares), default=0)
+
+    def _batch(self, stored: StoredBatch, tensors: Tensors) -> Batch:
+        share, annotations = stored.share, stored.annotations
+
+        def describe() -> tuple[Sample, ...]:
+            return tuple(
+                sample
+                for group, annotation in zip(share.groups, annotations, strict=True)
+                for sample in samples_of(
+                    group,
+                    annotation,
+                    self.index.geometry_of(group.image),
+                    self.shards.where(group.image),
+                )
+            )
+
+        return Batch(
+            **tensors,
+            step_expressions=share.step_expressions,
+            describe=describe,
+        )
 
 
 def _next_of_another(objects: list[int], start: int) -> int:

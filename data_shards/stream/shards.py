@@ -1,149 +1,215 @@
-"""The bytes of image groups, straight from the shards."""
+"""The bytes of image groups, straight from the shards to where they are wanted."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import threading
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
 
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
 
+from maris_fast.config import Verify
+from maris_fast.data_shards.cache.features import STORED
 from maris_fast.data_shards.cache.index import ShardIndex
-from maris_fast.data_shards.cache.manifest import CacheManifest, members_of
+from maris_fast.data_shards.cache.manifest import (
+    LEVELS,
+    MASKS,
+    SCALES,
+    WORDS,
+    CacheManifest,
+    ShardEntry,
+    members_of,
+)
+from maris_fast.data_shards.stream.files import ShardFiles
 from maris_fast.errors import InputError
-
-Verify = Literal["first", "always", "never"]
-S = TypeVar("S", bound=np.generic)
-
-
-@dataclass(frozen=True)
-class GroupBytes:
-    """An image's members as raw bytes; valid until the next read of the same thread."""
-
-    payloads: Mapping[str, NDArray[np.uint8]]
-
-    def array(self, name: str, dtype: type[S], *shape: int) -> NDArray[S]:
-        return self.payloads[name].view(dtype).reshape(shape)
 
 
 class SplitShards:
-    """The shards of one split, opened once and read by position; any thread may read.
+    """Image groups of one split, read by position; any thread may read.
 
     Args:
-        folder: the cache.
+        files: the split's shards.
+        index: of all shards, one behind the other.
+        images: of each shard.
         manifest: of the cache.
-        split: one of the manifest's.
         verify: when an image's checksums are compared: at its first reading, always, or never.
-
-    Raises:
-        InputError: a shard or index is missing, or is not the one that the manifest describes.
     """
 
-    def __init__(self, folder: Path, manifest: CacheManifest, split: str, verify: Verify) -> None:
-        entry = manifest.splits[split]
-        self._paths = [folder / shard.name for shard in entry.shards]
-        parts = []
-        for path, shard in zip(self._paths, entry.shards, strict=True):
-            if not path.is_file():
-                raise InputError(f"shard {path} is missing; copy it there, or write the cache again")
-            if path.stat().st_size != shard.bytes:
-                raise InputError(
-                    f"shard {path} has {path.stat().st_size} bytes, the manifest says {shard.bytes}; "
-                    "copy it again, or write the cache again"
-                )
-            parts.append(_read_index(folder / shard.index_name, shard.index_sha256))
-        self.index = ShardIndex.concatenate(parts)
-        self._shard_of = np.repeat(np.arange(len(parts)), [part.images for part in parts])
-        self._members = members_of(manifest.feature_dtype)
+    def __init__(
+        self,
+        files: ShardFiles,
+        index: ShardIndex,
+        images: Sequence[int],
+        manifest: CacheManifest,
+        verify: Verify,
+    ) -> None:
+        self._files = files
+        self.index = index
+        self._shard_of = np.repeat(np.arange(len(images)), images)
+        self.members = members_of(manifest.feature_dtype)
         self._verify = verify
-        self._verified = np.zeros(self.index.images, np.bool_)
-        self._files: dict[int, int] = {}
-        self._opening = threading.Lock()
-        self._buffers = threading.local()
+        self._verified = np.zeros(index.images, np.bool_)
+        between = index.offset[:, 1:] - index.offset[:, :-1] - index.size[:, :-1]
+        self._between = int(between.max(initial=0))
 
-    def read(self, image: int) -> GroupBytes:
-        """All members of an image in one read.
+    def where(self, image: int) -> str:
+        """Shard and key, for messages."""
+        shard = self._files.name(int(self._shard_of[image]))
+        return f"shard {shard}, image {self.index.image_id[image]:012d}"
+
+    def gap(self) -> bytearray:
+        """Room for what stands between members (tar and numpy headers); for one thread."""
+        return bytearray(self._between)
+
+    def read_into(
+        self, image: int, members: Sequence[memoryview], gap: bytearray, alive: Callable[[], None]
+    ) -> None:
+        """All members of an image in one read, each into its own memory.
+
+        Args:
+            image: which.
+            members: in the order of ``members_of``, each of the size that the index says.
+            gap: of ``gap()``; its content is worthless afterwards.
+            alive: called whenever a long wait gets on.
 
         Raises:
             InputError: the shard ends early or vanished, or a member is not what was written; names shard,
                 key and member.
         """
-        shard = int(self._shard_of[image])
-        offsets = self.index.offset[image].tolist()
-        sizes = self.index.size[image].tolist()
-        start, stop = min(offsets), max(o + s for o, s in zip(offsets, sizes, strict=True))
-        buffer = self._buffer(stop - start)
-        self._fill(buffer, shard, start, image)
-        payloads = {
-            name: buffer[offset - start : offset - start + size]
-            for name, offset, size in zip(self._members, offsets, sizes, strict=True)
-        }
+        offsets, sizes = self.index.offset[image].tolist(), self.index.size[image].tolist()
+        junk = memoryview(gap)
+        parts: list[memoryview] = []
+        at = offsets[0]
+        for offset, size, member in zip(offsets, sizes, members, strict=True):
+            if offset > at:
+                parts.append(junk[: offset - at])
+            parts.append(member)
+            at = offset + size
+        try:
+            with self._files.opened(int(self._shard_of[image]), alive) as file:
+                self._scatter(file, parts, offsets[0], image)
+        except OSError as error:
+            raise InputError(f"{self.where(image)}: cannot be read: {_reason(error)}") from error
         if self._verify == "always" or (self._verify == "first" and not self._verified[image]):
-            self._check(payloads, shard, image)
+            self._check(image, members)
             self._verified[image] = True
-        return GroupBytes(payloads)
 
     def close(self) -> None:
-        with self._opening:
-            for file in self._files.values():
-                os.close(file)
-            self._files.clear()
+        self._files.close()
 
-    def _buffer(self, size: int) -> NDArray[np.uint8]:
-        # Kept from read to read: fresh memory of this size costs as much as reading it.
-        kept: NDArray[np.uint8] | None = getattr(self._buffers, "memory", None)
-        if kept is None or len(kept) < size:
-            kept = self._buffers.memory = np.empty(size, np.uint8)
-        return kept[:size]
-
-    def _fill(self, buffer: NDArray[np.uint8], shard: int, start: int, image: int) -> None:
-        view = buffer.data
-        done = 0
-        try:
-            file = self._file(shard)
-            while done < len(view):
-                count = os.preadv(file, [view[done:]], start + done)
-                if not count:
-                    raise InputError(
-                        f"shard {self._paths[shard]} ends before image {self.index.image_id[image]:012d}; "
-                        "copy it again, or write the cache again"
-                    )
-                done += count
-        except OSError as error:
-            raise InputError(
-                f"shard {self._paths[shard]} cannot be read at image "
-                f"{self.index.image_id[image]:012d}: {error}"
-            ) from error
-
-    def _file(self, shard: int) -> int:
-        with self._opening:
-            if shard not in self._files:
-                self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
-            return self._files[shard]
-
-    def _check(self, payloads: Mapping[str, NDArray[np.uint8]], shard: int, image: int) -> None:
-        expected = self.index.crc[image].tolist()
-        for (name, payload), checksum in zip(payloads.items(), expected, strict=True):
-            if zlib.crc32(payload.data) != checksum:
+    def _scatter(self, file: int, parts: list[memoryview], start: int, image: int) -> None:
+        while parts:
+            count = os.preadv(file, parts, start)
+            if not count:
                 raise InputError(
-                    f"shard {self._paths[shard]}: {name} of image {self.index.image_id[image]:012d} is not "
-                    "what was written (checksum); copy the shard again, or write the cache again"
+                    f"{self.where(image)}: the shard ends before it; copy it again, or write the cache again"
+                )
+            start += count
+            parts = _after(parts, count)
+
+    def _check(self, image: int, members: Sequence[memoryview]) -> None:
+        expected = self.index.crc[image].tolist()
+        for name, member, checksum in zip(self.members, members, expected, strict=True):
+            if crc32c(member) != checksum:
+                raise InputError(
+                    f"{self.where(image)}: {name} is not what was written (checksum); "
+                    "copy the shard again, or write the cache again"
                 )
 
 
-def _read_index(path: Path, sha256: str) -> ShardIndex:
-    if not path.is_file():
-        raise InputError(f"index {path} is missing; copy it there, or write the cache again")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
+def _after(parts: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of ``parts`` when their first ``count`` bytes are filled."""
+    for place, part in enumerate(parts):
+        if count < len(part):
+            return [part[count:], *parts[place + 1 :]]
+        count -= len(part)
+    return []
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EIO:
+        return f"{error}; the disk or network is failing, copy the shard elsewhere"
+    return str(error)
+
+
+def require_shard(path: Path, entry: ShardEntry) -> None:
+    """Raises InputError: a shard is missing, or has another size than the manifest says."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise InputError(f"shard {path} is missing; copy it there, or write the cache again") from error
+    except OSError as error:
+        raise InputError(f"shard {path} cannot be read: {_reason(error)}") from error
+    if size != entry.bytes:
+        raise InputError(
+            f"shard {path} has {size} bytes, the manifest says {entry.bytes}; "
+            "copy it again, or write the cache again"
+        )
+
+
+def read_indexes(folder: Path, entries: Sequence[ShardEntry], manifest: CacheManifest) -> ShardIndex:
+    """The indexes of all shards, one behind the other.
+
+    Raises:
+        InputError: one is missing, not the one that the manifest describes, or at odds with itself.
+    """
+    paths = [folder / entry.index_name for entry in entries]
+    parts = [_read_index(path, entry) for path, entry in zip(paths, entries, strict=True)]
+    index = ShardIndex.concatenate(parts)
+    shard_of = np.repeat(np.arange(len(parts)), [part.images for part in parts])
+    ends = np.array([entry.bytes for entry in entries])[shard_of]
+    wrong = np.flatnonzero(~_consistent(index, ends, manifest))
+    if len(wrong):
+        raise InputError(
+            f"index {paths[shard_of[wrong[0]]]}, image {index.image_id[wrong[0]]:012d}: sizes are not those "
+            "of what the manifest describes; write the cache again"
+        )
+    return index
+
+
+def _read_index(path: Path, entry: ShardEntry) -> ShardIndex:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"index {path} is missing; copy it there, or write the cache again") from error
+    except OSError as error:
+        raise InputError(f"index {path} cannot be read: {_reason(error)}") from error
+    index = None
+    if hashlib.sha256(content).hexdigest() == entry.index_sha256:
+        index = ShardIndex.from_bytes(content, path)
+    if index is None or (index.images, len(index.words)) != (entry.images, entry.expressions):
         raise InputError(
             f"index {path} is not the one that the manifest describes; "
             "copy it again, or write the cache again"
         )
-    return ShardIndex.from_bytes(content, path)
+    return index
+
+
+def _consistent(
+    index: ShardIndex, shard_bytes: NDArray[np.int64], manifest: CacheManifest
+) -> NDArray[np.bool_]:
+    """[I]: whether members lie one behind the other in the shard and have the sizes of what they hold."""
+    h, w = index.geometry[:, 4].astype(np.int64), index.geometry[:, 5].astype(np.int64)
+    rows = np.repeat(np.arange(index.images), np.diff(index.expression_offset))
+    words = np.bincount(rows, weights=index.words, minlength=index.images).astype(np.int64)
+    level = h * w * manifest.channels * STORED[manifest.feature_dtype].dtype.itemsize
+    expected = {
+        **dict.fromkeys(LEVELS, level),
+        SCALES: np.full(index.images, 4 * len(LEVELS) * manifest.channels),
+        WORDS: words * 2 * manifest.text_channels,
+        MASKS: index.targets * 4 * h * -(-4 * w // 8),
+    }
+    members = members_of(manifest.feature_dtype)
+    sizes = [expected.get(name, index.size[:, place]) for place, name in enumerate(members)]
+    ends = index.offset + index.size
+    fits: NDArray[np.bool_] = (
+        (index.size == np.stack(sizes, axis=1)).all(1)
+        & (index.offset[:, 1:] >= ends[:, :-1]).all(1)
+        & (index.offset[:, 0] >= 0)
+        & (ends[:, -1] <= shard_bytes)
+    )
+    return fits

@@ -1,0 +1,285 @@
+"""Threads that fill the ring: one read an image, batches in the order of the plan."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maris_fast.config import ReadingSettings
+from maris_fast.data_shards.cache.manifest import ANNOTATION
+from maris_fast.data_shards.stream.faults import BadSamples, kept
+from maris_fast.data_shards.stream.layout import Layout, Layouts
+from maris_fast.data_shards.stream.plan import Group, Share
+from maris_fast.data_shards.stream.ring import Arena, Slot
+from maris_fast.data_shards.stream.shards import SplitShards
+from maris_fast.errors import InputError
+
+_LOOK_SECONDS = 0.5
+_LEAVE_SECONDS = 1.0
+
+
+@dataclass
+class StoredBatch:
+    """A batch as its shards hold it, in a slot of the ring."""
+
+    share: Share
+    layout: Layout
+    memory: Tensor
+    """Uint8 [layout.size]."""
+    slot: Slot | None
+    """None: memory of its own."""
+    annotations: list[bytearray]
+    """JSON of each image; not in the ring, it outlives the slot."""
+    missing: int
+    bad: dict[int, InputError] = field(default_factory=dict)
+    """By image."""
+    error: BaseException | None = None
+
+
+@dataclass
+class _Reading:
+    """What a thread is at; ``since`` is its last sign of life."""
+
+    image: int
+    since: float
+
+
+class Pipeline:
+    """Batches of ``shares`` in order, as they come from the shards.
+
+    A batch's bytes are valid until ``release``. Iterate it in one thread; ``stop`` may be called from any.
+
+    Args:
+        shares: of one rank, in the order of the plan.
+        shards: what is read.
+        layouts: of the same split.
+        ring: room for the batches in flight; nobody else may use it before ``stop`` returns True.
+        bad: images that could not be read.
+        settings: threads, batches ahead, patience, what a bad sample means.
+
+    Raises:
+        InputError: when its batch is due: a group that cannot be read, one too many that could not, or a
+            read that does not come back.
+    """
+
+    def __init__(
+        self,
+        shares: Iterable[Share],
+        shards: SplitShards,
+        layouts: Layouts,
+        ring: Arena,
+        bad: BadSamples,
+        settings: ReadingSettings,
+    ) -> None:
+        self._shares = iter(shares)
+        self._shards, self._layouts, self._ring, self._bad = shards, layouts, ring, bad
+        self._settings = settings
+        self._annotation = shards.members.index(ANNOTATION)
+        self._smallest_first = np.argsort(layouts.slot_bytes).tolist()
+        self._changed = threading.Condition()
+        self._next: Share | None = None
+        self._ended = self._stopped = False
+        self._failure: BaseException | None = None
+        self._jobs: deque[tuple[StoredBatch, int]] = deque()
+        self._flying: deque[StoredBatch] = deque()
+        self._reading: dict[int, _Reading] = {}
+        self._threads = [
+            threading.Thread(target=self._work, name=f"reader {number}", daemon=True)
+            for number in range(settings.reader_threads)
+        ]
+
+    def __iter__(self) -> Iterator[StoredBatch]:
+        for thread in self._threads:
+            thread.start()
+        while (batch := self._take()) is not None:
+            yield batch
+
+    def release(self, batch: StoredBatch) -> None:
+        """Its bytes are no longer needed."""
+        with self._changed:
+            if batch.slot is not None:
+                self._ring.release(batch.slot)
+            self._changed.notify_all()
+
+    def stop(self) -> bool:
+        """End the threads and whoever waits for a batch.
+
+        Returns whether all have ended: one that hangs in a read may still write to the ring.
+        """
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(_LEAVE_SECONDS)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # The consumer
+
+    def _take(self) -> StoredBatch | None:
+        with self._changed:
+            while not self._stopped:
+                if self._flying and not self._flying[0].missing:
+                    batch = self._flying.popleft()
+                    self._changed.notify_all()
+                    if batch.error is not None:
+                        raise batch.error
+                    return batch
+                if not self._flying and self._failure is not None:
+                    raise self._failure
+                if not self._flying and self._ended:
+                    return None
+                self._look_for_a_stall()
+                self._changed.wait(min(_LOOK_SECONDS, self._settings.stall_seconds / 4))
+        return None
+
+    def _look_for_a_stall(self) -> None:
+        now = time.monotonic()
+        for reading in self._reading.values():
+            if now - reading.since > self._settings.stall_seconds:
+                raise InputError(
+                    f"{self._shards.where(reading.image)}: no answer for {now - reading.since:.0f} s; check "
+                    "the disk or network that it lies on, or raise data.stall_seconds "
+                    f"({self._settings.stall_seconds:g})"
+                )
+
+    # The readers
+
+    def _work(self) -> None:
+        gap = self._shards.gap()
+        me = threading.get_ident()
+        while (job := self._job(me)) is not None:
+            batch, place = job
+            error: BaseException | None = None
+            try:
+                self._read(batch, place, gap, self._reading[me])
+            except BaseException as raised:  # whatever it is, the consumer must see it
+                error = raised
+            with self._changed:
+                del self._reading[me]
+                self._done(batch, place, error)
+                self._changed.notify_all()
+
+    def _job(self, thread: int) -> tuple[StoredBatch, int] | None:
+        with self._changed:
+            while not self._stopped:
+                if not self._jobs and self._failure is None:
+                    try:
+                        self._admit()
+                    except BaseException as error:
+                        self._failure = error
+                        self._changed.notify_all()
+                if self._jobs:
+                    job = self._jobs.popleft()
+                    batch, place = job
+                    self._reading[thread] = _Reading(batch.share.groups[place].image, time.monotonic())
+                    return job
+                if self._over():
+                    self._changed.notify_all()
+                    return None
+                self._changed.wait()
+        return None
+
+    def _over(self) -> bool:
+        """Nothing will be read any more; a batch that is being read may yet have to be read again."""
+        return (self._ended or self._failure is not None) and not any(one.missing for one in self._flying)
+
+    def _read(self, batch: StoredBatch, place: int, gap: bytearray, reading: _Reading) -> None:
+        def alive() -> None:
+            reading.since = time.monotonic()
+
+        whole = batch.memory.numpy().data
+        members = [whole[start:stop] for start, stop in batch.layout.members[place]]
+        members[self._annotation] = memoryview(batch.annotations[place])
+        self._shards.read_into(reading.image, members, gap, alive)
+
+    # What is read next; under the lock
+
+    def _admit(self) -> None:
+        """Lays out the next batch, if there is room for it."""
+        if self._ended or len(self._flying) >= self._settings.prefetch:
+            return
+        if self._next is None:
+            self._next = next(self._shares, None)
+            if self._next is None:
+                self._ended = True
+                self._changed.notify_all()
+                return
+        share = self._next
+        groups = self._bad.without(share)
+        if not groups:
+            batch = self._in_memory_of_its_own(self._padding(share))
+        else:
+            if len(groups) < len(share.groups):
+                share = kept(share, groups)
+            layout = self._layouts.of(share)
+            slot = self._ring.reserve(layout.size)
+            if slot is None:
+                return
+            batch = StoredBatch(share, layout, slot.memory[: layout.size], slot, [], 0)
+        self._next = None
+        self._flying.append(batch)
+        self._queue(batch)
+
+    def _queue(self, batch: StoredBatch) -> None:
+        """Every image of the batch is to be read, before all others."""
+        images = [group.image for group in batch.share.groups]
+        sizes = self._shards.index.size[images, self._annotation].tolist()
+        batch.annotations = [bytearray(size) for size in sizes]
+        batch.missing, batch.bad = len(images), {}
+        self._layouts.fill_tables(batch.share, batch.layout, batch.memory)
+        self._jobs.extendleft((batch, place) for place in reversed(range(len(images))))
+        self._changed.notify_all()
+
+    def _done(self, batch: StoredBatch, place: int, error: BaseException | None) -> None:
+        batch.missing -= 1
+        if isinstance(error, InputError) and self._bad.skip:
+            batch.bad[batch.share.groups[place].image] = error
+        elif error is not None and batch.error is None:
+            batch.error = error
+        if batch.missing or batch.error is not None or not batch.bad:
+            return
+        try:
+            for image, reason in batch.bad.items():
+                self._bad.add(image, reason)
+            self._read_without_the_bad(batch)
+        except BaseException as raised:
+            batch.error = raised
+
+    def _read_without_the_bad(self, batch: StoredBatch) -> None:
+        # Once more from the start: rare, and the same code as for any batch.
+        groups = self._bad.without(batch.share)
+        if groups and batch.slot is not None:
+            batch.share = kept(batch.share, groups)
+            batch.layout = self._layouts.of(batch.share)
+            batch.memory = batch.slot.memory[: batch.layout.size]
+        else:
+            other = self._in_memory_of_its_own(self._padding(batch.share))
+            if batch.slot is not None:
+                self._ring.release(batch.slot)
+            batch.share, batch.layout, batch.memory, batch.slot = (
+                other.share,
+                other.layout,
+                other.memory,
+                None,
+            )
+        self._queue(batch)
+
+    def _padding(self, share: Share) -> Share:
+        """What a rank computes that lost its whole share: the smallest image that can be read."""
+        readable = (image for image in self._smallest_first if image not in self._bad)
+        image = next(readable, None)
+        if image is None:
+            raise InputError("no image of the split is left that can be read; see the messages above")
+        return replace(share, groups=(Group(image, (0,)),), padding=True)
+
+    def _in_memory_of_its_own(self, share: Share) -> StoredBatch:
+        layout = self._layouts.of(share)
+        return StoredBatch(share, layout, torch.empty(layout.size, dtype=torch.uint8), None, [], 0)

@@ -1,0 +1,91 @@
+"""One piece of memory for all batches in flight, given out and taken back in order."""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_ALIGN = 4096
+
+
+@dataclass
+class Slot:
+    """A batch's bytes in the ring."""
+
+    memory: Tensor
+    """Uint8 [size]."""
+    start: int
+    stop: int
+    released: bool = False
+
+
+class Arena(Protocol):
+    """Gives out room for batches."""
+
+    def reserve(self, size: int) -> Slot | None: ...
+    def release(self, slot: Slot) -> None: ...
+
+
+class ByteRing:
+    """First in, first out: slots of any size, each in one piece. Not for several threads without a lock.
+
+    Args:
+        capacity: bytes; rounded up to whole pages.
+        pinned: page-locked, so that a GPU copies from it without waiting.
+    """
+
+    def __init__(self, capacity: int, *, pinned: bool) -> None:
+        self.capacity = _aligned(capacity)
+        if pinned:
+            self._memory = torch.empty(self.capacity, dtype=torch.uint8, pin_memory=True)
+        else:
+            pages = mmap.mmap(-1, self.capacity)
+            # Fewer page faults and address translations: reading into small pages is a fifth slower.
+            pages.madvise(mmap.MADV_HUGEPAGE)
+            self._memory = torch.frombuffer(pages, dtype=torch.uint8)
+        self._live: deque[Slot] = deque()
+
+    def reserve(self, size: int) -> Slot | None:
+        """A slot of ``size`` bytes; None while there is no room for it.
+
+        Raises:
+            ValueError: it would not fit an empty ring.
+        """
+        size = _aligned(size)
+        if size > self.capacity:
+            raise ValueError(f"{size} bytes in a ring of {self.capacity}")
+        start = self._room(size)
+        if start is None:
+            return None
+        slot = Slot(self._memory[start : start + size], start, start + size)
+        self._live.append(slot)
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        """Its bytes may be overwritten; in any order, they become free in the order of reserving."""
+        slot.released = True
+        while self._live and self._live[0].released:
+            self._live.popleft()
+
+    def clear(self) -> None:
+        """All slots are given back, also those of batches that nobody will take."""
+        self._live.clear()
+
+    def _room(self, size: int) -> int | None:
+        if not self._live:
+            return 0
+        head, tail = self._live[-1].stop, self._live[0].start
+        if head <= tail:  # the live slots go round the end
+            return head if head + size <= tail else None
+        if head + size <= self.capacity:
+            return head
+        return 0 if size <= tail else None
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN

@@ -1,0 +1,54 @@
+"""What is known of a batch's expressions, read from the images' JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from maris_fast.data_shards.records import Rle
+from maris_fast.data_shards.stream.batch import Sample
+from maris_fast.data_shards.stream.plan import Group
+from maris_fast.errors import InputError
+from maris_fast.geometry import ImageGeometry
+
+
+def samples_of(group: Group, annotation: bytearray, geometry: ImageGeometry, where: str) -> Iterator[Sample]:
+    """A sample for each of a group's expressions.
+
+    Args:
+        group: of one image.
+        annotation: its JSON.
+        geometry: of the image.
+        where: it comes from, for messages.
+
+    Raises:
+        InputError: it is not what the cache's writer writes.
+    """
+    try:
+        yield from _samples(group, json.loads(annotation), geometry)
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{where}: its JSON is not what was written ({error}); copy the shard again, or write the "
+            "cache again"
+        ) from error
+
+
+def _samples(group: Group, annotation: dict[str, Any], geometry: ImageGeometry) -> Iterator[Sample]:
+    record = annotation["record"]
+    words_of = group.words_of or group.expressions
+    for place, read in zip(group.expressions, words_of, strict=True):
+        expression = record["expressions"][place]
+        target = record["targets"][expression["target"]]
+        yield Sample(
+            image_id=record["image_id"],
+            image=record["image"],
+            ref_id=target["ref_id"],
+            ann_id=target["ann_id"],
+            sent_id=expression["sent_id"],
+            text=record["expressions"][read]["text"],
+            tokens=tuple(annotation["tokens"][read]),
+            kind=expression["kind"],
+            target=Rle(size=tuple(target["mask"]["size"]), counts=target["mask"]["counts"]),
+            geometry=geometry,
+        )

@@ -1,0 +1,263 @@
+"""Shards behind a stream that cannot seek (a pipe, an object store), staged whole on a local disk.
+
+A shard is streamed front to back, once, into the staging folder and read there by index, so batches are those
+of a local cache. Ranks of one machine share the folder: a lock for each shard lets one of them fetch it, a
+lock for the folder keeps all of them within the bound.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from webdataset.gopen import gopen
+
+from maris_fast.data_shards.cache.manifest import MANIFEST, ShardEntry, read_manifest
+from maris_fast.errors import ConfigError, InputError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 2**20
+_POLL_SECONDS = 0.05
+# A name becomes part of a command line.
+_NAME = re.compile(r"[\w.+-]+")
+
+
+def fetch_head(template: str, staging: Path, split: str) -> Path:
+    """A folder with the manifest and the split's indexes, through the same URLs as the shards.
+
+    Raises:
+        InputError: one of them cannot be fetched.
+    """
+    folder = staging / f"head-{hashlib.sha256(template.encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _fetch_small(template, MANIFEST, folder)
+    manifest = read_manifest(folder)
+    for entry in manifest.splits[split].shards if split in manifest.splits else ():
+        path = folder / entry.index_name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry.index_sha256:
+            _fetch_small(template, entry.index_name, folder)
+    return folder
+
+
+class StagedFiles:
+    """Shards by a URL of each, kept in ``folder`` as long as there is room; those not read longest go first.
+
+    Args:
+        template: URL that webdataset opens, with ``{name}`` where the shard's name goes.
+        entries: the split's shards.
+        folder: on a local disk; may be shared by readers and ranks.
+        most: bytes that all shards in it take together.
+
+    Raises:
+        ConfigError: ``most`` is less than one shard.
+    """
+
+    def __init__(self, template: str, entries: Sequence[ShardEntry], folder: Path, most: int) -> None:
+        self._template, self._entries, self._folder, self._most = template, entries, folder, most
+        largest = max(entry.bytes for entry in entries)
+        if largest > most:
+            raise ConfigError(
+                f"data.staging_bytes = {most:,} cannot hold a shard of {largest:,} bytes; set it to "
+                f"{largest:,} or more, better to the whole cache's size"
+            )
+        total = sum(entry.bytes for entry in entries)
+        if total > most:
+            log.warning(
+                "data.staging_bytes = %s holds %.0f%% of the split's %s bytes: as an epoch mixes all images, "
+                "shards are streamed again and again; it is meant to hold them all",
+                f"{most:,}",
+                100 * most / total,
+                f"{total:,}",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._streams: set[Any] = set()
+        self._closing = threading.Lock()
+
+    def name(self, shard: int) -> str:
+        return _url(self._template, self._entries[shard].name)
+
+    @contextmanager
+    def opened(self, shard: int, alive: Callable[[], None]) -> Iterator[int]:
+        # Opened for each read: a shard that went out of the folder must not stay on the disk.
+        file = self._open(shard, alive)
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        """Ends the commands that still stream."""
+        with self._closing:
+            for stream in self._streams:
+                if hasattr(stream, "proc"):
+                    stream.proc.kill()
+
+    def _open(self, shard: int, alive: Callable[[], None]) -> int:
+        path = self._path(shard)
+        if (file := _open_whole(path)) is not None:
+            return file
+        with _locked(path.with_name(f".{path.name}.lock"), self._folder, alive):
+            if (file := _open_whole(path)) is not None:  # another thread or rank was quicker
+                return file
+            return self._fetch(shard, path, alive)
+
+    def _path(self, shard: int) -> Path:
+        # Under its index's hash: another cache's shard of the same name is another file.
+        entry = self._entries[shard]
+        return self._folder / f"{entry.index_sha256[:16]}-{entry.name}"
+
+    def _fetch(self, shard: int, path: Path, alive: Callable[[], None]) -> int:
+        partial = path.with_name(f".{path.name}.partial")
+        self._make_room(partial, self._entries[shard].bytes, alive)
+        try:
+            file = os.open(partial, os.O_RDWR)
+            try:
+                self._stream_into(file, shard, alive)
+                partial.rename(path)
+            except BaseException:
+                os.close(file)
+                raise
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return file
+
+    def _stream_into(self, file: int, shard: int, alive: Callable[[], None]) -> None:
+        entry, url, done = self._entries[shard], self.name(shard), 0
+        try:
+            stream = gopen(url, "rb", bufsize=_CHUNK)
+            self._streams.add(stream)
+            try:
+                with closing(stream):
+                    while (chunk := stream.read(_CHUNK)) and done <= entry.bytes:
+                        os.pwrite(file, chunk, done)
+                        done += len(chunk)
+                        alive()
+            finally:
+                with self._closing:
+                    self._streams.discard(stream)
+        except OSError as error:
+            raise InputError(f"shard {url} cannot be streamed: {error}") from error
+        if done != entry.bytes:
+            what = "goes on beyond" if done > entry.bytes else f"ends after {done} of"
+            raise InputError(
+                f"shard {url} {what} the {entry.bytes} bytes that the manifest says; copy it there again, or "
+                "write the cache again"
+            )
+
+    def _make_room(self, partial: Path, size: int, alive: Callable[[], None]) -> None:
+        """Makes ``partial`` at its final size, which reserves it, within the folder's bound."""
+        while True:
+            with _locked(self._folder / ".lock", self._folder, alive):
+                used, shards, partials = self._inventory(partial)
+                while used + size > self._most and shards:
+                    _, oldest, bytes_of = shards.pop(0)
+                    oldest.unlink(missing_ok=True)
+                    used -= bytes_of
+                for other in partials if used + size > self._most else ():
+                    if _abandoned(other):
+                        used -= other.stat().st_size
+                        other.unlink(missing_ok=True)
+                if used + size <= self._most:
+                    with partial.open("wb") as file:
+                        file.truncate(size)
+                    return
+            _wait_for(self._folder, alive)  # other ranks fetch; theirs may go as soon as they are whole
+
+    def _inventory(self, mine: Path) -> tuple[int, list[tuple[int, Path, int]], list[Path]]:
+        """Bytes in use; whole shards, the longest unread first; shards that are being fetched."""
+        used, shards, partials = 0, [], []
+        for path in self._folder.iterdir():
+            with suppress(FileNotFoundError):
+                if path == mine or path.suffix not in (".tar", ".partial"):
+                    continue
+                about = path.stat()
+                used += about.st_size
+                if path.suffix == ".tar":
+                    shards.append((about.st_mtime_ns, path, about.st_size))
+                else:
+                    partials.append(path)
+        return used, sorted(shards), partials
+
+
+def _url(template: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"the manifest names a shard {name!r}, which is no plain file name; it is not opened"
+        )
+    return template.replace("{name}", name)
+
+
+def _fetch_small(template: str, name: str, folder: Path) -> None:
+    url = _url(template, name)
+    partial = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.partial"
+    try:
+        with closing(gopen(url, "rb")) as stream:
+            content = stream.read()
+        if not content:
+            raise InputError(f"{url} is empty; check data.shards")
+        partial.write_bytes(content)
+        partial.rename(folder / name)
+    except OSError as error:
+        raise InputError(f"{url} cannot be read: {error}; check data.shards") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open_whole(path: Path) -> int | None:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    os.utime(file)  # for the order of going
+    return file
+
+
+@contextmanager
+def _locked(path: Path, folder: Path, alive: Callable[[], None]) -> Iterator[None]:
+    """Alone among threads and processes; a lock ends with its process, however that ends."""
+    with path.open("wb") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                _wait_for(folder, alive)
+        yield
+
+
+def _wait_for(folder: Path, alive: Callable[[], None]) -> None:
+    """A moment; it counts as life if meanwhile anything that others fetch grew."""
+    before = _latest(folder)
+    time.sleep(_POLL_SECONDS)
+    if _latest(folder) != before:
+        alive()
+
+
+def _latest(folder: Path) -> int:
+    latest = 0
+    for partial in folder.glob(".*.partial"):
+        with suppress(FileNotFoundError):
+            latest = max(latest, partial.stat().st_mtime_ns)
+    return latest
+
+
+def _abandoned(partial: Path) -> bool:
+    """Whether nobody fetches it any more: a process that was killed left it."""
+    lock = partial.with_suffix(".lock")
+    with lock.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

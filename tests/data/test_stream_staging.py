@@ -1,0 +1,191 @@
+"""Shards that come through a pipe give the batches of the local folder, within the staging folder's bound."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from maris_fast.config import ReadingSettings
+from maris_fast.data_shards.cache import CacheManifest, read_manifest, write_cache
+from maris_fast.data_shards.stream import Batch, CacheReader
+from maris_fast.errors import ConfigError, InputError
+from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
+
+PLAN = {"seed": 0, "epoch": 0, "expressions_per_step": 4, "expressions_per_image": 3}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("far away")
+    dataset = write_dataset(folder / "dataset", {"train": default_records()})
+    write_cache(dataset, folder / "cache", tiny_settings(shard_bytes=1), progress=False)
+    assert len(shard_sizes(folder / "cache")) == 5
+    return folder / "cache"
+
+
+def shard_sizes(folder: Path) -> list[int]:
+    return [path.stat().st_size for path in folder.glob("*.tar")]
+
+
+def staged(folder: Path, command: str, **settings: Any) -> ReadingSettings:
+    return ReadingSettings(shards=f"pipe:{command}", staging=folder, **settings)
+
+
+def content(batch: Batch) -> tuple[Any, ...]:
+    tensors = (*batch.features, batch.words, batch.word_mask, batch.targets, batch.weights)
+    return (*(tensor.numpy().tobytes() for tensor in tensors), batch.samples)
+
+
+def everything(reader: CacheReader) -> list[tuple[Any, ...]]:
+    return [content(one) for one in (*reader.batches(**PLAN), *reader.evaluation_batches(max_expressions=6))]
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return list(folder.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("room", [1, 2, 5])
+def test_batches_through_a_pipe_are_those_of_the_folder(cache: Path, tmp_path: Path, room: int) -> None:
+    with CacheReader(cache, "train") as local:
+        whole = everything(local)
+    bound = room * max(shard_sizes(cache))
+    log = tmp_path / "log"
+    settings = staged(
+        tmp_path / "staging",
+        f"echo {{name}} >> {log}; cat '{cache}/{{name}}'",
+        staging_bytes=bound,
+    )
+    with CacheReader(tmp_path / "no cache here", "train", settings) as reader:
+        found = []
+        for batch in (*reader.batches(**PLAN), *reader.evaluation_batches(max_expressions=6)):
+            found.append(content(batch))
+            with (tmp_path / "staging" / ".lock").open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # none goes while they are counted
+                assert sum(shard_sizes(tmp_path / "staging")) <= bound
+        assert found == whole
+    fetched = [line for line in log.read_text().split() if line.endswith(".tar")]
+    assert set(fetched) == {path.name for path in cache.glob("*.tar")}
+    assert (len(fetched) > 5) == (room < 5)
+    assert not leftovers(tmp_path / "staging")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("head -c 5000 '{cache}/{{name}}'", r"train-00000\d\.tar' ends after 5000 of"),
+        ("cat '{cache}/{{name}}' /etc/hostname", r"goes on beyond the \d+ bytes"),
+        ("head -c 5000 '{cache}/{{name}}'; exit 3", r"train-00000\d\.tar.*cannot be streamed: .*exit 3"),
+    ],
+)
+def test_a_stream_that_ends_wrongly_is_named_and_leaves_nothing(
+    cache: Path, tmp_path: Path, command: str, says: str
+) -> None:
+    settings = staged(tmp_path / "staging", command.format(cache=cache))
+    with CacheReader(cache, "train", settings) as reader, pytest.raises(InputError, match=says):
+        everything(reader)
+    assert not leftovers(tmp_path / "staging")
+    assert not shard_sizes(tmp_path / "staging")
+
+
+def test_a_stream_that_hangs_is_named(cache: Path, tmp_path: Path) -> None:
+    settings = staged(tmp_path / "staging", "exec sleep 8 # {name}", stall_seconds=0.5)
+    before = time.monotonic()
+    with (
+        CacheReader(cache, "train", settings) as reader,
+        pytest.raises(InputError, match=r"# train-00000\d\.tar, image 0{11}\d: no answer"),
+    ):
+        everything(reader)
+    assert time.monotonic() - before < 7
+
+
+def test_a_byte_changed_on_a_later_passage_is_found(cache: Path, tmp_path: Path) -> None:
+    place = CacheReader(cache, "train").index.offset[0, 3] + 9
+    far = f"'{cache}/{{name}}'"
+    spoilt = f"head -c {place} {far}; printf '\\377\\376\\375'; tail -c +{place + 4} {far}"
+    passed = f"{tmp_path}/passed-{{name}}"
+    command = f"if [ -e {passed} ]; then {spoilt}; else touch {passed}; cat {far}; fi"
+    settings = staged(tmp_path / "staging", command, staging_bytes=max(shard_sizes(cache)))
+    with (
+        CacheReader(cache, "train", settings) as reader,
+        pytest.raises(InputError, match=r"image 0{11}\d: \w+\.npy is not what was written"),
+    ):
+        [everything(reader) for _ in range(3)]
+    assert len(list(tmp_path.glob("passed-*.tar"))) >= 1
+
+
+def test_what_a_killed_process_left_is_not_in_the_way(cache: Path, tmp_path: Path) -> None:
+    folder, bound = tmp_path / "staging", max(shard_sizes(cache))
+    settings = staged(folder, f"cat '{cache}/{{name}}'", staging_bytes=bound)
+    with CacheReader(cache, "train", settings) as reader:
+        folder.mkdir(exist_ok=True)
+        dead = folder / ".0000-train-000007.tar.partial"
+        dead.write_bytes(bytes(bound))
+        everything(reader)
+        assert not dead.exists()
+
+
+RANK = """
+import hashlib, sys
+from pathlib import Path
+from maris_fast.config import ReadingSettings
+from maris_fast.data_shards.stream import CacheReader
+from tests.data.test_stream_staging import everything
+cache, staging, bound = sys.argv[1:]
+url = f"pipe:cat '{cache}/{{name}}'"
+settings = ReadingSettings(shards=url, staging=Path(staging), staging_bytes=int(bound))
+with CacheReader(Path(cache), "train", settings) as reader:
+    print(hashlib.sha256(repr(everything(reader)).encode()).hexdigest())
+"""
+
+
+def test_ranks_share_one_folder(cache: Path, tmp_path: Path) -> None:
+    with CacheReader(cache, "train") as local:
+        expected = hashlib.sha256(repr(everything(local)).encode()).hexdigest()
+    bound = 2 * max(shard_sizes(cache))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(cache), str(tmp_path / "staging"), str(bound)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(2)
+    ]
+    for rank in ranks:
+        assert rank.communicate(timeout=100)[0].split() == [expected]
+        assert rank.returncode == 0
+    assert sum(shard_sizes(tmp_path / "staging")) <= bound
+    assert not leftovers(tmp_path / "staging")
+
+
+def test_settings_that_cannot_work_are_refused(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.staging_bytes = 10 cannot hold a shard"):
+        CacheReader(cache, "train", staged(tmp_path / "staging", "cat {name}", staging_bytes=10))
+    with pytest.raises(ValidationError, match=r"where the shard's \{name\} goes"):
+        ReadingSettings(shards="pipe:cat", staging=tmp_path)
+    with pytest.raises(ValidationError, match=r"data\.shards needs data\.staging"):
+        ReadingSettings(shards="pipe:cat {name}")
+    with pytest.raises(InputError, match="check data"):
+        CacheReader(tmp_path, "train", staged(tmp_path / "staging", "exit 1 # {name}"))
+
+
+def test_a_manifest_cannot_smuggle_a_command(cache: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    manifest = read_manifest(cache).model_dump()
+    manifest["splits"]["train"]["shards"][0]["name"] = "a; touch trapped.tar"
+    sealed = CacheManifest.model_validate(manifest).sealed()
+    (evil / "manifest.json").write_text(sealed.model_dump_json())
+    with pytest.raises(InputError, match="no plain file name"):
+        CacheReader(tmp_path, "train", staged(tmp_path / "staging", f"cat '{evil}/{{name}}'"))
+    assert not Path("trapped").exists()
