@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -57,6 +59,19 @@ class SegmentationScores:
         kinds = {name: _scores(row) for name, row in sorted(self._sums.items()) if name != ALL}
         whole = self._sums.get(ALL)
         return {**(_scores(whole) if whole is not None else {"expressions": 0}), "kinds": kinds}
+
+
+def pixel_overlap(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """ΣI and ΣU of a batch, int64 [2], where it is computed: nothing waits for the device.
+
+    Args:
+        logits: [E, H, W]; a pixel is predicted where > 0.
+        targets: [E, H, W] of 0 and 1, any dtype.
+        weights: [E]; an expression of weight 0 is padding and counts for nothing.
+    """
+    real = (weights > 0)[:, None, None]
+    predicted, wanted = (logits > 0) & real, (targets > 0) & real
+    return torch.stack([(predicted & wanted).sum(), (predicted | wanted).sum()])
 
 
 def _scores(row: NDArray[np.float64]) -> dict[str, float]:

@@ -11,10 +11,8 @@ So the last good one is never lost, and what a crash leaves behind is recognised
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maris_fast.errors import CheckpointError
+from maris_fast.files import flush, sha256_of
 
 FORMAT_VERSION = 1
 FOLDER, TENSORS, STATE = "checkpoints", "state.safetensors", "state.json"
@@ -78,13 +77,13 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / TENSORS
         )
         (partial / TENSORS).chmod(0o644)  # safetensors writes for the owner alone
-        state = state.model_copy(update={"sha256": _sha256(partial / TENSORS)})
+        state = state.model_copy(update={"sha256": sha256_of(partial / TENSORS)})
         (partial / STATE).write_text(state.model_dump_json(indent=1))
         for file in (partial / TENSORS, partial / STATE, partial):
-            _flush(file)
+            flush(file)
         _discard(final)  # a torn one
         partial.rename(final)
-        _flush(folder)
+        flush(folder)
     except OSError as error:
         with suppress(OSError):
             _discard(partial)
@@ -149,22 +148,9 @@ def _complete(folder: Path) -> RunState | None:
                 f"{FORMAT_VERSION}; go on with the program that wrote it, or train into a new run.folder"
             )
         state = RunState.model_validate(values)
-        return state if _sha256(folder / TENSORS) == state.sha256 else None
+        return state if sha256_of(folder / TENSORS) == state.sha256 else None
     except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError):
         return None
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _discard(folder: Path) -> None:

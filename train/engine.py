@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from maris_fast.config import TrainingSettings
 from maris_fast.train import master_state
+from maris_fast.train.compiling import compile_blocks
 from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.objective import Objective
 from maris_fast.train.ranks import Ranks
@@ -39,11 +40,13 @@ class StepResult(NamedTuple):
     """Left on the device: reading it waits for the step.
 
     ``losses`` [3]: this rank's share of the step's mean focal, dice and total loss; the shares of all ranks
-    add up to the means. ``gradient_norm``: before clipping, over all parameters and ranks.
+    add up to the means. ``gradient_norm``: before clipping, over all parameters and ranks. ``overlap``, int64
+    [2]: ΣI and ΣU of this rank's pixels, for the step's oIoU.
     """
 
     losses: Tensor
     gradient_norm: Tensor | float
+    overlap: Tensor
 
 
 class Engine:
@@ -62,6 +65,8 @@ class Engine:
         self.accumulation_steps = settings.engine.accumulation_steps
         self.zero_stage = settings.engine.zero_stage
         self.clip_norm = settings.optimiser.clip_norm
+        if settings.engine.compile:
+            compile_blocks(self.model)
         optimiser = torch.optim.AdamW(
             self.model.parameters(),
             lr=settings.optimiser.lr,
@@ -88,12 +93,13 @@ class Engine:
         self.lr = lr
         for group in self.wrapped.optimizer.param_groups:
             group["lr"] = lr
-        shares = []
+        shares, overlaps = [], []
         for part in parts:
-            total, sums = self.wrapped(
+            total, sums, overlap = self.wrapped(
                 part.features, part.words, part.word_mask, part.expr_offsets, part.targets, part.weights
             )
             shares.append(sums / part.step_expressions)
+            overlaps.append(overlap)
             # DeepSpeed takes the mean over ranks, which times their number is the sum that we want.
             self.wrapped.backward(total * (self.world / part.step_expressions), scale_wrt_gas=False)
             if part is parts[-1] and self.zero_stage == 0:
@@ -101,7 +107,7 @@ class Engine:
             self.wrapped.step()
         if self.zero_stage:
             norm = self.wrapped.get_global_grad_norm()
-        return StepResult(torch.stack(shares).sum(0), norm)
+        return StepResult(torch.stack(shares).sum(0), norm, torch.stack(overlaps).sum(0))
 
     def _clip(self) -> Tensor:
         return nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf)

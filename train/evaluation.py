@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from maris_fast.data_shards.records import Rle
-from maris_fast.data_shards.stream import Batch
+from maris_fast.data_shards.stream import Batch, Sample
 from maris_fast.geometry import to_original_size
 from maris_fast.metrics import SegmentationScores
 from maris_fast.train.ranks import Ranks
@@ -35,15 +35,18 @@ def evaluate(
     max_expressions: int = 64,
     precision: Literal["fp32", "bf16"] = "fp32",
     swapped: bool = False,
+    see: Callable[[Sample, NDArray[np.bool_]], None] | None = None,
 ) -> dict[str, Any]:
     """``SegmentationScores.summary()`` of the whole split, the same on all ranks.
 
     Args:
         model: a plain module in evaluation mode on ``ranks.device``, not one that DeepSpeed scattered:
             nothing in here waits for another rank until the scores are added up.
+        reader: gives batches on ``ranks.device``.
         max_expressions: in one batch; of memory only.
         swapped: each expression is exchanged for one about another object of its image; a model that reads
             falls to a low score.
+        see: is called with each of this rank's expressions and its predicted mask, bool [height, width].
     """
     scores = SegmentationScores()
     for batch in reader.evaluation_batches(
@@ -51,12 +54,13 @@ def evaluate(
     ):
         if not batch.weights.any():
             continue
-        batch = batch.to(ranks.device)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
         for sample, one in zip(batch.samples, logits.float().split(1), strict=True):
-            mask = to_original_size(one, sample.geometry)[0] > 0
-            scores.update(mask.cpu().numpy(), _truth(sample.target), sample.kind)
+            mask = (to_original_size(one, sample.geometry)[0] > 0).cpu().numpy()
+            scores.update(mask, _truth(sample.target), sample.kind)
+            if see is not None:
+                see(sample, mask)
     whole = SegmentationScores()
     for state in ranks.gather(scores.state()):
         whole.merge(state)

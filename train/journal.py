@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines and TensorBoard always, a progress bar on a terminal, else a line a record."""
+"""What a run tells: JSON lines, TensorBoard, a line a record; on a terminal also a progress bar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-METRICS = "metrics.jsonl"
+import numpy as np
+from PIL import Image
+
+from maris_fast.config import TrainingSettings
+from maris_fast.train.log_line import log_line
+from maris_fast.train.wandb_mirror import WandbMirror
+
+METRICS, PICTURES = "metrics.jsonl", "pictures"
 
 
 class Journal(Protocol):
@@ -20,6 +27,7 @@ class Journal(Protocol):
     ) -> None: ...
     def advance(self, step: int) -> None: ...
     def record(self, kind: str, values: dict[str, Any]) -> None: ...
+    def picture(self, step: int, picture: Image.Image) -> None: ...
     def say(self, text: str) -> None: ...
 
 
@@ -38,24 +46,30 @@ class NoJournal:
     def record(self, kind: str, values: dict[str, Any]) -> None:
         pass
 
+    def picture(self, step: int, picture: Image.Image) -> None:
+        pass
+
     def say(self, text: str) -> None:
         pass
 
 
 class RunJournal:
-    """Writes ``metrics.jsonl`` and ``tensorboard/`` in the run folder, and to standard output.
+    """Writes ``metrics.jsonl``, ``tensorboard/`` and ``pictures/`` in the run folder, and to standard output.
 
     Args:
         step: the run goes on from here; records of later steps, written before a crash, are dropped, so that
             each step stands there once.
     """
 
-    def __init__(self, folder: Path, step: int, total_steps: int) -> None:
+    def __init__(self, settings: TrainingSettings, step: int, total_steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        folder = self._folder = settings.run.folder
         _keep_until(folder / METRICS, step)
         self._lines = (folder / METRICS).open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._total_steps = total_steps
+        self._mirror = WandbMirror(settings) if settings.run.wandb_project is not None else None
         self._bar = _ProgressBar(step, total_steps) if sys.stdout.isatty() else None
 
     def __enter__(self) -> RunJournal:
@@ -66,6 +80,8 @@ class RunJournal:
     ) -> None:
         self._lines.close()
         self._board.close()
+        if self._mirror is not None:
+            self._mirror.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -78,17 +94,24 @@ class RunJournal:
         """One record of ``values['step']``; ``kind`` is 'train' or 'evaluation'."""
         self._lines.write(json.dumps({"kind": kind, **values}) + "\n")
         for name, value in values.items():
-            if isinstance(value, int | float) and name != "step":
+            if isinstance(value, int | float) and name not in ("step", "total_steps"):
                 self._board.add_scalar(f"{kind}/{name}", value, values["step"])
-        line = f"{kind} " + " ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in values.items()
-            if isinstance(value, int | float)
-        )
-        if self._bar is not None and kind == "train":
-            self._bar.describe(f"loss {values['loss']:.4f}, {values['expressions_per_s']:.0f} expressions/s")
-        else:
-            self.say(line)
+        for name, scores in values.get("kinds", {}).items():
+            for score, value in scores.items():
+                self._board.add_scalar(f"{kind}_by_kind/{score}/{name}", value, values["step"])
+        if self._mirror is not None:
+            self._mirror.record(kind, values)
+        self.say(log_line(kind, values, self._total_steps))
+
+    def picture(self, step: int, picture: Image.Image) -> None:
+        """``pictures/step-000123.png``; a disk that does not take it is said, and ends no run."""
+        try:
+            _save(picture, self._folder / PICTURES / f"step-{step:06}.png")
+        except OSError as error:
+            self.say(f"the picture of step {step} could not be written: {error}")
+        self._board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+        if self._mirror is not None:
+            self._mirror.picture(step, picture)
 
     def say(self, text: str) -> None:
         """A line for the person who watches."""
@@ -107,7 +130,6 @@ class _ProgressBar:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
         )
         self._task = self._progress.add_task("", total=total_steps, completed=step)
         self._progress.start()
@@ -115,14 +137,18 @@ class _ProgressBar:
     def advance(self, step: int) -> None:
         self._progress.update(self._task, completed=step)
 
-    def describe(self, text: str) -> None:
-        self._progress.update(self._task, description=text)
-
     def print(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False)
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    picture.save(partial, format="PNG")
+    partial.rename(path)
 
 
 def _keep_until(metrics: Path, step: int) -> None:

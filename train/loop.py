@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
-import resource
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,16 @@ from maris_fast.train.evaluation import evaluate
 from maris_fast.train.journal import Journal, NoJournal, RunJournal
 from maris_fast.train.pace import Pace
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.samples import SampleMasks, SampleSheet
 from maris_fast.train.schedules import gate_threshold, learning_rate, total_steps
 from maris_fast.train.source import Source
 from maris_fast.train.stopping import StopRequest
+from maris_fast.train.utilisation import peak_tflops
+from maris_fast.train.wandb_mirror import require_wandb
+from maris_fast.train.whereabouts import Phase
 from maris_fast.weights import WeightsMeta, save_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,11 @@ def train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
     """
     found = ranks.from_rank_zero(lambda: resuming.find(settings.run))
     data = settings.data
+    on_gpu_in_bf16 = ranks.device.type == "cuda" and settings.engine.precision == "bf16"
+    dtype = torch.bfloat16 if on_gpu_in_bf16 else torch.float32
     with (
-        CacheReader(data.cache, data.train_split) as training,
-        CacheReader(data.cache, data.val_split) as validation,
+        CacheReader(data.cache, data.train_split, data, device=ranks.device, dtype=dtype) as training,
+        CacheReader(data.cache, data.val_split, data, device=ranks.device, dtype=dtype) as validation,
     ):
         source = Source.of(training.manifest, data.train_split)
         torch.manual_seed(settings.run.seed)  # the same weights on all ranks
@@ -88,6 +97,7 @@ class Trainer:
         self.evaluated: int | None = None
         self.scores: dict[str, Any] | None = None
         self.best: Best | None = None
+        self.sheet = SampleSheet(source.image_root)
 
         # Evaluated and saved are the whole weights in a plain module: no ZeRO stage, no waiting for ranks.
         self.plain = copy.deepcopy(model).to(ranks.device).eval().requires_grad_(False)
@@ -97,7 +107,10 @@ class Trainer:
         if moments is not None:
             master_state.restore_moments(self.engine.wrapped, self.model, moments, self.step)
         self.started_at = self.step
-        self.pace = Pace()
+        self.began = time.perf_counter()
+        self.pace = Pace(settings.model, source)
+        self.peak = peak_tflops(ranks.device, settings.run.peak_tflops)
+        self.overlap = torch.zeros(2, dtype=torch.int64, device=ranks.device)
 
     def run(self) -> Outcome:
         """Trains to the end, or until it is asked to stop."""
@@ -106,27 +119,32 @@ class Trainer:
             stop = False
             if self._evaluation_due() and self.evaluated != self.step:
                 self._evaluate(journal)
+            self.pace.restart()
             while self.step < self.total_steps and not stop:
                 epoch, first = divmod(self.step, self.steps_per_epoch)
-                self.pace.restart()
+                self._at("reading data")
                 for parts in self.pace.watch(self._epoch(epoch, first)):
+                    self._at("computing")
                     result = self._step(parts)
                     journal.advance(self.step)
                     if self._log_due():
-                        journal.record("train", self._record(epoch, result))
-                        self.pace.restart()
+                        journal.record("train", self._record(epoch, result, journal))
                     urgent = request.agreed()
                     stop = urgent or self._steps_are_used_up()
-                    if self._evaluation_due() and not urgent:
-                        self._evaluate(journal)
-                        self.pace.restart()
-                    if self._checkpoint_due() or stop:
-                        self._checkpoint()
+                    with self.pace.paused():
+                        if self._evaluation_due() and not urgent:
+                            self._evaluate(journal)
+                        if self._checkpoint_due() or stop:
+                            self._checkpoint()
                     if stop or self.step >= self.total_steps:
                         break
+                    self._at("reading data")
+            self._at("ending")
             finished = self.step >= self.total_steps and self.evaluated == self.step
             outcome = Outcome(self.step, self.total_steps, finished, self.best)
             journal.say(_farewell(outcome, self.settings))
+        if finished and self.ranks.first:
+            _report(self.settings.run.folder)
         return outcome
 
     # A step
@@ -143,16 +161,20 @@ class Trainer:
             world=self.ranks.world,
             accumulation=accumulation,
             first_step=first,
-            ahead=data.prefetch,
         )
         return zip(*[batches] * accumulation, strict=True)
 
+    def _at(self, phase: Phase) -> None:
+        # The first step reads cold files, compiles and loads kernels: it is still part of the start.
+        started = self.step > self.started_at or phase == "ending"
+        self.ranks.whereabouts.at(phase if started else "starting", self.step)
+
     def _step(self, parts: tuple[Batch, ...]) -> StepResult:
         self.model.tau = self._tau()
-        result = self.engine.step([part.to(self.ranks.device) for part in parts], self._lr())
+        result = self.engine.step(parts, self._lr())
         self.step += 1
-        self.pace.expressions += parts[0].step_expressions
-        self.pace.images += sum(part.images for part in parts)
+        self.overlap += result.overlap
+        self.pace.count(parts)
         return result
 
     def _lr(self) -> float:
@@ -161,29 +183,45 @@ class Trainer:
     def _tau(self) -> float:
         return gate_threshold(self.step, self.total_steps, self.settings.schedule, self.settings.model.tau)
 
-    def _record(self, epoch: int, result: StepResult) -> dict[str, Any]:
-        """Of the step just done; the one place where a step's numbers are waited for."""
-        shares = result.losses.double()
-        dist.all_reduce(shares)
-        focal, dice, total = shares.tolist()
+    def _record(self, epoch: int, result: StepResult, journal: Journal) -> dict[str, Any]:
+        """Losses of the step just done, oIoU and speeds since the last record.
+
+        The one place where a step's numbers are waited for.
+        """
+        with self.ranks.whereabouts.waiting():
+            sums = torch.cat([result.losses.double(), self.overlap.double()])
+            dist.all_reduce(sums)
+            focal, dice, total, intersection, union = sums.tolist()
         if not math.isfinite(total):
             raise _diverged(f"the loss of step {self.step} is {total}")
-        seconds = self.pace.seconds
-        ranks = self.ranks.gather((self.pace.images, self.pace.waited))
+        rates = self.pace.rates(self.ranks, self.peak)
+        self.pace.restart()
+        self.overlap.zero_()
         return {
             "step": self.step,
+            "total_steps": self.total_steps,
             "epoch": epoch,
+            "elapsed_s": time.perf_counter() - self.began,
             "loss": total,
             "focal": focal,
             "dice": dice,
+            "oIoU": intersection / union if union else 1.0,
             "lr": self.engine.lr,
             "tau": self.model.tau,
             "gradient_norm": float(result.gradient_norm),
-            "expressions_per_s": self.pace.expressions / seconds,
-            "images_per_s": sum(images for images, _ in ranks) / seconds,
-            "data_wait_share": sum(waited for _, waited in ranks) / (seconds * len(ranks)),
-            "memory_mb": _peak_memory_mb(self.ranks.device),
+            **rates,
+            "bad_samples": self._bad_samples(journal),
         }
+
+    def _bad_samples(self, journal: Journal) -> int:
+        """Images that ranks have skipped so far; the new ones are told."""
+        readers = (self.training, self.validation)
+        lines = [line for reader in readers for line in reader.bad_samples.tell()]
+        ranks = self.ranks.gather((sum(len(reader.bad_samples) for reader in readers), lines))
+        for rank, (_, told) in enumerate(ranks):
+            for line in told:
+                journal.say(f"rank {rank} {line}")
+        return sum(count for count, _ in ranks)
 
     # When
 
@@ -215,23 +253,41 @@ class Trainer:
         }
 
     def _evaluate(self, journal: Journal) -> None:
+        with self.ranks.whereabouts.busy("evaluating", self.step):
+            self._score(journal)
+
+    def _score(self, journal: Journal) -> None:
         state = self._whole_state()
         self.plain.load_state_dict(state)
         self.plain.tau = self.model.tau
+        masks = SampleMasks(self.settings.run.pictures)
         self.scores = evaluate(
             self.plain,
             self.validation,
             self.ranks,
             max_expressions=self.settings.data.expressions_per_step,
             precision=self.settings.engine.precision,
+            see=masks.see if self.settings.run.pictures else None,
         )
         self.evaluated = self.step
-        journal.record("evaluation", {"step": self.step, **self.scores})
+        skipped = self._bad_samples(journal)
+        journal.record("evaluation", {"step": self.step, **self.scores, "bad_samples": skipped})
+        self._draw(masks, journal)
         if self.best is None or self.scores["oIoU"] > self.best.score:
             self.best = Best(step=self.step, score=self.scores["oIoU"])
             self._save_weights("best", state)
 
+    def _draw(self, masks: SampleMasks, journal: Journal) -> None:
+        for kept in self.ranks.gather(masks.kept()):
+            masks.merge(kept)
+        if self.ranks.first and masks.kept():
+            journal.picture(self.step, self.sheet.draw(masks.kept(), journal.say))
+
     def _checkpoint(self) -> None:
+        with self.ranks.whereabouts.busy("writing a checkpoint", self.step):
+            self._keep()
+
+    def _keep(self) -> None:
         state = self._whole_state()
         moments = master_state.whole_moments(self.engine.wrapped, self.model)
         epoch, inside = divmod(self.step, self.steps_per_epoch)
@@ -284,6 +340,7 @@ class Trainer:
 
     def _open_folder(self) -> None:
         folder = self.settings.run.folder
+        require_wandb(self.settings.run.wandb_project)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / resuming.SETTINGS).write_text(dump_settings(self.settings))
@@ -294,7 +351,7 @@ class Trainer:
     def _journal(self) -> Journal:
         if not self.ranks.first:
             return NoJournal()
-        return RunJournal(self.settings.run.folder, self.step, self.total_steps)
+        return RunJournal(self.settings, self.step, self.total_steps)
 
 
 def _diverged(what: str) -> TrainingError:
@@ -302,6 +359,22 @@ def _diverged(what: str) -> TrainingError:
         f"{what}: the run has diverged; lower optimiser.lr, lengthen optimiser.warmup_share or lower "
         "optimiser.clip_norm, and start again, or go on from the last checkpoint with run.resume=auto"
     )
+
+
+def _report(folder: Path) -> None:
+    """The page of a finished run, which no failure of it may cost."""
+    try:
+        from maris_fast.train.reporting import REPORT, write_report
+
+        write_report([folder], folder / REPORT)
+        print(f"report: {folder / REPORT}", flush=True)
+    except Exception as error:  # the weights are saved; whatever it is, it can be done again
+        log.warning(
+            "the report could not be written (%s: %s); again: maris-fast report %s",
+            type(error).__name__,
+            error,
+            folder,
+        )
 
 
 def _farewell(outcome: Outcome, settings: TrainingSettings) -> str:
@@ -313,10 +386,3 @@ def _farewell(outcome: Outcome, settings: TrainingSettings) -> str:
         )
     best = f"; best oIoU {outcome.best.score:.4f} at step {outcome.best.step}" if outcome.best else ""
     return f"finished {outcome.total_steps} steps{best}; weights in {folder}/best.safetensors"
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    """Of the device, or of this process where the device is the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

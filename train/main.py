@@ -4,6 +4,7 @@
 
     deepspeed train/main.py --config train/configs/refcoco.yaml [section.key=value ...]
     torchrun --nproc-per-node 8 train/main.py --config ...
+    srun --ntasks-per-node 8 python train/main.py --config ...
     python train/main.py --config ...                        one rank
 """
 
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from maris_fast.errors import MarisError
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    from maris_fast.train.launchers import take_srun_environment
+
+    take_srun_environment()
     try:
         settings = _settings(options)
         if options.dry_run:
@@ -107,10 +111,12 @@ def _train(settings: TrainingSettings, local_rank: int | None) -> None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
     from maris_fast.train.loop import train
     from maris_fast.train.ranks import join, leave
+    from maris_fast.train.watch import Watch
 
     ranks = join(settings.engine)
-    train(settings, ranks)
-    leave()
+    with Watch(ranks, settings.engine):
+        train(settings, ranks)
+        leave()
 
 
 def _report(error: MarisError) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from maris_fast.config import LossSettings
 from maris_fast.losses import expression_losses
+from maris_fast.metrics import pixel_overlap
 
 
 class Objective(nn.Module):
@@ -29,13 +30,14 @@ class Objective(nn.Module):
         expr_offsets: Tensor,
         targets: Tensor,
         weights: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The model's arguments, targets [E, 4h, 4w], weights [E] (0: padding).
 
-        Returns the summed total, with a graph, and [3] the sums of focal, dice and total, without.
+        Returns the summed total, with a graph; without one, [3] the sums of focal, dice and total, and
+        ``pixel_overlap``.
         """
         with torch.autocast(words.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.model(features, words, word_mask, expr_offsets)
         losses = expression_losses(logits, targets, self.settings)
         sums = torch.stack([(weights * part).sum() for part in losses])
-        return sums[2], sums.detach()
+        return sums[2], sums.detach(), pixel_overlap(logits.detach(), targets, weights)

@@ -1,29 +1,65 @@
-"""How fast a run is, and how much of the time it waits for data."""
+"""How fast a run is, how much of the time it waits for data, and what of the device's arithmetic it uses."""
 
 from __future__ import annotations
 
+import resource
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from maris_fast.config import ModelSettings
+from maris_fast.model.flops import training_flops
+from maris_fast.train.ranks import Ranks
+from maris_fast.train.source import Source
 
 T = TypeVar("T")
 
 
-class Pace:
-    """Counts since the last ``restart``: expressions of all ranks, this rank's images, seconds of waiting."""
+class Counted(Protocol):
+    """What is counted of a batch; shapes alone, so nothing waits for a device."""
 
-    def __init__(self) -> None:
+    @property
+    def images(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
+    @property
+    def words(self) -> Tensor: ...
+    @property
+    def step_expressions(self) -> int: ...
+
+
+class Totals(NamedTuple):
+    """Of one rank, since the last record."""
+
+    images: int
+    feature_bytes: int
+    flops: int
+    waited: float
+    memory_mb: float
+
+
+class Pace:
+    """Counts what is done between one record and the next; its clock stands still while ``paused``."""
+
+    def __init__(self, model: ModelSettings, source: Source) -> None:
+        self._model, self._source = model, source
         self.restart()
 
     def restart(self) -> None:
-        self.started = time.perf_counter()
-        self.waited = 0.0
-        self.expressions = 0
-        self.images = 0
+        self._started = time.perf_counter()
+        self._away = self._waited = 0.0
+        self._expressions = self._images = self._feature_bytes = self._flops = 0
 
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.started
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """For what is no training step: an evaluation, a checkpoint."""
+        before = time.perf_counter()
+        yield
+        self._away += time.perf_counter() - before
 
     def watch(self, batches: Iterable[T]) -> Iterator[T]:
         """Passes ``batches`` on, and counts the time until each is there."""
@@ -35,5 +71,48 @@ class Pace:
             except StopIteration:
                 return
             finally:
-                self.waited += time.perf_counter() - before
+                self._waited += time.perf_counter() - before
             yield batch
+
+    def count(self, parts: Sequence[Counted]) -> None:
+        """This rank's parts of a step that is done."""
+        self._expressions += parts[0].step_expressions
+        for part in parts:
+            expressions, words, _ = part.words.shape
+            channels = self._source.visual_channels
+            per = training_flops(self._model, channels, self._source.text_channels, part.grid, words)
+            tokens = part.images * part.grid[0] * part.grid[1]
+            self._images += part.images
+            self._feature_bytes += 3 * tokens * channels * self._source.feature_itemsize
+            self._flops += per.of(part.images, expressions)
+
+    def rates(self, ranks: Ranks, peak_tflops: float | None) -> dict[str, Any]:
+        """Speeds of all ranks together, and the largest memory; all ranks call it.
+
+        Args:
+            peak_tflops: of one rank's device; None: there is no MFU.
+        """
+        seconds = time.perf_counter() - self._started - self._away
+        mine = Totals(
+            self._images, self._feature_bytes, self._flops, self._waited, peak_memory_mb(ranks.device)
+        )
+        totals = ranks.gather(mine)
+        tflops = sum(one.flops for one in totals) / seconds / 1e12
+        rates = {
+            "expressions_per_s": self._expressions / seconds,
+            "images_per_s": sum(one.images for one in totals) / seconds,
+            "data_wait_share": sum(one.waited for one in totals) / (seconds * len(totals)),
+            "gb_per_s": sum(one.feature_bytes for one in totals) / seconds / 1e9,
+            "tflops_per_s": tflops,
+            "memory_mb": max(one.memory_mb for one in totals),
+        }
+        if peak_tflops is not None:
+            rates |= {"mfu": tflops / (peak_tflops * len(totals)), "peak_tflops": peak_tflops}
+        return rates
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """MiB of the device, or of this process where the device is the CPU; the most there was so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +13,8 @@ import torch.distributed as dist
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import ConfigError, MarisError
+from maris_fast.train.launchers import free_port
+from maris_fast.train.whereabouts import Whereabouts
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     control: dist.ProcessGroup | None = None
+    whereabouts: Whereabouts = field(default_factory=Whereabouts)
 
     @property
     def first(self) -> bool:
@@ -93,10 +95,11 @@ def join(settings: EngineSettings) -> Ranks:
     device = _device(device_kind(settings.device), int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     _share_cores()
-    timeout = timedelta(minutes=settings.timeout_minutes)
+    # The watch judges first, and can say who it was; then the collectives give up by themselves.
+    timeout = timedelta(minutes=settings.timeout_minutes + 1)
     _init_distributed(device, timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
     return Ranks(device, rank, world, control)
@@ -142,10 +145,3 @@ def _init_distributed(device: torch.device, timeout: timedelta) -> None:
         verbose=False,
         timeout=timeout,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from maris_fast.config import RunSettings, TrainingSettings
+from maris_fast.config import ReadingSettings, RunSettings, TrainingSettings
 from maris_fast.errors import CheckpointError, ConfigError
 from maris_fast.train import checkpoints
 from maris_fast.train.checkpoints import RunState
@@ -21,7 +21,7 @@ from maris_fast.train.ranks import Ranks
 # Another value means another order of the expressions, so the run would not be the one that was stopped.
 FIXED = ("run.seed", "data.train_split", "data.expressions_per_step", "data.expressions_per_image")
 # Where and how it runs may change freely.
-FREE = ("run.", "engine.", "data.cache", "data.prefetch")
+FREE = ("run.", "engine.", "data.cache", *(f"data.{name}" for name in ReadingSettings.model_fields))
 
 SETTINGS = "settings.yaml"
 

@@ -24,6 +24,7 @@ from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import CheckpointError, MarisError
 from maris_fast.train.evaluation import evaluate
 from maris_fast.train.ranks import Ranks, join, leave
+from maris_fast.train.watch import Watch
 from maris_fast.weights import WeightsMeta, load_model
 
 SCORES = ("oIoU", "mIoU", "Pr@50", "Pr@60", "Pr@70", "Pr@80", "Pr@90")
@@ -33,13 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Scores weights on a split; returns the exit status, 2 for an error that a person can act on."""
     options = _parser().parse_args(arguments)
     try:
-        ranks = join(EngineSettings(device=options.device))
-        results = score(options.weights, options.cache, options.split, ranks, swapped=options.swapped)
-        if ranks.first:
-            _print(results, options.split)
-            if options.out is not None:
-                options.out.write_text(json.dumps(results, indent=1) + "\n")
-        leave()
+        engine = EngineSettings(device=options.device)
+        ranks = join(engine)
+        with Watch(ranks, engine):
+            results = score(options.weights, options.cache, options.split, ranks, swapped=options.swapped)
+            if ranks.first:
+                _print(results, options.split)
+                if options.out is not None:
+                    options.out.write_text(json.dumps(results, indent=1) + "\n")
+            leave()
     except MarisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,7 +57,7 @@ def score(weights: Path, cache: Path, split: str, ranks: Ranks, *, swapped: bool
         InputError: a cache that can't be read, or without that split.
     """
     model, meta = load_model(weights, ranks.device)
-    with CacheReader(cache, split) as reader:
+    with CacheReader(cache, split, device=ranks.device) as reader:
         _require_same_encoders(meta, reader.manifest.encoders, cache)
         results = {"as written": evaluate(model, reader, ranks)}
         if swapped:

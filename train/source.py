@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maris_fast.data_shards.cache import CacheManifest
+from maris_fast.data_shards.cache.features import STORED
 
 
 @dataclass(frozen=True)
 class Source:
-    """Widths of the features, who made them, and which expressions there are to train on."""
+    """Widths of the features, who made them, and which expressions there are to train on.
+
+    ``feature_itemsize``: bytes of a feature as the cache stores it. ``image_root``: where the images
+    were when the cache was made; they need not be there.
+    """
 
     visual_channels: int
     text_channels: int
     encoders: dict[str, Any]
     random_encoders: tuple[str, ...]
     fingerprint: str
+    feature_itemsize: int
+    image_root: Path
 
     @classmethod
     def of(cls, manifest: CacheManifest, split: str) -> Source:
@@ -29,4 +37,6 @@ class Source:
             encoders=manifest.encoders.model_dump(mode="json"),
             random_encoders=manifest.random,
             fingerprint=hashlib.sha256(contents.encode()).hexdigest()[:16],
+            feature_itemsize=STORED[manifest.feature_dtype].dtype.itemsize,
+            image_root=Path(manifest.dataset.image_root),
         )

@@ -1,7 +1,8 @@
-"""Ending early without losing work: a signal to any rank stops all of them after the same step."""
+"""Ending early without losing work: a signal to any rank, or its launcher's end, stops all after one step."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from types import FrameType, TracebackType
@@ -9,15 +10,24 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
+from maris_fast.train.launchers import Launchers
 from maris_fast.train.ranks import Ranks
+
+log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_REQUEST = 2.0
 """Seconds within which further signals belong to the first."""
 
 
+LOOK_EVERY = 1.0
+"""Seconds between looks at the launchers."""
+
+
 class StopRequest:
     """Catches SIGINT and SIGTERM while it is entered; a later second SIGINT interrupts at once.
+
+    The end of a launcher counts as a signal: nobody would hear of the run, or be able to stop it.
 
     Ranks agree by a sum of flags that travels beside the step and is looked at one step later, so that
     nothing waits for the device, and hardly for the network.
@@ -29,6 +39,8 @@ class StopRequest:
         self._flag = torch.zeros(1, dtype=torch.int32)
         self._pending: dist.Work | None = None
         self._before: dict[int, object] = {}
+        self._launchers = Launchers()
+        self._looked = time.monotonic()
 
     def __enter__(self) -> StopRequest:
         for number in SIGNALS:
@@ -47,12 +59,22 @@ class StopRequest:
         """Whether all ranks stop now; every rank must ask once a step, in the same place."""
         stop = False
         if self._pending is not None:
-            self._pending.wait()
+            with self._ranks.whereabouts.waiting():
+                self._pending.wait()
             stop = bool(self._flag.item())
         if not stop:
+            self._look_for_launchers()
             self._flag.fill_(int(self._received is not None))
             self._pending = dist.all_reduce(self._flag, group=self._ranks.control, async_op=True)
         return stop
+
+    def _look_for_launchers(self) -> None:
+        now = time.monotonic()
+        if self._received is None and now - self._looked > LOOK_EVERY:
+            self._looked = now
+            if self._launchers.gone():
+                self._received = now
+                log.warning("the launcher is gone: stopping, with a checkpoint")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         # Launchers pass on what the terminal has sent already: twice at once is one request.

@@ -1,15 +1,24 @@
 """Typed, validated settings of the encoders, the model and a training run."""
 
-from maris_fast.config.encoders import RANDOM, CacheSettings, EncoderSettings, SamSettings, TextSettings
+from maris_fast.config.encoders import (
+    RANDOM,
+    CacheSettings,
+    EncoderSettings,
+    FeatureDtype,
+    SamSettings,
+    TextSettings,
+)
 from maris_fast.config.loading import dump_settings, load_settings
 from maris_fast.config.model import LossSettings, ModelSettings
 from maris_fast.config.training import (
     DataSettings,
     EngineSettings,
     OptimiserSettings,
+    ReadingSettings,
     RunSettings,
     ScheduleSettings,
     TrainingSettings,
+    Verify,
 )
 
 __all__ = [
@@ -18,14 +27,17 @@ __all__ = [
     "DataSettings",
     "EncoderSettings",
     "EngineSettings",
+    "FeatureDtype",
     "LossSettings",
     "ModelSettings",
     "OptimiserSettings",
+    "ReadingSettings",
     "RunSettings",
     "SamSettings",
     "ScheduleSettings",
     "TextSettings",
     "TrainingSettings",
+    "Verify",
     "dump_settings",
     "load_settings",
 ]

@@ -15,26 +15,21 @@ from maris_fast.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)
 
+EXTENDS = "extends"
+
 
 def load_settings(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
     """Settings of ``kind`` from a YAML file, with ``section.key=value`` on top.
 
     Values are read as YAML, so ``null``, ``true``, ``[0.9, 0.95]`` and ``1.0e-3`` work. So does ``1e-3``,
-    which YAML 1.1 alone would take for text.
+    which YAML 1.1 alone would take for text. A file may start from others, ``extends: [a.yaml, b.yaml]``,
+    paths relative to itself: what comes later wins, and the file itself comes last.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (with the nearest known one), a wrong value.
+        ConfigError: no such file, not YAML, files that extend each other in a circle, an unknown key (with
+            the nearest known one), a wrong value.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        if not Path(path).is_file():
-            raise ConfigError(f"no configuration file {path}")
-        try:
-            values = yaml.safe_load(Path(path).read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} must hold sections with keys, not a {type(values).__name__}")
+    values = _read(Path(path), ()) if path is not None else {}
     for override in overrides:
         _override(values, override)
     try:
@@ -46,6 +41,36 @@ def load_settings(kind: type[S], path: Path | None, overrides: Sequence[str] = (
 def dump_settings(settings: Settings) -> str:
     """YAML that ``load_settings`` reads back to the same settings."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's values on top of those of the files that it extends."""
+    named_by = f" (which {extending[-1]} extends)" if extending else ""
+    if path.resolve() in [one.resolve() for one in extending]:
+        circle = " -> ".join(str(one) for one in (*extending, path))
+        raise ConfigError(f"configuration files extend each other in a circle: {circle}")
+    if not path.is_file():
+        raise ConfigError(f"no configuration file {path}{named_by}")
+    try:
+        own = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(own, dict):
+        raise ConfigError(f"{path} must hold sections with keys, not a {type(own).__name__}")
+    bases = own.pop(EXTENDS, [])
+    values: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        _merge(values, _read(path.parent / base, (*extending, path)))
+    _merge(values, own)
+    return values
+
+
+def _merge(values: dict[str, Any], later: dict[str, Any]) -> None:
+    for key, value in later.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -39,7 +39,9 @@ class ModelSettings(Settings):
     )
 
     mutual_attention_impl: Literal["auto", "triton", "reference"] = "auto"
-    attention_impl: Literal["auto", "xformers", "sdpa", "reference"] = "auto"
+    attention_impl: Literal[
+        "auto", "xformers", "sdpa", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "reference"
+    ] = "auto"
 
     @model_validator(mode="after")
     def _heads_divide_channels(self) -> ModelSettings:

@@ -10,8 +10,45 @@ from pydantic import Field, model_validator
 from maris_fast.config.base import Settings
 from maris_fast.config.model import LossSettings, ModelSettings
 
+Verify = Literal["first", "always", "never"]
 
-class DataSettings(Settings):
+
+class ReadingSettings(Settings):
+    """How a cache is read; nothing of it changes a batch or the order."""
+
+    buffer_bytes: int = Field(
+        2 * 2**30, gt=0, description="of the ring that batches are read into, for each rank and split"
+    )
+    reader_threads: int = Field(2, gt=0, description="of each rank")
+    prefetch: int = Field(2, gt=0, description="batches in the ring at a time, as far as it holds them")
+    verify: Verify = Field(
+        "first", description="compare checksums at an image's first reading, always, or never"
+    )
+    stall_seconds: float = Field(60, gt=0, description="until a read that does not come back is an error")
+    on_bad_sample: Literal["stop", "skip"] = Field(
+        "stop", description="an image that cannot be read ends the run, or is left out, counted and logged"
+    )
+    max_bad_samples: int = Field(10, ge=0, description="images that each rank may skip; more are an error")
+    shards: str | None = Field(
+        None,
+        description="URL of a shard that webdataset opens, {name} for its name, e.g. 'pipe:cat /far/{name}'; "
+        "manifest and indexes come the same way unless data.cache holds them. None: files in data.cache",
+    )
+    staging: Path | None = Field(None, description="local folder for shards that come through data.shards")
+    staging_bytes: int = Field(
+        2**40, gt=0, description="most that data.staging takes; better the whole cache's size"
+    )
+
+    @model_validator(mode="after")
+    def _staged(self) -> ReadingSettings:
+        if self.shards is not None and "{name}" not in self.shards:
+            raise ValueError(f"data.shards = {self.shards!r} does not say where the shard's {{name}} goes")
+        if self.shards is not None and self.staging is None:
+            raise ValueError("data.shards needs data.staging, a local folder that the shards are streamed to")
+        return self
+
+
+class DataSettings(ReadingSettings):
     cache: Path = Field(description="folder of shards that `maris-fast cache` wrote")
     train_split: str = "train"
     val_split: str = "val"
@@ -19,7 +56,6 @@ class DataSettings(Settings):
     expressions_per_image: int = Field(
         8, gt=0, description="K, at most so many of an image's sentences in one step"
     )
-    prefetch: int = Field(2, gt=0, description="batches read ahead by each rank")
 
 
 class OptimiserSettings(Settings):
@@ -51,9 +87,18 @@ class EngineSettings(Settings):
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload_optimizer: bool = Field(False, description="optimiser states in host memory (ZeRO 1-3)")
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = Field(
+        False, description="torch.compile the token-wise blocks; the first steps take a minute or two"
+    )
     accumulation_steps: int = Field(1, gt=0)
     timeout_minutes: float = Field(
-        10, gt=0, description="until a collective that a rank does not join is an error"
+        10, gt=0, description="ranks wait so long for one that starts, evaluates or writes a checkpoint"
+    )
+    stall_seconds: float = Field(
+        180, gt=0, description="ranks wait so long for one that reads data or computes a step"
+    )
+    heartbeat_seconds: float = Field(
+        30, ge=0, description="a rank that is silent for so long is lost; 0: nobody watches over the ranks"
     )
 
 
@@ -69,6 +114,13 @@ class RunSettings(Settings):
     checkpoint_every: int | None = Field(None, gt=0, description="steps; None: at the end of each epoch")
     keep_checkpoints: int = Field(2, gt=0)
     evaluate_every: int | None = Field(1, gt=0, description="epochs; None: only after the last")
+    peak_tflops: float | None = Field(
+        None, gt=0, description="dense bf16 of one device, for MFU; None: by its name, no MFU where unknown"
+    )
+    pictures: int = Field(4, ge=0, description="val expressions drawn at each evaluation; 0: none")
+    wandb_project: str | None = Field(
+        None, description="records and pictures go to this Weights & Biases project too; needs wandb"
+    )
     stop_after_steps: int | None = Field(
         None,
         gt=0,
@@ -91,6 +143,11 @@ class TrainingSettings(Settings):
     def _consistent(self) -> TrainingSettings:
         if self.engine.offload_optimizer and self.engine.zero_stage == 0:
             raise ValueError("engine.offload_optimizer needs engine.zero_stage 1, 2 or 3")
+        if self.engine.compile and self.engine.zero_stage == 3:
+            raise ValueError(
+                "engine.compile needs parameters that stay in place, and ZeRO 3 moves them; "
+                "set engine.zero_stage to 0, 1 or 2, or engine.compile=false"
+            )
         if self.data.expressions_per_step % self.engine.accumulation_steps:
             raise ValueError(
                 f"data.expressions_per_step = {self.data.expressions_per_step} is not a multiple of "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from maris_fast.config import ModelSettings
+from maris_fast.kernels.mutual_attention import tokens_of_expressions
 from maris_fast.model.feature_enhancement import FeatureEnhancement
 from maris_fast.model.mask_decoder import MaskDecoder
 from maris_fast.model.mutual_aware_attention import MutualAwareAttention
@@ -22,7 +24,7 @@ class Maris(nn.Module):
         text_channels: C', width of CLIP's word features.
 
     Attributes:
-        tau: threshold of eq. 4's gate; a schedule may set it between steps.
+        tau: threshold of eq. 4's gate; a schedule may set it between steps, a compiled model stays compiled.
     """
 
     def __init__(self, settings: ModelSettings, visual_channels: int, text_channels: int) -> None:
@@ -31,7 +33,8 @@ class Maris(nn.Module):
         self.settings = settings
         self.visual_channels = visual_channels
         self.text_channels = text_channels
-        self.tau = settings.tau
+        # Neither a parameter nor a buffer: it stays on the CPU, and belongs to the schedule.
+        self._tau = torch.tensor(settings.tau, dtype=torch.float64, device="cpu")
         self.feature_enhancement = FeatureEnhancement(visual_channels, C, settings.input_norm)
         # Without MA blocks (the paper's ablation) the decoder still needs words of width C.
         self.project_words = None if settings.ma_blocks else nn.Linear(text_channels, C, bias=False)
@@ -40,6 +43,14 @@ class Maris(nn.Module):
             for block in range(settings.ma_blocks)
         )
         self.mask_decoder = MaskDecoder(settings)
+
+    @property
+    def tau(self) -> float:
+        return float(self._tau.item())
+
+    @tau.setter
+    def tau(self, value: float) -> None:
+        self._tau.fill_(value)
 
     def forward(
         self, features: Sequence[Tensor], words: Tensor, word_mask: Tensor, expr_offsets: Tensor
@@ -64,10 +75,10 @@ class Maris(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """f_v [I, L_v, C], f_l [E, L_t, C'] through all MA blocks -> f_lav [E, L_v, C], f_val [E, L_t, C]."""
         if self.project_words is not None:
-            return f_v.repeat_interleave(expr_offsets.diff(), dim=0), self.project_words(f_l)
+            return tokens_of_expressions(f_v, expr_offsets, len(f_l)), self.project_words(f_l)
         # The first block shares an image's tokens between its expressions; after it each has its own.
         groups: Tensor | None = expr_offsets
         for block in self.ma_blocks:
-            f_v, f_l = block(f_v, f_l, word_mask, self.tau, groups)
+            f_v, f_l = block(f_v, f_l, word_mask, self._tau, groups)
             groups = None
         return f_v, f_l

@@ -21,7 +21,7 @@ class MutualAwareAttention(nn.Module):
         self.norm_l = nn.LayerNorm(settings.channels)
 
     def forward(
-        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, tau: float, expr_offsets: Tensor | None
+        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, tau: Tensor, expr_offsets: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """f_v [I, L_v, C_v], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]."""
         return mutual_attention(

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from pycocotools import mask as coco_mask
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from maris_fast.metrics import SegmentationScores
+from maris_fast.metrics import SegmentationScores, pixel_overlap
 
 MASKS = nps.arrays(bool, (6, 7))
 
@@ -80,3 +82,25 @@ def test_iou_is_pycocotools_iou(prediction: np.ndarray, target: np.ndarray) -> N
 def test_masks_of_different_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="needed is one size"):
         SegmentationScores().update(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
+
+
+def test_a_batchs_overlap_gives_its_oiou_without_the_padding() -> None:
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 6, 7, generator=random)
+    targets = torch.rand(4, 6, 7, generator=random) > 0.6
+    weights = torch.tensor([1.0, 1.0, 0.0, 1.0])
+    scores = SegmentationScores()
+    for one, target, weight in zip(logits, targets, weights, strict=True):
+        if weight:
+            scores.update((one > 0).numpy(), target.numpy())
+    intersection, union = pixel_overlap(logits, targets, weights).tolist()
+    assert intersection / union == scores.summary()["oIoU"]
+    assert torch.equal(
+        pixel_overlap(logits, targets.to(torch.uint8), weights), torch.tensor([intersection, union])
+    )
+
+
+def test_a_batchs_overlap_is_computed_without_reading_the_device() -> None:
+    with FakeTensorMode():  # raises where a value would be needed on the host
+        overlap = pixel_overlap(torch.empty(4, 6, 7), torch.empty(4, 6, 7), torch.empty(4))
+    assert overlap.dtype == torch.int64

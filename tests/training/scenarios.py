@@ -35,13 +35,14 @@ LR, STEPS, PARTS = 1e-2, 3, 2
 
 
 def parity(ranks: Ranks, folder: Path) -> Any:
-    """By stage, the largest differences to plain PyTorch on the whole batch."""
+    """By stage, without and with offload, the largest differences to plain PyTorch on the whole batch."""
     expected = _plain_pytorch()
     differences = {}
-    for stage in STAGES:
+    for stage, offload in [*((stage, False) for stage in STAGES), *((stage, True) for stage in STAGES[1:])]:
         settings = toy_settings(
             folder,
-            **{"engine.zero_stage": stage, "engine.accumulation_steps": PARTS, "optimiser.clip_norm": 0.1},
+            **{"engine.zero_stage": stage, "engine.offload_optimizer": offload},
+            **{"engine.accumulation_steps": PARTS, "optimiser.clip_norm": 0.1},
         )
         engine = Engine(ToyModel(), settings, ranks)
         found: dict[str, list[torch.Tensor]] = {"losses": [], "norms": []}
@@ -55,7 +56,7 @@ def parity(ranks: Ranks, folder: Path) -> Any:
         # exp_avg is a weighted sum of the gradients, exp_avg_sq of their squares.
         found["moments"] = [*master_state.whole_moments(engine.wrapped, engine.model).values()]
         found["parameters"] = [*master_state.whole_parameters(engine.wrapped, engine.model).values()]
-        differences[stage] = {
+        differences[f"{stage}{' offload' if offload else ''}"] = {
             key: max((a - b).abs().max().item() for a, b in zip(found[key], expected[key], strict=True))
             for key in found
         }

@@ -58,7 +58,7 @@ def test_the_newest_ones_are_kept(tmp_path: Path) -> None:
     assert newest_step(tmp_path) == 123456789
 
 
-@pytest.mark.parametrize("call", ["save_file", "_sha256", "_flush", "os.fsync", "Path.rename"])
+@pytest.mark.parametrize("call", ["save_file", "sha256_of", "flush", "os.fsync", "Path.rename"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failure_at_any_point_leaves_the_last_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: BaseException

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,8 @@ def test_a_run_leaves_its_settings_metrics_weights_and_checkpoint(trained: Path)
         "environment.json",
         "last.safetensors",
         "metrics.jsonl",
+        "pictures",
+        "report.html",
         "settings.yaml",
         "tensorboard",
     }
@@ -81,6 +84,29 @@ def test_a_used_folder_is_refused_in_one_line(trained: Path) -> None:
     )
     assert done.returncode == 2
     assert "is not empty" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_skipped_sample_is_counted_and_told(trained: Path, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(trained / "cache", tmp_path / "cache"))
+    with CacheReader(cache, "train") as reader:
+        place = int(reader.index.offset[0, 1])
+    (shard,) = cache.glob("train-*.tar")
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 1
+    shard.write_bytes(content)
+    command = (sys.executable, MAIN, "--config", TINY, f"data.cache={cache}", "model.channels=16")
+    done = run(*command, f"run.folder={tmp_path / 'run'}", "data.on_bad_sample=skip")
+    assert done.returncode == 0, done.stderr[-4000:]
+    told = [line for line in done.stdout.splitlines() if "skipped, 1 of 10 allowed" in line]
+    assert len(told) == 1
+    assert all(part in told[0] for part in ("rank 0", shard.name, "image 000000000001", "checksum"))
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["bad_samples"] == 1
+
+    done = run(*command, f"run.folder={tmp_path / 'strict'}")
+    assert done.returncode == 2
+    assert f"{shard.name}, image 000000000001: level1.npy is not what was written" in done.stderr
     assert "Traceback" not in done.stderr
 
 

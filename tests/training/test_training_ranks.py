@@ -50,7 +50,7 @@ def one(two: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     return results
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "1 offload", "2 offload", "3 offload"])
 def test_a_step_equals_plain_pytorch_on_the_whole_batch(two: list[dict[str, Any]], stage: str) -> None:
     for rank in two:
         difference = rank["parity"][stage]

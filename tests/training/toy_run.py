@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from maris_fast.config import TrainingSettings
+from maris_fast.config import ReadingSettings, TrainingSettings
 from maris_fast.data_shards.records import Rle
+from maris_fast.data_shards.stream.faults import BadSamples
 from maris_fast.geometry import ImageGeometry
 from maris_fast.train import resuming
 from maris_fast.train.loop import Trainer
 from maris_fast.train.source import Source
-from tests.training.toy import TEXT, VISUAL, ToyBatch, ToyModel, toy_batch
+from tests.training.toy import GRID, TEXT, VISUAL, ToyBatch, ToyModel, toy_batch
 
 STEPS_PER_EPOCH = 3
 EXPRESSIONS = 8
@@ -47,8 +48,9 @@ class Batch(ToyBatch):
     def images(self) -> int:
         return len(self.features[0])
 
-    def to(self, device: torch.device) -> Batch:
-        return self
+    @property
+    def grid(self) -> tuple[int, int]:
+        return GRID, GRID
 
 
 class ToyReader:
@@ -56,6 +58,7 @@ class ToyReader:
 
     def __init__(self, signal_at: tuple[int, int] | None = None) -> None:
         self.signal_at = signal_at
+        self.bad_samples = BadSamples(ReadingSettings())
 
     def steps_per_epoch(self, expressions_per_step: int) -> int:
         return STEPS_PER_EPOCH
@@ -86,7 +89,7 @@ def _rle(target: torch.Tensor) -> Rle:
 def toy_settings(folder: Path, **changes: Any) -> TrainingSettings:
     values: dict[str, Any] = {
         "data": {"cache": "none", "expressions_per_step": EXPRESSIONS},
-        "run": {"folder": str(folder), "log_every": 1, "keep_checkpoints": 9},
+        "run": {"folder": str(folder), "log_every": 1, "keep_checkpoints": 9, "pictures": 0},
         "schedule": {"epochs": 3, "tau_ramp_share": 1.0},
         "optimiser": {"lr": 1e-2, "clip_norm": 0.5},
         "engine": {"device": "cpu", "timeout_minutes": 1},
@@ -101,7 +104,7 @@ def toy_trainer(
     settings: TrainingSettings, ranks: Any, model: torch.nn.Module | None = None, **reader: Any
 ) -> Trainer:
     found = ranks.from_rank_zero(lambda: resuming.find(settings.run))
-    source = Source(VISUAL, TEXT, {"sam": "toy"}, ("sam",), "f00d")
+    source = Source(VISUAL, TEXT, {"sam": "toy"}, ("sam",), "f00d", 1, Path("none"))
     training: Any = ToyReader(**reader)
     whole: Any = model or ToyModel(batch_norm=True)
     return Trainer(settings, ranks, source, training, training, whole, found)

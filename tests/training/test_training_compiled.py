@@ -1,0 +1,96 @@
+"""Compiled blocks compute what plain ones do, for batches of any shape, without compiling for each."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch._dynamo.utils import counters
+
+from maris_fast.config import ModelSettings, TrainingSettings
+from maris_fast.model import Maris
+from maris_fast.train.compiling import compile_blocks
+from tests.training.processes import run
+from tests.training.tiny_cache import write_tiny_cache
+
+VISUAL, TEXT = 16, 12
+# Expressions of each image, grid, words.
+BATCHES = (
+    ((2, 3, 1), (8, 6), 5),
+    ((2, 2, 2, 1), (6, 8), 7),
+    ((4, 4), (8, 8), 9),
+    ((1, 2, 1, 2, 1), (8, 5), 4),
+    ((3, 3, 3), (7, 8), 11),
+    ((1,), (4, 4), 4),
+)
+
+
+def settings() -> ModelSettings:
+    return ModelSettings(
+        channels=16, heads=2, decoder_positions="sine", decoder_norm="pre", decoder_feed_forward=2
+    )
+
+
+def batch(counts: tuple[int, ...], grid: tuple[int, int], L_t: int) -> tuple[object, ...]:
+    generator = torch.Generator().manual_seed(L_t)
+    features = [torch.randn(len(counts), *grid, VISUAL, generator=generator) for _ in range(3)]
+    words = torch.randn(sum(counts), L_t, TEXT, generator=generator)
+    word_mask = torch.arange(L_t) < torch.arange(sum(counts))[:, None] % L_t + 1
+    return features, words, word_mask, torch.tensor([0, *counts]).cumsum(0).int()
+
+
+def gradients(model: Maris, inputs: tuple[object, ...]) -> list[torch.Tensor]:
+    logits = model(*inputs)
+    return [logits, *torch.autograd.grad(logits.square().sum(), list(model.parameters()))]
+
+
+def test_batches_of_all_shapes_share_compilations_and_give_the_plain_numbers() -> None:
+    torch.manual_seed(0)
+    plain = Maris(settings(), VISUAL, TEXT)
+    compiled = copy.deepcopy(plain)
+    torch._dynamo.reset()
+    counters.clear()
+    # What inductor makes of a graph is the next test's; this one is about capturing it.
+    compile_blocks(compiled, backend="aot_eager")
+    graphs = []
+    for shape in BATCHES:
+        for got, needed in zip(
+            gradients(compiled, batch(*shape)), gradients(plain, batch(*shape)), strict=True
+        ):
+            torch.testing.assert_close(got, needed, rtol=1e-4, atol=1e-5 * needed.abs().max().item())
+        graphs.append(counters["stats"]["unique_graphs"])
+    # To the compiler, a size of 1 is a case of its own: the last batch, and no other, may compile again.
+    assert graphs[:-1] == [graphs[0]] * (len(BATCHES) - 1)
+    assert graphs[-1] <= 2 * graphs[0]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_has_the_plain_runs_losses(tmp_path: Path) -> None:
+    cache = write_tiny_cache(tmp_path)
+    curves = []
+    for compiled in ("false", "true"):
+        folder = tmp_path / compiled
+        command = ["python", "train/main.py", "--config", "train/configs/tiny.yaml", f"data.cache={cache}"]
+        command += [f"run.folder={folder}", f"engine.compile={compiled}", "schedule.max_steps=3"]
+        command += ["model.ma_blocks=1", "model.decoder_blocks=1", "run.evaluate_every=null"]
+        done = run(*command, timeout=400)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        curves.append([line["loss"] for line in lines if line["kind"] == "train"])
+    assert len(curves[0]) == 3
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+def test_zero_3_and_compilation_are_refused_together() -> None:
+    with pytest.raises(ValidationError, match=r"engine\.compile.*ZeRO 3"):
+        TrainingSettings.model_validate(
+            {
+                "data": {"cache": "cache"},
+                "run": {"folder": "run"},
+                "engine": {"compile": True, "zero_stage": 3},
+            }
+        )

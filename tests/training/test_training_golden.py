@@ -1,0 +1,54 @@
+"""The tiny configuration's losses stay where they were."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training import golden
+from tests.training.tiny_cache import write_tiny_cache
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_cache(tmp_path_factory.mktemp("golden"))
+
+
+@pytest.mark.parametrize("name", golden.CONFIGURATIONS)
+def test_the_curve_is_where_it_was(name: str, cache: Path, tmp_path: Path) -> None:
+    found, wanted = golden.curve(name, cache, tmp_path / "run"), golden.golden(name)
+    if found["data"] != wanted["data"]:
+        warnings.warn(
+            f"other features than the golden curve's: compared within {golden.OTHER_DATA}", stacklevel=1
+        )
+    lines = golden.moved(found, wanted)
+    assert not lines, golden.explain(name, found, wanted, lines)
+
+
+def test_a_small_change_of_the_optimiser_is_noticed(cache: Path, tmp_path: Path) -> None:
+    found = golden.curve("one_rank_fp32", cache, tmp_path / "run", "optimiser.weight_decay=0.02")
+    wanted = golden.golden("one_rank_fp32")
+    if found["data"] != wanted["data"]:
+        pytest.skip("other features than the golden curve's, where the tolerance is wider than this change")
+    assert golden.moved(found, wanted)
+
+
+def test_what_moved_is_named_with_the_way_to_renew_it() -> None:
+    wanted = golden.golden("one_rank_fp32")
+    found: dict[str, Any] = copy.deepcopy(wanted)
+    found["steps"][6]["dice"] *= 1 + 5 * golden.SAME_DATA
+    found["evaluations"][-1]["oIoU"] *= 1.01
+    found["made_with"]["packages"]["torch"] = "3.0"
+    lines = golden.moved(found, wanted)
+    assert [line.split(":")[0] for line in lines] == ["step 7, dice", "evaluation 24, oIoU"]
+    message = golden.explain("one_rank_fp32", found, wanted, lines)
+    for said in ("2 values", "features: the same", "now", "torch", golden.RENEW):
+        assert said in message
+    found["data"] = "other"
+    assert [line.split(":")[0] for line in golden.moved(found, wanted)] == ["evaluation 24, oIoU"]
+    found["steps"].pop()
+    assert "23 steps" in golden.moved(found, wanted)[0]

@@ -1,0 +1,69 @@
+"""Weights meet only features of the encoders they were trained on; what differs is said with its hashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from maris_fast.config import ModelSettings, TrainingSettings
+from maris_fast.data_shards.cache import read_manifest
+from maris_fast.data_shards.cache.manifest import CacheManifest
+from maris_fast.errors import CheckpointError
+from maris_fast.model import Maris
+from maris_fast.train import checkpoints, resuming
+from maris_fast.train.ranks import Ranks
+from maris_fast.train.scoring import score
+from maris_fast.train.source import Source
+from maris_fast.weights import WeightsMeta, save_weights
+from tests.training.tiny_cache import write_tiny_cache
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_cache(tmp_path_factory.mktemp("other_encoders"))
+
+
+def with_sam(manifest: CacheManifest, folder: Path, sha256: str) -> None:
+    values = manifest.model_dump()
+    values["encoders"]["sam"] |= {"sha256": sha256, "seed": None, "weights": "sam.pth"}
+    changed = CacheManifest.model_validate(values).sealed()
+    (folder / "manifest.json").write_text(changed.model_dump_json())
+
+
+def test_scoring_refuses_a_cache_of_other_weights_with_both_hashes(cache: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(cache)
+    with_sam(manifest, cache, "a" * 64)
+    trained_on = Source.of(read_manifest(cache), "train")
+    settings = ModelSettings(channels=16, heads=2)
+    meta = WeightsMeta(
+        model=settings,
+        visual_channels=trained_on.visual_channels,
+        text_channels=trained_on.text_channels,
+        tau=0.5,
+        step=1,
+        scores=None,
+        encoders=trained_on.encoders,
+        random_encoders=trained_on.random_encoders,
+    )
+    weights = tmp_path / "model.safetensors"
+    save_weights(weights, Maris(settings, manifest.channels, manifest.text_channels).state_dict(), meta)
+    with_sam(manifest, cache, "b" * 64)
+    with pytest.raises(CheckpointError, match=f"sam.sha256: {'a' * 64} against {'b' * 64}"):
+        score(weights, cache, "val", Ranks(torch.device("cpu")), swapped=False)
+    with_sam(manifest, cache, "a" * 64)
+    assert score(weights, cache, "val", Ranks(torch.device("cpu")), swapped=False)["as written"]
+
+
+def test_resuming_refuses_a_cache_of_other_features_with_both_fingerprints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "check_shapes", lambda *arguments: None)
+    settings = TrainingSettings.model_validate({"data": {"cache": "there"}, "run": {"folder": str(tmp_path)}})
+    state: Any = SimpleNamespace(settings=settings.model_dump(mode="json"), data="aaaa", step=3)
+    resuming.check(tmp_path, state, settings, "aaaa", torch.nn.Linear(1, 1))
+    with pytest.raises(CheckpointError, match=r"another cache \(fingerprint aaaa\).*\(bbbb\)"):
+        resuming.check(tmp_path, state, settings, "bbbb", torch.nn.Linear(1, 1))

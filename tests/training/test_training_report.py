@@ -1,0 +1,265 @@
+"""A run as a person sees it: lines, pictures, TensorBoard, a mirror, and the report at its end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
+
+from maris_fast.cli import app
+from maris_fast.train import reporting
+from maris_fast.train.loop import _report
+from maris_fast.train.reporting import figures, tables
+from maris_fast.train.reporting.run_data import RunData
+from tests.training.processes import ROOT, run
+from tests.training.tiny_cache import write_tiny_cache
+
+SECTIONS = {"scores", "curves", "pictures", "speed", "configuration", "environment"}
+VOID = {"meta", "img", "br", "link", "use", "path"}
+
+# Writes down what it is told: a double of the package, which is none of ours.
+WANDB = """
+import json, os, pathlib
+class Image:
+    def __init__(self, picture): self.size = picture.size
+class Run:
+    def __init__(self, **told): self.told = [{k: str(v) for k, v in told.items()}]
+    def log(self, values, step):
+        self.told.append([step, {k: v.size if isinstance(v, Image) else v for k, v in values.items()}])
+    def finish(self): pathlib.Path(__file__).with_name("told.json").write_text(json.dumps(self.told))
+def init(**told): return Run(**told)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one rank whose images are gone, mirrored to a double of wandb."""
+    folder = tmp_path_factory.mktemp("seen")
+    cache = write_tiny_cache(folder)
+    shutil.rmtree(folder / "dataset" / "images")
+    (folder / "packages").mkdir()
+    (folder / "packages" / "wandb.py").write_text(WANDB)
+    done = run(
+        *(sys.executable, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
+        *(f"data.cache={cache}", f"run.folder={folder / 'run'}", "run.log_every=3", "model.channels=16"),
+        *("run.pictures=2", "run.wandb_project=maris", "run.peak_tflops=0.5"),
+        packages=[folder / "packages"],
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_each_record_is_a_line_and_missing_images_are_said_once(folder: Path) -> None:
+    lines = (folder / "stdout").read_text().splitlines()
+    assert [line.split()[:2] for line in lines if line.startswith("step")] == [
+        ["step", "3/8"],
+        ["step", "6/8"],
+        ["step", "8/8"],
+    ]
+    assert sum(line.startswith("eval") for line in lines) == 2
+    assert sum("masks are drawn on grey" in line for line in lines) == 1
+    assert lines[-1].startswith("report: ")
+
+
+def test_oiou_of_the_batches_is_on_record(records: list[dict[str, object]]) -> None:
+    steps = [one for one in records if one["kind"] == "train"]
+    assert all(0 < float(str(one["oIoU"])) < 1 for one in steps)
+    assert all(float(str(one["mfu"])) > 0 and one["peak_tflops"] == 0.5 for one in steps)
+
+
+def test_tensorboard_has_the_scores_by_kind_and_the_pictures(folder: Path) -> None:
+    board = EventAccumulator(str(folder / "run" / "tensorboard"))
+    board.Reload()
+    tags = board.Tags()
+    assert {"train/oIoU", "train/gb_per_s", "evaluation/oIoU", "evaluation_by_kind/oIoU/kind"} <= set(
+        tags["scalars"]
+    )
+    assert [event.step for event in board.Images("samples")] == [4, 8]
+
+
+def test_pictures_of_both_evaluations_show_the_same_truth(folder: Path) -> None:
+    sheets = sorted((folder / "run" / "pictures").iterdir())
+    assert [sheet.name for sheet in sheets] == ["step-000004.png", "step-000008.png"]
+    first, second = (np.asarray(Image.open(sheet)).astype(int) for sheet in sheets)
+    assert first.shape == second.shape
+    below = slice(-20, None)  # captions
+    assert (first[below] == second[below]).all()
+
+
+def test_wandb_is_told_the_same(folder: Path, records: list[dict[str, object]]) -> None:
+    start, *told = json.loads((folder / "packages" / "told.json").read_text())
+    assert (start["project"], start["name"], start["resume"]) == ("maris", "run", "allow")
+    losses = [(step, values["train/loss"]) for step, values in told if "train/loss" in values]
+    assert losses == [(one["step"], one["loss"]) for one in records if one["kind"] == "train"]
+    assert [step for step, values in told if "samples" in values] == [4, 8]
+
+
+class Page(HTMLParser):
+    """Sections, text and pictures of a page, and whether its tags close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sections: list[str] = []
+        self.open: list[str] = []
+        self.pictures: list[bytes] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.svgs = 0
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attributes}
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self.sections.append(values["id"])
+        if tag == "img":
+            kind, _, data = values["src"].partition(",")
+            assert kind == "data:image/png;base64"
+            self.pictures.append(base64.b64decode(data, validate=True))
+        self.svgs += tag == "svg"
+        self.ids += [values["id"]] if "id" in values else []
+        self.loads += [value for name, value in values.items() if name in {"src", "href", "xlink:href"}]
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(path: Path) -> Page:
+    text = path.read_text()
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "url(" not in text.replace("url(#", "")
+    page = Page(text)
+    assert page.open == []
+    assert set(page.sections) == SECTIONS
+    assert all(value.startswith("data:") or value[1:] in page.ids for value in page.loads)
+    assert len(page.ids) == len(set(page.ids))
+    for picture in page.pictures:
+        Image.open(io.BytesIO(picture)).load()
+    return page
+
+
+def command(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["report", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_finished_run_leaves_its_report(folder: Path, records: list[dict[str, object]]) -> None:
+    page = read(folder / "run" / "report.html")
+    assert len(page.pictures) == 2
+    assert page.svgs == len(figures.LEARNING) + len(figures.SPEED)
+    assert "finished, 8 steps" in page.text
+    best = max(float(str(one["oIoU"])) for one in records if one["kind"] == "evaluation")
+    assert f"{best:.3f}" in page.text
+    for said in ("run.peak_tflops", "packages.torch", "Pr@90", "of 0.5 TFLOP/s a device"):
+        assert said in page.text
+
+
+def but_for_the_time(page: Path) -> list[str]:
+    """A page's lines without the title, which differs by file, and without the minute it was written in."""
+    lines = read(page).text.splitlines()
+    stamps = [line for line in lines if "; written " in line]
+    assert len(stamps) == 1
+    lines.remove(stamps[0])
+    return lines[5:]
+
+
+def test_the_command_writes_the_same_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "page.html"
+    assert str(out) in command(folder / "run", "--out", out)
+    assert but_for_the_time(out) == but_for_the_time(folder / "run" / "report.html")
+
+
+@pytest.fixture
+def unfinished(folder: Path, tmp_path: Path) -> Path:
+    """A run that was killed after its first record, in the middle of a line."""
+    other = tmp_path / "other"
+    shutil.copytree(folder / "run", other)
+    lines = (other / "metrics.jsonl").read_text().splitlines()
+    (other / "metrics.jsonl").write_text(f"{lines[0]}\n{lines[1][:40]}")
+    shutil.rmtree(other / "pictures")
+    (other / "environment.json").unlink()
+    settings = other / "settings.yaml"
+    settings.write_text(settings.read_text().replace("channels: 16", "channels: 24"))
+    return other
+
+
+def test_runs_stand_side_by_side_whatever_they_lack(folder: Path, unfinished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both.html"
+    command(folder / "run", unfinished, "--out", out)
+    page = read(out)
+    for said in ("not finished: step 3 of 8", "no evaluation yet", "Where the runs differ", "model.channels"):
+        assert said in page.text
+    command(unfinished, "--out", out)
+    assert "No environment.json" in read(out).text
+
+
+def test_a_run_without_a_step_has_a_report(unfinished: Path) -> None:
+    (unfinished / "metrics.jsonl").unlink()
+    command(unfinished)
+    page = read(unfinished / "report.html")
+    assert "no step on record yet" in page.text
+    assert page.svgs == 0
+
+
+def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds no run (no settings.yaml)" in " ".join(result.output.split())
+
+
+def test_a_report_that_fails_costs_no_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(reporting, "write_report", full)
+    _report(folder / "run")
+    assert f"again: maris-fast report {folder / 'run'}" in caplog.text
+
+
+def test_times_add_up_over_the_starts_of_a_run(folder: Path) -> None:
+    data = RunData.read(folder / "run")
+    data.steps[:] = [{"elapsed_s": seconds} for seconds in (1800, 3600, 600, 1800)]
+    assert tables.duration(data) == "1.50 hours"
+    del data.steps[1:]
+    assert tables.duration(data) == "30.0 minutes"
+
+
+def test_a_long_curve_is_drawn_with_few_points() -> None:
+    points = np.stack([np.arange(10_000.0), np.sin(np.arange(10_000.0))], axis=1)
+    steps, low, mean, high = figures._thinned(points)
+    assert len(steps) == figures.MOST_POINTS
+    assert (low < mean).all()
+    assert (mean < high).all()
+    assert mean.mean() == pytest.approx(points[:, 1].mean(), abs=1e-3)

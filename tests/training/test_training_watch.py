@@ -1,0 +1,165 @@
+"""Who is at fault: the judgement on made-up reports, and what reaches the post from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maris_fast.config import EngineSettings
+from maris_fast.train.watch.identity import Identity
+from maris_fast.train.watch.post import Post
+from maris_fast.train.watch.verdict import FAILED, GRACE, LOST, Beat, Heard, Limits, judge
+from maris_fast.train.watch.wire import Wire, listen
+
+LIMITS = Limits(silence=30, stall=180, patience=600)
+RANKS = [Identity(rank, f"host-{rank // 2}", 100 + rank, "boot", "1") for rank in range(4)]
+NOW = 1000.0
+
+
+def beat(phase: str = "computing", step: int = 7, waiting: float = 0, still: float = 0) -> Beat:
+    return Beat(phase, step, waiting, max(still, waiting), "train/engine.py:1 in step")
+
+
+def heard(**changes: Heard) -> dict[int, Heard]:
+    """All ranks beat and compute, but for those given as ``r1=...``."""
+    return {rank: changes.get(f"r{rank}", Heard(NOW, beat())) for rank in range(4)}
+
+
+def text(reports: dict[int, Heard], culprits: tuple[int, ...], status: int = LOST) -> str:
+    verdict = judge(RANKS, reports, NOW, LIMITS)
+    assert verdict is not None
+    assert (verdict.culprits, verdict.status) == (culprits, status)
+    return verdict.text
+
+
+def test_nobody_is_at_fault_while_all_are_heard_and_nobody_waits_long() -> None:
+    assert judge(RANKS, heard(), NOW, LIMITS) is None
+    assert judge(RANKS, heard(r1=Heard(NOW - 29, beat())), NOW, LIMITS) is None
+    waits = Heard(NOW, beat(waiting=179))
+    assert (
+        judge(RANKS, heard(r0=waits, r2=waits, r3=waits, r1=Heard(NOW, beat(still=900))), NOW, LIMITS) is None
+    )
+
+
+def test_long_work_without_anybody_waiting_is_no_fault() -> None:
+    slow = Heard(NOW, beat("evaluating", still=10_000))
+    assert judge(RANKS, heard(r0=slow, r1=slow, r2=slow, r3=slow), NOW, LIMITS) is None
+
+
+def test_death_comes_before_the_errors_that_it_causes_and_before_what_the_launcher_then_ends() -> None:
+    reports = heard(
+        r0=Heard(NOW, beat(), failed=(NOW - 1.02, "RuntimeError: connection closed by peer", LOST)),
+        r2=Heard(NOW, beat(), gone=NOW - 1),
+        r3=Heard(NOW, beat(), gone=NOW - 0.98),
+        r1=Heard(NOW, beat(), gone=NOW - 0.5),
+    )
+    assert "ranks 2, 3 on host-1 are gone, rank 2 last seen after step 7, computing" in text(reports, (2, 3))
+
+
+def test_the_verdict_waits_for_the_cause_to_be_heard() -> None:
+    sign = Heard(NOW, beat(), failed=(NOW - GRACE / 2, "RuntimeError", LOST))
+    assert judge(RANKS, heard(r0=sign), NOW, LIMITS) is None
+
+
+def test_one_rank_that_fails_is_named_and_an_error_of_all_is_not_blamed_on_one() -> None:
+    own = Heard(NOW, beat("reading data"), failed=(NOW - 1, "shard 3 is torn", FAILED))
+    message = text(heard(r2=own), (2,), FAILED)
+    assert message.startswith("rank 2 on host-1 (pid 102) failed after step 7, reading data")
+    verdict = judge(RANKS, {rank: replace(own) for rank in range(4)}, NOW, LIMITS)
+    assert verdict is not None
+    assert verdict.shared
+
+
+def test_a_silent_machine_is_named_with_all_its_ranks_and_the_setting() -> None:
+    reports = heard(r2=Heard(NOW - 31, beat()), r3=Heard(NOW - 32, beat()))
+    message = text(reports, (2, 3))
+    assert "ranks 2, 3 on host-1 have been silent for 30 s" in message
+    assert "engine.heartbeat_seconds" in message
+
+
+def test_the_rank_that_others_wait_for_is_named_with_what_it_does_by_the_limit_of_that() -> None:
+    waits = Heard(NOW, beat(waiting=181))
+    reading = heard(r0=waits, r2=waits, r3=waits, r1=Heard(NOW, beat("reading data", still=181)))
+    message = text(reading, (1,))
+    assert "engine.stall_seconds = 180" in message
+    assert "rank 1 on host-0 (pid 101), last seen after step 7, reading data" in message
+    for phase in ("starting", "evaluating", "writing a checkpoint"):
+        reports = heard(r0=waits, r2=waits, r3=waits, r1=Heard(NOW, beat(phase, still=181)))
+        assert judge(RANKS, reports, NOW, LIMITS) is None
+        long = Heard(NOW, beat(waiting=601))
+        reports = heard(r0=long, r2=long, r3=long, r1=Heard(NOW, beat(phase, still=601)))
+        assert "engine.timeout_minutes = 10" in text(reports, (1,))
+
+
+def test_ranks_that_all_wait_are_told_where() -> None:
+    waits = Heard(NOW, beat(waiting=200))
+    message = text(heard(r0=waits, r1=waits, r2=waits, r3=waits), ())
+    assert "rank 3 after step 7, train/engine.py:1 in step" in message
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["computing", "reading data", "evaluating"]),
+            st.floats(0, 170),
+            st.floats(0, 29),
+        ),
+        min_size=4,
+        max_size=4,
+    )
+)
+def test_no_alarm_within_the_limits(states: list[tuple[str, float, float]]) -> None:
+    reports = {
+        rank: Heard(NOW - silent, beat(phase, waiting=waiting))
+        for rank, (phase, waiting, silent) in enumerate(states)
+    }
+    assert judge(RANKS, reports, NOW, LIMITS) is None
+
+
+def test_defaults_end_a_run_within_a_minute() -> None:
+    assert Limits.of(EngineSettings()).silence + 10 < 60
+
+
+def test_strangers_at_the_post_change_nothing() -> None:
+    listener = listen()
+    port = listener.getsockname()[1]
+    post = Post(listener, "secret", RANKS[:1], LIMITS, interval=0.1)
+    post.start()
+    for words in (b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 0, "token": "guess", "bye": true}\n', b"[1]\n", b""):
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(words)
+    rank = Wire(socket.create_connection(("127.0.0.1", port)))
+    rank.send(rank=0, token="secret")
+    until = time.monotonic() + 1
+    told = []
+    while time.monotonic() < until:
+        told += rank.receive(0.1) or []
+    assert told
+    assert all(set(message) == {"alive"} for message in told)
+    rank.send(bye=True)
+    post.join(5)
+    assert not post.is_alive()
+    rank.close()
+
+
+def test_only_the_very_process_is_killed() -> None:
+    with subprocess.Popen((sys.executable, "-c", "import time; time.sleep(60)")) as process:
+        own = Identity.own(0)
+        start = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        known = replace(own, pid=process.pid, started=start)
+        replace(known, started=own.started + "1").kill()
+        replace(known, machine="another").kill()
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(0.2)
+        assert process.poll() is None
+        known.kill()
+        assert process.wait(5) == -signal.SIGKILL

@@ -1,0 +1,34 @@
+"""torch.compile where it pays: the blocks that work token by token."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from maris_fast.model.feature_enhancement import FeatureEnhancement
+from maris_fast.model.layers import MLP
+from maris_fast.model.mask_decoder import DecoderBlock
+from maris_fast.model.mutual_aware_attention import MutualAwareAttention
+
+
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
+    """Compiles feature enhancement's MLPs, mutual-aware attention and decoder blocks, each as one graph.
+
+    A data set has tens of grids, and steps differ in images and words: sizes are symbolic, so that one
+    compilation serves all of them (another where a size is 1), and blocks of one class share it. Convolutions
+    stay as they are: inductor (torch 2.11) cannot order symbolic strides of a channels-last one's gradient.
+    """
+    # Equal sizes are coincidence: a batch of 8 expressions of 8 words must not compile for that alone.
+    torch.fx.experimental._config.use_duck_shape = False
+    for block in _token_blocks(model):
+        block.compile(fullgraph=True, dynamic=True, backend=backend)
+
+
+def _token_blocks(model: nn.Module) -> list[nn.Module]:
+    blocks: list[nn.Module] = []
+    for module in model.modules():
+        if isinstance(module, MutualAwareAttention | DecoderBlock):
+            blocks.append(module)
+        elif isinstance(module, FeatureEnhancement):
+            blocks += [child for child in module.children() if isinstance(child, MLP)]
+    return blocks

@@ -1,0 +1,48 @@
+"""A record as the one line that a person reads: fixed order, units, columns that line up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def log_line(kind: str, record: dict[str, Any], total_steps: int) -> str:
+    """Of a 'train' or 'evaluation' record; ``docs/training.md`` explains each part."""
+    parts = _step_parts(record) if kind == "train" else _score_parts(record)
+    width = len(str(total_steps))
+    head = "step" if kind == "train" else "eval"
+    return "  ".join([f"{head} {record['step']:{width}}/{total_steps}", *parts])
+
+
+def _step_parts(record: dict[str, Any]) -> list[str]:
+    parts = [
+        f"loss {record['loss']:.4f} (focal {record['focal']:.4f} dice {record['dice']:.4f})",
+        f"oIoU {record['oIoU']:.3f}",
+        f"{record['expressions_per_s']:6,.0f} expr/s",
+        f"{record['images_per_s']:5,.0f} img/s",
+        f"wait {record['data_wait_share']:5.1%}",
+        _bytes_per_s(record["gb_per_s"]),
+    ]
+    if "mfu" in record:
+        parts.append(f"MFU {record['mfu']:.1%} of {record['peak_tflops']:g} TFLOP/s")
+    return [
+        *parts,
+        f"{record['memory_mb'] / 1024:.1f} GiB",
+        f"lr {record['lr']:.1e}",
+        f"grad {record['gradient_norm']:.2f}",
+        f"tau {record['tau']:.2f}",
+    ]
+
+
+def _bytes_per_s(gb: float) -> str:
+    return f"{gb:6.2f} GB/s" if gb >= 0.1 else f"{1000 * gb:6.2f} MB/s"
+
+
+def _score_parts(record: dict[str, Any]) -> list[str]:
+    precisions = "/".join(f"{value:.3f}" for name, value in record.items() if name.startswith("Pr@"))
+    thresholds = "/".join(name.removeprefix("Pr@") for name in record if name.startswith("Pr@"))
+    return [
+        f"oIoU {record['oIoU']:.4f}",
+        f"mIoU {record['mIoU']:.4f}",
+        f"Pr@{thresholds} {precisions}",
+        f"{record['expressions']:,} expressions",
+    ]

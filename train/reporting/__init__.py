@@ -1,0 +1,5 @@
+"""What runs did, as one HTML page: data from the run folders -> figures -> page."""
+
+from maris_fast.train.reporting.page import REPORT, write_report
+
+__all__ = ["REPORT", "write_report"]

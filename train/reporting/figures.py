@@ -1,0 +1,158 @@
+"""Curves of runs as SVG that can stand in a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from maris_fast.train.reporting.run_data import Record, RunData
+
+COLOURS = ("#2563eb", "#db2777", "#059669", "#d97706", "#7c3aed", "#475569")
+MOST_POINTS = 240
+"""Of a curve; a longer one is drawn as means, with the range that they cover behind."""
+
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#94a3b8",
+    "axes.labelcolor": "#334155",
+    "xtick.color": "#64748b",
+    "ytick.color": "#64748b",
+    "axes.grid": True,
+    "grid.color": "#e2e8f0",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A value of the records: in ``steps`` or, with ``evaluated``, in ``evaluations``."""
+
+    name: str
+    label: str
+    scale: float = 1.0
+    evaluated: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small figure: of one run all its curves, of several the first curve of each."""
+
+    title: str
+    curves: tuple[Curve, ...]
+    log: bool = False
+    """Else the axis begins at 0."""
+
+
+LEARNING = (
+    Panel("Loss", (Curve("loss", "total"), Curve("dice", "dice"), Curve("focal", "focal"))),
+    Panel("oIoU", (Curve("oIoU", "validation", evaluated=True), Curve("oIoU", "training"))),
+    Panel("Gradient norm before clipping", (Curve("gradient_norm", "norm"),), log=True),
+    Panel("Learning rate", (Curve("lr", "lr"),)),
+)
+SPEED = (
+    Panel("Expressions a second", (Curve("expressions_per_s", "expressions"),)),
+    Panel("Waiting for data, % of the time", (Curve("data_wait_share", "wait", 100),)),
+    Panel("Peak memory, GiB", (Curve("memory_mb", "memory", 1 / 1024),)),
+    Panel("MFU, % of the peak", (Curve("mfu", "MFU", 100),)),
+)
+
+
+def draw(panel: Panel, runs: Sequence[RunData]) -> str | None:
+    """The panel as ``<svg>``; None where no run has a value for it."""
+    # The salt makes ids of markers and clip paths, which a page may have once, the figure's own.
+    with rc_context({**STYLE, "svg.hashsalt": panel.title}):
+        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.subplots()
+        lines = (
+            [(runs[0], curve, curve.label) for curve in panel.curves]
+            if len(runs) == 1
+            else [(run, panel.curves[0], run.name) for run in runs]
+        )
+        drawn = [
+            _draw_curve(axes, run, curve, label, COLOURS[place % len(COLOURS)])
+            for place, (run, curve, label) in enumerate(lines)
+        ]
+        if not any(drawn):
+            return None
+        _dress(axes, panel)
+        return _svg(figure)
+
+
+def _draw_curve(axes: Axes, run: RunData, curve: Curve, label: str, colour: str) -> bool:
+    """False where the run has no such value."""
+    points = _points(run.evaluations if curve.evaluated else run.steps, curve)
+    if not len(points):
+        return False
+    steps, low, mean, high = _thinned(points)
+    axes.plot(
+        steps,
+        mean,
+        color=colour,
+        marker="o" if curve.evaluated or len(steps) == 1 else None,
+        markersize=3.5,
+        label=label,
+    )
+    if len(points) > MOST_POINTS:
+        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    return True
+
+
+def _points(records: Sequence[Record], curve: Curve) -> NDArray[np.float64]:
+    """[n, 2], steps and values."""
+    found = [(one["step"], curve.scale * one[curve.name]) for one in records if curve.name in one]
+    return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+
+def _thinned(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Steps, and lowest, mean and highest value, of at most ``MOST_POINTS`` neighbourhoods."""
+    groups = np.array_split(points, min(len(points), MOST_POINTS))
+    rows = [(g[:, 0].mean(), g[:, 1].min(), g[:, 1].mean(), g[:, 1].max()) for g in groups]
+    return tuple(np.array(rows).T)
+
+
+def _dress(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", color="#0f172a")
+    axes.set_xlabel("step")
+    if panel.log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(0, max(1.08 * axes.dataLim.ymax, 0) or 1)
+    if len(axes.lines) > 1:
+        axes.legend(fontsize=8, labelcolor="#334155")
+
+
+def _svg(figure: Figure) -> str:
+    """Without what only a file of its own needs: prologue, metadata, names of namespaces."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    # Only ids of markers and clip paths are referred to; the others are alike in all figures.
+    text = re.sub(
+        r' id="(?:figure|axes|matplotlib|patch|text|line2d|xtick|ytick|legend|Fill)[^"]*"', "", text
+    )
+    return text

@@ -1,0 +1,77 @@
+"""The page itself: one file that needs nothing beside it and asks nothing of the network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from maris_fast.train.reporting import figures, tables
+from maris_fast.train.reporting.run_data import RunData, read_runs
+
+REPORT = "report.html"
+SHEETS = 3
+"""Of a run at most: the first, one in the middle and the last."""
+
+
+def write_report(folders: Sequence[Path], out: Path) -> None:
+    """Writes what the runs in ``folders`` did to ``out``, side by side.
+
+    Raises:
+        InputError: a folder is not a run's.
+        OSError: ``out`` cannot be written.
+    """
+    page = render(read_runs(folders))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.rename(out)
+
+
+def render(runs: Sequence[RunData]) -> str:
+    """The HTML of the runs' report."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        runs=runs,
+        title=" and ".join(run.name for run in runs),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        learning=_figures(figures.LEARNING, runs),
+        speed=_figures(figures.SPEED, runs),
+        scores=tables.scores(runs),
+        kinds=[(run, table) for run in runs if (table := tables.kinds(run)) is not None],
+        speeds=tables.speed(runs),
+        duration=tables.duration,
+        differing=tables.differing_settings(runs),
+        settings=tables.settings(runs),
+        environment=tables.environment(runs),
+        sheets=[(run, _sheets(run)) for run in runs if run.pictures],
+        colours=figures.COLOURS,
+    )
+
+
+def _figures(panels: Sequence[figures.Panel], runs: Sequence[RunData]) -> list[dict[str, str]]:
+    drawn = ((panel.title, figures.draw(panel, runs)) for panel in panels)
+    return [{"title": title, "svg": svg} for title, svg in drawn if svg is not None]
+
+
+def _sheets(run: RunData) -> list[dict[str, Any]]:
+    """The last first, as it says most."""
+    last = len(run.pictures) - 1
+    places = sorted({round(last * i / (SHEETS - 1)) for i in range(SHEETS)}, reverse=True)
+    return [
+        {
+            "step": int(run.pictures[place].stem.removeprefix("step-")),
+            "uri": "data:image/png;base64," + base64.b64encode(run.pictures[place].read_bytes()).decode(),
+        }
+        for place in places
+    ]

@@ -1,0 +1,132 @@
+"""What a run folder tells of a run, finished or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from maris_fast.errors import InputError
+from maris_fast.train.journal import METRICS, PICTURES
+from maris_fast.train.resuming import SETTINGS
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """``steps`` and ``evaluations`` in the order of steps; either may be empty."""
+
+    name: str
+    folder: Path
+    settings: dict[str, Any]
+    """Flat, ``section.key``."""
+    environment: dict[str, Any]
+    """Flat, as ``packages.torch``; empty where the file is missing."""
+    steps: list[Record]
+    evaluations: list[Record]
+    pictures: list[Path]
+    """Sheets of samples, the oldest first."""
+
+    @classmethod
+    def read(cls, folder: Path) -> RunData:
+        """Everything that is there.
+
+        Raises:
+            InputError: the folder is not a run's.
+        """
+        settings = folder / SETTINGS
+        if not settings.is_file():
+            raise InputError(f"{folder} holds no run (no {SETTINGS}); name a run.folder that training wrote")
+        records = list(_records(folder / METRICS))
+        return cls(
+            name=folder.resolve().name,
+            folder=folder,
+            settings=dict(_flat(yaml.safe_load(settings.read_text()))),
+            environment=dict(_flat(_json(folder / "environment.json"))),
+            steps=[one for one in records if one["kind"] == "train"],
+            evaluations=[one for one in records if one["kind"] == "evaluation"],
+            pictures=sorted((folder / PICTURES).glob("step-*.png")),
+        )
+
+    @property
+    def step(self) -> int:
+        """The last that is on record; 0 where none is."""
+        return max((one["step"] for one in (*self.steps[-1:], *self.evaluations[-1:])), default=0)
+
+    @property
+    def total_steps(self) -> int | None:
+        return self.steps[-1].get("total_steps") if self.steps else None
+
+    @property
+    def state(self) -> str:
+        if not self.steps:
+            return "no step on record yet"
+        if self.total_steps == self.step:
+            return f"finished, {self.step:,} steps"
+        return f"not finished: step {self.step:,} of {self.total_steps:,}"
+
+    @property
+    def best(self) -> Record | None:
+        """The evaluation of the highest oIoU, whose weights are best.safetensors."""
+        return max(self.evaluations, key=lambda one: one["oIoU"], default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Up to the last record, evaluations and checkpoints included, over all starts of the run."""
+        if not self.steps:
+            return None
+        elapsed = [*(one["elapsed_s"] for one in self.steps), 0.0]  # falls where the run was started again
+        return sum(before for before, after in pairwise(elapsed) if after < before)
+
+    def typical(self, name: str) -> float | None:
+        """The median of a step record's value: warm-up and pauses of the machine do not move it."""
+        values = [one[name] for one in self.steps if name in one]
+        return median(values) if values else None
+
+
+def read_runs(folders: Sequence[Path]) -> list[RunData]:
+    """All of them, with names that differ.
+
+    Raises:
+        InputError: a folder is not a run's.
+    """
+    runs = [RunData.read(folder) for folder in folders]
+    if len({run.name for run in runs}) < len(runs):
+        runs = [RunData(**{**vars(run), "name": str(run.folder)}) for run in runs]
+    return runs
+
+
+def _records(path: Path) -> Iterator[Record]:
+    """Lines that hold a record; one that a crash tore is left out."""
+    if not path.is_file():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and {"kind", "step"} <= record.keys():
+            yield record
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return values
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

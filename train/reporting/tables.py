@@ -1,0 +1,111 @@
+"""Tables of runs: rows of text, ready for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maris_fast.metrics import THRESHOLDS
+from maris_fast.train.reporting.run_data import RunData
+
+SCORES = ("oIoU", "mIoU", *(f"Pr@{round(100 * x)}" for x in THRESHOLDS))
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """``head`` names the columns; the first column names the rows."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: bool = True
+    """Whether the cells are numbers, which stand right."""
+
+
+def scores(runs: Sequence[RunData]) -> Table:
+    """A run's best evaluation a row."""
+    rows = []
+    for run in runs:
+        best = run.best
+        if best is None:
+            rows.append((run.name, *(NONE for _ in range(2 + len(SCORES)))))
+        else:
+            numbers = (f"{best.get(name, 0):.3f}" for name in SCORES)
+            rows.append((run.name, *numbers, f"{best['expressions']:,}", f"{best['step']:,}"))
+    return Table(("run", *SCORES, "expressions", "at step"), tuple(rows))
+
+
+def kinds(run: RunData) -> Table | None:
+    """The best evaluation by kind of expression; None where no kinds are named."""
+    found = run.best["kinds"] if run.best else {}
+    rows = (
+        (kind, *(f"{row[name]:.3f}" for name in SCORES), f"{row['expressions']:,}")
+        for kind, row in found.items()
+    )
+    return Table(("kind", *SCORES, "expressions"), tuple(rows)) if found else None
+
+
+def speed(runs: Sequence[RunData]) -> Table:
+    """Medians over the records, the most memory, and the time of the whole."""
+    rows: dict[str, Callable[[RunData], str]] = {
+        "expressions a second": lambda run: _number(run.typical("expressions_per_s"), ",.0f"),
+        "images a second": lambda run: _number(run.typical("images_per_s"), ",.0f"),
+        "waiting for data": lambda run: _number(run.typical("data_wait_share"), ".1%"),
+        "features read": lambda run: _number(run.typical("gb_per_s"), ".3g", " GB/s"),
+        "products computed": lambda run: _number(run.typical("tflops_per_s"), ".3g", " TFLOP/s"),
+        "MFU": lambda run: _number(run.typical("mfu"), ".1%", f" of {_peak(run)} a device"),
+        "peak memory": lambda run: _number(_memory_gib(run), ".1f", " GiB"),
+        "time": duration,
+    }
+    return _by_run(runs, {name: [cell(run) for run in runs] for name, cell in rows.items()})
+
+
+def settings(runs: Sequence[RunData]) -> Table:
+    return _values(runs, [run.settings for run in runs])
+
+
+def differing_settings(runs: Sequence[RunData]) -> Table | None:
+    """Where the runs are not alike; None where they are, or where there is one."""
+    whole = settings(runs)
+    rows = tuple(row for row in whole.rows if len(set(row[1:])) > 1)
+    return Table(whole.head, rows, numbers=False) if rows else None
+
+
+def environment(runs: Sequence[RunData]) -> Table:
+    return _values(runs, [run.environment for run in runs])
+
+
+def duration(run: RunData) -> str:
+    """Minutes, from one hour on hours."""
+    seconds = run.seconds
+    if seconds is None or seconds >= 3600:
+        return _number(seconds and seconds / 3600, ".2f", " hours")
+    return _number(seconds / 60, ".1f", " minutes")
+
+
+def _values(runs: Sequence[RunData], values: Sequence[dict[str, Any]]) -> Table:
+    names = dict.fromkeys(name for one in values for name in one)
+    cells = {name: [_text(one.get(name)) for one in values] for name in names}
+    return _by_run(runs, cells, numbers=False)
+
+
+def _by_run(runs: Sequence[RunData], cells: dict[str, list[str]], numbers: bool = True) -> Table:
+    head = ("", *(run.name for run in runs))
+    return Table(head, tuple((name, *row) for name, row in cells.items()), numbers)
+
+
+def _text(value: Any) -> str:
+    return NONE if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return NONE if value is None else f"{value:{form}}{unit}"
+
+
+def _peak(run: RunData) -> str:
+    return f"{run.typical('peak_tflops') or 0:g} TFLOP/s"
+
+
+def _memory_gib(run: RunData) -> float | None:
+    return max((one["memory_mb"] for one in run.steps), default=0) / 1024 if run.steps else None

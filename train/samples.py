@@ -1,0 +1,127 @@
+"""A few fixed expressions of a split, drawn at each evaluation: what the model sees, over time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from maris_fast.data_shards.cache.masks import decode_rle
+from maris_fast.data_shards.records import Rle
+from maris_fast.errors import InputError
+from maris_fast.images import load_image
+from maris_fast.pictures import Panel, sheet
+
+GREY = (150, 150, 150)
+COLUMNS = 4
+
+
+class Shown(Protocol):
+    """What a picture needs of an expression."""
+
+    @property
+    def image_id(self) -> int: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def sent_id(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def target(self) -> Rle: ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One expression with its predicted mask, small enough to be sent to rank 0."""
+
+    order: bytes
+    image_id: int
+    image: str
+    text: str
+    target: Rle
+    prediction: Rle
+
+
+class SampleMasks:
+    """Keeps the masks of ``wanted`` expressions of a split, each of an image of its own.
+
+    Which ones follows from hashes of their ids alone: the same at each evaluation, on any number of ranks and
+    in any order of the batches, and not chosen by how well they go.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted = wanted
+        self._kept: dict[int, Drawn] = {}
+
+    def see(self, sample: Shown, prediction: NDArray[np.bool_]) -> None:
+        """Called with every expression of this rank and its mask at the image's own size."""
+        order = _order(sample.image_id, sample.sent_id)
+        if self._is_wanted(sample.image_id, order):
+            coded = coco_mask.encode(np.asfortranarray(prediction.astype(np.uint8)))
+            mask = Rle(size=sample.target.size, counts=coded["counts"].decode())
+            self._keep(Drawn(order, sample.image_id, sample.image, sample.text, sample.target, mask))
+
+    def kept(self) -> list[Drawn]:
+        return sorted(self._kept.values(), key=lambda one: one.order)
+
+    def merge(self, others: Iterable[Drawn]) -> None:
+        """Adds what another rank has kept."""
+        for one in others:
+            if self._is_wanted(one.image_id, one.order):
+                self._keep(one)
+
+    def _is_wanted(self, image_id: int, order: bytes) -> bool:
+        if not self._wanted:
+            return False
+        same = self._kept.get(image_id)
+        if same is not None:
+            return order < same.order
+        return len(self._kept) < self._wanted or order < max(one.order for one in self._kept.values())
+
+    def _keep(self, one: Drawn) -> None:
+        self._kept[one.image_id] = one
+        if len(self._kept) > self._wanted:
+            del self._kept[max(self._kept.values(), key=lambda one: one.order).image_id]
+
+
+class SampleSheet:
+    """Draws kept masks over their images, or over grey where those are not on this machine."""
+
+    def __init__(self, image_root: Path) -> None:
+        self._image_root = image_root
+        self._said = False
+
+    def draw(self, drawn: Sequence[Drawn], say: Callable[[str], None]) -> Image.Image:
+        """Prediction pink, truth green, the expression below; ``say`` hears once of missing images."""
+        panels = [
+            Panel(self._background(one, say), _decoded(one.prediction), one.text, _decoded(one.target))
+            for one in drawn
+        ]
+        return sheet(panels, columns=COLUMNS)
+
+    def _background(self, one: Drawn, say: Callable[[str], None]) -> Image.Image:
+        height, width = one.target.size
+        try:
+            return load_image(self._image_root / one.image, (height, width))
+        except InputError as error:
+            if not self._said:
+                say(f"masks are drawn on grey, as the images are not here: {error}")
+            self._said = True
+            return Image.new("RGB", (width, height), GREY)
+
+
+def _order(image_id: int, sent_id: int) -> bytes:
+    # The image's hash comes first, so that one with many expressions is no more likely than another.
+    return b"".join(hashlib.sha256(str(one).encode()).digest()[:8] for one in (image_id, sent_id))
+
+
+def _decoded(rle: Rle) -> NDArray[np.bool_]:
+    return decode_rle(rle) > 0

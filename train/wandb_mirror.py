@@ -1,0 +1,90 @@
+"""Records and pictures at Weights & Biases too, for those who ask; the package does not depend on it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from maris_fast.config import TrainingSettings
+from maris_fast.errors import ConfigError
+
+ID = "wandb_id"
+
+log = logging.getLogger(__name__)
+
+
+def require_wandb(project: str | None) -> None:
+    """Refuses a run that could not be mirrored, before it starts.
+
+    Raises:
+        ConfigError: a project is named and wandb is not installed.
+    """
+    if project is not None and find_spec("wandb") is None:
+        raise ConfigError(
+            f"run.wandb_project = {project} needs wandb, which is not installed: pip install wandb, or set "
+            "run.wandb_project=null; metrics.jsonl and TensorBoard have the same numbers"
+        )
+
+
+class WandbMirror:
+    """One W&B run, gone on with when the training is resumed; ``WANDB_MODE=offline`` works as always.
+
+    What goes wrong there (no login, no network) switches the mirror off with a warning; no training ends.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._run: Any = None
+        self._off = False
+        self._do(lambda: self._start(settings))
+
+    def record(self, kind: str, values: dict[str, Any]) -> None:
+        flat = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+        for name, scores in values.get("kinds", {}).items():
+            flat |= {f"{kind}_by_kind/{score}/{name}": value for score, value in scores.items()}
+        self._do(lambda: self._run.log(flat, step=values["step"]))
+
+    def picture(self, step: int, picture: Image.Image) -> None:
+        def send() -> None:
+            import wandb
+
+            self._run.log({"samples": wandb.Image(picture)}, step=step)
+
+        self._do(send)
+
+    def close(self) -> None:
+        self._do(lambda: self._run.finish())
+
+    def _start(self, settings: TrainingSettings) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=settings.run.wandb_project,
+            name=settings.run.folder.name,
+            dir=str(settings.run.folder),
+            id=_id(settings.run.folder),
+            resume="allow",
+            config=settings.model_dump(mode="json"),
+        )
+
+    def _do(self, work: Callable[[], None]) -> None:
+        if self._off:
+            return
+        try:
+            work()
+        except Exception as error:  # whatever wandb and its network raise
+            self._off = True
+            log.warning("W&B is off from here on (%s: %s); the training goes on", type(error).__name__, error)
+
+
+def _id(folder: Path) -> str:
+    """Of the W&B run that belongs to this run folder."""
+    path = folder / ID
+    if not path.is_file():
+        path.write_text(secrets.token_hex(6))
+    return path.read_text().strip()

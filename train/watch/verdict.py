@@ -1,0 +1,205 @@
+"""Who is at fault, judged from what the ranks have told; no sockets, clocks or threads in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from maris_fast.config import EngineSettings
+from maris_fast.train.watch.identity import Identity
+
+LOST = 75
+"""Exit status of a rank that ends because of another; sysexits' EX_TEMPFAIL: it may be tried again."""
+FAILED = 2
+"""Exit status after an error that a person can act on."""
+
+GRACE = 0.5
+"""Seconds from the first sign to the verdict: a rank's death reaches its peers as errors of their own."""
+ABRUPT = 0.1
+"""Seconds within which ranks that go have gone together; later ones are the launcher's doing."""
+
+GO_ON = "The same command with run.resume=auto goes on from the last checkpoint."
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a rank tells each time."""
+
+    phase: str
+    step: int
+    waiting: float
+    """Seconds, at the least, for which it has been waiting for other ranks without a move."""
+    still: float
+    """Seconds without a move."""
+    place: str
+
+
+@dataclass
+class Heard:
+    """What is known of a rank; times are of the hearer's monotonic clock."""
+
+    last: float
+    beat: Beat | None = None
+    gone: float | None = None
+    failed: tuple[float, str, int] | None = None
+    """When, what, and the exit status that the run should have."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``culprits`` are ranks; ``hung`` ones may have to be killed. ``shared``: all ranks met the same."""
+
+    culprits: tuple[int, ...]
+    text: str
+    status: int = LOST
+    hung: bool = False
+    shared: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        return {**self.__dict__, "culprits": list(self.culprits)}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Verdict:
+        return cls(**{**plain, "culprits": tuple(plain["culprits"])})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds."""
+
+    silence: float
+    stall: float
+    patience: float
+    quick: frozenset[str] = field(default=frozenset({"reading data", "computing"}))
+
+    @classmethod
+    def of(cls, engine: EngineSettings) -> Limits:
+        return cls(engine.heartbeat_seconds, engine.stall_seconds, 60 * engine.timeout_minutes)
+
+    def wait(self, phase: str) -> tuple[float, str]:
+        """How long others may wait for a rank in ``phase``, and the setting that says so."""
+        if phase in self.quick:
+            return self.stall, f"engine.stall_seconds = {self.stall:g}"
+        return self.patience, f"engine.timeout_minutes = {self.patience / 60:g}"
+
+
+def judge(
+    ranks: Sequence[Identity], heard: Mapping[int, Heard], now: float, limits: Limits
+) -> Verdict | None:
+    """The verdict on what rank 0 has heard, None while there is nothing, or not enough, to say.
+
+    A process that is gone comes before an error that a rank has met, since its peers meet errors for it;
+    both come before silence, and silence before a stall.
+    """
+    gone = sorted((one.gone, rank) for rank, one in heard.items() if one.gone is not None)
+    failed = sorted((one.failed, rank) for rank, one in heard.items() if one.failed is not None)
+    signs = [gone[0][0]] if gone else []
+    signs += [failed[0][0][0]] if failed else []
+    if signs:
+        if now - min(signs) < GRACE:
+            return None
+        if gone:
+            first = gone[0][0]
+            together = [rank for when, rank in gone if when - first < ABRUPT]
+            return Verdict(tuple(together), _ended(ranks, heard, together))
+        return _failed(ranks, heard, failed)
+    silent = [rank for rank, one in heard.items() if now - one.last > limits.silence]
+    if silent:
+        return Verdict(tuple(silent), _silence(ranks, heard, silent, limits), hung=True)
+    return _stall(ranks, heard, limits)
+
+
+def lost_rank_zero(ranks: Sequence[Identity], beat: Beat | None, limits: Limits, *, silent: bool) -> Verdict:
+    """The verdict of the others on rank 0, which judges everybody else; ``beat`` is its last one known."""
+    heard = {0: Heard(0.0, beat)}
+    text = _silence(ranks, heard, [0], limits) if silent else _ended(ranks, heard, [0])
+    return Verdict((0,), text, hung=silent)
+
+
+def _silence(ranks: Sequence[Identity], heard: Mapping[int, Heard], silent: list[int], limits: Limits) -> str:
+    return (
+        f"{_names(ranks, silent)} {_plural(silent, 'has', 'have')} been silent for {limits.silence:g} s"
+        f"{_seen(heard, silent)}: stopped or swapping, the machine is down, or the network is cut. (If a "
+        f"process may rightly be still for so long, set engine.heartbeat_seconds higher.) {GO_ON}"
+    )
+
+
+def _ended(ranks: Sequence[Identity], heard: Mapping[int, Heard], gone: list[int]) -> str:
+    return (
+        f"{_names(ranks, gone)} {_plural(gone, 'is', 'are')} gone{_seen(heard, gone)}: ended without a word, "
+        f"as by SIGKILL, by lack of memory (see `dmesg`) or by a crash. {GO_ON}"
+    )
+
+
+def _failed(
+    ranks: Sequence[Identity],
+    heard: Mapping[int, Heard],
+    failed: list[tuple[tuple[float, str, int], int]],
+) -> Verdict:
+    (_, what, status), rank = failed[0]
+    if len(failed) == len(ranks) and all(one[2] == FAILED for one, _ in failed):
+        return Verdict(tuple(rank for _, rank in failed), what, FAILED, shared=True)
+    text = f"{ranks[rank]} failed{_where(heard, rank)}: {what}"
+    return Verdict((rank,), text if status == FAILED else f"{text}. {GO_ON}", status)
+
+
+def _stall(ranks: Sequence[Identity], heard: Mapping[int, Heard], limits: Limits) -> Verdict | None:
+    beats = {rank: one.beat for rank, one in heard.items() if one.beat is not None}
+    waiting = {rank: beat.waiting for rank, beat in beats.items() if beat.waiting > 0}
+    if len(beats) < len(ranks) or not waiting:
+        return None
+    longest = max(waiting.values())
+    busy = {rank: beat for rank, beat in beats.items() if rank not in waiting}
+    if not busy:
+        limit, setting = limits.wait(beats[max(waiting, key=lambda rank: waiting[rank])].phase)
+        if min(waiting.values()) <= limit:
+            return None
+        places = "; ".join(
+            f"rank {rank} after step {b.step}, {b.place}" for rank, b in sorted(beats.items())[:8]
+        )
+        text = (
+            f"all ranks have been waiting for one another for {min(waiting.values()):.0f} s ({setting}): a "
+            "connection between two of them is broken, a device is stuck, or they wait in different places: "
+            f"{places}. {GO_ON}"
+        )
+        return Verdict((), text)
+    behind = min(beat.step for beat in busy.values())
+    laggards = sorted(rank for rank, beat in busy.items() if beat.step == behind)
+    limit, setting = limits.wait(busy[laggards[0]].phase)
+    # One that has moved since the others began to wait is slow and not stuck.
+    if min(longest, max(busy[rank].still for rank in laggards)) <= limit:
+        return None
+    text = (
+        f"the other ranks have been waiting for {longest:.0f} s ({setting}) for {_names(ranks, laggards)}"
+        f"{_seen(heard, laggards)}. If that is no fault, set it higher. {GO_ON}"
+    )
+    return Verdict(tuple(laggards), text)
+
+
+def _names(ranks: Sequence[Identity], some: Sequence[int]) -> str:
+    if len(some) == 1:
+        return str(ranks[some[0]])
+    by_host: dict[str, list[str]] = {}
+    for rank in some:
+        by_host.setdefault(ranks[rank].host, []).append(str(rank))
+    return " and ".join(f"ranks {', '.join(those)} on {host}" for host, those in by_host.items())
+
+
+def _plural(some: Sequence[int], one: str, many: str) -> str:
+    return one if len(some) == 1 else many
+
+
+def _seen(heard: Mapping[int, Heard], some: Sequence[int]) -> str:
+    where = _where(heard, some[0])
+    who = "" if len(some) == 1 else f"rank {some[0]} "
+    return where and f", {who}last seen{where}"
+
+
+def _where(heard: Mapping[int, Heard], rank: int) -> str:
+    one = heard.get(rank)
+    if one is None or one.beat is None:
+        return ""
+    beat = one.beat
+    doing = "waiting for other ranks" if beat.waiting else beat.phase
+    return f" after step {beat.step}, {doing}{f' ({beat.place})' if beat.place else ''}"

@@ -1,0 +1,202 @@
+"""Each rank's end of the watch: tells, listens, and ends the process on a verdict."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from dataclasses import asdict, replace
+from threading import Event, Thread
+from types import FrameType, TracebackType
+from typing import Any
+
+from maris_fast.config import EngineSettings
+from maris_fast.errors import MarisError, TrainingError
+from maris_fast.train.ranks import Ranks
+from maris_fast.train.watch.identity import Identity
+from maris_fast.train.watch.post import Post
+from maris_fast.train.watch.verdict import FAILED, GRACE, LOST, Beat, Limits, Verdict, lost_rank_zero
+from maris_fast.train.watch.wire import Wire, listen
+from maris_fast.train.whereabouts import place_of
+
+INTERRUPTED = 130
+GOODBYE = 10.0
+"""Seconds for all to say goodbye, after the last thing that they did together."""
+
+
+class Watch:
+    """Entered by all ranks together, around everything in which one of them could be lost.
+
+    A thread of each rank tells rank 0 where its main thread is; a thread of rank 0 listens, and says that it
+    lives. When a rank dies, falls silent, fails alone, or keeps the others waiting, the others say who it was
+    (one a machine does) and end by themselves, whatever their main threads wait for.
+
+    An error that leaves the block is told to the others. It is raised on if it is this rank's own, or
+    everybody's; if it only follows from another rank's, the process ends here.
+    """
+
+    def __init__(self, ranks: Ranks, settings: EngineSettings) -> None:
+        self._where, self._rank = ranks.whereabouts, ranks.rank
+        self._limits = Limits.of(settings)
+        self._interval = min(2.0, settings.heartbeat_seconds / 10)
+        self._on = ranks.world > 1 and settings.heartbeat_seconds > 0
+        self._comm = ranks
+        self._leaving = False
+        self._ended = False
+        self._failed = False
+        self._judged = Event()
+        self._post: Post | None = None
+        self._first: Beat | None = None
+        self._signals: Any = signal.SIG_DFL
+        self._moves = -1
+
+    def __enter__(self) -> Watch:
+        """
+        Raises:
+            TrainingError: this rank cannot reach rank 0's watch.
+        """
+        if not self._on:
+            return self
+        self._ranks = [Identity(**one) for one in self._comm.gather(asdict(Identity.own(self._rank)))]
+        listener = listen() if self._comm.first else None
+        port, token = self._comm.from_rank_zero(lambda: (_port(listener), secrets.token_hex(16)))
+        if listener is not None:
+            self._post = Post(listener, token, self._ranks, self._limits, self._interval)
+            self._post.start()
+        self._signals = signal.signal(signal.SIGTERM, self._terminated)
+        self._wire = _connect("127.0.0.1" if self._comm.first else os.environ["MASTER_ADDR"], port)
+        self._wire.send(rank=self._rank, token=token)
+        self._last = self._still_since = self._waiting_since = time.monotonic()
+        self._thread = Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._on:
+            return
+        if error is None:
+            self._leaving = True
+            self._wire.send(bye=True)
+        else:
+            self._failed = True
+            beat = replace(self._beat(), waiting=0.0, place=place_of(trace))
+            self._wire.send(beat=asdict(beat), failed=_summary(error), status=_status(error))
+            # Either it turns out that another is at fault, and `_run` ends the process, or it is us.
+            self._judged.wait(self._limits.silence + 10)
+            self._ended = True
+        signal.signal(signal.SIGTERM, self._signals)
+        # A thread that is left when Python ends may take the process down with it.
+        self._thread.join(GOODBYE)
+        if self._post is not None:
+            self._post.join(GOODBYE)
+
+    def _terminated(self, number: int, frame: FrameType | None) -> None:
+        # A launcher that has seen a rank die ends the others at once: the verdict comes first.
+        self._judged.wait(4 * GRACE)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def _run(self) -> None:
+        turn = time.monotonic()
+        while not self._ended:
+            now = time.monotonic()
+            if now - turn > 3 * self._interval + 1:
+                self._last = now  # this process itself stood still
+            turn = now
+            self._wire.send(beat=asdict(self._beat()))
+            while not self._ended and (left := turn + self._interval - time.monotonic()) > 0:
+                self._listen(left)
+            if not self._ended and time.monotonic() - self._last > self._limits.silence:
+                self._act(lost_rank_zero(self._ranks, self._first, self._limits, silent=True))
+
+    def _listen(self, seconds: float) -> None:
+        try:
+            messages = self._wire.receive(seconds)
+        except (OSError, ValueError):
+            time.sleep(min(seconds, 0.1))  # out of reach: that is silence
+            return
+        if messages is None:
+            if not self._leaving:
+                self._act(lost_rank_zero(self._ranks, self._first, self._limits, silent=False))
+            self._ended = True
+            return
+        for message in messages:
+            self._last = time.monotonic()
+            if message.get("alive") is not None:
+                self._first = Beat(**message["alive"])
+            if "over" in message:
+                self._ended = True
+            if "verdict" in message and not self._ended:
+                self._act(Verdict.of(message["verdict"]))
+
+    def _beat(self) -> Beat:
+        now = time.monotonic()
+        waits, place = self._where.look()
+        if self._where.moves != self._moves:
+            self._moves, self._still_since = self._where.moves, now
+            self._waiting_since = now
+        elif not waits:
+            self._waiting_since = now
+        waiting = max(now - self._waiting_since, 1e-3) if waits else 0.0
+        return Beat(self._where.phase, self._where.step, waiting, now - self._still_since, place)
+
+    def _act(self, verdict: Verdict) -> None:
+        self._ended = True
+        if self._failed and (verdict.shared or self._rank in verdict.culprits):
+            self._judged.set()
+            return
+        machine = self._ranks[self._rank].machine
+        survivors = [
+            one.rank for one in self._ranks if one.machine == machine and one.rank not in verdict.culprits
+        ]
+        if survivors and self._rank == survivors[0]:
+            _say(f"error: {verdict.text}")
+            if verdict.hung:
+                # Its launcher would wait for it, half a minute or for ever.
+                for rank in verdict.culprits:
+                    self._ranks[rank].kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not an exception: the main thread may wait in a collective that nothing ends.
+        os._exit(verdict.status)
+
+
+def _port(listener: socket.socket | None) -> int:
+    assert listener is not None
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def _connect(address: str, port: int) -> Wire:
+    try:
+        return Wire(socket.create_connection((address, port), timeout=20))
+    except OSError as error:
+        raise TrainingError(
+            f"rank 0's watch at {address} port {port} cannot be reached: {error}; let ranks open any port to "
+            "each other (gloo needs that too), or set engine.heartbeat_seconds=0 to go unwatched"
+        ) from error
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, MarisError):
+        return FAILED
+    return LOST if isinstance(error, Exception) else INTERRUPTED
+
+
+def _summary(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "it was interrupted"
+    lines = str(error).strip().splitlines() or [""]
+    text = str(error) if isinstance(error, MarisError) else f"{type(error).__name__}: {lines[0]}"
+    return text[:4000]
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        text = f"\x1b[?25h\n{text}"  # a progress bar has hidden the cursor
+    print(text, file=sys.stderr)
