@@ -38,7 +38,7 @@ test: lint types
 	python -m pytest
 
 bench: setup
-	python -m pytest bench --benchmark-only
+	maris-fast bench run
 
 clean:
 	rm -rf $(VENV) build *.egg-info

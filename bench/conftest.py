@@ -1,6 +1,6 @@
-"""What every figure carries: where, with what and from which commit it was measured.
+"""What every figure carries: where, with what and under which conditions it was measured.
 
-python -m pytest bench --benchmark-json=bench/results/<device>/<name>.json
+``maris-fast bench run`` runs the suites here and keeps their rows in bench/results/.
 """
 
 from __future__ import annotations
@@ -11,39 +11,59 @@ from typing import Any
 import pytest
 import torch
 
+from maris_fast.bench.measuring import copy_gbps, device_ms, load_told, peak_bytes, wall_ms
 from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+ROUNDS = 40
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Device, versions and commit, once a run, instead of pytest-benchmark's own account."""
+    machine_info.clear()
+    machine_info.update(environment(Ranks(DEVICE)), float32_matmul=torch.get_float32_matmul_precision())
+
 
 @pytest.fixture(scope="session")
-def conditions() -> dict[str, Any]:
-    """Device, versions, commit and settings of this run."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return {**environment(Ranks(device)), "float32_matmul": torch.get_float32_matmul_precision()}
+def copy_bandwidth() -> float:
+    """GB/s of a copy on the device, in this very run."""
+    return copy_gbps(DEVICE)
 
 
 @pytest.fixture
-def measure(benchmark: Any, conditions: dict[str, Any]) -> Callable[..., None]:
-    """Times a function, waiting for the device, and writes the conditions beside the figure."""
-    on_gpu = torch.cuda.is_available()
+def conditions() -> dict[str, Any]:
+    """What a row tells beyond the run's device, versions and commit: on a CPU, how busy it was."""
+    return {} if ON_GPU else load_told()
+
+
+@pytest.fixture
+def measure(benchmark: Any, copy_bandwidth: float) -> Callable[..., None]:
+    """Times a function, waiting for the device, and writes ``told`` and what was measured into the row.
+
+    With ``must_move`` (bytes) told, the row has GB/s and their share of the copy's. ``ms`` are quantiles: on
+    a GPU of its own clock, on a CPU of the wall clock.
+    """
 
     def run(function: Callable[[], object], **told: Any) -> None:
         def waited() -> None:
             function()
-            if on_gpu:
+            if ON_GPU:
                 torch.cuda.synchronize()
 
-        benchmark.extra_info.update(conditions, **told)
-        if on_gpu:
-            from triton.testing import do_bench
-
-            torch.cuda.reset_peak_memory_stats()
-            held = torch.cuda.memory_allocated()
-            waited()
-            benchmark.extra_info["peak_bytes_over_inputs"] = torch.cuda.max_memory_allocated() - held
-            quantiles = [0.1, 0.5, 0.9]
-            measured = do_bench(function, quantiles=quantiles)
-            benchmark.extra_info["device_ms"] = dict(zip(map(str, quantiles), measured, strict=True))
-        benchmark.pedantic(waited, rounds=20 if on_gpu else 5, warmup_rounds=3)
+        row = benchmark.extra_info
+        row.update(told)
+        waited()
+        if ON_GPU:
+            row["peak_bytes_over_inputs"] = peak_bytes(function)
+            row.update(timer="device", ms=device_ms(function))
+        benchmark.pedantic(waited, rounds=ROUNDS, warmup_rounds=3)
+        if not ON_GPU:
+            row.update(timer="wall", ms=wall_ms(benchmark.stats.stats.data), **load_told())
+        if "must_move" in told:
+            row["GBps"] = round(told["must_move"] / row["ms"]["0.5"] / 1e6, 2)
+            row["copy_GBps"] = copy_bandwidth
+            row["share_of_copy"] = round(row["GBps"] / copy_bandwidth, 3)
 
     return run

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from maris_fast.cli import data, inspection, prediction, quickstart, training
+from maris_fast.cli import data, inspection, prediction, quickstart, reporting, scaling, training
+from maris_fast.cli.bench import bench
 from maris_fast.errors import MarisError
 
 
@@ -37,7 +38,11 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("scenes")(data.scenes)
 app.command("import")(data.import_annotations)
 app.command("cache")(data.cache)
+app.command("verify")(data.verify)
+app.command("plan")(scaling.plan)
 app.command("train", context_settings={"ignore_unknown_options": True})(training.train)
 app.command("eval")(training.evaluate)
 app.command("predict")(prediction.predict)
+app.add_typer(bench, name="bench")
+app.command("report")(reporting.report)
 app.command("info")(inspection.info)

@@ -1,11 +1,18 @@
-"""``scenes``, ``import`` and ``cache``: from nothing, or annotations, to shards."""
+"""``scenes``, ``import``, ``cache``, ``verify``: from nothing, or annotations, to shards that are right."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from maris_fast.data_shards.cache.manifest import CacheManifest
+    from maris_fast.data_shards.cache.write import CacheJob
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the file")
@@ -59,22 +66,129 @@ def import_annotations(
 
 def cache(
     dataset: Annotated[Path, typer.Argument(help="folder that `maris-fast import` wrote")],
-    out: Annotated[Path, typer.Argument(help="new folder for the shards")],
+    out: Annotated[Path, typer.Argument(help="folder for the shards: new, or one that this command began")],
     overrides: Overrides = None,
     config: Annotated[Path | None, typer.Option(help="YAML of cache settings")] = None,
     split: Annotated[list[str] | None, typer.Option(help="only this split; may be given again")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="only say what would be written")] = False,
+    estimate: Annotated[bool, typer.Option(help="encode a batch to estimate the time")] = True,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="this process's share, where no launcher says")
+    ] = None,
+    world: Annotated[int | None, typer.Option(min=1, help="number of shares")] = None,
 ) -> None:
-    """Run the frozen encoders over an imported data set and write their features to WebDataset shards."""
+    """Run the frozen encoders over an imported data set and write their features to WebDataset shards.
+
+    Stopped, it goes on when the same command runs again. Several processes share the work under torchrun,
+    deepspeed or srun, or with --rank and --world.
+    """
     from maris_fast.config import CacheSettings, load_settings
-    from maris_fast.data_shards.cache import write_cache
+    from maris_fast.data_shards.cache.workers import find_worker
+    from maris_fast.data_shards.cache.write import CacheJob
 
     settings = load_settings(CacheSettings, config, overrides or ())
-    manifest = write_cache(dataset, out, settings, splits=split)
+    worker = find_worker(rank, world)
+    with _termination_interrupts():
+        job: CacheJob | None = None
+        try:
+            job = CacheJob(dataset, out, settings, splits=split, worker=worker)
+            if worker.first:
+                _print_plan(job, job.seconds_an_image() if estimate and job.missing else None)
+            if plan:
+                return
+            job.check_room()
+            manifest = job.write()
+        except KeyboardInterrupt:
+            done = f"{job.written()} of {len(job.plan)} shards are written; " if job else ""
+            typer.echo(f"stopped; {done}the same command goes on from there", err=True)
+            raise typer.Exit(130) from None
+    if worker.first and manifest is None:
+        typer.echo(
+            f"this share is complete; {job.written()} of {len(job.plan)} shards of the cache are written"
+        )
+    if worker.first and manifest is not None:
+        _print_written(manifest)
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that batch systems stop it cleanly."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_plan(job: CacheJob, seconds_an_image: float | None) -> None:
+    from datetime import timedelta
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"plan of {job.out}", title_justify="left")
+    for column in ("split", "images", "expressions", "shards", "GB"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split in job.writing.head.written_with.records_sha256:
+        shards = [shard for shard in job.plan if shard.split == split]
+        images, expressions = (sum(getattr(s, n) for s in shards) for n in ("images", "expressions"))
+        size = sum(shard.bytes + shard.index_bytes for shard in shards) / 1e9
+        table.add_row(split, f"{images:,}", f"{expressions:,}", f"{len(shards):,}", f"{size:,.3f}")
+    Console().print(table)
+    missing = sum(shard.images for shard in job.missing)
+    written = len(job.plan) - len(job.missing)
+    typer.echo(
+        f"to write: {job.missing_bytes / 1e9:,.3f} GB in {len(job.missing):,} shards "
+        f"({written:,} are written); free: {job.free_bytes() / 1e9:,.1f} GB"
+    )
+    if not job.missing:
+        typer.echo("time: nothing is left to do")
+    elif seconds_an_image is None:
+        typer.echo("time: unknown, no batch was encoded to measure it")
+    else:
+        world = job.worker.world
+        whole = timedelta(seconds=round(missing * seconds_an_image / world))
+        typer.echo(
+            f"time: about {whole}, from one batch at {1 / seconds_an_image:.2f} images/s"
+            + (f" and {world} processes that each do so" if world > 1 else "")
+        )
+
+
+def _print_written(manifest: CacheManifest) -> None:
     for name, entry in manifest.splits.items():
         typer.echo(
             f"{name}: {entry.images:,} images, {entry.expressions:,} expressions "
-            f"({entry.truncated_expressions:,} cut to {settings.encoders.text.max_words} words), "
+            f"({entry.truncated_expressions:,} cut to {manifest.encoder_settings.text.max_words} words), "
             f"{entry.bytes / 1e6:,.0f} MB in {len(entry.shards)} shards"
         )
     if manifest.encoders.random:
         typer.echo(f"note: random weights in {' and '.join(manifest.encoders.random)}; for trials only")
+
+
+def verify(
+    cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
+    split: Annotated[list[str] | None, typer.Option(help="only this split; may be given again")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="shards that are read at once")] = 4,
+) -> None:
+    """Read a whole cache and compare every checksum, shape and count; exit status 1 if anything is wrong."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from maris_fast.data_shards.cache.verify import verify_cache
+
+    report = verify_cache(cache, split, jobs=jobs)
+    if report.manifest is not None:
+        table = Table(title=str(cache), title_justify="left")
+        for column in ("split", "shards", "images", "expressions", "GB"):
+            table.add_column(column, justify="left" if column == "split" else "right")
+        for name in report.splits:
+            entry = report.manifest.splits[name]
+            counts = (len(entry.shards), entry.images, entry.expressions)
+            table.add_row(name, *(f"{count:,}" for count in counts), f"{entry.bytes / 1e9:,.3f}")
+        Console().print(table)
+    for problem in report.problems:
+        typer.echo(str(problem), err=True)
+    if report.problems:
+        typer.echo(f"{len(report.problems):,} problems", err=True)
+        raise typer.Exit(1)
+    typer.echo("every member is what was written")

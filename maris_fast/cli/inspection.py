@@ -55,6 +55,7 @@ def machine() -> dict[str, Any]:
 
     from maris_fast import __version__
     from maris_fast.kernels.multihead_attention import api as multihead
+    from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
     from maris_fast.kernels.mutual_attention import api as mutual
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -68,8 +69,10 @@ def machine() -> dict[str, Any]:
     for name in devices:
         device = torch.device(name)
         dtype = torch.bfloat16 if name == "cuda" else torch.float32
-        rows[f"attention on {name}"] = (
-            f"mutual_attention: {mutual.chosen_impl(device, dtype)}, "
-            f"multihead_attention: {multihead.chosen_impl(device, dtype)}"
-        )
+        rows[f"mutual_attention on {name}"] = mutual.chosen_impl(device, dtype)
+        for head_dim in (32, 64, 128):
+            free, masked = (multihead.chosen_impl(device, dtype, head_dim, mask) for mask in (False, True))
+            rows[f"multihead_attention on {name}, head dim {head_dim}"] = f"{free}; to words {masked}"
+        if name == "cuda":
+            rows["xformers' attention"] = why_not_built() or "runs here"
     return rows

@@ -55,9 +55,13 @@ def scoring_command(
 
 def launch(ranks: int, *command: str) -> int:
     """Runs ``command`` under DeepSpeed's launcher with so many ranks; its exit status."""
+    from maris_fast.train.launchers import free_port
+
     # The launcher of this very environment, whatever else is first on PATH.
     launcher = Path(sys.executable).with_name("deepspeed")
     environment = {**os.environ, "PATH": f"{launcher.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    # The launcher's own choice is one fixed port, and two runs on a machine would meet there.
+    port = ["--master_port", str(free_port())]
     return subprocess.call(
-        [sys.executable, str(launcher), "--num_gpus", str(ranks), *command], env=environment
+        [sys.executable, str(launcher), "--num_gpus", str(ranks), *port, *command], env=environment
     )

@@ -109,8 +109,9 @@ def test_info_describes_weights_data_set_cache_and_machine(folder: Path, weights
     assert "synthetic" in said(maris_fast("info", folder / "dataset"))
     assert "text_channels" in said(maris_fast("info", folder / "cache"))
     machine = said(maris_fast("info"))
-    assert "mutual_attention: reference" in machine
-    assert "multihead_attention: sdpa" in machine
+    assert "mutual_attention on cpu │ reference" in machine
+    for head_dim in (32, 64, 128):
+        assert f"multihead_attention on cpu, head dim {head_dim} │ sdpa" in machine
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,11 @@ def test_import_refuses_a_pickle_that_runs_code_and_leaves_nothing(folder: Path,
         ((*CACHE, *TINY, *TINY_TEXT, "--split", "tset"), "train"),
         ((*CACHE, *TINY, "encoders.sam.wieghts=x"), "did you mean 'weights'"),
         ((*CACHE, "encoders.sam.weights=/none.pth"), "no weights at /none.pth"),
-        (("cache", "{folder}/dataset", "{folder}/cache", *TINY, *TINY_TEXT), "not empty"),
+        (("cache", "{folder}/dataset", "{folder}/scenes", *TINY, *TINY_TEXT), "not empty"),
+        (
+            ("cache", "{folder}/dataset", "{folder}/cache", *TINY, *TINY_TEXT, "feature_dtype=bf16"),
+            "feature_dtype: int8 against bf16",
+        ),
         (("info", "{folder}"), "no weights file, imported data set or cache"),
     ],
 )  # fmt: skip

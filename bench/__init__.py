@@ -1,0 +1,1 @@
+"""Microbenchmarks, what they gave by device, and the report that draws it."""

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# What only a GPU can show, in parts of at most ten minutes each:
+#
+#   bench/gpu_suite.sh parity      every kernel test on the GPU: bf16, fp16, fp32; a thousand runs bitwise equal
+#   bench/gpu_suite.sh sanitizer   compute-sanitizer's memcheck, racecheck, initcheck and synccheck on small cases
+#   bench/gpu_suite.sh kernels     both operations beside what they replace; which attention is fastest
+#   bench/gpu_suite.sh tune        block sizes for this GPU
+#   bench/gpu_suite.sh step        the waterfall of a training step, at full size
+#   bench/gpu_suite.sh endurance   eight minutes of steps: speed and memory must stay flat
+#   bench/gpu_suite.sh encoders    SAM's attention: segment-anything's and ours
+#
+# WHEELS names a folder of wheels (gpu_requirements.txt), for a machine without a network; OUT a folder for logs and
+# results, bench/results by default. PYTHON is the interpreter that holds PyTorch, python3 by default.
+set -euo pipefail
+
+part=${1:-}
+case $part in
+parity | sanitizer | kernels | tune | step | endurance | encoders) ;;
+*)
+    sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'
+    exit 2
+    ;;
+esac
+
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+OUT=${OUT:-bench/results}
+mkdir -p "$OUT"
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+if [[ -n ${WHEELS:-} ]]; then
+    site=${TMPDIR:-/tmp}/maris-fast-wheels
+    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$site" "$WHEELS"/*.whl
+    export PYTHONPATH="$PYTHONPATH:$site"
+fi
+
+"$PYTHON" - <<'PY'
+import sys
+
+import torch
+
+if not torch.cuda.is_available():
+    sys.exit("no CUDA device, and these checks need one; `make test` proves the kernels in Triton's interpreter")
+print(torch.cuda.get_device_name(), "torch", torch.__version__)
+PY
+
+# A part's own exit status counts, not that of tee.
+logged() { "$@" 2>&1 | tee -a "$OUT/$part.log"; }
+maris() { "$PYTHON" -m maris_fast.cli "$@"; }
+tests() { "$PYTHON" -m pytest -q -p no:cacheprovider "$@"; }
+
+case $part in
+parity)
+    logged tests tests/kernels --timeout=540 --junitxml="$OUT/parity.xml" \
+        --ignore=tests/kernels/test_mutual_attention_compiles.py \
+        --ignore=tests/kernels/test_mutual_attention_mutations.py
+    logged tests tests/training tests/data -m gpu --timeout=540
+    ;;
+sanitizer)
+    command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not on the PATH" >&2; exit 1; }
+    # The caching allocator would hide a step beyond the end of a tensor.
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    for tool in memcheck racecheck initcheck synccheck; do
+        logged compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=mutual_attention \
+            "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels/test_mutual_attention_triton.py \
+            -k "test_parity and (L_v=37 or L_v=70)"
+    done
+    ;;
+kernels)
+    logged maris bench attention --out "$OUT/multihead_attention_measured.json"
+    logged maris bench run mutual_attention multihead_attention --out "$OUT"
+    ;;
+tune)
+    logged maris bench tune --out "$OUT/mutual_attention_blocks.json"
+    ;;
+step)
+    logged maris bench step --size full --out "$OUT"
+    ;;
+endurance)
+    logged maris bench step --size full --endurance-minutes 8 --out "$OUT"
+    ;;
+encoders)
+    logged maris bench run sam_attention --out "$OUT"
+    ;;
+esac

@@ -1,0 +1,223 @@
+"""Caches without encoders: the sizes of ViT-H's features on photographs, and numbers that mean nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maris_fast.config import EncoderSettings, FeatureDtype, SamSettings, TextSettings
+from maris_fast.data_shards.cache.group import EncodedGroup
+from maris_fast.data_shards.cache.index import ShardIndex
+from maris_fast.data_shards.cache.manifest import (
+    ANNOTATION,
+    MANIFEST,
+    MASKS,
+    SCALES,
+    WORDS,
+    CacheManifest,
+    ShardEntry,
+    ShardPlan,
+    SplitEntry,
+    WrittenWith,
+    members_of,
+)
+from maris_fast.data_shards.cache.plan import GrowingShard, member_bytes
+from maris_fast.data_shards.cache.shards import split_entry, write_shard
+from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Rle, Target
+from maris_fast.encoders import EncodersProvenance, TextFeatures, TokenisedText
+from maris_fast.encoders.provenance import SamProvenance, TextProvenance
+from maris_fast.geometry import ImageGeometry
+
+GRIDS = ((64, 48), (48, 64), (43, 64))
+"""Of photographs 4:3 upright and flat, and 3:2."""
+CHANNELS, TEXT_CHANNELS = 1280, 768
+TOKENS = ("the", "thing", "over", "there")
+TARGETS = 2
+RANDOM_ENCODERS = ("sam", "text")
+
+
+def write_made_up_cache(
+    folder: Path,
+    images: int,
+    *,
+    grids: Sequence[tuple[int, int]] = GRIDS[:1],
+    channels: int = CHANNELS,
+    text_channels: int = TEXT_CHANNELS,
+    expressions: int = 7,
+    feature_dtype: FeatureDtype = "int8",
+    shard_bytes: int = 2**29,
+    seed: int = 0,
+) -> None:
+    """A cache with the split ``train``, through the writer that real ones go through."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    shards: list[ShardPlan] = []
+    waiting: list[_Image] = []
+    growing = GrowingShard(0)
+    for number in range(images):
+        image = _Image.of(number, grids[number % len(grids)], expressions)
+        waiting.append(image)
+        growing.add(image.record, image.tokenised, image.sizes(channels, text_channels, feature_dtype))
+        if growing.tar_bytes >= shard_bytes or number + 1 == images:
+            plan = growing.plan("train", len(shards), feature_dtype)
+            groups = (image.encoded(channels, text_channels, random) for image in waiting)
+            write_shard(folder, plan, groups, feature_dtype=feature_dtype, random=RANDOM_ENCODERS, ahead=1)
+            shards.append(plan)
+            waiting, growing = [], GrowingShard(0)
+    _write_manifest(folder, split_entry(folder, shards), feature_dtype, channels, text_channels)
+
+
+def write_hollow_cache(folder: Path, images: int, *, images_a_shard: int = 170) -> None:
+    """Manifest, indexes, and shards that have their size and no content (sparse files)."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    entries: list[ShardEntry] = []
+    for first in range(0, images, images_a_shard):
+        index = _hollow_index(first, min(images_a_shard, images - first), random)
+        content = index.to_bytes()
+        entry = ShardEntry(
+            name=f"train-{len(entries):06d}.tar",
+            bytes=int(index.offset[-1, -1] + index.size[-1, -1]) + 10_240,
+            images=index.images,
+            expressions=len(index.words),
+            index_sha256=hashlib.sha256(content).hexdigest(),
+        )
+        (folder / entry.index_name).write_bytes(content)
+        with (folder / entry.name).open("wb") as shard:
+            shard.truncate(entry.bytes)
+        entries.append(entry)
+    split = SplitEntry(
+        shards=tuple(entries),
+        images=images,
+        targets=images * TARGETS,
+        expressions=sum(entry.expressions for entry in entries),
+        truncated_expressions=0,
+        bytes=sum(entry.bytes for entry in entries),
+    )
+    _write_manifest(folder, split, "int8", CHANNELS, TEXT_CHANNELS)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image as far as it goes without features."""
+
+    record: ImageRecord
+    geometry: ImageGeometry
+
+    @classmethod
+    def of(cls, number: int, grid: tuple[int, int], expressions: int) -> _Image:
+        h, w = grid
+        geometry = ImageGeometry(10 * h, 10 * w, 16 * h, 16 * w, h, w)
+        mask = Rle(size=(geometry.height, geometry.width), counts="0")
+        record = ImageRecord(
+            image_id=number,
+            image=f"{number}.jpg",
+            height=geometry.height,
+            width=geometry.width,
+            targets=tuple(
+                Target(
+                    ref_id=TARGETS * number + t,
+                    ann_id=TARGETS * number + t,
+                    category_id=1,
+                    category="thing",
+                    mask=mask,
+                    area=1,
+                )
+                for t in range(TARGETS)
+            ),
+            expressions=tuple(
+                Expression(sent_id=100 * number + e, target=e % TARGETS, text=" ".join(TOKENS))
+                for e in range(expressions)
+            ),
+        )
+        return cls(record, geometry)
+
+    @property
+    def tokenised(self) -> list[TokenisedText]:
+        return [TokenisedText((), TOKENS, truncated=False) for _ in self.record.expressions]
+
+    def sizes(self, channels: int, text_channels: int, feature_dtype: FeatureDtype) -> dict[str, int]:
+        widths = (channels, text_channels)
+        return member_bytes(
+            self.record, self.geometry, self.tokenised, *widths, feature_dtype, RANDOM_ENCODERS
+        )
+
+    def encoded(self, channels: int, text_channels: int, random: np.random.Generator) -> EncodedGroup:
+        h, w = self.geometry.grid
+        first, second, third = (
+            torch.from_numpy(random.integers(-127, 128, (h, w, channels), np.int8)).float() for _ in range(3)
+        )
+        words = random.standard_normal((len(self.record.expressions), len(TOKENS), text_channels), np.float32)
+        return EncodedGroup(
+            record=self.record,
+            geometry=self.geometry,
+            levels=(first, second, third),
+            expressions=tuple(
+                TextFeatures(torch.from_numpy(each), TOKENS, truncated=False) for each in words
+            ),
+            targets=random.random((TARGETS, 4 * h, 4 * w)) > 0.5,
+        )
+
+
+def _hollow_index(first: int, images: int, random: np.random.Generator) -> ShardIndex:
+    grids = np.array(GRIDS, np.int32)[random.integers(0, len(GRIDS), images)]
+    h, w = grids.T.astype(np.int64)
+    counts = random.integers(1, 14, images)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    words = random.integers(1, 9, offsets[-1]).astype(np.int32)
+    word_sums = np.add.reduceat(words, offsets[:-1])
+    of = {
+        ANNOTATION: np.full(images, 3000),
+        MASKS: TARGETS * 4 * h * -(-4 * w // 8),
+        SCALES: np.full(images, 4 * 3 * CHANNELS),
+        WORDS: 2 * TEXT_CHANNELS * word_sums,
+    }
+    size = np.stack([of.get(name, h * w * CHANNELS) for name in members_of("int8")], axis=1).astype(np.int64)
+    stored = -(-size // 512) * 512 + 1024
+    ends = np.cumsum(stored.reshape(-1)).reshape(stored.shape)
+    return ShardIndex(
+        image_id=np.arange(first, first + images),
+        geometry=np.concatenate([10 * grids, 16 * grids, grids], axis=1).astype(np.int32),
+        targets=np.full(images, TARGETS, np.int32),
+        offset=ends - stored + 640,
+        size=size,
+        crc=np.zeros(size.shape, np.uint32),
+        expression_offset=offsets.astype(np.int64),
+        words=words,
+        target=random.integers(0, TARGETS, offsets[-1]).astype(np.int32),
+        object=np.arange(offsets[-1]),
+    )
+
+
+def _write_manifest(
+    folder: Path, entry: SplitEntry, feature_dtype: FeatureDtype, channels: int, text_channels: int
+) -> None:
+    made_up = {"library": "none", "weights": "random", "sha256": None, "seed": 0}
+    sam = {**made_up, "arch": "made up", "channels": channels, "image_size": 1024, "blocks": (0, 1, 2)}
+    text = {**made_up, "arch": "made up", "channels": text_channels, "quick_gelu": False}
+    manifest = CacheManifest(
+        dataset=DatasetInfo(
+            name="made up", split_by="none", image_root="/", source="none", synthetic=True, splits={}
+        ),
+        encoders=EncodersProvenance(
+            sam=SamProvenance.model_validate(sam),
+            text=TextProvenance.model_validate({**text, "context_length": 77, "max_words": 32}),
+        ),
+        encoder_settings=EncoderSettings(
+            sam=SamSettings(arch="vit_tiny", weights="random"), text=TextSettings(weights="random")
+        ),
+        random=RANDOM_ENCODERS,
+        feature_dtype=feature_dtype,
+        channels=channels,
+        text_channels=text_channels,
+        written_with=WrittenWith(
+            records_sha256={}, shard_bytes=0, batch_size=0, device="cpu", precision="fp32"
+        ),
+        splits={"train": entry},
+    )
+    (folder / MANIFEST).write_text(manifest.sealed().model_dump_json())

@@ -1,0 +1,100 @@
+"""Results as files: bench/results/<device>/<suite>.json, a row a case, that a person can read.
+
+Device, versions and commit stand once at the top; a row holds what was measured and under which conditions.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from maris_fast.errors import InputError
+
+BENCH = Path(__file__).resolve().parent
+ROOT = BENCH.parent
+SUITES = tuple(sorted(file.stem.removeprefix("test_") for file in BENCH.glob("test_*.py")))
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The rows of one suite on one device, from one run. ``dirty``: the code differed from the commit."""
+
+    suite: str
+    date: str
+    commit: str | None
+    dirty: bool
+    environment: dict[str, Any]
+    rows: list[Row]
+
+    @classmethod
+    def now(cls, suite: str, environment: dict[str, Any], rows: list[Row]) -> Suite:
+        """Rows that were measured just now; ``environment`` is ``train.environment``'s."""
+        commit, dirty = commit_and_dirty(environment)
+        environment = {name: value for name, value in environment.items() if name != "commit"}
+        return cls(suite, datetime.now(UTC).isoformat(timespec="seconds"), commit, dirty, environment, rows)
+
+    def save(self, folder: Path) -> Path:
+        """Writes <folder>/<device>/<suite>.json, whole or not at all; its path."""
+        file = folder / device_folder(self.environment) / f"{self.suite}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        head = {name: value for name, value in vars(self).items() if name != "rows"}
+        lines = [
+            f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items()
+        ]
+        rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in self.rows)
+        scratch = file.with_name(f".{file.name}.part")
+        scratch.write_text("{\n" + ",\n".join(lines) + ',\n "rows": [\n' + rows + "\n ]\n}\n")
+        scratch.replace(file)
+        return file
+
+
+def load(file: Path) -> Suite:
+    """A suite's file.
+
+    Raises:
+        InputError: no such file, or not one of a suite.
+    """
+    try:
+        return Suite(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{file} holds no results of a suite ({error})") from error
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: no such file, or no JSON.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} can't be read as results: {error}") from error
+
+
+def device_folder(environment: dict[str, Any]) -> str:
+    """The folder of a device's results: its name in lower case with dashes."""
+    return str(environment["device"]).lower().replace(" ", "-")
+
+
+def commit_told(environment: dict[str, Any]) -> str | None:
+    """The commit measured, marked where code differed from it."""
+    commit, dirty = commit_and_dirty(environment)
+    return f"{commit}-dirty" if dirty else commit
+
+
+def commit_and_dirty(environment: dict[str, Any]) -> tuple[str | None, bool]:
+    """The commit measured, and whether code differed from it. Results that were written are not code."""
+    commit = environment["commit"]
+    if commit is None:
+        return None, False
+    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"]
+    command += ["--", ".", ":!bench/results", ":!docs", ":!*.md"]
+    changed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return str(commit).removesuffix("-dirty"), bool(changed.strip())

@@ -1,0 +1,64 @@
+"""Runs the pytest-benchmark suites and keeps what they measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from maris_fast.bench.results import BENCH, ROOT, SUITES, Row, Suite
+from maris_fast.errors import ConfigError, MarisError
+
+
+class BenchmarkError(MarisError):
+    """A suite that gave no figures: a result was wrong, or a case did not run."""
+
+
+def run(suites: Sequence[str], out: Path, keyword: str | None = None) -> Iterator[Path]:
+    """Runs each suite in a process of its own and writes its file; yields the path as each is done.
+
+    Raises:
+        ConfigError: an unknown suite, or pytest-benchmark is not installed.
+        BenchmarkError: a case failed; nothing of its suite is written.
+    """
+    unknown = set(suites) - set(SUITES)
+    if unknown:
+        raise ConfigError(f"no suite {', '.join(sorted(unknown))}; known are {', '.join(SUITES)}")
+    if find_spec("pytest_benchmark") is None:
+        raise ConfigError("the suites need pytest-benchmark: pip install 'maris-fast[test]'")
+    for suite in suites or SUITES:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "benchmark.json")
+            command = [sys.executable, "-m", "pytest", str(BENCH / f"test_{suite}.py"), "--benchmark-only"]
+            command += ["-q", "-p", "no:cacheprovider", f"--benchmark-json={file}"]
+            command += [] if keyword is None else ["-k", keyword]
+            path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+            status = subprocess.call(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+            if status == 5:
+                raise ConfigError(f"no case of {suite} is called {keyword!r}")
+            if status != 0:
+                raise BenchmarkError(
+                    f"{suite}: a case failed (above), so none of its figures is kept; "
+                    f"pytest ended with status {status}"
+                )
+            yield kept(suite, json.loads(file.read_text())).save(out)
+
+
+def kept(suite: str, report: dict[str, Any]) -> Suite:
+    """pytest-benchmark's report in our form: what the rows told, and their wall time."""
+    return Suite.now(suite, report["machine_info"], [_row(case) for case in report["benchmarks"]])
+
+
+def _row(case: dict[str, Any]) -> Row:
+    """A row, named and timed by the test itself, or else by its parameters and pytest-benchmark's clock."""
+    name = case["name"].partition("[")[0].removeprefix("test_")
+    stats = case["stats"]
+    wall = {q: round(1e3 * stats[key], 5) for q, key in (("0.25", "q1"), ("0.5", "median"), ("0.75", "q3"))}
+    own = {"shape": (case["params"] or {}).get("shape", name), "timer": "wall", "ms": wall}
+    return {**own, **case["extra_info"], "wall_rounds": stats["rounds"]}

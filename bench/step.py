@@ -1,0 +1,371 @@
+"""The waterfall of a training step: one technique a row, each on top of the one before, all in one run.
+
+A row is real training: batches from real shards (made-up features of the real size), the engine under
+DeepSpeed, AdamW. Only the first row reads no shards: it runs the frozen encoders for every expression.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from maris_fast.bench.made_up import write_made_up_cache
+from maris_fast.bench.measuring import load_told
+from maris_fast.config import RANDOM, FeatureDtype, SamSettings, TextSettings, TrainingSettings
+from maris_fast.data_shards.stream import Batch, CacheReader
+from maris_fast.encoders import SamEncoder, TextEncoder
+from maris_fast.geometry import PATCH
+from maris_fast.model import Maris
+from maris_fast.train.engine import Engine, TrainingBatch
+from maris_fast.train.ranks import Ranks
+
+Source = Literal["encoders", "bf16, padded", "int8"]
+SENTENCE = "the thing over there"
+GIB = 2**30
+LR = 1e-4
+# What is compiled, built or allocated once is there after these.
+WARM_UP = 3
+# Seconds between two readings of an endurance run.
+INTERVAL = 10
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is. ``grid`` is a 4:3 image's, without SAM's padding."""
+
+    sam: str
+    text: str
+    image_size: int
+    visual_channels: int
+    text_channels: int
+    grid: tuple[int, int]
+    channels: int
+    heads: int
+    fast_heads: int
+    images: int
+    each: int
+    """Expressions of an image, K."""
+    eager: int
+    """Expressions of a step while attention matrices are in memory."""
+    step: int
+    """Expressions of a step from then on."""
+    steps: int
+    """Of each timed round."""
+    buffer_bytes: int
+
+    @property
+    def side(self) -> int:
+        """Tokens of the padded grid's side."""
+        return self.image_size // PATCH
+
+
+SIZES = {
+    # SAM ViT-H at 1024 pixels, CLIP ViT-L/14, the paper's model.
+    "full": Size(
+        sam="vit_h",
+        text="ViT-L-14",
+        image_size=1024,
+        visual_channels=1280,
+        text_channels=768,
+        grid=(64, 48),
+        channels=256,
+        heads=8,
+        fast_heads=2,
+        images=64,
+        each=7,
+        eager=14,
+        step=56,
+        steps=8,
+        buffer_bytes=8 * GIB,
+    ),
+    # For a CPU: ViT-B's features of small images, the quickstart's model.
+    "small": Size(
+        sam="vit_b",
+        text="tiny",
+        image_size=256,
+        visual_channels=768,
+        text_channels=64,
+        grid=(16, 12),
+        channels=64,
+        heads=8,
+        fast_heads=2,
+        images=56,
+        each=7,
+        eager=14,
+        step=56,
+        steps=4,
+        buffer_bytes=GIB // 2,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what it is called, and all that is switched on in it."""
+
+    name: str
+    source: Source
+    expressions_per_image: int
+    expressions_per_step: int
+    model: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+    only_on_cuda: str | None = None
+    """Why the row is left out elsewhere."""
+    carried_on: bool = True
+    """Whether the rows after it have it too."""
+
+
+def waterfall(size: Size, device: torch.device) -> list[Row]:
+    """The rows in order; each has what the one before has, and one technique more."""
+    eager = {"attention_impl": "reference", "mutual_attention_impl": "reference", "heads": size.heads}
+    fused = {**eager, "mutual_attention_impl": "triton"} if device.type == "cuda" else eager
+    efficient = {**fused, "attention_impl": "xformers" if device.type == "cuda" else "sdpa"}
+    bf16 = {"precision": "bf16"}
+    # Few CPUs multiply bf16 faster than fp32: measured there too, but not carried on.
+    kept = bf16 if device.type == "cuda" else {}
+    compiled = {**kept, "compile": True}
+    fast = {**efficient, "heads": size.fast_heads}
+    K, few, many = size.each, size.eager, size.step
+    on_cuda = "its Triton kernels run on CUDA only"
+    return [
+        Row("encoders in the loop, one expression a sample", "encoders", 1, few, eager),
+        Row("cached features, bf16, padded", "bf16, padded", 1, few, eager),
+        Row("int8, without padding", "int8", 1, few, eager),
+        Row("image groups", "int8", K, few, eager),
+        Row("fused mutual-aware attention", "int8", K, few, fused, only_on_cuda=on_cuda),
+        Row("memory-efficient attention", "int8", K, many, efficient),
+        Row("bf16", "int8", K, many, efficient, bf16, carried_on=bool(kept)),
+        Row("compiled", "int8", K, many, efficient, compiled),
+        Row("fast preset: fewer, wider heads", "int8", K, many, fast, compiled),
+    ]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one row: seconds of each round, and the share of them spent waiting for a batch."""
+
+    seconds: list[float]
+    waited: list[float]
+    steps: int
+    warm_up_seconds: float
+    peak_bytes: int | None
+    """Of the device's memory, where the device is a GPU."""
+
+
+def measure(
+    size: Size,
+    ranks: Ranks,
+    rounds: int,
+    told: Callable[[str], None],
+    only: Collection[int] = (),
+) -> Iterator[dict[str, Any]]:
+    """Times every row, or ``only`` those of these numbers, from 1; yields each when it is done."""
+    with tempfile.TemporaryDirectory(prefix="maris-step-") as folder:
+        every = enumerate(waterfall(size, ranks.device), start=1)
+        rows = [row for number, row in every if not only or number in only]
+        caches = _write_caches(Path(folder), size, told, {row.source for row in rows})
+        for row in rows:
+            head = {
+                "name": row.name,
+                "source": row.source,
+                "expressions_per_image": row.expressions_per_image,
+                "expressions_per_step": row.expressions_per_step,
+                "model": row.model,
+                "engine": row.engine,
+                "carried_on": row.carried_on,
+            }
+            if row.only_on_cuda and ranks.device.type != "cuda":
+                yield {**head, "left_out": row.only_on_cuda}
+                continue
+            measured = timed(row, size, caches, ranks, rounds)
+            yield {**head, **vars(measured), "expressions_per_s": _rates(row, measured), **load_told()}
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row, or a reading of an endurance run, for the person who watches."""
+    if "left_out" in row:
+        return f"{row['name']}: left out, {row['left_out']}"
+    if "at_s" in row:
+        return f"{row['at_s']:6.0f} s  {row['expressions_per_s']:.1f} expressions/s"
+    rate, waits = median(row["expressions_per_s"]), sum(row["waited"]) / sum(row["seconds"])
+    return f"{row['name']}: {rate:.1f} expressions/s, {waits:.1%} of the time without a batch"
+
+
+def timed(row: Row, size: Size, caches: dict[Source, Path], ranks: Ranks, rounds: int) -> Measured:
+    """Trains on the row's batches: first steps that are not timed, then ``rounds`` rounds."""
+    on_gpu = ranks.device.type == "cuda"
+    with training(row, size, caches, ranks) as (engine, batches):
+        begun = time.perf_counter()
+        for _ in range(WARM_UP):
+            engine.step([next(batches)], LR)
+        _wait(ranks.device)
+        warm_up = time.perf_counter() - begun
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(ranks.device)
+        seconds, waited = [], []
+        for _ in range(rounds):
+            round_seconds, round_waited = one_round(engine, batches, size.steps, ranks.device)
+            seconds.append(round_seconds)
+            waited.append(round_waited)
+        peak = torch.cuda.max_memory_allocated(ranks.device) if on_gpu else None
+        return Measured(seconds, waited, size.steps, warm_up, peak)
+
+
+def one_round(
+    engine: Engine, batches: Iterator[TrainingBatch], steps: int, device: torch.device
+) -> tuple[float, float]:
+    """Seconds of ``steps`` steps, the device's work included, and how many of them waited for a batch."""
+    waited = 0.0
+    begun = time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        engine.step([batch], LR)
+    _wait(device)
+    return time.perf_counter() - begun, waited
+
+
+def endure(size: Size, ranks: Ranks, minutes: float, told: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Trains as the last row does for so long; yields speed and memory about every ten seconds."""
+    row = waterfall(size, ranks.device)[-1]
+    on_gpu = ranks.device.type == "cuda"
+    with tempfile.TemporaryDirectory(prefix="maris-step-") as folder:
+        caches = _write_caches(Path(folder), size, told, {row.source})
+        with training(row, size, caches, ranks) as (engine, batches):
+            for _ in range(WARM_UP):
+                engine.step([next(batches)], LR)
+            begun = now = time.perf_counter()
+            while now - begun < 60 * minutes:
+                before, steps, waited = now, 0, 0.0
+                while now - before < INTERVAL:
+                    _, round_waited = one_round(engine, batches, size.steps, ranks.device)
+                    steps, waited, now = steps + size.steps, waited + round_waited, time.perf_counter()
+                yield {
+                    "at_s": now - begun,
+                    "expressions_per_s": row.expressions_per_step * steps / (now - before),
+                    "waited_share": waited / (now - before),
+                    "allocated_bytes": torch.cuda.memory_allocated(ranks.device) if on_gpu else None,
+                    "reserved_bytes": torch.cuda.memory_reserved(ranks.device) if on_gpu else None,
+                    "resident_bytes": _resident_bytes(),
+                }
+
+
+@contextmanager
+def training(
+    row: Row, size: Size, caches: dict[Source, Path], ranks: Ranks
+) -> Iterator[tuple[Engine, Iterator[TrainingBatch]]]:
+    """The row's engine, and its batches without end."""
+    torch._dynamo.reset()
+    settings = TrainingSettings.model_validate(
+        {
+            "data": {"cache": caches.get(row.source, "none"), "buffer_bytes": size.buffer_bytes},
+            "run": {"folder": "none"},
+            "model": {"channels": size.channels, **row.model},
+            "engine": row.engine,
+        }
+    )
+    torch.manual_seed(0)
+    model = Maris(settings.model, size.visual_channels, size.text_channels)
+    engine = Engine(model, settings, ranks)
+    try:
+        if row.source == "encoders":
+            yield engine, _encoded(size, row.expressions_per_step, ranks.device)
+        else:
+            bf16 = settings.engine.precision == "bf16" and ranks.device.type == "cuda"
+            dtype = torch.bfloat16 if bf16 else torch.float32
+            cache = settings.data.cache
+            with CacheReader(cache, "train", settings.data, device=ranks.device, dtype=dtype) as reader:
+                yield engine, _epochs(reader, row)
+    finally:
+        del engine, model
+        gc.collect()
+        if ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _epochs(reader: CacheReader, row: Row) -> Iterator[TrainingBatch]:
+    for epoch in count():
+        yield from reader.batches(
+            seed=0,
+            epoch=epoch,
+            expressions_per_step=row.expressions_per_step,
+            expressions_per_image=row.expressions_per_image,
+        )
+
+
+def _encoded(size: Size, expressions: int, device: torch.device) -> Iterator[TrainingBatch]:
+    """Batches whose features SAM and CLIP make there and then, an image for every expression."""
+    vision = {"arch": size.sam, "weights": RANDOM, "image_size": size.image_size}
+    sam = SamEncoder(SamSettings.model_validate(vision), device)
+    text = TextEncoder(TextSettings(arch=size.text, weights=RANDOM), device)
+    random = np.random.default_rng(0)
+    # A square photograph fills the grid, padding and all.
+    pixels = random.integers(0, 256, (sam.image_size, sam.image_size, 3), np.uint8)
+    photograph = Image.fromarray(pixels)
+    side = 4 * size.side
+    for _ in count():
+        levels = [sam.encode([photograph])[0] for _ in range(expressions)]
+        words = [one.words for one in text.encode([SENTENCE] * expressions)]
+        first, second, third = (torch.stack(level) for level in zip(*levels, strict=True))
+        yield Batch(
+            features=(first, second, third),
+            words=torch.stack(words),
+            word_mask=torch.ones(expressions, len(words[0]), dtype=torch.bool, device=device),
+            expr_offsets=torch.arange(expressions + 1, dtype=torch.int32, device=device),
+            targets=torch.rand(expressions, side, side, device=device) > 0.5,
+            weights=torch.ones(expressions, device=device),
+            step_expressions=expressions,
+            describe=tuple,
+        )
+
+
+def _write_caches(
+    folder: Path, size: Size, told: Callable[[str], None], sources: Collection[Source]
+) -> dict[Source, Path]:
+    caches: dict[Source, Path] = {"bf16, padded": folder / "padded", "int8": folder / "int8"}
+    stored: dict[Source, tuple[FeatureDtype, tuple[int, int]]] = {
+        "bf16, padded": ("bf16", (size.side, size.side)),
+        "int8": ("int8", size.grid),
+    }
+    for source, (dtype, grid) in stored.items():
+        if source not in sources:
+            continue
+        told(f"writing made-up features of {size.images} images: {source}")
+        write_made_up_cache(
+            caches[source],
+            size.images,
+            grids=[grid],
+            channels=size.visual_channels,
+            text_channels=size.text_channels,
+            expressions=size.each,
+            feature_dtype=dtype,
+        )
+    return caches
+
+
+def _rates(row: Row, measured: Measured) -> list[float]:
+    return [row.expressions_per_step * measured.steps / seconds for seconds in measured.seconds]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

@@ -1,0 +1,205 @@
+"""``bench``: run the microbenchmarks, draw what they gave, tune the kernels' block sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+bench = typer.Typer(no_args_is_help=True, help="Benchmarks: run them, draw them, tune block sizes.")
+Root = Annotated[
+    Path | None, typer.Option(help="checkout whose README.md, docs/ and bench/results/; this code's own")
+]
+
+
+@bench.command("run")
+def run(
+    suites: Annotated[
+        list[str] | None, typer.Argument(help="such as mutual_attention; all by default")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="results go to OUT/<device>/<suite>.json; bench/results by default")
+    ] = None,
+    keyword: Annotated[
+        str | None, typer.Option("-k", help="only cases whose name fits, as pytest's -k; needs --out")
+    ] = None,
+) -> None:
+    """Run the suites here and keep their results. A suite with a wrong result keeps none."""
+    from rich.console import Console
+
+    from maris_fast.bench.results import ROOT
+    from maris_fast.bench.running import run as run_suites
+    from maris_fast.errors import ConfigError
+
+    if keyword is not None and out is None:
+        raise ConfigError("-k runs part of a suite, which must not replace the whole: give --out FOLDER")
+    for file in run_suites(suites or (), out or ROOT / "bench" / "results", keyword):
+        Console(soft_wrap=True).print(f"wrote {file}", markup=False, highlight=False)
+
+
+@bench.command("report")
+def report(root: Root = None) -> None:
+    """Draw bench/results/ as plots in docs/ and as tables in README.md and docs/quickstart.md."""
+    from maris_fast.bench.report import draw
+    from maris_fast.bench.results import ROOT
+
+    for file in draw(root or ROOT):
+        typer.echo(f"wrote {file}")
+
+
+@bench.command("keep")
+def keep(
+    folder: Annotated[Path, typer.Argument(help="of a finished quickstart, such as runs/quickstart")],
+    root: Root = None,
+) -> None:
+    """Keep a quickstart's scores and pictures as results of this device."""
+    from maris_fast.bench.report import keep as keep_quickstart
+    from maris_fast.bench.results import ROOT
+
+    typer.echo(f"wrote {keep_quickstart(folder, root or ROOT)}")
+
+
+@bench.command("compare")
+def compare(
+    new: Annotated[Path, typer.Argument(help="results of now, <device>/<suite>.json")],
+    old: Annotated[Path, typer.Argument(help="of before, such as bench/results")],
+    tolerance: Annotated[float, typer.Option(min=0, help="share by which a case may be slower")] = 0.15,
+) -> None:
+    """Compare results of one device with earlier ones, as ratios within each run; exit status 1 if slower."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from maris_fast.bench.comparing import compare as compared
+
+    changes = compared(new, old)
+    if not changes:
+        typer.echo(f"{old} has no results of this device to compare with")
+        return
+    table = Table("device", "suite", "case", "before", "now", title="times as fast as the plain way")
+    for change in changes:
+        row = (change.device, change.suite, change.case, f"{change.before:.2f}", f"{change.now:.2f}")
+        table.add_row(*row, style="red" if change.slower(tolerance) else None)
+    Console().print(table)
+    slower = sum(change.slower(tolerance) for change in changes)
+    if slower:
+        typer.echo(f"{slower} of {len(changes)} cases are slower than before by more than {tolerance:.0%}")
+        raise typer.Exit(1)
+
+
+@bench.command("attention")
+def attention(
+    out: Annotated[Path | None, typer.Option(help="JSON to write; by default, where impl=auto looks")] = None,
+) -> None:
+    """Measure every implementation of multihead_attention, each proven first; impl=auto takes the fastest."""
+    import torch
+
+    from maris_fast.bench.results import commit_told
+    from maris_fast.kernels.multihead_attention import measured, measuring
+    from maris_fast.train.environment import environment
+    from maris_fast.train.ranks import Ranks
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    content = measuring.measure(
+        device,
+        measuring.dtypes(device),
+        measuring.shapes(device),
+        measuring.default_timer(device),
+        commit_told(environment(Ranks(device))),
+        typer.echo,
+    )
+    file = out or measured.FOLDER / measured.file_name(device)
+    measuring.save(content, file)
+    typer.echo(f"wrote {file}")
+
+
+@bench.command("step")
+def step(
+    size: Annotated[
+        str | None, typer.Option(help="full (ViT-H, the paper's model) or small; by default full on a GPU")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="timed rounds of each row")] = 5,
+    only: Annotated[list[int] | None, typer.Option(min=1, help="only this row; may be repeated")] = None,
+    endurance_minutes: Annotated[
+        float | None, typer.Option(min=0, help="instead: the last row for so long, a reading every 10 s")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="results go to OUT/<device>/step.json; bench/results by default")
+    ] = None,
+) -> None:
+    """The waterfall of a training step: from encoders in the loop to the fast preset, one technique a row."""
+    from maris_fast.bench import step as waterfall
+    from maris_fast.bench.results import ROOT, Suite
+    from maris_fast.config import EngineSettings
+    from maris_fast.errors import ConfigError
+    from maris_fast.train.environment import environment
+    from maris_fast.train.ranks import join, leave
+
+    if only and out is None:
+        raise ConfigError("--only measures some rows, which must not replace the whole: give --out FOLDER")
+    ranks = join(EngineSettings())
+    size = size or ("full" if ranks.device.type == "cuda" else "small")
+    if size not in waterfall.SIZES:
+        raise ConfigError(f"--size {size}; known are {', '.join(waterfall.SIZES)}")
+    chosen = waterfall.SIZES[size]
+    rows: list[dict[str, Any]] = []
+    if endurance_minutes is None:
+        name = "step"
+        measured = waterfall.measure(chosen, ranks, rounds, typer.echo, only or ())
+    else:
+        name = "endurance"
+        measured = waterfall.endure(chosen, ranks, endurance_minutes, typer.echo)
+    for row in measured:
+        rows.append({"size": size, **row})
+        typer.echo(waterfall.line(row))
+        # What was measured is kept when a later row fails or is stopped.
+        file = Suite.now(name, environment(ranks), rows).save(out or ROOT / "bench" / "results")
+    typer.echo(f"wrote {file}")
+    leave()
+
+
+@bench.command("memory")
+def memory(
+    out: Annotated[
+        Path | None, typer.Option(help="results go to OUT/cpu/step_memory.json; bench/results by default")
+    ] = None,
+) -> None:
+    """Count what a step keeps for its backward, an image and an expression; no GPU is needed."""
+    import torch
+
+    from maris_fast.bench.results import ROOT, Suite
+    from maris_fast.bench.step_memory import count
+    from maris_fast.train.environment import environment
+    from maris_fast.train.ranks import Ranks
+
+    here = environment(Ranks(torch.device("cpu")))
+    file = Suite.now("step_memory", here, count()).save(out or ROOT / "bench" / "results")
+    typer.echo(f"wrote {file}")
+
+
+@bench.command("tune")
+def tune(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON to write; bench/results/<device>/mutual_attention_blocks.json by default"),
+    ] = None,
+    dtypes: Annotated[
+        list[str] | None, typer.Option("--dtype", help="float16, bfloat16 or float32; may be repeated")
+    ] = None,
+    words: Annotated[
+        list[int] | None, typer.Option(min=1, max=128, help="words of an expression; may be repeated")
+    ] = None,
+    channels: Annotated[list[int] | None, typer.Option(min=16, max=1024, help="C; may be repeated")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="visual tokens of an image, L_v")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="images of a call")] = None,
+    expressions: Annotated[int | None, typer.Option(min=1, help="expressions of an image")] = None,
+) -> None:
+    """Find the fastest block sizes of mutual_attention on this machine, each proven before it is timed.
+
+    Without options, the training shapes. Calls take the file that MARIS_FAST_BLOCKS names.
+    """
+    from maris_fast.bench.tuning import tune_to
+
+    sizes = {"L_v": tokens, "images": images, "expressions": expressions}
+    file = tune_to(out, dtypes, words, channels, sizes, typer.echo)
+    typer.echo(f"wrote {file}; to use it: MARIS_FAST_BLOCKS={file}")

@@ -1,0 +1,249 @@
+"""The commands of ``maris-fast bench`` as a person meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from maris_fast.bench import running
+from maris_fast.bench.drawing.suites import suite_block
+from maris_fast.bench.report import measured
+from maris_fast.bench.results import ROOT, load
+from maris_fast.cli import app
+from maris_fast.kernels.mutual_attention.measured import read
+
+TINY = ("--tokens", "32", "--channels", "16", "--words", "3")
+
+
+def maris_fast(*arguments: object, **changed: str | None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **changed}
+    return subprocess.run(
+        [sys.executable, "-m", "maris_fast.cli", *map(str, arguments)],
+        env={name: value for name, value in environment.items() if value is not None},
+        capture_output=True,
+        text=True,
+    )
+
+
+def called(*arguments: object) -> tuple[int, str]:
+    """In this process: exit status and what was said."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, " ".join((result.output + (result.stderr or "")).split())
+
+
+def test_tune_in_the_interpreter_writes_a_file_that_calls_take_and_says_what_its_times_are_worth(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "new" / "blocks.json"
+    done = maris_fast("bench", "tune", *TINY, "--out", file, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    assert "interpreter: these times say nothing about a GPU" in done.stdout
+    found = read(file)
+    assert found.warning == "interpreter: these times say nothing about a GPU"
+    (case,) = found.cases
+    for choice in (case.forward, case.backward):
+        assert choice.own is not None
+        assert choice.chosen.ms <= choice.own.ms
+        assert (choice.wrong, choice.failed) == ({}, {})
+    code = (
+        "from maris_fast.kernels.mutual_attention.in_use import blocks_of_call\n"
+        "print(blocks_of_call(0, 4, 3, 16).forward == blocks_of_call(0, 4, 3, 32).forward)\n"
+        "blocks_of_call(90, 2, 3, 16)\n"
+    )
+    used = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MARIS_FAST_BLOCKS": str(file)},
+        capture_output=True,
+        text=True,
+    )
+    own = case.forward.own
+    assert own is not None
+    assert used.stdout.strip() == str(case.forward.chosen.walk == own.walk)
+    assert "in use are of Triton's interpreter" in used.stderr.splitlines()[-1]
+
+
+def test_tune_without_a_gpu_or_the_interpreter_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "blocks.json"
+    done = maris_fast("bench", "tune", "--out", file, TRITON_INTERPRET=None, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert "Triton kernels run on CUDA, and the inputs are on cpu" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tune", "--dtype", "int8"), "--dtype int8; known are float16, bfloat16, float32"),
+        (("tune", "--words", 20, "--words", 30), "the same element size, word block and C"),
+        (("run", "-k", "small"), "give --out FOLDER"),
+        (("run", "convolution"), "no suite convolution; known are"),
+        (("report", "--root", "{folder}"), "can't be read as results"),
+        (("keep", "{folder}", "--root", "{folder}"), "can't be read as results"),
+    ],
+)
+def test_what_cannot_be_done_is_said(arguments: tuple[object, ...], message: str, tmp_path: Path) -> None:
+    status, said = called("bench", *(str(a).format(folder=tmp_path) for a in arguments))
+    assert status == 2
+    assert message in said
+    assert "Traceback" not in said
+    assert not any(tmp_path.iterdir())
+
+
+def test_run_writes_a_suite_with_its_conditions_once_and_a_row_a_case(tmp_path: Path) -> None:
+    done = maris_fast(
+        "bench", "run", "mutual_attention", "-k", "small-eager", "--out", tmp_path, CUDA_VISIBLE_DEVICES=""
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    suite = load(tmp_path / "cpu" / "mutual_attention.json")
+    assert [(row["impl"], row["part"]) for row in suite.rows] == [
+        (impl, part) for impl in ("eager", "eager-autocast") for part in ("forward", "backward", "both")
+    ]
+    assert suite.environment["device"] == "cpu"
+    assert suite.environment["packages"]["torch"]
+    for row in suite.rows:
+        assert row["ms"]["0.1"] <= row["ms"]["0.5"] <= row["ms"]["0.9"]
+        assert row["GBps"] == pytest.approx(row["must_move"] / row["ms"]["0.5"] / 1e6, abs=0.01)
+        assert row["share_of_copy"] == pytest.approx(row["GBps"] / row["copy_GBps"], abs=1e-3)
+        assert {"load_average", "machine_shared"} <= row.keys()
+    lines = (tmp_path / "cpu" / "mutual_attention.json").read_text().splitlines()
+    assert [json.loads(line.strip(" ,")) for line in lines[7:-2]] == suite.rows
+
+
+def test_a_suite_with_a_wrong_result_keeps_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = tmp_path / "bench"
+    bench.mkdir()
+    for name in ("conftest.py", "test_mutual_attention.py"):
+        shutil.copy(ROOT / "bench" / name, bench)
+    text = (bench / "test_mutual_attention.py").read_text()
+    right = "            outputs = forward(leaves)\n        except"
+    assert right in text
+    broken = text.replace(right, right.replace("forward(leaves)", "tuple(1.01 * t for t in forward(leaves))"))
+    (bench / "test_mutual_attention.py").write_text(broken)
+    monkeypatch.setattr(running, "BENCH", bench)
+    out = tmp_path / "results"
+    with pytest.raises(running.BenchmarkError, match="a case failed"):
+        list(running.run(["mutual_attention"], out, "small-eager-forward"))
+    assert not out.exists()
+    with pytest.raises(running.ConfigError, match="no case of mutual_attention is called 'nothing'"):
+        list(running.run(["mutual_attention"], out, "nothing"))
+
+
+DRAWN = ("README.md", "docs/quickstart.md", "docs/training.md", "data_shards/stream/README.md")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the report reads and rewrites, with results of two devices."""
+    for name in (*DRAWN, "bench/results/cpu/quickstart.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copy(
+        ROOT / "bench/results/cpu/position_words.json", tmp_path / "bench/results/cpu/position_words.json"
+    )
+    return tmp_path
+
+
+def row(impl: str, ms: float, **more: Any) -> dict[str, Any]:
+    quantiles = {"0.1": 0.9 * ms, "0.25": 0.95 * ms, "0.5": ms, "0.75": 1.1 * ms, "0.9": 1.2 * ms}
+    return {"shape": "training", "impl": impl, "part": "both", "timer": "device", "ms": quantiles, **more}
+
+
+def write_suite(checkout: Path, device: str, rows: list[dict[str, Any]]) -> None:
+    environment = {"device": device, "packages": {"torch": "2.11.0", "triton": "3.6.0"}}
+    environment |= {"threads_per_rank": 1, "processor_cores": 2}
+    suite = {"suite": "mutual_attention", "date": "2026-11-23T00:00:00+00:00", "commit": "a" * 40}
+    folder = checkout / "bench" / "results" / device.lower().replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {**suite, "dirty": False, "environment": environment, "rows": rows}
+    (folder / "mutual_attention.json").write_text(json.dumps(content))
+
+
+def test_report_draws_tables_and_plots_from_results_alone_and_twice_the_same(checkout: Path) -> None:
+    saved = {"saved_bytes_a_pair": 3 << 19}
+    ours = row("triton", 0.5, GBps=3000.0, share_of_copy=0.75, peak_bytes_over_inputs=64 << 20, **saved)
+    half = row("flex-attention", 0.25, computes="A Z_l only")
+    write_suite(
+        checkout, "NVIDIA H100", [row("eager-autocast", 2.25), row("compiled", 1.5, **saved), half, ours]
+    )
+    write_suite(checkout, "cpu", [row("eager", 7.0, load_average=3.25, machine_shared=True, timer="wall")])
+    status, said = called("bench", "report", "--root", checkout)
+    assert status == 0, said
+    readme = (checkout / "README.md").read_text()
+    assert (
+        "| mutual_attention, NVIDIA H100, ms | eager-autocast | compiled | flex-attention (A Z_l only) "
+        "| triton | GB/s | of a copy | eager-autocast / triton | compiled / triton | peak memory |"
+    ) in readme
+    assert "| training: both | 2.25 | 1.5 | 0.25 | 0.5 | 3000 | 75% | 4.50 | 3.00 | 64 MiB |" in readme
+    assert "| saved for the backward, MiB a pair | compiled | triton |" in readme
+    assert "| training | 1.50 | 1.50 |" in readme
+    assert "| training: both | 7 |" in readme
+    assert "the machine was shared during 1 of 1 rows (load average up to 3.2)" in readme
+    assert "they have not been timed" not in readme
+    plots = sorted((checkout / "docs").glob("*.png"))
+    assert [plot.name for plot in plots] == ["mutual_attention-cpu.png", "mutual_attention-nvidia-h100.png"]
+    before = [readme, *(plot.read_bytes() for plot in plots)]
+    assert called("bench", "report", "--root", checkout)[0] == 0
+    assert [(checkout / "README.md").read_text(), *(plot.read_bytes() for plot in plots)] == before
+
+
+def test_a_block_says_plainly_where_the_kernels_were_not_timed(checkout: Path) -> None:
+    write_suite(checkout, "cpu", [row("eager", 7.0)])
+    suites = measured(checkout / "bench" / "results")
+    assert "**they have not been timed**" in suite_block(suites, {"mutual_attention cpu": "plot.png"})
+
+
+def test_report_needs_the_block_that_holds_a_table(checkout: Path) -> None:
+    write_suite(checkout, "cpu", [row("eager", 7.0)])
+    readme = checkout / "README.md"
+    readme.write_text(readme.read_text().replace("<!-- benchmarks:begin -->", ""))
+    status, said = called("bench", "report", "--root", checkout)
+    assert status == 2
+    assert "has no block benchmarks" in said
+
+
+def test_report_refuses_a_results_file_that_is_cut(checkout: Path) -> None:
+    write_suite(checkout, "cpu", [row("eager", 7.0)])
+    file = checkout / "bench" / "results" / "cpu" / "mutual_attention.json"
+    file.write_text(file.read_text()[:-20])
+    readme = (checkout / "README.md").read_text()
+    status, said = called("bench", "report", "--root", checkout)
+    assert status == 2
+    assert "holds no results of a suite" in said
+    assert (checkout / "README.md").read_text() == readme
+
+
+def test_the_committed_tables_are_those_of_the_committed_results(checkout: Path) -> None:
+    """Nobody edits a figure by hand: drawing again changes nothing."""
+    shutil.copytree(ROOT / "bench" / "results", checkout / "bench" / "results", dirs_exist_ok=True)
+    assert called("bench", "report", "--root", checkout)[0] == 0
+    for name in DRAWN:
+        assert (checkout / name).read_text() == (ROOT / name).read_text()
+
+
+def test_keep_copies_a_quickstarts_scores_with_where_they_were_made(checkout: Path) -> None:
+    kept = json.loads((checkout / "bench/results/cpu/quickstart.json").read_text())
+    run = checkout / "runs" / "quickstart"
+    (run / "training").mkdir(parents=True)
+    environment = {**kept["environment"], "device": "NVIDIA H100 PCIe"}
+    (run / "training" / "environment.json").write_text(json.dumps(environment))
+    rows = [{"kind": "train", **kept["training"][0]}, {"kind": "evaluation", "oIoU": 0.5}]
+    (run / "training" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name in ("seconds", "scores"):
+        (run / f"{name}.json").write_text(json.dumps(kept[name]))
+    (run / "predictions.png").write_bytes(b"a picture")
+    status, said = called("bench", "keep", run, "--root", checkout)
+    assert status == 0, said
+    written = json.loads((checkout / "bench/results/nvidia-h100-pcie/quickstart.json").read_text())
+    assert written == {**kept, "date": written["date"], "environment": environment} | {
+        "training": kept["training"][:1]
+    }
+    assert (checkout / "docs" / "quickstart.png").read_bytes() == b"a picture"
