@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,19 @@ from PIL import Image
 SCORES = {"oIoU", "mIoU", "Pr@50", "Pr@60", "Pr@70", "Pr@80", "Pr@90"}
 
 
+@pytest.fixture
+def the_launchers_port_is_taken() -> Iterator[None]:
+    """As by another run on this machine."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # so it is, by another run
+            other.bind(("127.0.0.1", 29500))
+            other.listen()
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("the_launchers_port_is_taken")
 def test_quickstart_goes_from_nothing_to_scores_and_pictures(tmp_path: Path) -> None:
     folder = tmp_path / "quickstart"
     command = [sys.executable, "-m", "maris_fast.cli", "quickstart", "--folder", str(folder)]
