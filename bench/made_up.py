@@ -122,8 +122,7 @@ class _Image:
             targets=tuple(
                 Target(
                     ref_id=TARGETS * number + t,
-                    ann_id=TARGETS * number + t,
-                    category_id=1,
+                    ann_ids=(TARGETS * number + t,),
                     category="thing",
                     mask=mask,
                     area=1,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from maris_fast.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Frozen(BaseModel):
@@ -34,14 +34,24 @@ class Rle(Frozen):
 
 
 class Target(Frozen):
-    """One referred object: what the sentences of one ref mean."""
+    """What the sentences of one ref mean: one object, several together, or none that is in the image."""
 
     ref_id: int
-    ann_id: int
-    category_id: int
-    category: str
-    mask: Rle
-    area: int = Field(gt=0, description="pixels of the mask at the original size")
+    ann_ids: tuple[int, ...] = Field(description="the objects' annotations; empty where nothing is meant")
+    category: str = Field(
+        description="its name; several, in order, are joined by ', '; '' where there is none"
+    )
+    mask: Rle = Field(description="the union of the objects")
+    area: int = Field(ge=0, description="pixels of the mask at the original size")
+
+    @model_validator(mode="after")
+    def _none_is_empty(self) -> Target:
+        if bool(self.ann_ids) != bool(self.area):
+            raise ValueError(
+                f"ref {self.ref_id}: its mask has {self.area} pixels and it names {len(self.ann_ids)} "
+                "annotations; needed is some of both, or none of either"
+            )
+        return self
 
 
 class Expression(Frozen):

@@ -17,8 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maris_fast.data_shards.records import ImageRecord
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
+
+
+def object_of(record: ImageRecord, target: int) -> int:
+    """A number for what a target means, equal within an image where two targets mean the same.
+
+    The annotation's id for a single object; for several or none, -1 and below.
+    """
+    ann_ids = record.targets[target].ann_ids
+    if len(ann_ids) == 1:
+        return ann_ids[0]
+    return -1 - next(place for place, each in enumerate(record.targets) if set(each.ann_ids) == set(ann_ids))
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class ShardIndex:
     target: NDArray[np.int32]
     """[E]: which of the image's masks it means."""
     object: NDArray[np.int64]
-    """[E]: annotation id of that mask; two targets may be the same object."""
+    """[E]: what ``object_of`` says of that mask; two targets may be the same object."""
 
     @property
     def images(self) -> int:

@@ -17,7 +17,7 @@ from crc32c import crc32c
 from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache.files import new_file
 from maris_fast.data_shards.cache.group import EncodedGroup, key_of, members
-from maris_fast.data_shards.cache.index import ShardIndex
+from maris_fast.data_shards.cache.index import ShardIndex, object_of
 from maris_fast.data_shards.cache.manifest import ShardEntry, ShardPlan, SplitEntry, members_of
 from maris_fast.data_shards.cache.plan import TAR_BLOCK
 from maris_fast.errors import InputError
@@ -149,7 +149,7 @@ class _OpenShard:
         for expression, features in zip(group.record.expressions, group.expressions, strict=True):
             index.words[row] = len(features.tokens)
             index.target[row] = expression.target
-            index.object[row] = group.record.targets[expression.target].ann_id
+            index.object[row] = object_of(group.record, expression.target)
             row += 1
         self._images, self._expressions = image + 1, row
 

@@ -17,7 +17,7 @@ from crc32c import crc32c
 
 from maris_fast.data_shards.cache.features import STORED
 from maris_fast.data_shards.cache.files import PART
-from maris_fast.data_shards.cache.index import ShardIndex
+from maris_fast.data_shards.cache.index import ShardIndex, object_of
 from maris_fast.data_shards.cache.manifest import (
     ANNOTATION,
     LEVELS,
@@ -301,7 +301,7 @@ class _Shard:
             "geometry": geometry == astuple(index.geometry_of(image)),
             "targets": len(record.targets) == index.targets[image],
             "expressions": [each.target for each in record.expressions] == index.target[rows].tolist(),
-            "objects": [record.targets[each.target].ann_id for each in record.expressions]
+            "objects": [object_of(record, each.target) for each in record.expressions]
             == index.object[rows].tolist(),
             "words": tokens == words and offsets == [0, *np.cumsum(words).tolist()],
             "random_encoders": random == self._manifest.random,

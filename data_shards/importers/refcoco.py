@@ -188,8 +188,7 @@ class _Grouping:
             return None
         return Target(
             ref_id=ref.ref_id,
-            ann_id=annotation.id,
-            category_id=annotation.category_id,
+            ann_ids=(annotation.id,),
             category=self._categories[annotation.category_id],
             mask=mask,
             area=area,

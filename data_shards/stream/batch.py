@@ -20,7 +20,9 @@ class Sample:
     image: str
     """Path below the data set's image root."""
     ref_id: int
-    ann_id: int
+    ann_ids: tuple[int, ...]
+    """Annotations of the objects that are meant; empty where the sentence means none."""
+    category: str
     sent_id: int
     text: str
     """The sentence whose words the model reads; with words exchanged, that of the other object."""

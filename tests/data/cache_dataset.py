@@ -54,8 +54,7 @@ def record(image_id: int, size: tuple[int, int], expressions: Sequence[tuple[int
         targets.append(
             Target(
                 ref_id=100 * image_id + t,
-                ann_id=1000 * image_id + t,
-                category_id=1,
+                ann_ids=(1000 * image_id + t,),
                 category="thing",
                 mask=rle(mask),
                 area=int(mask.sum()),

@@ -127,12 +127,12 @@ def test_swapped_evaluation_reads_another_objects_sentence_against_the_same_targ
         own_batch, own_row = plain[sent_id]
         own, sample = own_batch.samples[own_row], batch.samples[row]
         assert torch.equal(batch.targets[row], own_batch.targets[own_row])
-        assert (sample.ann_id, sample.target) == (own.ann_id, own.target)
+        assert (sample.ann_ids, sample.target) == (own.ann_ids, own.target)
         donors = [
             (donor_batch, place)
             for donor_batch, place in plain.values()
             if donor_batch.samples[place].image_id == own.image_id
-            and donor_batch.samples[place].ann_id != own.ann_id
+            and donor_batch.samples[place].ann_ids != own.ann_ids
             and donor_batch.samples[place].text == sample.text
         ]
         length = int(batch.word_mask[row].sum())

@@ -215,7 +215,7 @@ def test_masks_lie_on_the_objects_pixels(scenes: Path, imported: ImportedDataset
         picture = np.asarray(Image.open(Path(imported.info.image_root) / record.image)).astype(int)
         for target in record.targets:
             mask = coco_mask.decode({"size": list(target.mask.size), "counts": target.mask.counts.encode()})
-            away = np.abs(picture - COLOURS[colours[target.ann_id]]).max(axis=2)
+            away = np.abs(picture - COLOURS[colours[target.ann_ids[0]]]).max(axis=2)
             inside = mask.astype(bool)
             wider = np.zeros_like(inside)
             for dy in (-2, 0, 2):

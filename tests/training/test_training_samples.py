@@ -29,7 +29,7 @@ def sample(image_id: int, sent_id: int) -> Sample:
     geometry = ImageGeometry(HEIGHT, WIDTH, HEIGHT, WIDTH, 4, 6)
     truth = rle(box(HEIGHT, WIDTH, 10, 10, 50, 40))
     name, text = f"{image_id}.png", f"thing {sent_id}"
-    return Sample(image_id, name, 0, 0, sent_id, text, (), None, truth, geometry)
+    return Sample(image_id, name, 0, (0,), "", sent_id, text, (), None, truth, geometry)
 
 
 EVERY = [sample(image, 100 * image + sentence) for image in range(12) for sentence in range(3)]
