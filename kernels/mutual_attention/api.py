@@ -71,6 +71,8 @@ def mutual_attention(
             raise ValueError(
                 f"{name} is {tuple(parameter.shape)}, needed is ({z_v.shape[2]},), the width of z_v"
             )
+        if not parameter.is_floating_point():
+            raise ValueError(f"{name} is {parameter.dtype}; needed is a floating-point dtype")
         if parameter.device != z_v.device:
             raise ValueError(f"z_v is on {z_v.device} and {name} on {parameter.device}; needed is one device")
     if _implementation(impl, z_v, z_l) == "triton":

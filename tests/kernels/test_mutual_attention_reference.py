@@ -216,6 +216,8 @@ def test_auto_is_the_reference_until_a_gpu_has_shown_parity(device: str) -> None
         ({"z_v": torch.zeros(2, 5, 8)}, "of one C"),
         ({"z_l": torch.zeros(2, 4)}, "of one C"),
         ({"z_l": torch.zeros(2, 4, 6, dtype=torch.float16)}, "one floating-point dtype"),
+        ({"z_v": torch.zeros(2, 5, 6).int(), "z_l": torch.zeros(2, 4, 6).int()}, "z_v is torch.int32"),
+        ({"ln_l_weight": torch.ones(6).int()}, "ln_l_weight is torch.int32; needed is a floating"),
         ({"z_l": torch.zeros(2, 4, 6, device="meta")}, "one device"),
         ({"word_mask": torch.ones(2, 4, dtype=torch.bool, device="meta")}, "word_mask on meta"),
         ({"expr_offsets": torch.zeros(3, dtype=torch.int32, device="meta")}, "expr_offsets on meta"),
