@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ from maris_fast.kernels.mutual_attention.operator import (
 from maris_fast.kernels.mutual_attention.parity import Case, draw, parity, poisoned_memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ROOT = Path(__file__).parents[2]
 fp32, fp16 = torch.float32, torch.float16
 
 CASES = [
@@ -30,6 +35,7 @@ CASES = [
     Case(L_v=37, L_t=20, C=512),
     Case(L_v=37, L_t=20, C=512, dtype=fp16),
     Case(L_v=37, L_t=7, C=1024, dtype=fp16),
+    Case(L_v=37, L_t=5, C=1024),
     Case(L_v=100, L_t=5, C=256, dtype=fp16),
     Case(L_v=100, L_t=7, C=256, images=2),
     Case(L_v=100, L_t=40, C=64),
@@ -41,6 +47,8 @@ CASES = [
     Case(L_v=1024, L_t=20, C=64),
     Case(L_v=1024, L_t=16, C=128, dtype=fp16),
     Case(L_v=4096, L_t=20, C=256, dtype=fp16),
+    Case(L_v=4096, L_t=5, C=64),
+    Case(L_v=5000, L_t=1, C=32, dtype=fp16),
     # Both directions of the gate, thresholds, no gate.
     Case(L_v=100, L_t=7, C=64, keep="irrelevant"),
     Case(L_v=100, L_t=7, C=64, keep="irrelevant", tau=0.0),
@@ -58,6 +66,7 @@ CASES = [
     Case(L_v=70, L_t=7, C=64, images=3, padded=True, keep="irrelevant", dtype=fp16),
     Case(L_v=70, L_t=7, C=64, counts=(1, 1)),
     Case(L_v=70, L_t=7, C=64, counts=(2, 0, 1), padded=True),
+    Case(L_v=70, L_t=7, C=64, counts=(2, 0, 1), padded=True, keep="irrelevant"),
     Case(L_v=100, L_t=20, C=96, counts=(0, 3, 0), padded=True, dtype=fp16),
     Case(L_v=70, L_t=7, C=64, counts=(8,)),
     # Views of wider tensors.
@@ -75,6 +84,18 @@ def named(case: Case) -> str:
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_parity(case: Case) -> None:
     assert parity(case, DEVICE).failures() == []
+
+
+@pytest.mark.parametrize("dtype", [fp32, fp16])
+def test_every_size_that_finds_bugs_is_tried_in_either_precision(dtype: torch.dtype) -> None:
+    cases = [case for case in CASES if case.dtype == dtype]
+    assert {1, 37, 100, 1024, 4096} <= {case.L_v for case in cases}
+    assert {1, 5, 7, 20, 77} <= {case.L_t for case in cases}
+    assert {32, 64, 128, 256, 512, 1024} <= {case.C for case in cases}
+    assert {"relevant", "irrelevant"} <= {case.keep for case in cases}
+    assert {0, 1, 2} <= {count for case in cases for count in case.counts or ()}
+    assert any(case.padded and case.counts for case in cases)
+    assert any(case.sliced for case in cases)
 
 
 @pytest.mark.gpu
@@ -126,8 +147,14 @@ def test_the_public_function_agrees_with_the_reference() -> None:
         torch.testing.assert_close(got, needed, rtol=1e-5, atol=2e-5)
 
 
-def test_two_runs_are_bitwise_equal() -> None:
-    assert all(torch.equal(*pair) for pair in zip(public(SMALL), public(SMALL), strict=True))
+@pytest.mark.parametrize(
+    "case", [SMALL, Case(L_v=1024, L_t=20, C=96, dtype=fp16), Case(L_v=37, L_t=7, C=300)], ids=named
+)
+def test_two_runs_are_bitwise_equal_whatever_the_memory_held(case: Case) -> None:
+    first = public(case)
+    with poisoned_memory():
+        again = public(case)
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
 
 
 def test_a_gradient_can_be_asked_for_twice() -> None:
@@ -255,14 +282,33 @@ def test_the_saved_gate_holds_a_bit_a_pair() -> None:
     ("case", "message"),
     [
         (Case(L_v=5, L_t=129, C=64), "L_t = 129 words, and the Triton kernels take at most 128"),
-        (Case(L_v=5, L_t=4, C=2048), "C = 2048 channels, and the Triton kernels take"),
+        (Case(L_v=5, L_t=4, C=2048), "C = 2048 channels, and the Triton kernels take 16 to 1024"),
+        (Case(L_v=5, L_t=4, C=8), "C = 8 channels, and the Triton kernels take 16 to 1024"),
         (Case(L_v=5, L_t=4, C=64, dtype=torch.float64), "float64, and the Triton kernels take float16"),
     ],
-    ids=["words", "channels", "dtype"],
+    ids=["words", "many channels", "few channels", "dtype"],
 )
 def test_a_named_impl_says_why_it_cannot(case: Case, message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         public(case)
+
+
+def test_on_a_cpu_without_the_interpreter_it_says_what_is_missing() -> None:
+    """In a process of its own: kernels are fixed as interpreted or compiled when they are imported."""
+    code = (
+        "import torch\n"
+        "from maris_fast.kernels import mutual_attention\n"
+        "z = torch.zeros(1, 4, 32)\n"
+        "parameters = [torch.ones(32)] * 4\n"
+        "print(mutual_attention(z, z, *parameters)[0].shape)\n"
+        "mutual_attention(z, z, *parameters, impl='triton')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "torch.Size([1, 4, 32])"
+    said = "Triton kernels run on CUDA, and the inputs are on cpu (or set TRITON_INTERPRET=1)"
+    assert done.stderr.splitlines()[-1].endswith(f"UnsupportedError: {said}; use impl='reference' or 'auto'")
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
