@@ -11,12 +11,15 @@ from maris_fast.data_shards.stream import CacheReader
 
 def test_an_index_of_100_000_images_is_opened_and_planned_in_seconds(tmp_path: Path) -> None:
     write_hollow_cache(tmp_path / "cache", 100_000)
-    took = []
+    took, of_cpu = [], []
     for _ in range(3):
-        before = time.perf_counter()
+        before, cpu_before = time.perf_counter(), time.process_time()
         with CacheReader(tmp_path / "cache", "train") as reader:
             reader.batches(seed=0, epoch=0, expressions_per_step=64, expressions_per_image=8)
         took.append(time.perf_counter() - before)
+        of_cpu.append(time.process_time() - cpu_before)
     assert reader.images == 100_000
-    # Measured: 1.3 s at a load average of 7 on two cores; a busier machine takes a few times as long.
+    # Asked for are two seconds. Other work on the machine makes a start-up wait, but adds little to its time
+    # on the processor: that is held to them, and the clock to what a busy machine takes.
+    assert min(of_cpu) < 2
     assert min(took) < 8
