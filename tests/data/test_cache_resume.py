@@ -31,6 +31,7 @@ from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.errors import ConfigError, InputError
 from tests.data.cache_dataset import SIZES, WORDS, default_records, record, tiny_settings, write_dataset
 from tests.data.killed_writers import SETTINGS
+from tests.training.processes import TWO_RANKS, free_port, run
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = (
@@ -168,16 +169,18 @@ def test_any_number_of_workers_in_any_order_writes_the_same_bytes(
     assert_same(out, whole)
 
 
-def test_two_processes_of_a_launcher_share_the_work(dataset: Path, whole: Path, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launcher, *command(dataset, tmp_path / "cache")[1:]],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": str(same_threads())},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_two_processes_of_a_launcher_share_the_work(
+    dataset: Path, whole: Path, tmp_path: Path, launcher: str
+) -> None:
+    launch: tuple[str, ...] = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    launch += ("--nproc_per_node", "2", "-m")
+    if launcher == "deepspeed":
+        launch = (*TWO_RANKS, "--master_port", free_port(), "--no_local_rank", "--module")
+    done = run(
+        *launch,
+        *command(dataset, tmp_path / "cache")[2:],
+        changed={"OMP_NUM_THREADS": str(same_threads())},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("plan of") == 1
