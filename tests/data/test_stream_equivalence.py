@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,11 @@ from maris_fast.data_shards.records import ImportedDataset, Rle
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.encoders import SamEncoder, TextEncoder, place
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
+
+ON_GPU = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
 
 
 @dataclass
@@ -93,6 +98,14 @@ def by_computation(dataset: Path, feature_dtype: FeatureDtype) -> Iterator[tuple
             )
 
 
+def on_cpu(batch: Batch) -> Batch:
+    first, second, third = (level.cpu() for level in batch.features)
+    names = ("words", "word_mask", "expr_offsets", "targets", "weights")
+    return replace(
+        batch, features=(first, second, third), **{name: getattr(batch, name).cpu() for name in names}
+    )
+
+
 def assert_holds(batch: Batch, known: dict[int, Known], dtype: torch.dtype) -> int:
     offsets = batch.expr_offsets.tolist()
     assert len(offsets) == batch.images + 1
@@ -118,22 +131,24 @@ def assert_holds(batch: Batch, known: dict[int, Known], dtype: torch.dtype) -> i
     return len(batch.samples)
 
 
+@pytest.mark.parametrize("device", ["cpu", ON_GPU])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("feature_dtype", ["int8", "fp8", "bf16"])
 def test_batches_hold_what_stock_webdataset_reads_and_what_the_encoders_give(
-    dataset: Path, tmp_path: Path, feature_dtype: FeatureDtype, dtype: torch.dtype
+    dataset: Path, tmp_path: Path, feature_dtype: FeatureDtype, dtype: torch.dtype, device: str
 ) -> None:
     cache = tmp_path / "cache"
     write_cache(
         dataset, cache, tiny_settings(feature_dtype=feature_dtype, shard_bytes=100_000), progress=False
     )
     ways = (dict(by_stock_webdataset(cache, feature_dtype)), dict(by_computation(dataset, feature_dtype)))
-    with CacheReader(cache, "train", dtype=dtype) as reader:
+    with CacheReader(cache, "train", device=device, dtype=dtype) as reader:
         orders = (
-            list(reader.batches(seed=0, epoch=0, expressions_per_step=4, expressions_per_image=3)),
-            list(reader.evaluation_batches(max_expressions=8)),
+            reader.batches(seed=0, epoch=0, expressions_per_step=4, expressions_per_image=3),
+            reader.evaluation_batches(max_expressions=8),
         )
-        for batches in orders:
+        for order in orders:
+            batches = list(map(on_cpu, order))
             for known in ways:
                 assert sum(assert_holds(batch, known, dtype) for batch in batches) == reader.expressions
 
