@@ -200,7 +200,8 @@ def measured_rates(results: Path) -> dict[str, Rate]:
     rates: dict[str, Rate] = {}
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text())
-        for row in content.get("rows", []) if isinstance(content, dict) else []:
+        rows = content.get("rows") if isinstance(content, dict) else None
+        for row in rows if isinstance(rows, list) else []:  # stored_types.json has its rows by name
             for name, value in row.get(PLAN_RATES, {}).items():
                 shared = ", on a busy machine" if row.get("machine_shared") else ""
                 where = f"{content['environment']['device']}, {path.name}"

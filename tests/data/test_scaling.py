@@ -128,6 +128,7 @@ def test_rates_are_given_or_measured_or_assumed_and_say_so(tmp_path: Path) -> No
     (tmp_path / "sam_attention.json").write_text(json.dumps(content))
     (tmp_path / "quickstart.json").write_text("{}")
     (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "stored_types.json").write_text(json.dumps({"rows": {"int8": {"bytes_an_image": 1.0}}}))
     chosen = choose_rates({"disk_GBps": 7.0, "network_GBps": None}, tmp_path)
     assert chosen.disk_GBps == Rate(7.0, "given")
     assert chosen.sam_images_per_s == Rate(33.0, "measured: ViT-H at 1024 px, X1, sam_attention.json")
@@ -163,6 +164,12 @@ def test_a_mistake_is_said(arguments: tuple[str, ...], status: int, match: str) 
     code, output = said("--images", "10", "--gpus", "1", *arguments)
     assert code == status
     assert match in " ".join(output.split())
+
+
+def test_results_of_every_device_that_are_kept_can_be_planned_with() -> None:
+    for folder in (ROOT / "bench" / "results").iterdir():
+        status, output = said("--images", "1000", "--gpus", "1", "--device", folder.name)
+        assert status == 0, output
 
 
 def test_the_tables_of_the_guide_are_what_the_command_prints() -> None:
