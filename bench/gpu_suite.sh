@@ -8,6 +8,7 @@
 #   bench/gpu_suite.sh step        the waterfall of a training step, at full size
 #   bench/gpu_suite.sh endurance   eight minutes of steps: speed and memory must stay flat
 #   bench/gpu_suite.sh encoders    SAM's attention: segment-anything's and ours
+#   bench/gpu_suite.sh cache       writing a cache and reading it: images/s beside segment-anything, GB/s to the GPU
 #
 # WHEELS names a folder of wheels (gpu_requirements.txt), for a machine without a network; OUT a folder for logs and
 # results, bench/results by default. PYTHON is the interpreter that holds PyTorch, python3 by default.
@@ -15,7 +16,7 @@ set -euo pipefail
 
 part=${1:-}
 case $part in
-parity | sanitizer | kernels | tune | step | endurance | encoders) ;;
+parity | sanitizer | kernels | tune | step | endurance | encoders | cache) ;;
 *)
     sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'
     exit 2
@@ -81,5 +82,9 @@ endurance)
     ;;
 encoders)
     logged maris bench run sam_attention --out "$OUT"
+    ;;
+cache)
+    logged "$PYTHON" -m maris_fast.bench.writing --out "$OUT"
+    logged "$PYTHON" -m maris_fast.bench.reading --out "$OUT"
     ;;
 esac

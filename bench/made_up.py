@@ -72,6 +72,25 @@ def write_made_up_cache(
     _write_manifest(folder, split_entry(folder, shards), feature_dtype, channels, text_channels)
 
 
+def made_up_shard(
+    images: int,
+    *,
+    grid: tuple[int, int] = GRIDS[0],
+    channels: int = CHANNELS,
+    text_channels: int = TEXT_CHANNELS,
+    expressions: int = 7,
+    feature_dtype: FeatureDtype = "int8",
+) -> tuple[ShardPlan, list[EncodedGroup]]:
+    """What ``write_shard`` takes: the plan of a shard, and its groups in memory."""
+    random = np.random.default_rng(0)
+    made = [_Image.of(number, grid, expressions) for number in range(images)]
+    growing = GrowingShard(0)
+    for image in made:
+        growing.add(image.record, image.tokenised, image.sizes(channels, text_channels, feature_dtype))
+    groups = [image.encoded(channels, text_channels, random) for image in made]
+    return growing.plan("train", 0, feature_dtype), groups
+
+
 def write_hollow_cache(folder: Path, images: int, *, images_a_shard: int = 170) -> None:
     """Manifest, indexes, and shards that have their size and no content (sparse files)."""
     random = np.random.default_rng(0)

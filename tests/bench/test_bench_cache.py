@@ -6,6 +6,29 @@ from pathlib import Path
 
 from maris_fast.bench.made_up import write_made_up_cache
 from maris_fast.bench.reading import OURS, RAW, RAW_TWO, STOCK, measured
+from maris_fast.bench.writing import AS_IT_IS, encoding, shards
+from maris_fast.bench.writing import RAW as RAW_WRITE
+from maris_fast.data_shards.cache.verify import verify_cache
+from tests.data.cache_dataset import tiny_settings
+
+
+def test_every_way_of_writing_is_timed_and_the_last_leaves_a_sound_cache(tmp_path: Path) -> None:
+    rows = encoding(tmp_path, tiny_settings(batch_size=2), images=3, rounds=2)
+    assert (rows[0]["way"], rows[0]["to_first"], rows[0]["to_before"]) == (AS_IT_IS, 1, 1)
+    assert len(rows) == 5
+    assert all(row["images_per_s"] > 0 and len(row["seconds"]) == 2 for row in rows)
+    report = verify_cache(tmp_path / "cache0", progress=False)
+    assert not report.problems
+    assert report.manifest is not None
+    assert report.manifest.splits["train"].images == 3
+
+
+def test_the_shard_writer_is_held_against_a_plain_write(tmp_path: Path) -> None:
+    rows = {row["way"]: row for row in shards(tmp_path / "shards", rounds=1, images=1)}
+    assert rows[RAW_WRITE]["to_raw"] == 1
+    assert all(row["gb_per_s"] > 0 for row in rows.values())
+    # As many bytes as of int8: three levels of ViT-H on a grid of 64 x 48, and a little more.
+    assert 1 < (tmp_path / "shards" / "raw").stat().st_size / (3 * 64 * 48 * 1280) < 1.1
 
 
 def test_every_way_of_reading_is_held_against_stock_and_raw(tmp_path: Path) -> None:

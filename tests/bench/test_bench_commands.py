@@ -137,7 +137,13 @@ def test_a_suite_with_a_wrong_result_keeps_no_figure(tmp_path: Path, monkeypatch
         list(running.run(["mutual_attention"], out, "nothing"))
 
 
-DRAWN = ("README.md", "docs/quickstart.md", "docs/training.md", "data_shards/stream/README.md")
+DRAWN = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/training.md",
+    "data_shards/cache/README.md",
+    "data_shards/stream/README.md",
+)
 
 
 @pytest.fixture

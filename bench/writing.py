@@ -1,0 +1,280 @@
+"""A waterfall of writing a cache, from segment-anything as it is to whole shards; and the shard writer alone.
+
+    python -m maris_fast.bench.writing
+
+Made-up photographs on disk go through the image encoder, one technique a row, each on top of the one before;
+the last row is all that ``maris-fast cache`` does. Every way takes all pictures once a round; rounds take the
+ways in turn, and ratios are medians over rounds. On a GPU it is ViT-H at 1024 pixels, on a CPU a smaller one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
+
+from maris_fast.bench.made_up import RANDOM_ENCODERS, made_up_shard
+from maris_fast.bench.results import BENCH, Row, Suite
+from maris_fast.config import CacheSettings, FeatureDtype
+from maris_fast.data_shards.cache.shards import write_shard
+from maris_fast.data_shards.cache.write import CacheJob, encode_groups
+from maris_fast.data_shards.records import (
+    DatasetInfo,
+    Expression,
+    ImageRecord,
+    ImportedDataset,
+    Rle,
+    Target,
+    count,
+)
+from maris_fast.data_shards.scaling import PLAN_RATES
+from maris_fast.encoders import SamEncoder, TextEncoder, place
+from maris_fast.images import load_image
+from maris_fast.train.environment import environment
+from maris_fast.train.ranks import Ranks
+
+AS_IT_IS = "segment-anything as it is: one picture at a time, fp32"
+RAW = "raw write"
+Way = Callable[[], float]
+"""Does it once; the seconds that count."""
+HEIGHT, WIDTH = 480, 640
+EXPRESSIONS = 7
+
+
+def main() -> None:
+    on_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arch", default="vit_h" if on_gpu else "vit_b")
+    parser.add_argument("--image-size", type=int, default=1024 if on_gpu else 512)
+    parser.add_argument("--images", type=int, default=64 if on_gpu else 8)
+    parser.add_argument("--batch-size", type=int, default=8 if on_gpu else 4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=BENCH / "results")
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="maris-writing-", dir=options.scratch))
+    sam = {"arch": options.arch, "weights": "random", "image_size": options.image_size}
+    settings = CacheSettings.model_validate(
+        {
+            "encoders": {"sam": sam, "text": {"arch": "tiny", "weights": "random"}},
+            "batch_size": options.batch_size,
+        }
+    )
+    try:
+        rows = [
+            *encoding(folder / "encoding", settings, options.images, options.rounds),
+            *shards(folder / "shards", options.rounds),
+        ]
+    finally:
+        shutil.rmtree(folder)
+    print(Suite.now("writing", environment(Ranks(place("auto", "auto")[0])), rows).save(options.out))
+    for row in rows:
+        print(row)
+
+
+def encoding(folder: Path, settings: CacheSettings, images: int, rounds: int) -> list[Row]:
+    """Images a second of each way from pictures on disk."""
+    dataset = write_pictures(folder / "dataset", images)
+    ways = _ways(folder, dataset, settings)
+    seconds, load = _timed(ways, rounds)
+    first = seconds[AS_IT_IS]
+    before = first
+    rows: list[Row] = []
+    for name, times in seconds.items():
+        rows.append(
+            {
+                "way": name,
+                "arch": settings.encoders.sam.arch,
+                "image_size": settings.encoders.sam.image_size,
+                "batch_size": settings.batch_size,
+                "images": images,
+                "rounds": rounds,
+                "load_average": load,
+                "images_per_s": images / statistics.median(times),
+                "to_first": _paired(first, times),
+                "to_before": _paired(before, times),
+                "seconds": times,
+            }
+        )
+        before = times
+    sam = settings.encoders.sam
+    if (sam.arch, sam.image_size) == ("vit_h", 1024):  # what `maris-fast plan` is about
+        shape = f"maris-fast cache, {sam.arch} at {sam.image_size} px"
+        rows[-1] |= {"shape": shape, PLAN_RATES: {"sam_images_per_s": rows[-1]["images_per_s"]}}
+    return rows
+
+
+def shards(folder: Path, rounds: int, images: int = 12) -> list[Row]:
+    """GB/s of the shard writer, for each stored type, beside a plain write of as many bytes of int8."""
+    folder.mkdir(parents=True)
+    ways: dict[str, Way] = {}
+    sizes: dict[str, int] = {}
+    stored: tuple[FeatureDtype, ...] = ("int8", "bf16")
+    for dtype in stored:
+        plan, groups = made_up_shard(images, feature_dtype=dtype)
+        name = f"a shard of {dtype}: {'quantised, ' if dtype == 'int8' else ''}checksums, index"
+        kind: dict[str, Any] = {"feature_dtype": dtype, "random": RANDOM_ENCODERS, "ahead": 4}
+        ways[name] = partial(_seconds, partial(write_shard, folder, plan, groups, **kind))
+        sizes[name] = plan.bytes
+    sizes[RAW] = next(iter(sizes.values()))
+    content = np.random.default_rng(0).bytes(sizes[RAW])
+    ways[RAW] = partial(_seconds, partial(_raw, folder / "raw", content))
+    seconds, load = _timed(ways, rounds)
+    raw = [sizes[RAW] / each for each in seconds[RAW]]
+    return [
+        {
+            "way": name,
+            "images": images,
+            "rounds": rounds,
+            "load_average": load,
+            "gb_per_s": sizes[name] / statistics.median(times) / 1e9,
+            "to_raw": statistics.median(sizes[name] / t / r for t, r in zip(times, raw, strict=True)),
+            "seconds": times,
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def write_pictures(folder: Path, images: int) -> Path:
+    """An imported data set of JPEG files with the split ``train``."""
+    pictures = folder / "images"
+    pictures.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    records = []
+    for number in range(images):
+        coarse = random.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3), np.uint8)
+        # Enlarged noise decodes about as fast as a photograph; noise of every pixel would be slower.
+        Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(
+            pictures / f"{number}.jpg", quality=90
+        )
+        records.append(_record(number))
+    info = DatasetInfo(
+        name="made up",
+        split_by="none",
+        image_root=str(pictures),
+        source="none",
+        synthetic=True,
+        splits={"train": count(records)},
+    )
+    (folder / "dataset.json").write_text(info.model_dump_json())
+    (folder / "train.jsonl").write_text("".join(one.model_dump_json() + "\n" for one in records))
+    return folder
+
+
+def _record(number: int) -> ImageRecord:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    mask[100:300, 200:400] = 1
+    coded = coco_mask.encode(mask)
+    rle = Rle(size=(HEIGHT, WIDTH), counts=coded["counts"].decode())
+    target = Target(ref_id=number, ann_ids=(number,), category="thing", mask=rle, area=int(mask.sum()))
+    return ImageRecord(
+        image_id=number,
+        image=f"{number}.jpg",
+        height=HEIGHT,
+        width=WIDTH,
+        targets=(target,),
+        expressions=tuple(
+            Expression(sent_id=100 * number + e, target=0, text="the thing over there")
+            for e in range(EXPRESSIONS)
+        ),
+    )
+
+
+def _ways(folder: Path, dataset: Path, settings: CacheSettings) -> dict[str, Way]:
+    source = ImportedDataset(dataset)
+    root = Path(source.info.image_root)
+    device, precision = place(settings.device, settings.precision)
+    matrix = settings.encoders.sam.model_copy(update={"attention": "reference"})
+    plain, batched = SamEncoder(matrix, device), SamEncoder(matrix, device, precision)
+    ours = SamEncoder(settings.encoders.sam, device, precision)
+    text = TextEncoder(settings.encoders.text, device)
+    paths = [root / record.image for record in source.records("train")]
+    numbers = itertools.count()
+
+    def ahead() -> None:
+        for group in encode_groups(source.records("train"), root, ours, text, settings.batch_size):
+            group.levels[0].sum().item()  # waits for the device
+
+    def cache() -> float:
+        job = CacheJob(dataset, folder / f"cache{next(numbers)}", settings, progress=False)
+        return _seconds(job.write)  # loading encoders is not counted: once a run, however many the pictures
+
+    size = settings.batch_size
+    reduced = "" if precision == torch.float32 else ", bf16"
+    return {
+        AS_IT_IS: partial(_seconds, partial(_as_it_is, paths, plain)),
+        f"batches of {size}{reduced}": partial(_seconds, partial(_in_batches, paths, batched, size)),
+        "attention without its matrix": partial(_seconds, partial(_in_batches, paths, ours, size)),
+        "decoded ahead; words and masks too": partial(_seconds, ahead),
+        "quantised and written: maris-fast cache": cache,
+    }
+
+
+def _as_it_is(paths: Sequence[Path], encoder: SamEncoder) -> None:
+    """As SamPredictor.set_image does it, up to and with the image encoder."""
+    transform = ResizeLongestSide(encoder.image_size)
+    sam = Sam(encoder.vit, torch.nn.Module(), torch.nn.Module()).to(encoder.device)
+    with torch.no_grad():
+        for path in paths:
+            resized = transform.apply_image(np.asarray(load_image(path)))
+            pixels = torch.as_tensor(resized, device=encoder.device).permute(2, 0, 1).contiguous()
+            sam.image_encoder(sam.preprocess(pixels[None].float())).sum().item()
+
+
+def _in_batches(paths: Sequence[Path], encoder: SamEncoder, size: int) -> None:
+    for first in range(0, len(paths), size):
+        for levels in encoder.encode([load_image(path) for path in paths[first : first + size]]):
+            levels[0].sum().item()
+
+
+def _raw(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    before = time.perf_counter()
+    function()
+    return time.perf_counter() - before
+
+
+def _timed(ways: dict[str, Way], rounds: int) -> tuple[dict[str, list[float]], tuple[float, float, float]]:
+    """Seconds of each way in each round, and the load average: least, median, most."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    loads = []
+    for number in range(rounds + 1):
+        names = list(ways)
+        for name in (*names[number % len(names) :], *names[: number % len(names)]):
+            loads.append(os.getloadavg()[0])
+            took = ways[name]()
+            if number:  # in the first, memory and kernels are made
+                seconds[name].append(took)
+    return seconds, (min(loads), statistics.median(loads), max(loads))
+
+
+def _paired(first: list[float], second: list[float]) -> float:
+    """Median over rounds of how many times as fast the second was."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+
+
+if __name__ == "__main__":
+    main()
