@@ -14,7 +14,7 @@ from maris_fast.bench.drawing.quickstart import position_words_block, quickstart
 from maris_fast.bench.drawing.reading import reading_block
 from maris_fast.bench.drawing.step_memory import step_memory_block
 from maris_fast.bench.drawing.suites import plot, suite_block
-from maris_fast.bench.drawing.writing import writing_block
+from maris_fast.bench.drawing.writing import stored_scores_block, writing_block
 from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, read_json
 
 
@@ -89,9 +89,10 @@ def draw(root: Path = ROOT) -> list[Path]:
         replace_block(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
         written.append(root / "data_shards" / "stream" / "README.md")
     cache = root / "data_shards" / "cache" / "README.md"
-    for suite in measured(results, ["writing"])[:1]:
-        replace_block(cache, "writing", writing_block(suite))
-        written.append(cache)
+    for name, block in (("writing", writing_block), ("stored_scores", stored_scores_block)):
+        for suite in measured(results, [name])[:1]:
+            replace_block(cache, name.replace("_", "-"), block(suite))
+            written.append(cache)
     return written
 
 
