@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import webdataset
 
+from maris_fast.bench.drawing.reading import RAW_TWO
 from maris_fast.bench.made_up import write_hollow_cache, write_made_up_cache
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import ReadingSettings
@@ -38,7 +39,6 @@ from maris_fast.train.ranks import Ranks
 
 STEP, EACH = 64, 8
 RAW = "raw preadv, one thread"
-RAW_TWO = "raw preadv, two threads"
 STOCK = "stock webdataset, in process"
 OURS = "ours: ring, 2 threads, checksums never"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maris_fast.bench.drawing.reading import RAW_TWO
 from maris_fast.bench.drawing.writing import stored_scores_block
 from maris_fast.bench.made_up import write_made_up_cache
-from maris_fast.bench.reading import OURS, RAW, RAW_TWO, STOCK, measured
+from maris_fast.bench.reading import OURS, RAW, STOCK, measured
 from maris_fast.bench.results import Suite
 from maris_fast.bench.writing import AS_IT_IS, encoding, shards
 from maris_fast.bench.writing import RAW as RAW_WRITE
