@@ -1,7 +1,8 @@
 """The waterfall of a training step: one technique a row, each on top of the one before, all in one run.
 
 A row is real training: batches from real shards (made-up features of the real size), the engine under
-DeepSpeed, AdamW. Only the first row reads no shards: it runs the frozen encoders for every expression.
+DeepSpeed, AdamW. Only the first row reads no shards: it runs the frozen encoders for every expression. The
+last row takes one technique away again: what image groups are worth where nothing slower hides it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +30,10 @@ from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.geometry import PATCH
 from maris_fast.model import Maris
+from maris_fast.model.flops import training_flops
 from maris_fast.train.engine import Engine, TrainingBatch
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.utilisation import peak_tflops
 
 Source = Literal["encoders", "bf16, padded", "int8"]
 SENTENCE = "the thing over there"
@@ -91,7 +94,7 @@ SIZES = {
         steps=8,
         buffer_bytes=8 * GIB,
     ),
-    # For a CPU: ViT-B's features of small images, the quickstart's model.
+    # For a CPU: ViT-B's features of small images, a model of the quickstart's width.
     "small": Size(
         sam="vit_b",
         text="tiny",
@@ -102,12 +105,30 @@ SIZES = {
         channels=64,
         heads=8,
         fast_heads=2,
-        images=56,
+        images=112,
         each=7,
         eager=14,
         step=56,
         steps=4,
         buffer_bytes=GIB // 2,
+    ),
+    # train/configs/tiny.yaml on the tests' tiny encoders: seconds a row, most of them Python's.
+    "tiny": Size(
+        sam="vit_tiny",
+        text="tiny",
+        image_size=128,
+        visual_channels=128,
+        text_channels=64,
+        grid=(8, 6),
+        channels=32,
+        heads=4,
+        fast_heads=1,
+        images=112,
+        each=7,
+        eager=28,
+        step=56,
+        steps=4,
+        buffer_bytes=GIB // 4,
     ),
 }
 
@@ -150,19 +171,35 @@ def waterfall(size: Size, device: torch.device) -> list[Row]:
         Row("bf16", "int8", K, many, efficient, bf16, carried_on=bool(kept)),
         Row("compiled", "int8", K, many, efficient, compiled),
         Row("fast preset: fewer, wider heads", "int8", K, many, fast, compiled),
+        Row("fast preset without image groups", "int8", 1, many, fast, compiled, carried_on=False),
     ]
+
+
+class Round(NamedTuple):
+    """Of so many steps: seconds, how many of them waited for a batch, images, the trained model's FLOPs."""
+
+    seconds: float
+    waited: float
+    images: int
+    flops: int
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one row: seconds of each round, and the share of them spent waiting for a batch."""
+    """Of one row: seconds of each round, and how many of them were spent waiting for a batch."""
 
     seconds: list[float]
     waited: list[float]
     steps: int
     warm_up_seconds: float
     peak_bytes: int | None
-    """Of the device's memory, where the device is a GPU."""
+    """Of the device's memory; on a CPU of the whole process, which keeps some of what earlier rows freed."""
+    tflops_per_s: list[float]
+    """Of the trained model, by formula; frozen encoders in the loop are not counted."""
+    images: list[int]
+    """Of each round: towards an epoch's end an image's expressions meet in a step, whatever K is."""
+    peak_tflops: float | None
+    """What the device could do in bf16, as far as that is known or was told."""
 
 
 def measure(
@@ -171,8 +208,12 @@ def measure(
     rounds: int,
     told: Callable[[str], None],
     only: Collection[int] = (),
+    peak: float | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Times every row, or ``only`` those of these numbers, from 1; yields each when it is done."""
+    """Times every row, or ``only`` those of these numbers, from 1; yields each when it is done.
+
+    ``peak``, TFLOP/s, is what MFU is a share of; None: the device's, by its name.
+    """
     with tempfile.TemporaryDirectory(prefix="maris-step-") as folder:
         every = enumerate(waterfall(size, ranks.device), start=1)
         rows = [row for number, row in every if not only or number in only]
@@ -190,7 +231,7 @@ def measure(
             if row.only_on_cuda and ranks.device.type != "cuda":
                 yield {**head, "left_out": row.only_on_cuda}
                 continue
-            measured = timed(row, size, caches, ranks, rounds)
+            measured = timed(row, size, caches, ranks, rounds, peak)
             yield {**head, **vars(measured), "expressions_per_s": _rates(row, measured), **load_told()}
 
 
@@ -204,44 +245,63 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['name']}: {rate:.1f} expressions/s, {waits:.1%} of the time without a batch"
 
 
-def timed(row: Row, size: Size, caches: dict[Source, Path], ranks: Ranks, rounds: int) -> Measured:
+def timed(
+    row: Row,
+    size: Size,
+    caches: dict[Source, Path],
+    ranks: Ranks,
+    rounds: int,
+    peak: float | None = None,
+) -> Measured:
     """Trains on the row's batches: first steps that are not timed, then ``rounds`` rounds."""
-    on_gpu = ranks.device.type == "cuda"
     with training(row, size, caches, ranks) as (engine, batches):
         begun = time.perf_counter()
         for _ in range(WARM_UP):
             engine.step([next(batches)], LR)
         _wait(ranks.device)
         warm_up = time.perf_counter() - begun
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(ranks.device)
-        seconds, waited = [], []
-        for _ in range(rounds):
-            round_seconds, round_waited = one_round(engine, batches, size.steps, ranks.device)
-            seconds.append(round_seconds)
-            waited.append(round_waited)
-        peak = torch.cuda.max_memory_allocated(ranks.device) if on_gpu else None
-        return Measured(seconds, waited, size.steps, warm_up, peak)
+        forget_peak_memory(ranks.device)
+        done = [one_round(engine, batches, size.steps, ranks.device) for _ in range(rounds)]
+        return Measured(
+            [one.seconds for one in done],
+            [one.waited for one in done],
+            size.steps,
+            warm_up,
+            peak_memory(ranks.device),
+            [one.flops / one.seconds / 1e12 for one in done],
+            [one.images for one in done],
+            peak_tflops(ranks.device, peak),
+        )
 
 
-def one_round(
-    engine: Engine, batches: Iterator[TrainingBatch], steps: int, device: torch.device
-) -> tuple[float, float]:
-    """Seconds of ``steps`` steps, the device's work included, and how many of them waited for a batch."""
-    waited = 0.0
+def one_round(engine: Engine, batches: Iterator[TrainingBatch], steps: int, device: torch.device) -> Round:
+    """``steps`` steps, the device's work included."""
+    waited, images, flops = 0.0, 0, 0
     begun = time.perf_counter()
     for _ in range(steps):
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
         engine.step([batch], LR)
+        images += len(batch.features[0])
+        flops += _flops(engine, batch)
     _wait(device)
-    return time.perf_counter() - begun, waited
+    return Round(time.perf_counter() - begun, waited, images, flops)
+
+
+def _flops(engine: Engine, batch: TrainingBatch) -> int:
+    """Of the trained model for one batch; shapes alone, so nothing waits for a device."""
+    model = engine.model
+    assert isinstance(model, Maris)
+    images, h, w, _ = batch.features[0].shape
+    expressions, L_t, _ = batch.words.shape
+    each = training_flops(model.settings, model.visual_channels, model.text_channels, (h, w), L_t)
+    return each.of(images, expressions)
 
 
 def endure(size: Size, ranks: Ranks, minutes: float, told: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Trains as the last row does for so long; yields speed and memory about every ten seconds."""
-    row = waterfall(size, ranks.device)[-1]
+    """Trains as the fast preset's row does for so long; yields speed and memory about every ten seconds."""
+    row = [row for row in waterfall(size, ranks.device) if row.carried_on][-1]
     on_gpu = ranks.device.type == "cuda"
     with tempfile.TemporaryDirectory(prefix="maris-step-") as folder:
         caches = _write_caches(Path(folder), size, told, {row.source})
@@ -252,8 +312,8 @@ def endure(size: Size, ranks: Ranks, minutes: float, told: Callable[[str], None]
             while now - begun < 60 * minutes:
                 before, steps, waited = now, 0, 0.0
                 while now - before < INTERVAL:
-                    _, round_waited = one_round(engine, batches, size.steps, ranks.device)
-                    steps, waited, now = steps + size.steps, waited + round_waited, time.perf_counter()
+                    done = one_round(engine, batches, size.steps, ranks.device)
+                    steps, waited, now = steps + size.steps, waited + done.waited, time.perf_counter()
                 yield {
                     "at_s": now - begun,
                     "expressions_per_s": row.expressions_per_step * steps / (now - before),
@@ -364,6 +424,25 @@ def _rates(row: Row, measured: Measured) -> list[float]:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """``peak_memory`` counts from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # some containers forbid it: then the peak is the process's so far
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: the most that was allocated on the device, or was resident of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return None
 
 
 def _resident_bytes() -> int:

@@ -15,18 +15,20 @@ def step_block(suites: list[Suite], pictures: dict[str, str]) -> str:
     for suite in suites:
         device = suite.environment["device"]
         parts += [*step_table(suite), "", f"![{device}]({pictures[device]})", "", _caption(suite), ""]
+        parts += [told, ""] if (told := _image_groups(suite)) else []
     return "\n".join(parts).rstrip()
 
 
 def step_table(suite: Suite) -> list[str]:
     """Each row's speed, and how many times that of the first row and of the one that it stands on."""
     head = [f"each on top of the one before ({suite.environment['device']})", "expressions a step"]
-    head += ["expressions/s", "of the first", "of the one before", "waits for data", "memory"]
+    head += ["expressions/s", "of the first", "of the one before", "waits for data"]
+    head += ["TFLOP/s", "MFU", "memory"]
     lines = []
     first = before = None
     for row in suite.rows:
         if "left_out" in row:
-            lines.append([row["name"], "", f"left out: {row['left_out']}", "", "", "", ""])
+            lines.append([row["name"], "", f"left out: {row['left_out']}", *[""] * 6])
             continue
         rate = _rate(row)
         first, before = first or rate, before or rate
@@ -40,6 +42,7 @@ def step_table(suite: Suite) -> list[str]:
                 f"{rate / first:.1f}",
                 f"{rate / before:.2f}",
                 f"{waits:.1%}",
+                *_arithmetic(row),
                 memory,
             ]
         )
@@ -76,12 +79,48 @@ def _rate(row: Row) -> float:
     return float(median(row["expressions_per_s"]))
 
 
+def _arithmetic(row: Row) -> tuple[str, str]:
+    """TFLOP/s and MFU; empty where an earlier version did not count them, or the peak is not known."""
+    if "tflops_per_s" not in row:
+        return "", ""
+    tflops, peak = float(median(row["tflops_per_s"])), row["peak_tflops"]
+    return f"{tflops:.2g}", "" if peak is None else f"{tflops / peak:.0%}"
+
+
+def _image_groups(suite: Suite) -> str | None:
+    """What image groups alone are worth: where they come in, and with everything else on."""
+    rows = [row for row in suite.rows if "left_out" not in row]
+    pairs = [
+        (grouped, alone)
+        for grouped in rows
+        for alone in rows
+        if grouped["expressions_per_image"] > 1 == alone["expressions_per_image"]
+        and all(grouped[key] == alone[key] for key in ("source", "model", "engine", "expressions_per_step"))
+    ]
+    if not pairs:
+        return None
+    told = ", ".join(
+        f"{_rate(one) / _rate(alone):.2f} times over {alone['name']!r}{_share_of_images(one, alone)}"
+        for one, alone in pairs
+    )
+    return f"Image groups of {pairs[0][0]['expressions_per_image']}, all else being equal: {told}."
+
+
+def _share_of_images(grouped: Row, alone: Row) -> str:
+    """How many times as many images the ungrouped row really had; unknown in earlier results."""
+    if "images" not in alone:
+        return ""
+    return f" ({sum(alone['images']) / sum(grouped['images']):.1f} times as many images)"
+
+
 def _caption(suite: Suite) -> str:
     environment = suite.environment
     told = [f"size {suite.rows[0]['size']}", f"torch {environment['packages']['torch']}"]
     told.append(f"{environment['threads_per_rank']} of {environment['processor_cores']} cores")
     told.append(f"commit {str(suite.commit)[:12]}{', changed' if suite.dirty else ''}")
     told.append(suite.date[:10])
+    peak = next((row["peak_tflops"] for row in suite.rows if row.get("peak_tflops")), None)
+    told.append("MFU: this device's peak is not known" if peak is None else f"MFU of {peak:g} TFLOP/s")
     loads = [row["load_average"] for row in suite.rows if row.get("machine_shared")]
     if loads:
         told.append(f"the machine was shared during {len(loads)} of {len(suite.rows)} rows")

@@ -116,12 +116,19 @@ def attention(
 @bench.command("step")
 def step(
     size: Annotated[
-        str | None, typer.Option(help="full (ViT-H, the paper's model) or small; by default full on a GPU")
+        str | None,
+        typer.Option(
+            help="full (ViT-H, the paper's model), small or tiny; by default full on a GPU, else small"
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="timed rounds of each row")] = 5,
     only: Annotated[list[int] | None, typer.Option(min=1, help="only this row; may be repeated")] = None,
     endurance_minutes: Annotated[
         float | None, typer.Option(min=0, help="instead: the last row for so long, a reading every 10 s")
+    ] = None,
+    peak_tflops: Annotated[
+        float | None,
+        typer.Option(help="dense bf16 of the device, for MFU; by default by its name, no MFU where unknown"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="results go to OUT/<device>/step.json; bench/results by default")
@@ -145,7 +152,7 @@ def step(
     rows: list[dict[str, Any]] = []
     if endurance_minutes is None:
         name = "step"
-        measured = waterfall.measure(chosen, ranks, rounds, typer.echo, only or ())
+        measured = waterfall.measure(chosen, ranks, rounds, typer.echo, only or (), peak_tflops)
     else:
         name = "endurance"
         measured = waterfall.endure(chosen, ranks, endurance_minutes, typer.echo)

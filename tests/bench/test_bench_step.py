@@ -1,0 +1,85 @@
+"""The waterfall of a training step, in its smallest size: that it runs, and what it says of a row."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+
+from maris_fast.bench import results
+from maris_fast.bench.drawing.step import step_block
+from maris_fast.bench.step import SIZES, waterfall
+from maris_fast.config import ModelSettings
+from maris_fast.model.flops import training_flops
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+TINY = SIZES["tiny"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> results.Suite:
+    """Rows without compilation, as a person measures them; the fused one is CUDA's."""
+    out = tmp_path_factory.mktemp("step")
+    command = [sys.executable, "-m", "maris_fast.cli", "bench", "step", "--size", "tiny", "--rounds", "2"]
+    command += [part for row in range(1, 7) for part in ("--only", str(row))]
+    done = subprocess.run(
+        [*command, "--peak-tflops", "0.5", "--out", str(out)],
+        # Sizes this small only wait for a second thread, and much longer on a busy machine.
+        env={
+            **os.environ,
+            **{"PYTHONPATH": str(results.ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return results.load(out / "cpu" / "step.json")
+
+
+def test_each_row_has_one_technique_more_than_the_one_it_stands_on() -> None:
+    for device in (CPU, CUDA):
+        rows = waterfall(TINY, device)
+        carried = [row for row in rows if row.carried_on]
+        for before, after in pairwise(carried):
+            changed = {
+                key
+                for key in ("source", "expressions_per_image", "model", "engine")
+                if getattr(before, key) != getattr(after, key)
+            }
+            assert len(changed) == 1 or (after.only_on_cuda and device == CPU), after.name
+        alone, last = rows[-1], carried[-1]
+        assert (alone.model, alone.engine, alone.source) == (last.model, last.engine, last.source)
+        assert (alone.expressions_per_image, last.expressions_per_image) == (1, TINY.each)
+
+
+def test_a_row_tells_speed_memory_and_what_of_the_peak_it_uses(measured: results.Suite) -> None:
+    *rows, fused, efficient = measured.rows
+    assert "left_out" in fused
+    settings = ModelSettings(channels=TINY.channels, heads=TINY.heads)
+    for row, most, expressions, grid in (
+        (rows[1], 28, 28, (8, 8)),
+        (rows[2], 28, 28, TINY.grid),
+        (rows[3], 4, 28, TINY.grid),
+        (efficient, 8, 56, TINY.grid),
+    ):
+        assert all(0.8 * most <= images / row["steps"] <= most for images in row["images"])
+        each = training_flops(settings, TINY.visual_channels, TINY.text_channels, grid, 4)
+        counted = zip(row["expressions_per_s"], row["images"], row["tflops_per_s"], strict=True)
+        for rate, images, tflops in counted:
+            flops = each.of(images, row["steps"] * expressions)
+            assert tflops == pytest.approx(flops * rate / (row["steps"] * expressions) / 1e12)
+        assert row["peak_tflops"] == 0.5
+        assert row["peak_bytes"] > 2**27
+    said = step_block([measured], {"cpu": "picture.png"})
+    assert "MFU of 0.5 TFLOP/s" in said
+    assert "Image groups of 7, all else being equal: " in said
+    assert "over 'int8, without padding' (" in said
+
+
+def test_the_first_step_of_the_waterfall_is_far_behind_the_last(measured: results.Suite) -> None:
+    first, *_, last = (row for row in measured.rows if "left_out" not in row)
+    assert max(last["expressions_per_s"]) > 5 * max(first["expressions_per_s"])
