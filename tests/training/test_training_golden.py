@@ -29,6 +29,13 @@ def test_the_curve_is_where_it_was(name: str, cache: Path, tmp_path: Path) -> No
     assert not lines, golden.explain(name, found, wanted, lines)
 
 
+def test_a_change_of_the_optimiser_is_noticed_whatever_cpu_made_the_features(
+    cache: Path, tmp_path: Path
+) -> None:
+    found = golden.curve("one_rank_fp32", cache, tmp_path / "run", "optimiser.lr=1.02e-3")
+    assert golden.moved(found, golden.golden("one_rank_fp32"))
+
+
 def test_a_small_change_of_the_optimiser_is_noticed(cache: Path, tmp_path: Path) -> None:
     found = golden.curve("one_rank_fp32", cache, tmp_path / "run", "optimiser.weight_decay=0.02")
     wanted = golden.golden("one_rank_fp32")
