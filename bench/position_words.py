@@ -2,26 +2,15 @@
 
     python bench/position_words.py runs/quickstart/cache bench/results/cpu/position_words.json --epochs 3
 
-Each variant is a run of train/main.py on one rank with one thread; two go side by side. The file it writes
-holds, for each, its settings, environment (versions, commit, device) and last evaluation.
+How each variant is trained: ``quickstart_variants``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-ENTRY = ROOT / "train" / "main.py"
-CONFIG = ROOT / "train" / "configs" / "quickstart.yaml"
+from maris_fast.bench.quickstart_variants import Variant, measure_all
 
 AS_PRINTED = ("model.decoder_positions=none", "model.decoder_norm=none", "model.decoder_feed_forward=0")
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -52,40 +41,8 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="numbers of variants, from 0; all by default")
     options = parser.parse_args()
     names = list(VARIANTS) if options.only is None else [list(VARIANTS)[i] for i in options.only]
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
-        rows = []
-        shared = (options.cache.absolute(), Path(scratch), options.epochs, options.seed)
-        for row in pool.map(lambda name: measure(name, *shared), names):
-            rows.append(row)
-            print(f"{row['name']}: oIoU {row['scores']['oIoU']:.3f}", flush=True)
-            # Whatever was measured is kept when a later run is stopped.
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps({"epochs": options.epochs, "rows": rows}, indent=1) + "\n")
-
-
-def measure(name: str, cache: Path, scratch: Path, epochs: int, seed: int) -> dict[str, Any]:
-    """Trains one variant; its scores with what they were measured under."""
-    overrides = VARIANTS[name]
-    run = scratch / str(list(VARIANTS).index(name))
-    command = [
-        sys.executable,
-        str(ENTRY),
-        "--config",
-        str(CONFIG),
-        f"data.cache={cache}",
-        f"run.folder={run}",
-    ]
-    command += [f"schedule.epochs={epochs}", f"run.seed={seed}", "engine.device=cpu", *overrides]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "name": name,
-        "overrides": overrides,
-        "seed": seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "environment": json.loads((run / "environment.json").read_text()),
-        "scores": [line for line in lines if line["kind"] == "evaluation"][-1],
-    }
+    variants = [Variant(name, VARIANTS[name], options.seed) for name in names]
+    measure_all(variants, options.cache, options.out, options.epochs)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from maris_fast.bench.drawing import step
 from maris_fast.bench.drawing.markdown import replace_block
-from maris_fast.bench.drawing.quickstart import position_words_block, quickstart_block
+from maris_fast.bench.drawing.quickstart import fast_preset_block, position_words_block, quickstart_block
 from maris_fast.bench.drawing.reading import reading_block
 from maris_fast.bench.drawing.step_memory import step_memory_block
 from maris_fast.bench.drawing.suites import plot, suite_block
@@ -81,6 +81,10 @@ def draw(root: Path = ROOT) -> list[Path]:
         training = root / "docs" / "training.md"
         replace_block(training, "step", step.step_block(steps, pictures))
         written.append(training)
+    presets = results / "cpu" / "fast_preset.json"
+    if presets.is_file():
+        replace_block(root / "docs" / "training.md", "fast-preset", fast_preset_block(read_json(presets)))
+        written.append(root / "docs" / "training.md")
     kept = measured(results, ["step_memory"])
     if kept:
         replace_block(root / "docs" / "training.md", "step-memory", step_memory_block(kept[0]))

@@ -47,6 +47,20 @@ def position_words_block(result: dict[str, Any]) -> str:
     return "\n".join([*table(["variant", "all", *KINDS], rows), "", f"({told}.)"])
 
 
+def fast_preset_block(result: dict[str, Any]) -> str:
+    """A row a run: oIoU by kind with the paper's heads and with the fast preset's."""
+    rows = []
+    for row in result["rows"]:
+        scores = row["scores"]
+        by_kind = (scores["kinds"][kind]["oIoU"] for kind in KINDS)
+        rows.append(_row(f"{row['name']}, seed {row['seed']}", [scores["oIoU"], *by_kind]))
+    first = result["rows"][0]
+    told = f"{conditions(first['environment'])}, {first['date']}; {result['epochs']} epochs"
+    return "\n".join(
+        [*table(["oIoU on the quickstart's held-out scenes", "all", *KINDS], rows), "", f"({told}.)"]
+    )
+
+
 def conditions(environment: dict[str, Any]) -> str:
     """Device, versions and commit of a training run."""
     packages, commit = environment["packages"], str(environment["commit"])[:12]
