@@ -52,7 +52,7 @@ def _saved(model: Maris, expressions: int) -> int:
 
     def forward() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model(features, words, word_mask, offsets)
+            logits = model(features, words, word_mask, offsets).logits
         targets = torch.zeros_like(logits, dtype=torch.bool)
         return expression_losses(logits, targets, LossSettings()).total.sum()
 

@@ -1,4 +1,7 @@
-"""Focal and dice loss (eq. 9), one value an expression, so that any grouping over ranks can weigh them."""
+"""Focal and dice loss (eq. 9), one value an expression, so that any grouping over ranks can weigh them.
+
+A model that also says whether there is anything to segment has a third, the cross-entropy of that.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,34 @@ from maris_fast.config import LossSettings
 
 
 class ExpressionLosses(NamedTuple):
-    """Each [E], fp32; ``total`` is their weighted sum."""
+    """Each [E], fp32; ``total`` is their weighted sum. A model may have no output ``no_target``: None."""
 
     focal: Tensor
     dice: Tensor
     total: Tensor
+    no_target: Tensor | None = None
+
+    def parts(self) -> list[Tensor]:
+        """Those that there are, in their order: focal, dice, total, perhaps no_target."""
+        return [part for part in self if part is not None]
 
 
-def expression_losses(logits: Tensor, targets: Tensor, settings: LossSettings) -> ExpressionLosses:
-    """Losses of logits [E, H, W] against masks [E, H, W] of 0 and 1 (any dtype), in fp32."""
+def expression_losses(
+    logits: Tensor, targets: Tensor, settings: LossSettings, no_target: Tensor | None = None
+) -> ExpressionLosses:
+    """Losses in fp32 of logits [E, H, W], and of ``no_target`` [E], against masks [E, H, W] of 0 and 1.
+
+    Masks are of any dtype. One may be empty: its dice loss is 0 where nothing is predicted and grows with what is.
+    """
     logits = logits.float()
     targets = targets.to(logits.dtype)
     focal = focal_loss(logits, targets, settings.focal_alpha, settings.focal_gamma)
     dice = dice_loss(logits, targets)
-    return ExpressionLosses(focal, dice, settings.focal_weight * focal + settings.dice_weight * dice)
+    total = settings.focal_weight * focal + settings.dice_weight * dice
+    if no_target is None:
+        return ExpressionLosses(focal, dice, total)
+    absent = no_target_loss(no_target.float(), targets)
+    return ExpressionLosses(focal, dice, total + settings.no_target_weight * absent, absent)
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -42,3 +59,9 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     p = torch.sigmoid(logits)
     overlap = (p * targets).sum(dim=(1, 2))
     return 1 - (2 * overlap + 1) / (p.sum(dim=(1, 2)) + targets.sum(dim=(1, 2)) + 1)
+
+
+def no_target_loss(no_target: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of logits [E] against whether a mask [E, H, W] has no pixel, [E]."""
+    empty = (targets == 0).flatten(1).all(dim=1)
+    return F.binary_cross_entropy_with_logits(no_target, empty.to(no_target.dtype), reduction="none")

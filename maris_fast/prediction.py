@@ -55,14 +55,16 @@ class Predictor:
     def logits(self, image: Image.Image, expressions: Sequence[str]) -> torch.Tensor:
         """Logits [E, height, width] at the image's own size, one for each expression.
 
+        They are far below 0 where the model says that an expression refers to nothing.
+
         Raises:
             InputError: an empty expression, or one longer than the text tower takes.
         """
         (features,) = self.sam.encode([image])
         words, word_mask = _padded(self.text.encode(expressions))
         expr_offsets = torch.tensor([0, len(expressions)], dtype=torch.int32, device=self.device)
-        logits = self.model([level[None] for level in features], words, word_mask, expr_offsets)
-        return to_original_size(logits, self.sam.grid(image.height, image.width))
+        said = self.model([level[None] for level in features], words, word_mask, expr_offsets)
+        return to_original_size(said.answer(), self.sam.grid(image.height, image.width))
 
     def masks(self, image: Image.Image, expressions: Sequence[str]) -> NDArray[np.bool_]:
         """Masks bool [E, height, width]: where the logits are above 0."""

@@ -55,7 +55,7 @@ def evaluate(
         if not batch.weights.any():
             continue
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
+            logits = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets).answer()
         for sample, one in zip(batch.samples, logits.float().split(1), strict=True):
             mask = (to_original_size(one, sample.geometry)[0] > 0).cpu().numpy()
             scores.update(mask, _truth(sample.target), sample.kind)

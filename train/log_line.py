@@ -14,8 +14,11 @@ def log_line(kind: str, record: dict[str, Any], total_steps: int) -> str:
 
 
 def _step_parts(record: dict[str, Any]) -> list[str]:
+    losses = f"focal {record['focal']:.4f} dice {record['dice']:.4f}"
+    if "no_target" in record:
+        losses += f" no-target {record['no_target']:.4f}"
     parts = [
-        f"loss {record['loss']:.4f} (focal {record['focal']:.4f} dice {record['dice']:.4f})",
+        f"loss {record['loss']:.4f} ({losses})",
         f"oIoU {record['oIoU']:.3f}",
         f"{record['expressions_per_s']:6,.0f} expr/s",
         f"{record['images_per_s']:5,.0f} img/s",

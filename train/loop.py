@@ -191,7 +191,7 @@ class Trainer:
         with self.ranks.whereabouts.waiting():
             sums = torch.cat([result.losses.double(), self.overlap.double()])
             dist.all_reduce(sums)
-            focal, dice, total, intersection, union = sums.tolist()
+            focal, dice, total, *no_target, intersection, union = sums.tolist()
         if not math.isfinite(total):
             raise _diverged(f"the loss of step {self.step} is {total}")
         rates = self.pace.rates(self.ranks, self.peak)
@@ -205,6 +205,7 @@ class Trainer:
             "loss": total,
             "focal": focal,
             "dice": dice,
+            **({"no_target": no_target[0]} if no_target else {}),
             "oIoU": intersection / union if union else 1.0,
             "lr": self.engine.lr,
             "tau": self.model.tau,

@@ -33,11 +33,11 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The model's arguments, targets [E, 4h, 4w], weights [E] (0: padding).
 
-        Returns the summed total, with a graph; without one, [3] the sums of focal, dice and total, and
-        ``pixel_overlap``.
+        Returns the summed total, with a graph; without one, [3] the sums of focal, dice and total (fourth, of
+        no-target where the model has this output) and ``pixel_overlap``.
         """
         with torch.autocast(words.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(features, words, word_mask, expr_offsets)
-        losses = expression_losses(logits, targets, self.settings)
-        sums = torch.stack([(weights * part).sum() for part in losses])
-        return sums[2], sums.detach(), pixel_overlap(logits.detach(), targets, weights)
+            said = self.model(features, words, word_mask, expr_offsets)
+        losses = expression_losses(said.logits, targets, self.settings, said.no_target)
+        sums = torch.stack([(weights * part).sum() for part in losses.parts()])
+        return sums[2], sums.detach(), pixel_overlap(said.answer().detach(), targets, weights)

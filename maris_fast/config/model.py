@@ -11,18 +11,42 @@ from maris_fast.config.base import Settings
 Keep = Literal["relevant", "irrelevant", "all"]
 Norm = Literal["none", "pre", "post"]
 Positions = Literal["none", "sine"]
+Enhancement = Literal["maris", "last", "vit_det"]
+Fusion = Literal["mutual", "transformer", "spatial_dynamic", "bidirectional"]
 
 
 class ModelSettings(Settings):
-    """MARIS (eqs. 1-8). The widths of the frozen features are not here: they come from the cache."""
+    """MARIS (eqs. 1-8), and what its ablations put in a part's place (docs/ablations.md).
+
+    The widths of the frozen features are not here: they come from the cache.
+    """
 
     channels: int = Field(256, gt=0, description="C, the width of every trained token")
     heads: int = Field(8, gt=0, description="attention heads in the mask decoder")
-    ma_blocks: int = Field(2, ge=0, description="mutual-aware attention blocks in sequence")
+    ma_blocks: int = Field(
+        2, ge=0, description="blocks of mutual-aware attention, or of another fusion, in sequence; 0: none"
+    )
     decoder_blocks: int = Field(2, ge=1, description="mask decoder blocks in sequence (eqs. 6-8)")
 
+    enhancement: Enhancement = Field(
+        "maris", description="of SAM's maps: eqs. 1-2, one linear layer on the last map, or ViT-Det's pyramid"
+    )
+    fusion: Fusion = Field(
+        "mutual",
+        description="of image and words: eqs. 3-5, or what ReSTR, VLT and BRINet have in their place",
+    )
+    decoder: Literal["maris", "sam"] = Field("maris", description="eqs. 6-8, or SAM's two-way decoder")
+    token_to_image: bool = Field(
+        False, description="tokens look at the image in each decoder block, as in SAM's; before eq. 8"
+    )
+    linguistic_guidance: Literal["explicit", "product"] = Field(
+        "explicit", description="the decoder reads F_val, or no words but F_lav times their mean"
+    )
+    no_target: bool = Field(False, description="an output that says whether there is nothing to segment")
+
     keep: Keep = Field(
-        "relevant", description="pairs that pass eq. 4's gate; 'irrelevant' is eq. 4 as printed"
+        "relevant",
+        description="pairs that pass eq. 4's gate, which only fusion: mutual has; 'irrelevant' is as printed",
     )
     tau: float = Field(0.5, ge=0, lt=1, description="threshold of eq. 4; 0 keeps every pair")
 
@@ -55,11 +79,47 @@ class ModelSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _parts_make_one_model(self) -> ModelSettings:
+        if self.fusion != "mutual" and not self.ma_blocks:
+            raise ValueError(
+                f"fusion = {self.fusion} asks for a fusion and ma_blocks = 0 for none; set ma_blocks to 1 or "
+                "more, or leave fusion at mutual"
+            )
+        if self.decoder == "sam":
+            self._sam_decoder_is_its_own()
+        return self
+
+    def _sam_decoder_is_its_own(self) -> None:
+        """Nothing that SAM's decoder settles for itself is asked of it."""
+        own = {
+            "token_to_image": "has this attention already",
+            "linguistic_guidance": "takes the words as its prompt",
+            "decoder_norm": "has norms of its own",
+            "decoder_positions": "has positions of its own",
+            "decoder_feed_forward": "has a feed-forward of its own",
+        }
+        for name, why in own.items():
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"decoder = sam and {name} = {getattr(self, name)}: SAM's decoder {why}; set {name} to "
+                    f"{str(default).lower()}, or decoder to maris"
+                )
+        if self.channels % 8 or self.channels // 2 % self.heads:
+            raise ValueError(
+                f"decoder = sam upsamples to C/8 and attends in C/2: channels = {self.channels} must be a "
+                f"multiple of 8, and half of it one of heads = {self.heads}; change one of them"
+            )
+
 
 class LossSettings(Settings):
-    """L = focal + dice (eq. 9), both means over pixels, then over expressions."""
+    """L = focal + dice (eq. 9), both means over pixels, then over expressions; perhaps plus no-target."""
 
     focal_weight: float = Field(1.0, ge=0)
     dice_weight: float = Field(1.0, ge=0)
+    no_target_weight: float = Field(
+        0.1, ge=0, description="of the no-target output's cross-entropy, where there is one; 0.1 is ReLA's"
+    )
     focal_alpha: float = Field(0.25, ge=0, le=1)
     focal_gamma: float = Field(2.0, ge=0)

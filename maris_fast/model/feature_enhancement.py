@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maris_fast.model.layers import CBA, MLP
+from maris_fast.model.layers import CBA, MLP, on_map
 
 
 class FeatureEnhancement(nn.Module):
@@ -26,14 +26,11 @@ class FeatureEnhancement(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Three maps [I, h, w, C_v], shallow to deep -> F_v [I, h, w, C]."""
-        f_v1, f_v2, f_v3 = (self._normalised(f) for f in features)
-        early = _on_map(self.cba_early, torch.cat([self.mlp_v1(f_v1), self.mlp_v2(f_v2)], dim=3))
-        return _on_map(self.cba, torch.cat([self.mlp_early(early), self.mlp_v3(f_v3)], dim=3))
-
-    def _normalised(self, feature: Tensor) -> Tensor:
-        return F.layer_norm(feature, feature.shape[-1:]) if self.input_norm == "layer" else feature
+        f_v1, f_v2, f_v3 = (normalised(f, self.input_norm) for f in features)
+        early = on_map(self.cba_early, torch.cat([self.mlp_v1(f_v1), self.mlp_v2(f_v2)], dim=3))
+        return on_map(self.cba, torch.cat([self.mlp_early(early), self.mlp_v3(f_v3)], dim=3))
 
 
-def _on_map(module: nn.Module, tokens: Tensor) -> Tensor:
-    """A module on [N, C, h, w] applied to [N, h, w, C]; a view of channels-last memory, no copy."""
-    return module(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+def normalised(feature: Tensor, input_norm: str) -> Tensor:
+    """A frozen map [I, h, w, C_v], as it is or under a LayerNorm without parameters."""
+    return F.layer_norm(feature, feature.shape[-1:]) if input_norm == "layer" else feature

@@ -6,6 +6,7 @@ Counted are products of matrices and convolutions, 2 FLOPs a multiply-add. Not c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from maris_fast.config import ModelSettings
@@ -38,43 +39,117 @@ def training_flops(
         words: L_t of the batch, padding included: it is computed like the rest.
     """
     L_v = grid[0] * grid[1]
-    image = _feature_enhancement(L_v, visual_channels, settings.channels)
-    expression = _mask_decoder(settings, L_v, words)
-    project_image, mutual = _mutual_aware(settings, L_v, words, text_channels)
-    return StepFlops(image + project_image, expression + mutual)
+    image = _ENHANCEMENT[settings.enhancement](grid, visual_channels, settings.channels)
+    shared, expression = _fusion(settings, L_v, words, text_channels)
+    # Without explicit guidance the decoder is given no words.
+    guiding = words if settings.linguistic_guidance == "explicit" else 0
+    expression += (_sam_decoder if settings.decoder == "sam" else _mask_decoder)(settings, L_v, guiding)
+    if settings.no_target:
+        expression += _product(1, settings.channels, settings.channels) + _product(1, settings.channels, 1)
+    return StepFlops(image + shared, expression)
 
 
-def _feature_enhancement(L_v: int, C_v: int, C: int) -> int:
+def _feature_enhancement(grid: tuple[int, int], C_v: int, C: int) -> int:
     """Eqs. 1-2: MLPs of the three frozen maps and of the early one, two CBA from 2C to C."""
+    L_v = math.prod(grid)
     frozen = 3 * (_product(L_v, C_v, C, _FROZEN_INPUT) + _product(L_v, C, C))
     early = 2 * _product(L_v, C, C)
     return frozen + early + 2 * _product(L_v, 9 * 2 * C, C)
 
 
-def _mutual_aware(settings: ModelSettings, L_v: int, L_t: int, text_channels: int) -> tuple[int, int]:
-    """Eqs. 3-5, for an image and for an expression: the first block's W_v works once an image."""
+def _last_map(grid: tuple[int, int], C_v: int, C: int) -> int:
+    return _product(math.prod(grid), C_v, C, _FROZEN_INPUT)
+
+
+def _vit_det(grid: tuple[int, int], C_v: int, C: int) -> int:
+    """The four levels, and one CBA from 4C to C."""
+    L_v = math.prod(grid)
+    half = math.ceil(grid[0] / 2) * math.ceil(grid[1] / 2)
+
+    def lateral(pixels: int, channels_in: int, passes: int = _TRAINED_INPUT) -> int:
+        return _product(pixels, channels_in, C, passes) + _product(pixels, 9 * C, C)
+
+    doubling = _product(L_v, C_v, 4 * (C_v // 2), _FROZEN_INPUT)
+    quadruple = doubling + _product(4 * L_v, C_v // 2, 4 * (C_v // 4)) + lateral(16 * L_v, C_v // 4)
+    double = doubling + lateral(4 * L_v, C_v // 2)
+    others = lateral(L_v, C_v, _FROZEN_INPUT) + lateral(half, C_v, _FROZEN_INPUT)
+    return quadruple + double + others + _product(L_v, 9 * 4 * C, C)
+
+
+_ENHANCEMENT = {"maris": _feature_enhancement, "last": _last_map, "vit_det": _vit_det}
+
+
+def _fusion(settings: ModelSettings, L_v: int, L_t: int, text_channels: int) -> tuple[int, int]:
+    """Of an image and of an expression: what needs no words, the first block does once an image."""
     C = settings.channels
     words = _product(L_t, text_channels, C, _FROZEN_INPUT)
     if not settings.ma_blocks:
         return 0, words
-    attention = 3 * _product(L_v, C, L_t)  # S, A z_l, Aᵀ z_v
-    later = _product(L_v, C, C) + _product(L_t, C, C) + attention
-    return _product(L_v, C, C), words + attention + (settings.ma_blocks - 1) * later
+    later = settings.ma_blocks - 1
+    if settings.fusion == "transformer":  # only its first layer projects
+        return _product(L_v, C, C), words + settings.ma_blocks * _encoder_layer(L_v + L_t, C)
+    pixels, pairs = _FUSION[settings.fusion](L_v, L_t, C)
+    return pixels, words + pairs + later * (pixels + _product(L_t, C, C) + pairs)
+
+
+def _encoder_layer(L: int, C: int) -> int:
+    """Self-attention, and a feed-forward through 4C."""
+    return _attention(L, L, C) + 2 * _product(L, C, 4 * C)
+
+
+def _mutual(L_v: int, L_t: int, C: int) -> tuple[int, int]:
+    """Eqs. 3-5: W_v; S, A z_l, Aᵀ z_v."""
+    return _product(L_v, C, C), 3 * _product(L_v, C, L_t)
+
+
+def _spatial_dynamic(L_v: int, L_t: int, C: int) -> tuple[int, int]:
+    """W_v; S, A z_l."""
+    return _product(L_v, C, C), 2 * _product(L_v, C, L_t)
+
+
+def _bidirectional(L_v: int, L_t: int, C: int) -> tuple[int, int]:
+    """V_1 to V_4 and W_v; both attentions with their projections, joining, context, the way out."""
+    words = 2 * _product(L_v, C, L_t) + _product(L_v, C, C)
+    # The first input of P (A W_a)ᵀ is no parameter's: it needs no gradient.
+    pixels = _product(L_v, C, C) + _product(L_v, C, L_v, _FROZEN_INPUT) + _product(L_v, L_v, C)
+    context = 4 * _product(L_v, 9 * C, C // 2)
+    joining = _product(L_v, 2 * C, C) + context + _product(L_v, C + 4 * (C // 2), C)
+    return 5 * _product(L_v, C, C), words + pixels + joining
+
+
+_FUSION = {"mutual": _mutual, "spatial_dynamic": _spatial_dynamic, "bidirectional": _bidirectional}
 
 
 def _mask_decoder(settings: ModelSettings, L_v: int, L_t: int) -> int:
     """Eqs. 6-8, upsampling, and the query's product with the fine map."""
     C, L_c = settings.channels, 1 + L_t
     block = _attention(L_v, L_v, C) + _attention(L_c, L_c, C) + _attention(L_v, L_c, C)
+    if settings.token_to_image:
+        block += _attention(L_c, L_v, C)
     block += 2 * _product(L_v, C, int(C * settings.decoder_feed_forward))
     upsampling = _product(L_v, 9 * C, C // 2) + _product(4 * L_v, 9 * (C // 2), C // 4)
     query = _product(1, C, C) + _product(1, C, C // 4) + _product(1, C // 4, 16 * L_v)
     return settings.decoder_blocks * block + upsampling + query
 
 
-def _attention(L_q: int, L_k: int, C: int) -> int:
-    """Projections of query and result, of key and value; Q Kᵀ and the weights' product with V."""
-    return 2 * _product(L_q, C, C) + 2 * _product(L_k, C, C) + 2 * _product(L_q, C, L_k)
+def _sam_decoder(settings: ModelSettings, L_v: int, L_t: int) -> int:
+    """Two-way blocks at half the width between tokens and image, upsampling to C/8, the hypernetwork."""
+    C, T = settings.channels, 1 + 4 + L_t
+    look = _attention(T, L_v, C, C // 2)
+    block = _attention(T, T, C) + look + 2 * _product(T, C, 8 * C) + _attention(L_v, T, C, C // 2)
+    upsampling = _product(L_v, C, 4 * (C // 4)) + _product(4 * L_v, C // 4, 4 * (C // 8))
+    query = 2 * _product(1, C, C) + _product(1, C, C // 8) + _product(1, C // 8, 16 * L_v)
+    return settings.decoder_blocks * block + look + upsampling + query
+
+
+def _attention(L_q: int, L_k: int, C: int, inner: int | None = None) -> int:
+    """Projections of query and result, of key and value; Q Kᵀ and the weights' product with V.
+
+    With one key, that last is elementwise.
+    """
+    D = inner or C
+    products = 2 if L_k > 1 else 1
+    return 2 * _product(L_q, C, D) + 2 * _product(L_k, C, D) + products * _product(L_q, D, L_k)
 
 
 def _product(rows: int, inner: int, columns: int, passes: int = _TRAINED_INPUT) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from maris_fast.kernels import multihead_attention
@@ -30,17 +32,19 @@ class CBA(nn.Sequential):
 class MultiHeadAttention(nn.Module):
     """MHCA(query, key, value) with projections; MHSA where all three are the same.
 
-    Shapes: query [B, L_q, C], key and value [B, L_k, C] -> [B, L_q, C].
+    Shapes: query [B, L_q, C], key and value [B, L_k, C] -> [B, L_q, C]; ``inner`` is the width of all heads
+    together, C where it is None.
     """
 
-    def __init__(self, channels: int, heads: int, impl: Impl) -> None:
+    def __init__(self, channels: int, heads: int, impl: Impl, inner: int | None = None) -> None:
         super().__init__()
+        inner = inner or channels
         self.heads = heads
         self.impl = impl
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels)
-        self.value = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, inner)
+        self.key = nn.Linear(channels, inner)
+        self.value = nn.Linear(channels, inner)
+        self.out = nn.Linear(inner, channels)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
         q, k, v = (
@@ -48,3 +52,15 @@ class MultiHeadAttention(nn.Module):
             for project, x in ((self.query, query), (self.key, key), (self.value, value))
         )
         return self.out(multihead_attention(q, k, v, key_mask, self.impl).flatten(2))
+
+
+class MapLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a map [N, C, h, w]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def on_map(module: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """A module on [N, C, h, w] applied to [N, h, w, C]; a view of channels-last memory, no copy."""
+    return module(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

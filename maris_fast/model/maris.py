@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from maris_fast.config import ModelSettings
 from maris_fast.kernels.mutual_attention import tokens_of_expressions
-from maris_fast.model.feature_enhancement import FeatureEnhancement
-from maris_fast.model.mask_decoder import MaskDecoder
-from maris_fast.model.mutual_aware_attention import MutualAwareAttention
+from maris_fast.model import parts
+from maris_fast.model.ablations.product_guidance import words_into_pixels
+from maris_fast.model.layers import MLP
 from maris_fast.model.positions import sine_positions
+from maris_fast.model.segmentation import Segmentation
 
 
 class Maris(nn.Module):
@@ -35,14 +36,12 @@ class Maris(nn.Module):
         self.text_channels = text_channels
         # Neither a parameter nor a buffer: it stays on the CPU, and belongs to the schedule.
         self._tau = torch.tensor(settings.tau, dtype=torch.float64, device="cpu")
-        self.feature_enhancement = FeatureEnhancement(visual_channels, C, settings.input_norm)
+        self.feature_enhancement = parts.enhancement(settings, visual_channels)
         # Without MA blocks (the paper's ablation) the decoder still needs words of width C.
         self.project_words = None if settings.ma_blocks else nn.Linear(text_channels, C, bias=False)
-        self.ma_blocks = nn.ModuleList(
-            MutualAwareAttention(settings, C, C if block else text_channels)
-            for block in range(settings.ma_blocks)
-        )
-        self.mask_decoder = MaskDecoder(settings)
+        self.ma_blocks = parts.fusion_blocks(settings, text_channels)
+        self.mask_decoder = parts.decoder(settings)
+        self.no_target = MLP(C, C, 1) if settings.no_target else None
 
     @property
     def tau(self) -> float:
@@ -54,7 +53,7 @@ class Maris(nn.Module):
 
     def forward(
         self, features: Sequence[Tensor], words: Tensor, word_mask: Tensor, expr_offsets: Tensor
-    ) -> Tensor:
+    ) -> Segmentation:
         """Logits [E, 4h, 4w] of E expressions about I images; a pixel belongs to the mask where > 0.
 
         Args:
@@ -67,11 +66,14 @@ class Maris(nn.Module):
         grid = (f_v.shape[1], f_v.shape[2])
         if self.settings.feature_positions == "sine":
             f_v = f_v + sine_positions(*grid, f_v.shape[3], device=f_v.device, dtype=f_v.dtype)
-        f_lav, f_val = self.mutual_aware(f_v.flatten(1, 2), words, word_mask, expr_offsets)
-        return self.mask_decoder(f_lav, f_val, word_mask, grid)
+        f_lav, f_val = self.mutual_aware(f_v.flatten(1, 2), words, word_mask, expr_offsets, grid)
+        if self.settings.linguistic_guidance == "product":
+            f_lav, f_val, word_mask = words_into_pixels(f_lav, f_val, word_mask)
+        logits, f_m = self.mask_decoder(f_lav, f_val, word_mask, grid)
+        return Segmentation(logits, None if self.no_target is None else self.no_target(f_m)[:, 0])
 
     def mutual_aware(
-        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, expr_offsets: Tensor
+        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, expr_offsets: Tensor, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """f_v [I, L_v, C], f_l [E, L_t, C'] through all MA blocks -> f_lav [E, L_v, C], f_val [E, L_t, C]."""
         if self.project_words is not None:
@@ -79,6 +81,6 @@ class Maris(nn.Module):
         # The first block shares an image's tokens between its expressions; after it each has its own.
         groups: Tensor | None = expr_offsets
         for block in self.ma_blocks:
-            f_v, f_l = block(f_v, f_l, word_mask, self._tau, groups)
+            f_v, f_l = block(f_v, f_l, word_mask, self._tau, groups, grid)
             groups = None
         return f_v, f_l

@@ -25,7 +25,10 @@ class Residual(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """One block of eqs. 6-8; the next takes its two outputs."""
+    """One block of eqs. 6-8; the next takes its two outputs.
+
+    With ``token_to_image`` (TOI-A, the paper's #9) tokens look at the image before eq. 8, where SAM's do.
+    """
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
@@ -36,6 +39,9 @@ class DecoderBlock(nn.Module):
 
         self.self_lav, self.residual_lav = attention(), Residual(C, norm)
         self.self_c, self.residual_c = attention(), Residual(C, norm)
+        if settings.token_to_image:
+            self.tokens_look, self.residual_tokens_look = attention(), Residual(C, norm)
+        self.token_to_image = settings.token_to_image
         self.cross, self.residual_cross = attention(), Residual(C, norm)
         hidden = int(C * settings.decoder_feed_forward)
         self.feed_forward = MLP(C, hidden, C) if hidden else None
@@ -47,6 +53,9 @@ class DecoderBlock(nn.Module):
         """f_lav [E, L_v, C], f_c [E, 1 + L_t, C], token_mask bool [E, 1 + L_t] -> the same two, evolved."""
         f_lav = self.residual_lav(f_lav, lambda x: self.self_lav(x + position, x + position, x))
         f_c = self.residual_c(f_c, lambda x: self.self_c(x, x, x, token_mask))
+        if self.token_to_image:
+            seen, at = f_lav, f_lav + position
+            f_c = self.residual_tokens_look(f_c, lambda x: self.tokens_look(x, at, seen))
         f_lav = self.residual_cross(f_lav, lambda x: self.cross(x + position, f_c, f_c, token_mask))
         if self.feed_forward is not None:
             f_lav = self.residual_feed_forward(f_lav, self.feed_forward)
@@ -75,15 +84,18 @@ class MaskDecoder(nn.Module):
         self.upsampling = Upsampling(C)
         self.query_mlp = MLP(C, C, C // 4)
 
-    def forward(self, f_lav: Tensor, f_val: Tensor, word_mask: Tensor, grid: tuple[int, int]) -> Tensor:
-        """f_lav [E, h·w, C], f_val [E, L_t, C], word_mask bool [E, L_t] -> logits [E, 4h, 4w]."""
+    def forward(
+        self, f_lav: Tensor, f_val: Tensor, word_mask: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """f_lav [E, h·w, C], f_val [E, L_t, C], word_mask bool [E, L_t] -> logits [E, 4h, 4w], F_m [E, C]."""
         f_c = torch.cat([self.query.to(f_val.dtype).expand(len(f_val), -1, -1), f_val], dim=1)
         token_mask = torch.cat([word_mask.new_ones(len(f_val), 1), word_mask], dim=1)
         position = self._position(f_lav, grid)
         for block in self.blocks:
             f_lav, f_c = block(f_lav, f_c, token_mask, position)
         fine = self.upsampling(f_lav.transpose(1, 2).unflatten(2, grid))
-        return torch.einsum("ec,echw->ehw", self.query_mlp(f_c[:, 0]), fine)
+        f_m = f_c[:, 0]
+        return torch.einsum("ec,echw->ehw", self.query_mlp(f_m), fine), f_m
 
     def _position(self, f_lav: Tensor, grid: tuple[int, int]) -> Tensor | float:
         if self.positions == "none":

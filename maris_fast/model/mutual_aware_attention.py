@@ -21,9 +21,15 @@ class MutualAwareAttention(nn.Module):
         self.norm_l = nn.LayerNorm(settings.channels)
 
     def forward(
-        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, tau: Tensor, expr_offsets: Tensor | None
+        self,
+        f_v: Tensor,
+        f_l: Tensor,
+        word_mask: Tensor,
+        tau: Tensor,
+        expr_offsets: Tensor | None,
+        grid: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """f_v [I, L_v, C_v], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]."""
+        """f_v [I, L_v, C_v], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]; of any ``grid``."""
         return mutual_attention(
             self.W_v(f_v),
             self.W_l(f_l),

@@ -29,7 +29,7 @@ def loss_curve(impl: Literal["triton", "reference"]) -> list[float]:
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(STEPS):
-        logits = model(features, words, word_mask, expr_offsets)
+        logits = model(features, words, word_mask, expr_offsets).logits
         loss = expression_losses(logits, targets, LossSettings()).total.mean()
         optimiser.zero_grad()
         loss.backward()

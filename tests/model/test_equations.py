@@ -118,7 +118,7 @@ def test_the_mask_is_the_query_times_the_upsampled_map() -> None:
     _, _, word_mask, _ = inputs(2)
     f_lav = torch.randn(2, 15, C, dtype=torch.float64)
     f_val = torch.randn(2, WORDS, C, dtype=torch.float64)
-    logits = decoder(f_lav, f_val, word_mask, GRID)
+    logits, token = decoder(f_lav, f_val, word_mask, GRID)
     f_c = torch.cat([decoder.query.expand(2, -1, -1), f_val], dim=1)
     token_mask = torch.cat([torch.ones(2, 1, dtype=torch.bool), word_mask], dim=1)
     f_lav, f_c = decoder.blocks[0](f_lav, f_c, token_mask, 0.0)
@@ -128,6 +128,7 @@ def test_the_mask_is_the_query_times_the_upsampled_map() -> None:
         cba(decoder.upsampling[2], fine).permute(0, 3, 1, 2), scale_factor=2, mode="bilinear"
     )
     assert fine.shape == (2, C // 4, 4 * GRID[0], 4 * GRID[1])
+    torch.testing.assert_close(token, f_c[:, 0])
     query = mlp(decoder.query_mlp, f_c[:, 0])
     for e in range(2):
         torch.testing.assert_close(logits[e], (query[e][:, None, None] * fine[e]).sum(0))
@@ -140,7 +141,7 @@ def test_upsampling_halves_the_width_twice() -> None:
 def test_expressions_do_not_see_each_other() -> None:
     model = make()
     features, words, word_mask, offsets = inputs(3, 1, 2)
-    together = model(features, words, word_mask, offsets)
+    together = model(features, words, word_mask, offsets).logits
     for e, image in enumerate((0, 0, 0, 1, 2, 2)):
         alone = model(
             [level[image : image + 1] for level in features],
@@ -148,7 +149,7 @@ def test_expressions_do_not_see_each_other() -> None:
             word_mask[e : e + 1],
             torch.tensor([0, 1], dtype=torch.int32),
         )
-        torch.testing.assert_close(alone[0], together[e])
+        torch.testing.assert_close(alone.logits[0], together[e])
 
 
 def test_padded_words_change_nothing() -> None:
@@ -156,7 +157,7 @@ def test_padded_words_change_nothing() -> None:
     features, words, word_mask, offsets = inputs(2, 2)
     noise = torch.where(word_mask[..., None], words, 1e3 * torch.randn_like(words))
     torch.testing.assert_close(
-        model(features, noise, word_mask, offsets), model(features, words, word_mask, offsets)
+        model(features, noise, word_mask, offsets).logits, model(features, words, word_mask, offsets).logits
     )
 
 
@@ -164,7 +165,7 @@ def test_padded_words_change_nothing() -> None:
 def test_each_gate_gives_finite_masks_and_gradients(keep: str) -> None:
     model = make(keep=keep).train()
     features, words, word_mask, offsets = inputs(2, 3)
-    logits = model(features, words, word_mask, offsets)
+    logits = model(features, words, word_mask, offsets).logits
     logits.square().mean().backward()
     assert logits.isfinite().all()
     for name, parameter in model.named_parameters():
@@ -184,7 +185,7 @@ def test_the_whole_model_has_the_gradient_of_finite_differences() -> None:
     word_mask = torch.tensor([[True, True], [True, False]])
     offsets = torch.tensor([0, 2], dtype=torch.int32)
     assert torch.autograd.gradcheck(
-        lambda f1, f2, f3, w: model([f1, f2, f3], w, word_mask, offsets), (*features, words)
+        lambda f1, f2, f3, w: model([f1, f2, f3], w, word_mask, offsets).logits, (*features, words)
     )
 
 
@@ -212,8 +213,8 @@ def test_each_switch_changes_the_function(changes: dict[str, object]) -> None:
         for name, parameter in model.named_parameters():
             generator = torch.Generator().manual_seed(sum(map(ord, name)))
             parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5
-    assert changed(*data).shape == (3, 20, 12)
-    assert not torch.allclose(plain(*data), changed(*data))
+    assert changed(*data).logits.shape == (3, 20, 12)
+    assert not torch.allclose(plain(*data).logits, changed(*data).logits)
 
 
 def test_sine_positions_tell_every_token_from_every_other() -> None:

@@ -28,6 +28,18 @@ SMALL: dict[str, Any] = {
         {"ma_blocks": 3, "decoder_blocks": 1, "keep": "all"},
         {"decoder_feed_forward": 2.5, "decoder_norm": "pre", "decoder_positions": "sine"},
         {"channels": 24, "heads": 3, "input_norm": "layer", "feature_positions": "sine"},
+        {"enhancement": "last"},
+        {"enhancement": "vit_det"},
+        {"fusion": "transformer"},
+        {"fusion": "transformer", "ma_blocks": 3},
+        {"fusion": "spatial_dynamic"},
+        {"fusion": "bidirectional"},
+        {"fusion": "bidirectional", "ma_blocks": 1},
+        {"decoder": "sam"},
+        {"decoder": "sam", "decoder_blocks": 1, "enhancement": "last", "ma_blocks": 0},
+        {"token_to_image": True},
+        {"linguistic_guidance": "product"},
+        {"no_target": True},
     ],
     ids=str,
 )
@@ -39,6 +51,7 @@ def test_the_formula_counts_what_pytorch_counts_in_a_training_step(changes: dict
     words = torch.randn(expressions, WORDS, TEXT)
     mask = torch.ones(expressions, WORDS, dtype=torch.bool)
     with FlopCounterMode(display=False) as counter:
-        model(features, words, mask, torch.tensor(OFFSETS, dtype=torch.int32)).square().mean().backward()
+        said = model(features, words, mask, torch.tensor(OFFSETS, dtype=torch.int32))
+        sum(output.square().mean() for output in said if output is not None).backward()
     flops = training_flops(settings, VISUAL, TEXT, GRID, WORDS)
     assert flops.of(images, expressions) == counter.get_total_flops()

@@ -69,8 +69,8 @@ def _plain_pytorch() -> dict[str, list[torch.Tensor]]:
     found: dict[str, list[torch.Tensor]] = {"losses": [], "norms": []}
     for step in range(STEPS):
         batch = toy_batch(step)
-        logits = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
-        parts = expression_losses(logits, batch.targets, settings.loss)
+        logits = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets).logits
+        parts = expression_losses(logits, batch.targets, settings.loss).parts()
         means = torch.stack([(part * batch.weights).sum() / batch.step_expressions for part in parts])
         adam.zero_grad()
         means[2].backward()

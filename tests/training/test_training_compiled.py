@@ -44,7 +44,7 @@ def batch(counts: tuple[int, ...], grid: tuple[int, int], L_t: int) -> tuple[obj
 
 
 def gradients(model: Maris, inputs: tuple[object, ...]) -> list[torch.Tensor]:
-    logits = model(*inputs)
+    logits = model(*inputs).logits
     return [logits, *torch.autograd.grad(logits.square().sum(), list(model.parameters()))]
 
 

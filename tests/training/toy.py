@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from maris_fast.model import Segmentation
+
 VISUAL, TEXT, GRID, WORDS = 6, 5, 3, 4
 
 
@@ -25,12 +27,12 @@ class ToyModel(nn.Module):
 
     def forward(
         self, features: Sequence[Tensor], words: Tensor, word_mask: Tensor, expr_offsets: Tensor
-    ) -> Tensor:
+    ) -> Segmentation:
         pixels = self.visual(sum(features)).permute(0, 3, 1, 2)
         pixels = self.norm(pixels).repeat_interleave(expr_offsets.diff(), 0)
         query = (self.text(words) * word_mask[..., None]).sum(1)
         logits = torch.einsum("echw,ec->ehw", torch.tanh(pixels), query) * self.scale
-        return nn.functional.interpolate(logits[:, None], scale_factor=4)[:, 0]
+        return Segmentation(nn.functional.interpolate(logits[:, None], scale_factor=4)[:, 0], None)
 
 
 @dataclass(frozen=True)
