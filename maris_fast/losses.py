@@ -32,7 +32,8 @@ def expression_losses(
 ) -> ExpressionLosses:
     """Losses in fp32 of logits [E, H, W], and of ``no_target`` [E], against masks [E, H, W] of 0 and 1.
 
-    Masks are of any dtype. One may be empty: its dice loss is 0 where nothing is predicted and grows with what is.
+    Masks are of any dtype. One may be empty: its dice loss is 0 where nothing is predicted and grows from
+    there.
     """
     logits = logits.float()
     targets = targets.to(logits.dtype)

@@ -40,8 +40,9 @@ class StepResult(NamedTuple):
     """Left on the device: reading it waits for the step.
 
     ``losses`` [3]: this rank's share of the step's mean focal, dice and total loss, fourth no-target where
-    the model has this output; the shares of all ranks add up to the means. ``gradient_norm``: before clipping,
-    over all parameters and ranks. ``overlap``, int64 [2]: ΣI and ΣU of this rank's pixels, for the step's oIoU.
+    the model has this output; the shares of all ranks add up to the means. ``gradient_norm``: before
+    clipping, over all parameters and ranks. ``overlap``, int64 [2]: ΣI and ΣU of this rank's pixels, for the
+    step's oIoU.
     """
 
     losses: Tensor

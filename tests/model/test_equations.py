@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from maris_fast.config import ModelSettings
 from maris_fast.model import Maris
@@ -15,59 +12,12 @@ from maris_fast.model.feature_enhancement import FeatureEnhancement
 from maris_fast.model.mask_decoder import MaskDecoder, Upsampling
 from maris_fast.model.mutual_aware_attention import MutualAwareAttention
 from maris_fast.model.positions import sine_positions
-
-C, HEADS, C_V, C_T, GRID, WORDS = 16, 4, 24, 12, (5, 3), 4
+from tests.model.by_hand import C_T, C_V, GRID, HEADS, WORDS, C, attention, cba, inputs, make, mlp
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def make(**changes: object) -> Maris:
-    settings = ModelSettings.model_validate({"channels": C, "heads": HEADS, **changes})
-    return Maris(settings, C_V, C_T).double().eval()
-
-
-def inputs(*expressions_of_images: int) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    images, expressions = len(expressions_of_images), sum(expressions_of_images)
-    features = [torch.randn(images, *GRID, C_V, dtype=torch.float64) for _ in range(3)]
-    words = torch.randn(expressions, WORDS, C_T, dtype=torch.float64)
-    lengths = torch.arange(expressions) % WORDS + 1
-    offsets = torch.tensor([0, *expressions_of_images]).cumsum(0).to(torch.int32)
-    return features, words, torch.arange(WORDS) < lengths[:, None], offsets
-
-
-def mlp(module: nn.Sequential, x: Tensor) -> Tensor:
-    """Linear, GELU, Linear."""
-    hidden = x @ module[0].weight.T + module[0].bias
-    return 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2))) @ module[2].weight.T + module[2].bias
-
-
-def cba(module: nn.Sequential, tokens: Tensor) -> Tensor:
-    """3×3 convolution, BatchNorm with running statistics, GELU; [N, h, w, C] in and out."""
-    convolved = F.conv2d(tokens.permute(0, 3, 1, 2), module[0].weight, padding=1)
-    norm = module[1]
-    mean, variance = norm.running_mean[:, None, None], norm.running_var[:, None, None]
-    normalised = (convolved - mean) / (variance + norm.eps).sqrt()
-    return F.gelu(normalised * norm.weight[:, None, None] + norm.bias[:, None, None]).permute(0, 2, 3, 1)
-
-
-def attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """softmax(Q Kᵀ / √d) V, one head and one row at a time."""
-    q, k, v = module.query(query), module.key(key), module.value(value)
-    d = C // HEADS
-    out = torch.zeros_like(q)
-    for b in range(len(q)):
-        for head in range(HEADS):
-            part = slice(head * d, (head + 1) * d)
-            keys = torch.arange(k.shape[1]) if mask is None else mask[b].nonzero()[:, 0]
-            for row in range(q.shape[1]):
-                weights = torch.softmax(k[b, keys, part] @ q[b, row, part] / math.sqrt(d), dim=0)
-                out[b, row, part] = weights @ v[b, keys, part]
-    return module.out(out)
 
 
 def test_feature_enhancement_is_equations_1_and_2() -> None:
