@@ -109,6 +109,7 @@ def test_the_line_of_a_step_reads_from_left_to_right() -> None:
         "step   40/1000  loss 0.4821 (focal 0.0121 dice 0.4700)  oIoU 0.512   2,134 expr/s    305 img/s  "
         "wait  1.2%    3.40 GB/s  MFU 20.3% of 989 TFLOP/s  12.3 GiB  lr 9.8e-05  grad 0.83  tau 0.50"
     )
+    assert "dice 0.4700 no-target 0.0312)" in log_line("train", {**RECORD, "no_target": 0.03118}, 1000)
     slow = log_line("train", {**RECORD, "gb_per_s": 0.00123, "expressions_per_s": 9.0}, 1000)
     assert "1.23 MB/s" in slow
     assert slow.index("tau") == log_line("train", RECORD, 1000).index("tau")  # columns line up
