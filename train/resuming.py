@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from maris_fast.config import ReadingSettings, RunSettings, TrainingSettings
@@ -56,7 +57,7 @@ def check(folder: Path, state: RunState, settings: TrainingSettings, data: str, 
     Raises:
         CheckpointError: it cannot; says which setting or tensor differs first.
     """
-    before, now = _flat(state.settings), _flat(settings.model_dump(mode="json"))
+    before, now = _flat(_completed(state.settings)), _flat(settings.model_dump(mode="json"))
     for name in FIXED:
         if before.get(name) != now[name]:
             raise CheckpointError(
@@ -72,6 +73,14 @@ def check(folder: Path, state: RunState, settings: TrainingSettings, data: str, 
     for name in sorted(now):
         if now[name] != before.get(name) and not name.startswith(FREE):
             log.warning("%s was %s and is %s from step %d on", name, before.get(name), now[name], state.step)
+
+
+def _completed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A checkpoint's settings, with the defaults of those that were not there when it was written."""
+    try:
+        return TrainingSettings.model_validate(settings).model_dump(mode="json")
+    except ValidationError:  # it has some that are no longer there; what they were is said as it stands
+        return settings
 
 
 def load(folder: Path, model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -15,9 +16,10 @@ from torch import Tensor
 from maris_fast.config import ModelSettings
 from maris_fast.errors import CheckpointError
 from maris_fast.model import Maris
-from maris_fast.train import checkpoints
+from maris_fast.train import checkpoints, resuming
 from maris_fast.train.checkpoints import RunState
-from maris_fast.weights import WeightsMeta, load_model, save_weights
+from maris_fast.weights import HEADER, WeightsMeta, load_model, load_weights, save_weights
+from tests.training.toy_run import toy_settings
 
 STATE = "state.json"
 SMALL = ModelSettings(channels=8, heads=2)
@@ -154,6 +156,38 @@ def test_weights_come_back_with_what_describes_them(tmp_path: Path) -> None:
     )
     assert (loaded.tau, meta.step, meta.random_encoders, loaded.training) == (0.25, 3, ("sam",), False)
     assert [one.name for one in tmp_path.iterdir()] == ["best.safetensors"]
+
+
+ABLATIONS = {"enhancement", "fusion", "decoder", "token_to_image", "linguistic_guidance", "no_target"}
+
+
+def test_weights_from_before_a_setting_was_there_are_those_of_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    model = Maris(SMALL, 6, 5)
+    weights(path, model)
+    _, meta = load_weights(path)
+    header = meta.model_dump(mode="json")
+    header["model"] = {name: value for name, value in header["model"].items() if name not in ABLATIONS}
+    save_file(model.state_dict(), path, metadata={HEADER: json.dumps(header)})
+    loaded, meta = load_model(path)
+    assert meta.model == SMALL
+    assert torch.equal(loaded.state_dict()["mask_decoder.query"], model.state_dict()["mask_decoder.query"])
+
+
+def test_a_checkpoint_from_before_a_setting_was_there_goes_on_without_a_warning_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "check_shapes", lambda *arguments: None)
+    settings = toy_settings(tmp_path)
+    before = settings.model_dump(mode="json")
+    before["model"] = {name: value for name, value in before["model"].items() if name not in ABLATIONS}
+    before["optimiser"]["lr"] = 0.5
+    where = state(1).model_copy(update={"settings": before})
+    with caplog.at_level(logging.WARNING):
+        resuming.check(tmp_path, where, settings, "f00d", torch.nn.Identity())
+    assert [record.getMessage() for record in caplog.records] == [
+        "optimiser.lr was 0.5 and is 0.01 from step 1 on"
+    ]
 
 
 class Trap:
