@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from maris_fast.model.ablations.sam_decoder import SamDecoder
 from maris_fast.model.ablations.spatial_dynamic import SpatialDynamicFusion
 from maris_fast.model.ablations.transformer import TransformerFusion
 from maris_fast.model.ablations.vit_det import VitDetPyramid
+from maris_fast.model.flops import training_flops
 from maris_fast.model.mask_decoder import DecoderBlock
 from maris_fast.model.positions import sine_positions
 from tests.model.by_hand import C_T, C_V, GRID, HEADS, WORDS, C, attention, cba, inputs, make, mlp
@@ -434,6 +436,41 @@ def test_parameters_counted_by_part_add_up_to_the_model_s(
 def test_the_sam_baseline_has_the_parameters_of_two_linear_layers_and_a_decoder() -> None:
     counts = parameter_counts(ModelSettings(enhancement="last", ma_blocks=0, decoder="sam"))
     assert (counts.enhancement, counts.fusion) == (1280 * 256 + 256, 768 * 256)
+
+
+def test_the_document_s_table_is_what_is_counted() -> None:
+    document = (CONFIGS.parents[1] / "docs" / "ablations.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in document.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 14
+    for name, *figures in rows:
+        path = CONFIGS / "ablations" / f"{name}.yaml"
+        model = ModelSettings.model_validate(yaml.safe_load(path.read_text())["model"])
+        counts, flops = parameter_counts(model), training_flops(model, 1280, 768, (64, 48), 10)
+        counted = (counts.enhancement, counts.fusion, counts.decoder, counts.total)
+        giga = (round(flops.image / 1e9), round(flops.expression / 1e9))
+        assert figures == [f"{figure:,}" for figure in (*counted, *giga)], name
+    no_target = parameter_counts(ModelSettings(no_target=True)).no_target
+    assert f"another {no_target:,}." in document
+
+
+@every_variant
+def test_fast_attention_keeps_no_map_of_pixels_by_pixels_for_backward(changes: dict[str, Any]) -> None:
+    side = 24
+    model = make(**changes, attention_impl="sdpa").float().train()
+    features = [torch.randn(1, side, side, C_V) for _ in range(3)]
+    _, words, word_mask, offsets = inputs(1)
+    largest = 0
+
+    def note(saved: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, saved.numel())
+        return saved
+
+    f_v = model.feature_enhancement(features)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        f_lav, f_val = model.mutual_aware(f_v.flatten(1, 2), words.float(), word_mask, offsets, (side, side))
+        model.mask_decoder(f_lav, f_val, word_mask, (side, side))
+    assert side**2 * C <= largest < side**4
 
 
 def test_settings_written_before_the_ablations_are_still_those_of_maris() -> None:
