@@ -292,11 +292,12 @@ def test_toi_a_lets_tokens_look_at_the_image_before_equation_8() -> None:
     f_lav = torch.randn(2, L_V, C, dtype=torch.float64)
     f_c = torch.randn(2, 1 + WORDS, C, dtype=torch.float64)
     mask = torch.tensor([[True, True, True, False, False], [True] * 5])
-    hat_lav = attention(block.self_lav, f_lav, f_lav, f_lav) + f_lav
+    place = torch.randn(L_V, C, dtype=torch.float64)
+    hat_lav = attention(block.self_lav, f_lav + place, f_lav + place, f_lav) + f_lav
     hat_c = attention(block.self_c, f_c, f_c, f_c, mask) + f_c
-    hat_c = attention(block.tokens_look, hat_c, hat_lav, hat_lav) + hat_c
-    bar_lav = attention(block.cross, hat_lav, hat_c, hat_c, mask) + hat_lav
-    evolved, tokens = block(f_lav, f_c, mask, 0.0)
+    hat_c = attention(block.tokens_look, hat_c, hat_lav + place, hat_lav) + hat_c
+    bar_lav = attention(block.cross, hat_lav + place, hat_c, hat_c, mask) + hat_lav
+    evolved, tokens = block(f_lav, f_c, mask, place)
     torch.testing.assert_close(evolved, bar_lav)
     torch.testing.assert_close(tokens, hat_c)
 
