@@ -70,6 +70,10 @@ class ImageRecord(Frozen):
     image: str = Field(description="path below DatasetInfo.image_root")
     height: int = Field(gt=0)
     width: int = Field(gt=0)
+    coco_id: int | None = Field(
+        default=None,
+        description="the image's number in COCO, whatever file it is; None: not COCO's, or unknown",
+    )
     targets: tuple[Target, ...] = Field(min_length=1)
     expressions: tuple[Expression, ...] = Field(min_length=1)
 
@@ -100,11 +104,14 @@ class DatasetInfo(Frozen):
     """The head of an imported data set (``dataset.json``)."""
 
     format_version: int = FORMAT_VERSION
-    name: str = Field(description="refcoco, refcoco+, refcocog, ...")
+    name: str = Field(description="refcoco, refcoco+, grefcoco, phrasecut, ...")
     split_by: str
     image_root: str = Field(description="absolute path that the records' image paths start from")
     source: str = Field(description="absolute path of the annotations that were read")
     synthetic: bool = False
+    coco_annotations: bool = Field(
+        default=False, description="ann_ids are COCO's, the same objects in every data set that says so"
+    )
     splits: dict[str, SplitCounts]
 
 

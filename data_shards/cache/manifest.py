@@ -22,7 +22,7 @@ from maris_fast.data_shards.records import DatasetInfo, Frozen
 from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 WRITING = "writing.json"
 

@@ -1,14 +1,20 @@
-"""The two annotation files of the RefCOCO family, read and checked for their structure."""
+"""The annotation files of the RefCOCO family and of gRefCOCO, read and checked for their structure."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
 from maris_fast.data_shards.importers.safe_pickle import load_plain_pickle
 from maris_fast.errors import InputError
+
+SplitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+"""It becomes a file name."""
+
+NO_TARGET = -1
+"""gRefCOCO's ``ann_id`` of a ref that means nothing in its image."""
 
 
 class SentenceRow(BaseModel):
@@ -21,10 +27,29 @@ class RefRow(BaseModel):
     """One referred object. The files' ``file_name`` is left out: it names images that do not exist."""
 
     ref_id: int
-    ann_id: int
+    ann_ids: tuple[int, ...] = Field(alias="ann_id")
     image_id: int
-    split: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # becomes a file name
+    split: SplitName
     sentences: list[SentenceRow]
+
+    @field_validator("ann_ids", mode="before")
+    @classmethod
+    def _objects(cls, ann_id: Any) -> Any:
+        return (ann_id,)
+
+
+class GeneralRefRow(RefRow):
+    """One row of gRefCOCO: an object, several, or none (``[-1]``); ``ann_ids`` is then empty."""
+
+    @field_validator("ann_ids", mode="before")
+    @classmethod
+    def _objects(cls, ann_id: Any) -> Any:
+        ann_ids = ann_id if isinstance(ann_id, list) else [ann_id]
+        if ann_ids == [NO_TARGET]:
+            return ()
+        if not ann_ids or NO_TARGET in ann_ids:
+            raise ValueError(f"{ann_ids} is neither objects nor [{NO_TARGET}], which means none")
+        return tuple(dict.fromkeys(ann_ids))
 
 
 class ImageRow(BaseModel):
@@ -38,6 +63,7 @@ class AnnotationRow(BaseModel):
     id: int
     image_id: int
     category_id: int
+    iscrowd: bool = False
     segmentation: Any = None  # checked for the annotations that are referred to, see masks
 
 
@@ -68,7 +94,21 @@ def read_refs(path: Path) -> list[RefRow]:
         return TypeAdapter(list[RefRow]).validate_python(rows)
     except ValidationError as error:
         raise InputError(
-            f"{path} is not a list of refs as RefCOCO's authors publish them: {_first(error)}"
+            f"{path} is not a list of refs as RefCOCO's authors publish them: {first_of(error)}"
+        ) from error
+
+
+def read_grefs(path: Path) -> list[GeneralRefRow]:
+    """The rows of gRefCOCO's ``grefs(<split_by>).json``.
+
+    Raises:
+        InputError: no such file, not JSON, or not a list of refs.
+    """
+    try:
+        return TypeAdapter(list[GeneralRefRow]).validate_json(read_bytes(path))
+    except ValidationError as error:
+        raise InputError(
+            f"{path} is not a list of refs as gRefCOCO's authors publish them: {first_of(error)}"
         ) from error
 
 
@@ -79,16 +119,24 @@ def read_instances(path: Path) -> InstancesFile:
         InputError: no such file, not JSON, or not COCO's structure.
     """
     try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"no file {path}; it is part of the data set beside its refs") from error
-    try:
-        return InstancesFile.model_validate_json(content)
+        return InstancesFile.model_validate_json(read_bytes(path))
     except ValidationError as error:
-        raise InputError(f"{path} is not COCO's instances.json: {_first(error)}") from error
+        raise InputError(f"{path} is not COCO's instances.json: {first_of(error)}") from error
 
 
-def _first(error: ValidationError) -> str:
+def read_bytes(path: Path) -> bytes:
+    """
+    Raises:
+        InputError: no such file.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"no file {path}; it is part of the data set") from error
+
+
+def first_of(error: ValidationError) -> str:
+    """The first of what is wrong with a file, where it is, and how much more there is."""
     problem = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -16,17 +16,20 @@ IMAGE_ROOTS = ("images/mscoco/images/train2014", "images/train2014")
 THREADS = 4
 
 
-def find_image_root(root: Path) -> Path:
-    """
+def find_image_root(root: Path, named: Path | None = None, places: Sequence[str] = IMAGE_ROOTS) -> Path:
+    """The folder of the images: ``named``, which may be relative to ``root``, else the first of ``places``.
+
     Raises:
-        InputError: neither place has images.
+        InputError: there is no such folder.
     """
-    for place in IMAGE_ROOTS:
+    for place in places if named is None else (named,):
         if (root / place).is_dir():
             return root / place
+    if named is not None:
+        raise InputError(f"no folder {root / named}; --images names the folder that image paths start from")
     raise InputError(
-        f"no images below {root}: COCO's train2014 is looked for at {' and '.join(IMAGE_ROOTS)}; "
-        "put it, or a symbolic link to it, there"
+        f"no images below {root}: they are looked for at {' and '.join(places)}; put the folder, or a "
+        "symbolic link to it, there, or name it with --images"
     )
 
 

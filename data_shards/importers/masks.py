@@ -1,9 +1,12 @@
-"""COCO segmentations to one mask."""
+"""COCO segmentations, or pixels, to one mask."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from maris_fast.data_shards.records import Rle
@@ -56,3 +59,21 @@ def _from_run_lengths(rle: dict[str, Any], height: int, width: int) -> dict[str,
         raise ValueError(f"its run lengths cover {sum(counts)} pixels of {height * width}")
     uncompressed: dict[str, Any] = coco_mask.frPyObjects(rle, height, width)
     return uncompressed
+
+
+def union_of(masks: Sequence[Rle]) -> tuple[Rle, int]:
+    """The union of masks of one size, at least one, and its area in pixels."""
+    merged = coco_mask.merge([{"size": list(one.size), "counts": one.counts.encode()} for one in masks])
+    return Rle(size=masks[0].size, counts=merged["counts"].decode("ascii")), int(coco_mask.area(merged))
+
+
+def mask_of_pixels(pixels: NDArray[Any]) -> tuple[Rle, int]:
+    """The pixels [height, width] that are not 0, and how many they are; none is no error here."""
+    inside = np.asfortranarray(pixels != 0, dtype=np.uint8)
+    counts = coco_mask.encode(inside)["counts"].decode("ascii")
+    return Rle(size=(pixels.shape[0], pixels.shape[1]), counts=counts), int(inside.sum())
+
+
+def empty_mask(height: int, width: int) -> Rle:
+    """Of an expression that means nothing in its image."""
+    return mask_of_pixels(np.zeros((height, width), np.uint8))[0]

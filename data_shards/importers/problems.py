@@ -12,8 +12,8 @@ SHOWN = 10
 class Problems:
     """Counts what is found, by kind, and keeps the first few of each kind."""
 
-    def __init__(self, subject: str) -> None:
-        self._subject = subject
+    def __init__(self, subject: str, *, done: str = "imported") -> None:
+        self._subject, self._done = subject, done
         self._numbers: Counter[str] = Counter()
         self._first: dict[str, list[str]] = defaultdict(list)
 
@@ -30,7 +30,7 @@ class Problems:
         """
         if not self._numbers:
             return
-        lines = [f"{self._subject} cannot be imported, nothing was written:"]
+        lines = [f"{self._subject} cannot be {self._done}, nothing was written:"]
         for kind, number in self._numbers.items():
             lines.append(f"  {kind} ({number}):")
             lines += [f"    {detail}" for detail in self._first[kind]]

@@ -1,10 +1,14 @@
 """How many refs, sentences and images the data sets' splits have, as published.
 
 Refs and images: tensorflow_datasets' ref_coco and the CRIS loaders; sentences: OneRef's merged splits,
-whose totals are those of the ``refer`` toolkit (142,210 for RefCOCO).
+whose totals are those of the ``refer`` toolkit (142,210 for RefCOCO). PhraseCut: its repository's README, a
+phrase being a ref and a sentence. gRefCOCO: no counts by split are published; the total of the released file
+is that of gRefCOCO's issue 6, where the authors say that they hold back some 6% of the paper's 278,232.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from maris_fast.data_shards.records import SplitCounts
 
@@ -35,7 +39,19 @@ PUBLISHED: dict[tuple[str, str], dict[str, SplitCounts]] = {
         "train": _counts(44822, 85474, 24698),
         "val": _counts(5000, 9536, 4650),
     },
+    ("phrasecut", "official"): {
+        "train": _counts(310816, 310816, 71746),
+        # The README says that refer_val.json is without miniv's 100 images, but not whether this count is.
+        "val": _counts(20316, 20316, 2971),
+        "test": _counts(14354, 14354, 2545),
+        "miniv": _counts(821, 821, 100),
+    },
 }
+
+PUBLISHED_SENTENCES: dict[tuple[str, str], int] = {("grefcoco", "unc"): 259_859}
+"""Of all splits together, where that is all that is known."""
+
+_GREFCOCO_SPLITS = {"train", "val", "testA", "testB"}
 
 
 def verdict(name: str, split_by: str, split: str, counts: SplitCounts) -> str:
@@ -49,3 +65,12 @@ def verdict(name: str, split_by: str, split: str, counts: SplitCounts) -> str:
         if ours != theirs
     ]
     return f"differs by {', '.join(differences)}" if differences else "equal"
+
+
+def verdict_on_all(name: str, split_by: str, splits: Mapping[str, SplitCounts]) -> str | None:
+    """As ``verdict``, on the sentences of all splits together; None where there is nothing to compare."""
+    published = PUBLISHED_SENTENCES.get((name, split_by))
+    if published is None or not splits.keys() >= _GREFCOCO_SPLITS:
+        return None
+    ours = sum(counts.sentences for counts in splits.values())
+    return "equal" if ours == published else f"differs by {ours - published:+,} sentences"

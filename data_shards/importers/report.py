@@ -7,7 +7,12 @@ from pathlib import Path
 
 from rich.table import Table
 
-from maris_fast.data_shards.importers.published import PUBLISHED, verdict
+from maris_fast.data_shards.importers.published import (
+    PUBLISHED,
+    PUBLISHED_SENTENCES,
+    verdict,
+    verdict_on_all,
+)
 from maris_fast.data_shards.records import DatasetInfo
 
 
@@ -31,4 +36,14 @@ class ImportReport:
             table.add_row(split, *(f"{number:,}" for _, number in counts), judged)
             if split in published:
                 table.add_row("", *(f"{number:,}" for _, number in published[split]), "", style="dim")
+        self._add_all(table)
         return table
+
+    def _add_all(self, table: Table) -> None:
+        name, split_by, splits = self.info.name, self.info.split_by, self.info.splits
+        judged = verdict_on_all(name, split_by, splits)
+        if judged is None:
+            return
+        sentences = sum(counts.sentences for counts in splits.values())
+        table.add_row("all", "", f"{sentences:,}", "", judged)
+        table.add_row("", "", f"{PUBLISHED_SENTENCES[name, split_by]:,}", "", "", style="dim")

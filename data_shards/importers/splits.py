@@ -1,0 +1,54 @@
+"""The splits of a data set: in their usual order, and those that were asked for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from maris_fast.errors import InputError
+
+SPLIT_ORDER = ("train", "val", "test", "testA", "testB")
+
+
+def chosen_splits(there: Iterable[str], wanted: Sequence[str] | None, source: object) -> list[str]:
+    """The wanted splits of those there are, in their usual order; None or empty: all.
+
+    Args:
+        source: where they are, for the message.
+
+    Raises:
+        InputError: a split that is not there.
+    """
+    order = {split: rank for rank, split in enumerate(SPLIT_ORDER)}
+    known = sorted(set(there), key=lambda split: (order.get(split, len(order)), split))
+    for split in wanted or ():
+        if split not in known:
+            close = difflib.get_close_matches(split, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"no split {split!r} in {source}; it has {', '.join(known)}{hint}")
+    return [split for split in known if not wanted or split in wanted]
+
+
+PLACEHOLDER = "{split}"
+
+
+def files_by_split(root: Path, pattern: str) -> list[tuple[str | None, Path]]:
+    """The file ``root/pattern``; with ``{split}`` in its name, every such file and the split in its place.
+
+    Raises:
+        InputError: there is none.
+    """
+    whole = root / pattern
+    if PLACEHOLDER not in whole.name:
+        if not whole.is_file():
+            raise InputError(f"no file {whole}")
+        return [(None, whole)]
+    head, tail = whole.name.split(PLACEHOLDER, 1)
+    named = re.compile(f"{re.escape(head)}([A-Za-z0-9_-]+){re.escape(tail)}")
+    there = sorted(whole.parent.iterdir()) if whole.parent.is_dir() else []
+    files = [(found[1], path) for path in there if (found := named.fullmatch(path.name))]
+    if not files:
+        raise InputError(f"no file {whole} with a split's name in place of {PLACEHOLDER}")
+    return [(split, path) for split, path in files]
