@@ -11,6 +11,9 @@ from pycocotools import mask as coco_mask
 
 from maris_fast.data_shards.records import Rle
 
+_FARTHEST = 1_000_000
+"""A corner's distance from the image, in pixels; no image is as large."""
+
 
 def union_mask(segmentation: Any, height: int, width: int) -> tuple[Rle, int]:
     """The union of polygons, or of run lengths (compressed or not), and its area in pixels.
@@ -34,12 +37,27 @@ def _from_polygons(polygons: list[Any], height: int, width: int) -> dict[str, An
     # COCO has a few points and lines among its polygons; pycocotools would take four numbers for a box.
     drawable = [p for p in polygons if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
     if not drawable:
-        raise ValueError("it has no polygon of three or more corners")
+        raise ValueError(
+            "it has no polygon of three or more corners; a polygon is one list of numbers x1, y1, x2, y2, ..."
+        )
+    _require_near([number for polygon in drawable for number in polygon])
     try:
         merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(drawable, height, width))
     except (TypeError, ValueError) as error:
         raise ValueError(f"its polygons cannot be drawn: {error}") from error
     return merged
+
+
+def _require_near(numbers: list[Any]) -> None:
+    # pycocotools crashes on NaN, and takes memory by the polygon's length.
+    for number in numbers:
+        if not isinstance(number, int | float):
+            raise ValueError(
+                f"its polygons cannot be drawn: {str(number)[:40]!r} is no number; a polygon is one list of "
+                "numbers x1, y1, x2, y2, ..."
+            )
+        if not abs(number) <= _FARTHEST:
+            raise ValueError(f"its polygons cannot be drawn: they have a corner at {number}")
 
 
 def _from_run_lengths(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:

@@ -1,0 +1,166 @@
+"""People's own data as COCO's instances.json whose annotations carry expressions.
+
+``docs/datasets.md`` has the format with an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from maris_fast.data_shards.importers.annotations import (
+    AnnotationRow,
+    ImageRow,
+    InstancesFile,
+    RefRow,
+    SentenceRow,
+    SplitName,
+    first_of,
+    read_bytes,
+)
+from maris_fast.data_shards.importers.grouping import write_refs
+from maris_fast.data_shards.importers.images import find_image_root
+from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.importers.splits import files_by_split
+from maris_fast.data_shards.new_folder import new_folder
+from maris_fast.data_shards.records import DatasetInfo
+from maris_fast.errors import InputError
+
+SPLIT = "train"
+"""Of images that name none."""
+
+
+class SaidImageRow(ImageRow):
+    split: SplitName | None = None
+
+
+class SaidAnnotationRow(AnnotationRow):
+    """An object; without sentences it is one that nobody refers to."""
+
+    sentences: list[str] = Field(default_factory=list)
+    caption: str | None = None
+
+    @field_validator("sentences", mode="before")
+    @classmethod
+    def _texts(cls, rows: Any) -> Any:
+        """RefCOCO's rows with ``sent`` are understood too."""
+        if isinstance(rows, list):
+            return [row.get("sent") if isinstance(row, dict) else row for row in rows]
+        return rows
+
+    @property
+    def texts(self) -> list[str]:
+        return [*self.sentences, *(() if self.caption is None else (self.caption,))]
+
+
+class SaidInstancesFile(InstancesFile):
+    images: list[SaidImageRow]  # type: ignore[assignment]
+    annotations: list[SaidAnnotationRow]  # type: ignore[assignment]
+
+
+def import_coco(
+    root: Path,
+    dataset: str,
+    out: Path,
+    *,
+    splits: Sequence[str] | None = None,
+    images: Path | None = None,
+    check_images: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImportReport:
+    """Import annotations with ``sentences`` or a ``caption`` from ``root/<dataset>`` to the folder ``out``.
+
+    An annotation with sentences is a ref with the annotation's id; sentences are numbered from 1. Annotations
+    without are ignored.
+
+    Args:
+        root: image paths are relative to it.
+        dataset: name of a file; with ``{split}`` in it, one file a split. Else an image's ``split`` says
+            where it belongs, and "train" is meant where there is none.
+        images: folder that image paths are relative to, where it is another than ``root``.
+        out, splits, check_images, progress: as ``import_refcoco``'s.
+
+    Raises:
+        InputError: as ``import_refcoco``.
+    """
+    root = Path(root).absolute()
+    out = Path(out).absolute()
+    with new_folder(out) as folder:
+        read = [(split, path, _read(path)) for split, path in files_by_split(root, dataset)]
+        refs: list[RefRow] = []
+        for split, path, said in read:
+            refs += _refs(said, split, path, first_sentence=1 + sum(len(ref.sentences) for ref in refs))
+        if not refs:
+            raise InputError(
+                f"no annotation in {root / dataset} has `sentences` or a `caption`, so nothing is referred to"
+            )
+        info = DatasetInfo(
+            name=Path(dataset).name.removesuffix(".json").replace("{split}", "").strip("._-") or root.name,
+            split_by="own",
+            image_root=str(find_image_root(root, images, (".",)).resolve()),
+            source=str(root / dataset),
+            splits={},
+        )
+        instances = _joined([said for _, _, said in read], root / dataset)
+        info = write_refs(
+            folder, refs, instances, info, splits=splits, check_images=check_images, progress=progress
+        )
+    return ImportReport(out, info)
+
+
+def _read(path: Path) -> SaidInstancesFile:
+    try:
+        return SaidInstancesFile.model_validate_json(read_bytes(path))
+    except ValidationError as error:
+        raise InputError(f"{path} is not COCO's instances.json with sentences: {first_of(error)}") from error
+
+
+def _refs(said: SaidInstancesFile, split: str | None, path: Path, *, first_sentence: int) -> list[RefRow]:
+    split_of = {image.id: image.split for image in said.images}
+    if split is not None and (others := set(split_of.values()) - {None, split}):
+        raise InputError(
+            f"{path} is named for the split {split}, but has images of {', '.join(map(str, others))}"
+        )
+    refs, sentence = [], first_sentence
+    for annotation in said.annotations:
+        texts = annotation.texts
+        if not texts:
+            continue
+        refs.append(
+            RefRow(
+                ref_id=annotation.id,
+                ann_id=annotation.id,
+                image_id=annotation.image_id,
+                split=split or split_of.get(annotation.image_id) or SPLIT,
+                sentences=[SentenceRow(sent_id=sentence + i, sent=text) for i, text in enumerate(texts)],
+            )
+        )
+        sentence += len(texts)
+    return refs
+
+
+def _joined(files: Sequence[SaidInstancesFile], source: Path) -> InstancesFile:
+    """One file of all; images and annotations of the same id must be the same."""
+    images: dict[int, ImageRow] = {}
+    annotations: dict[int, AnnotationRow] = {}
+    categories = {category.id: category for said in files for category in said.categories}
+    for said in files:
+        for image in said.images:
+            plain = ImageRow(**image.model_dump(exclude={"split"}))
+            if images.setdefault(image.id, plain) != plain:
+                raise InputError(
+                    f"{source}: image {image.id} is {images[image.id].file_name} and {image.file_name}; "
+                    "an id must mean one image in all files"
+                )
+        for annotation in said.annotations:
+            if annotation.id in annotations:
+                raise InputError(f"{source}: two annotations have the id {annotation.id}; each needs its own")
+            annotations[annotation.id] = annotation
+    return InstancesFile(
+        images=list(images.values()),
+        annotations=list(annotations.values()),
+        categories=list(categories.values()),
+    )

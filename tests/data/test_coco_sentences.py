@@ -1,0 +1,220 @@
+"""People's own data as COCO's instances.json with sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from maris_fast.data_shards.importers.coco import import_coco
+from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.records import ImportedDataset, SplitCounts
+from maris_fast.errors import InputError
+
+HEIGHT, WIDTH = 40, 60
+SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]
+STRIPE = {"size": [HEIGHT, WIDTH], "counts": [40, 80, HEIGHT * WIDTH - 120]}
+
+
+class Instances:
+    """One file; change ``said``, then import."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.out = folder / "said", folder / "out" / "imported"
+        (self.root / "annotations").mkdir(parents=True)
+        self.out.parent.mkdir()
+        for name in ("a.png", "b.png"):
+            Image.new("RGB", (WIDTH, HEIGHT), "blue").save(self.root / name)
+        size = {"height": HEIGHT, "width": WIDTH}
+        self.said: dict[str, Any] = {
+            "images": [
+                {"id": 5, "file_name": "a.png", **size},
+                {"id": 4, "file_name": "b.png", "split": "val", **size},
+            ],
+            "annotations": [
+                self.annotation(50, 5, sentences=["left square", {"sent": "square", "raw": "Square"}]),
+                self.annotation(51, 5, caption="the same place"),
+                self.annotation(52, 5),
+                self.annotation(40, 4, sentences=["b"]),
+            ],
+            "categories": [{"id": 1, "name": "square"}],
+        }
+
+    @staticmethod
+    def annotation(ann_id: int, image_id: int, **said: Any) -> dict[str, Any]:
+        return {"id": ann_id, "image_id": image_id, "category_id": 1, "segmentation": [SQUARE], **said}
+
+    def write(self, name: str = "said.json") -> None:
+        (self.root / "annotations" / name).write_text(json.dumps(self.said))
+
+    def imported(self, **options: Any) -> ImportReport:
+        self.write()
+        return import_coco(self.root, "annotations/said.json", self.out, **options)
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Instances:
+    return Instances(tmp_path)
+
+
+def test_annotations_with_sentences_or_a_caption_are_refs(coco: Instances) -> None:
+    report = coco.imported()
+    assert report.info.splits == {
+        "train": SplitCounts(refs=2, sentences=3, images=1),
+        "val": SplitCounts(refs=1, sentences=1, images=1),
+    }
+    assert report.info.name == "said"
+    (train,) = ImportedDataset(coco.out).records("train")
+    assert (train.image_id, train.image) == (5, "a.png")
+    assert [(e.text, e.target, e.sent_id) for e in train.expressions] == [
+        ("left square", 0, 1),
+        ("square", 0, 2),
+        ("the same place", 1, 3),
+    ]
+    assert [(t.ref_id, t.ann_ids, t.category, t.area) for t in train.targets] == [
+        (50, (50,), "square", 100),
+        (51, (51,), "square", 100),
+    ]
+
+
+def test_files_of_one_split_each_are_joined(coco: Instances) -> None:
+    whole = coco.said
+    for split, image_id in (("train", 5), ("test", 4)):
+        coco.said = {
+            **whole,
+            "images": [
+                {k: v for k, v in image.items() if k != "split"}
+                for image in whole["images"]
+                if image["id"] == image_id
+            ],
+            "annotations": [row for row in whole["annotations"] if row["image_id"] == image_id],
+        }
+        coco.write(f"instances_{split}.json")
+    report = import_coco(coco.root, "annotations/instances_{split}.json", coco.out)
+    assert {split: counts.sentences for split, counts in report.info.splits.items()} == {
+        "train": 3,
+        "test": 1,
+    }
+    assert report.info.name == "instances"
+    sentences = [
+        expression.sent_id
+        for split in report.info.splits
+        for record in ImportedDataset(coco.out).records(split)
+        for expression in record.expressions
+    ]
+    assert len(set(sentences)) == 4
+
+
+def test_real_annotations_of_coco_with_template_sentences_are_imported(refmini: Path, tmp_path: Path) -> None:
+    folder = refmini.parent / "coco128"
+    said = json.loads((folder / "instances_train2017.json").read_text())
+    names = {category["id"]: category["name"] for category in said["categories"]}
+    here = {path.name for path in (folder / "train2017").iterdir()}
+    said["images"] = [image for image in said["images"] if image["file_name"] in here][:12]
+    ids = {image["id"] for image in said["images"]}
+    said["annotations"] = [row for row in said["annotations"] if row["image_id"] in ids]
+    for row in said["annotations"]:
+        row["caption"] = f"a {names[row['category_id']]}"
+    (tmp_path / "said.json").write_text(json.dumps(said))
+    report = import_coco(tmp_path, "said.json", tmp_path / "out", images=folder / "train2017")
+    assert report.info.splits["train"].refs == len(said["annotations"]) > 12
+    for record in ImportedDataset(tmp_path / "out").records("train"):
+        assert record.coco_id == record.image_id
+
+
+def no_sentences(coco: Instances) -> None:
+    for row in coco.said["annotations"]:
+        row.pop("sentences", None)
+        row.pop("caption", None)
+
+
+def empty_caption(coco: Instances) -> None:
+    coco.said["annotations"][1]["caption"] = " "
+
+
+def sentences_as_one_text(coco: Instances) -> None:
+    coco.said["annotations"][0]["sentences"] = "left square"
+
+
+def sentences_without_text(coco: Instances) -> None:
+    coco.said["annotations"][0]["sentences"] = [{"raw": "x"}]
+
+
+def unknown_image(coco: Instances) -> None:
+    coco.said["annotations"][0]["image_id"] = 99
+
+
+def unknown_category(coco: Instances) -> None:
+    coco.said["annotations"][0]["category_id"] = 99
+
+
+def the_same_id_twice(coco: Instances) -> None:
+    coco.said["annotations"][1]["id"] = 50
+
+
+def no_mask(coco: Instances) -> None:
+    del coco.said["annotations"][0]["segmentation"]
+
+
+def no_pixel(coco: Instances) -> None:
+    coco.said["annotations"][0]["segmentation"] = [[90, 1, 99, 1, 99, 9]]
+
+
+def no_images(coco: Instances) -> None:
+    del coco.said["images"]
+
+
+def missing_picture(coco: Instances) -> None:
+    (coco.root / "a.png").unlink()
+
+
+def another_size(coco: Instances) -> None:
+    coco.said["images"][0]["width"] = 61
+
+
+def a_path_for_a_split(coco: Instances) -> None:
+    coco.said["images"][1]["split"] = "a/b"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (no_sentences, r"no annotation in .*said\.json has `sentences` or a `caption`"),
+        (empty_caption, r"empty expressions.*ref 51"),
+        (sentences_as_one_text, r"annotations\.0\.sentences: .*array"),
+        (sentences_without_text, r"annotations\.0\.sentences\.0.*string"),
+        (unknown_image, r"instances\.json lacks.*ref 50: image_id 99"),
+        (unknown_category, r"lacks.*ref 50, annotation 50"),
+        (the_same_id_twice, r"two annotations have the id 50"),
+        (no_mask, r"usable mask.*annotation 50.*neither polygons"),
+        (no_pixel, r"usable mask.*annotation 50.*no pixel"),
+        (no_images, r"not COCO's instances\.json with sentences: images"),
+        (missing_picture, r"missing images.*image 5: .*a\.png"),
+        (another_size, r"another size.*image 5: .*annotated 61 x 40"),
+        (a_path_for_a_split, r"images\.1\.split"),
+    ],
+)
+def test_bad_instances_are_named_and_nothing_is_written(
+    coco: Instances, damage: Callable[[Instances], None], message: str
+) -> None:
+    damage(coco)
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        coco.imported()
+    assert not list(coco.out.parent.iterdir())
+
+
+def test_files_of_splits_that_disagree_are_refused(coco: Instances) -> None:
+    coco.write("train.json")
+    with pytest.raises(InputError, match=r"train\.json is named for the split train, but has images of val"):
+        import_coco(coco.root, "annotations/{split}.json", coco.out)
+    del coco.said["images"][1]["split"]
+    coco.write("train.json")
+    coco.said["images"][0]["file_name"] = "b.png"
+    coco.write("val.json")
+    with pytest.raises(InputError, match=r"image 5 is a\.png and b\.png"):
+        import_coco(coco.root, "annotations/{split}.json", coco.out)
+    assert not list(coco.out.parent.iterdir())
