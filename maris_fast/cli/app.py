@@ -37,6 +37,7 @@ app = typer.Typer(
 app.command("quickstart")(quickstart.quickstart)
 app.command("scenes")(data.scenes)
 app.command("import")(data.import_annotations)
+app.command("mix")(data.mix)
 app.command("cache")(data.cache)
 app.command("verify")(data.verify)
 app.command("plan")(scaling.plan)

@@ -1,4 +1,4 @@
-"""``scenes``, ``import``, ``cache``, ``verify``: from nothing, or annotations, to shards that are right."""
+"""``scenes``, ``import``, ``mix``, ``cache``, ``verify``: from annotations to shards that are right."""
 
 from __future__ import annotations
 
@@ -45,23 +45,79 @@ def scenes(
 
 def import_annotations(
     root: Annotated[Path, typer.Argument(help="folder that holds the data set and images/")],
-    dataset: Annotated[str, typer.Argument(help="refcoco, refcoco+, refcocog or scenes")],
-    split_by: Annotated[str, typer.Option(help="unc, umd, google or synthetic: refs(<split-by>).p")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="below ROOT, a folder: refcoco, refcoco+, refcocog, grefcoco, phrasecut, scenes; or a file "
+            "of your own: NAME.jsonl, NAME.json, with {split} in its name for one file a split"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="new folder for the imported data set")],
+    split_by: Annotated[
+        str | None,
+        typer.Option(help="unc, umd, google, synthetic: refs(<split-by>).p; needed where there are several"),
+    ] = None,
     split: Annotated[list[str] | None, typer.Option(help="only this split; may be given again")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder of the images, if it is not at its usual place below ROOT")
+    ] = None,
     check_images: Annotated[bool, typer.Option(help="decode every image")] = True,
 ) -> None:
-    """Read refs, annotations and images; check them; write records and compare with the published counts."""
+    """Read annotations and images; check them; write records and compare with the published counts."""
     from rich.console import Console
 
     from maris_fast.cli.progress import counted
-    from maris_fast.data_shards.importers.refcoco import import_refcoco
+    from maris_fast.data_shards.importers.formats import import_dataset
 
-    with counted("images checked") as progress:
-        report = import_refcoco(
-            root, dataset, split_by, out, splits=split, check_images=check_images, progress=progress
+    with counted("checked") as progress:
+        report = import_dataset(
+            root,
+            dataset,
+            out,
+            split_by=split_by,
+            splits=split,
+            images=images,
+            check_images=check_images,
+            progress=progress,
         )
     Console().print(report.table())
+
+
+def mix(
+    datasets: Annotated[list[Path], typer.Argument(help="folders that `maris-fast import` wrote")],
+    out: Annotated[Path, typer.Option(help="new folder for the mixed data set")],
+    held_out: Annotated[
+        list[Path] | None,
+        typer.Option(help="an imported data set whose test images count, but that is not mixed in; again"),
+    ] = None,
+    remove_leaks: Annotated[
+        bool, typer.Option("--remove-leaks", help="leave out train images that are test images of any set")
+    ] = False,
+    keep_own_leaks: Annotated[
+        bool,
+        typer.Option(
+            "--keep-own-leaks",
+            help="keep images that a set has in its own train and test splits, as G-Ref google by design",
+        ),
+    ] = False,
+    name: Annotated[str, typer.Option(help="of the mixed data set")] = "mix",
+) -> None:
+    """Join imported data sets into one to train on; refuse or remove train images that are test images."""
+    from rich.console import Console
+
+    from maris_fast.data_shards.mixing import mix_datasets
+
+    report = mix_datasets(
+        datasets,
+        out,
+        held_out=held_out or (),
+        remove_leaks=remove_leaks,
+        keep_own_leaks=keep_own_leaks,
+        name=name,
+    )
+    Console().print(report.table())
+    for line in report.lines():
+        typer.echo(line)
 
 
 def cache(

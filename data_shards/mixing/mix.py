@@ -1,0 +1,137 @@
+"""From imported data sets to a mixed one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from maris_fast.data_shards.importers.problems import Problems
+from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.importers.writing import write_head, write_split
+from maris_fast.data_shards.mixing.guard import Guard, MixSummary
+from maris_fast.data_shards.mixing.joining import Joining
+from maris_fast.data_shards.mixing.parts import TRAIN, Part, parts_of
+from maris_fast.data_shards.new_folder import new_folder
+from maris_fast.data_shards.records import DatasetInfo
+from maris_fast.errors import InputError
+
+
+@dataclass(frozen=True)
+class MixReport:
+    """The folder that was written, its head, and what was found on the way."""
+
+    folder: Path
+    info: DatasetInfo
+    summary: MixSummary
+
+    def table(self) -> Table:
+        return ImportReport(self.folder, self.info).table()
+
+    def lines(self) -> list[str]:
+        """All that a person should know of the train split."""
+        found = self.summary
+        lines = [f"found: {leak}" for leak in found.leaks] or ["found: no train image is held out"]
+        for what, counts in (("removed", found.removed), ("kept", found.kept)):
+            if counts.images:
+                lines.append(
+                    f"{what}: {counts.images:,} images, {counts.refs:,} refs, {counts.sentences:,} sentences"
+                )
+        lines.append(
+            f"compared: {found.by_coco_id:,} images by their number in COCO, {found.by_path:,} by their path "
+            "alone; a copy of an image under another name is not found"
+        )
+        held_out = [split for split in self.info.splits if split != TRAIN]
+        if held_out:
+            lines.append(f"held-out splits, to score on: {', '.join(held_out)}")
+        return lines
+
+
+def mix_datasets(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    held_out: Sequence[Path] = (),
+    remove_leaks: bool = False,
+    keep_own_leaks: bool = False,
+    name: str = "mix",
+) -> MixReport:
+    """Join imported data sets to one in the folder ``out``.
+
+    Its split "train" has all train splits, an image with all that any of them says about it; their other
+    splits are there as ``<data set>_<split>``. Ids are kept apart by strides, but COCO's own images keep
+    COCO's number and data sets whose annotations are COCO's keep those.
+
+    Args:
+        folders: of the data sets, each with a train split.
+        out: a new or an empty folder.
+        held_out: further data sets whose splits other than "train" are held out, though not mixed in.
+        remove_leaks: leave out train images that are in a held-out split of any of these data sets.
+        keep_own_leaks: keep those that are in a held-out split of the same data set and of no other.
+        name: of the new data set.
+
+    Raises:
+        InputError: ``out`` is not empty; train images are held out and neither option allows it; a data set
+            is named twice, has no train split, or ids too large; two data sets disagree on an image's size.
+            Nothing is left behind.
+    """
+    parts, others = parts_of(folders, held_out)
+    root = _common_root(parts)
+    with new_folder(Path(out).absolute()) as folder:
+        guard = Guard(parts, others)
+        problems = Problems(f"the mix of {', '.join(map(str, folders))}", done="mixed")
+        mixing = Joining(root, problems)
+        train = mixing.joined(guard.kept(parts, keep_own=keep_own_leaks))
+        guard.require_allowed(remove=remove_leaks, keep_own=keep_own_leaks)
+        rest = {
+            split_name: mixing.joined((part, record) for record in part.dataset.records(split))
+            for split_name, part, split in _named_splits(parts)
+        }
+        problems.raise_if_any()
+        if not train:
+            raise InputError("no train image is left: all of them are held out")
+        info = DatasetInfo(
+            name=name,
+            split_by=" & ".join(f"{part.info.name} {part.info.split_by}" for part in parts),
+            image_root=str(root),
+            source="; ".join(str(part.dataset.folder.absolute()) for part in parts),
+            synthetic=any(part.info.synthetic for part in parts),
+            coco_annotations=all(part.info.coco_annotations for part in parts),
+            splits={
+                split: write_split(folder, split, records)
+                for split, records in {TRAIN: train, **rest}.items()
+            },
+        )
+        write_head(folder, info)
+        summary = guard.summary(parts, others)
+        (folder / "mix.json").write_text(summary.model_dump_json(indent=1))
+    return MixReport(Path(out).absolute(), info, summary)
+
+
+def _common_root(parts: Sequence[Part]) -> Path:
+    roots = [part.info.image_root for part in parts]
+    try:
+        return Path(os.path.commonpath(roots))
+    except ValueError as error:
+        raise InputError(
+            f"the images have no folder in common: {', '.join(roots)}; import the data sets again, with "
+            "absolute paths"
+        ) from error
+
+
+def _named_splits(parts: Sequence[Part]) -> Iterator[tuple[str, Part, str]]:
+    """Held-out splits under names that stay apart: ``refcocoplus_unc_testA``."""
+    used: set[str] = {TRAIN}
+    for part in parts:
+        words = [part.info.name.replace("+", "plus")]
+        words += [part.info.split_by] if part.info.split_by not in ("own", "official") else []
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", "_".join(words))
+        if any(f"{stem}_{split}" in used for split in part.held_out):
+            stem = f"{stem}_{part.number}"
+        for split in part.held_out:
+            used.add(f"{stem}_{split}")
+            yield f"{stem}_{split}", part, split

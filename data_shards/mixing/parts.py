@@ -1,0 +1,77 @@
+"""The data sets that are mixed, and by what their images are met again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maris_fast.data_shards.importers.coco_images import coco_id_of
+from maris_fast.data_shards.records import DatasetInfo, ImageRecord, ImportedDataset
+from maris_fast.errors import InputError
+
+TRAIN = "train"
+"""The split that is mixed; all others are held out."""
+
+MOST_DATASETS = 98
+"""An image's id has 12 digits in a cache, see ``joining``."""
+
+Identity = tuple[str, Hashable]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set with its number, from 1."""
+
+    number: int
+    dataset: ImportedDataset
+
+    @property
+    def info(self) -> DatasetInfo:
+        return self.dataset.info
+
+    def label(self, split: str) -> str:
+        return f"{self.info.name} ({self.info.split_by}) {split}"
+
+    @property
+    def held_out(self) -> list[str]:
+        return [split for split in self.info.splits if split != TRAIN]
+
+    def path(self, record: ImageRecord) -> Path:
+        return Path(self.info.image_root) / record.image
+
+    def file_key(self, record: ImageRecord) -> Identity:
+        """Of the file; COCO's own are the same wherever they lie."""
+        number = None if self.info.synthetic else coco_id_of(record.image)
+        return ("path", os.path.realpath(self.path(record))) if number is None else ("coco", number)
+
+    def identities(self, record: ImageRecord) -> set[Identity]:
+        """All by which the image may be met again."""
+        known = {self.file_key(record), ("path", os.path.realpath(self.path(record)))}
+        return known if record.coco_id is None else known | {("coco", record.coco_id)}
+
+
+def parts_of(folders: Sequence[Path], held_out: Sequence[Path]) -> tuple[list[Part], list[Part]]:
+    """The data sets to be mixed, and those that are held out only."""
+    resolved = [Path(folder).resolve() for folder in (*folders, *held_out)]
+    for folder in resolved:
+        if resolved.count(folder) > 1:
+            raise InputError(f"{folder} is named twice; a data set that is mixed in is held out in any case")
+    if not folders or len(resolved) > MOST_DATASETS:
+        raise InputError(f"{len(resolved)} data sets were named; needed are 1 to {MOST_DATASETS}")
+    every = [Part(number, ImportedDataset(Path(one))) for number, one in enumerate((*folders, *held_out), 1)]
+    parts, others = every[: len(folders)], every[len(folders) :]
+    for part in parts:
+        if TRAIN not in part.info.splits:
+            raise InputError(
+                f"{part.dataset.folder} has no split {TRAIN!r} to mix in, but {', '.join(part.info.splits)}; "
+                "if its images are to be kept out of training, name it with --held-out"
+            )
+    for part in others:
+        if not part.held_out:
+            raise InputError(
+                f"{part.dataset.folder} has the split {TRAIN!r} alone, so it holds nothing out; import its "
+                "test images under another split's name"
+            )
+    return parts, others

@@ -1,0 +1,137 @@
+"""The importers and the mixing as commands: what they print, how they end, what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from maris_fast.cli import app
+from maris_fast.data_shards.records import ImportedDataset
+from maris_fast.data_shards.stream import CacheReader
+from tests.data.test_coco_sentences import Instances
+from tests.data.test_grefcoco import Grefs
+from tests.data.test_jsonl import Photos
+from tests.data.test_phrasecut import Phrases
+
+TINY = ("encoders.sam.arch=vit_tiny", "encoders.sam.weights=random", "encoders.sam.image_size=128")
+TINY_TEXT = ("encoders.text.arch=tiny", "encoders.text.weights=random")
+
+
+def maris_fast(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def said(result: Result) -> str:
+    return " ".join((result.output + (result.stderr or "")).split())
+
+
+def test_grefcoco_is_imported_by_its_name_and_its_counts_compared(tmp_path: Path) -> None:
+    grefs = Grefs(tmp_path)
+    for split in ("testA", "testB"):
+        grefs.refs.append(grefs.ref(len(split), [-1], grefs.first, split, "nobody at all"))
+    grefs.write()
+    result = maris_fast("import", grefs.root, "grefcoco", "--out", grefs.out)
+    assert result.exit_code == 0, result.output
+    assert "grefcoco (unc)" in said(result)
+    assert "differs by -259,851 sentences" in said(result)
+    assert "259,859" in said(result)
+
+
+def test_phrasecut_is_imported_by_its_name_and_its_counts_compared(tmp_path: Path) -> None:
+    phrases = Phrases(tmp_path)
+    phrases.write()
+    result = maris_fast("import", phrases.root, "phrasecut", "--out", phrases.out)
+    assert result.exit_code == 0, result.output
+    assert "phrasecut (official)" in said(result)
+    assert "differs by -820 refs" in said(result)
+    assert "-99 images" in said(result)
+
+
+def test_own_data_are_imported_by_their_files_name(tmp_path: Path) -> None:
+    photos, coco = Photos(tmp_path / "own"), Instances(tmp_path / "coco")
+    photos.write()
+    for image in coco.said["images"]:
+        image.pop("split", None)
+    coco.write("instances_train.json")
+    for root, dataset, title in (
+        (photos.root, "people.jsonl", "people (own)"),
+        (coco.root, "annotations/instances_{split}.json", "instances (own)"),
+    ):
+        result = maris_fast("import", root, dataset, "--out", tmp_path / title)
+        assert result.exit_code == 0, result.output
+        assert title in said(result)
+        assert "no published counts" in said(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("import", "{root}", "people.jsonl", "--split-by", "unc"), "is divided in one way only"),
+        (("import", "{root}", "people.jsonl", "--split", "tset"), "it has train, val"),
+        (("import", "{root}", "folks.jsonl"), "no file"),
+        (("import", "{root}", "people.jsonl", "--images", "attic"), "--images names the folder"),
+        (("import", "{root}", "kitchen"), "own data are named by their file"),
+        (("mix", "{root}", "{imported}"), "run `maris-fast import` first"),
+        (("mix", "{imported}", "{imported}"), "named twice"),
+        (("mix", "{imported}", "--held-out", "{imported}"), "named twice"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    photos = Photos(tmp_path)
+    photos.imported()
+    places = {"root": photos.root, "imported": photos.out}
+    result = maris_fast(*(each.format(**places) for each in arguments), "--out", tmp_path / "new")
+    assert result.exit_code == 2
+    assert "error:" in said(result)
+    assert message in said(result)
+    assert not (tmp_path / "new").exists()
+
+
+def test_real_data_sets_are_mixed_without_their_test_images_and_cached(refmini: Path, tmp_path: Path) -> None:
+    """RefCOCO's real refs twice, divided in two ways over the same images, as RefCOCO and G-Ref do."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "images").symlink_to(refmini / "images")
+    rows = json.loads((refmini / "refcoco" / "refs(unc).p.json").read_text())
+    images = sorted({row["image_id"] for row in rows})
+    for name, held_out in (("grefcoco", images[:2]), ("other", images[1:3])):
+        (root / name).mkdir()
+        (root / name / "instances.json").symlink_to(refmini / "refcoco" / "instances.json")
+        split = [{**row, "split": "val" if row["image_id"] in held_out else "train"} for row in rows]
+        (root / name / "grefs(unc).json").write_text(json.dumps(split))
+
+    def run(*arguments: object) -> str:
+        result = maris_fast(*arguments)
+        assert result.exit_code == 0, result.output
+        return said(result)
+
+    for name in ("grefcoco", "other"):
+        run("import", root, name, "--out", tmp_path / name)
+    one, other, mix = tmp_path / "grefcoco", tmp_path / "other", tmp_path / "mix"
+    command = [sys.executable, "-m", "maris_fast.cli", "mix", str(one), str(other), "--out", str(mix)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "train images are test images, nothing was written" in refused.stderr
+    assert "--remove-leaks leaves out these 2 images" in refused.stderr  # of the three, one is in no train
+    assert not mix.exists()
+    told = run("mix", one, other, "--out", mix, "--remove-leaks")
+    assert "removed: 2 images" in told
+    assert "held-out splits, to score on: grefcoco_unc_val, grefcoco_unc_2_val" in told
+    records = list(ImportedDataset(mix).records("train"))
+    assert {record.image_id for record in records} == set(images) - set(images[:3])
+    assert sum(len(record.expressions) for record in records) == 2 * sum(
+        len(row["sentences"]) for row in rows if row["image_id"] not in images[:3]
+    )
+
+    splits = ("--split", "train", "--split", "grefcoco_unc_val")
+    run("cache", mix, tmp_path / "cache", *splits, *TINY, *TINY_TEXT)
+    assert "every member is what was written" in run("verify", tmp_path / "cache")
+    with CacheReader(tmp_path / "cache", "grefcoco_unc_val", device="cpu") as reader:
+        assert reader.images == 2
