@@ -78,7 +78,7 @@ class Silent(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...], words: Tensor, *_: Tensor) -> Segmentation:
         height, width = features[0].shape[1:3]
-        return Segmentation(torch.full((len(words), 4 * height, 4 * width), -1.0))
+        return Segmentation(torch.full((len(words), 4 * height, 4 * width), -1.0), None)
 
 
 def test_finding_nothing_is_right_where_nothing_is_meant(cache: Path) -> None:
