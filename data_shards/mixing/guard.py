@@ -57,7 +57,7 @@ class Guard:
         self._parts: Mapping[int, Part] = {part.number: part for part in (*parts, *others)}
         for part in self._parts.values():
             for split in part.held_out:
-                for record in part.dataset.records(split):
+                for record in part.records(split):
                     for identity in part.identities(record):
                         self._held[identity].add((part.number, split))
         self._found: dict[tuple[int, int, str], _Found] = defaultdict(_Found)
@@ -69,7 +69,7 @@ class Guard:
     def kept(self, parts: Sequence[Part], *, keep_own: bool) -> Iterator[tuple[Part, ImageRecord]]:
         """The train splits' records that may stay; all are looked at and counted."""
         for part in parts:
-            for record in part.dataset.records(TRAIN):
+            for record in part.records(TRAIN):
                 identities = part.identities(record)
                 in_coco = next((one for one in identities if one[0] == "coco"), None)
                 (self._by_coco_id if in_coco else self._by_path).add(in_coco or part.file_key(record))

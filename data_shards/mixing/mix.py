@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,7 @@ def mix_datasets(
     remove_leaks: bool = False,
     keep_own_leaks: bool = False,
     name: str = "mix",
+    progress: Callable[[int, int], None] | None = None,
 ) -> MixReport:
     """Join imported data sets to one in the folder ``out``.
 
@@ -73,13 +74,14 @@ def mix_datasets(
         remove_leaks: leave out train images that are in a held-out split of any of these data sets.
         keep_own_leaks: keep those that are in a held-out split of the same data set and of no other.
         name: of the new data set.
+        progress: called with records read and how many will be.
 
     Raises:
         InputError: ``out`` is not empty; train images are held out and neither option allows it; a data set
             is named twice, has no train split, or ids too large; two data sets disagree on an image's size.
             Nothing is left behind.
     """
-    parts, others = parts_of(folders, held_out)
+    parts, others = parts_of(folders, held_out, progress)
     root = _common_root(parts)
     with new_folder(Path(out).absolute()) as folder:
         guard = Guard(parts, others)
@@ -88,7 +90,7 @@ def mix_datasets(
         train = mixing.joined(guard.kept(parts, keep_own=keep_own_leaks))
         guard.require_allowed(remove=remove_leaks, keep_own=keep_own_leaks)
         rest = {
-            split_name: mixing.joined((part, record) for record in part.dataset.records(split))
+            split_name: mixing.joined((part, record) for record in part.records(split))
             for split_name, part, split in _named_splits(parts)
         }
         problems.raise_if_any()

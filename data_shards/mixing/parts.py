@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from maris_fast.data_shards.importers.coco_images import coco_id_of
@@ -26,6 +27,13 @@ class Part:
 
     number: int
     dataset: ImportedDataset
+    tick: Callable[[], None]
+    """Called with each record that is read."""
+
+    def records(self, split: str) -> Iterator[ImageRecord]:
+        for record in self.dataset.records(split):
+            self.tick()
+            yield record
 
     @property
     def info(self) -> DatasetInfo:
@@ -52,15 +60,34 @@ class Part:
         return known if record.coco_id is None else known | {("coco", record.coco_id)}
 
 
-def parts_of(folders: Sequence[Path], held_out: Sequence[Path]) -> tuple[list[Part], list[Part]]:
-    """The data sets to be mixed, and those that are held out only."""
+def parts_of(
+    folders: Sequence[Path], held_out: Sequence[Path], progress: Callable[[int, int], None] | None
+) -> tuple[list[Part], list[Part]]:
+    """The data sets to be mixed, and those that are held out only.
+
+    Args:
+        progress: called with the records read so far and those that will be: a train split once, a held-out
+            one for the guard, and again if it is mixed in.
+
+    Raises:
+        InputError: as ``mix_datasets``.
+    """
     resolved = [Path(folder).resolve() for folder in (*folders, *held_out)]
     for folder in resolved:
         if resolved.count(folder) > 1:
             raise InputError(f"{folder} is named twice; a data set that is mixed in is held out in any case")
     if not folders or len(resolved) > MOST_DATASETS:
         raise InputError(f"{len(resolved)} data sets were named; needed are 1 to {MOST_DATASETS}")
-    every = [Part(number, ImportedDataset(Path(one))) for number, one in enumerate((*folders, *held_out), 1)]
+    done, total = count(1), 0
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(done), total)
+
+    every = [
+        Part(number, ImportedDataset(Path(one)), tick)
+        for number, one in enumerate((*folders, *held_out), start=1)
+    ]
     parts, others = every[: len(folders)], every[len(folders) :]
     for part in parts:
         if TRAIN not in part.info.splits:
@@ -74,4 +101,8 @@ def parts_of(folders: Sequence[Path], held_out: Sequence[Path]) -> tuple[list[Pa
                 f"{part.dataset.folder} has the split {TRAIN!r} alone, so it holds nothing out; import its "
                 "test images under another split's name"
             )
+    for part in every:
+        images = {split: counts.images for split, counts in part.info.splits.items()}
+        held = sum(images[split] for split in part.held_out)
+        total += held if part in others else 2 * held + images[TRAIN]
     return parts, others

@@ -105,16 +105,19 @@ def mix(
     """Join imported data sets into one to train on; refuse or remove train images that are test images."""
     from rich.console import Console
 
+    from maris_fast.cli.progress import counted
     from maris_fast.data_shards.mixing import mix_datasets
 
-    report = mix_datasets(
-        datasets,
-        out,
-        held_out=held_out or (),
-        remove_leaks=remove_leaks,
-        keep_own_leaks=keep_own_leaks,
-        name=name,
-    )
+    with counted("records") as progress:
+        report = mix_datasets(
+            datasets,
+            out,
+            held_out=held_out or (),
+            remove_leaks=remove_leaks,
+            keep_own_leaks=keep_own_leaks,
+            name=name,
+            progress=progress,
+        )
     Console().print(report.table())
     for line in report.lines():
         typer.echo(line)

@@ -276,6 +276,21 @@ def test_keeping_its_own_does_not_let_another_sets_test_images_in(tmp_path: Path
     assert (report.summary.kept.images, report.summary.removed.images) == (1, 2)
 
 
+def test_an_image_that_its_own_set_and_another_hold_out_is_not_kept(tmp_path: Path) -> None:
+    other = dataset(tmp_path, "refcoco", train=[record(8)], val=[record(5)])
+    report = mix_datasets([google(tmp_path), other], tmp_path / "mix", keep_own_leaks=True, remove_leaks=True)
+    assert [one.image_id for one in train(tmp_path / "mix")] == [6, 7, 8]
+    assert (report.summary.kept.images, report.summary.removed.images) == (0, 1)
+
+
+def test_progress_counts_every_record_that_is_read(tmp_path: Path) -> None:
+    one = dataset(tmp_path, "refcoco", train=[record(5), record(6)], val=[record(9)])
+    two = dataset(tmp_path, "refcocog", train=[record(7)], val=[record(10), record(11)])
+    calls: list[tuple[int, int]] = []
+    mix_datasets([one], tmp_path / "mix", held_out=[two], progress=lambda *done: calls.append(done))
+    assert calls == [(done, 6) for done in range(1, 7)]  # 2 train, 1 held out twice, 2 held out
+
+
 def test_what_cannot_be_mixed_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     one = dataset(tmp_path, "refcoco", train=[record(5)], val=[record(9)])
     tall = dataset(tmp_path, "tall", train=[record(5, size=(20, 10))])
