@@ -31,8 +31,9 @@ class TinyDataset:
         self.root = root / "data"
         self.out = root / "out" / "imported"
         self.images = self.root / "images" / "train2014"
+        self.place = self.root / "refcoco"
         self.images.mkdir(parents=True)
-        (self.root / "refcoco").mkdir()
+        self.place.mkdir()
         self.out.parent.mkdir()
         names = {7: "COCO_train2014_000000000007.jpg", 3: "COCO_train2014_000000000003.jpg"}
         rng = np.random.default_rng(0)
@@ -390,6 +391,34 @@ def test_counts_are_judged_against_the_published_ones() -> None:
     fewer = published["val"].model_copy(update={"sentences": 10_833})
     assert verdict("refcoco", "unc", "val", fewer) == "differs by -1 sentences"
     assert verdict("scenes", "synthetic", "val", fewer) == "no published counts"
+
+
+@pytest.mark.parametrize(
+    ("name", "split_by"),
+    [("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd"), ("refcocog", "google")],
+)
+def test_every_member_of_the_family_is_imported_and_compared_with_its_own_counts(
+    tiny: TinyDataset, name: str, split_by: str
+) -> None:
+    tiny.write()
+    tiny.place.rename(tiny.root / name)
+    (tiny.root / name / "refs(unc).p").rename(tiny.root / name / f"refs({split_by}).p")
+    info = import_refcoco(tiny.root, name, split_by, tiny.out).info
+    assert (info.name, info.split_by, info.coco_annotations) == (name, split_by, True)
+    for split, ours in info.splits.items():
+        published = PUBLISHED[name, split_by][split]
+        fewer = published.sentences - ours.sentences
+        assert f"-{fewer:,} sentences" in verdict(name, split_by, split, ours)
+    records = [record for split in info.splits for record in ImportedDataset(tiny.out).records(split)]
+    assert [record.coco_id for record in records] == [7, 3]
+
+
+def test_images_may_lie_at_a_named_place(tiny: TinyDataset) -> None:
+    tiny.write()
+    tiny.images.rename(tiny.root / "pictures")
+    assert tiny.imported(images=Path("pictures")).info.image_root == str(tiny.root / "pictures")
+    with pytest.raises(InputError, match=r"no folder .*photos; --images names the folder"):
+        import_refcoco(tiny.root, "refcoco", "unc", tiny.out.with_name("x"), images=Path("photos"))
 
 
 def test_the_report_shows_our_counts_and_the_published_ones(tmp_path: Path) -> None:
