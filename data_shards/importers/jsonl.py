@@ -152,7 +152,7 @@ class _Reading:
             where = f"{path.name}:{number}"
             try:
                 row = parsed(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 why = first_of(error) if isinstance(error, ValidationError) else str(error)
                 self._problems.add("lines that are not as docs/datasets.md says", f"{where}: {why}")
                 continue
