@@ -43,6 +43,11 @@ class Target(Frozen):
     )
     mask: Rle = Field(description="the union of the objects")
     area: int = Field(ge=0, description="pixels of the mask at the original size")
+    overlap: Rle | None = Field(
+        default=None,
+        description="pixels inside two or more of one annotation's polygons, which some scorers drop; "
+        "None: not known",
+    )
 
     @model_validator(mode="after")
     def _none_is_empty(self) -> Target:

@@ -62,14 +62,20 @@ class ImageGeometry:
 
 
 def to_original_size(logits: torch.Tensor, geometry: ImageGeometry) -> torch.Tensor:
-    """Mask logits of one image at the image's own size, as SAM's ``postprocess_masks`` does.
+    """Mask logits of one image at the image's own size, [E, height, width]; see ``to_size``."""
+    return to_size(logits, geometry, (geometry.height, geometry.width))
+
+
+def to_size(logits: torch.Tensor, geometry: ImageGeometry, size: tuple[int, int]) -> torch.Tensor:
+    """Mask logits of one image, resized to ``size`` as SAM's ``postprocess_masks`` does to the original.
 
     Args:
         logits: [E, 4h, 4w].
         geometry: of the image; gives h, w and the sizes in between.
+        size: height and width that the image shall have.
 
     Returns:
-        [E, height, width]: bilinear to (16h, 16w), cropped to the resized image, bilinear to the original.
+        [E, *size]: bilinear to (16h, 16w), cropped to the resized image, bilinear to ``size``.
 
     Raises:
         ValueError: the logits' size is not the geometry's.
@@ -82,4 +88,4 @@ def to_original_size(logits: torch.Tensor, geometry: ImageGeometry) -> torch.Ten
         logits[:, None], (PATCH * geometry.h, PATCH * geometry.w), mode="bilinear", align_corners=False
     )
     image = padded[..., : geometry.h_px, : geometry.w_px]
-    return F.interpolate(image, (geometry.height, geometry.width), mode="bilinear", align_corners=False)[:, 0]
+    return F.interpolate(image, size, mode="bilinear", align_corners=False)[:, 0]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import nn
 
-from maris_fast.data_shards.records import Rle
+from maris_fast import scoring
+from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.stream import Batch, Sample
-from maris_fast.geometry import to_original_size
-from maris_fast.metrics import SegmentationScores
+from maris_fast.scoring import MARIS, Expression, Rows, Truth
+from maris_fast.scoring.rows import Table
 from maris_fast.train.ranks import Ranks
 
 
@@ -26,8 +26,24 @@ class EvaluationReader(Protocol):
     ) -> Iterator[Batch]: ...
 
 
-@torch.inference_mode()
 def evaluate(
+    model: nn.Module,
+    reader: EvaluationReader,
+    ranks: Ranks,
+    *,
+    max_expressions: int = 64,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    see: Callable[[Sample, NDArray[np.bool_]], None] | None = None,
+) -> dict[str, Any]:
+    """``scoring.headline`` of the whole split, the same on all ranks; see ``score_expressions``."""
+    table = score_expressions(
+        model, reader, ranks, max_expressions=max_expressions, precision=precision, see=see
+    )
+    return scoring.headline(table)
+
+
+@torch.inference_mode()
+def score_expressions(
     model: nn.Module,
     reader: EvaluationReader,
     ranks: Ranks,
@@ -36,19 +52,21 @@ def evaluate(
     precision: Literal["fp32", "bf16"] = "fp32",
     swapped: bool = False,
     see: Callable[[Sample, NDArray[np.bool_]], None] | None = None,
-) -> dict[str, Any]:
-    """``SegmentationScores.summary()`` of the whole split, the same on all ranks.
+    protocols: Sequence[scoring.Protocol] = (MARIS,),
+) -> Table:
+    """The whole split's expressions, scored under every protocol; the same on all ranks.
 
     Args:
         model: a plain module in evaluation mode on ``ranks.device``, not one that DeepSpeed scattered:
-            nothing in here waits for another rank until the scores are added up.
+            nothing in here waits for another rank until the rows are put together.
         reader: gives batches on ``ranks.device``.
         max_expressions: in one batch; of memory only.
         swapped: each expression is exchanged for one about another object of its image; a model that reads
             falls to a low score.
         see: is called with each of this rank's expressions and its predicted mask, bool [height, width].
+        protocols: ways of scoring besides MARIS' own.
     """
-    scores = SegmentationScores()
+    rows = Rows(protocols)
     for batch in reader.evaluation_batches(
         rank=ranks.rank, world=ranks.world, max_expressions=max_expressions, swapped=swapped
     ):
@@ -57,16 +75,27 @@ def evaluate(
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets).answer()
         for sample, one in zip(batch.samples, logits.float().split(1), strict=True):
-            mask = (to_original_size(one, sample.geometry)[0] > 0).cpu().numpy()
-            scores.update(mask, _truth(sample.target), sample.kind)
+            mask = rows.add(one, sample.geometry, _truth(sample), _expression(sample))
             if see is not None:
                 see(sample, mask)
-    whole = SegmentationScores()
-    for state in ranks.gather(scores.state()):
+    whole = Rows(protocols)
+    for state in ranks.gather(rows.state()):
         whole.merge(state)
-    return whole.summary()
+    return whole.table()
 
 
-def _truth(rle: Rle) -> NDArray[np.bool_]:
-    decoded: NDArray[np.bool_] = coco_mask.decode({"size": list(rle.size), "counts": rle.counts}) > 0
-    return decoded
+def _truth(sample: Sample) -> Truth:
+    twice = None if sample.overlap is None else decode_rle(sample.overlap) > 0
+    return Truth(decode_rle(sample.target) > 0, twice)
+
+
+def _expression(sample: Sample) -> Expression:
+    return Expression(
+        image_id=sample.image_id,
+        ref_id=sample.ref_id,
+        sent_id=sample.sent_id,
+        text=sample.text,
+        category=sample.category,
+        kind=sample.kind,
+        first=sample.first,
+    )

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m maris_fast.train.scoring WEIGHTS CACHE --split val [--swapped] [--out scores.json]
+    python -m maris_fast.train.scoring WEIGHTS CACHE --split val [--protocol all] [--out scores.json]
     deepspeed --num_gpus 2 --module maris_fast.train.scoring WEIGHTS CACHE ...
 """
 
@@ -16,30 +16,39 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from maris_fast import scoring
 from maris_fast.config import EngineSettings
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import CheckpointError, MarisError
-from maris_fast.train.evaluation import evaluate
+from maris_fast.scoring import tables
+from maris_fast.scoring.summary import BOOTSTRAP
+from maris_fast.train.evaluation import score_expressions
 from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.watch import Watch
 from maris_fast.weights import WeightsMeta, load_model
-
-SCORES = ("oIoU", "mIoU", "Pr@50", "Pr@60", "Pr@70", "Pr@80", "Pr@90")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Scores weights on a split; returns the exit status, 2 for an error that a person can act on."""
     options = _parser().parse_args(arguments)
     try:
+        protocols = scoring.named([name for names in options.protocol or () for name in names.split(",")])
         engine = EngineSettings(device=options.device)
         ranks = join(engine)
         with Watch(ranks, engine):
-            results = score(options.weights, options.cache, options.split, ranks, swapped=options.swapped)
+            results = score(
+                options.weights,
+                options.cache,
+                options.split,
+                ranks,
+                swapped=options.swapped,
+                protocols=protocols,
+                bootstrap=options.bootstrap,
+            )
             if ranks.first:
-                _print(results, options.split)
+                _print(results, options.split, breakdown=options.breakdown)
                 if options.out is not None:
                     options.out.write_text(json.dumps(results, indent=1) + "\n")
             leave()
@@ -49,20 +58,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def score(weights: Path, cache: Path, split: str, ranks: Ranks, *, swapped: bool) -> dict[str, Any]:
-    """``{"as written": summary}``, and with ``swapped`` the same model on exchanged expressions too.
+def score(
+    weights: Path,
+    cache: Path,
+    split: str,
+    ranks: Ranks,
+    *,
+    swapped: bool,
+    protocols: Sequence[scoring.Protocol] = (scoring.MARIS,),
+    bootstrap: int = BOOTSTRAP,
+) -> dict[str, Any]:
+    """``{"as written": scoring.whole}``, and with ``swapped`` the same model on exchanged expressions too.
 
     Raises:
         CheckpointError: weights that can't be used, or of features from other encoders than the cache's.
         InputError: a cache that can't be read, or without that split.
     """
     model, meta = load_model(weights, ranks.device)
+    conditions = {"as written": False, "exchanged": True} if swapped else {"as written": False}
     with CacheReader(cache, split, device=ranks.device) as reader:
         _require_same_encoders(meta, reader.manifest.encoders, cache)
-        results = {"as written": evaluate(model, reader, ranks)}
-        if swapped:
-            results["exchanged"] = evaluate(model, reader, ranks, swapped=True)
-    return results
+        return {
+            condition: scoring.whole(
+                score_expressions(model, reader, ranks, swapped=exchange, protocols=protocols),
+                bootstrap=bootstrap,
+            )
+            for condition, exchange in conditions.items()
+        }
 
 
 def _require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: Path) -> None:
@@ -74,18 +96,23 @@ def _require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder:
         )
 
 
-def _print(results: dict[str, Any], split: str) -> None:
-    table = Table(title=f"{split}, at the images' original size")
-    table.add_column("expressions")
-    table.add_column("number", justify="right")
-    for name in SCORES:
-        table.add_column(name, justify="right")
+def _print(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
+    console = Console()
+    console.print(tables.of_conditions(results, f"{split}, at the images' original size"))
     for condition, summary in results.items():
-        for kind, row in {condition: summary, **summary["kinds"]}.items():
-            name = kind if kind == condition else f"  {kind}"
-            table.add_row(name, f"{row['expressions']:,}", *(f"{row[score]:.3f}" for score in SCORES))
-        table.add_section()
-    Console().print(table)
+        if "protocols" in summary:
+            title = f"{split}, {condition}: the same logits by everybody's rules"
+            console.print(tables.of_protocols(summary, title), "(in brackets: its script does not print it)")
+            console.print(tables.of_prints(summary, f"{split}, {condition}: what each script prints"))
+            unknown = summary["twice_covered_pixels"]["expressions where not known"]
+            if unknown:
+                console.print(
+                    f"Which pixels two polygons cover is not known of {unknown:,} expressions; lavt and lisa "
+                    "keep them there. Import and cache the data set again to know."
+                )
+        if breakdown:
+            for table in tables.of_breakdown(summary, f"{split}, {condition}"):
+                console.print(table)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,6 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("cache", type=Path)
     parser.add_argument("--split", default="val")
     parser.add_argument("--swapped", action="store_true", help="also score with exchanged expressions")
+    parser.add_argument(
+        "--protocol", action="append", help=f"{', '.join(scoring.PROTOCOLS)} or all; several by commas"
+    )
+    parser.add_argument("--bootstrap", type=int, default=BOOTSTRAP, help="resamples for intervals; 0: none")
+    parser.add_argument("--breakdown", action="store_true", help="also print scores by group")
     parser.add_argument("--out", type=Path, help="JSON of the scores")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers")

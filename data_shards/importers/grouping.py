@@ -9,7 +9,7 @@ from pathlib import Path
 from maris_fast.data_shards.importers.annotations import AnnotationRow, ImageRow, InstancesFile, RefRow
 from maris_fast.data_shards.importers.coco_images import coco_id_of
 from maris_fast.data_shards.importers.images import check_images as check_image_files
-from maris_fast.data_shards.importers.masks import empty_mask, union_mask, union_of
+from maris_fast.data_shards.importers.masks import empty_mask, overlap_mask, union_mask, union_of
 from maris_fast.data_shards.importers.problems import Problems
 from maris_fast.data_shards.importers.splits import chosen_splits
 from maris_fast.data_shards.importers.writing import write_head, write_split
@@ -115,19 +115,20 @@ class Grouping:
         where = f"ref {ref.ref_id}, {{}}image {ref.image_id} ({image.file_name})"
         if not ref.ann_ids:
             none = empty_mask(image.height, image.width)
-            return Target(ref_id=ref.ref_id, ann_ids=(), category="", mask=none, area=0)
+            return Target(ref_id=ref.ref_id, ann_ids=(), category="", mask=none, area=0, overlap=none)
         found = [self._annotation(one, ref, where.format(f"annotation {one}, ")) for one in ref.ann_ids]
         annotations = [annotation for annotation in found if annotation is not None]
         # As gRefCOCO's baseline: a crowd beside other objects is left out of their union.
         annotations = [one for one in annotations if not one.iscrowd] or annotations
         drawn = [
-            self._mask(annotation, image, where.format(f"annotation {annotation.id}, "))
+            self._masks(annotation, image, where.format(f"annotation {annotation.id}, "))
             for annotation in annotations
         ]
-        masks = [mask for mask in drawn if mask is not None]
+        masks = [both for both in drawn if both is not None]
         if not masks:  # the reasons are among the problems
             return None
-        mask, area = union_of(masks)
+        mask, area = union_of([mask for mask, _ in masks])
+        overlap, _ = union_of([overlap for _, overlap in masks])
         names = dict.fromkeys(self._categories[annotation.category_id] for annotation in annotations)
         return Target(
             ref_id=ref.ref_id,
@@ -135,6 +136,7 @@ class Grouping:
             category=", ".join(names),
             mask=mask,
             area=area,
+            overlap=overlap,
         )
 
     def _annotation(self, ann_id: int, ref: RefRow, where: str) -> AnnotationRow | None:
@@ -149,12 +151,15 @@ class Grouping:
             return None
         return annotation
 
-    def _mask(self, annotation: AnnotationRow, image: ImageRow, where: str) -> Rle | None:
+    def _masks(self, annotation: AnnotationRow, image: ImageRow, where: str) -> tuple[Rle, Rle] | None:
+        """What its polygons cover, and what they cover twice."""
+        drawn = (annotation.segmentation, image.height, image.width)
         try:
-            return union_mask(annotation.segmentation, image.height, image.width)[0]
+            mask, _ = union_mask(*drawn)
         except ValueError as error:
             self._problems.add("annotations without a usable mask", f"{where}: {error}")
             return None
+        return mask, overlap_mask(*drawn)
 
     def _expressions(self, ref: RefRow, index: int) -> list[Expression]:
         if not ref.sentences:

@@ -33,9 +33,26 @@ def union_mask(segmentation: Any, height: int, width: int) -> tuple[Rle, int]:
     return Rle(size=(height, width), counts=rle["counts"].decode("ascii")), area
 
 
-def _from_polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any]:
+def overlap_mask(segmentation: Any, height: int, width: int) -> Rle:
+    """The pixels inside two or more polygons of a segmentation that ``union_mask`` takes.
+
+    refer.py's ``getMask`` sums an annotation's polygons, so there it has a 2. Run lengths have no such pixel.
+    """
+    polygons = _drawable(segmentation) if isinstance(segmentation, list) else []
+    twice = np.zeros((height, width), np.uint8)
+    if len(polygons) > 1:
+        covered = coco_mask.decode(coco_mask.frPyObjects(polygons, height, width))
+        twice[covered.sum(axis=2) > 1] = 1
+    return mask_of_pixels(twice)[0]
+
+
+def _drawable(polygons: list[Any]) -> list[list[float]]:
     # COCO has a few points and lines among its polygons; pycocotools would take four numbers for a box.
-    drawable = [p for p in polygons if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+    return [p for p in polygons if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+
+
+def _from_polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any]:
+    drawable = _drawable(polygons)
     if not drawable:
         raise ValueError(
             "it has no polygon of three or more corners; a polygon is one list of numbers x1, y1, x2, y2, ..."

@@ -33,6 +33,10 @@ class Sample:
     target: Rle
     """The mask at the image's own size."""
     geometry: ImageGeometry
+    overlap: Rle | None = None
+    """Pixels inside several of one annotation's polygons; None where the cache does not tell."""
+    first: bool = True
+    """Whether this is the first sentence of its ref."""
 
 
 @dataclass(frozen=True)

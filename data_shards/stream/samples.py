@@ -50,6 +50,12 @@ def _samples(group: Group, annotation: dict[str, Any], geometry: ImageGeometry) 
             text=record["expressions"][read]["text"],
             tokens=tuple(annotation["tokens"][read]),
             kind=expression["kind"],
-            target=Rle(size=tuple(target["mask"]["size"]), counts=target["mask"]["counts"]),
+            target=_rle(target["mask"]),
             geometry=geometry,
+            overlap=_rle(target["overlap"]) if target.get("overlap") else None,
+            first=all(other["target"] != expression["target"] for other in record["expressions"][:place]),
         )
+
+
+def _rle(written: dict[str, Any]) -> Rle:
+    return Rle(size=tuple(written["size"]), counts=written["counts"])

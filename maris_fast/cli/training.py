@@ -34,11 +34,27 @@ def evaluate(
     swapped: Annotated[
         bool, typer.Option(help="exchange each expression for one of another object of the same image")
     ] = False,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="whose way of scoring: maris, lavt, cris, cris-val, rela, lisa, vlt, phrasecut or all; "
+            "may be given several times, or with commas"
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="resamples of the images for 95% intervals; 0: no intervals")
+    ] = 1000,
+    breakdown: Annotated[
+        bool, typer.Option(help="print scores by category, size, length and words; the JSON always has them")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="also write the scores there, as JSON")] = None,
     ranks: Ranks = 1,
 ) -> None:
-    """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size."""
-    sys.exit(launch(ranks, *scoring_command(weights, cache, split=split, swapped=swapped, out=out)))
+    """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size, and as other papers do."""
+    command = scoring_command(weights, cache, split=split, swapped=swapped, out=out)
+    command += [argument for name in protocol or () for argument in ("--protocol", name)]
+    command += ["--bootstrap", str(bootstrap), *(["--breakdown"] if breakdown else [])]
+    sys.exit(launch(ranks, *command))
 
 
 def scoring_command(

@@ -32,6 +32,13 @@ class ToySample:
     geometry: ImageGeometry
     target: Rle
     kind: str | None = "toy"
+    image_id: int = 0
+    ref_id: int = 0
+    sent_id: int = 0
+    text: str = "toy"
+    category: str = ""
+    overlap: Rle | None = None
+    first: bool = True
 
 
 @dataclass(frozen=True)

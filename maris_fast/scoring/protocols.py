@@ -1,0 +1,201 @@
+"""What each peer's script does between a network's output and the number that it prints, one entry a peer.
+
+The scripts were read, not run; ``docs/scoring.md`` says what of them our logits can't reproduce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maris_fast.errors import ConfigError
+from maris_fast.metrics import THRESHOLDS
+from maris_fast.scoring.canvas import Canvas, Letterboxed, Original, Squashed, Warped
+
+ALL = "all"
+
+
+def precision_name(level: float) -> str:
+    return f"Pr@{round(100 * level)}"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way of scoring. oIoU = ΣI / ΣU, mIoU = mean of an expression's IoU, Pr@X = share of IoUs beyond X."""
+
+    name: str
+    script: str
+    """Where it was read: repository and file."""
+    canvas: Canvas
+    prints: Mapping[str, str]
+    """What the script prints: its own name of a number, and ours."""
+    threshold: float = 0.0
+    """A pixel is predicted where the canvas' value is above."""
+    twice_covered: Literal["kept", "dropped"] = "kept"
+    """The truth's pixels that lie inside two of an annotation's polygons."""
+    sentences: Literal["all", "first"] = "all"
+    """Which of a ref's sentences count."""
+    at_least: bool = False
+    """Pr@X counts IoU ≥ X, not > X."""
+    levels: tuple[float, ...] = THRESHOLDS
+    """The X of Pr@X."""
+    added: tuple[float, float] = (0.0, 0.0)
+    """To I and to U of one expression's IoU: the script's guard against division by 0."""
+    empty: float = 0.0
+    """IoU where the union is empty."""
+    none_apart: bool = False
+    """gRefCOCO's rules for expressions that mean nothing, and for a model that says so; see ``count``."""
+
+    def reaches(self, iou: NDArray[np.float64], level: float) -> NDArray[np.bool_]:
+        return iou >= level if self.at_least else iou > level
+
+
+class Count(NamedTuple):
+    """One expression under one protocol."""
+
+    intersection: int
+    union: int
+    iou: float
+    says_none: bool
+    """Whether the model says that nothing is meant."""
+
+
+def count(
+    protocol: Protocol, prediction: NDArray[np.bool_], truth: NDArray[np.bool_], no_target: bool | None
+) -> Count:
+    """Compares two masks of the protocol's canvas, [H, W].
+
+    Args:
+        no_target: what a model's no-target output says; None where it has none, and then an empty mask says
+            that nothing is meant. A model that says so predicts no pixel, but with ``none_apart`` the
+            pixels that it would have predicted stay in the union of an expression that does mean something.
+
+    Raises:
+        ValueError: masks of different sizes.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"the prediction is {prediction.shape}, the truth {truth.shape}; needed is one size")
+    says_none = not prediction.any() if no_target is None else no_target
+    if no_target and not protocol.none_apart:
+        prediction = np.zeros_like(prediction)
+    intersection = int(np.count_nonzero(prediction & truth))
+    union = int(np.count_nonzero(prediction | truth))
+    if protocol.none_apart and not truth.any():
+        return Count(0, 0 if says_none else union, float(says_none), says_none)
+    if protocol.none_apart and says_none:
+        intersection = 0
+    return Count(intersection, union, _iou(protocol, intersection, union), says_none)
+
+
+def _iou(protocol: Protocol, intersection: int, union: int) -> float:
+    if union == 0:
+        return protocol.empty
+    return (intersection + protocol.added[0]) / (union + protocol.added[1])
+
+
+def _precisions(pattern: str, levels: Sequence[float]) -> dict[str, str]:
+    return {pattern.format(level, round(100 * level)): precision_name(level) for level in levels}
+
+
+MARIS = Protocol(
+    name="maris",
+    script="this project: at the image's own size, SAM's way back",
+    canvas=Original(),
+    empty=1.0,
+    prints={"oIoU": "oIoU", "mIoU": "mIoU", **_precisions("Pr@{1}", THRESHOLDS)},
+)
+
+LAVT = Protocol(
+    name="lavt",
+    script="yz93/LAVT-RIS test.py",
+    canvas=Squashed(480),
+    twice_covered="dropped",  # annot[ref_mask == 1] = 1
+    at_least=True,
+    prints={"Mean IoU": "mIoU", **_precisions("precision@{0:.1f}", THRESHOLDS), "overall IoU": "oIoU"},
+)
+
+# In float32 .7 and .9 lie a little below, .6 and .8 a little above themselves.
+_CRIS_LEVELS = tuple(torch.arange(0.5, 1.0, 0.1).tolist())
+
+CRIS = Protocol(
+    name="cris",
+    script="DerrickWang005/CRIS.pytorch engine/engine.py `inference`",
+    canvas=Warped(416),
+    threshold=0.35,
+    levels=_CRIS_LEVELS,
+    added=(0.0, 1e-6),
+    prints={"IoU": "mIoU", **_precisions("Pr@{1}", _CRIS_LEVELS)},
+)
+
+CRIS_VAL = replace(
+    CRIS,
+    name="cris-val",
+    script="DerrickWang005/CRIS.pytorch engine/engine.py `validate`, which picks the best epoch",
+    sentences="first",
+)
+
+RELA = Protocol(
+    name="rela",
+    script="henghuiding/ReLA gres_model/evaluation/refer_evaluation.py",
+    canvas=Squashed(1024),
+    at_least=True,
+    none_apart=True,
+    prints={
+        "gIoU": "mIoU",
+        "cIoU": "oIoU",
+        "T_acc": "T-acc",
+        "N_acc": "N-acc",
+        **_precisions("Pr@{0:.1f}", (0.7, 0.8, 0.9)),
+    },
+)
+
+LISA = Protocol(
+    name="lisa",
+    script="dvlab-research/LISA train_ds.py `validate`",
+    canvas=Original(),
+    twice_covered="dropped",  # histc with two bins from 0 to 1 does not see the 2
+    added=(0.0, 1e-5),
+    empty=1.0,
+    prints={"giou": "mIoU", "ciou": "oIoU"},
+)
+
+_VLT_LEVELS = tuple(np.arange(0.5, 1, 0.05).tolist())
+
+VLT = Protocol(
+    name="vlt",
+    script="henghuiding/Vision-Language-Transformer callbacks/eval.py",
+    canvas=Letterboxed(416),
+    threshold=0.35,
+    levels=_VLT_LEVELS,
+    added=(1e-10, 1e-10),
+    empty=1.0,
+    prints={"seg_iou": "mIoU", **_precisions("map@{0:.2f}", _VLT_LEVELS)},
+)
+
+PHRASECUT = Protocol(
+    name="phrasecut",
+    script="ChenyunWu/PhraseCutDataset utils/evaluator.py",
+    canvas=Original(),
+    prints={"mean_mask_iou": "mIoU", "cum_mask_iou": "oIoU", **_precisions("acc{0:.1f}", THRESHOLDS)},
+)
+
+PROTOCOLS = {
+    protocol.name: protocol for protocol in (MARIS, LAVT, CRIS, CRIS_VAL, RELA, LISA, VLT, PHRASECUT)
+}
+
+
+def named(names: Sequence[str]) -> tuple[Protocol, ...]:
+    """The protocols of ``names``, each once, in the table's order; "all" names all.
+
+    Raises:
+        ConfigError: a name that there is not.
+    """
+    for name in names:
+        if name not in PROTOCOLS and name != ALL:
+            raise ConfigError(f"no protocol {name!r}; --protocol takes {', '.join(PROTOCOLS)} or {ALL}")
+    return tuple(one for one in PROTOCOLS.values() if one.name in names or ALL in names)

@@ -1,0 +1,136 @@
+"""A few numbers of each expression, from which all scores come; ranks send them to each other."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maris_fast.geometry import ImageGeometry
+from maris_fast.scoring.groups import Groups, groups_of
+from maris_fast.scoring.protocols import MARIS, Count, Protocol, count
+
+
+@dataclass(frozen=True)
+class Expression:
+    """What is known of an expression besides its masks."""
+
+    image_id: int
+    ref_id: int
+    sent_id: int
+    text: str
+    """What the model reads."""
+    category: str = ""
+    kind: str | None = None
+    first: bool = True
+    """Whether it is the first sentence of its ref."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Masks at the image's own size, bool [height, width]."""
+
+    mask: NDArray[np.bool_]
+    twice_covered: NDArray[np.bool_] | None = None
+    """Pixels of ``mask`` inside several of one annotation's polygons; None: not known."""
+
+
+class Facts(NamedTuple):
+    """What the scores of an expression are grouped by."""
+
+    image_id: int
+    ref_id: int
+    sent_id: int
+    first: bool
+    targetless: bool
+    """Whether the expression means nothing that is in the image."""
+    twice_covered: int
+    """Pixels; -1: not known."""
+    groups: Groups
+
+
+class Rows:
+    """Scored expressions; MARIS' own protocol is always among ``protocols``, first."""
+
+    def __init__(self, protocols: Sequence[Protocol] = (MARIS,)) -> None:
+        self.protocols = (MARIS, *(one for one in protocols if one != MARIS))
+        self._facts: list[Facts] = []
+        self._counts = array("d")
+
+    def add(
+        self,
+        logits: Tensor,
+        geometry: ImageGeometry,
+        truth: Truth,
+        expression: Expression,
+        no_target: bool | None = None,
+    ) -> NDArray[np.bool_]:
+        """Scores one expression under every protocol.
+
+        Args:
+            logits: [1, 4h, 4w].
+            geometry: of its image.
+            no_target: see ``protocols.count``.
+
+        Returns:
+            The predicted mask at the image's own size, [height, width].
+        """
+        values = {canvas: canvas.values(logits, geometry) for canvas in {p.canvas for p in self.protocols}}
+        predictions = [(values[one.canvas] > one.threshold).cpu().numpy() for one in self.protocols]
+        dropped = truth.mask if truth.twice_covered is None else truth.mask & ~truth.twice_covered
+        counts = []
+        for protocol, prediction in zip(self.protocols, predictions, strict=True):
+            wanted = dropped if protocol.twice_covered == "dropped" else truth.mask
+            counts.append(count(protocol, prediction, protocol.canvas.truth(wanted), no_target))
+        self.add_counts(counts, truth, expression)
+        return np.zeros_like(predictions[0]) if no_target else predictions[0]
+
+    def add_counts(self, counts: Sequence[Count], truth: Truth, expression: Expression) -> None:
+        """Adds one expression that was compared elsewhere, a count for each protocol."""
+        area = int(np.count_nonzero(truth.mask))
+        twice = -1 if truth.twice_covered is None else int(np.count_nonzero(truth.twice_covered))
+        e = expression
+        groups = groups_of(e.text, e.category, e.kind, area)
+        self._facts.append(Facts(e.image_id, e.ref_id, e.sent_id, e.first, area == 0, twice, groups))
+        for one in counts:
+            self._counts.extend(one)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, to be sent to other ranks."""
+        return {"facts": self._facts, "counts": self._counts}
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Adds the ``state()`` of another rank with the same protocols."""
+        self._facts += other["facts"]
+        self._counts += other["counts"]
+
+    def table(self) -> Table:
+        """All expressions, in an order that does not depend on who scored them."""
+        order = sorted(range(len(self._facts)), key=lambda i: self._facts[i][:3])
+        counts = np.array(self._counts).reshape(len(self._facts), len(self.protocols), len(Count._fields))
+        return Table(self.protocols, [self._facts[i] for i in order], counts[order])
+
+
+@dataclass(frozen=True)
+class Table:
+    """E scored expressions in the order of their images."""
+
+    protocols: tuple[Protocol, ...]
+    facts: Sequence[Facts]
+    counts: NDArray[np.float64]
+    """[E, protocols, 4], the fields of ``Count``."""
+
+    def of(self, protocol: Protocol) -> NDArray[np.float64]:
+        """[E, 4], the fields of ``Count``."""
+        of_all: NDArray[np.float64] = self.counts[:, self.protocols.index(protocol)]
+        return of_all
+
+    def column(self, name: str) -> NDArray[Any]:
+        """[E] of a fact."""
+        place = Facts._fields.index(name)
+        return np.array([one[place] for one in self.facts])

@@ -1,0 +1,82 @@
+"""Scores as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as Grid
+from rich.text import Text
+
+from maris_fast.metrics import THRESHOLDS
+from maris_fast.scoring.protocols import PROTOCOLS, precision_name
+from maris_fast.scoring.summary import FEW
+
+SCORES = ("oIoU", "mIoU", *map(precision_name, THRESHOLDS))
+
+Summary = Mapping[str, Any]
+
+
+def of_conditions(results: Mapping[str, Summary], title: str) -> Grid:
+    """Each condition with its kinds of expression and the intervals of its scores."""
+    grid = _grid(title, "expressions")
+    for condition, summary in results.items():
+        grid.add_row(condition, *_row(summary))
+        for end, name in enumerate(("95% from", "95% to") if "intervals" in summary else ()):
+            ends = (summary["intervals"][score][end] for score in SCORES)
+            grid.add_row(f"  {name}", "", *(f"{number:.3f}" for number in ends))
+        for kind, row in summary.get("kinds", {}).items():
+            grid.add_row(f"  {kind}", *_row(row))
+        grid.add_section()
+    return grid
+
+
+def of_protocols(summary: Summary, title: str) -> Grid:
+    """The same logits by everybody's rules, and the largest less the smallest number of each column.
+
+    In brackets stands what the peer's script does not print.
+    """
+    grid = _grid(title, "protocol")
+    for name, row in summary["protocols"].items():
+        printed = PROTOCOLS[name].prints.values()
+        cells = (f"{row[score]:.3f}" if score in printed else f"({row[score]:.3f})" for score in SCORES)
+        grid.add_row(name, f"{row['expressions']:,}", *cells)
+    grid.add_section()
+    columns = ([row[score] for row in summary["protocols"].values()] for score in SCORES)
+    grid.add_row("spread", "", *(f"{max(column) - min(column):.3f}" for column in columns))
+    return grid
+
+
+def of_prints(summary: Summary, title: str) -> Grid:
+    """What each script would have printed, in its words."""
+    grid = Grid("protocol", "its script prints", title=title, box=SIMPLE_HEAD)
+    for name, row in summary["protocols"].items():
+        grid.add_row(name, "  ".join(f"{theirs} {score:.4f}" for theirs, score in row["prints"].items()))
+    return grid
+
+
+def of_breakdown(summary: Summary, title: str) -> Iterator[Grid]:
+    """A table a dimension; groups of fewer than ``FEW`` expressions are marked and dim."""
+    for dimension, groups in summary.get("breakdown", {}).items():
+        grid = _grid(f"{title}, by {dimension}", dimension)
+        for name, row in groups.items():
+            marked = Text(f"{name} *", "dim") if row["few"] else name
+            grid.add_row(marked, *_row(row), style="dim" if row["few"] else None)
+        if any(row["few"] for row in groups.values()):
+            grid.caption = f"* fewer than {FEW} expressions"
+        yield grid
+
+
+def _grid(title: str, first: str) -> Grid:
+    # Nine columns in 80 characters, brackets included.
+    grid = Grid(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid.add_column(first)
+    for name in ("number", *SCORES):
+        grid.add_column(name, justify="right", no_wrap=True)
+    return grid
+
+
+def _row(scores: Summary) -> list[str]:
+    numbers = (f"{scores[score]:.3f}" if score in scores else "–" for score in SCORES)
+    return [f"{scores['expressions']:,}", *numbers]
