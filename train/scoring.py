@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 bootstrap=options.bootstrap,
             )
             if ranks.first:
-                _print(results, options.split, breakdown=options.breakdown)
+                show(results, options.split, breakdown=options.breakdown)
                 if options.out is not None:
                     options.out.write_text(json.dumps(results, indent=1) + "\n")
             leave()
@@ -96,7 +96,8 @@ def _require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder:
         )
 
 
-def _print(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
+def show(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
+    """Prints what ``score`` returns as tables."""
     console = Console()
     console.print(tables.of_conditions(results, f"{split}, at the images' original size"))
     for condition, summary in results.items():

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from maris_fast.geometry import MASK_STRIDE, ImageGeometry, to_original_size, to_size
@@ -51,8 +52,9 @@ class Squashed:
         return to_size(logits, geometry, (self.size, self.size))[0]
 
     def truth(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        rows, columns = (((np.arange(self.size) + 0.5) * n / self.size).astype(int) for n in mask.shape)
-        return mask[rows[:, None], columns]
+        # LAVT's own call: which pixel is nearest in a tie follows from Pillow's rounding.
+        image = Image.fromarray(mask.astype(np.uint8))
+        return np.asarray(image.resize((self.size, self.size), Image.Resampling.NEAREST)) > 0
 
 
 @dataclass(frozen=True)

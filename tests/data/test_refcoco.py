@@ -96,6 +96,20 @@ def pixels(mask: Rle) -> np.ndarray:
     return np.asarray(decoded, dtype=bool)
 
 
+def test_a_target_tells_which_pixels_two_of_its_polygons_cover(tiny: TinyDataset) -> None:
+    tiny.write()
+    tiny.imported()
+    targets = [
+        t for split in ("train", "val") for r in ImportedDataset(tiny.out).records(split) for t in r.targets
+    ]
+    twice = {target.ref_id: target.overlap for target in targets}
+    overlap = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    overlap[10:20, 15:20] = True
+    assert all(mask is not None for mask in twice.values())
+    assert np.array_equal(pixels(twice[12]), overlap)
+    assert pixels(twice[11]).sum() == pixels(twice[13]).sum() == 0
+
+
 def test_refs_become_one_record_an_image_and_split(tiny: TinyDataset) -> None:
     tiny.write()
     report = tiny.imported()

@@ -1,0 +1,73 @@
+"""Expressions whose logits and truths are drawn by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maris_fast import scoring
+from maris_fast.geometry import ImageGeometry
+from maris_fast.scoring import PROTOCOLS, Expression, Rows, Truth
+
+SURE = 20.0
+"""A logit that no interpolation between it and its negative leaves near a threshold, but at the middle."""
+
+
+def unresized(height: int, width: int) -> ImageGeometry:
+    """An image that the encoder takes as it is."""
+    return ImageGeometry.of(height, width, max(height, width))
+
+
+def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    mask = np.zeros((height, width), dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def band(height: int, width: int, top: int, bottom: int) -> np.ndarray:
+    """Of the whole width."""
+    return box(height, width, top, 0, bottom, width)
+
+
+def logits_of(mask: np.ndarray, geometry: ImageGeometry) -> Tensor:
+    """[1, 4h, 4w] that give ``mask`` back at the original size, for bands of whole 4 x 4 blocks.
+
+    Of a box the way back rounds the corners off: there, three of four logits around say no.
+    """
+    small = mask[::4, ::4]
+    h, w = geometry.mask_size
+    small = np.pad(small, ((0, h - small.shape[0]), (0, w - small.shape[1])), mode="edge")
+    return torch.from_numpy(np.where(small, SURE, -SURE))[None].float()
+
+
+def all_rows() -> Rows:
+    return Rows(tuple(PROTOCOLS.values()))
+
+
+def add(
+    rows: Rows,
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    twice: np.ndarray | None = None,
+    no_target: bool | None = None,
+    **expression: Any,
+) -> None:
+    """An expression about an image that the encoder takes as it is."""
+    geometry = unresized(*truth.shape)
+    known: dict[str, Any] = {"image_id": 1, "ref_id": 1, "sent_id": 1, "text": "it", **expression}
+    rows.add(logits_of(prediction, geometry), geometry, Truth(truth, twice), Expression(**known), no_target)
+
+
+def under_all(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Each protocol's scores."""
+    protocols: dict[str, dict[str, Any]] = scoring.whole(rows.table(), bootstrap=0)["protocols"]
+    return protocols
+
+
+def score_of(rows: Rows, name: str) -> dict[str, float]:
+    """One score, by protocol."""
+    return {protocol: scores[name] for protocol, scores in under_all(rows).items()}

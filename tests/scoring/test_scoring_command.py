@@ -1,0 +1,133 @@
+"""``maris-fast eval`` as it is typed, on a real cache."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maris_fast import scoring
+from maris_fast.config import ModelSettings
+from maris_fast.data_shards.cache import read_manifest, write_cache
+from maris_fast.data_shards.records import Target
+from maris_fast.data_shards.stream import CacheReader
+from maris_fast.model import Maris
+from maris_fast.scoring import PROTOCOLS
+from maris_fast.train import scoring as command
+from maris_fast.train.ranks import Ranks
+from maris_fast.train.source import Source
+from maris_fast.weights import WeightsMeta, save_weights
+from tests.data.cache_dataset import default_records, rle, tiny_settings, write_dataset
+from tests.training.tiny_cache import write_tiny_cache
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds ``cache`` and ``model.safetensors``, of a model that was never trained."""
+    folder = tmp_path_factory.mktemp("scored")
+    manifest = read_manifest(write_tiny_cache(folder))
+    source, settings = Source.of(manifest, "train"), ModelSettings(channels=16, heads=2)
+    meta = WeightsMeta(
+        model=settings,
+        visual_channels=source.visual_channels,
+        text_channels=source.text_channels,
+        tau=0.5,
+        step=1,
+        scores=None,
+        encoders=source.encoders,
+        random_encoders=source.random_encoders,
+    )
+    torch.manual_seed(0)
+    model = Maris(settings, manifest.channels, manifest.text_channels)
+    save_weights(folder / "model.safetensors", model.state_dict(), meta)
+    return folder
+
+
+def scored(folder: Path, **options: Any) -> dict[str, Any]:
+    alone = Ranks(torch.device("cpu"))
+    weights, cache = folder / "model.safetensors", folder / "cache"
+    return command.score(weights, cache, "train", alone, **{"swapped": False, **options})
+
+
+def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Path) -> None:
+    out = folder / "scores.json"
+    typed = [sys.executable, "-m", "maris_fast.cli", "eval", str(folder / "model.safetensors")]
+    typed += [str(folder / "cache"), "--split", "train", "--ranks", "2", "--swapped", "--breakdown"]
+    typed += ["--protocol", "lavt,rela", "--protocol", "vlt", "--bootstrap", "50", "--out", str(out)]
+    done = subprocess.run(typed, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("overall IoU", "map@0.95", "T_acc", "95% from", "by words", "spread"):
+        assert words in done.stdout
+    assert "…" not in done.stdout  # no column cut off
+    found = json.loads(out.read_text())
+    assert found.keys() == {"as written", "exchanged"}
+    wanted = scored(folder, swapped=True, protocols=scoring.named(["lavt", "rela", "vlt"]), bootstrap=50)
+    for condition, summary in found.items():
+        assert list(summary["protocols"]) == ["maris", "lavt", "rela", "vlt"]
+        same_numbers(summary, wanted[condition])
+
+
+def same_numbers(found: Any, wanted: Any) -> None:
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            same_numbers(found[key], value)
+    else:
+        # Ranks have other batches, which may turn a pixel at a threshold.
+        assert found == (pytest.approx(wanted, abs=2e-3) if isinstance(wanted, float | list) else wanted)
+
+
+def test_the_headline_is_maris_whatever_else_is_asked_for(folder: Path) -> None:
+    alone, others = scored(folder, bootstrap=0), scored(folder, protocols=tuple(PROTOCOLS.values()))
+    assert "protocols" not in alone["as written"]
+    for key, value in alone["as written"].items():
+        assert others["as written"][key] == value
+    assert others["as written"]["protocols"]["maris"]["minus maris"]["oIoU"] == 0
+    assert others["as written"]["protocols"]["maris"]["oIoU"] == others["as written"]["oIoU"]
+
+
+def test_a_cache_that_does_not_know_of_overlaps_is_read_and_it_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        str(folder / "model.safetensors"),
+        str(folder / "cache"),
+        "--split",
+        "val",
+        "--device",
+        "cpu",
+    ]
+    assert command.main([*arguments, "--protocol", "all"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Which pixels two polygons cover is not known of 7 expressions; lavt and lisa keep them" in said
+
+
+def test_overlaps_and_first_sentences_come_through_the_cache(tmp_path: Path) -> None:
+    records = default_records()
+    target = records[0].targets[0]
+    twice = rle(torch.zeros(target.mask.size).index_fill_(0, torch.tensor([3]), 1).numpy())
+    changed = Target(**{**target.model_dump(), "overlap": twice})
+    records[0] = records[0].model_copy(update={"targets": (changed, *records[0].targets[1:])})
+    dataset = write_dataset(tmp_path / "dataset", {"val": records})
+    write_cache(dataset, tmp_path / "cache", tiny_settings(), progress=False)
+    with CacheReader(tmp_path / "cache", "val") as reader:
+        batches = reader.evaluation_batches(rank=0, world=1, max_expressions=4, swapped=False)
+        samples = [sample for batch in batches for sample in batch.samples]
+    assert {sample.ref_id for sample in samples if sample.overlap} == {target.ref_id}
+    assert {sample.overlap for sample in samples} == {twice, None}
+    firsts = [sample.ref_id for sample in samples if sample.first]
+    assert len(samples) > len(firsts)
+    assert sorted(firsts) == sorted({sample.ref_id for sample in samples})
+
+
+def test_an_unknown_protocol_is_one_sentence_and_status_2(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(folder / "model.safetensors"), str(folder / "cache"), "--protocol", "maris,lvat"]
+    assert command.main(arguments) == 2
+    assert "error: no protocol 'lvat'; --protocol takes maris, lavt" in capsys.readouterr().err

@@ -1,0 +1,251 @@
+"""What each protocol gives on cases computed by hand, where it differs from the others and where not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import maris_fast
+from maris_fast.errors import ConfigError
+from maris_fast.scoring import PROTOCOLS, Expression, Rows, Truth, named
+from maris_fast.scoring.protocols import CRIS, LISA, MARIS, RELA, VLT, Protocol, count
+from tests.scoring.cases import SURE, add, all_rows, band, box, score_of, under_all, unresized
+
+EVERYBODY = set(PROTOCOLS)
+AT_OWN_SIZE = {"maris", "lisa", "phrasecut"}
+
+
+def line(pixels: int, of: int = 1000) -> np.ndarray:
+    return np.arange(of)[None] < pixels
+
+
+def counted(protocol: Protocol, intersection: int, union: int) -> bool:
+    """Whether an IoU of exactly ``intersection`` / ``union`` counts for Pr@X at X = that."""
+    iou = count(protocol, line(intersection), line(union), None).iou
+    level = min(protocol.levels, key=lambda level: abs(level - intersection / union))
+    return bool(protocol.reaches(np.array(iou), level))
+
+
+def test_an_iou_of_just_one_half_counts_where_a_script_says_at_least_or_smooths() -> None:
+    half = {name for name, protocol in PROTOCOLS.items() if counted(protocol, 1, 2)}
+    # VLT's script says >, but (1 + 1e-10) / (2 + 1e-10) is more than .5.
+    assert half == {"lavt", "rela", "vlt"}
+
+
+def test_an_iou_of_just_seven_tenths_counts_in_cris_whose_levels_are_float32() -> None:
+    assert counted(CRIS, 700, 1000)
+    assert not counted(CRIS, 800, 1000)
+    assert not counted(MARIS, 700, 1000)
+
+
+def test_two_empty_masks_are_a_success_a_failure_or_no_target_found() -> None:
+    rows = all_rows()
+    nothing = box(48, 48, 0, 0, 0, 0)
+    add(rows, nothing, nothing)
+    assert score_of(rows, "mIoU") == {
+        "maris": 1,
+        "lavt": 0,
+        "cris": 0,
+        "cris-val": 0,
+        "rela": 1,
+        "lisa": 1,
+        "vlt": 1,
+        "phrasecut": 0,
+    }
+    assert under_all(rows)["rela"]["N-acc"] == 1
+
+
+def test_pixels_that_two_polygons_cover_are_dropped_by_lavt_and_lisa() -> None:
+    rows = all_rows()
+    truth = box(480, 480, 0, 0, 480, 240)
+    add(rows, truth, truth, twice=box(480, 480, 0, 0, 480, 60))
+    scores = score_of(rows, "oIoU")
+    # 480 x 240 pixels predicted, a quarter of them no longer true.
+    assert scores["lavt"] == scores["lisa"] == 0.75
+    assert scores["maris"] == scores["rela"] == scores["phrasecut"] == 1
+    assert min(scores["cris"], scores["vlt"]) > 0.97
+
+
+def test_lisa_is_what_histograms_of_two_bins_say_of_summed_polygons() -> None:
+    random = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        truth = torch.randint(0, 4, (30, 40), generator=random).float()
+        predicted = torch.randint(0, 2, (30, 40), generator=random).float()
+        same, output, target = (
+            torch.histc(values, bins=2, min=0, max=1)[1].item()
+            for values in (predicted[predicted == truth], predicted, truth)
+        )
+        ours = count(LISA, predicted.numpy() > 0, truth.numpy() == 1, None)
+        assert (ours.intersection, ours.union) == (same, output + target - same)
+
+
+def test_a_squashed_canvas_weighs_a_flat_image_as_much_as_a_square_one() -> None:
+    rows = all_rows()
+    left = box(480, 480, 0, 0, 480, 240)
+    add(rows, left, left, image_id=1)
+    flat = box(120, 480, 0, 0, 120, 240)
+    add(rows, flat, ~flat, image_id=2)
+    scores = score_of(rows, "oIoU")
+    # ΣI / ΣU: a half of the square image, and the union of the other is all of it.
+    for name in AT_OWN_SIZE:
+        assert scores[name] == 115_200 / (115_200 + 57_600)
+    assert scores["lavt"] == scores["rela"] == 0.5 / (0.5 + 1)
+
+
+def test_a_threshold_of_35_percent_makes_a_band_a_pixel_wider_on_each_side() -> None:
+    rows = all_rows()
+    truth = band(416, 416, 100, 140)
+    add(rows, truth, truth)
+    scores = score_of(rows, "oIoU")
+    # 4 x 4 pixels to a logit: of the pixels between a 1 and a 0, the first beyond the middle has .375 by
+    # bilinear and .360 by cubic interpolation.
+    assert scores["vlt"] == scores["cris"] == 40 / 42
+    assert {scores[name] for name in AT_OWN_SIZE} == {1}
+
+
+def test_a_probability_of_40_percent_is_predicted_by_cris_and_vlt_alone() -> None:
+    geometry, rows = unresized(416, 416), all_rows()
+    unsure = torch.full((1, *geometry.mask_size), 0.4).logit()
+    everything = Truth(box(416, 416, 0, 0, 416, 416))
+    rows.add(unsure, geometry, everything, Expression(1, 1, 1, "it"))
+    found = {name for name, iou in score_of(rows, "oIoU").items() if iou == 1}
+    assert found == {"cris", "cris-val", "vlt"}
+    assert {iou for name, iou in score_of(rows, "oIoU").items() if name not in found} == {0}
+
+
+def test_only_cris_validation_takes_the_first_sentence_of_a_ref_alone() -> None:
+    rows = all_rows()
+    whole, nothing = box(48, 48, 0, 0, 48, 48), box(48, 48, 0, 0, 0, 0)
+    add(rows, whole, whole, sent_id=1, first=True)
+    add(rows, nothing, whole, sent_id=2, first=False)
+    assert {name: scores["expressions"] for name, scores in under_all(rows).items()} == {
+        name: 1 if name == "cris-val" else 2 for name in EVERYBODY
+    }
+    scores = score_of(rows, "mIoU")
+    assert scores.pop("cris-val") == pytest.approx(1)
+    assert list(scores.values()) == pytest.approx([0.5] * len(scores))
+
+
+def test_rela_scores_expressions_that_mean_nothing_apart() -> None:
+    rows = all_rows()
+    nothing = box(1024, 1024, 0, 0, 0, 0)
+    some, other = band(1024, 1024, 0, 100), band(1024, 1024, 200, 400)
+    add(
+        rows, some, nothing, sent_id=1, no_target=True
+    )  # a true "nothing": 1, and no pixel of its mask counts
+    add(rows, some, nothing, sent_id=2, no_target=False)  # missed: 0, its pixels are a union
+    add(rows, some, other, sent_id=3, no_target=True)  # a false "nothing": I = 0, the mask stays in U
+    add(rows, other, other, sent_id=4, no_target=False)
+    rela = under_all(rows)["rela"]
+    assert rela["prints"] == {
+        "gIoU": 2 / 4,
+        "cIoU": 200 / (0 + 100 + 300 + 200),
+        "T_acc": 1 / 2,
+        "N_acc": 1 / 2,
+        "Pr@0.7": 1 / 2,
+        "Pr@0.8": 1 / 2,
+        "Pr@0.9": 1 / 2,
+    }
+    # For the others a mask of an expression that "means nothing" is handed over empty.
+    assert under_all(rows)["maris"]["oIoU"] == 200 / (0 + 100 + 200 + 200)
+    assert under_all(rows)["maris"]["Pr@70"] == 2 / 4
+    assert "N-acc" not in under_all(rows)["maris"]
+
+
+def test_a_model_without_a_no_target_output_says_so_by_an_empty_mask() -> None:
+    nothing, some = box(48, 48, 0, 0, 0, 0), box(48, 48, 0, 0, 8, 8)
+    assert count(RELA, nothing, nothing, None).iou == 1
+    assert count(RELA, some, nothing, None).iou == 0
+    assert count(RELA, nothing, nothing, False).iou == 0
+
+
+def test_where_nothing_lacks_a_target_rela_prints_accuracies_of_0() -> None:
+    rows = all_rows()
+    some = box(48, 48, 0, 0, 8, 8)
+    add(rows, some, some)
+    assert (under_all(rows)["rela"]["N-acc"], under_all(rows)["rela"]["T-acc"]) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [(480, 480), (1024, 1024), (96, 64), (100, 332), (352, 64)])
+def test_everybody_agrees_on_the_whole_image_and_on_a_miss(size: tuple[int, int]) -> None:
+    whole, nothing = box(*size, 0, 0, *size), box(*size, 0, 0, 0, 0)
+    found, missed = all_rows(), all_rows()
+    add(found, whole, whole)
+    add(missed, nothing, whole)
+    # CRIS' cubic, with nothing beyond the square, loses the corners of a large image: 3 of 1024² pixels.
+    assert list(score_of(found, "mIoU").values()) == pytest.approx([1] * len(EVERYBODY), abs=4e-6)
+    assert set(score_of(found, "Pr@90").values()) == {1}
+    assert list(score_of(missed, "mIoU").values()) == pytest.approx([0] * len(EVERYBODY), abs=1e-9)
+
+
+@pytest.mark.parametrize(("side", "names"), [(480, {"lavt"}), (1024, {"rela"})])
+def test_a_perfect_mask_of_an_image_at_the_canvas_size_is_perfect(side: int, names: set[str]) -> None:
+    rows = all_rows()
+    for sent_id, corner in enumerate((0, 40, 200)):
+        truth = band(side, side, corner, corner + 120)
+        add(rows, truth, truth, sent_id=sent_id)
+    for name in AT_OWN_SIZE | names:
+        scores = under_all(rows)[name]
+        assert scores["oIoU"] == 1
+        assert scores["mIoU"] == pytest.approx(1, abs=1e-6)
+        assert scores["Pr@90"] == 1
+
+
+def test_protocols_of_one_canvas_agree_but_for_their_rules() -> None:
+    random = np.random.default_rng(0)
+    rows = all_rows()
+    for sent_id in range(8):
+        prediction, truth = (np.kron(random.random((20, 20)) > 0.5, np.ones((4, 4))) > 0 for _ in range(2))
+        add(rows, prediction, truth, sent_id=sent_id)
+    scores = score_of(rows, "oIoU")
+    assert len({scores[name] for name in AT_OWN_SIZE}) == 1
+    assert len({scores["cris"], scores["maris"], scores["vlt"]}) > 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS.keys())
+def test_a_protocol_prints_scores_that_it_has_and_its_levels(protocol: Protocol) -> None:
+    rows = Rows([protocol, LISA])
+    some = band(48, 48, 8, 16)
+    add(rows, some, some)
+    add(rows, some, ~some, image_id=2)
+    scores = under_all(rows)[protocol.name]
+    assert scores["prints"] == {theirs: scores[ours] for theirs, ours in protocol.prints.items()}
+    assert scores["minus maris"]["mIoU"] == pytest.approx(scores["mIoU"] - 0.5)
+
+
+def test_vlt_prints_ten_levels_and_cris_five() -> None:
+    assert [name for name in VLT.prints if name.startswith("map")] == [
+        f"map@{level / 100:.2f}" for level in range(50, 100, 5)
+    ]
+    assert list(CRIS.prints) == ["IoU", "Pr@50", "Pr@60", "Pr@70", "Pr@80", "Pr@90"]
+
+
+def test_names_are_put_in_the_tables_order_and_unknown_ones_are_refused() -> None:
+    assert [one.name for one in named(["rela", "lavt", "rela"])] == ["lavt", "rela"]
+    assert {one.name for one in named(["all"])} == EVERYBODY
+    with pytest.raises(ConfigError, match="no protocol 'lvat'; --protocol takes maris, lavt, cris"):
+        named(["lvat"])
+
+
+def test_the_document_has_a_section_for_every_protocol() -> None:
+    document = (Path(maris_fast.__file__).parents[1] / "docs" / "scoring.md").read_text()
+    for name in EVERYBODY:
+        assert f"`{name}`" in document, name
+
+
+def test_masks_of_different_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="needed is one size"):
+        count(MARIS, np.zeros((2, 3), bool), np.zeros((3, 2), bool), None)
+
+
+def test_the_mask_handed_back_is_at_the_original_size_and_empty_where_nothing_is_meant() -> None:
+    geometry = unresized(64, 96)
+    sure = torch.full((1, *geometry.mask_size), SURE)
+    truth = Truth(box(64, 96, 0, 0, 8, 8))
+    assert Rows().add(sure, geometry, truth, Expression(1, 1, 1, "it")).all()
+    mask = Rows().add(sure, geometry, truth, Expression(1, 1, 1, "it"), no_target=True)
+    assert mask.shape == (64, 96)
+    assert not mask.any()

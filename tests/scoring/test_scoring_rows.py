@@ -1,0 +1,155 @@
+"""From rows to scores, intervals and groups, on one rank or several."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as nps
+
+from maris_fast import scoring
+from maris_fast.scoring import MARIS, PROTOCOLS, Expression, Rows, Truth
+from maris_fast.scoring.groups import LENGTH, SIZE, WORDS, groups_of
+from maris_fast.scoring.protocols import count
+from maris_fast.scoring.summary import FEW, intervals
+
+MASKS = nps.arrays(bool, (6, 7))
+
+
+def mask(*ones: int) -> np.ndarray:
+    flat = np.zeros(20, dtype=bool)
+    flat[list(ones)] = True
+    return flat.reshape(4, 5)
+
+
+def compared(rows: Rows, prediction: np.ndarray, truth: np.ndarray, **known: object) -> None:
+    """Adds masks that were not drawn from logits."""
+    expression = Expression(**{"image_id": 0, "ref_id": 0, "sent_id": 0, "text": "it", **known})
+    counts = [count(one, prediction, truth, None) for one in rows.protocols]
+    rows.add_counts(counts, Truth(truth), expression)
+
+
+def test_scores_of_three_expressions_computed_by_hand() -> None:
+    rows = Rows()
+    compared(rows, mask(0, 1), mask(0, 1), kind="colour")
+    compared(rows, mask(0, 1, 2), mask(1, 2, 3, 4), kind="shape")
+    compared(rows, mask(), mask(7), kind="shape")
+    summary = scoring.headline(rows.table())
+    assert summary["expressions"] == 3
+    assert summary["oIoU"] == pytest.approx((2 + 2 + 0) / (2 + 5 + 1))
+    assert summary["mIoU"] == pytest.approx((1 + 0.4 + 0) / 3)
+    assert summary["Pr@50"] == pytest.approx(1 / 3)
+    assert summary["kinds"]["shape"]["oIoU"] == pytest.approx(2 / 6)
+    assert summary["kinds"]["colour"]["Pr@90"] == 1.0
+    assert list(summary) == [
+        "expressions", "oIoU", "mIoU", "Pr@50", "Pr@60", "Pr@70", "Pr@80", "Pr@90", "kinds",
+    ]  # fmt: skip
+
+
+def test_precision_is_strictly_above_its_threshold() -> None:
+    rows = Rows()
+    compared(rows, mask(0), mask(0, 1))
+    assert scoring.headline(rows.table())["Pr@50"] == 0.0
+
+
+def test_no_expressions_is_said_and_not_divided_by() -> None:
+    assert scoring.headline(Rows().table()) == {"expressions": 0, "kinds": {}}
+    assert scoring.whole(Rows(PROTOCOLS.values()).table()) == {"expressions": 0, "kinds": {}}
+
+
+@given(
+    st.lists(st.tuples(MASKS, MASKS, st.sampled_from([None, "a", "b"])), min_size=1, max_size=8), st.data()
+)
+def test_any_split_over_ranks_gives_the_same_scores_to_the_last_bit(
+    pairs: list[tuple[np.ndarray, np.ndarray, str | None]], data: st.DataObject
+) -> None:
+    protocols = tuple(PROTOCOLS.values())
+    alone, ranks = Rows(protocols), [Rows(protocols) for _ in range(3)]
+    for number, (prediction, truth, kind) in enumerate(pairs):
+        known = {"image_id": number // 2, "sent_id": number, "kind": kind, "first": number % 2 == 0}
+        compared(alone, prediction, truth, **known)
+        compared(ranks[data.draw(st.integers(0, 2))], prediction, truth, **known)
+    together = Rows(protocols)
+    for rank in ranks:
+        together.merge(rank.state())
+    assert scoring.whole(together.table(), bootstrap=20) == scoring.whole(alone.table(), bootstrap=20)
+
+
+def many(images: int, each: int, seed: int = 0) -> Rows:
+    """Expressions whose IoU is that of their image."""
+    random, rows = np.random.default_rng(seed), Rows()
+    for image_id in range(images):
+        truth = np.arange(100)[None] < random.integers(20, 100)
+        prediction = np.arange(100)[None] < random.integers(10, 100)
+        for sent_id in range(each):
+            compared(rows, prediction, truth, image_id=image_id, sent_id=sent_id)
+    return rows
+
+
+def test_intervals_are_those_of_images_drawn_again_one_by_one() -> None:
+    table = many(images=7, each=2).table()
+    of_maris, image = table.of(MARIS), table.column("image_id")
+    random, drawn = np.random.default_rng(0), []
+    for times in random.multinomial(7, np.full(7, 1 / 7), size=60):
+        again = np.concatenate([np.flatnonzero(image == i) for i in range(7) for _ in range(times[i])])
+        i, u, iou, _ = of_maris[again].T
+        drawn.append((i.sum() / u.sum(), iou.mean(), (iou > 0.5).mean()))
+    low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
+    ours = intervals(table, MARIS, 60)
+    for column, name in enumerate(("oIoU", "mIoU", "Pr@50")):
+        assert ours[name] == pytest.approx([low[column], high[column]], rel=1e-12)
+
+
+def test_an_interval_is_as_wide_as_its_standard_error_says() -> None:
+    table = many(images=400, each=3).table()
+    ious = table.of(MARIS)[::3, 2]
+    low, high = intervals(table, MARIS, 2000)["mIoU"]
+    # Three sentences of one image are one observation, not three.
+    assert high - low == pytest.approx(2 * 1.96 * ious.std() / np.sqrt(400), rel=0.1)
+    assert low < ious.mean() < high
+
+
+def test_images_that_are_all_alike_leave_no_doubt() -> None:
+    rows = Rows()
+    for image_id in range(9):
+        compared(rows, mask(0, 1), mask(0, 1, 2, 3), image_id=image_id)
+    assert intervals(rows.table(), MARIS, 50)["oIoU"] == [0.5, 0.5]
+
+
+def test_without_resamples_there_are_no_intervals() -> None:
+    assert "intervals" not in scoring.whole(many(3, 1).table(), bootstrap=0)
+    assert scoring.whole(many(3, 1).table(), bootstrap=5)["bootstrap"]["resamples"] == 5
+
+
+def test_an_expression_is_grouped_by_its_words_length_and_targets_size() -> None:
+    groups = groups_of("The 2nd red Cup, left of the plate", "cup", None, 32 * 32)
+    assert [name for dimension, name in groups if dimension == WORDS] == [
+        "colour",
+        "left",
+        "ordinal",
+        "relation",
+    ]
+    assert dict(groups)[SIZE] == "medium"
+    assert dict(groups)[LENGTH] == "6-10"
+    assert dict(groups_of("leftovers", "", None, 0)) == {
+        "category": "none", "size": "none", "length": "1-2", "words": "none of these",
+    }  # fmt: skip
+    sizes = [dict(groups_of("it", "", None, area))[SIZE] for area in (1023, 1024, 9215, 9216)]
+    assert sizes == ["small", "medium", "medium", "large"]
+
+
+def test_a_breakdowns_groups_add_up_in_a_fixed_order_and_small_ones_are_marked() -> None:
+    rows = Rows()
+    for number in range(FEW):
+        compared(rows, mask(0), mask(0), category="cat", text="the cat", sent_id=number)
+    compared(rows, mask(1), mask(0), category="dog", text="a dog that is not in the bottom left at all I say")
+    breakdown = scoring.whole(rows.table(), bootstrap=0)["breakdown"]
+    assert breakdown["category"]["cat"]["few"] is False
+    assert breakdown["category"]["dog"]["few"] is True
+    assert breakdown["category"]["dog"]["oIoU"] == 0
+    assert breakdown["category"]["cat"]["oIoU"] == 1
+    assert list(breakdown["length"]) == ["1-2", "11 or more"]
+    assert list(breakdown["words"]) == ["left", "bottom", "relation", "negation", "none of these"]
+    for dimension in ("category", "size", "length"):
+        assert sum(row["expressions"] for row in breakdown[dimension].values()) == FEW + 1
