@@ -70,7 +70,7 @@ def of_breakdown(summary: Summary, title: str) -> Iterator[Grid]:
 
 def _grid(title: str, first: str) -> Grid:
     # Nine columns in 80 characters, brackets included.
-    grid = Grid(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid = Grid(title=title, box=SIMPLE_HEAD, padding=0)
     grid.add_column(first)
     for name in ("number", *SCORES):
         grid.add_column(name, justify="right", no_wrap=True)

@@ -58,7 +58,16 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
     out = folder / "scores.json"
     typed = [sys.executable, "-m", "maris_fast.cli", "eval", str(folder / "model.safetensors")]
     typed += [str(folder / "cache"), "--split", "train", "--ranks", "2", "--swapped", "--breakdown"]
-    typed += ["--protocol", "lavt,rela", "--protocol", "vlt", "--bootstrap", "50", "--out", str(out)]
+    typed += [
+        "--protocol",
+        "lavt,rela,cris,cris-val",
+        "--protocol",
+        "vlt,phrasecut",
+        "--bootstrap",
+        "50",
+        "--out",
+        str(out),
+    ]
     done = subprocess.run(typed, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     for words in ("overall IoU", "map@0.95", "T_acc", "95% from", "by words", "spread"):
@@ -66,9 +75,10 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
     assert "…" not in done.stdout  # no column cut off
     found = json.loads(out.read_text())
     assert found.keys() == {"as written", "exchanged"}
-    wanted = scored(folder, swapped=True, protocols=scoring.named(["lavt", "rela", "vlt"]), bootstrap=50)
+    names = ["lavt", "cris", "cris-val", "rela", "vlt", "phrasecut"]
+    wanted = scored(folder, swapped=True, protocols=scoring.named(names), bootstrap=50)
     for condition, summary in found.items():
-        assert list(summary["protocols"]) == ["maris", "lavt", "rela", "vlt"]
+        assert list(summary["protocols"]) == ["maris", *names]
         same_numbers(summary, wanted[condition])
 
 
@@ -94,17 +104,11 @@ def test_the_headline_is_maris_whatever_else_is_asked_for(folder: Path) -> None:
 def test_a_cache_that_does_not_know_of_overlaps_is_read_and_it_says_so(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        str(folder / "model.safetensors"),
-        str(folder / "cache"),
-        "--split",
-        "val",
-        "--device",
-        "cpu",
-    ]
-    assert command.main([*arguments, "--protocol", "all"]) == 0
+    results = scored(folder, protocols=tuple(PROTOCOLS.values()))
+    command.show(results, "train", breakdown=False)
     said = " ".join(capsys.readouterr().out.split())
-    assert "Which pixels two polygons cover is not known of 7 expressions; lavt and lisa keep them" in said
+    number = results["as written"]["expressions"]
+    assert f"Which pixels two polygons cover is not known of {number} expressions; lavt and lisa keep" in said
 
 
 def test_overlaps_and_first_sentences_come_through_the_cache(tmp_path: Path) -> None:
