@@ -66,7 +66,12 @@ class Count(NamedTuple):
 
 
 def count(
-    protocol: Protocol, prediction: NDArray[np.bool_], truth: NDArray[np.bool_], no_target: bool | None
+    protocol: Protocol,
+    prediction: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    no_target: bool | None,
+    *,
+    targetless: bool | None = None,
 ) -> Count:
     """Compares two masks of the protocol's canvas, [H, W].
 
@@ -74,6 +79,8 @@ def count(
         no_target: what a model's no-target output says; None where it has none, and then an empty mask says
             that nothing is meant. A model that says so predicts no pixel, but with ``none_apart`` the
             pixels that it would have predicted stay in the union of an expression that does mean something.
+        targetless: whether the expression means nothing; None: where the truth is empty. (An object may be
+            too small for the canvas.)
 
     Raises:
         ValueError: masks of different sizes.
@@ -85,7 +92,9 @@ def count(
         prediction = np.zeros_like(prediction)
     intersection = int(np.count_nonzero(prediction & truth))
     union = int(np.count_nonzero(prediction | truth))
-    if protocol.none_apart and not truth.any():
+    if targetless is None:
+        targetless = not truth.any()
+    if protocol.none_apart and targetless:
         return Count(0, 0 if says_none else union, float(says_none), says_none)
     if protocol.none_apart and says_none:
         intersection = 0

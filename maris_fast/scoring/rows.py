@@ -83,10 +83,12 @@ class Rows:
         values = {canvas: canvas.values(logits, geometry) for canvas in {p.canvas for p in self.protocols}}
         predictions = [(values[one.canvas] > one.threshold).cpu().numpy() for one in self.protocols]
         dropped = truth.mask if truth.twice_covered is None else truth.mask & ~truth.twice_covered
+        targetless = not truth.mask.any()
         counts = []
         for protocol, prediction in zip(self.protocols, predictions, strict=True):
             wanted = dropped if protocol.twice_covered == "dropped" else truth.mask
-            counts.append(count(protocol, prediction, protocol.canvas.truth(wanted), no_target))
+            on_canvas = protocol.canvas.truth(wanted)
+            counts.append(count(protocol, prediction, on_canvas, no_target, targetless=targetless))
         self.add_counts(counts, truth, expression)
         return np.zeros_like(predictions[0]) if no_target else predictions[0]
 

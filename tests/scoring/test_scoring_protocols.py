@@ -162,6 +162,14 @@ def test_a_model_without_a_no_target_output_says_so_by_an_empty_mask() -> None:
     assert count(RELA, nothing, nothing, False).iou == 0
 
 
+def test_an_object_too_small_for_the_canvas_is_not_an_expression_that_means_nothing() -> None:
+    rows = all_rows()
+    height, width = 8, 4096
+    add(rows, box(height, width, 0, 0, 0, 0), box(height, width, 0, 0, 8, 1))
+    assert under_all(rows)["rela"]["mIoU"] == 0
+    assert not PROTOCOLS["rela"].canvas.truth(box(height, width, 0, 0, 8, 1)).any()
+
+
 def test_where_nothing_lacks_a_target_rela_prints_accuracies_of_0() -> None:
     rows = all_rows()
     some = box(48, 48, 0, 0, 8, 8)
