@@ -13,6 +13,7 @@ from torch import nn
 from maris_fast import scoring
 from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.stream import Batch, Sample
+from maris_fast.model.segmentation import Segmentation
 from maris_fast.scoring import MARIS, Expression, Rows, Truth
 from maris_fast.scoring.rows import Table
 from maris_fast.train.ranks import Ranks
@@ -73,15 +74,23 @@ def score_expressions(
         if not batch.weights.any():
             continue
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets).answer()
-        for sample, one in zip(batch.samples, logits.float().split(1), strict=True):
-            mask = rows.add(one, sample.geometry, _truth(sample), _expression(sample))
+            said = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
+        logits, nothing = said.logits.float().split(1), _says_nothing(said)
+        for sample, one, none in zip(batch.samples, logits, nothing, strict=True):
+            mask = rows.add(one, sample.geometry, _truth(sample), _expression(sample), none)
             if see is not None:
                 see(sample, mask)
     whole = Rows(protocols)
     for state in ranks.gather(rows.state()):
         whole.merge(state)
     return whole.table()
+
+
+def _says_nothing(said: Segmentation) -> Sequence[bool | None]:
+    """Of each expression, whether the model says that it means nothing; None where it has no such output."""
+    if said.no_target is None:
+        return [None] * len(said.logits)
+    return (said.no_target > 0).tolist()
 
 
 def _truth(sample: Sample) -> Truth:

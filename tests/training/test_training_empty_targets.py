@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ from maris_fast.data_shards.importers.grefcoco import import_grefcoco
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.geometry import ImageGeometry
 from maris_fast.model.segmentation import Segmentation
-from maris_fast.train.evaluation import evaluate
-from maris_fast.train.main import main
+from maris_fast.scoring import headline
+from maris_fast.train.evaluation import evaluate, score_expressions
 from maris_fast.train.ranks import Ranks
 from maris_fast.weights import load_model
 from tests.data.cache_dataset import tiny_settings
 from tests.data.test_grefcoco import Grefs
 from tests.training.processes import ROOT
+from tests.training.processes import run as run_process
 
 TINY = ROOT / "train" / "configs" / "tiny.yaml"
 
@@ -89,13 +91,12 @@ def test_finding_nothing_is_right_where_nothing_is_meant(cache: Path) -> None:
 
 def test_training_learns_from_it_and_scores_and_draws_it(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    status = main(
-        [
-            *("--config", str(TINY), f"data.cache={cache}", f"run.folder={run}"),
-            *("schedule.epochs=6", "model.channels=16", "run.pictures=2"),
-        ]
+    done = run_process(
+        *(sys.executable, ROOT / "train" / "main.py", "--config", TINY),
+        *(f"data.cache={cache}", f"run.folder={run}"),
+        *("schedule.epochs=6", "model.channels=16", "run.pictures=2"),
     )
-    assert status == 0
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [one["loss"] for one in records if one["kind"] == "train"]
     assert np.isfinite(losses).all()
@@ -109,8 +110,8 @@ def test_training_learns_from_it_and_scores_and_draws_it(cache: Path, tmp_path: 
     alone = Ranks(torch.device("cpu"))
     with CacheReader(cache, "val", device="cpu") as reader:
         for swapped in (False, True):
-            scores = evaluate(
+            table = score_expressions(
                 model, reader, alone, swapped=swapped, see=lambda s, m: seen.update({s.text: m})
             )
-            assert scores["expressions"] == 2
+            assert headline(table)["expressions"] == 2
     assert seen["nobody"].shape == (60, 80)
