@@ -75,6 +75,42 @@ def mutual_attention_bwd_gram_kernel(
     tl.store(word_sum_ptr + e * BLOCK_T + words, word_sum)
 
 
+@triton.jit
+def sum_over_words(
+    weights: tl.tensor,  # [ROWS, WORDS]
+    of_words: tl.tensor,  # [WORDS, COLUMNS]
+    total: tl.tensor,  # [ROWS, COLUMNS], fp32
+    ROWS: tl.constexpr,
+    WORDS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    IN_QUARTERS: tl.constexpr,
+) -> tl.tensor:
+    """total + weights @ of_words.
+
+    Without tensor cores a product is unrolled over its whole inner dimension, and of 128 words the operands
+    alone overflow the registers: ``IN_QUARTERS``, a quarter of the words is in them at a time.
+    """
+    if IN_QUARTERS:
+        QUARTER: tl.constexpr = WORDS // 4
+        weights_0, weights_1 = tl.split(tl.permute(tl.reshape(weights, (ROWS, 2, 2, QUARTER)), (0, 2, 3, 1)))
+        words_0, words_1 = tl.split(tl.permute(tl.reshape(of_words, (2, 2, QUARTER, COLUMNS)), (1, 2, 3, 0)))
+        weights_00, weights_01 = tl.split(tl.permute(weights_0, (0, 2, 1)))
+        weights_10, weights_11 = tl.split(tl.permute(weights_1, (0, 2, 1)))
+        words_00, words_01 = tl.split(tl.permute(words_0, (1, 2, 0)))
+        words_10, words_11 = tl.split(tl.permute(words_1, (1, 2, 0)))
+        # The barriers keep the compiler from loading the next quarter early.
+        total = tl.dot(weights_00, words_00, total, input_precision="ieee")
+        tl.debug_barrier()
+        total = tl.dot(weights_01, words_01, total, input_precision="ieee")
+        tl.debug_barrier()
+        total = tl.dot(weights_10, words_10, total, input_precision="ieee")
+        tl.debug_barrier()
+        total = tl.dot(weights_11, words_11, total, input_precision="ieee")
+    else:
+        total = tl.dot(weights, of_words, total, input_precision="ieee")
+    return total
+
+
 @triton.jit(do_not_specialize=SIZES)
 def mutual_attention_bwd_kernel(
     grad_ptr: tl.tensor,  # [E, L_v, C], dL/df_lav
@@ -110,6 +146,7 @@ def mutual_attention_bwd_kernel(
     C is walked twice in chunks, so that neither X nor a gradient of full width is ever held: first what a
     row needs of all its channels (S, (G w) Z_lᵀ, Z_v dYᵀ and two sums), then the gradients, chunk by chunk.
     """
+    IN_QUARTERS: tl.constexpr = not HAS_GRAM and BLOCK_T > 64
     image = tl.program_id(0)
     split = tl.program_id(1)
     splits = tl.num_programs(1)
@@ -205,7 +242,7 @@ def mutual_attention_bwd_kernel(
                     places_l = words[:, None] * C + channels[None, :]
                     z_v = tl.load(z_v_ptr + start_v * C + places_v, mask=is_z_v, other=0.0)
                     z_l = tl.load(z_l_ptr + word_base * C + places_l, mask=is_z_l, other=0.0)
-                    X = tl.dot(A, z_l, input_precision="ieee") + z_v
+                    X = sum_over_words(A, z_l, z_v, BLOCK_V, BLOCK_T, CHUNK, IN_QUARTERS)
                     x_z_l = tl.dot(X, tl.trans(z_l), x_z_l, input_precision="ieee")
             # word_sum is used once: Triton 3.6 can't compile a loop's sum that is used twice.
             c2_rstd = c2 * rstd
@@ -226,7 +263,7 @@ def mutual_attention_bwd_kernel(
                 places_l = words[:, None] * C + channels[None, :]
                 z_v = tl.load(z_v_ptr + start_v * C + places_v, mask=is_z_v, other=0.0)
                 z_l = tl.load(z_l_ptr + word_base * C + places_l, mask=is_z_l, other=0.0)
-                X = tl.dot(A, z_l, input_precision="ieee") + z_v.to(tl.float32)
+                X = sum_over_words(A, z_l, z_v.to(tl.float32), BLOCK_V, BLOCK_T, CHUNK, IN_QUARTERS)
                 x_hat = (X - mean[:, None]) * rstd[:, None]
                 grad = tl.load(grad_ptr + row_base * C + places_v, mask=is_z_v, other=0.0).to(tl.float32)
 
@@ -243,15 +280,19 @@ def mutual_attention_bwd_kernel(
                 if C % CHUNK != 0:
                     dX = tl.where(is_z_v, dX, 0.0)
 
+                if IN_QUARTERS:
+                    tl.debug_barrier()
                 dz_l = tl.dot(tl.trans(A), dX.to(z_v.dtype), input_precision="ieee")
+                if IN_QUARTERS:
+                    tl.debug_barrier()
                 dz_l = tl.dot(tl.trans(dS), z_v, dz_l, input_precision="ieee")
                 own_l = dz_l_partial_ptr + (word_base * splits + split * L_t) * C + places_l
                 dz_l += tl.load(own_l, mask=is_z_l & (tile > first_tile), other=0.0)
                 tl.store(own_l, dz_l, mask=is_z_l)
 
                 dy = tl.load(dy_ptr + word_base * C + places_l, mask=is_z_l, other=0.0).to(z_v.dtype)
-                dz_v = tl.dot(A, dy, dX, input_precision="ieee")
-                dz_v = tl.dot(dS, z_l, dz_v, input_precision="ieee")
+                dz_v = sum_over_words(A, dy, dX, BLOCK_V, BLOCK_T, CHUNK, IN_QUARTERS)
+                dz_v = sum_over_words(dS, z_l, dz_v, BLOCK_V, BLOCK_T, CHUNK, IN_QUARTERS)
                 if HAS_GROUPS:
                     dz_v += tl.load(dz_v_sum_ptr + places_v, mask=is_z_v & (e > first_e), other=0.0)
                     tl.store(dz_v_sum_ptr + places_v, dz_v, mask=is_z_v & (e + 1 < end_e))

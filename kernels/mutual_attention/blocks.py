@@ -1,7 +1,6 @@
 """How the kernels are cut: block sizes by architecture, element size, word block and channels.
 
-Chosen from what the compiler reports: every row fits in registers and shared memory of its architecture, but
-for the backward of fp32 beyond 64 words, which spills up to 200 bytes
+Chosen from what the compiler reports: every row fits in registers and shared memory of its architecture
 (tests/kernels/test_mutual_attention_compiles.py compiles them all). None has been timed on a GPU yet: the
 tuner (tuning.py) does that on the machine at hand, and in_use.py lets its file take the place of rows here.
 """
@@ -64,7 +63,7 @@ FP32 = {
     16: Row(Walk(32, 8, 2, 32), Walk(32, 8, 2, 32), Walk(32, 8, 1, 32)),
     32: Row(Walk(32, 8, 2, 32), Walk(32, 8, 2, 32), Walk(32, 8, 1, 32)),
     64: Row(Walk(32, 8, 2, 32), Walk(32, 8, 2, 32), Walk(16, 8, 1, 32)),
-    128: Row(Walk(16, 8, 1, 32), Walk(16, 8, 1, 32), Walk(16, 8, 1, 32)),
+    128: Row(Walk(16, 8, 1, 32), Walk(16, 8, 1, 32), Walk(16, 8, 1, 16)),
 }
 
 # {(architecture, element bytes): {word block: row}}

@@ -12,9 +12,6 @@ import pytest
 from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, TABLE
 from maris_fast.kernels.mutual_attention.compiled import SHARED_LIMIT
 
-# Plain multiply-adds over 128 words don't fit: what fp32 beyond 64 words may spill, in bytes.
-MAY_SPILL = {("mutual_attention_bwd_kernel", "fp32", 128): 256}
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -30,10 +27,5 @@ def test_every_row_fits_and_nothing_spills(architecture: int) -> None:
         for words in TABLE[architecture, element]:
             assert ("mutual_attention_bwd_kernel", dtype, words) in walks
             assert ("mutual_attention_fwd_chunked_kernel", dtype, words) in walks
-    too_large = [
-        c
-        for c in compiled
-        if c["spilled_bytes"] > MAY_SPILL.get((c["kernel"], c["dtype"], c["words"]), 0)
-        or c["shared_bytes"] > SHARED_LIMIT[architecture]
-    ]
+    too_large = [c for c in compiled if c["spilled_bytes"] or c["shared_bytes"] > SHARED_LIMIT[architecture]]
     assert too_large == []
