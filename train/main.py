@@ -2,7 +2,7 @@
 
 ::
 
-    deepspeed train/main.py --config train/configs/refcoco.yaml [section.key=value ...]
+    deepspeed train/main.py --config train/configs/refcoco.yaml [--config ...] [section.key=value ...]
     torchrun --nproc-per-node 8 train/main.py --config ...
     srun --ntasks-per-node 8 python train/main.py --config ...
     python train/main.py --config ...                        one rank
@@ -58,8 +58,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="launch: deepspeed train/main.py ..., torchrun --nproc-per-node N train/main.py ..., "
         "or python train/main.py ... for one rank",
     )
-    parser.add_argument("--config", type=Path, required=True, help="YAML of a run, see train/configs")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="on top of the file")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        action="append",
+        help="YAML of a run, see train/configs; may be repeated, later files win",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="on top of the files")
     parser.add_argument("--resume", choices=("never", "auto"), help="the same as run.resume=...")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the settings and DeepSpeed's configuration, and end"

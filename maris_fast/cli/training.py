@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,14 @@ Ranks = Annotated[int, typer.Option(min=1, help="processes on this machine")]
 
 
 def train(
-    config: Annotated[Path, typer.Option(help="YAML of training settings; train/configs/ has some")],
+    config: Annotated[
+        list[Path],
+        typer.Option(
+            help="YAML of training settings; train/configs/ has some; may be given again, later files win"
+        ),
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the file")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the files")
     ] = None,
     ranks: Ranks = 1,
 ) -> None:
@@ -24,7 +30,8 @@ def train(
     from maris_fast import train as package
 
     entry = Path(package.__file__).with_name("main.py")
-    sys.exit(launch(ranks, str(entry), "--config", str(config), *(overrides or ())))
+    files = [part for file in config for part in ("--config", str(file))]
+    sys.exit(launch(ranks, str(entry), *files, *(overrides or ())))
 
 
 def evaluate(
@@ -47,7 +54,13 @@ def evaluate(
     breakdown: Annotated[
         bool, typer.Option(help="print scores by category, size, length and words; the JSON always has them")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="also write the scores there, as JSON")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="also write the scores there, as JSON; in a folder, such as the run's, where "
+            "`maris-fast report` finds them, named by data set and split"
+        ),
+    ] = None,
     ranks: Ranks = 1,
 ) -> None:
     """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size, and as other papers do."""
@@ -71,13 +84,24 @@ def scoring_command(
 
 def launch(ranks: int, *command: str) -> int:
     """Runs ``command`` under DeepSpeed's launcher with so many ranks; its exit status."""
+    environment = {**os.environ, **launcher_environment()}
+    return subprocess.call(launcher_command(ranks, *command), env=environment)
+
+
+def launcher_command(ranks: int, *command: str, devices: Sequence[str] = ()) -> list[str]:
+    """``command`` under DeepSpeed's launcher, on these GPUs or on the first ones."""
     from maris_fast.train.launchers import free_port
 
-    # The launcher of this very environment, whatever else is first on PATH.
-    launcher = Path(sys.executable).with_name("deepspeed")
-    environment = {**os.environ, "PATH": f"{launcher.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    where = ["--include", f"localhost:{','.join(devices)}"] if devices else ["--num_gpus", str(ranks)]
     # The launcher's own choice is one fixed port, and two runs on a machine would meet there.
     port = ["--master_port", str(free_port())]
-    return subprocess.call(
-        [sys.executable, str(launcher), "--num_gpus", str(ranks), *port, *command], env=environment
-    )
+    return [sys.executable, str(_launcher()), *where, *port, *command]
+
+
+def launcher_environment() -> dict[str, str]:
+    """The launcher of this very environment, whatever else is first on PATH."""
+    return {"PATH": f"{_launcher().parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def _launcher() -> Path:
+    return Path(sys.executable).with_name("deepspeed")

@@ -18,8 +18,8 @@ S = TypeVar("S", bound=Settings)
 EXTENDS = "extends"
 
 
-def load_settings(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
-    """Settings of ``kind`` from a YAML file, with ``section.key=value`` on top.
+def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides: Sequence[str] = ()) -> S:
+    """Settings of ``kind`` from YAML files, each on top of those before, with ``section.key=value`` on top.
 
     Values are read as YAML, so ``null``, ``true``, ``[0.9, 0.95]`` and ``1.0e-3`` work. So does ``1e-3``,
     which YAML 1.1 alone would take for text. A file may start from others, ``extends: [a.yaml, b.yaml]``,
@@ -29,13 +29,16 @@ def load_settings(kind: type[S], path: Path | None, overrides: Sequence[str] = (
         ConfigError: no such file, not YAML, files that extend each other in a circle, an unknown key (with
             the nearest known one), a wrong value.
     """
-    values = _read(Path(path), ()) if path is not None else {}
+    files = [] if paths is None else [paths] if isinstance(paths, Path) else list(paths)
+    values: dict[str, Any] = {}
+    for file in files:
+        _merge(values, _read(file, ()))
     for override in overrides:
         _override(values, override)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(kind, error, path)) from error
+        raise ConfigError(_explain(kind, error, files)) from error
 
 
 def dump_settings(settings: Settings) -> str:
@@ -90,8 +93,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _explain(kind: type[BaseModel], error: ValidationError, path: Path | None) -> str:
-    lines = [f"settings{f' of {path}' if path else ''} cannot be used:"]
+def _explain(kind: type[BaseModel], error: ValidationError, files: Sequence[Path]) -> str:
+    named = f" of {' and '.join(map(str, files))}" if files else ""
+    lines = [f"settings{named} cannot be used:"]
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":

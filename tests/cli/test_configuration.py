@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,30 @@ def test_what_comes_later_wins_and_sections_are_joined(tmp_path: Path) -> None:
     settings = load_settings(TrainingSettings, own, ["model.tau=0.25"])
     assert (settings.model.channels, settings.model.heads, settings.model.tau) == (64, 2, 0.25)
     assert str(settings.data.cache) == "c"
+
+
+def test_of_several_files_the_later_win_section_by_section(tmp_path: Path) -> None:
+    base = write(
+        tmp_path, "base.yaml", "data: {cache: a}\nrun: {folder: r}\nmodel: {channels: 64, heads: 4}\n"
+    )
+    row = write(tmp_path, "row.yaml", "model: {heads: 2}\n")
+    settings = load_settings(TrainingSettings, [base, row], ["run.seed=3"])
+    assert (settings.model.channels, settings.model.heads, settings.run.seed) == (64, 2, 3)
+    assert load_settings(TrainingSettings, [row, base]).model.heads == 4
+    wrong = write(tmp_path, "wrong.yaml", "model: {haeds: 2}\n")
+    with pytest.raises(
+        ConfigError, match=r"base\.yaml and .*wrong\.yaml cannot be used(?s:.*)did you mean 'heads'"
+    ):
+        load_settings(TrainingSettings, [base, wrong])
+
+
+def test_a_row_of_an_ablation_is_one_command(tmp_path: Path) -> None:
+    main = Path(__file__).parents[2] / "train" / "main.py"
+    command = [sys.executable, str(main), "--config", str(CONFIGS / "refcoco.yaml")]
+    command += ["--config", str(CONFIGS / "ablations" / "without_ma.yaml"), f"run.folder={tmp_path / 'row'}"]
+    shown = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=True).stdout
+    assert "ma_blocks: 0" in shown
+    assert f"folder: {tmp_path / 'row'}" in shown
 
 
 def test_a_circle_and_a_missing_file_name_the_files(tmp_path: Path) -> None:
