@@ -345,7 +345,8 @@ class Trainer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / resuming.SETTINGS).write_text(dump_settings(self.settings))
-            (folder / "environment.json").write_text(json.dumps(environment(self.ranks), indent=1) + "\n")
+            made_with = {**environment(self.ranks), "data": self.source.dataset}
+            (folder / "environment.json").write_text(json.dumps(made_with, indent=1) + "\n")
         except OSError as error:
             raise ConfigError(f"run.folder {folder} cannot be written: {error}; set it to another") from error
 

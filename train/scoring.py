@@ -2,14 +2,13 @@
 
 ::
 
-    python -m maris_fast.train.scoring WEIGHTS CACHE --split val [--protocol all] [--out scores.json]
+    python -m maris_fast.train.scoring WEIGHTS CACHE --split val [--protocol all] [--out FILE or FOLDER]
     deepspeed --num_gpus 2 --module maris_fast.train.scoring WEIGHTS CACHE ...
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
 from maris_fast.train.evaluation import score_expressions
 from maris_fast.train.ranks import Ranks, join, leave
+from maris_fast.train.scores_file import write_scores
 from maris_fast.train.watch import Watch
 from maris_fast.weights import WeightsMeta, load_model
 
@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if ranks.first:
                 show(results, options.split, breakdown=options.breakdown)
                 if options.out is not None:
-                    options.out.write_text(json.dumps(results, indent=1) + "\n")
+                    file = write_scores(options.out, results, options.weights, options.cache, options.split)
+                    print(f"wrote {file}")
             leave()
     except MarisError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -127,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bootstrap", type=int, default=BOOTSTRAP, help="resamples for intervals; 0: none")
     parser.add_argument("--breakdown", action="store_true", help="also print scores by group")
-    parser.add_argument("--out", type=Path, help="JSON of the scores")
+    parser.add_argument("--out", type=Path, help="JSON of the scores; in a folder, a name of its own")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers")
     return parser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ class Source:
     """Widths of the features, who made them, and which expressions there are to train on.
 
     ``feature_itemsize``: bytes of a feature as the cache stores it. ``image_root``: where the images
-    were when the cache was made; they need not be there.
+    were when the cache was made; they need not be there. ``dataset``: its name and by whom it is split.
     """
 
     visual_channels: int
@@ -26,6 +26,7 @@ class Source:
     fingerprint: str
     feature_itemsize: int
     image_root: Path
+    dataset: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, manifest: CacheManifest, split: str) -> Source:
@@ -39,4 +40,5 @@ class Source:
             fingerprint=hashlib.sha256(contents.encode()).hexdigest()[:16],
             feature_itemsize=STORED[manifest.feature_dtype].dtype.itemsize,
             image_root=Path(manifest.dataset.image_root),
+            dataset={"name": manifest.dataset.name, "split_by": manifest.dataset.split_by},
         )

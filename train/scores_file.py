@@ -1,0 +1,66 @@
+"""``scores-<data set>-<split by>-<split>.json``: what an evaluation gave, where a report finds it.
+
+The file holds ``data`` (name, split_by, split), ``weights`` and, by condition, what
+``SegmentationScores.summary`` gives.
+In a run's folder it belongs to that run, whatever the data set: a run may be tested on another one's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from maris_fast.data_shards.cache import read_manifest
+
+AS_WRITTEN = "as written"
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """Where a score was measured: a data set, whose split of it, and which split."""
+
+    name: str
+    split_by: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.split_by}) {self.split}"
+
+    @property
+    def file_name(self) -> str:
+        return f"scores-{self.name}-{self.split_by}-{self.split}.json"
+
+
+def write_scores(out: Path, results: Mapping[str, Any], weights: Path, cache: Path, split: str) -> Path:
+    """Writes ``results`` to the file ``out``, or by its own name into the folder ``out``; the file's path."""
+    dataset = read_manifest(cache).dataset
+    data = DataSplit(dataset.name, dataset.split_by, split)
+    file = out / data.file_name if out.is_dir() else out
+    content = {"data": asdict(data), "weights": str(weights), **results}
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.rename(file)
+    return file
+
+
+def read_scores(folder: Path) -> dict[DataSplit, dict[str, Any]]:
+    """Scores, expressions as written, of the evaluations that left a file there; torn ones are left out."""
+    found: dict[DataSplit, dict[str, Any]] = {}
+    for file in sorted(folder.glob("scores-*.json")):
+        with suppress(ValueError, KeyError, TypeError):
+            content = json.loads(file.read_text())
+            found[DataSplit(**content["data"])] = content[AS_WRITTEN]
+    return found
+
+
+def headline(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of the whole and of the kinds of expressions, without finer groups."""
+    return {
+        name: value
+        for name, value in scores.items()
+        if isinstance(value, int | float) or name in ("kinds", "intervals")
+    }
