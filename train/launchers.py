@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 SCRIPTS = ("deepspeed", "torchrun", "maris-fast")
-MODULES = ("deepspeed.launcher", "torch.distributed")
+MODULES = ("deepspeed.launcher", "torch.distributed", "maris_fast.cli")
 
 
 class Launchers:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from maris_fast.cli import data, inspection, prediction, quickstart, reporting, scaling, training
+from maris_fast.cli import ablation, data, inspection, prediction, quickstart, reporting, scaling, training
 from maris_fast.cli.bench import bench
 from maris_fast.errors import MarisError
 
@@ -43,6 +43,7 @@ app.command("verify")(data.verify)
 app.command("plan")(scaling.plan)
 app.command("train", context_settings={"ignore_unknown_options": True})(training.train)
 app.command("eval")(training.evaluate)
+app.command("ablate")(ablation.ablate)
 app.command("predict")(prediction.predict)
 app.add_typer(bench, name="bench")
 app.command("report")(reporting.report)

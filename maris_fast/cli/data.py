@@ -147,7 +147,7 @@ def cache(
 
     settings = load_settings(CacheSettings, config, overrides or ())
     worker = find_worker(rank, world)
-    with _termination_interrupts():
+    with termination_interrupts():
         job: CacheJob | None = None
         try:
             job = CacheJob(dataset, out, settings, splits=split, worker=worker)
@@ -170,7 +170,7 @@ def cache(
 
 
 @contextmanager
-def _termination_interrupts() -> Iterator[None]:
+def termination_interrupts() -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does, so that batch systems stop it cleanly."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -15,3 +18,41 @@ def counted(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class Runs:
+    """Long runs, some side by side: on a terminal a bar, elsewhere a line when one ends; both with time left.
+
+    The time left follows from the share that was done since ``Runs`` was made.
+    """
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total, self._first, self._done = total, float(done), float(done)
+        self._began = time.monotonic()
+        self._console = Console(soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("", total=total, completed=done, left="")
+
+    def __enter__(self) -> Runs:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def at(self, done: float, running: Sequence[str]) -> None:
+        """``done`` runs, counted in parts of one; the names of those at work."""
+        self._done = done
+        self._bar.update(self._task, completed=done, description=", ".join(running), left=self._left())
+
+    def say(self, line: str) -> None:
+        left = self._left()
+        self._console.print(f"{line}; {left}" if left else line, markup=False, highlight=False)
+
+    def _left(self) -> str:
+        done, missing = self._done - self._first, self._total - self._done
+        if done <= 0 or missing <= 0:
+            return ""
+        seconds = (time.monotonic() - self._began) * missing / done
+        return f"about {timedelta(seconds=round(seconds))} left"

@@ -28,19 +28,14 @@ def quickstart(
     overrides: data.Overrides = None,
 ) -> None:
     """See MARIS learn: scenes -> import -> cache -> train -> evaluate -> predict, in minutes on two cores."""
-    from maris_fast import data_shards, train
+    from maris_fast import train
     from maris_fast.errors import InputError
 
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; remove it, or name another with --folder")
-    root, dataset, cache, run = (folder / name for name in ("scenes", "dataset", "cache", "training"))
+    dataset, cache, run = (folder / name for name in ("dataset", "cache", "training"))
     watch = Stopwatch()
-    with watch.step("scenes", "render scenes"):
-        data.scenes(root, train_images=train_images, val_images=val_images)
-    with watch.step("import", "import them as RefCOCO would be"):
-        data.import_annotations(root, "scenes", split_by="synthetic", out=dataset)
-    with watch.step("cache", "cache the frozen encoders' features"):
-        data.cache(dataset, cache, config=_beside(data_shards, "configs/quickstart.yaml"))
+    prepare(folder, watch, train_images=train_images, val_images=val_images)
     with watch.step("train", f"train on {ranks} DeepSpeed ranks"):
         _launch(
             ranks,
@@ -60,6 +55,24 @@ def quickstart(
         typer.echo(f"a sheet of held-out scenes: {picture}")
     (folder / "seconds.json").write_text(json.dumps(watch.seconds) + "\n")
     _conclude(json.loads(scores.read_text()), weights, picture, sum(watch.seconds.values()))
+
+
+def prepare(
+    folder: Path, watch: Stopwatch, *, train_images: int, val_images: int, cache_settings: Sequence[str] = ()
+) -> None:
+    """Scenes -> import -> cache, in ``folder``; what an earlier call has finished there is not done again."""
+    from maris_fast import data_shards
+
+    root, dataset = folder / "scenes", folder / "dataset"
+    with watch.step("scenes", "render scenes"):
+        if not root.exists():
+            data.scenes(root, train_images=train_images, val_images=val_images)
+    with watch.step("import", "import them as RefCOCO would be"):
+        if not dataset.exists():
+            data.import_annotations(root, "scenes", split_by="synthetic", out=dataset)
+    with watch.step("cache", "cache the frozen encoders' features"):
+        config = _beside(data_shards, "configs/quickstart.yaml")
+        data.cache(dataset, folder / "cache", [*cache_settings], config=config)
 
 
 class Stopwatch:

@@ -1,0 +1,314 @@
+"""``ablate``: the rows of the paper's Tables 2-5, trained and scored in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maris_fast.cli import data, quickstart, training
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from maris_fast.train.ablation.plan import Plan, PlannedRun
+    from maris_fast.train.ablation.record import Record
+    from maris_fast.train.ablation.running import Command
+
+QUICK_DATA = "data"
+QUICK_IMAGE_SIZE = 160
+"""Longest side for the image encoder: 100 tokens an image."""
+WIDTH = 132
+QUICK_ROWS_OF_SEVERAL_SEEDS = ("ours", "without_ma", "without_mask")
+
+
+def ablate(
+    cache: Annotated[
+        str | None, typer.Argument(help="folder that `maris-fast cache` wrote; none with --quick and --list")
+    ] = None,
+    overrides: data.Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for all runs: new, or one that this command began")
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(help="the paper's numbers or names, such as 2,5,without_mask; all by default"),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="such as 0,1,2, each row is trained with each; 0 by default, with --quick three for some"
+        ),
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="YAML that all rows start from; may be given again; RefCOCO's by default"),
+    ] = None,
+    split: Annotated[str, typer.Option(help="split of the cache that rows are scored on")] = "val",
+    ranks: training.Ranks = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="runs side by side; 1, with --quick one for each core")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="on synthetic scenes made on the spot, in minutes on two cores")
+    ] = False,
+    train_images: Annotated[int, typer.Option(min=1, help="with --quick: scenes to train on")] = 1200,
+    val_images: Annotated[int, typer.Option(min=1, help="with --quick: scenes to score on")] = 120,
+    listed: Annotated[
+        bool, typer.Option("--list", help="only print the rows, their parameters and their fragments")
+    ] = False,
+) -> None:
+    """Train and score the paper's ablations in turn, and print its tables with ours beside its numbers.
+
+    Stopped, it goes on when the same command runs again. Exit status 1 if a row has failed.
+    """
+    from maris_fast.errors import ConfigError
+
+    if cache is not None and (quick or "=" in cache):
+        overrides = [cache, *(overrides or ())]
+        cache = None
+    plan = _plan(cache, out, overrides or (), rows, seeds, config, split, quick)
+    if listed:
+        _list(plan, has_cache=cache is not None)
+        return
+    if cache is None and not quick:
+        raise ConfigError("CACHE is missing: name a folder that `maris-fast cache` wrote, or say --quick")
+    places = jobs or (max(1, _cores() // ranks) if quick else 1)
+    with data.termination_interrupts():
+        try:
+            record = _work(plan, ranks, places, (train_images, val_images) if quick else None)
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on from there", err=True)
+            raise typer.Exit(130) from None
+    _show(record, plan.folder)
+    failed = {name: why for name, why in record.failed().items() if name in {run.name for run in plan.runs}}
+    for name, why in failed.items():
+        typer.echo(f"failed: {name}: {why}", err=True)
+    if failed:
+        typer.echo(
+            f"{len(failed)} of {len(plan.runs)} runs failed; the same command tries them again", err=True
+        )
+        raise typer.Exit(1)
+
+
+def _plan(
+    cache: str | None,
+    out: Path | None,
+    overrides: Sequence[str],
+    rows: str | None,
+    seeds: str | None,
+    config: Sequence[Path] | None,
+    split: str,
+    quick: bool,
+) -> Plan:
+    from maris_fast import train
+    from maris_fast.train.ablation.plan import Plan, choose, every
+
+    configs = Path(train.__file__).with_name("configs")
+    folder = out or Path("runs/ablate_quick" if quick else "runs/ablate")
+    variants = choose(rows)
+    if quick and seeds is None:
+        runs = every(variants, [0])
+        several = [each for each in variants if each.name in QUICK_ROWS_OF_SEVERAL_SEEDS]
+        runs += every(several, [1, 2])
+    else:
+        runs = every(variants, _seeds(seeds or "0"))
+    return Plan(
+        folder=folder,
+        cache=folder / QUICK_DATA / "cache" if cache is None else Path(cache),
+        base=tuple(config or [configs / ("ablate_quick.yaml" if quick else "refcoco.yaml")]),
+        overrides=tuple(overrides),
+        split=split,
+        runs=runs,
+    )
+
+
+def _seeds(text: str) -> list[int]:
+    from maris_fast.errors import ConfigError
+
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdigit() for word in words):
+        raise ConfigError(f"--seeds {text!r} are not whole numbers with commas between, such as 0,1,2")
+    return list(dict.fromkeys(int(word) for word in words))
+
+
+def _work(plan: Plan, ranks: int, jobs: int, quick: tuple[int, int] | None) -> Record:
+    """Everything that is not done yet; the record of what is then."""
+    from maris_fast.cli.progress import Runs
+    from maris_fast.data_shards.cache import read_manifest
+    from maris_fast.train.ablation.record import ABLATION, Record, alone_in
+    from maris_fast.train.ablation.running import Runner
+
+    steps = _Steps(plan, ranks, jobs)
+    with alone_in(plan.folder, beside=[QUICK_DATA]) as lock:
+        if quick:
+            _prepare(plan.folder / QUICK_DATA, *quick)
+        record = Record.of(plan, read_manifest(plan.cache))
+        if (plan.folder / ABLATION).is_file():
+            record = record.went_on_from(Record.read(plan.folder))
+        record.save(plan.folder)
+        done = sum(record.is_done(run) for run in plan.runs)
+        with Runs(len(plan.runs), done) as progress:
+            runner = Runner(plan.folder, record, steps, steps.collect, progress, jobs=jobs, lock=lock)
+            runner.work(plan.runs)
+    return record
+
+
+def _prepare(folder: Path, train_images: int, val_images: int) -> None:
+    """Scenes and their features; those of an earlier start are taken if they are as many."""
+    from maris_fast.data_shards.records import ImportedDataset
+    from maris_fast.errors import ConfigError
+
+    settings = [f"encoders.sam.image_size={QUICK_IMAGE_SIZE}"]
+    quickstart.prepare(
+        folder,
+        quickstart.Stopwatch(),
+        train_images=train_images,
+        val_images=val_images,
+        cache_settings=settings,
+    )
+    wanted = {"train": train_images, "val": val_images}
+    found = {name: counts.images for name, counts in ImportedDataset(folder / "dataset").info.splits.items()}
+    if found != wanted:
+        raise ConfigError(
+            f"{folder} holds {found['train']} scenes to train on and {found['val']} to score on, asked for "
+            f"are {train_images} and {val_images}; ask for as many, or name a new folder with --out"
+        )
+
+
+class _Steps:
+    """The commands of a run: train, then score at the images' original size."""
+
+    def __init__(self, plan: Plan, ranks: int, jobs: int) -> None:
+        self._plan, self._ranks = plan, ranks
+        self._device = plan.settings(None).engine.device
+        self._gpus = [] if self._device == "cpu" else _gpus(ranks * jobs)
+        self._threads = max(1, _cores() // (ranks * jobs)) if jobs > 1 else None
+
+    def __call__(self, run: PlannedRun, place: int) -> list[Command]:
+        from maris_fast import train
+
+        plan = self._plan
+        folder = plan.run_folder(run)
+        files = [part for file in plan.configs(run.variant) for part in ("--config", str(file))]
+        entry = str(Path(train.__file__).with_name("main.py"))
+        scoring = training.scoring_command(
+            folder / "best.safetensors", plan.cache, split=plan.split, out=folder
+        )
+        return [
+            self._command(place, entry, *files, *plan.run_overrides(run)),
+            self._command(place, *scoring, "--device", self._device),
+        ]
+
+    def _command(self, place: int, *words: str) -> Command:
+        from maris_fast.train.ablation.running import Command
+
+        gpus = self._gpus[place * self._ranks : (place + 1) * self._ranks]
+        environment = {**training.launcher_environment()}
+        if self._threads and "OMP_NUM_THREADS" not in os.environ:
+            environment["OMP_NUM_THREADS"] = str(self._threads)
+        if self._ranks > 1:
+            return Command(training.launcher_command(self._ranks, *words, devices=gpus), environment)
+        # One rank needs no launcher, whose start takes longer than that of the rank.
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[0]
+        words = ("-m", *words[1:]) if words[0] == "--module" else words
+        return Command([sys.executable, *words], environment)
+
+    def collect(self, run: PlannedRun) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A finished run's scores and how it was trained, and its environment."""
+        from maris_fast.data_shards.cache import read_manifest
+        from maris_fast.train.reporting.run_data import RunData
+        from maris_fast.train.scores_file import DataSplit, headline, read_scores
+
+        folder = self._plan.run_folder(run)
+        trained = RunData.read(folder)
+        dataset = read_manifest(self._plan.cache).dataset
+        where = DataSplit(dataset.name, dataset.split_by, self._plan.split)
+        measured = {
+            "steps": trained.step,
+            "train_seconds": round(trained.seconds or 0, 1),
+            "best_step": trained.best["step"] if trained.best else None,
+            "scores": headline(read_scores(folder)[where]),
+        }
+        return measured, json.loads((folder / "environment.json").read_text())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _gpus(needed: int) -> list[str]:
+    """The GPUs that runs are spread over; none on a machine that has none."""
+    import torch
+
+    from maris_fast.errors import ConfigError
+
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    if needed > len(gpus):
+        raise ConfigError(
+            f"--ranks times --jobs is {needed}, and there are {len(gpus)} GPUs; lower one of them, or set "
+            "engine.device=cpu"
+        )
+    return gpus
+
+
+def _list(plan: Plan, has_cache: bool) -> None:
+    from rich.table import Table
+
+    from maris_fast.data_shards.cache import read_manifest
+    from maris_fast.model.parameters import parameter_counts
+    from maris_fast.train.paper import ABLATION_TABLES
+
+    manifest = read_manifest(plan.cache) if has_cache else None
+    features = "this cache" if manifest else "ViT-H and CLIP ViT-L/14"
+    widths = (manifest.channels, manifest.text_channels) if manifest else ()
+    table = Table(title=f"rows; parameters on the features of {features}", title_justify="left")
+    for column in ("#", "name", "in the paper", "tables", "parameters", "fragment"):
+        table.add_column(column, justify="right" if column in ("#", "parameters") else "left")
+    for variant in plan.variants:
+        tables = [str(number) for number, names in ABLATION_TABLES.items() if variant.name in names]
+        count = parameter_counts(plan.settings(variant).model, *widths).total
+        table.add_row(
+            str(variant.number or ""),
+            variant.name,
+            variant.title,
+            ", ".join(tables),
+            f"{count:,}",
+            str(variant.fragment.relative_to(variant.fragment.parents[2])),
+        )
+    _console().print(table)
+
+
+def _show(record: Record, folder: Path) -> None:
+    from rich.table import Table
+
+    from maris_fast.train.ablation.comparison import HEAD, conditions_told, sections, verdicts
+    from maris_fast.train.ablation.record import ABLATION
+
+    console = _console()
+    for section in sections({name: record.scores(name) for name in record.variants}):
+        table = Table(title=section.title, title_justify="left")
+        for number, column in enumerate(HEAD):
+            table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
+        for cells in section.cells():
+            table.add_row(*cells)
+        console.print(table)
+    typer.echo("\n".join([*verdicts(record), *conditions_told(record)]))
+    typer.echo(f"all of it: {folder / ABLATION}; a page: maris-fast report {folder}")
+
+
+def _console() -> Console:
+    """As wide as the tables where nobody looks at a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)

@@ -1,0 +1,173 @@
+"""The paper's ablations by their command: stopped, killed, changed, failing, and gone on with."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from maris_fast.cli import app
+from tests.training.processes import ROOT, Launched, run
+
+ABLATE = (sys.executable, "-m", "maris_fast.cli", "ablate")
+EPOCHS, STEPS = 100, 200
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ablation in its three lives: killed in its first run, stopped in it by Ctrl-C, finished."""
+    folder = tmp_path_factory.mktemp("ablate") / "out"
+    first = folder / "without_ma-seed-0"
+    with Launched(*command(folder), log=folder.parent / "first.log", **ONE_THREAD) as killed:
+        killed.reaches(first, 5, seconds=240)
+        killed.process.kill()
+        killed.ends(120)
+    with Launched(*command(folder), log=folder.parent / "second.log", **ONE_THREAD) as stopped:
+        stopped.reaches(first, steps(first)[-1] + 5, seconds=240)
+        stopped.process.send_signal(signal.SIGINT)
+        stopped.ends(120)
+        assert stopped.process.returncode == 130, stopped.output
+        assert "the same command goes on from there" in stopped.output
+    done = run(*command(folder), changed=ONE_THREAD)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder.parent / "stdout").write_text(done.stdout)
+    return folder
+
+
+def command(folder: Path, *more: str, rows: str = "2,ours") -> list[str]:
+    quick = ["--quick", "--out", str(folder), "--train-images", "6", "--val-images", "3", "--jobs", "1"]
+    settings = [f"schedule.epochs={EPOCHS}", "run.checkpoint_every=1000", "run.log_every=1"]
+    settings += ["model.channels=16", "engine.device=cpu"]
+    return [*ABLATE, *quick, "--rows", rows, "--seeds", "0", *settings, *more]
+
+
+def ablate(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["ablate", *map(str, arguments)])
+
+
+def said(result: Result) -> str:
+    return " ".join((result.output + (result.stderr or "")).split())
+
+
+def trained(run_folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's steps; a torn last line is none."""
+    lines = (run_folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [one for one in records if one["kind"] == "train"]
+
+
+def steps(run_folder: Path) -> list[int]:
+    return [one["step"] for one in trained(run_folder)]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "ablation.json").read_text())
+    return content
+
+
+def test_a_run_that_was_killed_and_stopped_goes_on_and_loses_no_step(folder: Path) -> None:
+    for name, starts in (("without_ma-seed-0", 3), ("ours-seed-0", 1)):
+        assert steps(folder / name) == list(range(1, STEPS + 1))
+        elapsed = [line["elapsed_s"] for line in trained(folder / name)]
+        assert 1 + sum(after < before for before, after in pairwise(elapsed)) == starts, name
+
+
+def test_the_record_holds_scores_conditions_and_versions(folder: Path) -> None:
+    content = record(folder)
+    assert content["runs"].keys() == {"without_ma-seed-0", "ours-seed-0"}
+    for name, one in content["runs"].items():
+        alone = json.loads((folder / name / "scores-scenes-synthetic-val.json").read_text())
+        assert one["scores"] == alone["as written"]
+        assert one["steps"] == STEPS
+    made_with = [content["environments"][one["environment"]] for one in content["runs"].values()]
+    assert all(one["packages"]["torch"] and one["commit"] and one["device"] == "cpu" for one in made_with)
+    assert content["conditions"]["settings"]["model.channels"] == 16
+    assert content["variants"]["without_ma"]["changes"] == {"model.ma_blocks": 0}
+    assert content["variants"]["ours"]["changes"] == {}
+
+
+def test_the_paper_stands_above_what_was_measured_here(folder: Path) -> None:
+    lines = (folder.parent / "stdout").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if "│" in line]
+    scores = {one["row"]: one["scores"] for one in record(folder)["runs"].values()}
+    place = cells.index(["#2", "w/o MA", "77.28", "69.03", "39.94", "74.32", "-1.88"])
+    here = [f"{100 * scores['without_ma'][name]:.2f}" for name in ("Pr@70", "Pr@80", "Pr@90", "oIoU")]
+    away = 100 * (scores["without_ma"]["oIoU"] - scores["ours"]["oIoU"])
+    assert cells[place + 1] == ["", "here, seed 0", *here, f"{away:+.2f}"]
+    assert ["#1", "w/o FE", "71.92", "64.51", "37.84", "69.19", "-7.01"] in cells
+    assert any("compare differences to Ours, not levels" in line for line in lines)
+
+
+def test_a_changed_setting_is_refused_by_name(folder: Path) -> None:
+    before = (folder / "ablation.json").read_bytes()
+    words = command(folder, "optimiser.lr=1.0e-5")[len(ABLATE) :]
+    refused = ablate(*words)
+    assert refused.exit_code == 2
+    assert "optimiser.lr was 0.002, is now 1e-05" in said(refused)
+    assert (folder / "ablation.json").read_bytes() == before
+    more = [word if word != "6" else "7" for word in command(folder)[len(ABLATE) :]]
+    assert "holds 6 scenes to train on" in said(ablate(*more))
+
+
+def test_a_row_that_fails_does_not_lose_the_others(folder: Path) -> None:
+    weights = folder / "ours-seed-0" / "best.safetensors"
+    before = weights.stat().st_mtime_ns
+    (folder / "without_mask-seed-0").mkdir()
+    (folder / "without_mask-seed-0" / "notes.txt").write_text("somebody else's")
+    done = run(*command(folder, rows="8,2,4"), changed=ONE_THREAD)
+    assert done.returncode == 1, done.stdout + done.stderr
+    told = " ".join(done.stderr.split())
+    assert "failed: without_mask-seed-0: error: run.folder" in told
+    assert "1 of 3 runs failed" in told
+    assert "here, seed 0" in done.stdout
+    assert weights.stat().st_mtime_ns == before
+    assert record(folder)["runs"]["without_mask-seed-0"]["state"] == "failed"
+
+
+def test_a_page_counts_the_runs_of_an_ablation(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", str(folder), "--out", str(page)])
+    assert done.exit_code == 0, done.output
+    text = page.read_text()
+    assert "On scenes (synthetic) val, not the paper" in text
+    for one in record(folder)["runs"].values():
+        if one["state"] == "done":
+            assert f"<td>{100 * one['scores']['oIoU']:.2f}</td>" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cache", "--rows", "12"), "no such row; there are 1 (without_fe), 2 (without_ma)"),
+        (("cache", "--seeds", "one"), "whole numbers"),
+        (("cache", "run.seed=3"), "sets run.seed of each run itself"),
+        (("cache", "--rows", "tau_01,te", "model.tau=0.2"), "would undo what makes tau_01; leave it out"),
+        ((), "CACHE is missing"),
+        (("--out", "{here}", "{here}"), "is not empty and holds no ablation"),
+        (("--out", "{new}", "{here}"), "holds no feature cache"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_trained(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    words = [word.format(here=ROOT / "docs", new=tmp_path / "new") for word in arguments]
+    result = ablate(*words)
+    assert result.exit_code == 2
+    assert message in said(result)
+
+
+def test_the_list_has_every_fragment_and_trains_nothing(tmp_path: Path) -> None:
+    result = ablate("--list", "--out", tmp_path / "none")
+    assert result.exit_code == 0, result.output
+    fragments = (ROOT / "train" / "configs" / "ablations").glob("*.yaml")
+    assert all(f"ablations/{file.name}" in result.output for file in fragments)
+    ours = next(line for line in result.output.splitlines() if "ours.yaml" in line)
+    assert "6,098,880" in ours
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,123 @@
+"""What is to be trained: rows of the paper, seeds, and the settings of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maris_fast.config import ReadingSettings, TrainingSettings, load_settings
+from maris_fast.errors import ConfigError
+from maris_fast.train.paper import VARIANTS, Variant, flat
+
+OWN = ("run.folder", "run.seed", "run.resume", "data.cache")
+"""Settings that an ablation gives each run itself."""
+
+# Where and how runs are written and read; anything else changes what a row is compared with.
+FREE = ("run.", "data.cache", *(f"data.{name}" for name in ReadingSettings.model_fields))
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    variant: Variant
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Also of its folder."""
+        return f"{self.variant.name}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``runs`` of one base, on one cache, scored on one split of it."""
+
+    folder: Path
+    cache: Path
+    base: tuple[Path, ...]
+    overrides: tuple[str, ...]
+    split: str
+    runs: tuple[PlannedRun, ...]
+
+    def __post_init__(self) -> None:
+        for override in self.overrides:
+            key = override.partition("=")[0]
+            if key in OWN:
+                raise ConfigError(
+                    f"{override}: an ablation sets {key} of each run itself; leave it out "
+                    "(CACHE, --out and --seeds are its options)"
+                )
+            undone = [each.name for each in self.variants if key in each.settings]
+            if undone:
+                raise ConfigError(
+                    f"{override} would undo what makes {', '.join(undone)}; leave it out, or those rows with "
+                    "--rows"
+                )
+
+    @property
+    def variants(self) -> list[Variant]:
+        return list(dict.fromkeys(run.variant for run in self.runs))
+
+    def run_folder(self, run: PlannedRun) -> Path:
+        return self.folder / run.name
+
+    def configs(self, variant: Variant | None) -> list[Path]:
+        """Files of a row, the base alone for None; the later win."""
+        return [*self.base, *([variant.fragment] if variant else [])]
+
+    def run_overrides(self, run: PlannedRun) -> list[str]:
+        """What stands behind the files on the command line of a run."""
+        own = (self.run_folder(run), run.seed, "auto", self.cache)
+        return [*self.overrides, *(f"{key}={value}" for key, value in zip(OWN, own, strict=True))]
+
+    def settings(self, variant: Variant | None) -> TrainingSettings:
+        """Of a row, or of the base.
+
+        Raises:
+            ConfigError: files or overrides that can't be used.
+        """
+        overrides = [*self.overrides, f"data.cache={self.cache}", f"run.folder={self.folder}"]
+        return load_settings(TrainingSettings, self.configs(variant), overrides)
+
+
+def choose(text: str | None) -> list[Variant]:
+    """Rows by the paper's numbers or by name, ``2,5,without_mask``; all for None, in the paper's order.
+
+    Raises:
+        ConfigError: no such row; the message names those there are.
+    """
+    if text is None:
+        return list(VARIANTS.values())
+    numbered = {str(each.number): each for each in VARIANTS.values() if each.number is not None}
+    chosen: dict[str, Variant] = {}
+    for word in text.split(","):
+        key = word.strip().removeprefix("#")
+        found = VARIANTS.get(key) or numbered.get(key)
+        if found is None:
+            known = (f"{number} ({each.name})" for number, each in numbered.items())
+            unnumbered = (each.name for each in VARIANTS.values() if each.number is None)
+            raise ConfigError(f"--rows {word!r}: no such row; there are {', '.join([*known, *unnumbered])}")
+        chosen[found.name] = found
+    return list(chosen.values())
+
+
+def every(variants: Iterable[Variant], seeds: Sequence[int]) -> tuple[PlannedRun, ...]:
+    """All rows with the first seed, then all with the next: an early look at each."""
+    rows = list(variants)
+    return tuple(PlannedRun(variant, seed) for seed in seeds for variant in rows)
+
+
+def compared(settings: TrainingSettings) -> dict[str, Any]:
+    """Settings that must be one and the same for all runs of an ablation, flat."""
+    return {
+        name: value
+        for name, value in flat(settings.model_dump(mode="json")).items()
+        if not name.startswith(FREE)
+    }
+
+
+def changes(settings: TrainingSettings, base: TrainingSettings) -> dict[str, Any]:
+    """What a row changes in its base, flat."""
+    before = compared(base)
+    return {name: value for name, value in compared(settings).items() if before[name] != value}

@@ -1,0 +1,213 @@
+"""``ablation.json``: what was trained and scored, and under which conditions.
+
+Written anew after each run, whole or not at all, so that an ablation goes on wherever it was stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from maris_fast.data_shards.cache import CacheManifest
+from maris_fast.errors import ConfigError, InputError
+from maris_fast.model.parameters import parameter_counts
+from maris_fast.train.ablation.plan import Plan, PlannedRun, changes, compared
+
+ABLATION, LOCK = "ablation.json", ".lock"
+FORMAT_VERSION = 1
+PACKAGE = Path(__file__).resolve().parents[2]
+DONE, FAILED = "done", "failed"
+
+
+@dataclass
+class Record:
+    """The file's content.
+
+    Attributes:
+        conditions: cache, its data set, split, and every setting that all rows share.
+        variants: by name, the parameters and the settings that a row changes.
+        runs: by folder name: row, seed, state, and for a finished one its scores (0 to 1), the step of its
+            weights, the seconds that it trained, and its environment, an index into ``environments``.
+        environments: device, versions and commit; one entry where all runs were made alike.
+    """
+
+    conditions: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    environments: list[dict[str, Any]] = field(default_factory=list)
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def of(cls, plan: Plan, manifest: CacheManifest) -> Record:
+        """Of a plan of which nothing is done yet.
+
+        Raises:
+            InputError: the cache lacks a split.
+            ConfigError: a row's settings can't be used.
+        """
+        base = plan.settings(None)
+        for split in (base.data.train_split, plan.split):
+            if split not in manifest.splits:
+                raise InputError(f"no split {split!r} in {plan.cache}; it has {', '.join(manifest.splits)}")
+        counts = manifest.splits[plan.split]
+        conditions = {
+            "cache": str(plan.cache),
+            "cache_sha256": manifest.sha256,
+            "data": {"name": manifest.dataset.name, "split_by": manifest.dataset.split_by},
+            "split": plan.split,
+            "images": counts.images,
+            "expressions": counts.expressions,
+            "train_images": manifest.splits[base.data.train_split].images,
+            "random_encoders": list(manifest.random),
+            "base": [_in_package(file) for file in plan.base],
+            "overrides": list(plan.overrides),
+            "settings": compared(base),
+        }
+        variants = {}
+        for variant in plan.variants:
+            settings = plan.settings(variant)
+            variants[variant.name] = {
+                "number": variant.number,
+                "title": variant.title,
+                "parameters": parameter_counts(
+                    settings.model, manifest.channels, manifest.text_channels
+                ).total,
+                "changes": changes(settings, base),
+            }
+        return cls(conditions, variants)
+
+    @classmethod
+    def read(cls, folder: Path, name: str = ABLATION) -> Record:
+        """What stands in a folder.
+
+        Raises:
+            InputError: no ablation, or one that this program does not read.
+        """
+        file = folder / name
+        try:
+            content = json.loads(file.read_text())
+            version = content.get("format_version")
+            if version != FORMAT_VERSION:
+                raise InputError(f"{file} has format version {version}, this program reads {FORMAT_VERSION}")
+            return cls(**content)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{file} holds no ablation ({error}); `maris-fast ablate` writes one") from error
+
+    def save(self, folder: Path) -> None:
+        partial = folder / f".{ABLATION}.partial"
+        partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        partial.rename(folder / ABLATION)
+
+    def went_on_from(self, before: Record) -> Record:
+        """This plan's record with what ``before`` has done already.
+
+        Raises:
+            ConfigError: the two are not comparable; each setting that differs is named.
+        """
+        differing = _differences("", _fixed(before.conditions), _fixed(self.conditions))
+        for name in before.variants.keys() & self.variants.keys():
+            old, new = before.variants[name]["changes"], self.variants[name]["changes"]
+            differing += _differences(f"{name}: ", old, new)
+        if differing:
+            raise ConfigError(
+                "the rows done so far were made with other settings, and rows are compared with each other:\n"
+                + "".join(f"  {line}\n" for line in differing)
+                + "set them as they were, or name a new folder with --out"
+            )
+        return Record(
+            self.conditions,
+            {**before.variants, **self.variants},
+            before.runs,
+            before.environments,
+            before.started,
+        )
+
+    def is_done(self, run: PlannedRun) -> bool:
+        return self.runs.get(run.name, {}).get("state") == DONE
+
+    def failed(self) -> dict[str, str]:
+        """What went wrong, by run."""
+        return {name: run["error"] for name, run in self.runs.items() if run["state"] == FAILED}
+
+    def finish(self, run: PlannedRun, measured: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Keeps a run's scores and under what they were made."""
+        if environment not in self.environments:
+            self.environments.append(environment)
+        place = self.environments.index(environment)
+        self._put(run, {"state": DONE, **measured, "environment": place})
+
+    def fail(self, run: PlannedRun, error: str) -> None:
+        self._put(run, {"state": FAILED, "error": error})
+
+    def _put(self, run: PlannedRun, content: dict[str, Any]) -> None:
+        self.runs[run.name] = {"row": run.variant.name, "seed": run.seed, **content}
+
+    def scores(self, row: str) -> dict[int, dict[str, Any]]:
+        """A row's scores by seed."""
+        done = (run for run in self.runs.values() if run["row"] == row and run["state"] == DONE)
+        return {run["seed"]: run["scores"] for run in sorted(done, key=lambda run: run["seed"])}
+
+
+@contextmanager
+def alone_in(folder: Path, beside: Sequence[str] = ()) -> Iterator[int]:
+    """Nobody else works in ``folder`` until the block, and all processes that inherit the descriptor, end.
+
+    Args:
+        folder: new, empty but for the names ``beside``, or an ablation's.
+
+    Raises:
+        ConfigError: somebody does, or the folder holds other things.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - set(beside)
+        if others and not (folder / ABLATION).is_file():
+            raise ConfigError(f"{folder} is not empty and holds no ablation; name another with --out")
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error}; name another with --out") from error
+    try:
+        _lock(descriptor, folder)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"another ablation, or a run that one has left, still works in {folder}; wait for its end, or "
+            "name another folder with --out"
+        ) from error
+
+
+def _in_package(file: Path) -> str:
+    """A path that means the same on another machine, where it is one of ours."""
+    file = file.resolve()
+    return str(file.relative_to(PACKAGE) if file.is_relative_to(PACKAGE) else file)
+
+
+def _fixed(conditions: dict[str, Any]) -> dict[str, Any]:
+    """What must not change between starts; where files lie may."""
+    settings: dict[str, Any] = conditions["settings"]
+    told = {"the cache (SHA-256)": conditions["cache_sha256"], "--split": conditions["split"]}
+    return {**told, **settings}
+
+
+def _differences(prefix: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    names = [*before, *(name for name in now if name not in before)]
+    return [
+        f"{prefix}{name} was {before.get(name)}, is now {now.get(name)}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]

@@ -1,0 +1,211 @@
+"""The processes of an ablation: each run trains, then is scored; several go side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from maris_fast.train.ablation.plan import PlannedRun
+from maris_fast.train.ablation.record import Record
+from maris_fast.train.journal import METRICS
+
+SECONDS_TO_STOP = 120.0
+"""For a step, a checkpoint and the end of a launcher."""
+LOOK_EVERY = 0.2
+LAST_BYTES = 20_000
+"""Of a run's metrics, that are read for its progress: more than a few records."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to be: its words, and variables on top of this process's environment."""
+
+    words: Sequence[str]
+    environment: dict[str, str]
+
+
+class Steps(Protocol):
+    """The commands of a run on one of the places that work side by side, from 0."""
+
+    def __call__(self, run: PlannedRun, place: int) -> Sequence[Command]: ...
+
+
+class Progress(Protocol):
+    """What the person who waits is shown: ``done`` of the runs, counted in parts of one, and lines."""
+
+    def at(self, done: float, running: Sequence[str]) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+class _Job:
+    """A run at work: its commands one after another, their output in one log."""
+
+    def __init__(self, run: PlannedRun, commands: Sequence[Command], log: Path, lock: int) -> None:
+        self.run, self.log = run, log
+        self._left = iter(commands)
+        self._lock = lock
+        log.parent.mkdir(exist_ok=True)
+        self._begin = log.stat().st_size if log.exists() else 0
+        self._process = self._next()
+
+    def poll(self) -> int | None:
+        """Exit status of the first command that failed, or of the last; None while there is work."""
+        if self._process is None:
+            return 0
+        status = self._process.poll()
+        if status == 0:
+            self._process = self._next()
+            return None if self._process else 0
+        return status
+
+    def error(self, status: int) -> str:
+        """The line in which the process said why it ended, else its last."""
+        with self.log.open("rb") as file:
+            file.seek(self._begin)
+            text = file.read().decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        said = [line for line in lines if "error" in line.lower()]
+        return f"{([*lines[-1:], *said[-1:]] or ['it said nothing'])[-1]} (status {status}; {self.log})"
+
+    def stop(self, number: signal.Signals) -> None:
+        """Sends a signal to the process and all that it has started."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def wait(self, until: float) -> None:
+        """For the end of the process and of all that it has started, no longer than to that time."""
+        while self._process is not None and time.monotonic() < until:
+            self._process.poll()  # a process that has ended is in its group until somebody asks
+            try:
+                os.killpg(self._process.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(LOOK_EVERY)
+
+    def _next(self) -> subprocess.Popen[bytes] | None:
+        command = next(self._left, None)
+        if command is None:
+            return None
+        with self.log.open("ab") as out:
+            # A session of its own: Ctrl-C comes here alone, and is passed on once. With the lock, nobody
+            # starts a run a second time while a process of it is left.
+            return subprocess.Popen(
+                list(command.words),
+                env={**os.environ, **command.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[self._lock],
+            )
+
+
+class Runner:
+    """Works off the runs that are not done, ``jobs`` at a time.
+
+    Args:
+        folder: of the ablation.
+        collect: after a run's last command, its measured values and its environment.
+        lock: descriptor that processes inherit, see ``record.alone_in``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        record: Record,
+        steps: Steps,
+        collect: Callable[[PlannedRun], tuple[dict[str, Any], dict[str, Any]]],
+        progress: Progress,
+        *,
+        jobs: int,
+        lock: int,
+    ) -> None:
+        self._folder, self._record = folder, record
+        self._steps, self._collect, self._progress = steps, collect, progress
+        self._lock = lock
+        self._jobs: list[_Job | None] = [None] * jobs
+
+    def work(self, runs: Sequence[PlannedRun]) -> None:
+        """Until all are done or have failed; each is recorded as it ends.
+
+        Raises:
+            KeyboardInterrupt: after every process has stopped, trainings with a checkpoint.
+        """
+        waiting = deque(run for run in runs if not self._record.is_done(run))
+        self._total, self._ended = len(runs), len(runs) - len(waiting)
+        try:
+            while waiting or any(self._jobs):
+                for place, job in enumerate(self._jobs):
+                    status = job.poll() if job is not None else None
+                    if job is not None and status is not None:
+                        self._end(job, status)
+                        job = self._jobs[place] = None
+                    if job is None and waiting:
+                        self._jobs[place] = self._start(waiting.popleft(), place)
+                self._show()
+                time.sleep(LOOK_EVERY)
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+
+    def _start(self, run: PlannedRun, place: int) -> _Job:
+        log = self._folder / "logs" / f"{run.name}.log"
+        return _Job(run, self._steps(run, place), log, self._lock)
+
+    def _end(self, job: _Job, status: int) -> None:
+        self._ended += 1
+        if status:
+            error = job.error(status)
+            self._record.fail(job.run, error)
+            told = f"failed: {error}"
+        else:
+            measured, environment = self._collect(job.run)
+            self._record.finish(job.run, measured, environment)
+            told = (
+                f"oIoU {100 * measured['scores']['oIoU']:.2f}, trained in {measured['train_seconds']:.0f} s"
+            )
+        self._record.save(self._folder)
+        self._progress.say(f"[{self._ended}/{self._total}] {job.run.name}: {told}")
+
+    def _show(self) -> None:
+        working = [job for job in self._jobs if job is not None]
+        parts = sum(_share_done(self._folder / job.run.name / METRICS) for job in working)
+        self._progress.at(self._ended + parts, [job.run.name for job in working])
+
+    def _stop(self) -> None:
+        """Trainings stop after a step, with a checkpoint; whoever cannot wait interrupts again."""
+        working = [job for job in self._jobs if job is not None]
+        try:
+            for job in working:
+                job.stop(signal.SIGTERM)
+            until = time.monotonic() + SECONDS_TO_STOP
+            for job in working:
+                job.wait(until)
+        finally:
+            for job in working:
+                job.stop(signal.SIGKILL)
+
+
+def _share_done(metrics: Path) -> float:
+    """Of a run's steps, by the last record of its metrics; 0 where there is none."""
+    try:
+        with metrics.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return 0.0
+    for line in reversed(lines):
+        with suppress(ValueError, KeyError):
+            record = json.loads(line)
+            return float(record["step"] / record["total_steps"])
+    return 0.0
