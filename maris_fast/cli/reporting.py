@@ -9,7 +9,10 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="run folders; several stand side by side")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="run folders, or folders of `maris-fast ablate`; several stand side by side"),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="the page; report.html in the run's folder, or here for several")
     ] = None,

@@ -24,7 +24,7 @@ from maris_fast.train.reporting.run_data import RunData
 from tests.training.processes import ROOT, run
 from tests.training.tiny_cache import write_tiny_cache
 
-SECTIONS = {"scores", "curves", "pictures", "speed", "configuration", "environment"}
+SECTIONS = {"scores", "paper", "curves", "pictures", "speed", "configuration", "environment"}
 VOID = {"meta", "img", "br", "link", "use", "path"}
 
 # Writes down what it is told: a double of the package, which is none of ours.

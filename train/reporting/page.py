@@ -10,7 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from maris_fast.train.reporting import figures, tables
+from maris_fast.train.reporting import figures, paper_tables, tables
+from maris_fast.train.reporting.counted import shown_and_counted
 from maris_fast.train.reporting.run_data import RunData, read_runs
 
 REPORT = "report.html"
@@ -19,21 +20,22 @@ SHEETS = 3
 
 
 def write_report(folders: Sequence[Path], out: Path) -> None:
-    """Writes what the runs in ``folders`` did to ``out``, side by side.
+    """Writes what the runs in ``folders`` did to ``out``, side by side; a folder may be an ablation's.
 
     Raises:
-        InputError: a folder is not a run's.
+        InputError: a folder is not a run's, or an ablation has no finished run.
         OSError: ``out`` cannot be written.
     """
-    page = render(read_runs(folders))
+    shown, counted = shown_and_counted(folders)
+    page = render(read_runs(shown), read_runs(counted))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     partial.write_text(page, encoding="utf-8")
     partial.rename(out)
 
 
-def render(runs: Sequence[RunData]) -> str:
-    """The HTML of the runs' report."""
+def render(runs: Sequence[RunData], counted: Sequence[RunData]) -> str:
+    """The HTML of the runs' report; those ``counted`` fill the paper's tables."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -56,6 +58,9 @@ def render(runs: Sequence[RunData]) -> str:
         environment=tables.environment(runs),
         sheets=[(run, _sheets(run)) for run in runs if run.pictures],
         colours=figures.COLOURS,
+        counted=counted,
+        paper_tables=paper_tables.paper_tables(counted),
+        placing=paper_tables.placing(counted),
     )
 
 

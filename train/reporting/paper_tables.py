@@ -1,0 +1,234 @@
+"""Tables 1-6 with the runs that fit their rows: the paper's numbers, and ours beneath or beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maris_fast.config import ModelSettings
+from maris_fast.train import paper
+from maris_fast.train.ablation.comparison import (
+    HEAD,
+    NONE,
+    Scores,
+    Section,
+    sections,
+    shown,
+    spread,
+    table_section,
+)
+from maris_fast.train.paper import Variant, flat
+from maris_fast.train.reporting.run_data import RunData
+from maris_fast.train.scores_file import DataSplit, read_scores
+
+# How a model is computed, not which model it is.
+NO_PART = ("model.mutual_attention_impl", "model.attention_impl")
+# MARIS' decoder with them is still MARIS'; fragments set them only for SAM's, which has its own.
+NO_ROW = ("model.decoder_norm", "model.decoder_positions", "model.decoder_feed_forward")
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """``rows``: cells, and whether they were measured here. ``filled``: whether any was."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], bool], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def filled(self) -> bool:
+        return any(measured for _, measured in self.rows)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A run that is a row of the paper: what it was trained on, and its scores, 0 to 1, by where."""
+
+    run: RunData
+    variant: Variant
+    trained_on: tuple[str, str]
+    scores: Mapping[DataSplit, Scores]
+
+    @property
+    def seed(self) -> int:
+        return int(self.run.settings.get("run.seed", 0))
+
+
+def paper_tables(runs: Sequence[RunData]) -> list[PaperTable]:
+    """Tables 1-6, and Tables 2-5 once more for each other data set that rows of them were trained on."""
+    placed = [one for run in runs if (one := place(run)) is not None]
+    rows_at, _ = _by_place(placed)
+    on_papers = rows_at.pop(paper.ABLATIONS_ON, {})
+    tables = [_table_1(placed)]
+    tables += [_ablation(table_section(table, on_papers)) for table in paper.ABLATION_TABLES]
+    tables.append(_table_6(placed))
+    for where, rows in rows_at.items():
+        if rows.keys() - {paper.OURS}:
+            note = f"The paper's numbers are of {paper.ABLATIONS_ON}: compare differences, not levels."
+            tables += [
+                _ablation(section, f" On {where}, not the paper's data.", note) for section in sections(rows)
+            ]
+    return tables
+
+
+def placing(runs: Sequence[RunData]) -> list[str]:
+    """Sentences: which run is which row, and which is none, and why."""
+    placed = [one for run in runs if (one := place(run)) is not None]
+    names: dict[str, list[str]] = {}
+    for one in placed:
+        others = ", ".join(f"{key} = {value}" for key, value in _unlike_defaults(one.run).items())
+        on = " ".join(one.trained_on)
+        names.setdefault(f"{one.variant.title}, on {on}{f' ({others})' if others else ''}", []).append(
+            one.run.name
+        )
+    told = [f"{row}: {', '.join(found)}." for row, found in names.items()]
+    told += [f"In no table: {run.name}, {why}." for run in runs if (why := _why_not(run))]
+    return [*told, *_by_place(placed)[1]]
+
+
+def place(run: RunData) -> Placed | None:
+    """The row of the paper that the run's model is, where it is one and says its data set."""
+    variant, data = variant_of(run), _trained_on(run)
+    if variant is None or data is None:
+        return None
+    scores: dict[DataSplit, Scores] = {}
+    if run.best is not None:
+        scores[DataSplit(*data, str(run.settings.get("data.val_split", "val")))] = run.best
+    return Placed(run, variant, data, {**scores, **read_scores(run.folder)})
+
+
+def variant_of(run: RunData) -> Variant | None:
+    """The variant whose values all settings have that make a variant; the rest of a model is free."""
+    defaults = _model_defaults()
+    here = _identity({**defaults, **run.settings})
+    for variant in paper.VARIANTS.values():
+        if here == _identity({**defaults, **variant.settings}):
+            return variant
+    return None
+
+
+def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a variant, without those that say nothing beside the others."""
+    found = {key: settings[key] for key in _row_keys()}
+    if found["model.ma_blocks"] == 0:
+        del found["model.fusion"]
+    gated = found.get("model.fusion") == "mutual"
+    if not gated or found["model.keep"] == "all":
+        del found["model.tau"]
+    if not gated:
+        del found["model.keep"]
+    return found
+
+
+def _row_keys() -> set[str]:
+    return {key for variant in paper.VARIANTS.values() for key in variant.settings} - set(NO_ROW)
+
+
+def _model_defaults() -> dict[str, Any]:
+    return flat({"model": ModelSettings().model_dump(mode="json")})
+
+
+def _trained_on(run: RunData) -> tuple[str, str] | None:
+    name, split_by = (run.environment.get(f"data.{key}") for key in ("name", "split_by"))
+    return (str(name), str(split_by)) if name and split_by else None
+
+
+def _why_not(run: RunData) -> str | None:
+    if variant_of(run) is None:
+        return "whose model settings are those of no row"
+    if _trained_on(run) is None:
+        return "whose environment.json does not name its data set"
+    return None
+
+
+def _unlike_defaults(run: RunData) -> dict[str, Any]:
+    """Model settings that no variant changes, where they differ from the defaults."""
+    defaults, ours = _model_defaults(), run.settings
+    free = [key for key in defaults if key not in (*_row_keys(), *NO_PART) and key in ours]
+    return {key: ours[key] for key in free if ours[key] != defaults[key]}
+
+
+def _by_place(
+    placed: Sequence[Placed],
+) -> tuple[dict[DataSplit, dict[str, dict[int, Scores]]], list[str]]:
+    """Scores on the data that a run was trained on, by split, row and seed; and what could not be counted."""
+    found: dict[DataSplit, dict[str, dict[int, Scores]]] = {}
+    problems: list[str] = []
+    for one in placed:
+        for where, scores in one.scores.items():
+            if (where.name, where.split_by) != one.trained_on:
+                continue
+            seeds = found.setdefault(where, {}).setdefault(one.variant.name, {})
+            if one.seed in seeds:
+                problems.append(
+                    f"Not counted in Tables 2-5: {one.run.name} on {where}: another run of "
+                    f"{one.variant.title} has seed {one.seed} too."
+                )
+            seeds.setdefault(one.seed, scores)
+    return found, problems
+
+
+def _ablation(section: Section, where: str = "", *notes: str) -> PaperTable:
+    rows = tuple((cells, cells[1].startswith("here")) for cells in section.cells())
+    return PaperTable(f"{section.title}{where}", HEAD, rows, notes)
+
+
+def _table_1(placed: Sequence[Placed]) -> PaperTable:
+    columns = paper.TABLE_1_COLUMNS
+    notes = [f"{name.split(' (')[0]}: {iou}." for name, iou in paper.OTHER_IOU.items()]
+    rows: list[tuple[tuple[str, ...], bool]] = []
+    measured = {
+        paper.SAM_ROW: (paper.SAM, "oIoU"),
+        paper.MARIS_ROW: (paper.OURS, "oIoU"),
+        paper.MARIS_PR90_ROW: (paper.OURS, "Pr@90"),
+    }
+    for name, numbers in paper.TABLE_1.items():
+        rows.append(((name, *(shown(number) for number in numbers)), False))
+        if name in measured:
+            variant, metric = measured[name]
+            cells = [_cell(placed, variant, (at.name, at.split_by), at, metric) for at in columns.values()]
+            if any(cell != NONE for cell in cells):
+                label = "here" if metric == "oIoU" else f"here ({metric})"
+                rows.append(((label, *cells), True))
+    caption = f"Table 1. {paper.CAPTIONS[1]} U: UMD split; G: Google split."
+    told = f"The paper calls all of them IoU; by their own code they are not one metric: {' '.join(notes)}"
+    return PaperTable(caption, ("Methods", *columns), tuple(rows), (told,))
+
+
+def _table_6(placed: Sequence[Placed]) -> PaperTable:
+    tested_on = {where for one in placed for where in one.scores if _is_table_6(where)}
+    rows: list[tuple[tuple[str, ...], bool]] = []
+    for title, numbers in paper.TABLE_6.items():
+        trained = {one.trained_on for one in placed if one.trained_on[0] == paper.TABLE_6_TRAINED_ON[title]}
+        found = {
+            split_by: _cell(placed, paper.OURS, (name, split_by), where, "oIoU")
+            for name, split_by in sorted(trained)
+            for where in tested_on
+        }
+        here = {split_by: cell for split_by, cell in found.items() if cell != NONE}
+        told = "; ".join(f"{cell} ({split_by})" if len(here) > 1 else cell for split_by, cell in here.items())
+        cells = (title, *(shown(number) for number in numbers))
+        rows.append(((*cells, told or NONE), bool(told)))
+    note = (
+        "Which IoU the paper's are, and on which of G-Ref's splits it trained, it does not say; here: oIoU."
+    )
+    head = ("Training set", *paper.TABLE_6_METHODS, "here")
+    return PaperTable(f"Table 6. {paper.CAPTIONS[6]}", head, tuple(rows), (note,))
+
+
+def _is_table_6(where: DataSplit) -> bool:
+    return (where.name, where.split) == paper.TABLE_6_TESTED_ON
+
+
+def _cell(
+    placed: Sequence[Placed], variant: str, trained_on: tuple[str, str], where: DataSplit, metric: str
+) -> str:
+    """Mean and spread in percent over the runs of a variant; a dash where there is none."""
+    values = [
+        100 * one.scores[where][metric]
+        for one in placed
+        if one.variant.name == variant and one.trained_on == trained_on and where in one.scores
+    ]
+    return shown(*spread(values)) if values else NONE
