@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from maris_fast.bench.drawing import step
+from maris_fast.bench.drawing.ablations import ablations_block
 from maris_fast.bench.drawing.markdown import replace_block
 from maris_fast.bench.drawing.quickstart import fast_preset_block, position_words_block, quickstart_block
 from maris_fast.bench.drawing.reading import reading_block
@@ -16,14 +17,20 @@ from maris_fast.bench.drawing.step_memory import step_memory_block
 from maris_fast.bench.drawing.suites import plot, suite_block
 from maris_fast.bench.drawing.writing import stored_scores_block, writing_block
 from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, read_json
+from maris_fast.errors import InputError
+from maris_fast.train.ablation.record import ABLATION, Record
+
+ABLATIONS = "ablations.json"
 
 
 def keep(folder: Path, root: Path = ROOT) -> Path:
-    """Copies a finished quickstart's scores and pictures, with where and when they were made.
+    """Copies an ablation, or a finished quickstart's scores and pictures, with where and when they were made.
 
     Raises:
-        InputError: no finished quickstart.
+        InputError: neither of them.
     """
+    if (folder / ABLATION).is_file():
+        return _keep_ablation(folder, root)
     environment = read_json(folder / "training" / "environment.json")
     seconds, scores = read_json(folder / "seconds.json"), read_json(folder / "scores.json")
     rows = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
@@ -45,8 +52,22 @@ def keep(folder: Path, root: Path = ROOT) -> Path:
     return out
 
 
+def _keep_ablation(folder: Path, root: Path) -> Path:
+    record = Record.read(folder)
+    failed = record.failed()
+    if failed or not record.environments:
+        raise InputError(
+            f"{folder} has {len(failed)} failed and {len(record.runs) - len(failed)} finished runs; keep an "
+            "ablation whose runs are all done: run its command again"
+        )
+    out = root / "bench" / "results" / device_folder(record.environments[0]) / ABLATIONS
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / ABLATION, out)
+    return out
+
+
 def draw(root: Path = ROOT) -> list[Path]:
-    """Rewrites the blocks of README.md and docs/quickstart.md, and the plots; the files written.
+    """Rewrites the blocks of README.md and the documents, and the plots; the files written.
 
     Raises:
         InputError: results that can't be read, or a file without the block that should hold them.
@@ -89,6 +110,11 @@ def draw(root: Path = ROOT) -> list[Path]:
     if kept:
         replace_block(root / "docs" / "training.md", "step-memory", step_memory_block(kept[0]))
         written.append(root / "docs" / "training.md")
+    ablations = [file.parent for file in sorted(results.glob(f"*/{ABLATIONS}"))]
+    if ablations:
+        records = [Record.read(folder, ABLATIONS) for folder in ablations]
+        replace_block(root / "docs" / "ablations.md", "ablations", ablations_block(records))
+        written.append(root / "docs" / "ablations.md")
     for suite in measured(results, ["reading"])[:1]:
         replace_block(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
         written.append(root / "data_shards" / "stream" / "README.md")

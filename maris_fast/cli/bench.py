@@ -40,7 +40,7 @@ def run(
 
 @bench.command("report")
 def report(root: Root = None) -> None:
-    """Draw bench/results/ as plots in docs/ and as tables in README.md and docs/quickstart.md."""
+    """Draw bench/results/ as plots in docs/ and as tables in README.md and docs/."""
     from maris_fast.bench.report import draw
     from maris_fast.bench.results import ROOT
 
@@ -50,14 +50,16 @@ def report(root: Root = None) -> None:
 
 @bench.command("keep")
 def keep(
-    folder: Annotated[Path, typer.Argument(help="of a finished quickstart, such as runs/quickstart")],
+    folder: Annotated[
+        Path, typer.Argument(help="of a finished quickstart or `ablate`, such as runs/quickstart")
+    ],
     root: Root = None,
 ) -> None:
-    """Keep a quickstart's scores and pictures as results of this device."""
-    from maris_fast.bench.report import keep as keep_quickstart
+    """Keep a quickstart's scores and pictures, or an ablation, as results of this device."""
+    from maris_fast.bench.report import keep as keep_results
     from maris_fast.bench.results import ROOT
 
-    typer.echo(f"wrote {keep_quickstart(folder, root or ROOT)}")
+    typer.echo(f"wrote {keep_results(folder, root or ROOT)}")
 
 
 @bench.command("compare")

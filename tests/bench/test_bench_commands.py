@@ -18,6 +18,7 @@ from maris_fast.bench.drawing.suites import suite_block
 from maris_fast.bench.report import measured
 from maris_fast.bench.results import ROOT, load
 from maris_fast.cli import app
+from maris_fast.data_shards.scaling import measured_rates
 from maris_fast.kernels.mutual_attention.measured import read
 
 TINY = ("--tokens", "32", "--channels", "16", "--words", "3")
@@ -139,6 +140,7 @@ def test_a_suite_with_a_wrong_result_keeps_no_figure(tmp_path: Path, monkeypatch
 
 DRAWN = (
     "README.md",
+    "docs/ablations.md",
     "docs/quickstart.md",
     "docs/training.md",
     "data_shards/cache/README.md",
@@ -266,3 +268,56 @@ def test_keep_copies_a_quickstarts_scores_with_where_they_were_made(checkout: Pa
         "training": kept["training"][:1]
     }
     assert (checkout / "docs" / "quickstart.png").read_bytes() == b"a picture"
+
+
+def write_ablation(folder: Path, **last: object) -> None:
+    """Two rows of two seeds as `maris-fast ablate` records them; ``last`` changes the last run."""
+    folder.mkdir(parents=True)
+    packages = {"torch": "2.11.0"}
+    here = {"device": "NVIDIA H100 PCIe", "processor_cores": 2, "ranks": 1, "commit": "b" * 40}
+    oious = {("ours", 0): 0.5, ("ours", 1): 0.6, ("without_ma", 0): 0.45, ("without_ma", 1): 0.65}
+    runs = {
+        f"{row}-seed-{seed}": {
+            **{"row": row, "seed": seed, "state": "done", "steps": 100, "train_seconds": 90.0},
+            "scores": {"oIoU": oiou, "Pr@70": 0.4, "Pr@80": 0.3, "Pr@90": 0.2},
+            "environment": 0,
+        }
+        for (row, seed), oiou in oious.items()
+    }
+    runs["without_ma-seed-1"] |= last
+    conditions = {
+        **{"data": {"name": "scenes", "split_by": "synthetic"}, "split": "val", "images": 120},
+        **{"expressions": 840, "train_images": 1200, "random_encoders": ["sam", "text"]},
+    }
+    content = {
+        **{"format_version": 1, "started": "2026-11-25T00:00:00+00:00", "conditions": conditions},
+        **{"variants": {"ours": {}, "without_ma": {}}, "runs": runs},
+        "environments": [{**here, "packages": packages}],
+    }
+    (folder / "ablation.json").write_text(json.dumps(content))
+
+
+def test_an_ablation_is_kept_and_drawn_with_what_its_seeds_say(checkout: Path) -> None:
+    write_ablation(checkout / "runs" / "ablate")
+    status, said = called("bench", "keep", checkout / "runs" / "ablate", "--root", checkout)
+    assert status == 0, said
+    assert (checkout / "bench/results/nvidia-h100-pcie/ablations.json").is_file()
+    assert called("bench", "report", "--root", checkout)[0] == 0
+    assert measured_rates(checkout / "bench/results/nvidia-h100-pcie") == {}
+    page = (checkout / "docs" / "ablations.md").read_text()
+    assert "| #2 | w/o MA | 77.28 | 69.03 | 39.94 | 74.32 | -1.88 |" in page
+    assert (
+        "|  | here, 2 seeds | 40.00 ± 0.00 | 30.00 ± 0.00 | 20.00 ± 0.00 | 55.00 ± 14.14 "
+        "| +0.00 ± 7.07 (-5.00, +5.00) |"
+    ) in page
+    assert "- Ours is ahead of w/o MA in 1 of 2 seeds; w/o MA minus Ours: +0.00 ± 7.07" in page
+    assert "4 runs of 100 steps on 1,200 images, 6.0 minutes of training in all" in page
+    assert "NVIDIA H100 PCIe, 2 cores, ranks of a run: 1, torch 2.11.0, commit bbbbbbbbbbbb" in page
+
+
+def test_an_ablation_with_a_failed_run_is_not_kept(checkout: Path) -> None:
+    write_ablation(checkout / "runs" / "ablate", state="failed", error="error: no")
+    status, said = called("bench", "keep", checkout / "runs" / "ablate", "--root", checkout)
+    assert status == 2
+    assert "has 1 failed and 3 finished runs" in said
+    assert not (checkout / "bench/results/nvidia-h100-pcie").exists()
