@@ -17,7 +17,7 @@ from maris_fast.train.scores_file import DataSplit
 FRAGMENTS = Path(__file__).with_name("configs") / "ablations"
 
 METRICS = ("Pr@70", "Pr@80", "Pr@90", "oIoU")
-"""The columns of Tables 2-5, as ``SegmentationScores`` names them."""
+"""The columns of Tables 2-5, as ``maris_fast.scoring`` names them."""
 
 
 ABLATIONS_ON = DataSplit("refcoco", "unc", "val")

@@ -1,7 +1,7 @@
 """``scores-<data set>-<split by>-<split>.json``: what an evaluation gave, where a report finds it.
 
 The file holds ``data`` (name, split_by, split), ``weights`` and, by condition, what
-``SegmentationScores.summary`` gives.
+``maris_fast.scoring`` gives.
 In a run's folder it belongs to that run, whatever the data set: a run may be tested on another one's.
 """
 

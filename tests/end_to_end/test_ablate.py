@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from maris_fast.cli import app
+from maris_fast.train.scores_file import headline
 from tests.training.processes import ROOT, Launched, run
 
 ABLATE = (sys.executable, "-m", "maris_fast.cli", "ablate")
@@ -84,7 +85,7 @@ def test_the_record_holds_scores_conditions_and_versions(folder: Path) -> None:
     assert content["runs"].keys() == {"without_ma-seed-0", "ours-seed-0"}
     for name, one in content["runs"].items():
         alone = json.loads((folder / name / "scores-scenes-synthetic-val.json").read_text())
-        assert one["scores"] == alone["as written"]
+        assert one["scores"] == headline(alone["as written"])
         assert one["steps"] == STEPS
     made_with = [content["environments"][one["environment"]] for one in content["runs"].values()]
     assert all(one["packages"]["torch"] and one["commit"] and one["device"] == "cpu" for one in made_with)

@@ -23,7 +23,7 @@ HEAD = ("Settings", "Methods", *METRICS[:-1], "IoU", "IoU to Ours")
 NONE = "–"
 
 Scores = Mapping[str, Any]
-"""Of one run, 0 to 1, as ``SegmentationScores.summary`` names them."""
+"""Of one run, 0 to 1, as ``maris_fast.scoring`` names them."""
 
 
 @dataclass(frozen=True)
