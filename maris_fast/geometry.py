@@ -60,6 +60,30 @@ class ImageGeometry:
         scale = PATCH // MASK_STRIDE
         return scale * self.h, scale * self.w
 
+    def token_of(self, x: int, y: int) -> tuple[int, int]:
+        """Row and column of the token that the middle of a pixel of the original image falls into.
+
+        Raises:
+            InputError: the pixel is outside the image.
+        """
+        if not (0 <= x < self.width and 0 <= y < self.height):
+            raise InputError(
+                f"pixel {x},{y} is outside the image; needed are x from 0 to {self.width - 1} and y from 0 "
+                f"to {self.height - 1}"
+            )
+        row, column = (y + 0.5) * self.h_px / self.height, (x + 0.5) * self.w_px / self.width
+        return int(row) // PATCH, int(column) // PATCH
+
+    def pixels_of(self, row: int, column: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of a token in the original image, in pixels; cut off at its borders."""
+        across, down = self.width / self.w_px, self.height / self.h_px
+        return (
+            PATCH * column * across,
+            PATCH * row * down,
+            min(PATCH * (column + 1) * across, self.width),
+            min(PATCH * (row + 1) * down, self.height),
+        )
+
 
 def to_original_size(logits: torch.Tensor, geometry: ImageGeometry) -> torch.Tensor:
     """Mask logits of one image at the image's own size, [E, height, width]; see ``to_size``."""

@@ -25,6 +25,8 @@ class Panel:
     prediction: NDArray[np.bool_]
     caption: str
     truth: NDArray[np.bool_] | None = None
+    colour: tuple[int, int, int] = PREDICTION
+    """Of ``prediction``, which may be a mask of another origin."""
 
 
 def overlay(panel: Panel, *, width: int | None = None) -> Image.Image:
@@ -44,7 +46,7 @@ def overlay(panel: Panel, *, width: int | None = None) -> Image.Image:
             )
     pixels = np.asarray(panel.image.convert("RGB"), dtype=np.float32)
     inside = panel.prediction[..., None]
-    tinted = (1 - TINT) * pixels + TINT * np.array(PREDICTION, dtype=np.float32)
+    tinted = (1 - TINT) * pixels + TINT * np.array(panel.colour, dtype=np.float32)
     # An empty prediction dims nothing: there is nothing to point at.
     outside = DIMMED * pixels if panel.prediction.any() else pixels
     picture = Image.fromarray(np.where(inside, tinted, outside).astype(np.uint8))
@@ -53,8 +55,8 @@ def overlay(panel: Panel, *, width: int | None = None) -> Image.Image:
             (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
         )
     if panel.truth is not None:
-        _outline(picture, panel.truth, TRUTH)
-    _outline(picture, panel.prediction, PREDICTION)
+        outline(picture, panel.truth, TRUTH)
+    outline(picture, panel.prediction, panel.colour)
     return _captioned(picture, panel.caption)
 
 
@@ -79,7 +81,7 @@ def sheet(panels: Sequence[Panel], *, columns: int = 4, width: int = 256, gap: i
     return whole
 
 
-def _outline(picture: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
+def outline(picture: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
     """Draws the mask's border onto the picture, 0.4% of its width thick, with a dark rim."""
     scaled = Image.fromarray(mask).convert("L").resize(picture.size, Image.Resampling.BILINEAR)
     scaled = scaled.point(lambda value: 255 if value > 127 else 0)
@@ -106,13 +108,23 @@ def _captioned(picture: Image.Image, caption: str) -> Image.Image:
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     lines = [""]
-    for word in text.split():
+    for word in (part for whole in text.split() for part in _parts(whole, font, width)):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
     return lines
+
+
+def _parts(word: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """A word that is too wide for a line, in pieces that fit; most are one piece."""
+    parts = [""]
+    for letter in word:
+        if parts[-1] and font.getlength(parts[-1] + letter) > width:
+            parts.append("")
+        parts[-1] += letter
+    return parts
 
 
 @cache

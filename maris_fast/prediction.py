@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from maris_fast.attention import Attention, of_expression, watched
 from maris_fast.config import RANDOM, SamSettings, TextSettings
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, TextFeatures
 from maris_fast.encoders.provenance import EncoderProvenance
@@ -69,6 +70,23 @@ class Predictor:
     def masks(self, image: Image.Image, expressions: Sequence[str]) -> NDArray[np.bool_]:
         """Masks bool [E, height, width]: where the logits are above 0."""
         return (self.logits(image, expressions) > 0).cpu().numpy()
+
+    def attention(
+        self, image: Image.Image, expressions: Sequence[str]
+    ) -> tuple[NDArray[np.bool_], list[Attention]]:
+        """Masks as ``masks`` gives them, and what each expression's words and the image made of each other.
+
+        Raises:
+            ConfigError: the model has no mutual-aware attention.
+            InputError: as ``logits``.
+        """
+        with watched(self.model) as blocks:
+            masks = self.masks(image, expressions)
+        geometry = self.sam.grid(image.height, image.width)
+        return masks, [
+            of_expression(blocks, place, text, self.text.tokenise(text).tokens, geometry)
+            for place, text in enumerate(expressions)
+        ]
 
 
 def _padded(texts: Sequence[TextFeatures]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,7 +24,7 @@ COLUMNS = 4
 
 
 class Shown(Protocol):
-    """What a picture needs of an expression."""
+    """What is kept of an expression."""
 
     @property
     def image_id(self) -> int: ...
@@ -34,6 +34,15 @@ class Shown(Protocol):
     def sent_id(self) -> int: ...
     @property
     def text(self) -> str: ...
+    @property
+    def target(self) -> Rle: ...
+
+
+class Pictured(Protocol):
+    """What says which image stands behind a mask."""
+
+    @property
+    def image(self) -> str: ...
     @property
     def target(self) -> Rle: ...
 
@@ -51,19 +60,19 @@ class Drawn:
 
 
 class SampleMasks:
-    """Keeps the masks of ``wanted`` expressions of a split, each of an image of its own.
+    """Keeps the masks of ``wanted`` expressions of a split, each of an image of its own; None: of all images.
 
     Which ones follows from hashes of their ids alone: the same at each evaluation, on any number of ranks and
     in any order of the batches, and not chosen by how well they go.
     """
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int | None) -> None:
         self._wanted = wanted
         self._kept: dict[int, Drawn] = {}
 
     def see(self, sample: Shown, prediction: NDArray[np.bool_]) -> None:
         """Called with every expression of this rank and its mask at the image's own size."""
-        order = _order(sample.image_id, sample.sent_id)
+        order = order_of(sample.image_id, sample.sent_id)
         if self._is_wanted(sample.image_id, order):
             coded = coco_mask.encode(np.asfortranarray(prediction.astype(np.uint8)))
             mask = Rle(size=sample.target.size, counts=coded["counts"].decode())
@@ -79,16 +88,19 @@ class SampleMasks:
                 self._keep(one)
 
     def _is_wanted(self, image_id: int, order: bytes) -> bool:
-        if not self._wanted:
+        if self._wanted == 0:
             return False
         same = self._kept.get(image_id)
         if same is not None:
             return order < same.order
-        return len(self._kept) < self._wanted or order < max(one.order for one in self._kept.values())
+        return self._has_room() or order < max(one.order for one in self._kept.values())
+
+    def _has_room(self) -> bool:
+        return self._wanted is None or len(self._kept) < self._wanted
 
     def _keep(self, one: Drawn) -> None:
         self._kept[one.image_id] = one
-        if len(self._kept) > self._wanted:
+        if self._wanted is not None and len(self._kept) > self._wanted:
             del self._kept[max(self._kept.values(), key=lambda one: one.order).image_id]
 
 
@@ -102,12 +114,13 @@ class SampleSheet:
     def draw(self, drawn: Sequence[Drawn], say: Callable[[str], None]) -> Image.Image:
         """Prediction pink, truth green, the expression below; ``say`` hears once of missing images."""
         panels = [
-            Panel(self._background(one, say), _decoded(one.prediction), one.text, _decoded(one.target))
+            Panel(self.background(one, say), decoded(one.prediction), one.text, decoded(one.target))
             for one in drawn
         ]
         return sheet(panels, columns=COLUMNS)
 
-    def _background(self, one: Drawn, say: Callable[[str], None]) -> Image.Image:
+    def background(self, one: Pictured, say: Callable[[str], None]) -> Image.Image:
+        """The expression's image, or grey of its size."""
         height, width = one.target.size
         try:
             return load_image(self._image_root / one.image, (height, width))
@@ -118,10 +131,12 @@ class SampleSheet:
             return Image.new("RGB", (width, height), GREY)
 
 
-def _order(image_id: int, sent_id: int) -> bytes:
+def order_of(image_id: int, sent_id: int) -> bytes:
+    """Sorts expressions in an order that has nothing to do with what they are about."""
     # The image's hash comes first, so that one with many expressions is no more likely than another.
     return b"".join(hashlib.sha256(str(one).encode()).digest()[:8] for one in (image_id, sent_id))
 
 
-def _decoded(rle: Rle) -> NDArray[np.bool_]:
+def decoded(rle: Rle) -> NDArray[np.bool_]:
+    """Bool [height, width]."""
     return decode_rle(rle) > 0

@@ -78,7 +78,7 @@ def score(
     model, meta = load_model(weights, ranks.device)
     conditions = {"as written": False, "exchanged": True} if swapped else {"as written": False}
     with CacheReader(cache, split, device=ranks.device) as reader:
-        _require_same_encoders(meta, reader.manifest.encoders, cache)
+        require_same_encoders(meta, reader.manifest.encoders, cache)
         return {
             condition: scoring.whole(
                 score_expressions(model, reader, ranks, swapped=exchange, protocols=protocols),
@@ -88,7 +88,8 @@ def score(
         }
 
 
-def _require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: Path) -> None:
+def require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: Path) -> None:
+    """Raises CheckpointError where weights were trained on other features than the cache holds."""
     reasons = EncodersProvenance.model_validate(meta.encoders).differences(cache)
     if reasons:
         raise CheckpointError(

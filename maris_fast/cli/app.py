@@ -9,7 +9,18 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from maris_fast.cli import ablation, data, inspection, prediction, quickstart, reporting, scaling, training
+from maris_fast.cli import (
+    ablation,
+    attention,
+    data,
+    examples,
+    inspection,
+    prediction,
+    quickstart,
+    reporting,
+    scaling,
+    training,
+)
 from maris_fast.cli.bench import bench
 from maris_fast.errors import MarisError
 
@@ -45,6 +56,8 @@ app.command("train", context_settings={"ignore_unknown_options": True})(training
 app.command("eval")(training.evaluate)
 app.command("ablate")(ablation.ablate)
 app.command("predict")(prediction.predict)
+app.command("attention")(attention.attention)
+app.command("examples")(examples.examples)
 app.add_typer(bench, name="bench")
 app.command("report")(reporting.report)
 app.command("info")(inspection.info)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from maris_fast.config import ModelSettings
-from maris_fast.kernels import mutual_attention
+from maris_fast.kernels import mutual_attention, mutual_attention_weights
 
 
 class MutualAwareAttention(nn.Module):
@@ -43,4 +43,17 @@ class MutualAwareAttention(nn.Module):
             expr_offsets=expr_offsets,
             eps=self.norm_v.eps,
             impl=self.impl,
+        )
+
+    def weights(
+        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, tau: Tensor, expr_offsets: Tensor | None
+    ) -> Tensor:
+        """A of eq. 3 [E, L_v, L_t], fp32, for what ``forward`` takes; for pictures, as it holds all of A."""
+        return mutual_attention_weights(
+            self.W_v(f_v),
+            self.W_l(f_l),
+            tau=tau,
+            keep=self.keep,
+            word_mask=word_mask,
+            expr_offsets=expr_offsets,
         )

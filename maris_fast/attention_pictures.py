@@ -1,0 +1,218 @@
+"""Attention as pictures, after the paper's Figs. 1 and 5: words that matter to a pixel, regions of a word."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+
+from maris_fast.attention import Attention
+from maris_fast.pictures import Panel, outline, overlay
+
+INCHES, DPI = 4.8, 150
+"""Width of a picture: read on a phone without zooming, sharp on a desktop."""
+
+HEAT = "inferno"
+HEAT_OVER_IMAGE = 0.62
+COLUMNS, CHARTS = 3, 2
+"""Regions and charts side by side."""
+TALLEST = 1.6
+"""Height over width of the place that an image gets."""
+INFORMATIVE = 3
+"""Words that Fig. 1 lists for a pixel."""
+
+LEAST = 0.005
+"""A weight that is printed as more than 0.00."""
+
+INK, SOFT, MARK, BAR, STRONG_BAR = "#0f172a", "#475569", "#ff1744", "#94a3b8", "#2563eb"
+
+
+def words_picture(
+    image: Image.Image,
+    mask: NDArray[np.bool_],
+    attention: Attention,
+    pixels: Sequence[tuple[int, int]],
+    blocks: Sequence[int] | None = None,
+) -> Image.Image:
+    """Vision-guided attention: the words' weights for the tokens under some pixels, beside the prediction.
+
+    Args:
+        image: at its original size.
+        mask: bool [height, width], predicted for this expression.
+        attention: of the expression.
+        pixels: (x, y) of the original image, at least one.
+        blocks: which, counted from 0; None: all.
+
+    Raises:
+        InputError: a pixel is outside the image.
+    """
+    wanted = list(range(len(attention.blocks)) if blocks is None else blocks)
+    weights = [attention.words_at(x, y)[wanted] for x, y in pixels]
+    above = _height_of(image, INCHES / 2) + 0.35
+    charts = -(-len(wanted) // CHARTS)
+    below = (0.6 + 0.19 * len(attention.tokens)) * charts
+    figure = _figure(above + below * len(pixels) + _title_height(attention.text))
+    _title(figure, attention.text)
+    heights = [above, *[below] * len(pixels)]
+    upper, *lower = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    left, right = upper.subplots(1, 2)
+    _show(left, image, "chosen pixels" if len(pixels) > 1 else "chosen pixel")
+    for number, pixel in enumerate(pixels, start=1):
+        _mark(left, attention, pixel, str(number) if len(pixels) > 1 else "")
+    _show(right, overlay(Panel(image, mask, "")).crop((0, 0, *image.size)), "prediction")
+    for number, (part, (x, y), rows) in enumerate(zip(lower, pixels, weights, strict=True), start=1):
+        axes = part.subplots(charts, min(CHARTS, len(wanted)), sharey=True, squeeze=False).flatten().tolist()
+        for one in axes[len(wanted) :]:
+            one.axis("off")
+        for block, one, row in zip(wanted, axes, rows, strict=False):
+            point = f"{number}: " if len(pixels) > 1 else ""
+            _bars(one, attention.tokens, row, f"{point}pixel {x},{y}; block {block + 1}")
+    return _drawn(figure)
+
+
+def regions_picture(
+    image: Image.Image, mask: NDArray[np.bool_], attention: Attention, block: int
+) -> Image.Image:
+    """Language-guided attention: for each word where in the image its column of A lies, and the prediction.
+
+    All words share one scale, from 0 to the block's largest weight.
+
+    Args:
+        image: at its original size.
+        mask: bool [height, width], predicted for this expression; outlined over each region.
+        attention: of the expression.
+        block: counted from 0.
+    """
+    largest = float(attention.blocks[block].max())
+    columns = min(COLUMNS, 2 + len(attention.tokens))
+    rows = -(-(2 + len(attention.tokens)) // columns)
+    panel = _height_of(image, INCHES / columns) + 0.42
+    figure = _figure(panel * rows + 0.5 + _title_height(attention.text))
+    _title(figure, attention.text)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for one in axes:
+        one.axis("off")
+    _show(axes[0], image, "image")
+    _show(axes[1], overlay(Panel(image, mask, "")).crop((0, 0, *image.size)), "prediction")
+    for word, (one, token) in enumerate(zip(axes[2:], attention.tokens, strict=False)):
+        region = attention.region_of(word, block)
+        top = float(attention.blocks[block, :, :, word].max())
+        _show(one, _heat(image, mask, region / (largest or 1)), f"{_short(token)}\nup to {top:.2f}")
+    scale = ScalarMappable(Normalize(0, largest or 1), colormaps[HEAT])
+    bar = figure.colorbar(scale, ax=axes, location="bottom", aspect=40, fraction=0.03, pad=0.02)
+    bar.set_label(f"weight in A, block {block + 1}", fontsize=8, color=SOFT)
+    bar.ax.tick_params(labelsize=7, colors=SOFT)
+    return _drawn(figure)
+
+
+def _figure(height: float) -> Figure:
+    figure = Figure(figsize=(INCHES, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    return Image.open(file).convert("RGB")
+
+
+def _title(figure: Figure, text: str) -> None:
+    figure.suptitle(_wrapped(text), fontsize=10, color=INK, parse_math=False)
+
+
+def _title_height(text: str) -> float:
+    return 0.1 + 0.18 * (1 + _wrapped(text).count("\n"))
+
+
+def _wrapped(text: str) -> str:
+    # Narrow letters leave room; the widest, 'WWW', still fit.
+    return textwrap.fill(text, 44)
+
+
+def _short(token: str) -> str:
+    return textwrap.shorten(token, 16, placeholder="…") if " " in token else textwrap.fill(token, 16)
+
+
+def _height_of(image: Image.Image, width: float) -> float:
+    return width * min(image.height / image.width, TALLEST)
+
+
+def _show(axes: Axes, image: Image.Image, title: str) -> None:
+    axes.imshow(np.asarray(image), interpolation="antialiased", aspect="equal")
+    axes.set_title(title, fontsize=8.5, color=INK, parse_math=False, pad=3)
+    axes.axis("off")
+
+
+def _mark(axes: Axes, attention: Attention, pixel: tuple[int, int], name: str) -> None:
+    """The borders of the token that a pixel falls into."""
+    left, top, right, bottom = attention.geometry.pixels_of(*attention.geometry.token_of(*pixel))
+    for colour, width in (("white", 2.6), (MARK, 1.4)):
+        axes.add_patch(
+            Rectangle(
+                (left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=colour, lw=width
+            )
+        )
+    if name:
+        # Beside the token, on the side where the image has room.
+        on_right = left + right < attention.geometry.width
+        axes.annotate(
+            name,
+            (right if on_right else left, (top + bottom) / 2),
+            xytext=(3 if on_right else -3, 0),
+            textcoords="offset points",
+            fontsize=8,
+            color="white",
+            ha="left" if on_right else "right",
+            va="center",
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": MARK, "edgecolor": "white", "linewidth": 0.8},
+        )
+
+
+def _bars(axes: Axes, tokens: Sequence[str], weights: NDArray[np.float32], title: str) -> None:
+    places = np.arange(len(tokens))
+    # Of equal weights the first words count, so that the picture is the same each time.
+    most = np.argsort(-weights, kind="stable")[:INFORMATIVE].tolist()
+    strongest = {place for place in most if weights[place] >= LEAST}
+    colours = [STRONG_BAR if place in strongest else BAR for place in places]
+    axes.barh(places, weights, color=colours, height=0.7)
+    for place, weight in enumerate(weights):
+        axes.text(
+            float(weight) + 0.02,
+            place,
+            f"{weight:.2f}",
+            va="center",
+            fontsize=7,
+            color=INK if place in strongest else SOFT,
+        )
+    axes.set_xlim(0, 1.22)
+    axes.set_xticks([0, 0.5, 1])
+    axes.set_ylim(len(tokens) - 0.5, -0.5)
+    axes.set_yticks(places, tokens, fontsize=8, parse_math=False)
+    axes.tick_params(axis="y", length=0, colors=INK)
+    axes.tick_params(axis="x", labelsize=7, colors=SOFT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#cbd5e1")
+    nothing = "" if weights.any() else "\nthe gate keeps no word here"
+    axes.set_title(f"{title}{nothing}", fontsize=8, color=SOFT, loc="left")
+
+
+def _heat(image: Image.Image, mask: NDArray[np.bool_], shares: NDArray[np.float32]) -> Image.Image:
+    """``shares`` from 0 to 1, [height, width], as colour over the grey image; the mask outlined."""
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    colour = 255 * colormaps[HEAT](shares)[..., :3]
+    mixed = (1 - HEAT_OVER_IMAGE) * grey + HEAT_OVER_IMAGE * colour
+    picture = Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+    outline(picture, mask, (0, 229, 255))
+    return picture

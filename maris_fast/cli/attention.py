@@ -1,0 +1,80 @@
+"""``attention``: what words and image make of each other in a trained model, as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def attention(
+    image: Annotated[Path, typer.Argument(help="a photograph or scene")],
+    expression: Annotated[str, typer.Argument(help="what to segment")],
+    weights: Annotated[Path, typer.Option(help="best.safetensors of a training run")],
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("attention"),
+    pixel: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y", help="of the image, may be repeated; else the middle of the prediction"),
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(min=1, help="mutual-aware attention block, counted from 1; else all")
+    ] = None,
+    sam_weights: Annotated[
+        str | None, typer.Option(help="SAM's checkpoint the features were made with")
+    ] = None,
+    text_weights: Annotated[str | None, typer.Option(help="CLIP's weights: open_clip tag or path")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Draw the words that matter to a pixel and the region of each word (the paper's Figs. 1 and 5).
+
+    Writes <image>-words.png and, for each block, <image>-regions-block<N>.png.
+    """
+    from maris_fast.attention import pixel_of
+    from maris_fast.attention_pictures import regions_picture, words_picture
+    from maris_fast.errors import ConfigError
+    from maris_fast.images import load_image
+    from maris_fast.prediction import Predictor
+
+    chosen = [_pixel(one) for one in pixel or ()]
+    picture = load_image(image)
+    predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
+    if predictor.meta.random_encoders:
+        names = " and ".join(predictor.meta.random_encoders)
+        typer.echo(f"note: these weights were trained on features of random encoders ({names})", err=True)
+    (mask,), (found,) = predictor.attention(picture, [expression])
+    if block is not None and block > len(found.blocks):
+        raise ConfigError(
+            f"--block {block}, but the model has {len(found.blocks)} (model.ma_blocks); name one of them"
+        )
+    blocks = range(len(found.blocks)) if block is None else [block - 1]
+    pixels = chosen or [pixel_of(mask)]
+    drawn = {f"{image.stem}-words.png": words_picture(picture, mask, found, pixels, blocks)}
+    for one in blocks:
+        drawn[f"{image.stem}-regions-block{one + 1}.png"] = regions_picture(picture, mask, found, one)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, sheet in drawn.items():
+        sheet.save(out / name)
+    for x, y in pixels:
+        for one in blocks:
+            row = found.words_at(x, y)[one]
+            words = ", ".join(
+                f"{found.tokens[place]} {row[place]:.2f}" for place in (-row).argsort(kind="stable")
+            )
+            typer.echo(f"pixel {x},{y}, block {one + 1}: {words}")
+    typer.echo(
+        f"{expression!r}: {mask.mean():.1%} of the image -> {', '.join(str(out / name) for name in drawn)}"
+    )
+
+
+def _pixel(text: str) -> tuple[int, int]:
+    from maris_fast.errors import InputError
+
+    try:
+        x, y = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"--pixel {text!r}; needed are two whole numbers, x from the left and y from the top, "
+            "as --pixel 120,80"
+        ) from error
+    return x, y

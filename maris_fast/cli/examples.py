@@ -1,0 +1,70 @@
+"""``examples``: where models succeed and where they fail, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def examples(
+    weights: Annotated[Path, typer.Argument(help="best.safetensors of a training run")],
+    cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
+    split: Annotated[str, typer.Option(help="split of the cache")] = "val",
+    weights_b: Annotated[
+        list[Path] | None, typer.Option(help="another model's weights, to stand beside; may be repeated")
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, help="expressions of a picture")] = 4,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="look only at so many images, from the split's first on")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("examples"),
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+) -> None:
+    """Draw best and worst expressions by IoU (Fig. 6) and some between (Fig. 2), models side by side.
+
+    Writes successes.png, failures.png, steps.png and examples.json, which has the rule and every IoU shown.
+    """
+    import json
+
+    import torch
+
+    from maris_fast.data_shards.stream import CacheReader
+    from maris_fast.train.examples import RULE, choose, examples_of, examples_sheet
+    from maris_fast.train.ranks import Ranks, device_kind
+    from maris_fast.train.scoring import require_same_encoders
+    from maris_fast.weights import load_model
+
+    paths = [weights, *(weights_b or ())]
+    ranks = Ranks(torch.device(device_kind(device)))
+    with CacheReader(cache, split, device=ranks.device) as reader:
+        models = []
+        for path in paths:
+            model, meta = load_model(path, ranks.device)
+            require_same_encoders(meta, reader.manifest.encoders, cache)
+            models.append(model)
+        names = names_of(paths)
+        found = examples_of(models, reader, ranks, images=images)
+        root = Path(reader.manifest.dataset.image_root)
+    chosen = choose(found, number)
+    out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, object] = {"split": split, "images": len(found), "rule": RULE, "models": names}
+    said: list[str] = []
+    for name, some in vars(chosen).items():
+        record[name] = [
+            {"image": one.image, "text": one.text, "iou": [round(iou, 4) for iou in one.ious]} for one in some
+        ]
+        if some:
+            examples_sheet(some, names, root, said.append).save(out / f"{name}.png")
+            ious = ", ".join(f"{one.ious[0]:.2f}" for one in some)
+            typer.echo(f"{name}: IoU {ious} -> {out / name}.png")
+    (out / "examples.json").write_text(json.dumps(record, indent=1) + "\n")
+    for sentence in said[:1]:
+        typer.echo(sentence, err=True)
+
+
+def names_of(paths: list[Path]) -> list[str]:
+    """Names of weights by their run's folder, or by the whole path where two would be alike."""
+    names = [path.resolve().parent.name if path.stem in ("best", "last") else path.stem for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]

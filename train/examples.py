@@ -1,0 +1,142 @@
+"""Masks of one or several models on a split, and which of them a page shows: by rule, not by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from maris_fast.data_shards.records import Rle
+from maris_fast.data_shards.stream import Batch
+from maris_fast.metrics import SegmentationScores
+from maris_fast.pictures import TRUTH, Panel, sheet
+from maris_fast.train.evaluation import EvaluationReader, evaluate
+from maris_fast.train.ranks import Ranks
+from maris_fast.train.samples import Drawn, SampleMasks, SampleSheet, decoded
+
+RULE = (
+    "One expression an image, chosen by a hash of its ids; of those, the ones where the first model's IoU is "
+    "highest, the ones where it is lowest, and some at even steps from the worst to the best."
+)
+WIDTH = 200
+"""Pixels of one mask in a sheet."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One expression with each model's mask."""
+
+    order: bytes
+    image_id: int
+    image: str
+    text: str
+    target: Rle
+    predictions: tuple[Rle, ...]
+    ious: tuple[float, ...]
+    """I / U at the image's own size, a model each; two empty masks agree, which is 1."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """``successes`` from the best on, ``failures`` from the worst on, ``steps`` from worst to best."""
+
+    successes: list[Example]
+    failures: list[Example]
+    steps: list[Example]
+
+
+class FirstImages:
+    """A reader's evaluation that ends after ``most`` images, or a few more that share the last batch."""
+
+    def __init__(self, reader: EvaluationReader, most: int) -> None:
+        self._reader = reader
+        self._most = most
+
+    def evaluation_batches(
+        self, *, rank: int, world: int, max_expressions: int, swapped: bool
+    ) -> Iterator[Batch]:
+        seen = 0
+        for batch in self._reader.evaluation_batches(
+            rank=rank, world=world, max_expressions=max_expressions, swapped=swapped
+        ):
+            yield batch
+            seen += batch.images
+            if seen >= self._most:
+                return
+
+
+def examples_of(
+    models: Sequence[nn.Module], reader: EvaluationReader, ranks: Ranks, *, images: int | None = None
+) -> list[Example]:
+    """One expression of each image with the masks of all models, in the order of their hashes.
+
+    Args:
+        models: in evaluation mode on ``ranks.device``; at least one.
+        reader: of the split, on the same device.
+        ranks: a process alone.
+        images: look at so many at the beginning of the split; None: all.
+    """
+    source = reader if images is None else FirstImages(reader, images)
+    return _joined([_masks(model, source, ranks) for model in models])
+
+
+def choose(examples: Sequence[Example], number: int) -> Chosen:
+    """``number`` of each sort, or fewer where there are fewer; equal IoUs stand in the order of hashes."""
+    ranked = sorted(examples, key=lambda one: (one.ious[0], one.order))
+    failures = ranked[: min(number, len(ranked) // 2)]
+    successes = ranked[::-1][: min(number, len(ranked) - len(failures))]
+    places = np.linspace(0, len(ranked) - 1, min(number, len(ranked))).round().astype(int)
+    return Chosen(successes, failures, [ranked[place] for place in places])
+
+
+def examples_sheet(
+    examples: Sequence[Example], names: Sequence[str], image_root: Path, say: Callable[[str], None]
+) -> Image.Image:
+    """A row an expression: the image, the truth in green, each model's mask in pink with its IoU.
+
+    Args:
+        examples: at least one.
+        names: of the models.
+        image_root: of the data set; where an image is missing, grey stands for it and ``say`` hears of it.
+    """
+    backgrounds = SampleSheet(image_root)
+    panels: list[Panel] = []
+    for one in examples:
+        image = backgrounds.background(one, say)
+        truth = decoded(one.target)
+        nothing = np.zeros_like(truth)
+        panels.append(Panel(image, nothing, one.text))
+        panels.append(Panel(image, truth, "truth" if truth.any() else "truth: no target", colour=TRUTH))
+        for name, prediction, iou in zip(names, one.predictions, one.ious, strict=True):
+            panels.append(Panel(image, decoded(prediction), f"{name}: IoU {iou:.2f}"))
+    return sheet(panels, columns=2 + len(names), width=WIDTH)
+
+
+def _masks(model: nn.Module, reader: EvaluationReader, ranks: Ranks) -> dict[bytes, Drawn]:
+    masks = SampleMasks(None)
+    evaluate(model, reader, ranks, see=masks.see)
+    return {one.order: one for one in masks.kept()}
+
+
+def _joined(masks: Sequence[dict[bytes, Drawn]]) -> list[Example]:
+    first = masks[0]
+    return [
+        Example(
+            order=order,
+            image_id=one.image_id,
+            image=one.image,
+            text=one.text,
+            target=one.target,
+            predictions=tuple(each[order].prediction for each in masks),
+            ious=tuple(_iou(each[order]) for each in masks),
+        )
+        for order, one in first.items()
+    ]
+
+
+def _iou(one: Drawn) -> float:
+    return SegmentationScores().update(decoded(one.prediction), decoded(one.target))
