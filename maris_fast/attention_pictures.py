@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maris_fast.attention import Attention
-from maris_fast.pictures import Panel, outline, overlay
+from maris_fast.pictures import Panel, masked, outline
 
 INCHES, DPI = 4.8, 150
 """Width of a picture: read on a phone without zooming, sharp on a desktop."""
@@ -70,7 +70,7 @@ def words_picture(
     _show(left, image, "chosen pixels" if len(pixels) > 1 else "chosen pixel")
     for number, pixel in enumerate(pixels, start=1):
         _mark(left, attention, pixel, str(number) if len(pixels) > 1 else "")
-    _show(right, overlay(Panel(image, mask, "")).crop((0, 0, *image.size)), "prediction")
+    _show(right, masked(Panel(image, mask, "")), "prediction")
     for number, (part, (x, y), rows) in enumerate(zip(lower, pixels, weights, strict=True), start=1):
         axes = part.subplots(charts, min(CHARTS, len(wanted)), sharey=True, squeeze=False).flatten().tolist()
         for one in axes[len(wanted) :]:
@@ -104,7 +104,7 @@ def regions_picture(
     for one in axes:
         one.axis("off")
     _show(axes[0], image, "image")
-    _show(axes[1], overlay(Panel(image, mask, "")).crop((0, 0, *image.size)), "prediction")
+    _show(axes[1], masked(Panel(image, mask, "")), "prediction")
     for word, (one, token) in enumerate(zip(axes[2:], attention.tokens, strict=False)):
         region = attention.region_of(word, block)
         top = float(attention.blocks[block, :, :, word].max())
@@ -210,7 +210,8 @@ def _bars(axes: Axes, tokens: Sequence[str], weights: NDArray[np.float32], title
 
 def _heat(image: Image.Image, mask: NDArray[np.bool_], shares: NDArray[np.float32]) -> Image.Image:
     """``shares`` from 0 to 1, [height, width], as colour over the grey image; the mask outlined."""
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    # Lifted, so that the image is still seen where the colour is black.
+    grey = 70 + 0.72 * np.asarray(image.convert("L"), dtype=np.float32)[..., None]
     colour = 255 * colormaps[HEAT](shares)[..., :3]
     mixed = (1 - HEAT_OVER_IMAGE) * grey + HEAT_OVER_IMAGE * colour
     picture = Image.fromarray(mixed.clip(0, 255).astype(np.uint8))

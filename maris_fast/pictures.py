@@ -30,7 +30,12 @@ class Panel:
 
 
 def overlay(panel: Panel, *, width: int | None = None) -> Image.Image:
-    """The image dimmed but for the predicted mask, which is tinted and outlined, and the caption below.
+    """``masked`` with the caption below; arguments and errors are the same."""
+    return _captioned(masked(panel, width=width), panel.caption)
+
+
+def masked(panel: Panel, *, width: int | None = None) -> Image.Image:
+    """The image dimmed but for the predicted mask, which is tinted and outlined.
 
     Args:
         panel: what to show; a ``truth`` is outlined in green.
@@ -57,7 +62,7 @@ def overlay(panel: Panel, *, width: int | None = None) -> Image.Image:
     if panel.truth is not None:
         outline(picture, panel.truth, TRUTH)
     outline(picture, panel.prediction, panel.colour)
-    return _captioned(picture, panel.caption)
+    return picture
 
 
 def sheet(panels: Sequence[Panel], *, columns: int = 4, width: int = 256, gap: int = 8) -> Image.Image:

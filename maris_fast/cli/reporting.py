@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,14 +16,23 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="the page; report.html in the run's folder, or here for several")
     ] = None,
+    cache: Annotated[
+        list[Path] | None,
+        typer.Option(help="features to run the models on, for all or one a run; else each run's data.cache"),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="of the validation split at most, to run the models on")
+    ] = 64,
+    draw: Annotated[bool, typer.Option(help="run the models, for attention, successes and failures")] = True,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where the models run")] = "auto",
 ) -> None:
-    """Write curves, scores, pictures, settings and speed of runs as one HTML page that needs no network."""
+    """Write scores, curves, pictures, settings and speed of runs as one HTML page that needs no network."""
     from maris_fast.errors import InputError
-    from maris_fast.train.reporting import REPORT, write_report
+    from maris_fast.train.reporting import REPORT, Drawing, write_report
 
     page = out or (runs[0] / REPORT if len(runs) == 1 else Path(REPORT))
     try:
-        write_report(runs, page)
+        write_report(runs, page, Drawing(tuple(cache or ()), images, device) if draw else None)
     except OSError as error:
         raise InputError(f"{page} cannot be written: {error}; name another place with --out") from error
     typer.echo(f"report: {page}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +9,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from maris_fast.train.examples import RULE
 from maris_fast.train.reporting import figures, paper_tables, tables
 from maris_fast.train.reporting.counted import shown_and_counted
+from maris_fast.train.reporting.data_uris import png_uri
+from maris_fast.train.reporting.model_pictures import Drawing, ModelPictures, draw_models
 from maris_fast.train.reporting.run_data import RunData, read_runs
 
 REPORT = "report.html"
@@ -19,23 +21,33 @@ SHEETS = 3
 """Of a run at most: the first, one in the middle and the last."""
 
 
-def write_report(folders: Sequence[Path], out: Path) -> None:
+def write_report(folders: Sequence[Path], out: Path, drawing: Drawing | None = None) -> None:
     """Writes what the runs in ``folders`` did to ``out``, side by side; a folder may be an ablation's.
+
+    Args:
+        folders: of the runs.
+        out: the page.
+        drawing: how to run the models for attention and examples; None: they are left out, which is quick.
 
     Raises:
         InputError: a folder is not a run's, or an ablation has no finished run.
+        ConfigError: caches that do not fit the runs.
         OSError: ``out`` cannot be written.
     """
     shown, counted = shown_and_counted(folders)
-    page = render(read_runs(shown), read_runs(counted))
+    runs = read_runs(shown)
+    page = render(runs, read_runs(counted), None if drawing is None else draw_models(runs, drawing))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     partial.write_text(page, encoding="utf-8")
     partial.rename(out)
 
 
-def render(runs: Sequence[RunData], counted: Sequence[RunData]) -> str:
-    """The HTML of the runs' report; those ``counted`` fill the paper's tables."""
+def render(runs: Sequence[RunData], counted: Sequence[RunData], seen: ModelPictures | None = None) -> str:
+    """The HTML of the runs' report.
+
+    Those ``counted`` fill the paper's tables; ``seen`` is what the runs' models were drawn doing.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -61,6 +73,8 @@ def render(runs: Sequence[RunData], counted: Sequence[RunData]) -> str:
         counted=counted,
         paper_tables=paper_tables.paper_tables(counted),
         placing=paper_tables.placing(counted),
+        seen=seen,
+        rule=RULE,
     )
 
 
@@ -76,7 +90,7 @@ def _sheets(run: RunData) -> list[dict[str, Any]]:
     return [
         {
             "step": int(run.pictures[place].stem.removeprefix("step-")),
-            "uri": "data:image/png;base64," + base64.b64encode(run.pictures[place].read_bytes()).decode(),
+            "uri": png_uri(run.pictures[place].read_bytes()),
         }
         for place in places
     ]

@@ -1,0 +1,136 @@
+"""Attention of a run's model on a page: a picture that answers to the pointer, and regions of words."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from maris_fast.attention import Attention, pixel_of
+from maris_fast.attention_pictures import regions_picture
+from maris_fast.geometry import PATCH
+from maris_fast.pictures import Panel, masked
+from maris_fast.train.attention import attention_of
+from maris_fast.train.evaluation import EvaluationReader
+from maris_fast.train.examples import Example
+from maris_fast.train.reporting.data_uris import small_png_uri
+from maris_fast.train.samples import SampleSheet, decoded
+
+WIDTH = 480
+"""Pixels of the picture that answers to the pointer."""
+
+
+@dataclass(frozen=True)
+class Word:
+    token: str
+    percent: tuple[float, ...]
+    """A block each, of the marked token."""
+
+
+@dataclass(frozen=True)
+class ClickMap:
+    """The image as tokens, and A for each of them.
+
+    Attributes:
+        row, column: of the token that is marked at first.
+        span: rows and columns that the image covers, in tokens; the last may be covered in part.
+        grid: tokens, (h, w).
+        blocks: of each MA block A as base64 of bytes [h, w, L_t], 255 for a weight of 1.
+    """
+
+    picture: str
+    row: int
+    column: int
+    span: tuple[float, float]
+    grid: tuple[int, int]
+    words: tuple[Word, ...]
+    blocks: tuple[str, ...]
+
+    @property
+    def data(self) -> dict[str, object]:
+        """What the page's script reads."""
+        return {
+            "row": self.row,
+            "column": self.column,
+            "span": self.span,
+            "grid": self.grid,
+            "words": len(self.words),
+            "blocks": self.blocks,
+        }
+
+
+@dataclass(frozen=True)
+class AttentionOfExpression:
+    text: str
+    iou: float
+    map: ClickMap
+    regions: str
+
+
+@dataclass(frozen=True)
+class AttentionOfRun:
+    """``notes``: what had to be done without."""
+
+    name: str
+    blocks: int
+    expressions: list[AttentionOfExpression]
+    notes: list[str]
+
+
+def attention_of_run(
+    name: str,
+    model: nn.Module,
+    reader: EvaluationReader,
+    examples: Sequence[Example],
+    place: int,
+    image_root: Path,
+) -> AttentionOfRun:
+    """Attention for some examples, in their order.
+
+    Args:
+        name: of the run.
+        model: in evaluation mode on the reader's device.
+        reader: of the split that the examples are from.
+        examples: with the model's masks.
+        place: of the model among those of an example.
+        image_root: of the data set.
+
+    Raises:
+        ConfigError: the model has no mutual-aware attention.
+    """
+    found = attention_of(model, reader, {one.order for one in examples})
+    backgrounds = SampleSheet(image_root)
+    notes: list[str] = []
+    shown = []
+    for one in examples:
+        attention, mask = found[one.order], decoded(one.predictions[place])
+        image = backgrounds.background(one, notes.append)
+        last = len(attention.blocks) - 1
+        picture = small_png_uri(masked(Panel(image, mask, ""), width=WIDTH))
+        regions = small_png_uri(regions_picture(image, mask, attention, last))
+        click_map = _click_map(picture, attention, pixel_of(mask))
+        shown.append(AttentionOfExpression(one.text, one.ious[place], click_map, regions))
+    return AttentionOfRun(name, max((len(one.map.blocks) for one in shown), default=0), shown, notes)
+
+
+def _click_map(picture: str, attention: Attention, pixel: tuple[int, int]) -> ClickMap:
+    row, column = attention.geometry.token_of(*pixel)
+    percents = 100 * attention.words_at(*pixel)
+    return ClickMap(
+        picture=picture,
+        row=row,
+        column=column,
+        span=(attention.geometry.h_px / PATCH, attention.geometry.w_px / PATCH),
+        grid=attention.geometry.grid,
+        words=tuple(
+            Word(token, tuple(percents[:, word].tolist())) for word, token in enumerate(attention.tokens)
+        ),
+        blocks=tuple(
+            base64.b64encode((255 * block).round().astype(np.uint8).tobytes()).decode()
+            for block in attention.blocks
+        ),
+    )
