@@ -105,14 +105,14 @@ def of_expression(
 def pixel_of(mask: NDArray[np.bool_]) -> tuple[int, int]:
     """(x, y) of a pixel well inside the mask's largest part; of an empty mask, the middle of the image.
 
-    It is the pixel of the mask round which a window of half the mask's size holds most of the mask; of several,
-    the one nearest to their centre.
+    It is the pixel of the mask round which a window of half the mask's size holds most of the mask; of
+    several, the one nearest to their centre.
     """
     height, width = mask.shape
     if not mask.any():
         return width // 2, height // 2
     reach = max(1, round(np.sqrt(np.count_nonzero(mask)) / 4))
-    sums = np.pad(mask.astype(np.int64), reach + 1).cumsum(0).cumsum(1)  # of all that is above and to the left
+    sums = np.pad(mask.astype(np.int64), reach + 1).cumsum(0).cumsum(1)
     size = 2 * reach + 1
     held = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
     held = np.where(mask, held[:height, :width], 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maris_fast.attention import Attention
-from maris_fast.pictures import Panel, masked, outline
+from maris_fast.pictures import Panel, caption_font, masked, outline, wrapped
 
 INCHES, DPI = 4.8, 150
 """Width of a picture: read on a phone without zooming, sharp on a desktop."""
@@ -32,6 +31,8 @@ TALLEST = 1.6
 INFORMATIVE = 3
 """Words that Fig. 1 lists for a pixel."""
 
+TITLE, TEXT = 10, 8.5
+"""Points."""
 LEAST = 0.005
 """A weight that is printed as more than 0.00."""
 
@@ -108,7 +109,11 @@ def regions_picture(
     for word, (one, token) in enumerate(zip(axes[2:], attention.tokens, strict=False)):
         region = attention.region_of(word, block)
         top = float(attention.blocks[block, :, :, word].max())
-        _show(one, _heat(image, mask, region / (largest or 1)), f"{_short(token)}\nup to {top:.2f}")
+        _show(
+            one,
+            _heat(image, mask, region / (largest or 1)),
+            f"{_lines(token, TEXT, INCHES / columns)}\nup to {top:.2f}",
+        )
     scale = ScalarMappable(Normalize(0, largest or 1), colormaps[HEAT])
     bar = figure.colorbar(scale, ax=axes, location="bottom", aspect=40, fraction=0.03, pad=0.02)
     bar.set_label(f"weight in A, block {block + 1}", fontsize=8, color=SOFT)
@@ -129,20 +134,16 @@ def _drawn(figure: Figure) -> Image.Image:
 
 
 def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(_wrapped(text), fontsize=10, color=INK, parse_math=False)
+    figure.suptitle(_lines(text, TITLE, INCHES), fontsize=TITLE, color=INK, parse_math=False)
 
 
 def _title_height(text: str) -> float:
-    return 0.1 + 0.18 * (1 + _wrapped(text).count("\n"))
+    return 0.1 + 0.18 * (1 + _lines(text, TITLE, INCHES).count("\n"))
 
 
-def _wrapped(text: str) -> str:
-    # Narrow letters leave room; the widest, 'WWW', still fit.
-    return textwrap.fill(text, 44)
-
-
-def _short(token: str) -> str:
-    return textwrap.shorten(token, 16, placeholder="…") if " " in token else textwrap.fill(token, 16)
+def _lines(text: str, points: float, inches: float) -> str:
+    """The text in lines that fit; matplotlib draws it in the font that they are measured in."""
+    return "\n".join(wrapped(text, caption_font(points * DPI / 72), (inches - 0.2) * DPI))
 
 
 def _height_of(image: Image.Image, width: float) -> float:
@@ -151,7 +152,7 @@ def _height_of(image: Image.Image, width: float) -> float:
 
 def _show(axes: Axes, image: Image.Image, title: str) -> None:
     axes.imshow(np.asarray(image), interpolation="antialiased", aspect="equal")
-    axes.set_title(title, fontsize=8.5, color=INK, parse_math=False, pad=3)
+    axes.set_title(title, fontsize=TEXT, color=INK, parse_math=False, pad=3)
     axes.axis("off")
 
 
@@ -199,7 +200,8 @@ def _bars(axes: Axes, tokens: Sequence[str], weights: NDArray[np.float32], title
     axes.set_xlim(0, 1.22)
     axes.set_xticks([0, 0.5, 1])
     axes.set_ylim(len(tokens) - 0.5, -0.5)
-    axes.set_yticks(places, tokens, fontsize=8, parse_math=False)
+    names = [_lines(token, 8, INCHES / 4) for token in tokens]
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
     axes.tick_params(axis="y", length=0, colors=INK)
     axes.tick_params(axis="x", labelsize=7, colors=SOFT)
     axes.spines[["top", "right"]].set_visible(False)

@@ -100,8 +100,8 @@ def outline(picture: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, in
 
 
 def _captioned(picture: Image.Image, caption: str) -> Image.Image:
-    font = _font(max(11, min(28, picture.width // 20)))
-    lines = _wrapped(caption, font, picture.width - 8)
+    font = caption_font(max(11, min(28, picture.width // 20)))
+    lines = wrapped(caption, font, picture.width - 8)
     height = round(font.size * 1.35)
     whole = Image.new("RGB", (picture.width, picture.height + height * len(lines) + 6), "white")
     whole.paste(picture, (0, 0))
@@ -111,7 +111,8 @@ def _captioned(picture: Image.Image, caption: str) -> Image.Image:
     return whole
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Lines of at most ``width`` pixels, broken between words, and within a word that is wider alone."""
     lines = [""]
     for word in (part for whole in text.split() for part in _parts(whole, font, width)):
         longer = f"{lines[-1]} {word}".strip()
@@ -133,6 +134,7 @@ def _parts(word: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # DejaVu comes with matplotlib, so captions look alike on every machine.
+def caption_font(size: float) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, ``size`` pixels high."""
+    # It comes with matplotlib, so captions look alike on every machine.
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
