@@ -65,7 +65,7 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
     if not blocks:
         raise ConfigError(
             f"this model has no mutual-aware attention to show ({_why_not(model)}); needed are weights of a "
-            "model with MA blocks, model.ma_blocks of 1 or more"
+            "model with MA blocks: model.ma_blocks of 1 or more, model.fusion = mutual"
         )
     kept: list[Tensor] = []
 

@@ -46,7 +46,13 @@ class MutualAwareAttention(nn.Module):
         )
 
     def weights(
-        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, tau: Tensor, expr_offsets: Tensor | None
+        self,
+        f_v: Tensor,
+        f_l: Tensor,
+        word_mask: Tensor,
+        tau: Tensor,
+        expr_offsets: Tensor | None,
+        grid: tuple[int, int] | None = None,
     ) -> Tensor:
         """A of eq. 3 [E, L_v, L_t], fp32, for what ``forward`` takes; for pictures, as it holds all of A."""
         return mutual_attention_weights(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -74,22 +76,29 @@ def test_what_is_shown_is_the_reference_of_each_block_in_turn() -> None:
 @torch.inference_mode()
 def test_watching_changes_nothing_and_ends() -> None:
     maris = model()
-    alone = maris(*batch())
+    alone = maris(*batch()).logits
     with watched(maris) as blocks:
         for _ in range(2):
-            watched_too = maris(*batch())
-    assert torch.equal(torch.as_tensor(alone), torch.as_tensor(watched_too))
+            watched_too = maris(*batch()).logits
+    assert torch.equal(alone, watched_too)
     assert len(blocks) == 2
     first = blocks[0]
     maris(*batch())
     assert blocks[0] is first
 
 
-def test_a_model_without_mutual_attention_is_refused_in_words() -> None:
-    with (
-        pytest.raises(ConfigError, match=r"no mutual-aware attention.*ma_blocks = 0"),
-        watched(model(ma_blocks=0)),
-    ):
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ma_blocks": 0}, "model.ma_blocks = 0, model.fusion = mutual"),
+        ({"fusion": "transformer"}, "model.ma_blocks = 2, model.fusion = transformer"),
+    ],
+)
+def test_a_model_without_mutual_attention_is_refused_in_words(
+    changes: dict[str, object], reason: str
+) -> None:
+    refused = re.escape(f"no mutual-aware attention to show ({reason})")
+    with pytest.raises(ConfigError, match=refused), watched(model(**changes)):
         pass
 
 
