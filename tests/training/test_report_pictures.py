@@ -22,6 +22,7 @@ from maris_fast.model import Maris
 from maris_fast.train.attention import attention_of
 from maris_fast.train.examples import examples_of
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.reporting import model_pictures
 from maris_fast.train.reporting.data_uris import small_png_uri
 from maris_fast.weights import load_model, load_weights, save_weights
 from tests.training.browser import chromium, opened
@@ -139,6 +140,17 @@ def test_caches_that_fit_no_number_of_runs_are_refused(folder: Path, tmp_path: P
     result = maris_fast("report", *runs, *caches, "--out", tmp_path / "page.html")
     assert result.exit_code == 2
     assert "--cache is given 2 times for 3 runs" in said(result)
+
+
+def test_of_many_runs_the_first_are_drawn_and_the_others_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_pictures, "MOST_RUNS", 1)
+    out = tmp_path / "page.html"
+    assert maris_fast("report", folder / "without_ma", folder / "second", "--out", out).exit_code == 0
+    page = read(out)
+    assert page.text.count("Not drawn, as the page would grow too large: second.") == 2
+    assert len(page.pictures) == 2 * 2 + 3
 
 
 def test_few_colours_are_near_those_of_the_picture() -> None:

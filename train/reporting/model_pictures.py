@@ -23,6 +23,8 @@ from maris_fast.weights import WeightsMeta, load_model
 WEIGHTS = "best.safetensors"
 SIDE_BY_SIDE = 4
 """Models of one sheet at most, as in Fig. 2."""
+MOST_RUNS = 8
+"""That are drawn; a page of an ablation's tens would take long and be large."""
 EXAMPLES, ATTENTION = 4, 2
 """Expressions of a sheet, and of a run's attention; of many runs each has one."""
 
@@ -49,12 +51,14 @@ class ModelPictures:
     Attributes:
         missing: runs whose model could not be run, and why.
         without_attention: runs whose model has none to show, and why.
+        left_out: runs beyond ``MOST_RUNS``, which are not drawn.
     """
 
     attention: list[AttentionOfRun] = field(default_factory=list)
     examples: list[ExamplesOfRuns] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     without_attention: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,10 @@ def draw_models(runs: Sequence[RunData], drawing: Drawing) -> ModelPictures:
     Raises:
         ConfigError: as many caches as fit neither all runs nor each.
     """
-    drawn = ModelPictures()
+    drawn = ModelPictures(left_out=[run.name for run in runs[MOST_RUNS:]])
     ranks = Ranks(torch.device(device_kind(drawing.device)))
     groups: dict[tuple[Path, str], list[_Loaded]] = {}
-    for run, cache in zip(runs, _caches(runs, drawing.caches), strict=True):
+    for run, cache in list(zip(runs, _caches(runs, drawing.caches), strict=True))[:MOST_RUNS]:
         split = run.settings.get("data.val_split", "val")
         try:
             loaded = _Loaded(run, *load_model(run.folder / WEIGHTS, ranks.device))
