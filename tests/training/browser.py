@@ -26,6 +26,7 @@ FRAME = """<!DOCTYPE html><link rel="icon" href="data:,"><body style="margin: 0"
 <script>
 document.querySelector("iframe").addEventListener("load", event => {{
   const view = event.target.contentWindow, page = view.document;
+  page.querySelectorAll("details").forEach(one => one.open = true);
   const found = {{
     pictures: page.images.length,
     missing: [...page.images].filter(one => !one.complete || !one.naturalWidth).map(one => one.alt),
