@@ -74,6 +74,8 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
         assert words in done.stdout
     assert "…" not in done.stdout  # no column cut off
     found = json.loads(out.read_text())
+    assert found.pop("data") == {"name": "boxes", "split_by": "test", "split": "train"}
+    assert found.pop("weights") == str(folder / "model.safetensors")
     assert found.keys() == {"as written", "exchanged"}
     names = ["lavt", "cris", "cris-val", "rela", "vlt", "phrasecut"]
     wanted = scored(folder, swapped=True, protocols=scoring.named(names), bootstrap=50)
