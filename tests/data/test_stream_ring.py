@@ -101,12 +101,12 @@ print(read(large) - before)
 """
 
 
-def test_memory_stays_within_the_buffer_while_several_times_as_much_is_read(tmp_path: Path) -> None:
-    h, w, channels, images = 32, 32, 256, 160
+def test_memory_stays_within_the_buffer_while_more_than_twice_as_much_is_read(tmp_path: Path) -> None:
+    h, w, channels, images = 32, 32, 256, 360
     write_made_up_cache(tmp_path / "small", 2, grids=[(8, 8)], channels=16)
     write_made_up_cache(tmp_path / "large", images, grids=[(h, w)], channels=channels)
-    buffer = 32 * 2**20
-    assert sum(path.stat().st_size for path in (tmp_path / "large").glob("*.tar")) > 3.5 * buffer
+    buffer = 128 * 2**20
+    assert sum(path.stat().st_size for path in (tmp_path / "large").glob("*.tar")) > 2 * buffer
     done = subprocess.run(
         [sys.executable, "-c", GROWTH, tmp_path / "small", tmp_path / "large", str(buffer)],
         capture_output=True,
@@ -116,7 +116,8 @@ def test_memory_stays_within_the_buffer_while_several_times_as_much_is_read(tmp_
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     # On a CPU the "device" is the same memory: a batch in use, one waiting and one being unpacked, in float32
-    # features and the masks' bools and bits. 8 MiB: Python's own, the index, the JSON of a few batches.
+    # features and the masks' bools and bits.
     features, targets = 2 * 3 * h * w * channels * 4, 14 * 16 * h * w * 9
-    assert int(done.stdout) < 1.1 * (buffer + 3 * (features + targets)) + 8 * 2**20
+    bound = buffer + 3 * (features + targets)
+    assert int(done.stdout) < 1.1 * bound
     assert int(done.stdout) > buffer / 2  # the measurement sees the buffer
