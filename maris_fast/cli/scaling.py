@@ -126,6 +126,6 @@ def _results(device: str) -> Path:
 
     folder = Path(__file__).resolve().parents[2] / "bench" / "results"
     if not (folder / device).is_dir():
-        known = ", ".join(sorted(path.name for path in folder.glob("*"))) or "none"
+        known = ", ".join(sorted(path.name for path in folder.glob("*") if path.is_dir())) or "none"
         raise InputError(f"no measurements of device {device!r} in {folder}; there are {known}")
     return folder / device

@@ -167,7 +167,9 @@ def test_a_mistake_is_said(arguments: tuple[str, ...], status: int, match: str) 
 
 
 def test_results_of_every_device_that_are_kept_can_be_planned_with() -> None:
-    for folder in (ROOT / "bench" / "results").iterdir():
+    devices = [path for path in (ROOT / "bench" / "results").iterdir() if path.is_dir()]
+    assert devices
+    for folder in devices:
         status, output = said("--images", "1000", "--gpus", "1", "--device", folder.name)
         assert status == 0, output
 
