@@ -26,6 +26,7 @@ from PIL import Image
 from maris_fast.bench.made_up import write_made_up_cache
 from maris_fast.bench.measuring import load_told
 from maris_fast.config import RANDOM, FeatureDtype, SamSettings, TextSettings, TrainingSettings
+from maris_fast.data_shards.scaling import PLAN_RATES
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.geometry import PATCH
@@ -74,6 +75,9 @@ class Size:
         """Tokens of the padded grid's side."""
         return self.image_size // PATCH
 
+
+PAPER_PRESET = "bf16"
+"""The row that has all of ``train/configs/presets/paper.yaml``, and no more."""
 
 SIZES = {
     # SAM ViT-H at 1024 pixels, CLIP ViT-L/14, the paper's model.
@@ -168,7 +172,7 @@ def waterfall(size: Size, device: torch.device) -> list[Row]:
         Row("image groups", "int8", K, few, eager),
         Row("fused mutual-aware attention", "int8", K, few, fused, only_on_cuda=on_cuda),
         Row("memory-efficient attention", "int8", K, many, efficient),
-        Row("bf16", "int8", K, many, efficient, bf16, carried_on=bool(kept)),
+        Row(PAPER_PRESET, "int8", K, many, efficient, bf16, carried_on=bool(kept)),
         Row("compiled", "int8", K, many, efficient, compiled),
         Row("fast preset: fewer, wider heads", "int8", K, many, fast, compiled),
         Row("fast preset without image groups", "int8", 1, many, fast, compiled, carried_on=False),
@@ -232,7 +236,16 @@ def measure(
                 yield {**head, "left_out": row.only_on_cuda}
                 continue
             measured = timed(row, size, caches, ranks, rounds, peak)
-            yield {**head, **vars(measured), "expressions_per_s": _rates(row, measured), **load_told()}
+            rates = _rates(row, measured)
+            told_plans = for_plans(row, size, rates)
+            yield {**head, **vars(measured), "expressions_per_s": rates, **told_plans, **load_told()}
+
+
+def for_plans(row: Row, size: Size, rates: list[float]) -> dict[str, Any]:
+    """What ``maris-fast plan`` counts with, of the row that is the paper preset at full size."""
+    if size is not SIZES["full"] or row.name != PAPER_PRESET:
+        return {}
+    return {"shape": f"training step, {row.name}", PLAN_RATES: {"step_expressions_per_s": median(rates)}}
 
 
 def line(row: dict[str, Any]) -> str:

@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
 from maris_fast.bench import results
 from maris_fast.bench.drawing.step import step_block
-from maris_fast.bench.step import SIZES, waterfall
-from maris_fast.config import ModelSettings
+from maris_fast.bench.step import SIZES, for_plans, waterfall
+from maris_fast.config import ModelSettings, TrainingSettings, load_settings
+from maris_fast.data_shards.scaling import measured_rates
 from maris_fast.model.flops import training_flops
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -54,6 +56,24 @@ def test_each_row_has_one_technique_more_than_the_one_it_stands_on() -> None:
         alone, last = rows[-1], carried[-1]
         assert (alone.model, alone.engine, alone.source) == (last.model, last.engine, last.source)
         assert (alone.expressions_per_image, last.expressions_per_image) == (1, TINY.each)
+
+
+def test_a_plan_counts_with_the_paper_preset_at_full_size_alone(tmp_path: Path) -> None:
+    told = [
+        (row, for_plans(row, size, [900.0, 1000.0, 1200.0]))
+        for size in SIZES.values()
+        for row in waterfall(size, CUDA)
+    ]
+    ((row, left),) = [(row, left) for row, left in told if left]
+    paper = load_settings(TrainingSettings, results.ROOT / "train" / "configs" / "refcoco.yaml")
+    assert row.engine == {"precision": paper.engine.precision}
+    assert (row.model["heads"], paper.engine.compile) == (paper.model.heads, False)
+    suite = results.Suite("step", "2026-01-01", "c0ffee", False, {"device": "a GPU"}, [left])
+    suite.save(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (name, rate), *others = measured_rates(folder).items()
+    assert (name, rate.value, others) == ("step_expressions_per_s", 1000.0, [])
+    assert rate.source == "measured: training step, bf16, a GPU, step.json"
 
 
 def test_a_row_tells_speed_memory_and_what_of_the_peak_it_uses(measured: results.Suite) -> None:
