@@ -167,6 +167,7 @@ def waterfall(size: Size, device: torch.device) -> list[Row]:
     on_cuda = "its Triton kernels run on CUDA only"
     return [
         Row("encoders in the loop, one expression a sample", "encoders", 1, few, eager),
+        Row("encoders in the loop, image groups", "encoders", K, few, eager, carried_on=False),
         Row("cached features, bf16, padded", "bf16, padded", 1, few, eager),
         Row("int8, without padding", "int8", 1, few, eager),
         Row("image groups", "int8", K, few, eager),
@@ -356,7 +357,7 @@ def training(
     engine = Engine(model, settings, ranks)
     try:
         if row.source == "encoders":
-            yield engine, _encoded(size, row.expressions_per_step, ranks.device)
+            yield engine, _encoded(size, row, ranks.device)
         else:
             bf16 = settings.engine.precision == "bf16" and ranks.device.type == "cuda"
             dtype = torch.bfloat16 if bf16 else torch.float32
@@ -380,8 +381,8 @@ def _epochs(reader: CacheReader, row: Row) -> Iterator[TrainingBatch]:
         )
 
 
-def _encoded(size: Size, expressions: int, device: torch.device) -> Iterator[TrainingBatch]:
-    """Batches whose features SAM and CLIP make there and then, an image for every expression."""
+def _encoded(size: Size, row: Row, device: torch.device) -> Iterator[TrainingBatch]:
+    """Batches whose features SAM and CLIP make there and then, of each image once in a batch."""
     vision = {"arch": size.sam, "weights": RANDOM, "image_size": size.image_size}
     sam = SamEncoder(SamSettings.model_validate(vision), device)
     text = TextEncoder(TextSettings(arch=size.text, weights=RANDOM), device)
@@ -389,16 +390,17 @@ def _encoded(size: Size, expressions: int, device: torch.device) -> Iterator[Tra
     # A square photograph fills the grid, padding and all.
     pixels = random.integers(0, 256, (sam.image_size, sam.image_size, 3), np.uint8)
     photograph = Image.fromarray(pixels)
-    side = 4 * size.side
+    side, expressions = 4 * size.side, row.expressions_per_step
+    offsets = torch.arange(0, expressions + 1, row.expressions_per_image, dtype=torch.int32, device=device)
     for _ in count():
-        levels = [sam.encode([photograph])[0] for _ in range(expressions)]
+        levels = [sam.encode([photograph])[0] for _ in offsets[1:]]
         words = [one.words for one in text.encode([SENTENCE] * expressions)]
         first, second, third = (torch.stack(level) for level in zip(*levels, strict=True))
         yield Batch(
             features=(first, second, third),
             words=torch.stack(words),
             word_mask=torch.ones(expressions, len(words[0]), dtype=torch.bool, device=device),
-            expr_offsets=torch.arange(expressions + 1, dtype=torch.int32, device=device),
+            expr_offsets=offsets,
             targets=torch.rand(expressions, side, side, device=device) > 0.5,
             weights=torch.ones(expressions, device=device),
             step_expressions=expressions,

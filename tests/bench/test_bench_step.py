@@ -27,7 +27,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> results.Suite:
     """Rows without compilation, as a person measures them; the fused one is CUDA's."""
     out = tmp_path_factory.mktemp("step")
     command = [sys.executable, "-m", "maris_fast.cli", "bench", "step", "--size", "tiny", "--rounds", "2"]
-    command += [part for row in range(1, 7) for part in ("--only", str(row))]
+    command += [part for row in range(1, 8) for part in ("--only", str(row))]
     done = subprocess.run(
         [*command, "--peak-tflops", "0.5", "--out", str(out)],
         # Sizes this small only wait for a second thread, and much longer on a busy machine.
@@ -81,9 +81,10 @@ def test_a_row_tells_speed_memory_and_what_of_the_peak_it_uses(measured: results
     assert "left_out" in fused
     settings = ModelSettings(channels=TINY.channels, heads=TINY.heads)
     for row, most, expressions, grid in (
-        (rows[1], 28, 28, (8, 8)),
-        (rows[2], 28, 28, TINY.grid),
-        (rows[3], 4, 28, TINY.grid),
+        (rows[1], 4, 28, (8, 8)),
+        (rows[2], 28, 28, (8, 8)),
+        (rows[3], 28, 28, TINY.grid),
+        (rows[4], 4, 28, TINY.grid),
         (efficient, 8, 56, TINY.grid),
     ):
         assert all(0.8 * most <= images / row["steps"] <= most for images in row["images"])
@@ -98,8 +99,15 @@ def test_a_row_tells_speed_memory_and_what_of_the_peak_it_uses(measured: results
     assert "MFU of 0.5 TFLOP/s" in said
     assert "Image groups of 7, all else being equal: " in said
     assert "over 'int8, without padding' (" in said
+    assert "over 'encoders in the loop, one expression a sample' (7.0 times as many images)" in said
 
 
 def test_the_first_step_of_the_waterfall_is_far_behind_the_last(measured: results.Suite) -> None:
     first, *_, last = (row for row in measured.rows if "left_out" not in row)
     assert max(last["expressions_per_s"]) > 5 * max(first["expressions_per_s"])
+
+
+def test_with_encoders_in_the_loop_groups_alone_are_worth_twice_the_speed(measured: results.Suite) -> None:
+    one_a_sample, grouped = measured.rows[:2]
+    assert grouped["name"] == "encoders in the loop, image groups"
+    assert max(grouped["expressions_per_s"]) > 2 * max(one_a_sample["expressions_per_s"])
