@@ -81,7 +81,6 @@ def test_a_row_tells_speed_memory_and_what_of_the_peak_it_uses(measured: results
     assert "left_out" in fused
     settings = ModelSettings(channels=TINY.channels, heads=TINY.heads)
     for row, most, expressions, grid in (
-        (rows[1], 4, 28, (8, 8)),
         (rows[2], 28, 28, (8, 8)),
         (rows[3], 28, 28, TINY.grid),
         (rows[4], 4, 28, TINY.grid),
