@@ -19,3 +19,7 @@ class CheckpointError(MarisError):
 
 class TrainingError(MarisError):
     """A run that cannot go on, whatever its settings promised."""
+
+
+class ReportedByRankZeroError(MarisError):
+    """An error that rank 0 found and reports; the others only have to end."""

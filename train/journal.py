@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from maris_fast.config import TrainingSettings
+from maris_fast.train.lines import write_line
 from maris_fast.train.log_line import log_line
 from maris_fast.train.wandb_mirror import WandbMirror
 
@@ -118,7 +119,7 @@ class RunJournal:
         if self._bar is not None:
             self._bar.print(text)
         else:
-            print(text, flush=True)
+            write_line(text, sys.stdout)
 
 
 class _ProgressBar:

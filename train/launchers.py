@@ -29,6 +29,11 @@ class Launchers:
         return any(_parent(child) != parent for child, parent in pairs)
 
 
+def own_rank() -> int:
+    """This process's number among all, 0 of a process alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def take_srun_environment() -> None:
     """Names this process's rank as ``torchrun`` would, where srun has started it.
 

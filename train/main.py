@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from maris_fast.config import TrainingSettings
-    from maris_fast.errors import MarisError
 
 HERE = Path(__file__).resolve().parent
 USAGE_ERROR = 2
@@ -46,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         _train(settings, options.local_rank)
     except MarisError as error:
-        _report(error)
+        from maris_fast.train.lines import report_error
+
+        report_error(error)
         return USAGE_ERROR
     return 0
 
@@ -102,10 +102,11 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
 def _show(settings: TrainingSettings, ranks: int | None) -> None:
     from maris_fast.config import dump_settings
     from maris_fast.train.deepspeed_config import deepspeed_config
+    from maris_fast.train.launchers import own_rank
 
     world = ranks or int(os.environ.get("WORLD_SIZE", "1"))
     generated = json.dumps(deepspeed_config(settings, world), indent=2)
-    if _rank() == 0:
+    if own_rank() == 0:
         print(f"{dump_settings(settings)}\n# DeepSpeed's configuration for {world} ranks\n{generated}")
 
 
@@ -123,23 +124,6 @@ def _train(settings: TrainingSettings, local_rank: int | None) -> None:
     with Watch(ranks, settings.engine):
         train(settings, ranks)
         leave()
-
-
-def _report(error: MarisError) -> None:
-    """Prints the error once: on rank 0, or on a rank that alone has met it."""
-    rank = _rank()
-    if rank == 0:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return
-    # Launchers end everybody soon after the first exit: rank 0, if it met the same, has spoken by then.
-    time.sleep(3)
-    joined = sys.modules.get("maris_fast.train.ranks")
-    if joined is not None and not isinstance(error, joined.ReportedByRankZeroError):
-        print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,11 @@ import torch
 import torch.distributed as dist
 
 from maris_fast.config import EngineSettings
-from maris_fast.errors import ConfigError, MarisError
+from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError
 from maris_fast.train.launchers import free_port
 from maris_fast.train.whereabouts import Whereabouts
 
 T = TypeVar("T")
-
-
-class ReportedByRankZeroError(MarisError):
-    """An error that rank 0 found and reports; the others only have to end."""
 
 
 @dataclass(frozen=True)

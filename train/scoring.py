@@ -24,6 +24,7 @@ from maris_fast.errors import CheckpointError, MarisError
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
 from maris_fast.train.evaluation import score_expressions
+from maris_fast.train.lines import report_error
 from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.scores_file import write_scores
 from maris_fast.train.watch import Watch
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(f"wrote {file}")
             leave()
     except MarisError as error:
-        print(f"error: {error}", file=sys.stderr)
+        report_error(error)
         return 2
     return 0
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import MarisError, TrainingError
+from maris_fast.train.lines import write_line
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.watch.identity import Identity
 from maris_fast.train.watch.post import Post
@@ -199,4 +200,4 @@ def _summary(error: BaseException) -> str:
 def _say(text: str) -> None:
     if sys.stderr.isatty():
         text = f"\x1b[?25h\n{text}"  # a progress bar has hidden the cursor
-    print(text, file=sys.stderr)
+    write_line(text, sys.stderr)

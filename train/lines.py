@@ -1,0 +1,34 @@
+"""Lines that all ranks write to one place: whole, and what all have to say once."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from maris_fast.errors import MarisError, ReportedByRankZeroError
+from maris_fast.train.launchers import own_rank
+
+
+def write_line(text: str, stream: TextIO) -> None:
+    """``text`` and its end in one write.
+
+    Launchers start Python unbuffered, where ``print`` writes the two apart, and another rank's or thread's
+    line comes between them.
+    """
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def report_error(error: MarisError) -> None:
+    """Tells of an error that ends this process: on rank 0, or on a rank that alone has met it."""
+    rank = own_rank()
+    if rank == 0:
+        write_line(f"error: {error}", sys.stderr)
+        return
+    # Launchers end everybody soon after the first exit: rank 0, if it met the same, has spoken by then.
+    time.sleep(3)
+    # Before the ranks meet, all meet the same errors.
+    met = "maris_fast.train.ranks" in sys.modules
+    if met and not isinstance(error, ReportedByRankZeroError):
+        write_line(f"error on rank {rank}: {error}", sys.stderr)
