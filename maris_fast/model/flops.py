@@ -128,7 +128,7 @@ def _mask_decoder(settings: ModelSettings, L_v: int, L_t: int) -> int:
         block += _attention(L_c, L_v, C)
     block += 2 * _product(L_v, C, int(C * settings.decoder_feed_forward))
     upsampling = _product(L_v, 9 * C, C // 2) + _product(4 * L_v, 9 * (C // 2), C // 4)
-    query = _product(1, C, C) + _product(1, C, C // 4) + _product(1, C // 4, 16 * L_v)
+    query = _product(1, C, C) + _product(1, C, C // 4) + _product(1, C // 4, 4 * L_v)
     return settings.decoder_blocks * block + upsampling + query
 
 

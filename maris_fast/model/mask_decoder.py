@@ -62,14 +62,18 @@ class DecoderBlock(nn.Module):
         return f_lav, f_c
 
 
+class Doubling(nn.Upsample):
+    """Bilinear ×2 of maps, [N, C, h, w] -> [N, C, 2h, 2w]."""
+
+    def __init__(self) -> None:
+        super().__init__(scale_factor=2, mode="bilinear", align_corners=False)
+
+
 class Upsampling(nn.Sequential):
-    """Two blocks of convolution and ×2, [E, C, h, w] -> [E, C/4, 4h, 4w]."""
+    """Two blocks of convolution and ×2, without the last ×2: [E, C, h, w] -> [E, C/4, 2h, 2w]."""
 
     def __init__(self, channels: int) -> None:
-        def double() -> nn.Module:
-            return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-
-        super().__init__(CBA(channels, channels // 2), double(), CBA(channels // 2, channels // 4), double())
+        super().__init__(CBA(channels, channels // 2), Doubling(), CBA(channels // 2, channels // 4))
 
 
 class MaskDecoder(nn.Module):
@@ -83,6 +87,7 @@ class MaskDecoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(settings) for _ in range(settings.decoder_blocks))
         self.upsampling = Upsampling(C)
         self.query_mlp = MLP(C, C, C // 4)
+        self.doubling = Doubling()
 
     def forward(
         self, f_lav: Tensor, f_val: Tensor, word_mask: Tensor, grid: tuple[int, int]
@@ -95,7 +100,9 @@ class MaskDecoder(nn.Module):
             f_lav, f_c = block(f_lav, f_c, token_mask, position)
         fine = self.upsampling(f_lav.transpose(1, 2).unflatten(2, grid))
         f_m = f_c[:, 0]
-        return torch.einsum("ec,echw->ehw", self.query_mlp(f_m), fine), f_m
+        coarse = torch.einsum("ec,echw->ehw", self.query_mlp(f_m), fine)[:, None]
+        # The last ×2 does the same to all channels: after their sum it is one map's, where it was C/4 maps'.
+        return self.doubling(coarse.to(torch.promote_types(coarse.dtype, torch.float32)))[:, 0], f_m
 
     def _position(self, f_lav: Tensor, grid: tuple[int, int]) -> Tensor | float:
         if self.positions == "none":

@@ -314,6 +314,7 @@ def test_without_elp_pixels_are_multiplied_by_the_mean_word_and_the_query_stands
     for block in model.mask_decoder.blocks:
         product, query = block(product, query, alone, 0.0)
     fine = model.mask_decoder.upsampling(product.transpose(1, 2).unflatten(2, GRID))
+    fine = F.interpolate(fine, scale_factor=2, mode="bilinear")
     wanted = torch.einsum("ec,echw->ehw", mlp(model.mask_decoder.query_mlp, query[:, 0]), fine)
     torch.testing.assert_close(model(features, words, word_mask, offsets).logits, wanted)
 

@@ -84,8 +84,8 @@ def test_the_mask_is_the_query_times_the_upsampled_map() -> None:
         torch.testing.assert_close(logits[e], (query[e][:, None, None] * fine[e]).sum(0))
 
 
-def test_upsampling_halves_the_width_twice() -> None:
-    assert Upsampling(C)(torch.randn(1, C, 5, 3)).shape == (1, C // 4, 20, 12)
+def test_upsampling_halves_the_width_twice_and_doubles_the_map_once() -> None:
+    assert Upsampling(C)(torch.randn(1, C, 5, 3)).shape == (1, C // 4, 10, 6)
 
 
 def test_expressions_do_not_see_each_other() -> None:
