@@ -1,4 +1,4 @@
-"""Threads that fill the ring: one read an image, batches in the order of the plan."""
+"""Threads that fill the ring: an image a job, batches in the order of the plan."""
 
 from __future__ import annotations
 
@@ -153,13 +153,12 @@ class Pipeline:
     # The readers
 
     def _work(self) -> None:
-        gap = self._shards.gap()
         me = threading.get_ident()
         while (job := self._job(me)) is not None:
             batch, place = job
             error: BaseException | None = None
             try:
-                self._read(batch, place, gap, self._reading[me])
+                self._read(batch, place, self._reading[me])
             except BaseException as raised:  # whatever it is, the consumer must see it
                 error = raised
             with self._changed:
@@ -191,14 +190,14 @@ class Pipeline:
         """Nothing will be read any more; a batch that is being read may yet have to be read again."""
         return (self._ended or self._failure is not None) and not any(one.missing for one in self._flying)
 
-    def _read(self, batch: StoredBatch, place: int, gap: bytearray, reading: _Reading) -> None:
+    def _read(self, batch: StoredBatch, place: int, reading: _Reading) -> None:
         def alive() -> None:
             reading.since = time.monotonic()
 
         whole = batch.memory.numpy().data
         members = [whole[start:stop] for start, stop in batch.layout.members[place]]
         members[self._annotation] = memoryview(batch.annotations[place])
-        self._shards.read_into(reading.image, members, gap, alive)
+        self._shards.read_into(reading.image, members, alive)
 
     # What is read next; under the lock
 

@@ -27,6 +27,10 @@ from maris_fast.data_shards.cache.manifest import (
 from maris_fast.data_shards.stream.files import ShardFiles
 from maris_fast.errors import InputError
 
+PIECE = 1 << 19
+"""Bytes of one read: few enough to be in the core's cache when their checksum is made, and for the system to
+read ahead meanwhile; enough to make system calls rare."""
+
 
 class SplitShards:
     """Image groups of one split, read by position; any thread may read.
@@ -53,81 +57,67 @@ class SplitShards:
         self.members = members_of(manifest.feature_dtype)
         self._verify = verify
         self._verified = np.zeros(index.images, np.bool_)
-        between = index.offset[:, 1:] - index.offset[:, :-1] - index.size[:, :-1]
-        self._between = int(between.max(initial=0))
 
     def where(self, image: int) -> str:
         """Shard and key, for messages."""
         shard = self._files.name(int(self._shard_of[image]))
         return f"shard {shard}, image {self.index.image_id[image]:012d}"
 
-    def gap(self) -> bytearray:
-        """Room for what stands between members (tar and numpy headers); for one thread."""
-        return bytearray(self._between)
-
-    def read_into(
-        self, image: int, members: Sequence[memoryview], gap: bytearray, alive: Callable[[], None]
-    ) -> None:
-        """All members of an image in one read, each into its own memory.
+    def read_into(self, image: int, members: Sequence[memoryview], alive: Callable[[], None]) -> None:
+        """All members of an image, each into its own memory.
 
         Args:
             image: which.
             members: in the order of ``members_of``, each of the size that the index says.
-            gap: of ``gap()``; its content is worthless afterwards.
-            alive: called whenever a long wait gets on.
+            alive: called whenever reading gets on.
 
         Raises:
             InputError: the shard ends early or vanished, or a member is not what was written; names shard,
                 key and member.
         """
-        offsets, sizes = self.index.offset[image].tolist(), self.index.size[image].tolist()
-        junk = memoryview(gap)
-        parts: list[memoryview] = []
-        at = offsets[0]
-        for offset, size, member in zip(offsets, sizes, members, strict=True):
-            if offset > at:
-                parts.append(junk[: offset - at])
-            parts.append(member)
-            at = offset + size
+        check = self._verify == "always" or (self._verify == "first" and not self._verified[image])
+        offsets, checksums = self.index.offset[image].tolist(), self.index.crc[image].tolist()
         try:
             with self._files.opened(int(self._shard_of[image]), alive) as file:
-                self._scatter(file, parts, offsets[0], image)
+                for name, member, offset, wanted in zip(
+                    self.members, members, offsets, checksums, strict=True
+                ):
+                    read = self._read(file, member, offset, image, check, alive)
+                    if check and read != wanted:
+                        raise InputError(
+                            f"{self.where(image)}: {name} is not what was written (checksum); "
+                            "copy the shard again, or write the cache again"
+                        )
         except OSError as error:
             raise InputError(f"{self.where(image)}: cannot be read: {_reason(error)}") from error
-        if self._verify == "always" or (self._verify == "first" and not self._verified[image]):
-            self._check(image, members)
-            self._verified[image] = True
+        self._verified[image] |= check
 
     def close(self) -> None:
         self._files.close()
 
-    def _scatter(self, file: int, parts: list[memoryview], start: int, image: int) -> None:
-        while parts:
-            count = os.preadv(file, parts, start)
+    def _read(
+        self,
+        file: int,
+        member: memoryview,
+        offset: int,
+        image: int,
+        check: bool,
+        alive: Callable[[], None],
+    ) -> int:
+        """A member from ``offset`` on, piece by piece; its checksum, 0 without ``check``."""
+        checksum = done = 0
+        while done < len(member):
+            piece = member[done : done + PIECE]
+            count = os.preadv(file, [piece], offset + done)
             if not count:
                 raise InputError(
                     f"{self.where(image)}: the shard ends before it; copy it again, or write the cache again"
                 )
-            start += count
-            parts = _after(parts, count)
-
-    def _check(self, image: int, members: Sequence[memoryview]) -> None:
-        expected = self.index.crc[image].tolist()
-        for name, member, checksum in zip(self.members, members, expected, strict=True):
-            if crc32c(member) != checksum:
-                raise InputError(
-                    f"{self.where(image)}: {name} is not what was written (checksum); "
-                    "copy the shard again, or write the cache again"
-                )
-
-
-def _after(parts: list[memoryview], count: int) -> list[memoryview]:
-    """What is left of ``parts`` when their first ``count`` bytes are filled."""
-    for place, part in enumerate(parts):
-        if count < len(part):
-            return [part[count:], *parts[place + 1 :]]
-        count -= len(part)
-    return []
+            if check:
+                checksum = crc32c(piece[:count], checksum)
+            done += count
+            alive()
+        return checksum
 
 
 def _reason(error: OSError) -> str:
