@@ -4,13 +4,14 @@ An imported data set is a folder::
 
     <folder>/dataset.json          what was imported, from where, and the counts
     <folder>/<split>.jsonl         one ImageRecord a line, in the order of image_id
+    <folder>/dataset.left_out.jsonl  rows of the annotations that are in no split, if any (importers.left_out)
 
 Image paths in the records are relative to ``DatasetInfo.image_root``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,6 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from maris_fast.errors import InputError
 
 FORMAT_VERSION = 2
+
+TRAIN = "train"
+"""The split that nobody scores on."""
+
+UNKNOWN_SPLIT = "?"
+"""In place of a split's name, of left-out rows that do not say their split."""
 
 
 class Frozen(BaseModel):
@@ -105,6 +112,34 @@ class SplitCounts(Frozen):
     images: int
 
 
+class LostCounts(Frozen):
+    rows: int
+    expressions: int = Field(description="a line that could not be read counts as one")
+    images: int = Field(description="that have such a row, and of which nothing is in the split")
+
+
+class LeftOut(LostCounts):
+    """What an import left out of a split as it could not be used."""
+
+    reasons: dict[str, LostCounts]
+
+
+def together(parts: Sequence[LeftOut]) -> LeftOut:
+    """The sum of what several splits lack."""
+    reasons = dict.fromkeys(reason for part in parts for reason in part.reasons)
+    return LeftOut(
+        **_sum(parts),
+        reasons={
+            reason: LostCounts(**_sum([part.reasons[reason] for part in parts if reason in part.reasons]))
+            for reason in reasons
+        },
+    )
+
+
+def _sum(counts: Sequence[LostCounts]) -> dict[str, int]:
+    return {what: sum(getattr(one, what) for one in counts) for what in LostCounts.model_fields}
+
+
 class DatasetInfo(Frozen):
     """The head of an imported data set (``dataset.json``)."""
 
@@ -118,6 +153,28 @@ class DatasetInfo(Frozen):
         default=False, description="ann_ids are COCO's, the same objects in every data set that says so"
     )
     splits: dict[str, SplitCounts]
+    left_out: dict[str, LeftOut] = Field(
+        default_factory=dict, description="of splits that are not complete; '?': of any of them"
+    )
+
+    def incomplete(self, splits: Iterable[str] | None = None) -> list[str]:
+        """A warning for each of these splits (None: all) that is not complete."""
+        named = self.splits if splits is None else splits
+        lost = {split: self.left_out[split] for split in (*named, UNKNOWN_SPLIT) if split in self.left_out}
+        return [self._warning(split, out) for split, out in lost.items() if out.expressions]
+
+    def _warning(self, split: str, lost: LeftOut) -> str:
+        if split == UNKNOWN_SPLIT:
+            return (
+                f"warning: {lost.rows:,} rows that are left out do not say their split, so that any split "
+                "may not be complete"
+            )
+        every = lost.expressions + self.splits[split].sentences
+        share = f"{lost.expressions:,} of {every:,} expressions ({lost.expressions / every:.2%})"
+        line = f"warning: {split} is not complete, {share} and {lost.images:,} images are left out"
+        if split == TRAIN:
+            return line
+        return f"{line}; scores on it compare neither with published ones nor with those on all of it"
 
 
 class ImportedDataset:

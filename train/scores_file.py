@@ -1,7 +1,7 @@
 """``scores-<data set>-<split by>-<split>.json``: what an evaluation gave, where a report finds it.
 
 The file holds ``data`` (name, split_by, split), ``weights`` and, by condition, what
-``maris_fast.scoring`` gives.
+``maris_fast.scoring`` gives; where the import left rows out, ``left_out`` says how many.
 In a run's folder it belongs to that run, whatever the data set: a run may be tested on another one's.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.data_shards.cache import read_manifest
+from maris_fast.data_shards.records import UNKNOWN_SPLIT
 
 AS_WRITTEN = "as written"
 
@@ -40,7 +41,9 @@ def write_scores(out: Path, results: Mapping[str, Any], weights: Path, cache: Pa
     dataset = read_manifest(cache).dataset
     data = DataSplit(dataset.name, dataset.split_by, split)
     file = out / data.file_name if out.is_dir() else out
-    content = {"data": asdict(data), "weights": str(weights), **results}
+    lost = {name: dataset.left_out[name] for name in (split, UNKNOWN_SPLIT) if name in dataset.left_out}
+    left_out = {"left_out": {name: out.model_dump() for name, out in lost.items()}} if lost else {}
+    content = {"data": asdict(data), "weights": str(weights), **left_out, **results}
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.rename(file)

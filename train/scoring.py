@@ -18,6 +18,7 @@ from rich.console import Console
 
 from maris_fast import scoring
 from maris_fast.config import EngineSettings
+from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import CheckpointError, MarisError
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             if ranks.first:
                 show(results, options.split, breakdown=options.breakdown)
+                for line in read_manifest(options.cache).dataset.incomplete([options.split]):
+                    print(line)
                 if options.out is not None:
                     file = write_scores(options.out, results, options.weights, options.cache, options.split)
                     print(f"wrote {file}")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,13 @@ from maris_fast.data_shards.importers.annotations import (
     read_bytes,
 )
 from maris_fast.data_shards.importers.grouping import write_refs
-from maris_fast.data_shards.importers.images import find_image_root
+from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
+from maris_fast.data_shards.importers.own import SPLIT, own_head
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.importers.splits import files_by_split
 from maris_fast.data_shards.new_folder import new_folder
-from maris_fast.data_shards.records import DatasetInfo
+from maris_fast.data_shards.records import UNKNOWN_SPLIT
 from maris_fast.errors import InputError
-
-SPLIT = "train"
-"""Of images that name none."""
 
 
 class SaidImageRow(ImageRow):
@@ -56,6 +54,11 @@ class SaidAnnotationRow(AnnotationRow):
         return [*self.sentences, *(() if self.caption is None else (self.caption,))]
 
 
+class SaidRefRow(RefRow):
+    split: str
+    """``UNKNOWN_SPLIT`` of an image that the file lacks, where images say their split."""
+
+
 class SaidInstancesFile(InstancesFile):
     images: list[SaidImageRow]  # type: ignore[assignment]
     annotations: list[SaidAnnotationRow]  # type: ignore[assignment]
@@ -65,31 +68,27 @@ def import_coco(
     root: Path,
     dataset: str,
     out: Path,
-    *,
-    splits: Sequence[str] | None = None,
-    images: Path | None = None,
-    check_images: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    options: ImportOptions = DEFAULT,
 ) -> ImportReport:
     """Import annotations with ``sentences`` or a ``caption`` from ``root/<dataset>`` to the folder ``out``.
 
-    An annotation with sentences is a ref with the annotation's id; sentences are numbered from 1. Annotations
-    without are ignored.
+    An annotation with sentences is a ref with the annotation's id; sentences are numbered from 1, those that
+    are left out too. Annotations without are ignored.
 
     Args:
-        root: image paths are relative to it.
+        root: image paths are relative to it, or to ``options.images``.
         dataset: name of a file; with ``{split}`` in it, one file a split. Else an image's ``split`` says
             where it belongs, and "train" is meant where there is none.
-        images: folder that image paths are relative to, where it is another than ``root``.
-        out, splits, check_images, progress: as ``import_refcoco``'s.
+        out: as ``import_refcoco``'s.
 
     Raises:
         InputError: as ``import_refcoco``.
     """
     root = Path(root).absolute()
-    out = Path(out).absolute()
     with new_folder(out) as folder:
-        read = [(split, path, _read(path)) for split, path in files_by_split(root, dataset)]
+        files = files_by_split(root, dataset)
+        head = own_head(root, dataset, options)
+        read = [(split, path, _read(path)) for split, path in files]
         refs: list[RefRow] = []
         for split, path, said in read:
             refs += _refs(said, split, path, first_sentence=1 + sum(len(ref.sentences) for ref in refs))
@@ -97,18 +96,8 @@ def import_coco(
             raise InputError(
                 f"no annotation in {root / dataset} has `sentences` or a `caption`, so nothing is referred to"
             )
-        info = DatasetInfo(
-            name=Path(dataset).name.removesuffix(".json").replace("{split}", "").strip("._-") or root.name,
-            split_by="own",
-            image_root=str(find_image_root(root, images, (".",)).resolve()),
-            source=str(root / dataset),
-            splits={},
-        )
         instances = _joined([said for _, _, said in read], root / dataset)
-        info = write_refs(
-            folder, refs, instances, info, splits=splits, check_images=check_images, progress=progress
-        )
-    return ImportReport(out, info)
+        return ImportReport(out, write_refs(folder, refs, instances, head, options))
 
 
 def _read(path: Path) -> SaidInstancesFile:
@@ -124,17 +113,19 @@ def _refs(said: SaidInstancesFile, split: str | None, path: Path, *, first_sente
         raise InputError(
             f"{path} is named for the split {split}, but has images of {', '.join(map(str, others))}"
         )
-    refs, sentence = [], first_sentence
+    of_unknown = UNKNOWN_SPLIT if any(split_of.values()) else SPLIT
+    refs: list[RefRow] = []
+    sentence = first_sentence
     for annotation in said.annotations:
         texts = annotation.texts
         if not texts:
             continue
         refs.append(
-            RefRow(
+            SaidRefRow(
                 ref_id=annotation.id,
                 ann_id=annotation.id,
                 image_id=annotation.image_id,
-                split=split or split_of.get(annotation.image_id) or SPLIT,
+                split=split or split_of.get(annotation.image_id, of_unknown) or SPLIT,
                 sentences=[SentenceRow(sent_id=sentence + i, sent=text) for i, text in enumerate(texts)],
             )
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from maris_fast.data_shards.importers.coco import import_coco
 from maris_fast.data_shards.importers.grefcoco import import_grefcoco
 from maris_fast.data_shards.importers.jsonl import import_jsonl
+from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.phrasecut import import_phrasecut
 from maris_fast.data_shards.importers.refcoco import import_refcoco
 from maris_fast.data_shards.importers.report import ImportReport
@@ -21,12 +21,9 @@ def import_dataset(
     root: Path,
     dataset: str,
     out: Path,
+    options: ImportOptions = DEFAULT,
     *,
     split_by: str | None = None,
-    splits: Sequence[str] | None = None,
-    images: Path | None = None,
-    check_images: bool = True,
-    progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
     """Import ``root/<dataset>``, whichever of the known formats it has.
 
@@ -34,8 +31,8 @@ def import_dataset(
     ``refs(*).p`` (``refcoco``), ``grefs(*).json`` (``grefcoco``), ``refer_*.json`` (``phrasecut``).
 
     Args:
+        root, out: as the importers'.
         split_by: for ``refcoco`` and ``grefcoco``; None: the only one there is.
-        root, out, splits, images, check_images, progress: as the importers'.
 
     Raises:
         InputError: as the importers; or several files to choose ``split_by`` from.
@@ -46,14 +43,10 @@ def import_dataset(
     if form in _WITHOUT_SPLIT_BY:
         if split_by is not None:
             raise ConfigError(f"--split-by {split_by}: {dataset} is divided in one way only; leave it out")
-        return _WITHOUT_SPLIT_BY[form](
-            root, dataset, out, splits=splits, images=images, check_images=check_images, progress=progress
-        )
+        return _WITHOUT_SPLIT_BY[form](root, dataset, out, options)
     importer, file = _WITH_SPLIT_BY[form]
     chosen = split_by or _only_split_by(root / dataset, file)
-    return importer(
-        root, dataset, chosen, out, splits=splits, images=images, check_images=check_images, progress=progress
-    )
+    return importer(root, dataset, chosen, out, options)
 
 
 def format_of(root: Path, dataset: str) -> str:

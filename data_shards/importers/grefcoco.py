@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from maris_fast.data_shards.importers.annotations import read_grefs, read_instances
 from maris_fast.data_shards.importers.grouping import write_refs
 from maris_fast.data_shards.importers.images import find_image_root
+from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import DatasetInfo
@@ -19,11 +19,7 @@ def import_grefcoco(
     dataset: str,
     split_by: str,
     out: Path,
-    *,
-    splits: Sequence[str] | None = None,
-    images: Path | None = None,
-    check_images: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    options: ImportOptions = DEFAULT,
 ) -> ImportReport:
     """Import ``root/<dataset>/grefs(<split_by>).json`` with its ``instances.json`` to the folder ``out``.
 
@@ -33,13 +29,12 @@ def import_grefcoco(
     Args:
         dataset: name of the folder, as a rule ``grefcoco``.
         split_by: ``unc``.
-        root, out, splits, images, check_images, progress: as ``import_refcoco``'s.
+        root, out: as ``import_refcoco``'s.
 
     Raises:
         InputError: as ``import_refcoco``.
     """
     root = Path(root).absolute()
-    out = Path(out).absolute()
     with new_folder(out) as folder:
         source = root / dataset / f"grefs({split_by}).json"
         if not source.is_file():
@@ -48,15 +43,12 @@ def import_grefcoco(
             )
         refs = read_grefs(source)
         instances = read_instances(root / dataset / "instances.json")
-        info = DatasetInfo(
+        head = DatasetInfo(
             name="grefcoco",
             split_by=split_by,
-            image_root=str(find_image_root(root, images)),
+            image_root=str(find_image_root(root, options.images)),
             source=str(source),
             coco_annotations=True,
             splits={},
         )
-        info = write_refs(
-            folder, refs, instances, info, splits=splits, check_images=check_images, progress=progress
-        )
-    return ImportReport(out, info)
+        return ImportReport(out, write_refs(folder, refs, instances, head, options))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from maris_fast.data_shards.importers.annotations import AnnotationRow, ImageRow, InstancesFile, RefRow
 from maris_fast.data_shards.importers.coco_images import coco_id_of
-from maris_fast.data_shards.importers.images import check_images as check_image_files
+from maris_fast.data_shards.importers.images import image_faults
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.masks import empty_mask, overlap_mask, union_mask, union_of
-from maris_fast.data_shards.importers.problems import Problems
-from maris_fast.data_shards.importers.splits import chosen_splits
-from maris_fast.data_shards.importers.writing import write_head, write_split
-from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Rle, Target
+from maris_fast.data_shards.importers.options import ImportOptions
+from maris_fast.data_shards.importers.splits import chosen_splits, file_of
+from maris_fast.data_shards.importers.writing import write_dataset
+from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo, Expression, ImageRecord, Rle, Target
 from maris_fast.errors import InputError
 
 
@@ -22,52 +23,49 @@ def write_refs(
     refs: Sequence[RefRow],
     instances: InstancesFile,
     info: DatasetInfo,
-    *,
-    splits: Sequence[str] | None,
-    check_images: bool,
-    progress: Callable[[int, int], None] | None,
+    options: ImportOptions,
 ) -> DatasetInfo:
     """Group the refs by image and write them to ``folder``.
 
     Args:
-        info: the head but for its splits and whether it is synthetic.
-        splits, check_images, progress: as ``import_refcoco``'s.
+        info: the head but for its counts and whether it is synthetic.
 
     Returns:
         The head that was written.
 
     Raises:
-        InputError: no refs, an unknown split, or something that cannot be used: all of it, with the ids.
+        InputError: no refs, an unknown split, or rows that cannot be used, as ``import_refcoco``.
     """
     if not refs:
         raise InputError(f"{info.source} holds no refs")
     by_split: dict[str, list[RefRow]] = defaultdict(list)
     for ref in refs:
         by_split[ref.split].append(ref)
-    chosen = chosen_splits(by_split, splits, info.source)
+    chosen = chosen_splits(by_split.keys() - {UNKNOWN_SPLIT}, options.splits, info.source)
 
-    problems = Problems(f"{info.name} ({info.split_by}) of {info.source}")
-    grouping = Grouping(instances, problems)
-    records = {split: grouping.records(by_split[split]) for split in chosen}
-    image_root = Path(info.image_root)
-    check_image_files(image_root, grouping.used_images, problems, decode=check_images, progress=progress)
-    problems.raise_if_any()
-
-    counts = {split: write_split(folder, split, groups) for split, groups in records.items()}
-    whole = info.model_copy(update={"splits": counts, "synthetic": instances.info.synthetic})
-    write_head(folder, whole)
-    return whole
+    bad = BadRows(f"{info.name} ({info.split_by}) of {info.source}")
+    file = Path(info.source).name
+    grouping = Grouping(instances, file, bad)
+    groups = {split: grouping.records(by_split[split]) for split in chosen}
+    grouping.records(by_split[UNKNOWN_SPLIT])  # none: these are refs to images that nobody knows
+    faults = image_faults(Path(info.image_root), grouping.used_images, options)
+    sound = (
+        (split, bad.without_images(records, faults, file=file_of(split, file), split=split, what="ref"))
+        for split, records in groups.items()
+    )
+    head = info.model_copy(update={"synthetic": instances.info.synthetic})
+    return write_dataset(folder, head, sound, bad, options)
 
 
 class Grouping:
-    """Refs to image groups; what cannot be used is added to ``problems`` and left out."""
+    """Refs to image groups; what cannot be used is added to ``bad`` and left out."""
 
-    def __init__(self, instances: InstancesFile, problems: Problems) -> None:
+    def __init__(self, instances: InstancesFile, file: str, bad: BadRows) -> None:
         self._images = {image.id: image for image in instances.images}
         self._annotations = {annotation.id: annotation for annotation in instances.annotations}
         self._categories = {category.id: category.name for category in instances.categories}
         self._synthetic = instances.info.synthetic
-        self._problems = problems
+        self._file, self._bad = file, bad
         self._used: dict[int, ImageRow] = {}
 
     @property
@@ -87,19 +85,21 @@ class Grouping:
         image = self._images.get(image_id)
         if image is None:
             for ref in refs:
-                self._problems.add(
+                fault = Fault(
                     "refs to images that instances.json lacks", f"ref {ref.ref_id}: image_id {image_id}"
                 )
+                self._bad.add(self._row(ref, None), fault)
             return None
         self._used[image_id] = image
         targets: list[Target] = []
         expressions: list[Expression] = []
         for ref in refs:
             target = self._target(ref, image)
-            if target is not None:
-                expressions += self._expressions(ref, index=len(targets))
+            said = self._expressions(ref, image, index=len(targets)) if target is not None else []
+            if target is not None and said:
                 targets.append(target)
-        if not expressions:  # the reasons are among the problems
+                expressions += said
+        if not expressions:
             return None
         return ImageRecord(
             image_id=image.id,
@@ -111,21 +111,29 @@ class Grouping:
             expressions=tuple(expressions),
         )
 
+    def _row(self, ref: RefRow, image: ImageRow | None) -> Row:
+        return Row(
+            file=file_of(ref.split, self._file),
+            split=ref.split,
+            row=f"ref {ref.ref_id}",
+            image=image.file_name if image else f"image {ref.image_id}",
+            expressions=len(ref.sentences),
+        )
+
     def _target(self, ref: RefRow, image: ImageRow) -> Target | None:
-        where = f"ref {ref.ref_id}, {{}}image {ref.image_id} ({image.file_name})"
+        """Of all the ref's objects; None if one of them cannot be used, as a part would be another target."""
         if not ref.ann_ids:
             none = empty_mask(image.height, image.width)
             return Target(ref_id=ref.ref_id, ann_ids=(), category="", mask=none, area=0, overlap=none)
-        found = [self._annotation(one, ref, where.format(f"annotation {one}, ")) for one in ref.ann_ids]
+        where = f"ref {ref.ref_id}, annotation {{}}, image {ref.image_id} ({image.file_name})"
+        faults: list[Fault] = []
+        found = [self._annotation(one, ref, where.format(one), faults) for one in ref.ann_ids]
         annotations = [annotation for annotation in found if annotation is not None]
         # As gRefCOCO's baseline: a crowd beside other objects is left out of their union.
         annotations = [one for one in annotations if not one.iscrowd] or annotations
-        drawn = [
-            self._masks(annotation, image, where.format(f"annotation {annotation.id}, "))
-            for annotation in annotations
-        ]
-        masks = [both for both in drawn if both is not None]
-        if not masks:  # the reasons are among the problems
+        masks = [both for one in annotations if (both := _masks(one, image, where.format(one.id), faults))]
+        if faults:
+            self._bad.add(self._row(ref, image), *faults)
             return None
         mask, area = union_of([mask for mask, _ in masks])
         overlap, _ = union_of([overlap for _, overlap in masks])
@@ -139,31 +147,21 @@ class Grouping:
             overlap=overlap,
         )
 
-    def _annotation(self, ann_id: int, ref: RefRow, where: str) -> AnnotationRow | None:
+    def _annotation(self, ann_id: int, ref: RefRow, where: str, faults: list[Fault]) -> AnnotationRow | None:
         annotation = self._annotations.get(ann_id)
         if annotation is None or annotation.category_id not in self._categories:
-            self._problems.add("refs to annotations or categories that instances.json lacks", where)
+            faults.append(Fault("refs to annotations or categories that instances.json lacks", where))
             return None
         if annotation.image_id != ref.image_id:
-            self._problems.add(
-                "refs to an annotation of another image", f"{where}: it is of image {annotation.image_id}"
-            )
+            detail = f"{where}: it is of image {annotation.image_id}"
+            faults.append(Fault("refs to an annotation of another image", detail))
             return None
         return annotation
 
-    def _masks(self, annotation: AnnotationRow, image: ImageRow, where: str) -> tuple[Rle, Rle] | None:
-        """What its polygons cover, and what they cover twice."""
-        drawn = (annotation.segmentation, image.height, image.width)
-        try:
-            mask, _ = union_mask(*drawn)
-        except ValueError as error:
-            self._problems.add("annotations without a usable mask", f"{where}: {error}")
-            return None
-        return mask, overlap_mask(*drawn)
-
-    def _expressions(self, ref: RefRow, index: int) -> list[Expression]:
+    def _expressions(self, ref: RefRow, image: ImageRow, index: int) -> list[Expression]:
+        row = self._row(ref, image)
         if not ref.sentences:
-            self._problems.add("refs without a sentence", f"ref {ref.ref_id}")
+            self._bad.add(row, Fault("refs without a sentence", row.row))
         expressions = []
         for sentence in ref.sentences:
             text = sentence.sent.strip()
@@ -172,8 +170,25 @@ class Grouping:
                     Expression(sent_id=sentence.sent_id, target=index, text=text, kind=sentence.kind)
                 )
             else:
-                self._problems.add(
-                    "empty expressions; correct or remove them in the annotation file",
-                    f"ref {ref.ref_id}, sentence {sentence.sent_id}, image {ref.image_id}",
+                name = f"{row.row}, sentence {sentence.sent_id}"
+                self._bad.add(
+                    row.model_copy(update={"row": name, "expressions": 1}),
+                    Fault(
+                        "empty expressions; correct or remove them in the annotation file",
+                        f"{name}, image {ref.image_id}",
+                    ),
                 )
         return expressions
+
+
+def _masks(
+    annotation: AnnotationRow, image: ImageRow, where: str, faults: list[Fault]
+) -> tuple[Rle, Rle] | None:
+    """What its polygons cover, and what they cover twice."""
+    drawn = (annotation.segmentation, image.height, image.width)
+    try:
+        mask, _ = union_mask(*drawn)
+    except ValueError as error:
+        faults.append(Fault("annotations without a usable mask", f"{where}: {error}"))
+        return None
+    return mask, overlap_mask(*drawn)

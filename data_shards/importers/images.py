@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from maris_fast.data_shards.importers.annotations import ImageRow
-from maris_fast.data_shards.importers.problems import Problems
+from maris_fast.data_shards.importers.left_out import Fault
+from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.errors import InputError
 
 IMAGE_ROOTS = ("images/mscoco/images/train2014", "images/train2014")
@@ -33,34 +34,32 @@ def find_image_root(root: Path, named: Path | None = None, places: Sequence[str]
     )
 
 
-def check_images(
-    image_root: Path,
-    images: Sequence[ImageRow],
-    problems: Problems,
-    *,
-    decode: bool,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Add every image that is missing, broken or of another size than annotated to ``problems``.
+def image_faults(image_root: Path, images: Sequence[ImageRow], options: ImportOptions) -> dict[int, Fault]:
+    """What is wrong with images that are missing, broken or of another size than annotated, by their id.
 
     Args:
-        decode: read each file to its end; else only its header, which a cut file still has.
-        progress: called with images done and images in all.
+        options: ``check_images``: read each file to its end; else only its header, which a cut file still
+            has. ``progress`` is called with images done and images in all.
     """
 
-    def check(image: ImageRow) -> tuple[str, str] | None:
-        return _problem(image_root / image.file_name, image, decode)
+    def check(image: ImageRow) -> Fault | None:
+        return _fault(image_root / image.file_name, image, options.check_images)
 
+    faults = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        for done, problem in enumerate(pool.map(check, images), start=1):
-            if problem is not None:
-                problems.add(*problem)
-            if progress is not None:
-                progress(done, len(images))
+        try:
+            for done, (image, fault) in enumerate(zip(images, pool.map(check, images), strict=True), start=1):
+                if fault is not None:
+                    faults[image.id] = fault
+                if options.progress is not None:
+                    options.progress(done, len(images))
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interrupted check would else go on to its end
+    return faults
 
 
-def _problem(path: Path, annotated: ImageRow, decode: bool) -> tuple[str, str] | None:
-    """Kind and detail, or None for a good image."""
+def _fault(path: Path, annotated: ImageRow, decode: bool) -> Fault | None:
+    """None for a good image."""
     name = f"image {annotated.id}: {path}"
     try:
         with Image.open(path) as image:
@@ -69,11 +68,11 @@ def _problem(path: Path, annotated: ImageRow, decode: bool) -> tuple[str, str] |
                 image.draft("L", (width // 8, height // 8))  # reads all bytes, computes an eighth
                 image.load()
     except FileNotFoundError:
-        return "missing images; copy them into the image folder", name
+        return Fault("missing images; copy them into the image folder", name)
     except Exception as error:  # decoders raise OSError, SyntaxError and others on damaged files
-        return "images that cannot be read to their end; copy them again", f"{name}: {error}"
+        return Fault("images that cannot be read to their end; copy them again", f"{name}: {error}")
     if (width, height) != (annotated.width, annotated.height):
-        return (
+        return Fault(
             "images of another size than annotated (width x height); use COCO's original files",
             f"{name} is {width} x {height}, annotated {annotated.width} x {annotated.height}",
         )

@@ -1,13 +1,18 @@
-"""One line of people's JSON lines, checked for its keys; ``docs/datasets.md`` has them all."""
+"""The lines of people's JSON lines, each checked for its keys; ``docs/datasets.md`` has them all."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
-from maris_fast.data_shards.importers.annotations import SplitName
+from maris_fast.data_shards.importers.annotations import SplitName, first_of, read_bytes
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
+from maris_fast.data_shards.importers.own import SPLIT
+from maris_fast.data_shards.records import UNKNOWN_SPLIT
 
 
 class Strict(BaseModel):
@@ -59,11 +64,67 @@ class ImageLine(ImagePart):
         return self.objects
 
 
-def parsed(line: bytes) -> ExpressionLine | ImageLine:
-    """
+@dataclass(frozen=True)
+class Line:
+    """A line with its place."""
+
+    row: ExpressionLine | ImageLine
+    file: str
+    number: int
+    split: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.number}"
+
+
+def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
+    """The lines of a file; those that are not as documented are added to ``bad``.
+
+    Args:
+        split: what the file's name says.
+
     Raises:
-        ValueError: not JSON, or a ValidationError: not the keys of either.
+        InputError: no such file.
     """
-    keys = json.loads(line)
+    lines = []
+    for number, text in enumerate(read_bytes(path).splitlines(), start=1):
+        if not text.strip():
+            continue
+        where = f"{path.name}:{number}"
+        keys: Any = None
+        try:
+            keys = json.loads(text)
+            row = _parsed(keys)
+        except (ValueError, RecursionError) as error:
+            why = first_of(error) if isinstance(error, ValidationError) else str(error)
+            fault = Fault("lines that are not as docs/datasets.md says", f"{where}: {why}")
+            bad.add(_unreadable(path.name, number, split or _split_of(keys)), fault)
+            continue
+        if split is not None and row.split not in (None, split):
+            detail = f"{where}: {row.split!r} in a file of {split!r}"
+            bad.add(
+                _unreadable(path.name, number, split), Fault("lines of another split than their file", detail)
+            )
+            continue
+        lines.append(Line(row, path.name, number, split or row.split or SPLIT))
+    return lines
+
+
+def _parsed(keys: Any) -> ExpressionLine | ImageLine:
     kind = ImageLine if isinstance(keys, dict) and "objects" in keys else ExpressionLine
     return kind.model_validate(keys)
+
+
+def _unreadable(file: str, number: int, split: str) -> Row:
+    return Row(file=file, split=split, row=f"line {number}", image=None, expressions=1)
+
+
+def _split_of(keys: Any) -> str:
+    """What a line says that is otherwise wrong."""
+    if not isinstance(keys, dict):
+        return UNKNOWN_SPLIT
+    try:
+        return TypeAdapter(SplitName).validate_python(keys.get("split", SPLIT))
+    except ValidationError:
+        return UNKNOWN_SPLIT

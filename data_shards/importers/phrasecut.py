@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from maris_fast.data_shards.importers.annotations import ImageRow, first_of, read_bytes
-from maris_fast.data_shards.importers.images import check_images as check_image_files
-from maris_fast.data_shards.importers.images import find_image_root
+from maris_fast.data_shards.importers.images import find_image_root, image_faults
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.masks import mask_of_pixels
-from maris_fast.data_shards.importers.problems import Problems
+from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.importers.splits import chosen_splits
-from maris_fast.data_shards.importers.writing import write_head, write_split
+from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.new_folder import new_folder
-from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, SplitCounts, Target
+from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError
 
 IMAGE_DATA = ("image_data_split.json", "image_data_split3000.json")
@@ -55,11 +56,7 @@ def import_phrasecut(
     root: Path,
     dataset: str,
     out: Path,
-    *,
-    splits: Sequence[str] | None = None,
-    images: Path | None = None,
-    check_images: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    options: ImportOptions = DEFAULT,
 ) -> ImportReport:
     """Import ``root/<dataset>/refer_<split>.json`` with ``image_data_split.json`` to the folder ``out``.
 
@@ -69,96 +66,92 @@ def import_phrasecut(
 
     Args:
         dataset: name of the folder; images are looked for in its ``images``.
-        root, out, splits, images, check_images: as ``import_refcoco``'s.
-        progress: called with images checked and phrases drawn, and how many of both there are.
+        root, out: as ``import_refcoco``'s.
+        options: ``progress`` is called with images checked and phrases drawn, and how many of both there are.
 
     Raises:
         InputError: as ``import_refcoco``.
     """
     root = Path(root).absolute()
-    out = Path(out).absolute()
     place = root / dataset
     with new_folder(out) as folder:
         there = [path.stem.removeprefix("refer_") for path in place.glob("refer_*.json")]
         there = [split for split in there if not split.startswith("input_")]  # without the truth
         if not there:
             raise InputError(f"no refer_<split>.json in {place}; PhraseCut's authors publish one a split")
-        chosen = chosen_splits(there, splits, place)
+        chosen = chosen_splits(there, options.splits, place)
         image_data = _read_image_data(place)
-        image_root = find_image_root(root, images, (f"{dataset}/images",))
-
-        problems = Problems(f"phrasecut in {place}")
-        counts: dict[str, SplitCounts] = {}
-        for split in chosen:  # one after the other: a file takes gigabytes while it is read
-            reading = _Split(split, _read_tasks(place / f"refer_{split}.json"), image_data, problems)
-            reading.check(image_root, decode=check_images, progress=progress)
-            counts[split] = write_split(folder, split, reading.records(progress))
-        problems.raise_if_any()
-
-        info = DatasetInfo(
+        head = DatasetInfo(
             name="phrasecut",
             split_by="official",
-            image_root=str(image_root),
+            image_root=str(find_image_root(root, options.images, (f"{dataset}/images",))),
             source=str(place),
-            splits=counts,
+            splits={},
         )
-        write_head(folder, info)
-    return ImportReport(out, info)
+        bad = BadRows(f"phrasecut in {place}")
+        splits = (  # one after the other: a file takes gigabytes while it is read
+            (split, _Split(split, place, image_data, bad).records(Path(head.image_root), options))
+            for split in chosen
+        )
+        return ImportReport(out, write_dataset(folder, head, splits, bad, options))
 
 
 class _Split:
-    """The phrases of one file."""
+    """The phrases of one file; what cannot be used is added to ``bad`` and left out."""
 
-    def __init__(
-        self, name: str, tasks: Sequence[TaskRow], images: Mapping[int, ImageDataRow], problems: Problems
-    ) -> None:
-        self._problems = problems
-        self._tasks = tasks
+    def __init__(self, name: str, place: Path, images: Mapping[int, ImageDataRow], bad: BadRows) -> None:
+        self._name, self._file, self._bad = name, f"refer_{name}.json", bad
+        self._tasks = _read_tasks(place / self._file)
         self._images: dict[int, ImageDataRow] = {}
         self._by_image: dict[int, list[int]] = defaultdict(list)
-        for number, task in enumerate(tasks):
+        for number, task in enumerate(self._tasks):
             image = images.get(task.image_id)
             if image is None:
-                problems.add(
-                    f"phrases on images that {IMAGE_DATA[0]} lacks", f"{name} {number}: image {task.image_id}"
+                bad.add(
+                    self._row(number),
+                    Fault(
+                        f"phrases on images that {IMAGE_DATA[0]} lacks",
+                        f"{name} {number}: image {task.image_id}",
+                    ),
                 )
             elif image.split != name:
-                problems.add(
-                    f"phrases of another split than their image has in {IMAGE_DATA[0]}",
-                    f"{name} {number}: image {task.image_id} is of {image.split}",
+                bad.add(
+                    self._row(number),
+                    Fault(
+                        f"phrases of another split than their image has in {IMAGE_DATA[0]}",
+                        f"{name} {number}: image {task.image_id} is of {image.split}",
+                    ),
                 )
             else:
                 self._images[task.image_id] = image
                 self._by_image[task.image_id].append(number)
-        self._name = name
 
-    def check(self, root: Path, *, decode: bool, progress: Callable[[int, int], None] | None) -> None:
-        """Adds images that are not as described to the problems."""
+    def records(self, root: Path, options: ImportOptions) -> list[ImageRecord]:
+        """One an image, in the order of image_id; ``root`` holds the images."""
         rows = [
-            ImageRow(id=one.image_id, file_name=f"{one.image_id}.jpg", height=one.height, width=one.width)
+            ImageRow(id=one.image_id, file_name=_file_name(one.image_id), height=one.height, width=one.width)
             for one in self._images.values()
         ]
-        both = len(rows) + len(self._tasks)
-        check_image_files(
-            root,
-            rows,
-            self._problems,
-            decode=decode,
-            progress=None if progress is None else lambda done, _: progress(done, both),
-        )
-
-    def records(self, progress: Callable[[int, int], None] | None) -> list[ImageRecord]:
-        """One an image, in the order of image_id."""
+        done, both = len(rows), len(rows) + len(self._tasks)
+        progress = options.progress or (lambda done, both: None)
+        faults = image_faults(root, rows, replace(options, progress=lambda done, _: progress(done, both)))
         records = []
-        done, both = len(self._images), len(self._images) + len(self._tasks)
         for image_id in sorted(self._by_image):
             record = self._record(self._images[image_id], self._by_image[image_id])
             if record is not None:
                 records.append(record)
             done += len(self._by_image[image_id])
-            if progress is not None:
-                progress(done, both)
-        return records
+            progress(done, both)
+        return self._bad.without_images(records, faults, file=self._file, split=self._name, what="phrase")
+
+    def _row(self, number: int) -> Row:
+        return Row(
+            file=self._file,
+            split=self._name,
+            row=f"phrase {number}",
+            image=_file_name(self._tasks[number].image_id),
+            expressions=1,
+        )
 
     def _record(self, image: ImageDataRow, numbers: Sequence[int]) -> ImageRecord | None:
         targets: list[Target] = []
@@ -166,19 +159,22 @@ class _Split:
         for number in numbers:
             task = self._tasks[number]
             where = f"{self._name} {number}, image {image.image_id}: {task.phrase!r}"
-            target = self._target(number, task, image, where)
+            target = _target(number, task, image, where)
             text = task.phrase.strip()
+            faults = [target] if isinstance(target, Fault) else []
             if not text:
-                self._problems.add("empty phrases; remove them from the file", where)
-            elif target is not None:
-                kind = task.phrase_structure.type if task.phrase_structure else None
-                expressions.append(Expression(sent_id=number, target=len(targets), text=text, kind=kind))
-                targets.append(target)
-        if not expressions:  # the reasons are among the problems
+                faults.append(Fault("empty phrases; remove them from the file", where))
+            if isinstance(target, Fault) or faults:
+                self._bad.add(self._row(number), *faults)
+                continue
+            kind = task.phrase_structure.type if task.phrase_structure else None
+            expressions.append(Expression(sent_id=number, target=len(targets), text=text, kind=kind))
+            targets.append(target)
+        if not expressions:
             return None
         return ImageRecord(
             image_id=image.image_id,
-            image=f"{image.image_id}.jpg",
+            image=_file_name(image.image_id),
             height=image.height,
             width=image.width,
             coco_id=image.coco_id or None,
@@ -186,25 +182,27 @@ class _Split:
             expressions=tuple(expressions),
         )
 
-    def _target(self, number: int, task: TaskRow, image: ImageDataRow, where: str) -> Target | None:
-        if not task.ann_ids:
-            self._problems.add("phrases without ann_ids", where)
-            return None
-        try:
-            mask, area = mask_of_pixels(draw_instances(task.polygons, image.height, image.width))
-        except (TypeError, ValueError, OverflowError) as error:
-            self._problems.add("phrases whose polygons cannot be drawn", f"{where}: {error}")
-            return None
-        if not area:
-            self._problems.add("phrases whose polygons have no pixel in the image", where)
-            return None
-        return Target(
-            ref_id=number,
-            ann_ids=tuple(dict.fromkeys(task.ann_ids)),
-            category=task.phrase_structure.name if task.phrase_structure else "",
-            mask=mask,
-            area=area,
-        )
+
+def _file_name(image_id: int) -> str:
+    return f"{image_id}.jpg"
+
+
+def _target(number: int, task: TaskRow, image: ImageDataRow, where: str) -> Target | Fault:
+    if not task.ann_ids:
+        return Fault("phrases without ann_ids", where)
+    try:
+        mask, area = mask_of_pixels(draw_instances(task.polygons, image.height, image.width))
+    except (TypeError, ValueError, OverflowError) as error:
+        return Fault("phrases whose polygons cannot be drawn", f"{where}: {error}")
+    if not area:
+        return Fault("phrases whose polygons have no pixel in the image", where)
+    return Target(
+        ref_id=number,
+        ann_ids=tuple(dict.fromkeys(task.ann_ids)),
+        category=task.phrase_structure.name if task.phrase_structure else "",
+        mask=mask,
+        area=area,
+    )
 
 
 def draw_instances(instances: Any, height: int, width: int) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 from maris_fast.errors import InputError
 
@@ -10,30 +10,38 @@ SHOWN = 10
 
 
 class Problems:
-    """Counts what is found, by kind, and keeps the first few of each kind."""
+    """What is found, by kind; the message has the number of each kind and its first few."""
 
     def __init__(self, subject: str, *, done: str = "imported") -> None:
         self._subject, self._done = subject, done
-        self._numbers: Counter[str] = Counter()
-        self._first: dict[str, list[str]] = defaultdict(list)
+        self._details: dict[str, dict[str, None]] = defaultdict(dict)
 
     def add(self, kind: str, detail: str) -> None:
-        """``kind`` says what is wrong and what to do, as a heading; ``detail`` names file and ids."""
-        self._numbers[kind] += 1
-        if len(self._first[kind]) < SHOWN:
-            self._first[kind].append(detail)
+        """``kind`` says what is wrong and what to do, as a heading; ``detail`` names file and ids.
 
-    def raise_if_any(self) -> None:
+        The same detail again, such as the missing image of another ref, is told once.
         """
+        self._details[kind][detail] = None
+
+    def raise_if_any(self, advice: str = "") -> None:
+        """
+        Args:
+            advice: the message's last line.
+
         Raises:
             InputError: something was added.
         """
-        if not self._numbers:
+        if not self._details:
             return
-        lines = [f"{self._subject} cannot be {self._done}, nothing was written:"]
-        for kind, number in self._numbers.items():
-            lines.append(f"  {kind} ({number}):")
-            lines += [f"    {detail}" for detail in self._first[kind]]
-            if number > SHOWN:
-                lines.append(f"    ... and {number - SHOWN} more")
-        raise InputError("\n".join(lines))
+        lines = [f"{self._subject} cannot be {self._done}, nothing was written:", *self.lines()]
+        raise InputError("\n".join([*lines, advice] if advice else lines))
+
+    def lines(self) -> list[str]:
+        """The kinds, and below each its first details."""
+        lines = []
+        for kind, details in self._details.items():
+            lines.append(f"  {kind} ({len(details):,}):")
+            lines += [f"    {detail}" for detail in list(details)[:SHOWN]]
+            if len(details) > SHOWN:
+                lines.append(f"    ... and {len(details) - SHOWN:,} more")
+        return lines

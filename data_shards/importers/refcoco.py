@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from maris_fast.data_shards.importers.annotations import read_instances, read_refs
 from maris_fast.data_shards.importers.grouping import write_refs
 from maris_fast.data_shards.importers.images import find_image_root
+from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import DatasetInfo
@@ -22,11 +22,7 @@ def import_refcoco(
     dataset: str,
     split_by: str,
     out: Path,
-    *,
-    splits: Sequence[str] | None = None,
-    images: Path | None = None,
-    check_images: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    options: ImportOptions = DEFAULT,
 ) -> ImportReport:
     """Import ``root/<dataset>/refs(<split_by>).p`` with its ``instances.json`` to the folder ``out``.
 
@@ -35,34 +31,27 @@ def import_refcoco(
         dataset: name of the folder, such as ``refcoco``, ``refcoco+``, ``refcocog``.
         split_by: ``unc``, ``umd``, ``google``, ...
         out: a new or an empty folder; what is written there is described in ``records``.
-        splits: the splits to import; None or empty: all there are.
-        images: folder of the images, where it is another.
-        check_images: decode every image, which finds truncated files; sizes are checked in any case.
-        progress: called with images checked and images in all.
 
     Raises:
-        InputError: ``out`` is not empty, a file is missing or damaged, or an annotation cannot be used. All
-            problems are reported together with the ids; nothing is left behind.
+        InputError: ``out`` is not empty, a file is missing or damaged as a whole, or rows cannot be used and
+            may not be left out, or are more than half. All problems are reported together with the ids;
+            nothing is left behind.
     """
     root = Path(root).absolute()
-    out = Path(out).absolute()
     with new_folder(out) as folder:
         source = root / dataset / f"refs({split_by}).p"
         _check_dataset(root, dataset, split_by)
         refs = read_refs(source)
         instances = read_instances(root / dataset / "instances.json")
-        info = DatasetInfo(
+        head = DatasetInfo(
             name=dataset,
             split_by=split_by,
-            image_root=str(find_image_root(root, images)),
+            image_root=str(find_image_root(root, options.images)),
             source=str(source),
             coco_annotations=dataset in OF_COCO,
             splits={},
         )
-        info = write_refs(
-            folder, refs, instances, info, splits=splits, check_images=check_images, progress=progress
-        )
-    return ImportReport(out, info)
+        return ImportReport(out, write_refs(folder, refs, instances, head, options))
 
 
 def _check_dataset(root: Path, dataset: str, split_by: str) -> None:

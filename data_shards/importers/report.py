@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from maris_fast.data_shards.importers.left_out import LISTING
 from maris_fast.data_shards.importers.published import (
     PUBLISHED,
     PUBLISHED_SENTENCES,
@@ -33,11 +34,39 @@ class ImportReport:
         published = PUBLISHED.get((self.info.name, self.info.split_by), {})
         for split, counts in self.info.splits.items():
             judged = verdict(self.info.name, self.info.split_by, split, counts)
-            table.add_row(split, *(f"{number:,}" for _, number in counts), judged)
+            table.add_row(split, *(f"{number:,}" for _, number in counts), self._judged(judged, split))
             if split in published:
                 table.add_row("", *(f"{number:,}" for _, number in published[split]), "", style="dim")
         self._add_all(table)
         return table
+
+    def left_out_table(self) -> Table | None:
+        """Rows, expressions and images that are left out, by split and reason; None if nothing is."""
+        if not self.info.left_out:
+            return None
+        table = Table(title="left out")
+        table.add_column("split")
+        table.add_column("reason")
+        for column in ("rows", "expressions", "images"):
+            table.add_column(column, justify="right")
+        for split, lost in self.info.left_out.items():
+            for reason, of_it in lost.reasons.items():
+                table.add_row(split, reason, *(f"{number:,}" for _, number in of_it))
+        return table
+
+    def warnings(self) -> list[str]:
+        """What must be known of splits that are not complete, and where to read more; none if all are."""
+        lines = self.info.incomplete()
+        if self.info.left_out:
+            lines.append(f"each row that is left out is named in {self.folder / LISTING}")
+        return lines
+
+    def _judged(self, judged: str, *splits: str) -> str:
+        lost = [self.info.left_out[split] for split in splits if split in self.info.left_out]
+        if not any(one.expressions for one in lost):
+            return judged
+        expressions, images = (sum(getattr(one, what) for one in lost) for what in ("expressions", "images"))
+        return f"{judged}; NOT COMPLETE: {expressions:,} sentences, {images:,} images left out"
 
     def _add_all(self, table: Table) -> None:
         name, split_by, splits = self.info.name, self.info.split_by, self.info.splits
@@ -45,5 +74,5 @@ class ImportReport:
         if judged is None:
             return
         sentences = sum(counts.sentences for counts in splits.values())
-        table.add_row("all", "", f"{sentences:,}", "", judged)
+        table.add_row("all", "", f"{sentences:,}", "", self._judged(judged, *self.info.left_out))
         table.add_row("", "", f"{PUBLISHED_SENTENCES[name, split_by]:,}", "", "", style="dim")

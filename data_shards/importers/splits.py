@@ -52,3 +52,8 @@ def files_by_split(root: Path, pattern: str) -> list[tuple[str | None, Path]]:
     if not files:
         raise InputError(f"no file {whole} with a split's name in place of {PLACEHOLDER}")
     return [(split, path) for split, path in files]
+
+
+def file_of(split: str, pattern: str) -> str:
+    """The name of a split's file, of which ``pattern`` may be the only one."""
+    return pattern.replace(PLACEHOLDER, split)

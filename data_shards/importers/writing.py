@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from maris_fast.data_shards.importers.left_out import BadRows
+from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import DatasetInfo, ImageRecord, SplitCounts, count
+
+
+def write_dataset(
+    folder: Path,
+    info: DatasetInfo,
+    splits: Iterable[tuple[str, Sequence[ImageRecord]]],
+    bad: BadRows,
+    options: ImportOptions,
+) -> DatasetInfo:
+    """Write the splits one after the other, what was left out of them, and the head.
+
+    Args:
+        info: the head but for its counts.
+        splits: name and records; may add to ``bad`` until it ends.
+
+    Returns:
+        The head that was written.
+
+    Raises:
+        InputError: as ``BadRows.settle``.
+    """
+    counts: dict[str, SplitCounts] = {}
+    images: set[tuple[str, str]] = set()
+    for split, records in splits:
+        counts[split] = write_split(folder, split, records)
+        images |= {(split, record.image) for record in records}
+    whole = bad.settle(folder, info.model_copy(update={"splits": counts}), images, options)
+    write_head(folder, whole)
+    return whole
 
 
 def write_split(folder: Path, split: str, records: Sequence[ImageRecord]) -> SplitCounts:

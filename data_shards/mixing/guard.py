@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from maris_fast.data_shards.mixing.parts import TRAIN, Identity, Part
-from maris_fast.data_shards.records import Frozen, ImageRecord, SplitCounts, count
+from maris_fast.data_shards.mixing.parts import Identity, Part
+from maris_fast.data_shards.records import TRAIN, Frozen, ImageRecord, SplitCounts, count
 from maris_fast.errors import InputError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.importers.writing import write_head, write_split
 from maris_fast.data_shards.mixing.guard import Guard, MixSummary
 from maris_fast.data_shards.mixing.joining import Joining
-from maris_fast.data_shards.mixing.parts import TRAIN, Part, parts_of
+from maris_fast.data_shards.mixing.parts import Part, parts_of
 from maris_fast.data_shards.new_folder import new_folder
-from maris_fast.data_shards.records import DatasetInfo
+from maris_fast.data_shards.records import TRAIN, UNKNOWN_SPLIT, DatasetInfo, LeftOut, together
 from maris_fast.errors import InputError
 
 
@@ -48,7 +49,7 @@ class MixReport:
         held_out = [split for split in self.info.splits if split != TRAIN]
         if held_out:
             lines.append(f"held-out splits, to score on: {', '.join(held_out)}")
-        return lines
+        return lines + self.info.incomplete()
 
 
 def mix_datasets(
@@ -107,11 +108,22 @@ def mix_datasets(
                 split: write_split(folder, split, records)
                 for split, records in {TRAIN: train, **rest}.items()
             },
+            left_out=_left_out(parts),
         )
         write_head(folder, info)
         summary = guard.summary(parts, others)
         (folder / "mix.json").write_text(summary.model_dump_json(indent=1))
     return MixReport(Path(out).absolute(), info, summary)
+
+
+def _left_out(parts: Sequence[Part]) -> dict[str, LeftOut]:
+    """What the data sets' imports left out, by the splits of the mix."""
+    lost: dict[str, list[LeftOut]] = defaultdict(list)
+    joined = [(split, part, split) for split in (TRAIN, UNKNOWN_SPLIT) for part in parts]
+    for name, part, split in [*joined, *_named_splits(parts)]:
+        if split in part.info.left_out:
+            lost[name].append(part.info.left_out[split])
+    return {split: together(of_it) for split, of_it in lost.items()}
 
 
 def _common_root(parts: Sequence[Part]) -> Path:

@@ -9,11 +9,8 @@ from itertools import count
 from pathlib import Path
 
 from maris_fast.data_shards.importers.coco_images import coco_id_of
-from maris_fast.data_shards.records import DatasetInfo, ImageRecord, ImportedDataset
+from maris_fast.data_shards.records import TRAIN, DatasetInfo, ImageRecord, ImportedDataset
 from maris_fast.errors import InputError
-
-TRAIN = "train"
-"""The split that is mixed; all others are held out."""
 
 MOST_DATASETS = 98
 """An image's id has 12 digits in a cache, see ``joining``."""

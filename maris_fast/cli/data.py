@@ -62,25 +62,39 @@ def import_annotations(
         Path | None, typer.Option(help="folder of the images, if it is not at its usual place below ROOT")
     ] = None,
     check_images: Annotated[bool, typer.Option(help="decode every image")] = True,
+    leave_out_bad: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-bad",
+            help="leave out rows that cannot be used, count and list them; else they refuse the import",
+        ),
+    ] = False,
 ) -> None:
     """Read annotations and images; check them; write records and compare with the published counts."""
     from rich.console import Console
 
     from maris_fast.cli.progress import counted
     from maris_fast.data_shards.importers.formats import import_dataset
+    from maris_fast.data_shards.importers.options import ImportOptions
 
-    with counted("checked") as progress:
-        report = import_dataset(
-            root,
-            dataset,
-            out,
-            split_by=split_by,
-            splits=split,
+    with termination_interrupts(), counted("checked") as progress:
+        options = ImportOptions(
+            splits=split or (),
             images=images,
             check_images=check_images,
+            leave_out_bad=leave_out_bad,
             progress=progress,
         )
-    Console().print(report.table())
+        try:
+            report = import_dataset(root, dataset, out, options, split_by=split_by)
+        except KeyboardInterrupt:
+            typer.echo("stopped; nothing was written", err=True)
+            raise typer.Exit(130) from None
+    for table in (report.table(), report.left_out_table()):
+        if table is not None:
+            Console().print(table)
+    for line in report.warnings():
+        typer.echo(line)
 
 
 def mix(
@@ -220,6 +234,8 @@ def _print_written(manifest: CacheManifest) -> None:
             f"({entry.truncated_expressions:,} cut to {manifest.encoder_settings.text.max_words} words), "
             f"{entry.bytes / 1e6:,.0f} MB in {len(entry.shards)} shards"
         )
+    for line in manifest.dataset.incomplete(manifest.splits):
+        typer.echo(line)
     if manifest.encoders.random:
         typer.echo(f"note: random weights in {' and '.join(manifest.encoders.random)}; for trials only")
 

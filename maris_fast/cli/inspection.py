@@ -39,10 +39,16 @@ def describe(path: Path) -> dict[str, Any]:
         parameters = sum(tensor.numel() for tensor in tensors.values())
         return {"tensors": f"{len(tensors)}, {parameters:,} numbers", **meta.model_dump(mode="json")}
     if (path / MANIFEST).is_file():
-        return read_manifest(path).model_dump(mode="json")
+        manifest = read_manifest(path)
+        return _with(manifest.model_dump(mode="json"), manifest.dataset.incomplete(manifest.splits))
     if (path / "dataset.json").is_file():
-        return ImportedDataset(path).info.model_dump(mode="json")
+        head = ImportedDataset(path).info
+        return _with(head.model_dump(mode="json"), head.incomplete())
     raise InputError(f"{path} is no weights file, imported data set or cache of this project")
+
+
+def _with(rows: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+    return {**rows, "not complete": "\n".join(warnings)} if warnings else rows
 
 
 def machine() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from maris_fast.data_shards.importers.coco import import_coco
+from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
@@ -53,7 +54,7 @@ class Instances:
 
     def imported(self, **options: Any) -> ImportReport:
         self.write()
-        return import_coco(self.root, "annotations/said.json", self.out, **options)
+        return import_coco(self.root, "annotations/said.json", self.out, ImportOptions(**options))
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_real_annotations_of_coco_with_template_sentences_are_imported(refmini: 
     for row in said["annotations"]:
         row["caption"] = f"a {names[row['category_id']]}"
     (tmp_path / "said.json").write_text(json.dumps(said))
-    report = import_coco(tmp_path, "said.json", tmp_path / "out", images=folder / "train2017")
+    report = import_coco(tmp_path, "said.json", tmp_path / "out", ImportOptions(images=folder / "train2017"))
     assert report.info.splits["train"].refs == len(said["annotations"]) > 12
     for record in ImportedDataset(tmp_path / "out").records("train"):
         assert record.coco_id == record.image_id

@@ -14,6 +14,7 @@ from PIL import Image
 
 from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.importers.grefcoco import import_grefcoco
+from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED_SENTENCES, verdict_on_all
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, SplitCounts
@@ -101,7 +102,7 @@ class Grefs:
 
     def imported(self, **options: Any) -> ImportReport:
         self.write()
-        return import_grefcoco(self.root, "grefcoco", "unc", self.out, **options)
+        return import_grefcoco(self.root, "grefcoco", "unc", self.out, ImportOptions(**options))
 
     def train(self) -> ImageRecord:
         (record,) = ImportedDataset(self.out).records("train")

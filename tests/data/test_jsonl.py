@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.importers.jsonl import import_jsonl
+from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
@@ -62,7 +63,7 @@ class Photos:
 
     def imported(self, **options: Any) -> ImportReport:
         self.write()
-        return import_jsonl(self.root, "people.jsonl", self.out, **options)
+        return import_jsonl(self.root, "people.jsonl", self.out, ImportOptions(**options))
 
     def record(self, split: str) -> ImageRecord:
         (record,) = ImportedDataset(self.out).records(split)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from maris_fast.data_shards.cache.masks import decode_rle
+from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.phrasecut import draw_instances, import_phrasecut
 from maris_fast.data_shards.importers.published import PUBLISHED, verdict
 from maris_fast.data_shards.importers.report import ImportReport
@@ -88,7 +89,7 @@ class Phrases:
 
     def imported(self, **options: Any) -> ImportReport:
         self.write()
-        return import_phrasecut(self.root, "phrasecut", self.out, **options)
+        return import_phrasecut(self.root, "phrasecut", self.out, ImportOptions(**options))
 
 
 @pytest.fixture
@@ -299,5 +300,5 @@ def test_files_that_are_not_there_or_cut_are_named(phrases: Phrases) -> None:
     with pytest.raises(InputError, match=r"no refer_<split>\.json in .*nothing"):
         import_phrasecut(phrases.root, "nothing", phrases.out)
     with pytest.raises(InputError, match=r"no split 'vall'.*did you mean 'val'"):
-        import_phrasecut(phrases.root, "phrasecut", phrases.out, splits=["vall"])
+        import_phrasecut(phrases.root, "phrasecut", phrases.out, ImportOptions(splits=["vall"]))
     assert not list(phrases.out.parent.iterdir())

@@ -13,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from rich.console import Console
 
+from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED, verdict
 from maris_fast.data_shards.importers.refcoco import import_refcoco
 from maris_fast.data_shards.importers.report import ImportReport
@@ -83,7 +84,7 @@ class TinyDataset:
         (self.root / "refcoco" / "instances.json").write_text(json.dumps(self.instances))
 
     def imported(self, **options: Any) -> ImportReport:
-        return import_refcoco(self.root, "refcoco", "unc", self.out, **options)
+        return import_refcoco(self.root, "refcoco", "unc", self.out, ImportOptions(**options))
 
 
 @pytest.fixture
@@ -384,7 +385,9 @@ def test_without_the_image_check_a_truncated_file_passes_but_a_missing_one_does_
     tiny.imported(check_images=False)
     tiny.image(3).unlink()
     with pytest.raises(InputError, match="missing images"):
-        import_refcoco(tiny.root, "refcoco", "unc", tiny.out.with_name("again"), check_images=False)
+        import_refcoco(
+            tiny.root, "refcoco", "unc", tiny.out.with_name("again"), ImportOptions(check_images=False)
+        )
 
 
 def test_an_output_folder_in_use_is_refused_untouched(tiny: TinyDataset) -> None:
@@ -432,7 +435,9 @@ def test_images_may_lie_at_a_named_place(tiny: TinyDataset) -> None:
     tiny.images.rename(tiny.root / "pictures")
     assert tiny.imported(images=Path("pictures")).info.image_root == str(tiny.root / "pictures")
     with pytest.raises(InputError, match=r"no folder .*photos; --images names the folder"):
-        import_refcoco(tiny.root, "refcoco", "unc", tiny.out.with_name("x"), images=Path("photos"))
+        import_refcoco(
+            tiny.root, "refcoco", "unc", tiny.out.with_name("x"), ImportOptions(images=Path("photos"))
+        )
 
 
 def test_the_report_shows_our_counts_and_the_published_ones(tmp_path: Path) -> None:

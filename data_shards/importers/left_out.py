@@ -1,0 +1,186 @@
+"""Rows of annotation files that cannot be used: refused together, or left out, counted and listed.
+
+A row is what is left out together: a ref with its sentences, one empty sentence of a ref, a phrase, a line or
+one object of a line. Left-out rows are listed in ``dataset.left_out.jsonl`` beside the records, and
+``dataset.json`` has their numbers, so that scores on what is left are not taken for scores on all of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field
+
+from maris_fast.data_shards.importers.options import ImportOptions
+from maris_fast.data_shards.importers.problems import Problems
+from maris_fast.data_shards.records import (
+    UNKNOWN_SPLIT,
+    DatasetInfo,
+    Frozen,
+    ImageRecord,
+    LeftOut,
+    LostCounts,
+)
+from maris_fast.errors import InputError
+
+LISTING = "dataset.left_out.jsonl"
+"""With a dot in its stem, which no split has."""
+MOST_LEFT_OUT = 0.5
+"""Of a split's expressions. Where more cannot be used, rather the reading is wrong than the rows."""
+
+
+class Row(Frozen):
+    """Where a row stands, and what is lost with it."""
+
+    file: str
+    split: str = Field(description="'?' if a damaged line does not say")
+    row: str = Field(description="such as 'ref 13', 'phrase 7', 'line 4, object 2'")
+    image: str | None = Field(description="path below the image folder, 'image <id>' if unknown")
+    expressions: int = Field(description="lost with it; a line that cannot be read counts as one")
+
+
+class LeftOutRow(Row):
+    """A line of ``dataset.left_out.jsonl``."""
+
+    reason: str
+    detail: str
+
+
+class Fault(NamedTuple):
+    """What is wrong with a row or an image.
+
+    Attributes:
+        kind: a heading; behind a semicolon it may say what to do.
+        detail: names file and ids.
+    """
+
+    kind: str
+    detail: str
+
+    @property
+    def reason(self) -> str:
+        return self.kind.partition(";")[0]
+
+
+class BadRows:
+    """Collects what an importer cannot use and goes on without."""
+
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
+        self._rows: list[tuple[Row, tuple[Fault, ...]]] = []
+        self._notes: list[Fault] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def add(self, row: Row, *faults: Fault) -> None:
+        """A row that is lost, once; the first of its faults counts as the reason."""
+        self._rows.append((row, faults))
+
+    def note(self, faults: Iterable[Fault]) -> None:
+        """Faults to be told though no row may be lost by them, as those that it has are lost already."""
+        self._notes += faults
+
+    def without_images(
+        self, records: Iterable[ImageRecord], faults: Mapping[int, Fault], *, file: str, split: str, what: str
+    ) -> list[ImageRecord]:
+        """The records but those whose image has a fault; their targets are added, as "``what`` ref_id"."""
+        sound = []
+        for record in records:
+            if record.image_id not in faults:
+                sound.append(record)
+                continue
+            sentences = Counter(expression.target for expression in record.expressions)
+            for index, target in enumerate(record.targets):
+                row = Row(
+                    file=file,
+                    split=split,
+                    row=f"{what} {target.ref_id}",
+                    image=record.image,
+                    expressions=sentences[index],
+                )
+                self.add(row, faults[record.image_id])
+        self.note(faults.values())
+        return sound
+
+    def settle(
+        self, folder: Path, info: DatasetInfo, images: set[tuple[str, str]], options: ImportOptions
+    ) -> DatasetInfo:
+        """Refuse the rows, or list them in ``folder`` and count them.
+
+        Args:
+            info: with the counts of what is left.
+            images: split and path of every image that is left.
+
+        Returns:
+            ``info`` with the counts of what is left out.
+
+        Raises:
+            InputError: there are bad rows, and they may not be left out or are too many.
+        """
+        wanted = {*options.splits, UNKNOWN_SPLIT}
+        rows = [(row, faults) for row, faults in self._rows if not options.splits or row.split in wanted]
+        problems = Problems(self._subject)
+        for fault in [fault for _, faults in rows for fault in faults] + self._notes:
+            problems.add(*fault)
+        if not options.leave_out_bad:
+            problems.raise_if_any(
+                f"--leave-out-bad leaves such rows out instead, counts them and names each in {LISTING}"
+            )
+        if not rows:
+            return info
+        listed = [
+            LeftOutRow(**row.model_dump(), reason=faults[0].reason, detail=faults[0].detail)
+            for row, faults in rows
+        ]
+        self._require_few(listed, info, problems)
+        (folder / LISTING).write_text("".join(f"{row.model_dump_json()}\n" for row in listed))
+        return info.model_copy(update={"left_out": _counted(listed, images)})
+
+    def _require_few(self, listed: Sequence[LeftOutRow], info: DatasetInfo, problems: Problems) -> None:
+        lost: Counter[str] = Counter()
+        for row in listed:
+            lost[row.split] += max(1, row.expressions)
+        kept = {split: counts.sentences for split, counts in info.splits.items()}
+        every = ("all splits", lost.total(), sum(kept.values()))
+        by_split = [(split, n, kept.get(split, 0)) for split, n in lost.items() if split != UNKNOWN_SPLIT]
+        for what, out, left in (*by_split, every):
+            if out > MOST_LEFT_OUT * (out + left):
+                raise InputError(
+                    "\n".join(
+                        [
+                            f"{self._subject}: {out:,} of {out + left:,} expressions of {what} would be left "
+                            f"out, more than {MOST_LEFT_OUT:.0%}, so that probably they are read in another "
+                            "way than they are meant; nothing was written:",
+                            *problems.lines(),
+                            f"check that {info.source} and the files beside it are of one data set and in "
+                            f"the format of docs/datasets.md, and that {info.image_root} is the folder which "
+                            "its image paths start from (--images)",
+                        ]
+                    )
+                )
+
+
+def _counted(listed: Sequence[LeftOutRow], kept: set[tuple[str, str]]) -> dict[str, LeftOut]:
+    """By split; an image is lost if nothing of it is kept in the split."""
+    by_split: dict[str, list[LeftOutRow]] = defaultdict(list)
+    for row in listed:
+        by_split[row.split].append(row)
+    left_out = {}
+    for split, rows in by_split.items():
+        by_reason: dict[str, list[LeftOutRow]] = defaultdict(list)
+        for row in rows:
+            by_reason[row.reason].append(row)
+        reasons = {reason: _lost(of_it, kept) for reason, of_it in by_reason.items()}
+        left_out[split] = LeftOut(**_lost(rows, kept).model_dump(), reasons=reasons)
+    return left_out
+
+
+def _lost(rows: Sequence[LeftOutRow], kept: set[tuple[str, str]]) -> LostCounts:
+    images = {(row.split, row.image) for row in rows if row.image is not None}
+    return LostCounts(
+        rows=len(rows), expressions=sum(row.expressions for row in rows), images=len(images - kept)
+    )

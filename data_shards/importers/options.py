@@ -1,0 +1,30 @@
+"""What every importer can be asked for, beside the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Options of an import.
+
+    Attributes:
+        splits: the splits to import; none: all there are.
+        images: folder of the images, absolute or below the root, where it is another than usual.
+        check_images: decode every image, which finds truncated files; sizes are checked in any case.
+        leave_out_bad: leave out, count and list rows that cannot be used, see ``left_out``; else they refuse
+            the whole import.
+        progress: called with images checked and images in all.
+    """
+
+    splits: Sequence[str] = ()
+    images: Path | None = None
+    check_images: bool = True
+    leave_out_bad: bool = False
+    progress: Callable[[int, int], None] | None = None
+
+
+DEFAULT = ImportOptions()
