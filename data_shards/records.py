@@ -171,7 +171,7 @@ class DatasetInfo(Frozen):
             )
         every = lost.expressions + self.splits[split].sentences
         share = f"{lost.expressions:,} of {every:,} expressions ({lost.expressions / every:.2%})"
-        line = f"warning: {split} is not complete, {share} and {lost.images:,} images are left out"
+        line = f"warning: {split} is not complete, {share} and {lost.images:,} whole images are left out"
         if split == TRAIN:
             return line
         return f"{line}; scores on it compare neither with published ones nor with those on all of it"

@@ -47,14 +47,11 @@ def image_faults(image_root: Path, images: Sequence[ImageRow], options: ImportOp
 
     faults = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            for done, (image, fault) in enumerate(zip(images, pool.map(check, images), strict=True), start=1):
-                if fault is not None:
-                    faults[image.id] = fault
-                if options.progress is not None:
-                    options.progress(done, len(images))
-        finally:
-            pool.shutdown(cancel_futures=True)  # an interrupted check would else go on to its end
+        for done, (image, fault) in enumerate(zip(images, pool.map(check, images), strict=True), start=1):
+            if fault is not None:
+                faults[image.id] = fault
+            if options.progress is not None:
+                options.progress(done, len(images))
     return faults
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from typer.testing import CliRunner, Result
 from maris_fast.cli import app
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
+from maris_fast.train.scores_file import AS_WRITTEN, read_scores, write_scores
 from tests.data.test_coco_sentences import Instances
 from tests.data.test_grefcoco import Grefs
 from tests.data.test_jsonl import Photos
@@ -66,6 +70,65 @@ def test_own_data_are_imported_by_their_files_name(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert title in said(result)
         assert "no published counts" in said(result)
+
+
+def test_left_out_rows_are_told_wherever_counts_or_scores_are(tmp_path: Path) -> None:
+    grefs = Grefs(tmp_path)
+    grefs.refs += [grefs.ref(7, [-1], grefs.second, split, split) for split in ("testA", "testB")]
+    grefs.refs.append(grefs.ref(8, [999], grefs.second, "val", "of nothing that is annotated"))
+    grefs.refs.append(grefs.ref(9, [-1], grefs.first, "train", ""))
+    grefs.write()
+    out, mix, cache = grefs.out, tmp_path / "mix", tmp_path / "cache"
+    command = [sys.executable, "-m", "maris_fast.cli", "import", str(grefs.root), "grefcoco"]
+    command += ["--out", str(out)]
+    strict = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert strict.returncode == 2
+    assert "ref 8, annotation 999" in strict.stderr
+    assert "ref 9, sentence 90" in strict.stderr
+    assert "--leave-out-bad leaves such rows out instead" in strict.stderr
+    assert not list(out.parent.iterdir())
+
+    again = subprocess.run([*command, "--leave-out-bad"], capture_output=True, text=True, check=True)
+    told = " ".join(again.stdout.split())
+    val = "warning: val is not complete, 1 of 3 expressions (33.33%) and 0 whole images are left out; scores"
+    assert val in told
+    assert "warning: train is not complete, 1 of 5 expressions (20.00%)" in told
+    assert f"named in {out}/dataset.left_out.jsonl" in told
+    assert "empty expressions │ 1 │ 1 │ 0 │" in told
+    assert "differs by -259,851 sentences; NOT" in told
+    listed = (out / "dataset.left_out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["row"] for line in listed] == ["ref 9, sentence 90", "ref 8"]
+    assert "val is not complete" in said(maris_fast("info", out))
+
+    mixed = said(maris_fast("mix", out, "--out", mix, "--remove-leaks"))
+    assert "grefcoco_unc_val is not complete, 1 of 3" in mixed
+    kept = ImportedDataset(mix).info.left_out
+    assert kept["grefcoco_unc_val"] == ImportedDataset(out).info.left_out["val"]
+    cached = said(maris_fast("cache", out, cache, "--split", "val", *TINY, *TINY_TEXT))
+    assert val in cached
+    assert "train is not complete" not in cached
+    assert "val is not complete" in said(maris_fast("info", cache))
+    file = write_scores(tmp_path, {AS_WRITTEN: {"oiou": 0.5}}, Path("w"), cache, "val")
+    assert json.loads(file.read_text())["left_out"]["val"]["expressions"] == 1
+    assert [*read_scores(tmp_path).values()] == [{"oiou": 0.5}]
+
+
+def test_a_terminated_import_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    grefs = Grefs(tmp_path)
+    grefs.write()
+    instances = grefs.root / "grefcoco" / "instances.json"
+    instances.unlink()
+    os.mkfifo(instances)  # whoever reads it waits
+    command = [sys.executable, "-m", "maris_fast.cli", "import", str(grefs.root), "grefcoco"]
+    with subprocess.Popen([*command, "--out", str(grefs.out)], stderr=subprocess.PIPE, text=True) as process:
+        while not list(grefs.out.parent.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; nothing was written" in errors
+    assert not list(grefs.out.parent.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
-from maris_fast.data_shards.importers import images as image_checks
 from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.phrasecut import import_phrasecut
+from maris_fast.data_shards.importers.published import PUBLISHED
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset, LeftOut, LostCounts
 from maris_fast.errors import InputError
@@ -344,27 +345,6 @@ def test_an_interrupted_import_leaves_nothing_behind(case: Case, tmp_path: Path)
     assert not list(made.out.parent.iterdir())
 
 
-def test_an_interrupted_check_does_not_go_on_with_the_other_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checked = []
-
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    def check(path: Path, annotated: Any, decode: bool) -> None:
-        checked.append(path)
-
-    monkeypatch.setattr(image_checks, "_fault", check)
-    phrases = Phrases(tmp_path)
-    number = 20_000
-    phrases.images += [{**phrases.images[0], "image_id": 100 + i} for i in range(number)]
-    phrases.tasks["val"] += [phrases.task(100 + i, "x", [[FAR]], "name", "x") for i in range(number)]
-    with pytest.raises(KeyboardInterrupt):
-        written(phrases, progress=interrupt)
-    assert len(checked) < number
-
-
 def test_rows_of_splits_that_are_not_asked_for_are_not_counted(tmp_path: Path) -> None:
     photos = good_photos(tmp_path)
     bad_photos(photos)
@@ -504,3 +484,31 @@ def test_a_head_of_before_there_was_an_account_is_read(tmp_path: Path) -> None:
     head = json.loads((tiny.out / "dataset.json").read_text())
     del head["left_out"]
     assert DatasetInfo.model_validate(head) == info
+
+
+def test_the_report_says_beside_the_published_counts_what_was_left_out(tmp_path: Path) -> None:
+    published = PUBLISHED["refcocog", "umd"]["val"]
+    lost = LostCounts(rows=1, expressions=2, images=0)
+    info = DatasetInfo(
+        name="refcocog",
+        split_by="umd",
+        image_root="",
+        source="",
+        splits={
+            "train": PUBLISHED["refcocog", "umd"]["train"],
+            "val": published.model_copy(update={"sentences": published.sentences - 2}),
+        },
+        left_out={"val": LeftOut(**lost.model_dump(), reasons={"missing images": lost})},
+    )
+    report = ImportReport(tmp_path, info)
+    console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(report.table(), report.left_out_table())
+    text = console.export_text()
+    assert "differs by -2 sentences; NOT COMPLETE: 2 sentences, 0 images left out" in text
+    assert text.count("NOT COMPLETE") == 1
+    assert "missing images" in text
+    assert report.warnings() == [
+        "warning: val is not complete, 2 of 4,896 expressions (0.04%) and 0 whole images are left out; "
+        "scores on it compare neither with published ones nor with those on all of it",
+        f"each row that is left out is named in {tmp_path / LISTING}",
+    ]
