@@ -13,8 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from maris_fast.errors import InputError
 
@@ -156,6 +164,14 @@ class DatasetInfo(Frozen):
     left_out: dict[str, LeftOut] = Field(
         default_factory=dict, description="of splits that are not complete; '?': of any of them"
     )
+
+    @model_serializer(mode="wrap")
+    def _of_what_there_is(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an empty ``left_out``, so that checksums of caches made before it was there fit."""
+        written: dict[str, Any] = whole(self)
+        if not self.left_out:
+            written.pop("left_out", None)
+        return written
 
     def incomplete(self, splits: Iterable[str] | None = None) -> list[str]:
         """A warning for each of these splits (None: all) that is not complete."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from maris_fast import scoring
 from maris_fast.config import ModelSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
-from maris_fast.data_shards.records import Target
+from maris_fast.data_shards.cache.manifest import MANIFEST
+from maris_fast.data_shards.records import LeftOut, LostCounts, Target
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.scoring import PROTOCOLS
@@ -82,6 +84,24 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
     for condition, summary in found.items():
         assert list(summary["protocols"]) == ["maris", *names]
         same_numbers(summary, wanted[condition])
+
+
+def test_a_split_that_is_not_complete_is_scored_with_a_warning(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(folder / "cache", cache)
+    manifest = read_manifest(cache)
+    kept, lost = manifest.dataset.splits["train"].sentences, LostCounts(rows=1, expressions=3, images=1)
+    left_out = {"train": LeftOut(**lost.model_dump(), reasons={"missing images": lost})}
+    dataset = manifest.dataset.model_copy(update={"left_out": left_out})
+    manifest = manifest.model_copy(update={"dataset": dataset}).sealed()
+    (cache / MANIFEST).write_text(manifest.model_dump_json())
+    typed = [sys.executable, "-m", "maris_fast.train.scoring", str(folder / "model.safetensors"), str(cache)]
+    typed += ["--split", "train", "--bootstrap", "0", "--out", str(tmp_path)]
+    done = subprocess.run(typed, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"warning: train is not complete, 3 of {3 + kept} expressions" in done.stdout
+    found = json.loads((tmp_path / "scores-boxes-test-train.json").read_text())
+    assert found["left_out"]["train"]["reasons"] == {"missing images": lost.model_dump()}
 
 
 def same_numbers(found: Any, wanted: Any) -> None:
