@@ -30,15 +30,25 @@ def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides:
             the nearest known one), a wrong value.
     """
     files = [] if paths is None else [paths] if isinstance(paths, Path) else list(paths)
+    values = read_values(files, overrides)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(kind, error, files)) from error
+
+
+def read_values(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``load_settings`` would check: nothing is known yet of what kind they are.
+
+    Raises:
+        ConfigError: no such file, not YAML, or files that extend each other in a circle.
+    """
     values: dict[str, Any] = {}
     for file in files:
         _merge(values, _read(file, ()))
     for override in overrides:
         _override(values, override)
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(kind, error, files)) from error
+    return values
 
 
 def dump_settings(settings: Settings) -> str:
