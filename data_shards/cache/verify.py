@@ -114,6 +114,12 @@ def verify_cache(
     return Report(manifest, chosen, tuple(problems))
 
 
+def glance(folder: Path, manifest: CacheManifest, splits: Sequence[str]) -> tuple[Problem, ...]:
+    """What ``verify_cache`` finds before it opens a shard: missing files, their sizes, wrong indexes."""
+    entries = (shard for split in splits for shard in manifest.splits[split].shards)
+    return tuple(problem for entry in entries for problem in _Shard(folder, manifest, entry).glance())
+
+
 def _strays(folder: Path, manifest: CacheManifest) -> Iterator[Problem]:
     known = {
         name
@@ -183,6 +189,13 @@ class _Shard:
         except OSError as error:
             self._say(f"cannot be read: {error}")
         return _Checked(self._problems, ids, self._truncated, targets)
+
+    def glance(self) -> list[Problem]:
+        try:
+            self._index()
+        except OSError as error:
+            self._say(f"cannot be read: {error}")
+        return self._problems
 
     def _say(self, what: str, key: str = "", member: str = "", *, file: Path | None = None) -> None:
         self._problems.append(Problem((file or self._tar).name, what, key, member))
