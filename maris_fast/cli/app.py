@@ -13,6 +13,7 @@ from maris_fast.cli import (
     ablation,
     attention,
     data,
+    doctor,
     examples,
     inspection,
     prediction,
@@ -61,3 +62,4 @@ app.command("examples")(examples.examples)
 app.add_typer(bench, name="bench")
 app.command("report")(reporting.report)
 app.command("info")(inspection.info)
+app.command("doctor")(doctor.doctor)

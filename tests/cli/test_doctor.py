@@ -1,0 +1,564 @@
+"""What `maris-fast doctor` finds, and that what is broken is told with what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maris_fast.cli.doctor import COLOURS
+from maris_fast.config import SamSettings, TrainingSettings, load_settings
+from maris_fast.encoders import SamEncoder
+from maris_fast.errors import InputError
+from maris_fast.model import Maris
+from maris_fast.train import checkpoints
+from maris_fast.train.checkpoints import RunState
+from maris_fast.train.doctor import CHECKS, Check, Finding, Subject, examine
+from maris_fast.train.doctor.compilers import judge_compiler
+from maris_fast.train.doctor.encoders import encoder_weights
+from maris_fast.train.doctor.finding import broken, not_run, ok, together, warning
+from maris_fast.train.doctor.folders import GIB, Place, file_system, judge_kernel_folder, look_at
+from maris_fast.train.doctor.gpu import Driver, Gpu, judge_absence, judge_gpus
+from maris_fast.train.doctor.kernels import judge_parity
+from maris_fast.train.doctor.machine import (
+    Allowance,
+    allowance,
+    judge_cores,
+    judge_host_name,
+    judge_open_files,
+    judge_shared_memory,
+)
+from maris_fast.train.doctor.machine import judge_memory as judge_host_memory
+from maris_fast.train.doctor.packages import judge_packages, judge_python
+from maris_fast.train.doctor.run import judge_room
+from maris_fast.train.doctor.step import alone, judge_loss, judge_memory
+from maris_fast.train.doctor.subject import subject_of
+from maris_fast.train.launchers import free_port
+from tests.training.processes import ROOT, run
+from tests.training.tiny_cache import write_tiny_cache
+
+TINY = ROOT / "train" / "configs" / "tiny.yaml"
+DOCTOR = (sys.executable, "-m", "maris_fast.cli", "doctor")
+COMPILED = {"TRITON_INTERPRET": "0"}
+"""As outside of the tests, which run kernels in the interpreter."""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_cache(tmp_path_factory.mktemp("doctor"))
+
+
+def only(*checks: str) -> tuple[str, ...]:
+    return tuple(part for check in checks for part in ("--only", check))
+
+
+# The command
+
+
+def test_a_machine_that_can_do_the_run_passes_every_check_and_is_left_as_it_was(
+    cache: Path, tmp_path: Path
+) -> None:
+    done = run(
+        *(*DOCTOR, "--json", "--config", TINY, "--cache", cache),
+        *(f"run.folder={tmp_path / 'run'}", "engine.device=auto"),
+        changed=COMPILED,
+    )
+    said = json.loads(done.stdout)
+    found = {check["check"]: check for check in said["checks"]}
+    assert [name for name in found if found[name]["status"] == "broken"] == []
+    assert done.returncode == 0
+    assert set(found) == {check.name for check in CHECKS} - {"encoder weights"}
+    for name in ("python", "imports", "attention", "ranks", "settings", "run folder", "first step"):
+        assert found[name]["status"] == "ok", found[name]
+    assert "random weights in sam and text" in found["cache"]["came"]
+    if not torch.cuda.is_available():
+        assert found["gpu"]["status"] == "warning"
+        assert "everything runs on the CPU" in found["gpu"]["came"]
+        assert found["mutual attention"]["status"] == "not run"
+        assert "impl auto takes the reference" in found["mutual attention"]["came"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_cache_and_too_many_ranks(cache: Path, folder: Path) -> tuple[object, ...]:
+    return (*only("settings", "cache", "first step"), f"data.cache={folder / 'none'}", "--ranks", 9)
+
+
+def bad_shards_and_a_file_for_a_folder(cache: Path, folder: Path) -> tuple[object, ...]:
+    shutil.copytree(cache, folder / "copy")
+    (folder / "copy" / "train-000000.tar").unlink()
+    with (folder / "copy" / "val-000000.tar").open("r+b") as shard:
+        shard.truncate(1000)
+    (folder / "file").write_text("no folder")
+    given = (f"data.cache={folder / 'copy'}", f"run.folder={folder / 'file' / 'run'}")
+    return (*only("cache", "run folder"), *given)
+
+
+def unknown_split_and_other_channels(cache: Path, folder: Path) -> tuple[object, ...]:
+    """A run of a model of 16 channels, to be gone on from with the configuration's 32."""
+    given = [f"data.cache={cache}", f"run.folder={folder / 'run'}"]
+    settings = load_settings(TrainingSettings, TINY, [*given, "model.channels=16"])
+    model = Maris(settings.model, 128, 64)
+    state = RunState(
+        step=1,
+        epoch=0,
+        step_in_epoch=1,
+        seed=0,
+        evaluated=None,
+        best=None,
+        data="f00d",
+        settings=settings.model_dump(mode="json"),
+    )
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    checkpoints.save(folder / "run", state, tensors, keep=1)
+    (folder / "run" / "settings.yaml").write_text("")
+    return (*only("cache", "run folder"), *given, "run.resume=auto", "data.val_split=testA")
+
+
+def misspelt_setting(cache: Path, folder: Path) -> tuple[object, ...]:
+    return (*only("settings", "python"), "model.haeds=2")
+
+
+@pytest.mark.parametrize(
+    ("faults", "broken_checks", "told"),
+    [
+        (
+            no_cache_and_too_many_ranks,
+            2,
+            (
+                "cannot be split over 9 ranks",
+                "start fewer ranks",
+                "holds no feature cache",
+                "run `maris-fast cache` first",
+                "settings and cache must be right first",
+            ),
+        ),
+        (
+            bad_shards_and_a_file_for_a_folder,
+            2,
+            (
+                "train-000000.tar: is missing",
+                "val-000000.tar: has 1000 bytes, the manifest says",
+                "copy them again",
+                "maris-fast verify",
+                "file is a file, not a folder",
+                "set run.folder to another",
+            ),
+        ),
+        (
+            unknown_split_and_other_channels,
+            2,
+            (
+                "no split 'testA'",
+                "set data.*_split",
+                "was made for another model",
+                "model.channels first",
+            ),
+        ),
+        (misspelt_setting, 1, ("did you mean 'heads'", "correct the file or the override")),
+    ],
+)
+def test_a_run_that_would_fail_is_told_before_it_starts(
+    cache: Path,
+    tmp_path: Path,
+    faults: Callable[[Path, Path], tuple[object, ...]],
+    broken_checks: int,
+    told: tuple[str, ...],
+) -> None:
+    arguments = faults(cache, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*DOCTOR, "--config", TINY, *map(str, arguments))
+    assert done.returncode == 1, done.stdout + done.stderr
+    for words in told:
+        assert words in done.stdout
+    assert f"{broken_checks} broken" in done.stdout.splitlines()[-1]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_missing_compiler_is_broken_where_the_run_compiles_and_a_warning_elsewhere(tmp_path: Path) -> None:
+    without = {"PATH": str(tmp_path), "CC": "", "CXX": ""}
+    command = (*DOCTOR, "--config", TINY, *only("compilers"))
+    done = run(*command, "engine.compile=true", changed=without)
+    assert done.returncode == 1
+    assert "no c++, g++ or clang++ on PATH" in done.stdout
+    assert "apt-get install g++" in done.stdout
+    assert run(*command, "engine.compile=false", changed=without).returncode == 0
+
+
+def test_a_numpy_that_breaks_the_interpreter_is_told_with_what_to_install(tmp_path: Path) -> None:
+    about = tmp_path / "numpy-2.9.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.9.0\n")
+    done = run(*DOCTOR, *only("packages"), packages=[tmp_path], changed={"TRITON_INTERPRET": "1"})
+    assert done.returncode == 1
+    assert "numpy 2.9.0" in done.stdout
+    assert "pip install 'numpy<2.4'" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_kernels_are_run_where_they_can_be_and_missed_where_the_settings_name_them() -> None:
+    command = (*DOCTOR, "--config", TINY, *only("mutual attention"), "model.mutual_attention_impl=triton")
+    missed = run(*command, changed=COMPILED)
+    assert missed.returncode == 1
+    assert "set model.mutual_attention_impl=auto" in missed.stdout
+    interpreted = run(*command, changed={"TRITON_INTERPRET": "1"})
+    assert interpreted.returncode == 0
+    assert "Triton's kernels run on cpu and agree" in interpreted.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_settings_that_ask_for_a_gpu_are_broken_without_one() -> None:
+    done = run(*DOCTOR, "--config", TINY, *only("gpu"), "engine.device=cuda")
+    assert done.returncode == 1
+    assert "set device to auto" in done.stdout
+
+
+def test_weights_of_another_encoder_are_told_without_encoding_anything(tmp_path: Path) -> None:
+    tiny = SamEncoder(SamSettings(arch="vit_tiny", weights="random")).vit.state_dict()
+    torch.save({f"image_encoder.{name}": value for name, value in tiny.items()}, tmp_path / "sam.pth")
+    config = ROOT / "data_shards" / "configs" / "vit_h.yaml"
+    given = (f"encoders.sam.weights={tmp_path / 'sam.pth'}", "encoders.text.weights=random")
+    done = run(*DOCTOR, "--config", config, *only("encoder weights"), *given)
+    assert done.returncode == 1
+    assert "Set encoders.sam.arch to vit_tiny" in done.stdout
+    fitting = encoder_weights(subject_of([config], [*given, "encoders.sam.arch=vit_tiny"]))
+    assert fitting.status == "warning"
+    assert fitting.came == "random weights in text"
+
+
+def test_ranks_that_srun_starts_meet_and_one_of_them_reports() -> None:
+    """As srun's environment says it; it is not installed here."""
+    step = {
+        "SLURM_JOB_ID": "123456",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NODEID": "0",
+        "MASTER_PORT": str(free_port()),
+        "PYTHONPATH": str(ROOT),
+    }
+    tasks = [
+        subprocess.Popen(
+            [*DOCTOR, *only("ranks", "cores")],
+            env={**os.environ, **step, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for task in range(2)
+    ]
+    first, second = (task.communicate(timeout=120)[0] for task in tasks)
+    assert [task.returncode for task in tasks] == [0, 0]
+    assert "2 ranks on 1 machine meet" in first
+    assert "cores" in first
+    assert second == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--only", "gpus"), "known: python, packages"), (("model.heads=2",), "name its file with --config")],
+)
+def test_a_mistake_of_the_command_itself_is_status_2(arguments: tuple[str, ...], message: str) -> None:
+    done = run(*DOCTOR, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+# Checks that go wrong themselves
+
+
+def sound(_: Subject) -> Finding:
+    return ok("sound")
+
+
+def raises(_: Subject) -> Finding:
+    raise ZeroDivisionError("a bug of a check")
+
+
+def tells(_: Subject) -> Finding:
+    raise InputError("the cache is torn; write it again")
+
+
+def dies(_: Subject) -> Finding:
+    print("last words", flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return ok("alive")
+
+
+def hangs(subject: Subject) -> Finding:
+    child = subprocess.Popen(["sleep", "60"])
+    assert subject.cache is not None
+    subject.cache.write_text(str(child.pid))
+    child.wait()
+    return ok("awake")
+
+
+def test_a_check_that_raises_dies_or_hangs_is_broken_and_the_next_one_runs(tmp_path: Path) -> None:
+    checks = [
+        Check("raises", raises),
+        Check("tells", tells),
+        Check("dies", dies),
+        Check("hangs", hangs, seconds=1),
+        Check("sound", sound),
+        Check("needs raises", sound, after=("raises",)),
+        Check("not concerned", raises, concerns=lambda _: False),
+    ]
+    began = time.monotonic()
+    results = {one.name: one.finding for one in examine(checks, Subject(cache=tmp_path / "pid"))}
+    assert time.monotonic() - began < 20
+    assert [one.status for one in results.values()] == [*["broken"] * 4, "ok", "not run"]
+    assert "ZeroDivisionError: a bug of a check" in results["raises"].came
+    assert "test_doctor.py" in results["raises"].came
+    assert results["tells"].came == "the cache is torn; write it again"
+    assert "SIGSEGV; it said: last words" in results["dies"].came
+    assert "no answer after 1 s" in results["hangs"].came
+    assert "raises" in results["needs raises"].came
+    assert_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_what_checks_inherit_has_not_looked_for_a_gpu() -> None:
+    """CUDA that was opened before a fork fails after it, so the GPU's own check would be wrong."""
+    opened = [module for check in CHECKS for module in check.opens]
+    assert "torch" in opened
+    code = (
+        "import sys, torch\n"
+        "def looked(*_, **__): sys.exit('looked for a GPU')\n"
+        "for name in ('is_available', 'device_count', '_lazy_init'): setattr(torch.cuda, name, looked)\n"
+        "torch._C._cuda_getDeviceCount = looked\n"
+        f"import {', '.join(opened)}\n"
+        "assert 'deepspeed' not in sys.modules"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def assert_gone(pid: int) -> None:
+    status = Path(f"/proc/{pid}/stat")
+    deadline = time.monotonic() + 5
+    while status.exists() and ") Z" not in status.read_text():
+        assert time.monotonic() < deadline, f"what a check started lives on: {pid}"
+        time.sleep(0.05)
+
+
+def test_several_findings_are_as_bad_as_the_worst_and_only_faults_say_what_to_do() -> None:
+    one = together([ok("a"), broken("c", "n", "t"), not_run("d"), warning("b", "n", "u")])
+    assert one == Finding("broken", "c; b", "n", "t; u")
+    assert together([ok("a"), ok("b")]) == ok("a; b")
+    assert set(COLOURS) == {"ok", "not run", "warning", "broken"}
+
+
+# Judgements on facts of machines that are not at hand
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "visible", "wanted", "status", "said"),
+    [
+        (None, "13.0", None, False, "warning", "everything runs on the CPU"),
+        (None, "13.0", None, True, "broken", "set device to auto"),
+        ("550.54.15", "13.0", None, False, "broken", "driver 580 or newer"),
+        ("470.57.02", "12.8", None, False, "broken", "driver 525 or newer"),
+        ("580.65.06", None, None, False, "broken", "built without CUDA"),
+        ("580.65.06", "13.0", "", False, "broken", "unset CUDA_VISIBLE_DEVICES"),
+        ("580.65.06", "13.0", None, False, "broken", "--gpus all"),
+    ],
+)
+def test_why_torch_sees_no_gpu_is_found_from_the_driver(
+    driver: str | None, cuda: str | None, visible: str | None, wanted: bool, status: str, said: str
+) -> None:
+    found = judge_absence(Driver(driver) if driver else None, cuda, visible, wanted)
+    assert found.status == status
+    assert said in " ".join((found.came, found.needed, found.todo))
+
+
+def h100(number: int = 0, **changes: Any) -> Gpu:
+    facts = {"name": "NVIDIA H100", "capability": (9, 0), "free": 79 * GIB, "total": 80 * GIB}
+    return Gpu(number, **{**facts, **changes})
+
+
+def test_gpus_are_judged_by_number_age_and_who_holds_them() -> None:
+    driver = Driver("580.65.06", ("pid 77: 40000 MiB",))
+    assert judge_gpus([h100()], driver, 1, triton=True).status == "ok"
+    few = judge_gpus([h100()], driver, 2, triton=False)
+    assert (few.status, few.came) == ("broken", "1 GPU")
+    held = judge_gpus([h100(), h100(1, free=40 * GIB)], driver, 2, triton=False)
+    assert held.status == "warning"
+    assert "GPU 1, NVIDIA H100: 40.0 GiB of 80.0 GiB free (pid 77: 40000 MiB)" in held.came
+    old = [h100(name="Tesla V100", capability=(7, 0))]
+    assert judge_gpus(old, driver, 1, triton=False).status == "warning"
+    assert judge_gpus(old, driver, 1, triton=True).status == "broken"
+
+
+def test_kernels_that_disagree_are_broken_only_where_the_settings_name_them() -> None:
+    assert judge_parity([], "fine", used=True) == ok("fine")
+    assert judge_parity(["f_lav: error 1"], "fine", used=True).status == "broken"
+    assert judge_parity(["f_lav: error 1"], "fine", used=False).status == "warning"
+
+
+MOUNTS = r"""/dev/sda1 / ext4 rw 0 0
+nas:/home /home nfs4 rw 0 0
+tmpfs /home/ann/my\040scratch tmpfs rw 0 0
+mds@tcp:/w /work lustre rw 0 0
+/dev/sdb /work ext4 rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/tmp/x", "ext4"),
+        ("/home/ann/.triton", "nfs4"),
+        ("/homes", "ext4"),
+        ("/home/ann/my scratch/x", "tmpfs"),
+        ("/work/x", "ext4"),
+    ],
+)
+def test_a_path_lies_on_the_file_system_mounted_nearest_above_it(path: str, kind: str) -> None:
+    assert file_system(Path(path), MOUNTS) == kind
+
+
+def test_kernels_are_to_be_built_on_a_disk_of_the_machine_with_room(tmp_path: Path) -> None:
+    here = Place(tmp_path, "ext4", 9 * GIB, None)
+    assert judge_kernel_folder("TRITON_CACHE_DIR", here).status == "ok"
+    network = judge_kernel_folder("TRITON_CACHE_DIR", Place(tmp_path, "nfs4", 9 * GIB, None))
+    assert network.status == "warning"
+    assert "export TRITON_CACHE_DIR=/tmp/" in network.todo
+    assert judge_kernel_folder("X", Place(tmp_path, "ext4", GIB // 2, None)).status == "warning"
+    assert judge_kernel_folder("X", Place(tmp_path, "ext4", GIB, "cannot be written")).status == "broken"
+
+
+def test_looking_at_a_folder_that_does_not_exist_yet_makes_nothing(tmp_path: Path) -> None:
+    place = look_at(tmp_path / "a" / "b")
+    assert (place.path, place.why_not) == (tmp_path, None)
+    assert place.free > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_needs_room_for_one_checkpoint_more_than_are_kept() -> None:
+    place = Place(Path("/data"), "ext4", 5 * GIB, None)
+    full = judge_room(Path("/data/run"), place, 6 * GIB)
+    assert full.status == "broken"
+    assert "5.0 GiB free for 6.0 GiB" in full.came
+    assert "goes on after step 7" in judge_room(Path("/data/run"), place, GIB, resumed=7).came
+
+
+def test_memory_is_judged_against_the_rings_of_every_rank() -> None:
+    assert judge_host_memory(64 * GIB, 4 * GIB, ranks=8).status == "ok"
+    tight = judge_host_memory(40 * GIB, 4 * GIB, ranks=8)
+    assert tight.status == "warning"
+    assert "data.buffer_bytes" in tight.todo
+    assert judge_host_memory(30 * GIB, 4 * GIB, ranks=8).status == "broken"
+
+
+def test_cores_files_and_shared_memory_that_are_too_few_are_told() -> None:
+    assert judge_cores(16, None, 8).status == "ok"
+    assert judge_cores(4, None, 8).status == "warning"
+    assert "OMP_NUM_THREADS=2" in judge_cores(64, 4.0, 2).todo
+    assert judge_open_files(1024, 768).status == "ok"
+    assert "ulimit -n 768" in judge_open_files(256, 768).todo
+    assert judge_shared_memory(64 * 2**20, 1).status == "ok"
+    assert "--shm-size" in judge_shared_memory(64 * 2**20, 2).todo
+
+
+@pytest.mark.parametrize(
+    ("addresses", "chosen", "machines", "status"),
+    [
+        (["10.0.0.7"], "", 2, "ok"),
+        (["127.0.1.1"], "", 1, "ok"),
+        (["127.0.1.1"], "", 2, "broken"),
+        ([], "", 1, "warning"),
+        ([], "", 2, "broken"),
+        ([], "ib0", 2, "ok"),
+        (["10.0.0.7"], "ib1", 2, "broken"),
+    ],
+)
+def test_a_host_name_must_be_an_address_that_the_other_machines_reach(
+    addresses: list[str], chosen: str, machines: int, status: str
+) -> None:
+    assert judge_host_name("node", addresses, chosen, ["lo", "ib0"], machines).status == status
+
+
+def write_group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def test_a_job_may_use_what_its_nearest_limited_group_leaves(tmp_path: Path) -> None:
+    write_group(tmp_path / "proc/self", cgroup="0::/job/step\n")
+    base = tmp_path / "sys/fs/cgroup"
+    step = {"memory__max": "max", "memory__current": "1", "cpu__max": "max 100000"}
+    write_group(base / "job/step", **step)
+    assert allowance(tmp_path) == Allowance()
+    job = {"memory__max": str(8 * GIB), "memory__current": str(3 * GIB), "cpu__max": "250000 100000"}
+    write_group(base / "job", **job, memory__stat=f"anon 1\ninactive_file {GIB}\n")
+    assert allowance(tmp_path) == Allowance(6 * GIB, 2.5)
+
+
+def test_limits_of_the_older_control_groups_are_found_too(tmp_path: Path) -> None:
+    write_group(tmp_path / "proc/self", cgroup="5:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n")
+    memory = {"memory__limit_in_bytes": str(4 * GIB), "memory__usage_in_bytes": str(GIB)}
+    write_group(tmp_path / "sys/fs/cgroup/memory", **memory, memory__stat="inactive_file 0\n")
+    cpu = {"cpu__cfs_quota_us": "150000", "cpu__cfs_period_us": "100000"}
+    write_group(tmp_path / "sys/fs/cgroup/cpu", **cpu)
+    assert allowance(tmp_path) == Allowance(3 * GIB, 1.5)
+    write_group(tmp_path / "sys/fs/cgroup/cpu", cpu__cfs_quota_us="-1")
+    write_group(tmp_path / "sys/fs/cgroup/memory", memory__limit_in_bytes=str(2**63 - 4096))
+    assert allowance(tmp_path) == Allowance()
+
+
+def test_packages_are_judged_against_this_project_and_against_each_other() -> None:
+    needed = ["torch>=2.10", "torchvision", "never>=1; platform_system == 'Plan9'"]
+    fitting = {"torch": ("2.11.0+cu130", ()), "torchvision": ("0.26.0", ("torch==2.11.0",))}
+    assert judge_packages(needed, fitting, {}).status == "ok"
+    apart = {**fitting, "torch": ("2.10.0", ())}
+    found = judge_packages(needed, apart, {})
+    assert found.status == "broken"
+    assert found.needed == "torch==2.11.0 (torchvision 0.26.0)"
+    missing = judge_packages(needed, {"torch": ("2.9", ())}, {})
+    assert missing.came == "torch 2.9; torchvision is not installed"
+    assert "constraints.txt" in missing.todo
+
+
+def test_numpy_2_4_is_a_warning_until_the_interpreter_is_asked_for() -> None:
+    numpy = {"numpy": ("2.4.0", ())}
+    assert judge_packages(["numpy>=1.26"], numpy, {}).status == "warning"
+    assert judge_packages(["numpy>=1.26"], numpy, {"TRITON_INTERPRET": "1"}).status == "broken"
+    assert judge_packages(["numpy>=1.26"], {"numpy": ("2.3.5", ())}, {"TRITON_INTERPRET": "1"}).status == "ok"
+
+
+def test_a_python_out_of_range_is_broken() -> None:
+    assert judge_python("3.12.1", ">=3.11,<3.13").status == "ok"
+    assert judge_python("3.13.0", ">=3.11,<3.13").status == "broken"
+
+
+def test_missing_headers_are_told_from_a_missing_compiler() -> None:
+    made = (False, "cc fails: Python.h: No such file or directory")
+    assert "python3-dev" in judge_compiler(made, "C compiler", "Triton", "CC", used=True).todo
+    assert judge_compiler((True, "cc works"), "C compiler", "Triton", "CC", used=True).status == "ok"
+
+
+def test_the_step_that_is_tried_is_one_ranks_part_of_the_runs() -> None:
+    given = ["run.folder=r", "data.expressions_per_step=64", "engine.accumulation_steps=2"]
+    settings = load_settings(TrainingSettings, TINY, [*given, "engine.compile=true"])
+    subject = Subject(training=settings, ranks=8, machines=2)
+    on_gpu = alone(subject, on_gpu=True)
+    assert (on_gpu.data.expressions_per_step, on_gpu.engine.accumulation_steps) == (2, 1)
+    assert not on_gpu.engine.compile
+    one = Subject(training=settings)
+    assert alone(one, on_gpu=True).data.expressions_per_step == 32
+    assert alone(one, on_gpu=False).data.expressions_per_step == 2
+    assert "engine.accumulation_steps=4" in judge_memory("CUDA out of memory", settings).todo
+
+
+def test_a_first_loss_that_is_not_finite_is_broken() -> None:
+    assert judge_loss(float("nan"), "loss nan").status == "broken"
+    assert judge_loss(0.7, "loss 0.7").status == "ok"

@@ -1,0 +1,65 @@
+"""What a check has found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["ok", "not run", "warning", "broken"]
+WORST_LAST: tuple[Status, ...] = ("ok", "not run", "warning", "broken")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``came``: what is there; ``needed``: what should be, and ``todo``: what to change, where it isn't.
+
+    "warning": a run can begin, and may end badly or be slower than it could. "broken": it cannot begin, or
+    not as its settings say. "not run": nothing was proven, and nothing is known to be wrong.
+    """
+
+    status: Status
+    came: str
+    needed: str = ""
+    todo: str = ""
+
+
+def ok(came: str) -> Finding:
+    return Finding("ok", came)
+
+
+def not_run(why: str, todo: str = "") -> Finding:
+    return Finding("not run", why, todo=todo)
+
+
+def warning(came: str, needed: str, todo: str) -> Finding:
+    return Finding("warning", came, needed, todo)
+
+
+def broken(came: str, needed: str, todo: str) -> Finding:
+    return Finding("broken", came, needed, todo)
+
+
+def size(number: int) -> str:
+    """Bytes for people."""
+    return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def together(findings: Iterable[Finding]) -> Finding:
+    """One finding of at least one: as bad as the worst, which come first and alone say what to do."""
+    worst_first = sorted(findings, key=lambda one: WORST_LAST.index(one.status), reverse=True)
+    loudest = [one for one in worst_first if one.status in ("warning", "broken")] or worst_first
+
+    def joined(texts: Iterable[str]) -> str:
+        return "; ".join(dict.fromkeys(text for text in texts if text))
+
+    return Finding(
+        worst_first[0].status,
+        joined(one.came for one in loudest),
+        joined(one.needed for one in loudest),
+        joined(one.todo for one in loudest),
+    )

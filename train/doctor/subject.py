@@ -1,0 +1,85 @@
+"""What is about to be run, as far as the command line has said."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maris_fast.config import CacheSettings, ModelSettings, TrainingSettings, load_settings
+from maris_fast.config.loading import read_values
+from maris_fast.errors import ConfigError
+from maris_fast.train.launchers import take_srun_environment
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``ranks``: on this machine. ``problem``: why there are no settings although some were given.
+
+    ``launched``: torchrun or srun has started this process as one rank of several.
+    """
+
+    training: TrainingSettings | None = None
+    caching: CacheSettings | None = None
+    problem: str | None = None
+    cache: Path | None = None
+    ranks: int = 1
+    machines: int = 1
+    launched: bool = False
+
+    @property
+    def world(self) -> int:
+        return self.ranks * self.machines
+
+    @property
+    def model(self) -> ModelSettings:
+        return self.training.model if self.training else ModelSettings()
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether nothing but a GPU will do."""
+        settings = self.training.engine if self.training else self.caching
+        return settings is not None and settings.device == "cuda"
+
+    @property
+    def refuses_gpu(self) -> bool:
+        settings = self.training.engine if self.training else self.caching
+        return settings is not None and settings.device == "cpu"
+
+
+def subject_of(
+    configs: Sequence[Path],
+    overrides: Sequence[str] = (),
+    *,
+    cache: Path | None = None,
+    ranks: int | None = None,
+    machines: int = 1,
+) -> Subject:
+    """The subject of a command line; a launcher's numbers of ranks win over those given.
+
+    Args:
+        configs: YAML of a training or of a cache (it has a section ``encoders``); none: the machine alone.
+        overrides: ``section.key=value``.
+        cache: in place of the settings' ``data.cache``.
+        ranks: on this machine.
+    """
+    take_srun_environment()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched := world > 1:
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        machines = world // ranks
+    training, caching, problem = None, None, None
+    if configs:
+        try:
+            if "encoders" in read_values(configs, overrides):
+                caching = load_settings(CacheSettings, configs, overrides)
+            else:
+                # JSON is YAML, and quotes what YAML would take for something else.
+                named = [f"data.cache={json.dumps(str(cache))}"] if cache else []
+                training = load_settings(TrainingSettings, configs, [*overrides, *named])
+                cache = training.data.cache
+        except ConfigError as error:
+            problem = str(error)
+    return Subject(training, caching, problem, cache, ranks or 1, machines, launched)
