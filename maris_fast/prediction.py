@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,25 @@ from maris_fast.config import RANDOM, SamSettings, TextSettings
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, TextFeatures
 from maris_fast.encoders.provenance import EncoderProvenance
 from maris_fast.errors import CheckpointError
-from maris_fast.geometry import to_original_size
+from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.weights import load_model
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """What SAM makes of an image, all that a predictor needs of it: sentences can follow one by one."""
+
+    features: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    """F_v1, F_v2, F_v3, float32 [h, w, C_v] on the predictor's device."""
+    geometry: ImageGeometry
+    """Of the image; (h, w) is its grid."""
 
 
 class Predictor:
     """A trained model with its frozen encoders.
+
+    An image is encoded each time that it is given; where more sentences may come, give what ``encode`` made
+    of it.
 
     Args:
         weights: a ``best.safetensors`` or ``last.safetensors`` that training wrote.
@@ -52,8 +66,25 @@ class Predictor:
                 "give their weights with --sam-weights and --text-weights"
             )
 
+    @property
+    def caution(self) -> str | None:
+        """What to know before believing a mask: that encoders are random; None if none is."""
+        names = " and ".join(self.meta.random_encoders)
+        return f"these weights were trained on features of random encoders ({names})" if names else None
+
     @torch.inference_mode()
-    def logits(self, image: Image.Image, expressions: Sequence[str]) -> torch.Tensor:
+    def encode(self, image: Image.Image) -> EncodedImage:
+        """SAM's features of an image. On a GPU they may still be under way when this returns.
+
+        Raises:
+            InputError: an image so narrow that its short side would vanish.
+        """
+        geometry = self.sam.grid(image.height, image.width)
+        (features,) = self.sam.encode([image])
+        return EncodedImage(features, geometry)
+
+    @torch.inference_mode()
+    def logits(self, image: Image.Image | EncodedImage, expressions: Sequence[str]) -> torch.Tensor:
         """Logits [E, height, width] at the image's own size, one for each expression.
 
         They are far below 0 where the model says that an expression refers to nothing.
@@ -61,18 +92,18 @@ class Predictor:
         Raises:
             InputError: an empty expression, or one longer than the text tower takes.
         """
-        (features,) = self.sam.encode([image])
+        encoded = self._encoded(image)
         words, word_mask = _padded(self.text.encode(expressions))
         expr_offsets = torch.tensor([0, len(expressions)], dtype=torch.int32, device=self.device)
-        said = self.model([level[None] for level in features], words, word_mask, expr_offsets)
-        return to_original_size(said.answer(), self.sam.grid(image.height, image.width))
+        said = self.model([level[None] for level in encoded.features], words, word_mask, expr_offsets)
+        return to_original_size(said.answer(), encoded.geometry)
 
-    def masks(self, image: Image.Image, expressions: Sequence[str]) -> NDArray[np.bool_]:
+    def masks(self, image: Image.Image | EncodedImage, expressions: Sequence[str]) -> NDArray[np.bool_]:
         """Masks bool [E, height, width]: where the logits are above 0."""
         return (self.logits(image, expressions) > 0).cpu().numpy()
 
     def attention(
-        self, image: Image.Image, expressions: Sequence[str]
+        self, image: Image.Image | EncodedImage, expressions: Sequence[str]
     ) -> tuple[NDArray[np.bool_], list[Attention]]:
         """Masks as ``masks`` gives them, and what each expression's words and the image made of each other.
 
@@ -81,12 +112,15 @@ class Predictor:
             InputError: as ``logits``.
         """
         with watched(self.model) as blocks:
-            masks = self.masks(image, expressions)
-        geometry = self.sam.grid(image.height, image.width)
+            encoded = self._encoded(image)
+            masks = self.masks(encoded, expressions)
         return masks, [
-            of_expression(blocks, place, text, self.text.tokenise(text).tokens, geometry)
+            of_expression(blocks, place, text, self.text.tokenise(text).tokens, encoded.geometry)
             for place, text in enumerate(expressions)
         ]
+
+    def _encoded(self, image: Image.Image | EncodedImage) -> EncodedImage:
+        return image if isinstance(image, EncodedImage) else self.encode(image)
 
 
 def _padded(texts: Sequence[TextFeatures]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,9 +39,8 @@ def attention(
     chosen = [_pixel(one) for one in pixel or ()]
     picture = load_image(image)
     predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
-    if predictor.meta.random_encoders:
-        names = " and ".join(predictor.meta.random_encoders)
-        typer.echo(f"note: these weights were trained on features of random encoders ({names})", err=True)
+    if predictor.caution:
+        typer.echo(f"note: {predictor.caution}", err=True)
     (mask,), (found,) = predictor.attention(picture, [expression])
     if block is not None and block > len(found.blocks):
         raise ConfigError(

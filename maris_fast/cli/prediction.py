@@ -28,9 +28,8 @@ def predict(
 
     picture = load_image(image)
     predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
-    if predictor.meta.random_encoders:
-        names = " and ".join(predictor.meta.random_encoders)
-        typer.echo(f"note: these weights were trained on features of random encoders ({names})", err=True)
+    if predictor.caution:
+        typer.echo(f"note: {predictor.caution}", err=True)
     masks = predictor.masks(picture, expressions)
     out.mkdir(parents=True, exist_ok=True)
     for number, (expression, mask) in enumerate(zip(expressions, masks, strict=True), start=1):
