@@ -13,6 +13,7 @@ from maris_fast.cli import (
     ablation,
     attention,
     data,
+    demo,
     doctor,
     examples,
     inspection,
@@ -58,6 +59,7 @@ app.command("eval")(training.evaluate)
 app.command("ablate")(ablation.ablate)
 app.command("predict")(prediction.predict)
 app.command("attention")(attention.attention)
+app.command("demo")(demo.demo)
 app.command("examples")(examples.examples)
 app.add_typer(bench, name="bench")
 app.command("report")(reporting.report)

@@ -1,0 +1,68 @@
+"""``demo``: a local page where one uploads a photograph, writes sentences and sees their masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+def demo(
+    weights: Annotated[Path, typer.Argument(help="best.safetensors of a training run")],
+    sam_weights: Annotated[
+        str | None, typer.Option(help="SAM's checkpoint the features were made with")
+    ] = None,
+    text_weights: Annotated[str | None, typer.Option(help="CLIP's weights: open_clip tag or path")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    host: Annotated[str, typer.Option(help="address to listen at; another than this lets others in")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 7860,
+    example: Annotated[
+        list[Path] | None, typer.Option(metavar="IMAGE", help="photograph to choose from; may be repeated")
+    ] = None,
+) -> None:
+    """Show a page on this machine: a photograph, sentences, their masks, and the attention behind them.
+
+    Needs Gradio: pip install 'maris-fast[demo]'. Ctrl-C ends it.
+    """
+    import signal
+
+    from maris_fast.errors import ConfigError
+
+    try:
+        from maris_fast.demo_page import listening, serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ConfigError(
+            "the demo's page needs Gradio, which is not installed: pip install 'maris-fast[demo]'"
+        ) from error
+    from maris_fast.demo import Demo
+    from maris_fast.images import load_image
+    from maris_fast.prediction import Predictor
+
+    examples = example or []
+    for path in examples:
+        load_image(path)
+    if host not in LOCAL:
+        typer.echo(f"note: whoever reaches {host} can use this page, it asks for no password", err=True)
+    with listening(host, port) as listener:
+        predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
+        if predictor.caution:
+            typer.echo(f"note: {predictor.caution}", err=True)
+        # Ended this way too, it removes what was uploaded.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            serve(
+                Demo(predictor),
+                str(weights),
+                listener,
+                examples=examples,
+                started=lambda address: typer.echo(f"{address}  (Ctrl-C ends it)"),
+            )
+        except KeyboardInterrupt:
+            typer.echo("ended", err=True)

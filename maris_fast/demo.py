@@ -1,0 +1,146 @@
+"""What the demo page answers: from a photograph's file and sentences to masks, pictures and seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from maris_fast.attention import pixel_of
+from maris_fast.attention_pictures import regions_picture, words_picture
+from maris_fast.errors import InputError
+from maris_fast.images import load_image
+from maris_fast.pictures import Panel, masked
+from maris_fast.prediction import EncodedImage, Predictor
+
+MOST_SENTENCES = 16
+"""Answered at once: a mask has float logits at the photograph's size, 48 MB for one of 12 megapixels."""
+WIDTH = 1280
+"""Pixels; a wider photograph is shown smaller, its mask is not."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The masks of some sentences about one photograph."""
+
+    sentences: tuple[str, ...]
+    masks: NDArray[np.bool_]
+    """[E, height, width], the photograph's own size."""
+    pictures: tuple[Image.Image, ...]
+    """Each mask over the photograph, at most ``WIDTH`` wide."""
+    encoding_seconds: float | None
+    """None: the photograph had been encoded before."""
+    sentences_seconds: float
+
+    @property
+    def shares(self) -> list[float]:
+        """Each mask's part of the photograph, 0 to 1."""
+        return [float(mask.mean()) for mask in self.masks]
+
+
+class Demo:
+    """Answers about photographs; SAM's features of the last one are kept, so more sentences cost little.
+
+    Threads may call it; they take turns.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self._turn = threading.Lock()
+        self._last: tuple[bytes, EncodedImage] | None = None
+
+    def segment(self, photo: Path | None, sentences: str) -> Answer:
+        """Masks of the sentences, one a line; empty lines do not count.
+
+        Raises:
+            InputError: no photograph or none that can be read; no sentence, too many, or one too long.
+        """
+        texts, image = _some(sentences_of(sentences)), photograph(photo)
+        with self._turn:
+            encoded, encoding_seconds = self._encoded(image)
+            before = time.perf_counter()
+            masks = self.predictor.masks(encoded, texts)
+            seconds = time.perf_counter() - before
+        small = min(image.width, WIDTH)
+        pictures = tuple(
+            masked(Panel(image, mask, text), width=small) for text, mask in zip(texts, masks, strict=True)
+        )
+        return Answer(tuple(texts), masks, pictures, encoding_seconds, seconds)
+
+    def attention(
+        self, photo: Path | None, sentence: str, x: int | None, y: int | None
+    ) -> list[tuple[Image.Image, str]]:
+        """Pictures with their captions: the words of one pixel, then the regions of each word by block.
+
+        Args:
+            x, y: pixel of the photograph; None: one well inside the mask.
+
+        Raises:
+            ConfigError: the model has no mutual-aware attention.
+            InputError: as ``segment``, half a pixel, or one outside the photograph.
+        """
+        (text, *more), image = _some(sentences_of(sentence)), photograph(photo)
+        if more:
+            raise InputError(f"{1 + len(more)} sentences; attention is shown of one, choose it")
+        if (x is None) != (y is None):
+            raise InputError("half a spot; needed are both x and y, or neither for one inside the mask")
+        with self._turn:
+            encoded, _ = self._encoded(image)
+            (mask,), (found,) = self.predictor.attention(encoded, [text])
+        pixel = pixel_of(mask) if x is None or y is None else (x, y)
+        regions = [
+            (regions_picture(image, mask, found, block), f"block {block + 1}: where each word looks")
+            for block in range(len(found.blocks))
+        ]
+        words = words_picture(image, mask, found, [pixel])
+        return [(words, "words that pixel {},{} listens to".format(*pixel)), *regions]
+
+    def _encoded(self, image: Image.Image) -> tuple[EncodedImage, float | None]:
+        """With the seconds that encoding took; None if it was done before."""
+        key = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
+        if self._last is not None and self._last[0] == key:
+            return self._last[1], None
+        self._last = None  # so that a GPU need not hold two
+        before = time.perf_counter()
+        encoded = self.predictor.encode(image)
+        if self.predictor.device.type == "cuda":
+            torch.cuda.synchronize(self.predictor.device)
+        self._last = key, encoded
+        return encoded, time.perf_counter() - before
+
+
+def photograph(path: Path | None) -> Image.Image:
+    """The photograph as browsers show it, RGB: its EXIF orientation is applied.
+
+    Raises:
+        InputError: no file, or none that can be read as an image.
+    """
+    if path is None:
+        raise InputError("no photograph; upload one, or choose an example")
+    try:
+        image = load_image(path)
+    except InputError as error:
+        # Whoever uploaded it knows its name, not the folder that it was put into.
+        raise InputError(str(error).replace(f"{path.parent}/", "")) from error
+    return ImageOps.exif_transpose(image)
+
+
+def sentences_of(text: str) -> list[str]:
+    """The lines that are not empty, without the spaces around them."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _some(sentences: Sequence[str]) -> Sequence[str]:
+    if not sentences:
+        raise InputError("no sentence; write what to segment, such as: the dog on the left")
+    if len(sentences) > MOST_SENTENCES:
+        raise InputError(f"{len(sentences)} sentences; at most {MOST_SENTENCES} are answered at once")
+    return sentences

@@ -1,0 +1,214 @@
+"""The demo's page as browsers and programs meet it: the command as a process, asked over HTTP."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maris_fast.config import ModelSettings, SamSettings, TextSettings
+from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder
+from maris_fast.model import Maris
+from maris_fast.weights import WeightsMeta, save_weights
+from tests.training.processes import ROOT, run
+
+COMMAND = (sys.executable, "-c", "from maris_fast.cli import app; app()")
+SENTENCES = ("the red circle", "the square on the left")
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    address: str
+    client: Any
+    scratch: Path
+    """The process's temporary folder."""
+
+    def segment(self, photo: Path | None, *sentences: str) -> Any:
+        return self.client.predict(_uploaded(photo), "\n".join(sentences), api_name="/segment")
+
+    def attention(self, photo: Path | None, sentence: str, x: int | None, y: int | None) -> Any:
+        return self.client.predict(_uploaded(photo), sentence, x, y, api_name="/attention")
+
+
+def _uploaded(photo: Path | None) -> Any:
+    from gradio_client import handle_file
+
+    return None if photo is None else handle_file(photo)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model of tiny random encoders."""
+    sam = SamEncoder(SamSettings(arch="vit_tiny", weights="random"))
+    text = TextEncoder(TextSettings(arch="tiny", weights="random"))
+    settings = ModelSettings(channels=16, heads=2)
+    meta = WeightsMeta(
+        model=settings,
+        visual_channels=sam.channels,
+        text_channels=text.channels,
+        tau=settings.tau,
+        step=1,
+        scores=None,
+        encoders=EncodersProvenance(sam=sam.provenance, text=text.provenance).model_dump(),
+        random_encoders=["sam", "text"],
+    )
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    save_weights(path, Maris(settings, sam.channels, text.channels).state_dict(), meta)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "scene.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def running(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    gradio_client = pytest.importorskip("gradio_client")
+    pytest.importorskip("gradio")
+    scratch = tmp_path_factory.mktemp("scratch")
+    process = subprocess.Popen(
+        ["env", f"TMPDIR={scratch}", *COMMAND, "demo", str(weights), "--port", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if found := re.match(r"(http://\S+)", line):
+                break
+        else:
+            pytest.fail("".join(said))
+        client = gradio_client.Client(
+            found[1],
+            verbose=False,
+            download_files=tmp_path_factory.mktemp("answers"),
+            analytics_enabled=False,
+        )
+        yield Running(process, found[1], client, scratch)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_masks_are_those_of_predict(running: Running, weights: Path, photo: Path, tmp_path: Path) -> None:
+    _, files, _ = running.segment(photo, *SENTENCES)
+    done = run(*COMMAND, "predict", photo, *SENTENCES, "--weights", weights, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(files) == 2
+    for number, file in enumerate(files, start=1):
+        assert Path(file).name == f"scene-{number}-mask.png"
+        wanted = np.asarray(Image.open(tmp_path / f"scene-{number}-mask.png"))
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), wanted)
+
+
+def test_a_second_sentence_does_not_encode_the_photograph_again(running: Running, tmp_path: Path) -> None:
+    photo = tmp_path / "other.png"
+    Image.new("RGB", (80, 60), "green").save(photo)
+    assert "photograph encoded in" in running.segment(photo, "one")[2]
+    assert "had been encoded before" in running.segment(photo, "another")[2]
+
+
+def test_attention_is_shown_of_a_spot(running: Running, photo: Path) -> None:
+    shown = running.attention(photo, "the red circle", 5, 7)
+    assert [one["caption"].split(":")[0] for one in shown] == [
+        "words that pixel 5,7 listens to",
+        "block 1",
+        "block 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "message"),
+    [((), "no sentence"), (("word",) * 17, "17 sentences; at most 16")],
+)
+def test_a_wrong_number_of_sentences_is_told(
+    running: Running, photo: Path, sentences: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(Exception, match=message):
+        running.segment(photo, *sentences)
+
+
+def test_a_missing_photograph_is_told(running: Running) -> None:
+    with pytest.raises(Exception, match="no photograph; upload one"):
+        running.segment(None, "the circle")
+
+
+def test_a_file_that_is_no_image_is_told_by_its_name(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no pixels")
+    with pytest.raises(Exception, match=r"notes\.png") as told:
+        running.segment(tmp_path / "notes.png", "the circle")
+    assert str(running.scratch) not in str(told.value)
+
+
+def test_the_page_says_that_encoders_are_random_and_loads_from_itself_only(running: Running) -> None:
+    with urllib.request.urlopen(running.address) as answer:
+        assert "random encoders (sam and text)" in answer.read().decode()
+        assert "default-src 'self' " in answer.headers["Content-Security-Policy"]
+
+
+def test_a_taken_port_is_told(weights: Path) -> None:
+    pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(*COMMAND, "demo", weights, "--port", port)
+    assert done.returncode == 2
+    assert f"no page at 127.0.0.1, port {port}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_gradio_one_line_says_how_to_install_it(weights: Path) -> None:
+    code = "import sys; sys.modules.pop('gradio', None)\n" + (
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] == 'gradio':\n"
+        "            raise ModuleNotFoundError('No module named gradio', name='gradio')\n"
+        "sys.meta_path.insert(0, Absent())\nfrom maris_fast.cli import app; app()"
+    )
+    done = run(sys.executable, "-c", code, "demo", weights)
+    assert done.returncode == 2
+    assert "pip install 'maris-fast[demo]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_importing_the_page_writes_nothing_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    copy = tmp_path / "maris_fast"
+    shutil.copytree(ROOT / "maris_fast", copy, ignore=shutil.ignore_patterns("*.pyi", "__pycache__"))
+    before = sorted(copy.rglob("*"))
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from maris_fast import demo_page as page; "
+    code += "print(page.__file__)"
+    done = run(sys.executable, "-B", "-c", code)
+    assert Path(done.stdout.strip()) == copy / "demo_page.py", done.stderr
+    assert sorted(copy.rglob("*")) == before
+
+
+def test_ctrl_c_ends_it_and_removes_uploads_and_masks(running: Running, photo: Path) -> None:
+    """The last test of this module that may ask the page."""
+    running.segment(photo, "the circle")
+    assert list(running.scratch.glob("maris-fast-demo-*/**/*.png"))
+    running.process.send_signal(signal.SIGINT)
+    said, _ = running.process.communicate(timeout=20)
+    assert said.strip().endswith("ended")
+    assert "Traceback" not in said
+    assert running.process.returncode == 0
+    assert not list(running.scratch.glob("maris-fast-demo-*"))
