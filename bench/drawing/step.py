@@ -100,17 +100,25 @@ def _image_groups(suite: Suite) -> str | None:
     if not pairs:
         return None
     told = ", ".join(
-        f"{_rate(one) / _rate(alone):.2f} times over {alone['name']!r}{_share_of_images(one, alone)}"
+        f"{_rate(one) / _rate(alone):.2f} times over {alone['name']!r}{_saved(one, alone)}"
         for one, alone in pairs
     )
     return f"Image groups of {pairs[0][0]['expressions_per_image']}, all else being equal: {told}."
 
 
-def _share_of_images(grouped: Row, alone: Row) -> str:
-    """How many times as many images the ungrouped row really had; unknown in earlier results."""
+def _saved(grouped: Row, alone: Row) -> str:
+    """How many times as many images, and FLOPs an expression, the ungrouped row really had.
+
+    Images are unknown in earlier results; FLOPs are the trained model's, so none are told of encoders in the
+    loop.
+    """
     if "images" not in alone:
         return ""
-    return f" ({sum(alone['images']) / sum(grouped['images']):.1f} times as many images)"
+    images = f"{sum(alone['images']) / sum(grouped['images']):.1f} times as many images"
+    if alone["source"] == "encoders":
+        return f" ({images})"
+    flops = [median(row["tflops_per_s"]) / _rate(row) for row in (alone, grouped)]
+    return f" ({images}, {flops[0] / flops[1]:.2f} times the FLOPs)"
 
 
 def _caption(suite: Suite) -> str:
