@@ -30,6 +30,7 @@ def demo(
     Needs Gradio: pip install 'maris-fast[demo]'. Ctrl-C ends it.
     """
     import signal
+    from contextlib import suppress
 
     from maris_fast.errors import ConfigError
 
@@ -56,7 +57,7 @@ def demo(
             typer.echo(f"note: {predictor.caution}", err=True)
         # Ended this way too, it removes what was uploaded.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
+        with suppress(KeyboardInterrupt):
             serve(
                 Demo(predictor),
                 str(weights),
@@ -64,5 +65,4 @@ def demo(
                 examples=examples,
                 started=lambda address: typer.echo(f"{address}  (Ctrl-C ends it)"),
             )
-        except KeyboardInterrupt:
-            typer.echo("ended", err=True)
+        typer.echo("ended", err=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,17 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with started(weights, tmp_path_factory.mktemp("running")) as demo:
+        yield demo
+
+
+@contextmanager
+def started(weights: Path, folder: Path) -> Iterator[Running]:
+    """The command as a process on a free port, with temporary files and answers below ``folder``."""
     gradio_client = pytest.importorskip("gradio_client")
     pytest.importorskip("gradio")
-    scratch = tmp_path_factory.mktemp("scratch")
+    scratch = folder / "scratch"
+    scratch.mkdir()
     process = subprocess.Popen(
         ["env", f"TMPDIR={scratch}", *COMMAND, "demo", str(weights), "--port", "0"],
         cwd=ROOT,
@@ -101,7 +110,7 @@ def running(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         client = gradio_client.Client(
             found[1],
             verbose=False,
-            download_files=tmp_path_factory.mktemp("answers"),
+            download_files=folder / "answers",
             analytics_enabled=False,
         )
         yield Running(process, found[1], client, scratch)
@@ -202,13 +211,13 @@ def test_importing_the_page_writes_nothing_beside_it(tmp_path: Path) -> None:
     assert sorted(copy.rglob("*")) == before
 
 
-def test_ctrl_c_ends_it_and_removes_uploads_and_masks(running: Running, photo: Path) -> None:
-    """The last test of this module that may ask the page."""
-    running.segment(photo, "the circle")
-    assert list(running.scratch.glob("maris-fast-demo-*/**/*.png"))
-    running.process.send_signal(signal.SIGINT)
-    said, _ = running.process.communicate(timeout=20)
-    assert said.strip().endswith("ended")
-    assert "Traceback" not in said
-    assert running.process.returncode == 0
-    assert not list(running.scratch.glob("maris-fast-demo-*"))
+def test_ctrl_c_ends_it_and_removes_uploads_and_masks(weights: Path, photo: Path, tmp_path: Path) -> None:
+    with started(weights, tmp_path) as demo:
+        demo.segment(photo, "the circle")
+        assert list(demo.scratch.glob("maris-fast-demo-*/**/*.png"))
+        demo.process.send_signal(signal.SIGINT)
+        said, _ = demo.process.communicate(timeout=20)
+        assert said.strip().endswith("ended")
+        assert "Traceback" not in said
+        assert demo.process.returncode == 0
+        assert not list(demo.scratch.glob("maris-fast-demo-*"))
