@@ -107,6 +107,18 @@ class CacheManifest(CacheHead):
     splits: dict[str, SplitEntry]
     sha256: str = Field("", description="of all other fields, as this program writes them")
 
+    def of_split(self, split: str, cache: Path | str) -> SplitEntry:
+        """What there is of a split; ``cache`` is where, for the message.
+
+        Raises:
+            InputError: no such split; the message lists those there are.
+        """
+        if split not in self.splits:
+            raise InputError(
+                f"no split {split!r} in the cache {cache}; it has {', '.join(sorted(self.splits))}"
+            )
+        return self.splits[split]
+
     def sealed(self) -> CacheManifest:
         """The same with its checksum."""
         return self.model_copy(update={"sha256": self.digest()})

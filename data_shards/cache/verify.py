@@ -84,12 +84,9 @@ def verify_cache(
             raise
         return Report(None, (), (Problem(MANIFEST, str(error)),))
     chosen = tuple(dict.fromkeys(splits or manifest.splits))
-    for split in chosen:
-        if split not in manifest.splits:
-            known = ", ".join(sorted(manifest.splits))
-            raise InputError(f"no split {split!r} in the cache {folder}; it has {known}")
+    entries = [manifest.of_split(split, folder) for split in chosen]
     problems = list(_strays(folder, manifest)) if splits is None else []
-    shards = [shard for split in chosen for shard in manifest.splits[split].shards]
+    shards = [shard for entry in entries for shard in entry.shards]
     with (
         counting("verify", len(shards), unit="shards", shown=progress) as advance,
         ThreadPoolExecutor(jobs, thread_name_prefix="verify") as threads,

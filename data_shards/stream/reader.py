@@ -77,11 +77,7 @@ class CacheReader:
         ):
             head = fetch_head(self.settings.shards, self.settings.staging, split)
         self.manifest = read_manifest(head)
-        if split not in self.manifest.splits:
-            raise InputError(
-                f"no split {split!r} in the cache {folder}; it has {', '.join(sorted(self.manifest.splits))}"
-            )
-        entry = self.manifest.splits[split]
+        entry = self.manifest.of_split(split, folder)
         if not entry.images:
             raise InputError(f"split {split!r} of the cache {folder} has no images")
         files = self._files(entry.shards)

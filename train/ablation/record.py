@@ -54,10 +54,8 @@ class Record:
             ConfigError: a row's settings can't be used.
         """
         base = plan.settings(None)
-        for split in (base.data.train_split, plan.split):
-            if split not in manifest.splits:
-                raise InputError(f"no split {split!r} in {plan.cache}; it has {', '.join(manifest.splits)}")
-        counts = manifest.splits[plan.split]
+        manifest.of_split(base.data.train_split, plan.cache)
+        counts = manifest.of_split(plan.split, plan.cache)
         conditions = {
             "cache": str(plan.cache),
             "cache_sha256": manifest.sha256,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from maris_fast.config import RANDOM
 from maris_fast.train.doctor.finding import Finding, ok, together, warning
 from maris_fast.train.doctor.subject import Subject
@@ -22,14 +24,17 @@ def encoder_weights(subject: Subject) -> Finding:
         path = find_text_weights(text)
         findings.append(ok(f"CLIP {text.arch}: {path}") if path else _not_here(text.arch, text.weights))
     if subject.caching.encoders.random:
-        findings.append(
-            warning(
-                f"random weights in {' and '.join(subject.caching.encoders.random)}",
-                "trained encoders, for anything but trials",
-                "nothing, if this is a trial",
-            )
-        )
+        findings.append(judge_random(subject.caching.encoders.random))
     return together(findings)
+
+
+def judge_random(encoders: Sequence[str], before: str = "") -> Finding:
+    """Features of ``encoders`` with random weights; ``before``: what else came."""
+    return warning(
+        f"{before}random weights in {' and '.join(encoders)}",
+        "trained encoders, for anything but trials",
+        "nothing, if this is a trial",
+    )
 
 
 def _not_here(arch: str, tag: str) -> Finding:

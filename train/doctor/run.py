@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maris_fast.errors import MarisError
-from maris_fast.train.doctor.finding import Finding, broken, count, not_run, ok, size, warning
+from maris_fast.errors import InputError, MarisError
+from maris_fast.train.doctor.encoders import judge_random
+from maris_fast.train.doctor.finding import Finding, broken, count, not_run, ok, size
 from maris_fast.train.doctor.folders import Place, look_at
 from maris_fast.train.doctor.subject import Subject
 
@@ -51,10 +52,11 @@ def cache(subject: Subject) -> Finding:
         data = subject.training.data
         splits = list(dict.fromkeys((data.train_split, data.val_split)))
     for split in splits:
-        if split not in manifest.splits:
-            known = ", ".join(sorted(manifest.splits))
-            return broken(f"no split {split!r} in {subject.cache}", f"one of {known}", "set data.*_split")
-        if not manifest.splits[split].images:
+        try:
+            entry = manifest.of_split(split, subject.cache)
+        except InputError as error:
+            return broken(str(error), "a split that is there", "set data.*_split")
+        if not entry.images:
             return broken(f"split {split!r} of {subject.cache} is empty", "images", "write the cache again")
     problems = [str(one) for one in glance(subject.cache, manifest, splits)]
     if problems:
@@ -71,11 +73,7 @@ def cache(subject: Subject) -> Finding:
         f"{size(sum(one.bytes for one in chosen))}, C_v = {manifest.channels}"
     )
     if manifest.random:
-        return warning(
-            f"{came}; random weights in {' and '.join(manifest.random)}",
-            "trained encoders, for anything but trials",
-            "nothing, if this is a trial",
-        )
+        return judge_random(manifest.random, f"{came}; ")
     return ok(f"{came}; `maris-fast verify` reads all of it")
 
 
