@@ -14,10 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from maris_fast.cli import app
-from maris_fast.config import ModelSettings, SamSettings, TextSettings
-from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder
-from maris_fast.model import Maris
-from maris_fast.weights import WeightsMeta, save_weights
+from maris_fast.config import SamSettings
+from maris_fast.encoders import SamEncoder
+from maris_fast.weights import save_weights
+from tests.cli.untrained import write_untrained
 
 TINY = ("encoders.sam.arch=vit_tiny", "encoders.sam.weights=random")
 SCENES = ("import", "{folder}/scenes", "scenes")
@@ -49,23 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(folder: Path) -> Path:
-    """An untrained model of the tiny encoders, as training would have saved it."""
-    sam = SamEncoder(SamSettings(arch="vit_tiny", weights="random"))
-    text = TextEncoder(TextSettings(arch="tiny", weights="random"))
-    settings = ModelSettings(channels=16, heads=2)
-    model = Maris(settings, sam.channels, text.channels)
-    meta = WeightsMeta(
-        model=settings,
-        visual_channels=sam.channels,
-        text_channels=text.channels,
-        tau=settings.tau,
-        step=1,
-        scores=None,
-        encoders=EncodersProvenance(sam=sam.provenance, text=text.provenance).model_dump(),
-        random_encoders=["sam", "text"],
-    )
-    save_weights(folder / "untrained.safetensors", model.state_dict(), meta)
-    return folder / "untrained.safetensors"
+    return write_untrained(folder)
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maris_fast.config import ModelSettings, SamSettings, TextSettings
-from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder
-from maris_fast.model import Maris
-from maris_fast.weights import WeightsMeta, save_weights
+from tests.cli.untrained import write_untrained
 from tests.training.processes import ROOT, run
 
 COMMAND = (sys.executable, "-c", "from maris_fast.cli import app; app()")
@@ -52,23 +49,7 @@ def _uploaded(photo: Path | None) -> Any:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model of tiny random encoders."""
-    sam = SamEncoder(SamSettings(arch="vit_tiny", weights="random"))
-    text = TextEncoder(TextSettings(arch="tiny", weights="random"))
-    settings = ModelSettings(channels=16, heads=2)
-    meta = WeightsMeta(
-        model=settings,
-        visual_channels=sam.channels,
-        text_channels=text.channels,
-        tau=settings.tau,
-        step=1,
-        scores=None,
-        encoders=EncodersProvenance(sam=sam.provenance, text=text.provenance).model_dump(),
-        random_encoders=["sam", "text"],
-    )
-    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_weights(path, Maris(settings, sam.channels, text.channels).state_dict(), meta)
-    return path
+    return write_untrained(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ from maris_fast.train.doctor.run import judge_room
 from maris_fast.train.doctor.step import alone, judge_loss, judge_memory
 from maris_fast.train.doctor.subject import subject_of
 from maris_fast.train.launchers import free_port
-from tests.training.processes import ROOT, run
+from tests.training.processes import ROOT, run, srun_task
 from tests.training.tiny_cache import write_tiny_cache
 
 TINY = ROOT / "train" / "configs" / "tiny.yaml"
@@ -237,20 +237,11 @@ def test_weights_of_another_encoder_are_told_without_encoding_anything(tmp_path:
 
 
 def test_ranks_that_srun_starts_meet_and_one_of_them_reports() -> None:
-    """As srun's environment says it; it is not installed here."""
-    step = {
-        "SLURM_JOB_ID": "123456",
-        "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_STEP_TASKS_PER_NODE": "2",
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NODEID": "0",
-        "MASTER_PORT": str(free_port()),
-        "PYTHONPATH": str(ROOT),
-    }
+    port = str(free_port())
     tasks = [
         subprocess.Popen(
             [*DOCTOR, *only("ranks", "cores")],
-            env={**os.environ, **step, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
+            env={**os.environ, **srun_task(task, port), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,
         )

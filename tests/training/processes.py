@@ -53,6 +53,24 @@ def start(*command: str | Path) -> subprocess.Popen[str]:
     )
 
 
+def srun_task(task: int, port: str) -> dict[str, str]:
+    """The environment of one of two tasks that srun starts here, without srun, which is not installed.
+
+    Args:
+        port: of the tasks' meeting.
+    """
+    return {
+        "SLURM_JOB_ID": "123456",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NODEID": "0",
+        "SLURM_PROCID": str(task),
+        "SLURM_LOCALID": str(task),
+        "MASTER_PORT": port,
+    }
+
+
 def _environment(packages: Sequence[Path] = ()) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *packages))), "PATH": path}

@@ -12,7 +12,7 @@ import pytest
 
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.train.launchers import first_host, tasks_per_node
-from tests.training.processes import ROOT, Launched, free_port
+from tests.training.processes import ROOT, Launched, free_port, srun_task
 from tests.training.tiny_cache import write_tiny_cache
 
 SEEN = Path(__file__).with_name("seen.py")
@@ -33,21 +33,11 @@ def start(stack: ExitStack, ranks: int, command: tuple[str | Path, ...], folder:
     if ranks == 3:
         launch = ("torchrun", "--nproc-per-node", "3", "--master-port", free_port())
         return [stack.enter_context(Launched(*launch, *command, log=folder / "log", **environment))]
-    step = {
-        "SLURM_JOB_ID": "123456",
-        "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_STEP_TASKS_PER_NODE": "2",
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NODEID": "0",
-        "MASTER_PORT": free_port(),
-    }
-    tasks = []
+    port, tasks = free_port(), []
     for task in range(2):
-        own = {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)}
+        srun = srun_task(task, port)
         log = folder / f"log-{task}"
-        tasks.append(
-            stack.enter_context(Launched(sys.executable, *command, log=log, **environment, **step, **own))
-        )
+        tasks.append(stack.enter_context(Launched(sys.executable, *command, log=log, **environment, **srun)))
     return tasks
 
 

@@ -1,0 +1,30 @@
+"""Weights that need no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maris_fast.config import ModelSettings, SamSettings, TextSettings
+from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder
+from maris_fast.model import Maris
+from maris_fast.weights import WeightsMeta, save_weights
+
+
+def write_untrained(folder: Path) -> Path:
+    """``untrained.safetensors``: a model of the tiny encoders, as training would have saved it."""
+    sam = SamEncoder(SamSettings(arch="vit_tiny", weights="random"))
+    text = TextEncoder(TextSettings(arch="tiny", weights="random"))
+    settings = ModelSettings(channels=16, heads=2)
+    meta = WeightsMeta(
+        model=settings,
+        visual_channels=sam.channels,
+        text_channels=text.channels,
+        tau=settings.tau,
+        step=1,
+        scores=None,
+        encoders=EncodersProvenance(sam=sam.provenance, text=text.provenance).model_dump(),
+        random_encoders=["sam", "text"],
+    )
+    path = folder / "untrained.safetensors"
+    save_weights(path, Maris(settings, sam.channels, text.channels).state_dict(), meta)
+    return path
