@@ -15,7 +15,7 @@ from maris_fast.train.doctor.subject import Subject
 
 GIB = 2**30
 PROCESS_BYTES = 2 * GIB
-"""A rank beside its rings: `maris-fast bench step` measured 1.3 to 1.6 GiB on a CPU (docs/training.md)."""
+"""A rank beside its rings: more than `maris-fast bench step` measures on a CPU (docs/training.md)."""
 SHARED_BYTES = GIB
 USUAL_FILES = 256
 """Descriptors of a process besides shards."""
