@@ -4,8 +4,15 @@ An operation's name is its mathematics; ``impl`` chooses how it is computed. ``"
 dtype (``chosen_impl`` tells what it picks); a named implementation never falls back, it raises.
 """
 
+from maris_fast.kernels.cross_attention import cross_attention
 from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.multihead_attention import multihead_attention
 from maris_fast.kernels.mutual_attention import mutual_attention, mutual_attention_weights
 
-__all__ = ["UnsupportedError", "multihead_attention", "mutual_attention", "mutual_attention_weights"]
+__all__ = [
+    "UnsupportedError",
+    "cross_attention",
+    "multihead_attention",
+    "mutual_attention",
+    "mutual_attention_weights",
+]

@@ -60,6 +60,7 @@ def machine() -> dict[str, Any]:
     import torch
 
     from maris_fast import __version__
+    from maris_fast.kernels.cross_attention import api as cross
     from maris_fast.kernels.multihead_attention import api as multihead
     from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
     from maris_fast.kernels.mutual_attention import api as mutual
@@ -76,9 +77,11 @@ def machine() -> dict[str, Any]:
         device = torch.device(name)
         dtype = torch.bfloat16 if name == "cuda" else torch.float32
         rows[f"mutual_attention on {name}"] = mutual.chosen_impl(device, dtype)
+        x, k = torch.empty(1, 3072, 256), torch.empty(1, 11, 8, 32)
+        rows[f"cross_attention on {name}"] = cross.chosen_impl(*(t.to(device, dtype) for t in (x, k)))
         for head_dim in (32, 64, 128):
             free, masked = (multihead.chosen_impl(device, dtype, head_dim, mask) for mask in (False, True))
-            rows[f"multihead_attention on {name}, head dim {head_dim}"] = f"{free}; to words {masked}"
+            rows[f"multihead_attention on {name}, head dim {head_dim}"] = f"{free}; with a mask {masked}"
         if name == "cuda":
             rows["xformers' attention"] = why_not_built() or "runs here"
     return rows

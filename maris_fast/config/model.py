@@ -66,6 +66,11 @@ class ModelSettings(Settings):
     attention_impl: Literal[
         "auto", "xformers", "sdpa", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "reference"
     ] = "auto"
+    cross_attention_impl: Literal["auto", "projected", "folded"] = Field(
+        "auto",
+        description="of pixels to words (eq. 8): as written, with attention_impl, or projections folded into "
+        "the words",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_channels(self) -> ModelSettings:

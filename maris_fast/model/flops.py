@@ -1,7 +1,8 @@
 """What the model has to compute, by formula: the numerator of MFU.
 
 Counted are products of matrices and convolutions, 2 FLOPs a multiply-add. Not counted are elementwise work
-(norms, softmax, GELU, resizing, the loss) and whatever an implementation computes a second time.
+(norms, softmax, GELU, resizing, the loss) and whatever an implementation computes a second time. Of two
+orders of the same products the cheaper is counted, whichever runs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from maris_fast.config import ModelSettings
+from maris_fast.kernels.cross_attention import fewer_products
 
 # Of a product y = x w: backward computes dx and dw, or dw alone where x is frozen and needs no gradient.
 _TRAINED_INPUT, _FROZEN_INPUT = 3, 2
@@ -123,7 +125,7 @@ _FUSION = {"mutual": _mutual, "spatial_dynamic": _spatial_dynamic, "bidirectiona
 def _mask_decoder(settings: ModelSettings, L_v: int, L_t: int) -> int:
     """Eqs. 6-8, upsampling, and the query's product with the fine map."""
     C, L_c = settings.channels, 1 + L_t
-    block = _attention(L_v, L_v, C) + _attention(L_c, L_c, C) + _attention(L_v, L_c, C)
+    block = _attention(L_v, L_v, C) + _attention(L_c, L_c, C) + _cross_attention(settings, L_v, L_c, C)
     if settings.token_to_image:
         block += _attention(L_c, L_v, C)
     block += 2 * _product(L_v, C, int(C * settings.decoder_feed_forward))
@@ -136,7 +138,9 @@ def _sam_decoder(settings: ModelSettings, L_v: int, L_t: int) -> int:
     """Two-way blocks at half the width between tokens and image, upsampling to C/8, the hypernetwork."""
     C, T = settings.channels, 1 + 4 + L_t
     look = _attention(T, L_v, C, C // 2)
-    block = _attention(T, T, C) + look + 2 * _product(T, C, 8 * C) + _attention(L_v, T, C, C // 2)
+    block = (
+        _attention(T, T, C) + look + 2 * _product(T, C, 8 * C) + _cross_attention(settings, L_v, T, C // 2)
+    )
     upsampling = _product(L_v, C, 4 * (C // 4)) + _product(4 * L_v, C // 4, 4 * (C // 8))
     query = 2 * _product(1, C, C) + _product(1, C, C // 8) + _product(1, C // 8, 16 * L_v)
     return settings.decoder_blocks * block + look + upsampling + query
@@ -150,6 +154,15 @@ def _attention(L_q: int, L_k: int, C: int, inner: int | None = None) -> int:
     D = inner or C
     products = 2 if L_k > 1 else 1
     return 2 * _product(L_q, C, D) + 2 * _product(L_k, C, D) + products * _product(L_q, D, L_k)
+
+
+def _cross_attention(settings: ModelSettings, L_q: int, L_k: int, inner: int) -> int:
+    """Of pixels to words: as written, or with the projections of query and result folded into the words."""
+    C, heads = settings.channels, settings.heads
+    if not fewer_products(L_q, L_k, heads, inner // heads, C):
+        return _attention(L_q, L_k, C, inner)
+    words = 2 * _product(L_k, C, inner) + 2 * _product(L_k, inner, C)
+    return words + 2 * _product(L_q, C, heads * L_k)
 
 
 def _product(rows: int, inner: int, columns: int, passes: int = _TRAINED_INPUT) -> int:

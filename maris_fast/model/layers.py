@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from maris_fast.kernels import multihead_attention
+from maris_fast.kernels import cross_attention, multihead_attention
+from maris_fast.kernels.cross_attention.api import Impl as CrossImpl
 from maris_fast.kernels.multihead_attention.api import Impl
 
 
@@ -52,6 +53,33 @@ class MultiHeadAttention(nn.Module):
             for project, x in ((self.query, query), (self.key, key), (self.value, value))
         )
         return self.out(multihead_attention(q, k, v, key_mask, self.impl).flatten(2))
+
+
+class CrossAttention(MultiHeadAttention):
+    """MHCA of many queries to few keys; parameters, shapes and result are those of its base."""
+
+    def __init__(
+        self, channels: int, heads: int, impl: Impl, cross_impl: CrossImpl, inner: int | None = None
+    ) -> None:
+        super().__init__(channels, heads, impl, inner)
+        self.cross_impl = cross_impl
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        k, v = (
+            project(x).unflatten(2, (self.heads, -1)) for project, x in ((self.key, key), (self.value, value))
+        )
+        return cross_attention(
+            query,
+            k,
+            v,
+            self.query.weight,
+            self.query.bias,
+            self.out.weight,
+            self.out.bias,
+            key_mask,
+            impl=self.cross_impl,
+            attention_impl=self.impl,
+        )
 
 
 class MapLayerNorm(nn.LayerNorm):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maris_fast.config import ModelSettings
-from maris_fast.model.layers import CBA, MLP, MultiHeadAttention
+from maris_fast.model.layers import CBA, MLP, CrossAttention, MultiHeadAttention
 from maris_fast.model.positions import sine_positions
 
 
@@ -42,7 +42,8 @@ class DecoderBlock(nn.Module):
         if settings.token_to_image:
             self.tokens_look, self.residual_tokens_look = attention(), Residual(C, norm)
         self.token_to_image = settings.token_to_image
-        self.cross, self.residual_cross = attention(), Residual(C, norm)
+        self.cross = CrossAttention(C, settings.heads, settings.attention_impl, settings.cross_attention_impl)
+        self.residual_cross = Residual(C, norm)
         hidden = int(C * settings.decoder_feed_forward)
         self.feed_forward = MLP(C, hidden, C) if hidden else None
         self.residual_feed_forward = Residual(C, norm)

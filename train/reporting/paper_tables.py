@@ -23,7 +23,7 @@ from maris_fast.train.reporting.run_data import RunData
 from maris_fast.train.scores_file import DataSplit, read_scores
 
 # How a model is computed, not which model it is.
-NO_PART = ("model.mutual_attention_impl", "model.attention_impl")
+NO_PART = ("model.mutual_attention_impl", "model.attention_impl", "model.cross_attention_impl")
 # MARIS' decoder with them is still MARIS'; fragments set them only for SAM's, which has its own.
 NO_ROW = ("model.decoder_norm", "model.decoder_positions", "model.decoder_feed_forward")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from maris_fast.config import ModelSettings
-from maris_fast.model.layers import MapLayerNorm, MultiHeadAttention
+from maris_fast.model.layers import CrossAttention, MapLayerNorm, MultiHeadAttention
 from maris_fast.model.positions import sine_positions
 
 MASK_TOKENS = 4
@@ -27,13 +27,16 @@ class TwoWayBlock(nn.Module):
         self.first = first
         self.self_attention = MultiHeadAttention(C, settings.heads, settings.attention_impl)
         self.norm_self = nn.LayerNorm(C)
-        self.token_to_image = _cross_attention(settings)
+        self.token_to_image = _token_to_image(settings)
         self.norm_token_to_image = nn.LayerNorm(C)
         self.feed_forward = nn.Sequential(
             nn.Linear(C, FEED_FORWARD * C), nn.ReLU(), nn.Linear(FEED_FORWARD * C, C)
         )
         self.norm_feed_forward = nn.LayerNorm(C)
-        self.image_to_token = _cross_attention(settings)
+        # At half the width, as in SAM; so is what tokens take from the image.
+        self.image_to_token = CrossAttention(
+            C, settings.heads, settings.attention_impl, settings.cross_attention_impl, inner=C // 2
+        )
         self.norm_image_to_token = nn.LayerNorm(C)
 
     def forward(
@@ -71,7 +74,7 @@ class SamDecoder(nn.Module):
         self.blocks = nn.ModuleList(
             TwoWayBlock(settings, first=not block) for block in range(settings.decoder_blocks)
         )
-        self.last_token_to_image = _cross_attention(settings)
+        self.last_token_to_image = _token_to_image(settings)
         self.norm_last = nn.LayerNorm(C)
         self.upsampling = nn.Sequential(
             nn.ConvTranspose2d(C, C // 4, kernel_size=2, stride=2),
@@ -101,7 +104,6 @@ class SamDecoder(nn.Module):
         return torch.einsum("ec,echw->ehw", self.hypernetwork(mask_token), fine), mask_token
 
 
-def _cross_attention(settings: ModelSettings) -> MultiHeadAttention:
-    """Between tokens and image, at half the width, as in SAM."""
+def _token_to_image(settings: ModelSettings) -> MultiHeadAttention:
     C = settings.channels
     return MultiHeadAttention(C, settings.heads, settings.attention_impl, inner=C // 2)

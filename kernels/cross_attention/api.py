@@ -1,0 +1,103 @@
+"""The operation's public face: checks what came in, then hands on to the implementation."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from maris_fast.kernels.cross_attention.folded import cross_attention_folded
+from maris_fast.kernels.cross_attention.projected import cross_attention_projected
+from maris_fast.kernels.multihead_attention.api import Impl as AttentionImpl
+
+Impl = Literal["auto", "projected", "folded"]
+
+
+def cross_attention(
+    x: Tensor,
+    k: Tensor,
+    v: Tensor,
+    W_q: Tensor,
+    b_q: Tensor,
+    W_o: Tensor,
+    b_o: Tensor,
+    key_mask: Tensor | None = None,
+    *,
+    impl: Impl = "auto",
+    attention_impl: AttentionImpl = "auto",
+) -> Tensor:
+    """softmax((x W_qᵀ + b_q) kᵀ / √d) v W_oᵀ + b_o, the softmax for each head: eq. 8's MHCA.
+
+    Args:
+        x: what asks, before its projection [E, L_q, C].
+        k, v: keys and values, projected [E, L_k, heads, d], same dtype and device.
+        W_q, b_q: of the queries [heads d, C], [heads d].
+        W_o, b_o: of the result [C, heads d], [C].
+        key_mask: bool [E, L_k], True for a key that counts; each row needs at least one.
+        impl: "projected" (as written), "folded" (projections into the keys first), or "auto" (see
+            ``chosen_impl``).
+        attention_impl: of the ``multihead_attention`` in the middle of "projected".
+
+    Returns:
+        [E, L_q, C].
+
+    Raises:
+        ValueError: shapes that do not fit together.
+        UnsupportedError: ``attention_impl`` can't compute this here.
+    """
+    _check(x, k, v, W_q, b_q, W_o, b_o, key_mask)
+    if impl not in get_args(Impl):
+        raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
+    if impl == "auto":
+        impl = chosen_impl(x, k)
+    if impl == "folded":
+        return cross_attention_folded(x, k, v, W_q, b_q, W_o, b_o, key_mask)
+    return cross_attention_projected(x, k, v, W_q, b_q, W_o, b_o, key_mask, attention_impl)
+
+
+def chosen_impl(x: Tensor, k: Tensor) -> Impl:
+    """What ``impl="auto"`` takes for these: the order with fewer products on a CPU, else as written.
+
+    Folded is fp32 inside, which 16-bit inputs are slower in; and no GPU has timed it.
+    """
+    exact = k.device.type == "cpu" and k.dtype in (torch.float32, torch.float64)
+    L_k, heads, d = k.shape[1:]
+    return "folded" if exact and fewer_products(x.shape[1], L_k, heads, d, x.shape[2]) else "projected"
+
+
+def fewer_products(L_q: int, L_k: int, heads: int, d: int, C: int) -> bool:
+    """Whether folding leaves fewer multiply-adds, the small products that fold counted too."""
+    inner = heads * d
+    as_written = L_q * (2 * C * inner + 2 * inner * L_k)
+    folded = L_q * 2 * C * heads * L_k + 2 * L_k * inner * C
+    return folded < as_written
+
+
+def _check(
+    x: Tensor,
+    k: Tensor,
+    v: Tensor,
+    W_q: Tensor,
+    b_q: Tensor,
+    W_o: Tensor,
+    b_o: Tensor,
+    key_mask: Tensor | None,
+) -> None:
+    if x.ndim != 3 or k.ndim != 4 or k.shape != v.shape or x.shape[0] != k.shape[0]:
+        raise ValueError(
+            f"x is {tuple(x.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}; "
+            "needed are [E, L_q, C] and twice [E, L_k, heads, d]"
+        )
+    C, inner = x.shape[2], k.shape[2] * k.shape[3]
+    needed = {"W_q": (inner, C), "b_q": (inner,), "W_o": (C, inner), "b_o": (C,)}
+    for (name, shape), parameter in zip(needed.items(), (W_q, b_q, W_o, b_o), strict=True):
+        if parameter.shape != shape:
+            raise ValueError(
+                f"{name} is {tuple(parameter.shape)}; needed is {shape}, as x is {C} wide and k has "
+                f"{k.shape[2]} heads of {k.shape[3]}"
+            )
+    if key_mask is not None and (key_mask.shape != k.shape[:2] or key_mask.dtype != torch.bool):
+        raise ValueError(
+            f"key_mask is {key_mask.dtype} {tuple(key_mask.shape)}; needed is bool {tuple(k.shape[:2])}"
+        )
