@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from maris_fast.kernels.triton_here import INTERPRETER
+
 WORD_BLOCKS = (16, 32, 64, 128)
-ARCHITECTURES = (80, 90)
-# Few, large tiles are what costs the interpreter least; several tiles a program, so that sums over them run.
-INTERPRETER = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class Row:
 WHOLE_C = 256
 MIN_C, MAX_C = 16, 1024
 
+# Few, large tiles are what costs the interpreter least; several tiles a program, so that sums over them run.
 INTERPRETED = Row(Walk(32, 4, 1), Walk(32, 4, 1, 64), Walk(64, 4, 1, 64))
 # fp32 has no tensor cores to use: its products are IEEE, and its rows take twice the registers.
 FP32 = {

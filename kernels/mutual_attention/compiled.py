@@ -8,26 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
+from maris_fast.kernels.ahead_of_time import ELEMENT, compile_kernel
 from maris_fast.kernels.mutual_attention import backward, forward
-from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, MAX_C, TABLE, WHOLE_C, Walk, blocks
+from maris_fast.kernels.mutual_attention.blocks import MAX_C, TABLE, WHOLE_C, Walk, blocks
+from maris_fast.kernels.triton_here import ARCHITECTURES
 
-PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
-# What a block may use of a multiprocessor's shared memory: CUDA's programming guide, compute capabilities.
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 NARROW_C = 64
-ELEMENT = {2: "bf16", 4: "fp32"}
 
 OF_THE_INPUTS = ("z_v_ptr", "z_l_ptr", "f_lav_ptr", "f_val_ptr", "grad_ptr", "dz_v_ptr", "dz_l_ptr")
 TYPES = {
@@ -54,39 +44,8 @@ class Compiled:
     shared_bytes: int
 
 
-def compile_kernel(
-    kernel: Any, architecture: int, element_bytes: int, warps: int, stages: int, **constants: int
-) -> tuple[int, int, int]:
-    """Registers a thread, spilled bytes (stores and loads) and shared memory of one configuration."""
-    signature = {name: _type(name, element_bytes) for name in kernel.arg_names}
-    signature |= dict.fromkeys(constants, "constexpr")
-    aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(kernel.arg_names)
-        if name.endswith("_ptr")
-    }
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    target = GPUTarget("cuda", architecture, 32)
-    options = {"num_warps": warps, "num_stages": stages}
-    compiled = triton.compile(source, target=target, options=options)
-    ptx = compiled.asm["ptx"]
-    name = re.search(r"\.target (\w+)", ptx)
-    assert name is not None
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "kernel.ptx").write_text(ptx)
-        command = [PTXAS, "-v", "--gpu-name", name[1], "kernel.ptx", "-o", "kernel.cubin"]
-        said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
-    registers = re.search(r"Used (\d+) registers", said)
-    spills = re.findall(r"(\d+) bytes spill", said)
-    assert registers is not None
-    assert spills
-    return int(registers[1]), sum(map(int, spills)), compiled.metadata.shared
-
-
-def _type(name: str, element_bytes: int) -> str:
-    if name in OF_THE_INPUTS:
-        return f"*{ELEMENT[element_bytes]}"
-    return TYPES.get(name, "*fp32" if name.endswith("_ptr") else "i32")
+def _types(element_bytes: int) -> dict[str, str]:
+    return {**TYPES, **dict.fromkeys(OF_THE_INPUTS, f"*{ELEMENT[element_bytes]}")}
 
 
 def configurations(architecture: int) -> Iterator[tuple[Any, int, int, int, Walk, dict[str, int]]]:
@@ -135,7 +94,9 @@ def configurations(architecture: int) -> Iterator[tuple[Any, int, int, int, Walk
 def report(architecture: int) -> Iterator[Compiled]:
     """Compiles every configuration of an architecture."""
     for kernel, element_bytes, words, C, walk, constants in configurations(architecture):
-        used = compile_kernel(kernel, architecture, element_bytes, walk.warps, walk.stages, **constants)
+        used = compile_kernel(
+            kernel, _types(element_bytes), architecture, walk.warps, walk.stages, **constants
+        )
         cut = f"{walk.rows} rows, {walk.warps} warps, {walk.stages} stages, chunk {walk.chunk or C}"
         yield Compiled(kernel.__name__, architecture, ELEMENT[element_bytes], words, C, cut, *used)
 

@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from maris_fast.kernels.errors import UnsupportedError
-from maris_fast.kernels.mutual_attention.blocks import INTERPRETER, Blocks, blocks, word_block
+from maris_fast.kernels.mutual_attention.blocks import Blocks, blocks, word_block
 from maris_fast.kernels.mutual_attention.measured import Measured, read
+from maris_fast.kernels.triton_here import INTERPRETER
 
 VARIABLE = "MARIS_FAST_BLOCKS"
 

@@ -15,7 +15,7 @@ from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_kernel,
     mutual_attention_bwd_words_kernel,
 )
-from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, INTERPRETER, Blocks, why_unfit
+from maris_fast.kernels.mutual_attention.blocks import Blocks, why_unfit
 from maris_fast.kernels.mutual_attention.forward import (
     KEEP_ALL,
     KEEP_IRRELEVANT,
@@ -26,6 +26,7 @@ from maris_fast.kernels.mutual_attention.forward import (
 )
 from maris_fast.kernels.mutual_attention.in_use import blocks_of_call
 from maris_fast.kernels.mutual_attention.reference import Keep, logit
+from maris_fast.kernels.triton_here import architecture, why_not_here
 
 KEEPS: dict[Keep, int] = {"relevant": KEEP_RELEVANT, "irrelevant": KEEP_IRRELEVANT, "all": KEEP_ALL}
 
@@ -37,31 +38,10 @@ INTERPRETED = not isinstance(mutual_attention_fwd_kernel, triton.JITFunction)
 WORDS_ROWS = 4
 WORDS_WARPS = 4
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
 
 def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
     """Why the kernels can't take inputs of this device, dtype and size; None when they can."""
-    return _why_unsupported_here(device, dtype) or why_unfit(L_t, C)
-
-
-# torch.compile can't look into a device's properties, and they don't change.
-@torch.compiler.assume_constant_result
-def _why_unsupported_here(device: torch.device, dtype: torch.dtype) -> str | None:
-    if dtype not in DTYPES:
-        return f"the inputs are {dtype}, and the Triton kernels take float16, bfloat16 and float32"
-    if INTERPRETED:
-        if device.type != "cpu":
-            return f"TRITON_INTERPRET is set, which runs kernels on the CPU, and the inputs are on {device}"
-        if dtype == torch.bfloat16:
-            return "Triton's interpreter multiplies bfloat16 wrongly (triton issue 11584)"
-    elif device.type != "cuda":
-        return f"Triton kernels run on CUDA, and the inputs are on {device} (or set TRITON_INTERPRET=1)"
-    elif torch.version.cuda is None:
-        return "the Triton kernels are cut for NVIDIA GPUs only"
-    elif architecture(device) < ARCHITECTURES[0]:
-        return f"the Triton kernels need compute capability 8.0, and {device} has {architecture(device) / 10}"
-    return None
+    return why_not_here(device, dtype, INTERPRETED) or why_unfit(L_t, C)
 
 
 def mutual_attention_triton(
@@ -381,14 +361,6 @@ mutual_attention_fwd.register_autograd(_backward, setup_context=_setup_context)
 
 def _blocks(z_v: Tensor, L_t: int) -> Blocks:
     return blocks_of_call(architecture(z_v.device), z_v.element_size(), L_t, z_v.shape[2])
-
-
-def architecture(device: torch.device) -> int:
-    """The compute capability, 90 for Hopper."""
-    if device.type != "cuda":
-        return INTERPRETER
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 def _splits(L_v: int, rows: int, owners: int, programs: int) -> tuple[int, int]:

@@ -8,10 +8,7 @@ nothing. What error is allowed comes from the error of plain PyTorch in the same
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +24,7 @@ from maris_fast.kernels.mutual_attention.reference import (
     relevance,
     tokens_of_expressions,
 )
+from maris_fast.kernels.poisoned_memory import poisoned_memory
 
 GATE_BAND = 1e-5
 NAMES = (
@@ -170,19 +168,3 @@ def parity(case: Case, device: torch.device, eps: float = 1e-5) -> Report:
 
 def _distance(got: Tensor, needed: Tensor) -> float:
     return (got.double() - needed).abs().max().item()
-
-
-@contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """Fresh memory is NaN (integers: their largest), so that what nobody wrote can't pass for a result."""
-    memory: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = True
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warns)
-        memory.fill_uninitialized_memory = fills

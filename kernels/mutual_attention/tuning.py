@@ -19,7 +19,7 @@ import torch
 import triton
 
 from maris_fast.kernels.errors import UnsupportedError
-from maris_fast.kernels.mutual_attention.blocks import INTERPRETER, WHOLE_C, Blocks, Walk, blocks
+from maris_fast.kernels.mutual_attention.blocks import WHOLE_C, Blocks, Walk, blocks
 from maris_fast.kernels.mutual_attention.in_use import forced
 from maris_fast.kernels.mutual_attention.measured import (
     INTERPRETED_WARNING,
@@ -31,11 +31,11 @@ from maris_fast.kernels.mutual_attention.measured import (
 from maris_fast.kernels.mutual_attention.measured import Case as MeasuredCase
 from maris_fast.kernels.mutual_attention.operator import (
     INTERPRETED,
-    architecture,
     mutual_attention_triton,
     why_unsupported,
 )
 from maris_fast.kernels.mutual_attention.parity import Case, draw, parity
+from maris_fast.kernels.triton_here import INTERPRETER, architecture
 
 Part = Literal["forward", "backward"]
 Timer = Callable[[Callable[[], object]], float]

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from maris_fast.kernels.mutual_attention.blocks import ARCHITECTURES, TABLE
-from maris_fast.kernels.mutual_attention.compiled import SHARED_LIMIT
+from maris_fast.kernels.ahead_of_time import SHARED_LIMIT
+from maris_fast.kernels.mutual_attention.blocks import TABLE
+from maris_fast.kernels.triton_here import ARCHITECTURES
 
 
 @pytest.mark.slow

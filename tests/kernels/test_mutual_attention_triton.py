@@ -20,7 +20,8 @@ from maris_fast.kernels.mutual_attention.operator import (
     mutual_attention_fwd,
     unpack_gate,
 )
-from maris_fast.kernels.mutual_attention.parity import Case, draw, parity, poisoned_memory
+from maris_fast.kernels.mutual_attention.parity import Case, draw, parity
+from maris_fast.kernels.poisoned_memory import poisoned_memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROOT = Path(__file__).parents[2]

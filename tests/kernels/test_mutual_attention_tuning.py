@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from maris_fast.kernels import UnsupportedError
+from maris_fast.kernels import UnsupportedError, triton_here
 from maris_fast.kernels.mutual_attention import in_use, operator
-from maris_fast.kernels.mutual_attention.blocks import INTERPRETER, Blocks, Walk, blocks
+from maris_fast.kernels.mutual_attention.blocks import Blocks, Walk, blocks
 from maris_fast.kernels.mutual_attention.measured import Case, Measured, Problem, read
 from maris_fast.kernels.mutual_attention.operator import INTERPRETED
 from maris_fast.kernels.mutual_attention.parity import Case as ParityCase
@@ -108,7 +108,7 @@ def measured(tmp_path: Path) -> Path:
     """A file as the tuner writes it, of this machine's architecture."""
     forward = search("forward", OWN, SPACE, 256, FakeTrial("forward", {}), lambda *_: None)
     backward = search("backward", OWN, SPACE, 256, FakeTrial("backward", {}), lambda *_: None)
-    here = operator.architecture(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    here = triton_here.architecture(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     whole = Measured(
         "a device", here, None, {"torch": "2"}, None, "today", [Case(PROBLEM, forward, backward)]
     )
@@ -153,7 +153,9 @@ def test_the_variable_is_read_at_the_first_call_and_once(
 
 
 def test_a_file_of_another_architecture_is_refused(measured: Path) -> None:
-    in_use.use_measured(changed(measured, lambda document: document.update(architecture=INTERPRETER)))
+    in_use.use_measured(
+        changed(measured, lambda document: document.update(architecture=triton_here.INTERPRETER))
+    )
     with pytest.raises(UnsupportedError, match=r"of Triton's interpreter .* this is compute capability 9\.0"):
         in_use.blocks_of_call(90, 2, 32, 256)
 
@@ -202,7 +204,7 @@ def test_walks_that_differ_forward_and_backward_still_agree_with_the_reference()
 def test_the_trial_of_the_kernels_notices_a_wrong_one(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trial = KernelTrial(Problem("float32", 32, 5, 32, 1, 1), device, lambda function: 0.0)
-    sizes = blocks(operator.architecture(device), 4, 5, 32)
+    sizes = blocks(triton_here.architecture(device), 4, 5, 32)
     right = operator._splits
     # A split too few: the last tiles are nobody's.
     monkeypatch.setattr(operator, "_splits", lambda *a: (right(*a)[0], max(1, right(*a)[1] - 1)))
