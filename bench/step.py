@@ -147,8 +147,7 @@ class Row:
     expressions_per_step: int
     model: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
-    only_on: Literal["cpu", "cuda"] | None = None
-    why_only: str = ""
+    only_on_cuda: str | None = None
     """Why the row is left out elsewhere."""
     carried_on: bool = True
     """Whether the rows after it have it too."""
@@ -164,26 +163,25 @@ def waterfall(size: Size, device: torch.device) -> list[Row]:
     }
     fused = {**eager, "mutual_attention_impl": "triton"} if device.type == "cuda" else eager
     efficient = {**fused, "attention_impl": "xformers" if device.type == "cuda" else "sdpa"}
-    # In 16 bits folding is the slower order (it is fp32 inside), and a GPU's later rows are in 16.
-    folded = efficient if device.type == "cuda" else {**efficient, "cross_attention_impl": "folded"}
     bf16 = {"precision": "bf16"}
     # Few CPUs multiply bf16 faster than fp32: measured there too, but not carried on.
     kept = bf16 if device.type == "cuda" else {}
     compiled = {**kept, "compile": True}
+    # Kernels where they run, in 16 bits; plain PyTorch, fp32 inside, where nothing is in 16 bits.
+    folded = {**efficient, "cross_attention_impl": "triton" if device.type == "cuda" else "folded"}
     fast = {**folded, "heads": size.fast_heads}
     K, few, many = size.each, size.eager, size.step
     on_cuda = "its Triton kernels run on CUDA only"
-    on_cpu = "on CUDA a step is in 16 bits, which the folded order is not for"
     return [
         Row("encoders in the loop, one expression a sample", "encoders", 1, few, eager),
         Row("encoders in the loop, image groups", "encoders", K, few, eager, carried_on=False),
         Row("cached features, bf16, padded", "bf16, padded", 1, few, eager),
         Row("int8, without padding", "int8", 1, few, eager),
         Row("image groups", "int8", K, few, eager),
-        Row("fused mutual-aware attention", "int8", K, few, fused, only_on="cuda", why_only=on_cuda),
+        Row("fused mutual-aware attention", "int8", K, few, fused, only_on_cuda=on_cuda),
         Row("memory-efficient attention", "int8", K, many, efficient),
-        Row("projections folded into words", "int8", K, many, folded, only_on="cpu", why_only=on_cpu),
-        Row(PAPER_PRESET, "int8", K, many, folded, bf16, carried_on=bool(kept)),
+        Row(PAPER_PRESET, "int8", K, many, efficient, bf16, carried_on=bool(kept)),
+        Row("projections folded into words", "int8", K, many, folded, kept),
         Row("compiled", "int8", K, many, folded, compiled),
         Row("fast preset: fewer, wider heads", "int8", K, many, fast, compiled),
         Row("fast preset without image groups", "int8", 1, many, fast, compiled, carried_on=False),
@@ -243,8 +241,8 @@ def measure(
                 "engine": row.engine,
                 "carried_on": row.carried_on,
             }
-            if row.only_on not in (None, ranks.device.type):
-                yield {**head, "left_out": row.why_only}
+            if row.only_on_cuda and ranks.device.type != "cuda":
+                yield {**head, "left_out": row.only_on_cuda}
                 continue
             measured = timed(row, size, caches, ranks, rounds, peak)
             rates = _rates(row, measured)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from maris_fast.bench.drawing.markdown import table
 from maris_fast.bench.results import Row, Suite
 
-# The operation that has fused kernels here, and its column.
-FUSED = "mutual_attention"
+# The column of our kernels, and what they are compared with within one run, by the operation that has some.
 OURS = "triton"
-# What ours is compared with, within one run.
-AGAINST = ("eager-autocast", "compiled")
+AGAINST = {"mutual_attention": ("eager-autocast", "compiled"), "cross_attention": ("projected", "folded")}
 MEDIAN = "0.5"
 UNTIMED = (
     "The Triton kernels have been compiled ahead of time for sm_80 and sm_90 and interpreted on a CPU; "
@@ -24,7 +23,7 @@ def suite_block(suites: list[Suite], pictures: dict[str, str]) -> str:
     parts = []
     for suite in suites:
         parts += [*suite_table(suite), "", _caption(suite, pictures[_name(suite)]), ""]
-    fused = [suite for suite in suites if suite.suite == FUSED]
+    fused = [suite for suite in suites if suite.suite in AGAINST]
     if fused and not any(row["impl"] == OURS for suite in fused for row in suite.rows):
         parts.append(UNTIMED)
     return "\n".join(parts).rstrip()
@@ -38,9 +37,13 @@ def suite_table(suite: Suite) -> list[str]:
     rows = []
     for (shape, part), case in cases.items():
         line = [_case(shape, part), *(_ms(case.get(impl)) for impl in impls)]
-        rows.append(line + (_ours(case) if timed else []))
+        rows.append(line + (_ours(case, AGAINST[suite.suite]) if timed else []))
     title = f"{suite.suite}, {suite.environment['device']}, ms"
-    more = ["GB/s", "of a copy", *(f"{name} / {OURS}" for name in AGAINST), "peak memory"] if timed else []
+    more = (
+        ["GB/s", "of a copy", *(f"{name} / {OURS}" for name in AGAINST[suite.suite]), "peak memory"]
+        if timed
+        else []
+    )
     lines = table([title, *(_column(suite, impl) for impl in impls), *more], rows)
     saved = {
         shape: {impl: row for impl, row in case.items() if "saved_bytes_a_pair" in row}
@@ -122,12 +125,12 @@ def _saved(row: Row | None) -> str:
     return "" if row is None else f"{row['saved_bytes_a_pair'] / 2**20:.2f}"
 
 
-def _ours(case: dict[str, Row]) -> list[str]:
+def _ours(case: dict[str, Row], against: Sequence[str]) -> list[str]:
     ours = case.get(OURS)
     if ours is None:
-        return [""] * (3 + len(AGAINST))
+        return [""] * (3 + len(against))
     own = ours["ms"][MEDIAN]
-    ratios = [f"{case[name]['ms'][MEDIAN] / own:.2f}" if name in case else "" for name in AGAINST]
+    ratios = [f"{case[name]['ms'][MEDIAN] / own:.2f}" if name in case else "" for name in against]
     peak = ours.get("peak_bytes_over_inputs")
     memory = "" if peak is None else f"{peak / 2**20:.0f} MiB"
     return [f"{ours['GBps']:.0f}", f"{ours['share_of_copy']:.0%}", *ratios, memory]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from maris_fast.kernels.cross_attention.folded import cross_attention_folded
 from maris_fast.kernels.cross_attention.projected import cross_attention_projected
+from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.multihead_attention.api import Impl as AttentionImpl
 
-Impl = Literal["auto", "projected", "folded"]
+Impl = Literal["auto", "projected", "folded", "triton"]
 
 
 def cross_attention(
@@ -35,8 +37,8 @@ def cross_attention(
         W_q, b_q: of the queries [heads d, C], [heads d].
         W_o, b_o: of the result [C, heads d], [C].
         key_mask: bool [E, L_k], True for a key that counts; each row needs at least one.
-        impl: "projected" (as written), "folded" (projections into the keys first), or "auto" (see
-            ``chosen_impl``).
+        impl: "projected" (as written), "folded" (projections into the keys first), "triton" (folded, in one
+            kernel), or "auto" (see ``chosen_impl``).
         attention_impl: of the ``multihead_attention`` in the middle of "projected".
 
     Returns:
@@ -44,13 +46,15 @@ def cross_attention(
 
     Raises:
         ValueError: shapes that do not fit together.
-        UnsupportedError: ``attention_impl`` can't compute this here.
+        UnsupportedError: the named implementation, or ``attention_impl``, can't compute this here.
     """
     _check(x, k, v, W_q, b_q, W_o, b_o, key_mask)
     if impl not in get_args(Impl):
         raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
     if impl == "auto":
         impl = chosen_impl(x, k)
+    if impl == "triton":
+        return _triton(x, k)(x, k, v, W_q, b_q, W_o, b_o, key_mask)
     if impl == "folded":
         return cross_attention_folded(x, k, v, W_q, b_q, W_o, b_o, key_mask)
     return cross_attention_projected(x, k, v, W_q, b_q, W_o, b_o, key_mask, attention_impl)
@@ -59,11 +63,24 @@ def cross_attention(
 def chosen_impl(x: Tensor, k: Tensor) -> Impl:
     """What ``impl="auto"`` takes for these: the order with fewer products on a CPU, else as written.
 
-    Folded is fp32 inside, which 16-bit inputs are slower in; and no GPU has timed it.
+    Folded is fp32 inside, which 16-bit inputs are slower in; and no GPU has run the kernels yet.
     """
     exact = k.device.type == "cpu" and k.dtype in (torch.float32, torch.float64)
     L_k, heads, d = k.shape[1:]
     return "folded" if exact and fewer_products(x.shape[1], L_k, heads, d, x.shape[2]) else "projected"
+
+
+def _triton(x: Tensor, k: Tensor) -> Callable[..., Tensor]:
+    """The kernels, where they take such inputs."""
+    try:
+        from maris_fast.kernels.cross_attention import operator
+    except ImportError as error:
+        reason: str | None = f"triton can't be imported ({error})"
+    else:
+        reason = operator.why_unsupported(k.device, k.dtype, k.shape[1], x.shape[2])
+    if reason is not None:
+        raise UnsupportedError(f"{reason}; use impl='folded', 'projected' or 'auto'")
+    return operator.cross_attention_triton
 
 
 def fewer_products(L_q: int, L_k: int, heads: int, d: int, C: int) -> bool:

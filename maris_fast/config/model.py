@@ -66,10 +66,10 @@ class ModelSettings(Settings):
     attention_impl: Literal[
         "auto", "xformers", "sdpa", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "reference"
     ] = "auto"
-    cross_attention_impl: Literal["auto", "projected", "folded"] = Field(
+    cross_attention_impl: Literal["auto", "projected", "folded", "triton"] = Field(
         "auto",
         description="of pixels to words (eq. 8): as written, with attention_impl, or projections folded into "
-        "the words",
+        "the words, in plain PyTorch or in one kernel",
     )
 
     @model_validator(mode="after")

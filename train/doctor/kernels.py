@@ -1,4 +1,4 @@
-"""The two attention operations, run small here and held against their references. On GPUs not yet tried."""
+"""The attention operations, run small here and held against their references. On GPUs not yet tried."""
 
 from __future__ import annotations
 

@@ -1,0 +1,72 @@
+"""Cross-attention at the mask decoder's shapes, projections included: each order of its products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from maris_fast.kernels import UnsupportedError, cross_attention
+from maris_fast.kernels.cross_attention.api import Impl
+from maris_fast.kernels.cross_attention.parity import Case, draw, failures
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+DTYPE = torch.bfloat16 if ON_GPU else torch.float32
+# Eq. 8: pixels of 4:3 images to the query token and ten words, or as many words as are taken.
+SHAPES = (
+    {
+        "8 heads, 11 keys": Case(56, 3072, 11, 8, 32, 256, dtype=DTYPE),
+        "2 heads, 11 keys": Case(56, 3072, 11, 2, 128, 256, dtype=DTYPE),
+        "8 heads, 33 keys": Case(56, 3072, 33, 8, 32, 256, dtype=DTYPE),
+    }
+    if ON_GPU
+    else {
+        "8 heads, 5 keys": Case(56, 192, 5, 8, 8, 64),
+        "2 heads, 5 keys": Case(56, 192, 5, 2, 32, 64),
+        "8 heads, 17 keys": Case(56, 192, 17, 8, 8, 64),
+    }
+)
+
+
+@pytest.mark.parametrize("part", ["forward", "backward", "both"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("impl", [impl for impl in get_args(Impl) if impl != "auto"])
+def test_cross_attention(impl: Any, shape: str, part: str, measure: Callable[..., None]) -> None:
+    case = SHAPES[shape]
+    try:
+        failed = failures(impl, replace(case, E=2), DEVICE)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    if failed:
+        pytest.fail(f"{impl} is wrong here, so it gets no figure: {failed}")
+    drawn = draw(case, DEVICE)
+    inputs = list(drawn.leaves.values())
+    tensors = {"forward": 2, "backward": 3, "both": 5}[part]
+    told = {
+        **vars(case),
+        "dtype": str(DTYPE),
+        "impl": impl,
+        "shape": shape,
+        "part": part,
+        # x and out; their gradients and x again. Words are small.
+        "must_move": tensors * drawn.leaves["x"].nbytes,
+    }
+
+    operation: Callable[..., torch.Tensor] = partial(cross_attention, impl=impl)
+
+    def forward() -> torch.Tensor:
+        return operation(*inputs, key_mask=drawn.key_mask)
+
+    if part == "forward":
+        with torch.no_grad():
+            measure(forward, **told)
+    elif part == "backward":
+        out = forward()
+        measure(lambda: torch.autograd.grad(out, inputs, drawn.gradient, retain_graph=True), **told)
+    else:
+        measure(lambda: torch.autograd.grad(forward(), inputs, drawn.gradient), **told)

@@ -1,0 +1,136 @@
+"""The Triton kernels as one PyTorch operator, with shapes for tracing and a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from maris_fast.kernels.cross_attention.folding import fold
+from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
+from maris_fast.kernels.cross_attention.tiles import key_block, tile, why_unfit
+from maris_fast.kernels.triton_here import architecture, why_not_here
+
+# A kernel is fixed as interpreted or compiled when its module is imported.
+INTERPRETED = not isinstance(cross_attention_fwd_kernel, triton.JITFunction)
+
+
+def why_unsupported(device: torch.device, dtype: torch.dtype, L_k: int, C: int) -> str | None:
+    """Why the kernels can't take inputs of this device, dtype and size; None when they can."""
+    reason = why_not_here(device, dtype, INTERPRETED) or why_unfit(L_k, C)
+    if reason is None and not INTERPRETED and dtype == torch.float32:
+        return "the inputs are torch.float32, and on a GPU the Triton kernels take float16 and bfloat16"
+    return reason
+
+
+def cross_attention_triton(
+    x: Tensor,
+    k: Tensor,
+    v: Tensor,
+    W_q: Tensor,
+    b_q: Tensor,
+    W_o: Tensor,
+    b_o: Tensor,
+    key_mask: Tensor | None,
+) -> Tensor:
+    """Arguments and result as in ``cross_attention``; x in the dtype of k, where autocast left it wider."""
+    K, c, V = fold(k, v, W_q, b_q, W_o, key_mask)
+    return cross_attention_fwd(x.to(k.dtype), K.to(k.dtype), c, V.to(k.dtype), b_o)
+
+
+@torch.library.custom_op("maris_fast::cross_attention_fwd", mutates_args=())
+def cross_attention_fwd(x: Tensor, K: Tensor, c: Tensor, V: Tensor, b_o: Tensor) -> Tensor:
+    """Σ_h softmax(x K_hᵀ + c_h) V_h + b_o: x [E, L_q, C], K and V [E, heads, L_k, C], c in fp32."""
+    E, heads, L_k, C = K.shape
+    L_q = x.shape[1]
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if 0 in (E, L_q):
+        return out
+    cut = tile(architecture(x.device), x.element_size(), L_k)
+    # Triton launches on the current device, whichever the tensors are on.
+    with torch.cuda.device_of(x):
+        cross_attention_fwd_kernel[(E, triton.cdiv(L_q, cut.forward))](
+            x.contiguous(),
+            K.contiguous(),
+            c.contiguous(),
+            V.contiguous(),
+            b_o.contiguous(),
+            out,
+            L_q,
+            L_k,
+            heads,
+            C=C,
+            BLOCK_Q=cut.forward,
+            BLOCK_K=key_block(L_k),
+            BLOCK_C=triton.next_power_of_2(C),
+            num_warps=cut.warps,
+            num_stages=1,
+        )
+    return out
+
+
+@cross_attention_fwd.register_fake
+def _(x: Tensor, K: Tensor, c: Tensor, V: Tensor, b_o: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("maris_fast::cross_attention_bwd", mutates_args=())
+def cross_attention_bwd(
+    grad: Tensor, x: Tensor, K: Tensor, c: Tensor, V: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dx [E, L_q, C], A and dS [E, heads, L_k, L_q] in the dtype of x."""
+    E, heads, L_k, C = K.shape
+    L_q = x.shape[1]
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    A, dS = (x.new_empty(E, heads, L_k, L_q) for _ in range(2))
+    if 0 in (E, L_q):
+        return dx, A, dS
+    cut = tile(architecture(x.device), x.element_size(), L_k)
+    with torch.cuda.device_of(x):
+        cross_attention_bwd_kernel[(E, triton.cdiv(L_q, cut.backward))](
+            grad.contiguous(),
+            x.contiguous(),
+            K.contiguous(),
+            c.contiguous(),
+            V.contiguous(),
+            dx,
+            A,
+            dS,
+            L_q,
+            L_k,
+            heads,
+            C=C,
+            BLOCK_Q=cut.backward,
+            BLOCK_K=key_block(L_k),
+            BLOCK_C=triton.next_power_of_2(C),
+            num_warps=cut.warps,
+            num_stages=1,
+        )
+    return dx, A, dS
+
+
+@cross_attention_bwd.register_fake
+def _(grad: Tensor, x: Tensor, K: Tensor, c: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    E, heads, L_k, _ = K.shape
+    pairs = (E, heads, L_k, x.shape[1])
+    return x.new_empty(x.shape), x.new_empty(pairs), x.new_empty(pairs)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    x, K, c, V, b_o = inputs
+    ctx.save_for_backward(x, K, c, V)
+    ctx.bias_dtype = b_o.dtype
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    """The kernel makes what queries own; what keys own are sums over queries: plain products."""
+    x, K, c, V = ctx.saved_tensors
+    dx, A, dS = cross_attention_bwd(grad, x, K, c, V)
+    dK = (dS.flatten(1, 2) @ x).view_as(K)
+    dV = (A.flatten(1, 2) @ grad).view_as(V)
+    return dx, dK, dS.sum(3, dtype=c.dtype), dV, grad.sum((0, 1), dtype=c.dtype).to(ctx.bias_dtype)
+
+
+cross_attention_fwd.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,95 @@
+"""What proves an implementation: one case, run by it and by the equation in fp64, forward and backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maris_fast.kernels.cross_attention.api import Impl, cross_attention
+from maris_fast.kernels.poisoned_memory import poisoned_memory
+
+FACTOR = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs to draw; with ``masked``, rows count from one of the keys up to all of them."""
+
+    E: int = 3
+    L_q: int = 20
+    L_k: int = 5
+    heads: int = 2
+    d: int = 4
+    C: int = 12
+    masked: bool = True
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The operation's tensors by name, what counts, and the gradient the output gets."""
+
+    leaves: dict[str, Tensor]
+    key_mask: Tensor | None
+    gradient: Tensor
+
+
+def draw(case: Case, device: torch.device | None = None) -> Inputs:
+    """The inputs of a case: always the same ones, of about unit variance all the way."""
+    generator = torch.Generator().manual_seed(case.seed)
+    inner = case.heads * case.d
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+        return drawn.to(device, case.dtype)
+
+    leaves = {
+        "x": normal(case.E, case.L_q, case.C),
+        "k": normal(case.E, case.L_k, case.heads, case.d),
+        "v": normal(case.E, case.L_k, case.heads, case.d),
+        "W_q": normal(inner, case.C, scale=case.C**-0.5),
+        "b_q": normal(inner),
+        "W_o": normal(case.C, inner, scale=inner**-0.5),
+        "b_o": normal(case.C),
+    }
+    key_mask = None
+    if case.masked:
+        counting = torch.linspace(1, case.L_k, case.E).round()
+        key_mask = (torch.arange(case.L_k) < counting[:, None]).to(device)
+    gradient = normal(case.E, case.L_q, case.C)
+    return Inputs({name: leaf.requires_grad_() for name, leaf in leaves.items()}, key_mask, gradient)
+
+
+def run(impl: Impl, drawn: Inputs) -> dict[str, Tensor]:
+    """Output and gradients, by name. As written, attention in the middle is the reference."""
+    out = cross_attention(**drawn.leaves, key_mask=drawn.key_mask, impl=impl, attention_impl="reference")
+    gradients = torch.autograd.grad(out, list(drawn.leaves.values()), drawn.gradient)
+    return {"out": out, **dict(zip((f"d {name}" for name in drawn.leaves), gradients, strict=True))}
+
+
+def failures(impl: Impl, case: Case, device: torch.device | None = None) -> list[str]:
+    """What is out of bounds, in words; empty when all is well. NaN is out of bounds.
+
+    Allowed is twice the error of the order as written, in plain PyTorch in the same dtype, plus one rounding
+    of the largest value; on memory that is NaN where nothing was written.
+    """
+    drawn = draw(case, device)
+    wide = Inputs(
+        {name: leaf.detach().double().requires_grad_() for name, leaf in drawn.leaves.items()},
+        drawn.key_mask,
+        drawn.gradient.double(),
+    )
+    truth, plain = run("projected", wide), run("projected", drawn)
+    with poisoned_memory():
+        own = run(impl, drawn)
+    wrong = []
+    for name, needed in truth.items():
+        rounding = torch.finfo(case.dtype).eps * needed.abs().max().item()
+        allowed = FACTOR * ((plain[name].double() - needed).abs().max().item() + rounding)
+        error = (own[name].double() - needed).abs().max().item()
+        if not error <= allowed or own[name].dtype != case.dtype:
+            wrong.append(f"{name}: {own[name].dtype}, error {error:.2e}, allowed {allowed:.2e}")
+    return wrong
