@@ -27,7 +27,7 @@ TINY = SIZES["tiny"]
 def measured(tmp_path_factory: pytest.TempPathFactory) -> results.Suite:
     """Rows without compilation, as a person measures them; the fused one is CUDA's."""
     out = tmp_path_factory.mktemp("step")
-    command = [sys.executable, "-m", "maris_fast.cli", "bench", "step", "--size", "tiny", "--rounds", "2"]
+    command = [sys.executable, "-m", "maris_fast.cli", "bench", "step", "--size", "tiny", "--rounds", "4"]
     command += [part for row in range(1, 10) for part in ("--only", str(row))]
     done = subprocess.run(
         [*command, "--peak-tflops", "0.5", "--out", str(out)],
