@@ -67,7 +67,7 @@ sanitizer)
         for operation in mutual_attention cross_attention; do
             logged compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex "kns=$operation" \
                 "$PYTHON" -m pytest -q -p no:cacheprovider "tests/kernels/test_${operation}_triton.py" \
-                -k "test_parity and (L_v=37 or L_v=70 or L_q=37 or L_q=70)"
+                -k "test_parity and (L_v:37 or L_v:70 or L_q:37 or L_q:70)"
         done
     done
     ;;

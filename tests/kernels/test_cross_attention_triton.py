@@ -42,7 +42,7 @@ CASES = [
 
 def named(case: Case) -> str:
     told = {name: value for name, value in vars(case).items() if name not in ("dtype", "seed")}
-    return "-".join(f"{name}={value}" for name, value in told.items())
+    return "-".join(f"{name}:{value}" for name, value in told.items())
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="on a GPU the kernels take 16 bits")

@@ -79,7 +79,7 @@ CASES = [
 def named(case: Case) -> str:
     usual = Case(L_v=0, L_t=0, C=0)
     told = {name: value for name, value in vars(case).items() if value != getattr(usual, name)}
-    return "-".join(f"{name}={value}".replace("torch.", "") for name, value in told.items())
+    return "-".join(f"{name}:{value}".replace("torch.", "") for name, value in told.items())
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
