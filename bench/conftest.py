@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from maris_fast.bench.measuring import copy_gbps, device_ms, load_told, peak_bytes, wall_ms
 from maris_fast.train.environment import environment
@@ -65,5 +66,24 @@ def measure(benchmark: Any, copy_bandwidth: float) -> Callable[..., None]:
             row["GBps"] = round(told["must_move"] / row["ms"]["0.5"] / 1e6, 2)
             row["copy_GBps"] = copy_bandwidth
             row["share_of_copy"] = round(row["GBps"] / copy_bandwidth, 3)
+
+    return run
+
+
+@pytest.fixture
+def measure_part(measure: Callable[..., None]) -> Callable[..., None]:
+    """Times a part of an operation, forward, backward or both, on given inputs and output's gradient."""
+
+    def run(
+        part: str, forward: Callable[[], Tensor], inputs: Sequence[Tensor], gradient: Tensor, **told: Any
+    ) -> None:
+        if part == "forward":
+            with torch.no_grad():
+                measure(forward, part=part, **told)
+        elif part == "backward":
+            out = forward()
+            measure(lambda: torch.autograd.grad(out, inputs, gradient, retain_graph=True), part=part, **told)
+        else:
+            measure(lambda: torch.autograd.grad(forward(), inputs, gradient), part=part, **told)
 
     return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, get_args
 
 import pytest
@@ -33,40 +33,31 @@ SHAPES = (
 )
 
 
+@cache
+def wrong(impl: Any, case: Case) -> list[str]:
+    """What is wrong with an implementation at these lengths."""
+    return failures(impl, case, DEVICE)
+
+
 @pytest.mark.parametrize("part", ["forward", "backward", "both"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("impl", [impl for impl in get_args(Impl) if impl != "auto"])
-def test_cross_attention(impl: Any, shape: str, part: str, measure: Callable[..., None]) -> None:
+def test_cross_attention(impl: Any, shape: str, part: str, measure_part: Callable[..., None]) -> None:
     case = SHAPES[shape]
     try:
-        failed = failures(impl, replace(case, E=2), DEVICE)
+        failed = wrong(impl, replace(case, E=2))
     except UnsupportedError as error:
         pytest.skip(str(error))
     if failed:
         pytest.fail(f"{impl} is wrong here, so it gets no figure: {failed}")
     drawn = draw(case, DEVICE)
     inputs = list(drawn.leaves.values())
-    tensors = {"forward": 2, "backward": 3, "both": 5}[part]
-    told = {
-        **vars(case),
-        "dtype": str(DTYPE),
-        "impl": impl,
-        "shape": shape,
-        "part": part,
-        # x and out; their gradients and x again. Words are small.
-        "must_move": tensors * drawn.leaves["x"].nbytes,
-    }
-
     operation: Callable[..., torch.Tensor] = partial(cross_attention, impl=impl)
 
     def forward() -> torch.Tensor:
         return operation(*inputs, key_mask=drawn.key_mask)
 
-    if part == "forward":
-        with torch.no_grad():
-            measure(forward, **told)
-    elif part == "backward":
-        out = forward()
-        measure(lambda: torch.autograd.grad(out, inputs, drawn.gradient, retain_graph=True), **told)
-    else:
-        measure(lambda: torch.autograd.grad(forward(), inputs, drawn.gradient), **told)
+    # x and out; their gradients and x again. Words are small.
+    tensors = {"forward": 2, "backward": 3, "both": 5}[part]
+    told = {"must_move": tensors * drawn.leaves["x"].nbytes, "impl": impl, **vars(case)}
+    measure_part(part, forward, inputs, drawn.gradient, **(told | {"dtype": str(DTYPE)}))

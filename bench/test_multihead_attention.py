@@ -43,7 +43,7 @@ def wrong(impl: Any, shape: Shape) -> list[str]:
 @pytest.mark.parametrize("part", ["forward", "backward", "both"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-def test_multihead_attention(impl: Any, shape: str, part: str, measure: Callable[..., None]) -> None:
+def test_multihead_attention(impl: Any, shape: str, part: str, measure_part: Callable[..., None]) -> None:
     size = SHAPES[shape]
     reason = why_unsupported(impl, DEVICE, DTYPE, size.head_dim, size.masked)
     if reason is not None:
@@ -53,16 +53,9 @@ def test_multihead_attention(impl: Any, shape: str, part: str, measure: Callable
         pytest.fail(f"{impl} is wrong here, so it gets no figure: {failed}")
     drawn = draw(size, DEVICE, DTYPE)
     q, k, v = drawn.leaves
-    told = {"impl": impl, "part": part, "dtype": str(DTYPE), **vars(size)}
 
     def forward() -> torch.Tensor:
         return multihead_attention(q, k, v, drawn.key_mask, impl)
 
-    if part == "forward":
-        with torch.no_grad():
-            measure(forward, **told)
-    elif part == "backward":
-        out = forward()
-        measure(lambda: torch.autograd.grad(out, (q, k, v), drawn.gradient, retain_graph=True), **told)
-    else:
-        measure(lambda: torch.autograd.grad(forward(), (q, k, v), drawn.gradient), **told)
+    told = {"impl": impl, "dtype": str(DTYPE), **vars(size)}
+    measure_part(part, forward, (q, k, v), drawn.gradient, **told)

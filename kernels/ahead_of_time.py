@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from maris_fast.kernels.triton_here import ARCHITECTURES
 
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 # What a block may use of a multiprocessor's shared memory: CUDA's programming guide, compute capabilities.
@@ -64,3 +68,12 @@ def compile_kernel(
     assert registers is not None
     assert spills
     return Used(int(registers[1]), sum(map(int, spills)), compiled.metadata.shared)
+
+
+def print_reports(description: str | None, report: Callable[[int], Iterable[Mapping[str, Any]]]) -> None:
+    """A module's command line: of the architectures asked for, or all, a JSON line a kernel."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("architectures", nargs="*", type=int, default=ARCHITECTURES)
+    for architecture in parser.parse_args().architectures:
+        for row in report(architecture):
+            print(json.dumps(row), flush=True)

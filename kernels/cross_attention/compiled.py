@@ -6,15 +6,12 @@ spilled bytes and shared memory as ptxas reports them. TRITON_INTERPRET must not
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from maris_fast.kernels.ahead_of_time import ELEMENT, compile_kernel
+from maris_fast.kernels.ahead_of_time import ELEMENT, compile_kernel, print_reports
 from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
-from maris_fast.kernels.cross_attention.tiles import MAX_C, TABLE
-from maris_fast.kernels.triton_here import ARCHITECTURES
+from maris_fast.kernels.cross_attention.tiles import MAX_C, TABLE, WARPS
 
 OF_THE_INPUTS = ("grad_ptr", "x_ptr", "K_ptr", "V_ptr", "out_ptr", "dx_ptr", "A_ptr", "dS_ptr")
 
@@ -31,26 +28,17 @@ def report(architecture: int) -> Iterator[dict[str, Any]]:
                 (cross_attention_bwd_kernel, cut.backward),
             ):
                 constants = {"C": MAX_C, "BLOCK_Q": queries, "BLOCK_K": keys, "BLOCK_C": MAX_C}
-                used = compile_kernel(kernel, types, architecture, cut.warps, 1, **constants)
+                used = compile_kernel(kernel, types, architecture, WARPS, 1, **constants)
                 yield {
                     "kernel": kernel.__name__,
                     "architecture": architecture,
                     "dtype": ELEMENT[element_bytes],
                     "keys": keys,
                     "queries": queries,
-                    "warps": cut.warps,
+                    "warps": WARPS,
                     **used._asdict(),
                 }
 
 
-def main() -> None:
-    """Prints the report of the architectures asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("architectures", nargs="*", type=int, default=ARCHITECTURES)
-    for architecture in parser.parse_args().architectures:
-        for row in report(architecture):
-            print(json.dumps(row), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print_reports(__doc__, report)

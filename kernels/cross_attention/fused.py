@@ -66,11 +66,11 @@ def cross_attention_fwd_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def cross_attention_bwd_kernel(
-    grad_ptr: tl.tensor,  # [E, L_q, C], dL/dout
     x_ptr: tl.tensor,  # [E, L_q, C]
     K_ptr: tl.tensor,  # [E, heads, L_k, C]
     c_ptr: tl.tensor,  # [E, heads, L_k], fp32
     V_ptr: tl.tensor,  # [E, heads, L_k, C]
+    grad_ptr: tl.tensor,  # [E, L_q, C], dL/dout
     dx_ptr: tl.tensor,  # [E, L_q, C]
     A_ptr: tl.tensor,  # [E, heads, L_k, L_q]
     dS_ptr: tl.tensor,  # [E, heads, L_k, L_q]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maris_fast.kernels.cross_attention.folding import fold
 from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
-from maris_fast.kernels.cross_attention.tiles import key_block, tile, why_unfit
+from maris_fast.kernels.cross_attention.tiles import WARPS, Tile, key_block, tile, why_unfit
 from maris_fast.kernels.triton_here import architecture, why_not_here
 
 # A kernel is fixed as interpreted or compiled when its module is imported.
@@ -43,31 +43,8 @@ def cross_attention_triton(
 @torch.library.custom_op("maris_fast::cross_attention_fwd", mutates_args=())
 def cross_attention_fwd(x: Tensor, K: Tensor, c: Tensor, V: Tensor, b_o: Tensor) -> Tensor:
     """Σ_h softmax(x K_hᵀ + c_h) V_h + b_o: x [E, L_q, C], K and V [E, heads, L_k, C], c in fp32."""
-    E, heads, L_k, C = K.shape
-    L_q = x.shape[1]
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if 0 in (E, L_q):
-        return out
-    cut = tile(architecture(x.device), x.element_size(), L_k)
-    # Triton launches on the current device, whichever the tensors are on.
-    with torch.cuda.device_of(x):
-        cross_attention_fwd_kernel[(E, triton.cdiv(L_q, cut.forward))](
-            x.contiguous(),
-            K.contiguous(),
-            c.contiguous(),
-            V.contiguous(),
-            b_o.contiguous(),
-            out,
-            L_q,
-            L_k,
-            heads,
-            C=C,
-            BLOCK_Q=cut.forward,
-            BLOCK_K=key_block(L_k),
-            BLOCK_C=triton.next_power_of_2(C),
-            num_warps=cut.warps,
-            num_stages=1,
-        )
+    out = x.new_empty(x.shape)
+    _launch(cross_attention_fwd_kernel, _tile(x, K).forward, x, K, c, V, b_o, out)
     return out
 
 
@@ -81,41 +58,46 @@ def cross_attention_bwd(
     grad: Tensor, x: Tensor, K: Tensor, c: Tensor, V: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dx [E, L_q, C], A and dS [E, heads, L_k, L_q] in the dtype of x."""
-    E, heads, L_k, C = K.shape
-    L_q = x.shape[1]
-    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    A, dS = (x.new_empty(E, heads, L_k, L_q) for _ in range(2))
-    if 0 in (E, L_q):
-        return dx, A, dS
-    cut = tile(architecture(x.device), x.element_size(), L_k)
-    with torch.cuda.device_of(x):
-        cross_attention_bwd_kernel[(E, triton.cdiv(L_q, cut.backward))](
-            grad.contiguous(),
-            x.contiguous(),
-            K.contiguous(),
-            c.contiguous(),
-            V.contiguous(),
-            dx,
-            A,
-            dS,
-            L_q,
-            L_k,
-            heads,
-            C=C,
-            BLOCK_Q=cut.backward,
-            BLOCK_K=key_block(L_k),
-            BLOCK_C=triton.next_power_of_2(C),
-            num_warps=cut.warps,
-            num_stages=1,
-        )
-    return dx, A, dS
+    outputs = _empty_outputs(x, K)
+    _launch(cross_attention_bwd_kernel, _tile(x, K).backward, x, K, c, V, grad, *outputs)
+    return outputs
 
 
 @cross_attention_bwd.register_fake
 def _(grad: Tensor, x: Tensor, K: Tensor, c: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_outputs(x, K)
+
+
+def _empty_outputs(x: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     E, heads, L_k, _ = K.shape
     pairs = (E, heads, L_k, x.shape[1])
     return x.new_empty(x.shape), x.new_empty(pairs), x.new_empty(pairs)
+
+
+def _tile(x: Tensor, K: Tensor) -> Tile:
+    return tile(architecture(x.device), x.element_size(), K.shape[2])
+
+
+def _launch(kernel: Any, queries: int, x: Tensor, K: Tensor, *others: Tensor) -> None:
+    """A program an expression and ``queries`` of x; the kernels' tensors in their order, outputs last."""
+    E, heads, L_k, C = K.shape
+    L_q = x.shape[1]
+    if 0 in (E, L_q):
+        return
+    # Triton launches on the current device, whichever the tensors are on.
+    with torch.cuda.device_of(x):
+        kernel[(E, triton.cdiv(L_q, queries))](
+            *(tensor.contiguous() for tensor in (x, K, *others)),
+            L_q,
+            L_k,
+            heads,
+            C=C,
+            BLOCK_Q=queries,
+            BLOCK_K=key_block(L_k),
+            BLOCK_C=triton.next_power_of_2(C),
+            num_warps=WARPS,
+            num_stages=1,
+        )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maris_fast.kernels.cross_attention.api import Impl, cross_attention
+from maris_fast.kernels.error_bounds import error_and_bound, exceeded
 from maris_fast.kernels.poisoned_memory import poisoned_memory
 
 FACTOR = 2
@@ -85,11 +86,12 @@ def failures(impl: Impl, case: Case, device: torch.device | None = None) -> list
     truth, plain = run("projected", wide), run("projected", drawn)
     with poisoned_memory():
         own = run(impl, drawn)
-    wrong = []
-    for name, needed in truth.items():
-        rounding = torch.finfo(case.dtype).eps * needed.abs().max().item()
-        allowed = FACTOR * ((plain[name].double() - needed).abs().max().item() + rounding)
-        error = (own[name].double() - needed).abs().max().item()
-        if not error <= allowed or own[name].dtype != case.dtype:
-            wrong.append(f"{name}: {own[name].dtype}, error {error:.2e}, allowed {allowed:.2e}")
-    return wrong
+    wrong = [
+        f"{name}: {got.dtype}, needed {case.dtype}" for name, got in own.items() if got.dtype != case.dtype
+    ]
+    return wrong + exceeded(
+        {
+            name: error_and_bound(own[name], plain[name], needed, case.dtype, FACTOR)
+            for name, needed in truth.items()
+        }
+    )

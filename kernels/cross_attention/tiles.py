@@ -1,4 +1,4 @@
-"""How the kernels are cut: queries a tile and warps, by architecture, element size and block of keys.
+"""How the kernels are cut: queries a tile, by architecture, element size and block of keys.
 
 Chosen from what the compiler reports (tests/kernels/test_cross_attention_compiles.py); none has been timed.
 """
@@ -13,19 +13,22 @@ KEY_BLOCKS = (16, 32, 64)
 MIN_C, MAX_C = 16, 256
 
 
+WARPS = 8
+
+
 class Tile(NamedTuple):
-    """Queries a program, and its warps, forward and backward."""
+    """Queries a program, forward and backward."""
 
     forward: int
     backward: int
-    warps: int
 
 
+INTERPRETED = dict.fromkeys(KEY_BLOCKS, Tile(64, 64))
 # Whole rows of queries, results and gradients are in registers: room for two bytes an element, not for four.
-GPU = {16: Tile(64, 64, 8), 32: Tile(64, 32, 8), 64: Tile(64, 32, 8)}
+GPU = {16: Tile(64, 64), 32: Tile(64, 32), 64: Tile(64, 32)}
 TABLE: dict[tuple[int, int], dict[int, Tile]] = {
-    (INTERPRETER, 2): dict.fromkeys(KEY_BLOCKS, Tile(64, 64, 8)),
-    (INTERPRETER, 4): dict.fromkeys(KEY_BLOCKS, Tile(64, 64, 8)),
+    (INTERPRETER, 2): INTERPRETED,
+    (INTERPRETER, 4): INTERPRETED,
     (80, 2): GPU,
     (90, 2): GPU,
 }

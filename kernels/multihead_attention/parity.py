@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from maris_fast.kernels.error_bounds import error_and_bound, exceeded
 from maris_fast.kernels.multihead_attention.implementations import IMPLEMENTATIONS, Named
 
 # Kernels approximate the exponential. PyTorch's own on a CPU, 864 cases: 2.9 at most, in fp32.
@@ -100,11 +101,10 @@ def failures(impl: Named, shape: Shape, device: torch.device, dtype: torch.dtype
         drawn.gradient.double(),
     )
     truth, own = run("reference", wide), run(impl, drawn)
-    wrong = []
-    for name, needed, plainly, got in zip(NAMES, truth, same_dtype_eager(drawn), own, strict=True):
-        rounding = torch.finfo(dtype).eps * needed.abs().max().item()
-        allowed = FACTOR * ((plainly.double() - needed).abs().max().item() + rounding)
-        error = (got.double() - needed).abs().max().item()
-        if not error <= allowed:
-            wrong.append(f"{name}: error {error:.2e}, allowed {allowed:.2e}")
-    return wrong
+    plain = same_dtype_eager(drawn)
+    return exceeded(
+        {
+            name: error_and_bound(got, plainly, needed, dtype, FACTOR)
+            for name, got, plainly, needed in zip(NAMES, own, plain, truth, strict=True)
+        }
+    )

@@ -6,16 +6,13 @@ spilled bytes and shared memory as ptxas reports them. TRITON_INTERPRET must not
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from maris_fast.kernels.ahead_of_time import ELEMENT, compile_kernel
+from maris_fast.kernels.ahead_of_time import ELEMENT, compile_kernel, print_reports
 from maris_fast.kernels.mutual_attention import backward, forward
 from maris_fast.kernels.mutual_attention.blocks import MAX_C, TABLE, WHOLE_C, Walk, blocks
-from maris_fast.kernels.triton_here import ARCHITECTURES
 
 NARROW_C = 64
 
@@ -27,21 +24,6 @@ TYPES = {
     "threshold": "fp32",
     "eps": "fp32",
 }
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """One kernel as compiled."""
-
-    kernel: str
-    architecture: int
-    dtype: str
-    words: int
-    C: int
-    walk: str
-    registers: int
-    spilled_bytes: int
-    shared_bytes: int
 
 
 def _types(element_bytes: int) -> dict[str, str]:
@@ -91,24 +73,23 @@ def configurations(architecture: int) -> Iterator[tuple[Any, int, int, int, Walk
         yield kernel, element_bytes, 1, MAX_C, walk, over_words | rows_a_program
 
 
-def report(architecture: int) -> Iterator[Compiled]:
+def report(architecture: int) -> Iterator[dict[str, Any]]:
     """Compiles every configuration of an architecture."""
     for kernel, element_bytes, words, C, walk, constants in configurations(architecture):
         used = compile_kernel(
             kernel, _types(element_bytes), architecture, walk.warps, walk.stages, **constants
         )
         cut = f"{walk.rows} rows, {walk.warps} warps, {walk.stages} stages, chunk {walk.chunk or C}"
-        yield Compiled(kernel.__name__, architecture, ELEMENT[element_bytes], words, C, cut, *used)
-
-
-def main() -> None:
-    """Prints the report of the architectures asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("architectures", nargs="*", type=int, default=ARCHITECTURES)
-    for architecture in parser.parse_args().architectures:
-        for compiled in report(architecture):
-            print(json.dumps(asdict(compiled)), flush=True)
+        yield {
+            "kernel": kernel.__name__,
+            "architecture": architecture,
+            "dtype": ELEMENT[element_bytes],
+            "words": words,
+            "C": C,
+            "walk": cut,
+            **used._asdict(),
+        }
 
 
 if __name__ == "__main__":
-    main()
+    print_reports(__doc__, report)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maris_fast.kernels.error_bounds import error_and_bound, exceeded
 from maris_fast.kernels.mutual_attention.operator import KEEPS, mutual_attention_fwd, unpack_gate
 from maris_fast.kernels.mutual_attention.reference import (
     Keep,
@@ -27,6 +28,7 @@ from maris_fast.kernels.mutual_attention.reference import (
 from maris_fast.kernels.poisoned_memory import poisoned_memory
 
 GATE_BAND = 1e-5
+FACTOR = 2
 NAMES = (
     "f_lav",
     "f_val",
@@ -67,11 +69,7 @@ class Report:
     def failures(self) -> list[str]:
         """What is out of bounds, in words; empty when all is well. NaN is out of bounds."""
         wrong = [f"{self.wrong_pairs} pairs of the gate"] if self.wrong_pairs else []
-        return wrong + [
-            f"{name}: error {error:.2e}, allowed {allowed:.2e}"
-            for name, (error, allowed) in self.errors.items()
-            if not error <= allowed
-        ]
+        return wrong + exceeded(self.errors)
 
 
 @dataclass(frozen=True)
@@ -158,13 +156,8 @@ def parity(case: Case, device: torch.device, eps: float = 1e-5) -> Report:
         sure |= ~drawn.word_mask[:, None, :]
     wrong = (kept != gate(S, case.tau, case.keep, drawn.word_mask)) & sure
 
-    rounding = torch.finfo(case.dtype).eps
-    errors = {}
-    for name, got, needed, plainly in zip(NAMES, own, truth, plain, strict=True):
-        allowed = 2 * (_distance(plainly, needed) + rounding * needed.abs().max().item())
-        errors[name] = (_distance(got, needed), allowed)
+    errors = {
+        name: error_and_bound(got, plainly, needed, case.dtype, FACTOR)
+        for name, got, plainly, needed in zip(NAMES, own, plain, truth, strict=True)
+    }
     return Report(int(wrong.sum()), errors)
-
-
-def _distance(got: Tensor, needed: Tensor) -> float:
-    return (got.double() - needed).abs().max().item()

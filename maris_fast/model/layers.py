@@ -49,10 +49,16 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
         q, k, v = (
-            project(x).unflatten(2, (self.heads, -1))
-            for project, x in ((self.query, query), (self.key, key), (self.value, value))
+            self.in_heads(self.query, query),
+            self.in_heads(self.key, key),
+            self.in_heads(self.value, value),
         )
         return self.out(multihead_attention(q, k, v, key_mask, self.impl).flatten(2))
+
+    def in_heads(self, project: nn.Linear, x: Tensor) -> Tensor:
+        """[B, L, C] -> [B, L, heads, d]."""
+        projected: Tensor = project(x).unflatten(2, (self.heads, -1))
+        return projected
 
 
 class CrossAttention(MultiHeadAttention):

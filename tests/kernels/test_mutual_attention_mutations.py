@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from maris_fast.kernels.mutual_attention import backward, forward, operator
 from maris_fast.kernels.mutual_attention.parity import Case, parity
+from tests.kernels.broken import use_broken
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -62,17 +62,5 @@ def test_the_kernels_as_they_are_pass() -> None:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, right, wrong = MUTATIONS[name]
-    assert module.__file__ is not None
-    source = Path(module.__file__).read_text()
-    assert right in source, "the kernels have moved on: mutate what they are now"
-    broken = tmp_path / "broken.py"
-    broken.write_text(source.replace(right, wrong))
-    spec = importlib.util.spec_from_file_location("broken", broken)
-    assert spec is not None
-    assert spec.loader is not None
-    mutant = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(mutant)
-    for kernel in vars(mutant):
-        if kernel.endswith("_kernel"):
-            monkeypatch.setattr(operator, kernel, getattr(mutant, kernel))
+    use_broken(monkeypatch, operator, module, right, wrong, tmp_path)
     assert any(parity(case, DEVICE).failures() for case in CASES)

@@ -78,7 +78,7 @@ def attention(subject: Subject) -> Finding:
             continue
         shape = Shape(B=2, L_q=70, L_k=33 if masked else 70, heads=2, head_dim=head_dim, masked=masked)
         findings.append(_judge_attention(impl, failures(impl, shape, device, dtype)))
-        taken["with a mask" if masked else "without"] = impl
+        taken["masked" if masked else "unmasked"] = impl
     if on_gpu and (reason := why_not_built()):
         findings.append(
             warning(reason, "xformers, unless sdpa is meant", "pip install -c constraints.txt xformers")

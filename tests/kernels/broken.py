@@ -1,0 +1,33 @@
+"""Kernels broken on purpose, one line at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def use_broken(
+    monkeypatch: pytest.MonkeyPatch,
+    operator: ModuleType,
+    module: ModuleType,
+    right: str,
+    wrong: str,
+    folder: Path,
+) -> None:
+    """``operator`` launches the kernels of ``module`` with ``wrong`` in place of ``right``."""
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_text()
+    assert right in source, "the kernels have moved on: mutate what they are now"
+    broken = folder / "broken.py"
+    broken.write_text(source.replace(right, wrong))
+    spec = importlib.util.spec_from_file_location("broken", broken)
+    assert spec is not None
+    assert spec.loader is not None
+    mutant = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mutant)
+    for kernel in vars(mutant):
+        if kernel.endswith("_kernel"):
+            monkeypatch.setattr(operator, kernel, getattr(mutant, kernel))

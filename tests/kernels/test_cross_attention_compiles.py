@@ -1,0 +1,18 @@
+"""Every tile of cross-attention's table, compiled ahead of time for the GPUs it is meant for."""
+
+from __future__ import annotations
+
+import pytest
+
+from maris_fast.kernels.cross_attention.tiles import KEY_BLOCKS
+from maris_fast.kernels.triton_here import ARCHITECTURES
+from tests.kernels.compiling import compiled_for, too_large
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_tile_fits_and_nothing_spills(architecture: int) -> None:
+    compiled = compiled_for("cross_attention", architecture)
+    kernels = ("cross_attention_fwd_kernel", "cross_attention_bwd_kernel")
+    assert {(c["kernel"], c["keys"]) for c in compiled} == {(k, n) for k in kernels for n in KEY_BLOCKS}
+    assert too_large(compiled, architecture) == []
