@@ -71,13 +71,10 @@ class CrossAttention(MultiHeadAttention):
         self.cross_impl = cross_impl
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        k, v = (
-            project(x).unflatten(2, (self.heads, -1)) for project, x in ((self.key, key), (self.value, value))
-        )
         return cross_attention(
             query,
-            k,
-            v,
+            self.in_heads(self.key, key),
+            self.in_heads(self.value, value),
             self.query.weight,
             self.query.bias,
             self.out.weight,

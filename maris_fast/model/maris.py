@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from maris_fast.config import ModelSettings
+from maris_fast.errors import ConfigError
+from maris_fast.kernels import UnsupportedError
 from maris_fast.kernels.mutual_attention import tokens_of_expressions
 from maris_fast.model import parts
 from maris_fast.model.ablations.product_guidance import words_into_pixels
@@ -61,7 +63,20 @@ class Maris(nn.Module):
             words: F_l [E, L_t, C'], expressions in the order of their images.
             word_mask: bool [E, L_t], True for a real word.
             expr_offsets: int32 [I + 1], expressions expr_offsets[i] to expr_offsets[i + 1] speak of image i.
+
+        Raises:
+            ConfigError: an implementation that the settings name can't compute this here.
         """
+        try:
+            return self._segment(features, words, word_mask, expr_offsets)
+        except UnsupportedError as error:
+            names = ("mutual_attention_impl", "attention_impl", "cross_attention_impl")
+            named = ", ".join(f"model.{name} = {getattr(self.settings, name)}" for name in names)
+            raise ConfigError(f"{error}; the settings are {named}") from error
+
+    def _segment(
+        self, features: Sequence[Tensor], words: Tensor, word_mask: Tensor, expr_offsets: Tensor
+    ) -> Segmentation:
         f_v = self.feature_enhancement(features)
         grid = (f_v.shape[1], f_v.shape[2])
         if self.settings.feature_positions == "sine":

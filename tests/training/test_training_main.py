@@ -142,3 +142,20 @@ def test_a_wrong_setting_ends_with_what_to_change(
         pytest.skip("this machine has a GPU")
     assert main(["--config", str(TINY), *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("operation", ["mutual_attention", "cross_attention"])
+def test_kernels_that_cannot_run_here_end_a_run_with_the_setting_that_named_them(
+    operation: str, trained: Path, tmp_path: Path
+) -> None:
+    setting = f"model.{operation}_impl"
+    done = run(
+        *(sys.executable, MAIN, "--config", TINY, f"data.cache={trained / 'cache'}"),
+        *(f"run.folder={tmp_path}", "engine.device=cpu", f"{setting}=triton"),
+        changed={"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "Triton kernels run on CUDA, and the inputs are on cpu" in error
+    assert f"{setting} = triton" in error
