@@ -1,6 +1,7 @@
 """What each peer's script does between a network's output and the number that it prints, one entry a peer.
 
-The scripts were read, not run; ``docs/scoring.md`` says what of them our logits can't reproduce.
+``docs/scoring.md`` has the commits of the scripts, how they were run against this, and what of them our
+logits can't reproduce.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ CRIS_VAL = replace(
 RELA = Protocol(
     name="rela",
     script="henghuiding/ReLA gres_model/evaluation/refer_evaluation.py",
-    canvas=Squashed(1024),
+    canvas=Squashed(480),  # INPUT.IMAGE_SIZE of configs/referring_*.yaml; the base file's 1024 is overridden
     at_least=True,
     none_apart=True,
     prints={
@@ -177,13 +178,13 @@ _VLT_LEVELS = tuple(np.arange(0.5, 1, 0.05).tolist())
 
 VLT = Protocol(
     name="vlt",
-    script="henghuiding/Vision-Language-Transformer callbacks/eval.py",
+    script="henghuiding/Vision-Language-Transformer callbacks/eval.py, printed by executor.py",
     canvas=Letterboxed(416),
     threshold=0.35,
     levels=_VLT_LEVELS,
     added=(1e-10, 1e-10),
     empty=1.0,
-    prints={"seg_iou": "mIoU", **_precisions("map@{0:.2f}", _VLT_LEVELS)},
+    prints={"seg_iou": "mIoU", **_precisions("prec@{0:.2f}", _VLT_LEVELS)},
 )
 
 PHRASECUT = Protocol(

@@ -35,7 +35,8 @@ def of_conditions(results: Mapping[str, Summary], title: str) -> Grid:
 def of_protocols(summary: Summary, title: str) -> Grid:
     """The same logits by everybody's rules, and the largest less the smallest number of each column.
 
-    In brackets stands what the peer's script does not print.
+    In brackets stands what the peer's script does not print. The spread is over what is printed, by scripts
+    that count every sentence: another sample is no other way of scoring.
     """
     grid = _grid(title, "protocol")
     for name, row in summary["protocols"].items():
@@ -43,9 +44,18 @@ def of_protocols(summary: Summary, title: str) -> Grid:
         cells = (f"{row[score]:.3f}" if score in printed else f"({row[score]:.3f})" for score in SCORES)
         grid.add_row(name, f"{row['expressions']:,}", *cells)
     grid.add_section()
-    columns = ([row[score] for row in summary["protocols"].values()] for score in SCORES)
-    grid.add_row("spread", "", *(f"{max(column) - min(column):.3f}" for column in columns))
+    grid.add_row("spread", "", *(f"{spread(summary, score):.3f}" for score in SCORES))
     return grid
+
+
+def spread(summary: Summary, score: str) -> float:
+    """Largest less smallest of a score, over the scripts that print it for every sentence; maris always does."""
+    printed = [
+        row[score]
+        for name, row in summary["protocols"].items()
+        if score in PROTOCOLS[name].prints.values() and PROTOCOLS[name].sentences == "all"
+    ]
+    return max(printed) - min(printed)
 
 
 def of_prints(summary: Summary, title: str) -> Grid:

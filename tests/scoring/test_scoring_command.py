@@ -72,7 +72,7 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
     ]
     done = subprocess.run(typed, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("overall IoU", "map@0.95", "T_acc", "95% from", "by words", "spread"):
+    for words in ("overall IoU", "prec@0.95", "T_acc", "95% from", "by words", "spread"):
         assert words in done.stdout
     assert "…" not in done.stdout  # no column cut off
     found = json.loads(out.read_text())
