@@ -1,9 +1,18 @@
-"""The frozen encoders: SAM's image encoder and CLIP's text tower."""
+"""The frozen encoders: SAM's image encoder and CLIP's text tower.
+
+Their libraries (segment-anything, torchvision, open_clip) are imported with the first encoder that is used:
+training on a cache names encoders, and needs none.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from maris_fast.encoders.placement import place
 from maris_fast.encoders.provenance import EncodersProvenance, SamProvenance, TextProvenance
-from maris_fast.encoders.sam import SamEncoder
-from maris_fast.encoders.text import TextEncoder, TextFeatures, TokenisedText
+
+if TYPE_CHECKING:
+    from maris_fast.encoders.sam import SamEncoder
+    from maris_fast.encoders.text import TextEncoder, TextFeatures, TokenisedText
 
 __all__ = [
     "EncodersProvenance",
@@ -15,3 +24,11 @@ __all__ = [
     "TokenisedText",
     "place",
 ]
+
+_LAZY = {"SamEncoder": "sam", "TextEncoder": "text", "TextFeatures": "text", "TokenisedText": "text"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

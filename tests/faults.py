@@ -1,0 +1,35 @@
+"""Faults made for real: a disk that fills, a user without a name; skipped where this machine forbids them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+NAMELESS = ("unshare", "--map-user=12345", "--map-group=12345", "env", "-u", "USER", "-u", "LOGNAME")
+"""Before a command: it runs as a user id that the system has no name for."""
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """``folder`` as a disk of its own, of ``size`` as mount writes it (``1m``)."""
+    folder.mkdir(exist_ok=True)
+    _or_skip("mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder))
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def require_nameless_user() -> None:
+    _or_skip(*NAMELESS, "true")
+
+
+def _or_skip(*command: str) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"this machine does not allow {command[0]}: {getattr(error, 'stderr', error)}")
