@@ -106,6 +106,8 @@ def show(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
     """Prints what ``score`` returns as tables."""
     console = Console()
     console.print(tables.of_conditions(results, f"{split}, at the images' original size"))
+    for line in dict.fromkeys(line for summary in results.values() for line in summary.get("warnings", ())):
+        console.print(f"warning: {line}", markup=False, highlight=False)
     for condition, summary in results.items():
         if "protocols" in summary:
             title = f"{split}, {condition}: the same logits by everybody's rules"

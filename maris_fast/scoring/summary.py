@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maris_fast.scoring.groups import CATEGORY, KIND, LENGTH, ORDER, SIZE, WORDS
+from maris_fast.scoring.intervals import FEW_IMAGES, LEVEL, SEED, Ratio, studentised, wilson
 from maris_fast.scoring.protocols import MARIS, Protocol, precision_name
 from maris_fast.scoring.rows import Table
 
@@ -17,8 +18,8 @@ FEW = 30
 BOOTSTRAP = 1000
 """Resamples that ``maris-fast eval`` draws unless told otherwise."""
 
-_SEED = 0
-_DRAWS_AT_ONCE = 100
+MEANS = ("oIoU", "mIoU")
+"""The scores that are no shares of expressions."""
 
 Scores = dict[str, float]
 
@@ -42,7 +43,8 @@ def whole(table: Table, *, bootstrap: int = BOOTSTRAP) -> dict[str, Any]:
     scores["images"] = len(set(table.column("image_id")))
     if bootstrap > 0:
         scores["intervals"] = intervals(table, MARIS, bootstrap)
-        scores["bootstrap"] = {"resamples": bootstrap, "over": "images", "level": 0.95, "seed": _SEED}
+        scores["bootstrap"] = {"resamples": bootstrap, "over": "images", "level": LEVEL, "seed": SEED}
+        scores["warnings"] = warnings(scores["images"])
     scores["breakdown"] = {
         dimension: {name: {**row, "few": row["expressions"] < FEW} for name, row in groups.items()}
         for dimension, groups in _grouped(table, MARIS).items()
@@ -75,23 +77,46 @@ def _under(table: Table, protocol: Protocol, ours: Scores, bootstrap: int) -> di
 
 
 def intervals(table: Table, protocol: Protocol, resamples: int) -> dict[str, list[float]]:
-    """95% intervals of a protocol's scores, by the percentiles of a bootstrap over images.
+    """95% intervals of a protocol's scores over images, as ``intervals`` makes them; none of one image.
 
-    An image's expressions are of one scene and of few objects, so they are drawn together. The seed is
-    fixed: the same rows give the same intervals.
+    oIoU and mIoU by a studentised bootstrap, shares of expressions by Wilson's interval. A share of
+    expressions that one image alone has gets none.
     """
+    sums = sums_of_images(table, protocol)
+    if len(sums) < 2:
+        return {}
+    ratios = ratios_of(protocol, sums)
+    means = studentised([ratios[name] for name in MEANS], resamples)
+    shares = {name: one for name, one in ratios.items() if name not in MEANS and (one.under > 0).sum() > 1}
+    of_all = dict(zip(MEANS, means, strict=True)) | {name: wilson(one) for name, one in shares.items()}
+    return {name: list(of_all[name]) for name in _names(protocol) if name in of_all}
+
+
+def sums_of_images(table: Table, protocol: Protocol) -> NDArray[np.float64]:
+    """[images, 9 + levels], in the order of image_id: of each image's expressions."""
     terms = _terms(protocol, table)
     _, image = np.unique(table.column("image_id"), return_inverse=True)
     sums = np.zeros((image.max() + 1, terms.shape[1]))
     np.add.at(sums, image, terms)
-    random = np.random.default_rng(_SEED)
-    drawn = []
-    for first in range(0, resamples, _DRAWS_AT_ONCE):
-        draws = min(_DRAWS_AT_ONCE, resamples - first)
-        times = random.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-        drawn.append(_ratios(protocol, times.astype(np.float64) @ sums))
-    low, high = np.percentile(np.concatenate(drawn), (2.5, 97.5), axis=0).tolist()
-    return {name: [low[i], high[i]] for i, name in enumerate(_names(protocol))}
+    return sums
+
+
+def ratios_of(protocol: Protocol, sums: NDArray[np.float64]) -> dict[str, Ratio]:
+    """What each score divides, by its name; ``sums`` are of images."""
+    pairs = zip(_names(protocol), _pairs(protocol, sums.T), strict=True)
+    return {name: Ratio(*pair) for name, pair in pairs}
+
+
+def warnings(images: int) -> list[str]:
+    """What must be known of intervals over so many images."""
+    if images < 2:
+        return ["all expressions are of one image: how far a score would move with others cannot be known"]
+    if images < FEW_IMAGES:
+        return [
+            f"the intervals are of {images} images; below {FEW_IMAGES} they are rough, and may hold the "
+            "truth in less than 95 of 100 cases"
+        ]
+    return []
 
 
 def _grouped(table: Table, protocol: Protocol) -> dict[str, dict[str, Scores]]:
@@ -131,19 +156,18 @@ def _terms(protocol: Protocol, table: Table) -> NDArray[np.float64]:
 
 def _names(protocol: Protocol) -> list[str]:
     accuracies = ["N-acc", "T-acc"] if protocol.none_apart else []
-    return ["oIoU", "mIoU", *map(precision_name, protocol.levels), *accuracies]
+    return [*MEANS, *map(precision_name, protocol.levels), *accuracies]
 
 
-def _ratios(protocol: Protocol, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[B, scores], in the order of ``_names``, of sums of terms [B, 9 + levels]."""
-    total = sums.T
+def _pairs(
+    protocol: Protocol, total: NDArray[np.float64]
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64], float]]:
+    """Numerator, denominator and what 0 / 0 is, in the order of ``_names``; of terms [9 + levels, B]."""
     pairs = [(total[_I], total[_U], protocol.empty), (total[_IOU], total[_N], 0.0)]
     pairs += [(above, total[_JUDGED], 0.0) for above in total[_SOME_FOUND + 1 :]]
     if protocol.none_apart:
-        # ReLA's script prints 0 for both where no expression means nothing.
-        some = total[_SOME] * (total[_NONE] > 0)
-        pairs += [(total[_NONE_FOUND], total[_NONE], 0.0), (total[_SOME_FOUND], some, 0.0)]
-    return np.stack([_divide(*pair) for pair in pairs], axis=1)
+        pairs += [(total[_NONE_FOUND], total[_NONE], 0.0), (total[_SOME_FOUND], total[_SOME], 0.0)]
+    return pairs
 
 
 def _divide(over: NDArray[np.float64], under: NDArray[np.float64], otherwise: float) -> NDArray[np.float64]:
@@ -152,5 +176,8 @@ def _divide(over: NDArray[np.float64], under: NDArray[np.float64], otherwise: fl
 
 def _scores(protocol: Protocol, terms: NDArray[np.float64]) -> Scores:
     sums = terms.sum(axis=0, keepdims=True)
-    ratios = _ratios(protocol, sums)[0].tolist()
-    return {"expressions": int(sums[0, _N]), **dict(zip(_names(protocol), ratios, strict=True))}
+    ratios = [_divide(*pair).item() for pair in _pairs(protocol, sums.T)]
+    scores = {"expressions": int(sums[0, _N]), **dict(zip(_names(protocol), ratios, strict=True))}
+    if protocol.none_apart and not sums[0, _NONE]:
+        scores["T-acc"] = 0.0  # ReLA's script prints 0 for both where no expression means nothing
+    return scores

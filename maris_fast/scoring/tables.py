@@ -23,7 +23,7 @@ def of_conditions(results: Mapping[str, Summary], title: str) -> Grid:
     grid = _grid(title, "expressions")
     for condition, summary in results.items():
         grid.add_row(condition, *_row(summary))
-        for end, name in enumerate(("95% from", "95% to") if "intervals" in summary else ()):
+        for end, name in enumerate(("95% from", "95% to") if summary.get("intervals") else ()):
             ends = (summary["intervals"][score][end] for score in SCORES)
             grid.add_row(f"  {name}", "", *(f"{number:.3f}" for number in ends))
         for kind, row in summary.get("kinds", {}).items():
@@ -49,7 +49,7 @@ def of_protocols(summary: Summary, title: str) -> Grid:
 
 
 def spread(summary: Summary, score: str) -> float:
-    """Largest less smallest of a score, over the scripts that print it for every sentence; maris always does."""
+    """Largest less smallest of a score, over the scripts that print it and count every sentence."""
     printed = [
         row[score]
         for name, row in summary["protocols"].items()

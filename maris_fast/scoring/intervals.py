@@ -1,0 +1,171 @@
+"""95% intervals of scores: how far they would move with other images of the same kind.
+
+Every score is a ratio of sums over images, Σa / Σb: an image's expressions are of one scene and of few
+objects, so an image is drawn with all of them or not at all. The percentiles of a plain bootstrap are too
+narrow where images are few, and are 0 wide of one; ``docs/scoring.md`` has how often these hold the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+
+FEW_IMAGES = 30
+"""From here on, 95% intervals were seen to hold the truth in about 95 of 100 cases."""
+
+SEED = 0
+_DRAWS_AT_ONCE = 100
+_NOTHING = 1e-12
+"""A standard error that is rounding alone."""
+
+Interval = tuple[float, float]
+
+
+class Ratio(NamedTuple):
+    """Σ over / Σ under."""
+
+    over: NDArray[np.float64]
+    """[images]."""
+    under: NDArray[np.float64]
+    """[images]."""
+    otherwise: float = 0.0
+    """Where Σ under is 0."""
+
+    @property
+    def value(self) -> float:
+        under = float(self.under.sum())
+        return float(self.over.sum()) / under if under > 0 else self.otherwise
+
+
+class Difference(NamedTuple):
+    """Of two ratios about the same images, the second less the first."""
+
+    first: Ratio
+    second: Ratio
+
+
+def studentised(of: Sequence[Ratio | Difference], resamples: int) -> list[Interval]:
+    """Bootstrap over images: quantiles of (θ* - θ) / s*, times s, with s the linearised standard error.
+
+    Second-order correct (Hall, Annals of Statistics 16, 1988), where percentiles are first-order. The seed is
+    fixed: the same images give the same intervals.
+
+    Args:
+        of: at least one, all about the same images, of which there are two or more.
+        resamples: times that all images are drawn again.
+    """
+    statistics = [_Statistic(one) for one in of]
+    images = len(statistics[0].columns)
+    drawn: list[list[NDArray[np.float64]]] = [[] for _ in of]
+    for times in draws(images, resamples):
+        for kept, statistic in zip(drawn, statistics, strict=True):
+            kept.append(statistic.student(times))
+    pairs = zip(statistics, (np.concatenate(one) for one in drawn), strict=True)
+    return [statistic.interval(students) for statistic, students in pairs]
+
+
+def draws(images: int, resamples: int) -> Iterator[NDArray[np.float64]]:
+    """How often each image is drawn, [some, images] at a time; as many as there are, again and again."""
+    random = np.random.default_rng(SEED)
+    for first in range(0, resamples, _DRAWS_AT_ONCE):
+        some = min(_DRAWS_AT_ONCE, resamples - first)
+        yield random.multinomial(images, np.full(images, 1 / images), size=some).astype(np.float64)
+
+
+class _Statistic:
+    """A ratio, or a difference of two, with what its resamples need.
+
+    A ratio's numerator is centred, a - θ b, so that its sum over Σb is θ* - θ and nothing is lost in a
+    difference of large numbers.
+    """
+
+    def __init__(self, of: Ratio | Difference) -> None:
+        ratios, self._signs = ([of], [1.0]) if isinstance(of, Ratio) else ([*of], [-1.0, 1.0])
+        self._beyond = [one.otherwise - one.value for one in ratios]
+        self._value = sum(sign * one.value for sign, one in zip(self._signs, ratios, strict=True))
+        self._ends = (0.0, 1.0) if isinstance(of, Ratio) else (-1.0, 1.0)
+        self.columns = np.stack(
+            [column for one in ratios for column in (one.over - one.value * one.under, one.under)], axis=1
+        ).astype(np.float64)
+        self._products = np.einsum("ni,nj->nij", self.columns, self.columns).reshape(len(self.columns), -1)
+
+    def student(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(θ* - θ) / s* of resamples, [B]; infinite where s* is 0, as in draws of one image alone."""
+        moved, error = self._moved(times)
+        away = np.where(moved > _NOTHING, np.inf, np.where(moved < -_NOTHING, -np.inf, 0.0))
+        return np.divide(moved, error, out=away, where=error > _NOTHING)
+
+    def interval(self, students: NDArray[np.float64]) -> Interval:
+        _, (error,) = self._moved(np.ones((1, len(self.columns))))
+        if error <= _NOTHING:
+            return self._value, self._value
+        tail = 100 * (1 - LEVEL) / 2
+        # Not between two draws, of which one may be infinite.
+        low, high = np.percentile(students, (tail, 100 - tail), method="inverted_cdf")
+        ends = np.clip((self._value - high * error, self._value - low * error), *self._ends)
+        return float(ends[0]), float(ends[1])
+
+    def _moved(self, times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """θ* - θ and s*, [B] each."""
+        images, width = self.columns.shape
+        sums = times @ self.columns
+        slopes, moved = np.zeros_like(sums), np.zeros(len(times))
+        for place, (sign, beyond) in enumerate(zip(self._signs, self._beyond, strict=True)):
+            over, under = sums[:, 2 * place], sums[:, 2 * place + 1]
+            some = under > 0
+            ratio = np.divide(over, under, out=np.full_like(over, beyond), where=some)
+            slope = np.divide(sign, under, out=np.zeros_like(under), where=some)
+            moved += sign * ratio
+            slopes[:, 2 * place], slopes[:, 2 * place + 1] = slope, -slope * ratio
+        moments = (times @ self._products).reshape(-1, width, width)
+        variance = np.einsum("bi,bij,bj->b", slopes, moments, slopes) * images / (images - 1)
+        return moved, np.sqrt(np.maximum(variance, 0.0))
+
+
+def wilson(share: Ratio) -> Interval:
+    """Of a share of expressions, by Wilson's score interval with an effective number of images.
+
+    That number is what independent expressions would need for the share's linearised variance over images
+    (Korn and Graubard, Survey Methodology 24, 1998), and Student's quantile stands for the normal one. Where
+    all images agree it is the number of images, so that 30 of 30 is no certainty.
+
+    Args:
+        share: each image's expressions that are counted, of those that could be; of two images or more.
+    """
+    has = share.under > 0
+    over, under = share.over[has], share.under[has]
+    images, p = int(has.sum()), share.value
+    error = _linearised_error(over, under, p)
+    effective = images if error <= _NOTHING else min(p * (1 - p) / error**2, float(under.sum()))
+    z = student_quantile(images - 1)
+    middle = (p + z * z / (2 * effective)) / (1 + z * z / effective)
+    half = z / (1 + z * z / effective) * math.sqrt(p * (1 - p) / effective + (z / (2 * effective)) ** 2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _linearised_error(over: NDArray[np.float64], under: NDArray[np.float64], ratio: float) -> float:
+    images = len(over)
+    return float(np.sqrt(images / (images - 1) * ((over - ratio * under) ** 2).sum()) / under.sum())
+
+
+def student_quantile(freedom: int) -> float:
+    """97.5% quantile of Student's t; exact for 1 and 2 degrees of freedom, to 0.5% from 3 on.
+
+    Abramowitz and Stegun, 26.7.5.
+    """
+    if freedom <= 2:
+        return math.tan(math.pi * LEVEL / 2) if freedom == 1 else LEVEL * math.sqrt(2 / (1 - LEVEL**2))
+    z, v = 1.959963984540054, freedom
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4)
+    )
