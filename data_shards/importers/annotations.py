@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from maris_fast.data_shards.importers.safe_pickle import load_plain_pickle
 from maris_fast.errors import InputError
@@ -14,7 +23,7 @@ SplitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 """It becomes a file name."""
 
 NO_TARGET = -1
-"""gRefCOCO's ``ann_id`` of a ref that means nothing in its image."""
+"""The ``ann_id`` of a ref that means nothing in its image."""
 
 
 class SentenceRow(BaseModel):
@@ -24,9 +33,18 @@ class SentenceRow(BaseModel):
 
 
 class RefRow(BaseModel):
-    """One referred object. The files' ``file_name`` is left out: it names images that do not exist."""
+    """What sentences refer to: an object, several, or none (``ann_ids`` is then empty).
+
+    The files' ``file_name`` is left out: it names images that do not exist.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
 
     ref_id: int
+    source: Any = None
+    """Ref-ZOM's "zero" means none, whatever ``ann_id`` says."""
+    no_target: Any = None
+    """gRefCOCO's."""
     ann_ids: tuple[int, ...] = Field(alias="ann_id")
     image_id: int
     split: SplitName
@@ -34,21 +52,18 @@ class RefRow(BaseModel):
 
     @field_validator("ann_ids", mode="before")
     @classmethod
-    def _objects(cls, ann_id: Any) -> Any:
-        return (ann_id,)
-
-
-class GeneralRefRow(RefRow):
-    """One row of gRefCOCO: an object, several, or none (``[-1]``); ``ann_ids`` is then empty."""
-
-    @field_validator("ann_ids", mode="before")
-    @classmethod
-    def _objects(cls, ann_id: Any) -> Any:
-        ann_ids = ann_id if isinstance(ann_id, list) else [ann_id]
-        if ann_ids == [NO_TARGET]:
+    def _objects(cls, ann_id: Any, row: ValidationInfo) -> Any:
+        none = row.data.get("source") == "zero" or (ann_id is None and row.data.get("no_target") is True)
+        if none or ann_id in (NO_TARGET, [NO_TARGET]):
             return ()
+        ann_ids = ann_id if isinstance(ann_id, list | tuple) else [ann_id]
         if not ann_ids or NO_TARGET in ann_ids:
             raise ValueError(f"{ann_ids} is neither objects nor [{NO_TARGET}], which means none")
+        return tuple(ann_ids)
+
+    @field_validator("ann_ids")
+    @classmethod
+    def _each_once(cls, ann_ids: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(dict.fromkeys(ann_ids))
 
 
@@ -65,6 +80,7 @@ class AnnotationRow(BaseModel):
     category_id: int
     iscrowd: bool = False
     segmentation: Any = None  # checked for the annotations that are referred to, see masks
+    bbox: Any = None
 
 
 class CategoryRow(BaseModel):
@@ -98,14 +114,14 @@ def read_refs(path: Path) -> list[RefRow]:
         ) from error
 
 
-def read_grefs(path: Path) -> list[GeneralRefRow]:
+def read_grefs(path: Path) -> list[RefRow]:
     """The rows of gRefCOCO's ``grefs(<split_by>).json``.
 
     Raises:
         InputError: no such file, not JSON, or not a list of refs.
     """
     try:
-        return TypeAdapter(list[GeneralRefRow]).validate_json(read_bytes(path))
+        return TypeAdapter(list[RefRow]).validate_json(read_bytes(path))
     except ValidationError as error:
         raise InputError(
             f"{path} is not a list of refs as gRefCOCO's authors publish them: {first_of(error)}"

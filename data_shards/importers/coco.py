@@ -123,7 +123,7 @@ def _refs(said: SaidInstancesFile, split: str | None, path: Path, *, first_sente
         refs.append(
             SaidRefRow(
                 ref_id=annotation.id,
-                ann_id=annotation.id,
+                ann_ids=(annotation.id,),
                 image_id=annotation.image_id,
                 split=split or split_of.get(annotation.image_id, of_unknown) or SPLIT,
                 sentences=[SentenceRow(sent_id=sentence + i, sent=text) for i, text in enumerate(texts)],

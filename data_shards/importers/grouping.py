@@ -17,6 +17,12 @@ from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo, Expression, ImageRecord, Rle, Target
 from maris_fast.errors import InputError
 
+BOX_ALONE = (
+    "annotations that have a box and no mask; masks are what is trained on: export them with `segmentation`, "
+    "or make them from the boxes first, with SAM for example"
+)
+"""Kind of fault."""
+
 
 def write_refs(
     folder: Path,
@@ -189,6 +195,9 @@ def _masks(
     try:
         mask, _ = union_mask(*drawn)
     except ValueError as error:
-        faults.append(Fault("annotations without a usable mask", f"{where}: {error}"))
+        if annotation.bbox and not annotation.segmentation:
+            faults.append(Fault(BOX_ALONE, where))
+        else:
+            faults.append(Fault("annotations without a usable mask", f"{where}: {error}"))
         return None
     return mask, overlap_mask(*drawn)

@@ -16,34 +16,43 @@ _FARTHEST = 1_000_000
 
 
 def union_mask(segmentation: Any, height: int, width: int) -> tuple[Rle, int]:
-    """The union of polygons, or of run lengths (compressed or not), and its area in pixels.
+    """The union of a segmentation's parts, and its area in pixels.
+
+    Args:
+        segmentation: whatever refer.py's ``getMask`` takes: a list of polygons (COCO), of run lengths
+            (RRSIS-D) or of both, or run lengths alone; run lengths are compressed or not.
 
     Raises:
         ValueError: nothing that can be drawn, run lengths of another size, or a mask without a pixel.
     """
-    if isinstance(segmentation, dict):
-        rle = _from_run_lengths(segmentation, height, width)
-    elif isinstance(segmentation, list):
-        rle = _from_polygons(segmentation, height, width)
-    else:
-        raise ValueError("it has neither polygons nor run lengths")
-    area = int(coco_mask.area(rle))
+    merged = coco_mask.merge(_parts(segmentation, height, width))
+    area = int(coco_mask.area(merged))
     if area == 0:
         raise ValueError("its mask has no pixel")
-    return Rle(size=(height, width), counts=rle["counts"].decode("ascii")), area
+    return Rle(size=(height, width), counts=merged["counts"].decode("ascii")), area
 
 
 def overlap_mask(segmentation: Any, height: int, width: int) -> Rle:
-    """The pixels inside two or more polygons of a segmentation that ``union_mask`` takes.
+    """The pixels inside two or more parts of a segmentation that ``union_mask`` takes.
 
-    refer.py's ``getMask`` sums an annotation's polygons, so there it has a 2. Run lengths have no such pixel.
+    refer.py's ``getMask`` sums an annotation's parts, so there it has a 2.
     """
-    polygons = _drawable(segmentation) if isinstance(segmentation, list) else []
+    parts = _parts(segmentation, height, width)
     twice = np.zeros((height, width), np.uint8)
-    if len(polygons) > 1:
-        covered = coco_mask.decode(coco_mask.frPyObjects(polygons, height, width))
-        twice[covered.sum(axis=2) > 1] = 1
+    if len(parts) > 1:
+        twice[coco_mask.decode(parts).sum(axis=2) > 1] = 1
     return mask_of_pixels(twice)[0]
+
+
+def _parts(segmentation: Any, height: int, width: int) -> list[dict[str, Any]]:
+    """Compressed run lengths, at least one."""
+    if isinstance(segmentation, dict):
+        return [_from_run_lengths(segmentation, height, width)]
+    if not isinstance(segmentation, list):
+        raise ValueError("it has neither polygons nor run lengths")
+    rles = [_from_run_lengths(part, height, width) for part in segmentation if isinstance(part, dict)]
+    polygons = [part for part in segmentation if not isinstance(part, dict)]
+    return rles + (_from_polygons(polygons, height, width) if polygons or not rles else [])
 
 
 def _drawable(polygons: list[Any]) -> list[list[float]]:
@@ -51,7 +60,7 @@ def _drawable(polygons: list[Any]) -> list[list[float]]:
     return [p for p in polygons if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
 
 
-def _from_polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any]:
+def _from_polygons(polygons: list[Any], height: int, width: int) -> list[dict[str, Any]]:
     drawable = _drawable(polygons)
     if not drawable:
         raise ValueError(
@@ -59,10 +68,10 @@ def _from_polygons(polygons: list[Any], height: int, width: int) -> dict[str, An
         )
     _require_near([number for polygon in drawable for number in polygon])
     try:
-        merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(drawable, height, width))
+        drawn: list[dict[str, Any]] = coco_mask.frPyObjects(drawable, height, width)
     except (TypeError, ValueError) as error:
         raise ValueError(f"its polygons cannot be drawn: {error}") from error
-    return merged
+    return drawn
 
 
 def _require_near(numbers: list[Any]) -> None:

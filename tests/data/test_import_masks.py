@@ -1,0 +1,181 @@
+"""Masks in every form that refer's own code and its descendants' take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from maris_fast.data_shards.cache.masks import decode_rle
+from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.records import ImportedDataset, Target
+from maris_fast.errors import InputError
+from tests.data.test_coco_sentences import Instances
+from tests.data.test_grefcoco import Grefs
+from tests.data.test_jsonl import Photos
+from tests.data.test_refcoco import TinyDataset
+
+
+def pixels(height: int, width: int) -> np.ndarray:
+    """Two boxes that overlap."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[10:20, 10:25] = 1
+    return mask
+
+
+def boxes(height: int, width: int) -> list[np.ndarray]:
+    masks = [np.zeros((height, width), np.uint8) for _ in range(2)]
+    masks[0][10:20, 10:20] = masks[1][10:20, 15:25] = 1
+    return masks
+
+
+def compressed(mask: np.ndarray) -> dict[str, Any]:
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    flat = np.concatenate([[0], mask.ravel(order="F"), [2]])
+    edges = np.flatnonzero(np.diff(flat) != 0)
+    return {"size": list(mask.shape), "counts": np.diff(np.concatenate([[0], edges])).tolist()}
+
+
+LEFT = [10, 10, 20, 10, 20, 20, 10, 20]
+RIGHT = [15, 10, 25, 10, 25, 20, 15, 20]
+FORMS: dict[str, Callable[[int, int], Any]] = {
+    "polygons": lambda h, w: [LEFT, RIGHT],
+    "compressed run lengths": lambda h, w: compressed(pixels(h, w)),
+    "run lengths": lambda h, w: run_lengths(pixels(h, w)),
+    "a list of one compressed, as RRSIS-D has it": lambda h, w: [compressed(pixels(h, w))],
+    "a list of one": lambda h, w: [run_lengths(pixels(h, w))],
+    "a list of two": lambda h, w: [compressed(one) for one in boxes(h, w)],
+    "a list of both kinds": lambda h, w: [compressed(boxes(h, w)[0]), RIGHT],
+}
+SUMMED = {"polygons", "a list of two", "a list of both kinds"}
+
+
+def drawn_by_refcoco(folder: Path, form: Callable[[int, int], Any]) -> Target:
+    tiny = TinyDataset(folder)
+    tiny.annotation(101)["segmentation"] = form(40, 60)
+    tiny.write()
+    tiny.imported()
+    return next(ImportedDataset(tiny.out).records("train")).targets[0]
+
+
+def drawn_by_grefcoco(folder: Path, form: Callable[[int, int], Any]) -> Target:
+    grefs = Grefs(folder)
+    grefs.objects[0]["segmentation"] = form(60, 80)
+    grefs.imported()
+    return grefs.train().targets[0]
+
+
+def drawn_by_coco(folder: Path, form: Callable[[int, int], Any]) -> Target:
+    coco = Instances(folder)
+    coco.said["annotations"][0]["segmentation"] = form(40, 60)
+    coco.imported()
+    return next(ImportedDataset(coco.out).records("train")).targets[0]
+
+
+def drawn_by_jsonl(folder: Path, form: Callable[[int, int], Any]) -> Target:
+    photos = Photos(folder)
+    photos.lines[0]["mask"] = form(40, 60)
+    photos.imported()
+    return photos.record("train").targets[0]
+
+
+IMPORTERS = [drawn_by_refcoco, drawn_by_grefcoco, drawn_by_coco, drawn_by_jsonl]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("drawn", IMPORTERS)
+def test_every_form_of_a_mask_gives_the_same_pixels(
+    tmp_path: Path, drawn: Callable[[Path, Callable[[int, int], Any]], Target], form: str
+) -> None:
+    target = drawn(tmp_path, FORMS[form])
+    np.testing.assert_array_equal(decode_rle(target.mask), pixels(*target.mask.size))
+    assert target.area == 150
+    if target.overlap is not None:
+        assert decode_rle(target.overlap).sum() == (50 if form in SUMMED else 0)
+
+
+BAD_LISTS: dict[str, tuple[Callable[[int, int], Any], str]] = {
+    "of another size": (
+        lambda h, w: [compressed(pixels(w, h))],
+        r"run lengths are for size \[60, 40\], the image is \[40, 60\]",
+    ),
+    "damaged": (lambda h, w: [{"size": [h, w], "counts": "PP"}], r"run lengths are damaged"),
+    "without counts": (lambda h, w: [{"size": [h, w]}], r"run lengths have no counts"),
+    "empty": (lambda h, w: [], r"no polygon of three or more corners"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_LISTS)
+def test_a_list_of_bad_run_lengths_is_named(tmp_path: Path, what: str) -> None:
+    form, message = BAD_LISTS[what]
+    tiny = TinyDataset(tmp_path)
+    tiny.annotation(101)["segmentation"] = form(40, 60)
+    tiny.write()
+    with pytest.raises(InputError, match=rf"(?s)usable mask \(1\).*ref 11, annotation 101.*{message}"):
+        tiny.imported()
+
+
+class RefZom(TinyDataset):
+    """Refs as Ref-ZOM has them: ``source`` and lists of ``ann_id`` in a pickle."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        one, many, zero = self.refs
+        one.update(source="one", ann_id=[102])
+        many.update(source="many", ann_id=[101, 102], category_id=[1, 2])
+        zero.update(source="zero", ann_id=[103])
+
+    def targets(self) -> dict[int, Target]:
+        self.write()
+        report: ImportReport = self.imported()
+        records = [r for split in report.info.splits for r in ImportedDataset(self.out).records(split)]
+        return {target.ref_id: target for record in records for target in record.targets}
+
+
+@pytest.mark.parametrize("nothing", [[103], [], None, 103])
+def test_refs_of_ref_zom_mean_one_several_or_none(tmp_path: Path, nothing: Any) -> None:
+    zom = RefZom(tmp_path)
+    zom.refs[2]["ann_id"] = nothing
+    targets = zom.targets()
+    assert {ref: target.ann_ids for ref, target in targets.items()} == {12: (102,), 11: (101, 102), 13: ()}
+    assert (targets[11].area, targets[13].area) == (150, 0)
+
+
+@pytest.mark.parametrize("nothing", [-1, [-1]])
+def test_refs_in_a_pickle_mean_none_as_grefcoco_says_it(tmp_path: Path, nothing: Any) -> None:
+    tiny = TinyDataset(tmp_path)
+    tiny.refs[2]["ann_id"] = nothing
+    tiny.write()
+    tiny.imported()
+    (record,) = ImportedDataset(tiny.out).records("val")
+    assert (record.targets[0].ann_ids, record.targets[0].area) == ((), 0)
+
+
+def test_a_null_ann_id_means_none_only_where_the_row_says_so(tmp_path: Path) -> None:
+    grefs = Grefs(tmp_path)
+    grefs.refs[2]["ann_id"] = None  # its no_target is true
+    grefs.imported()
+    assert grefs.train().targets[2].ann_ids == ()
+    grefs.out = grefs.out.with_name("again")
+    grefs.refs[2]["no_target"] = False
+    with pytest.raises(InputError, match=r"grefs\(unc\)\.json is not a list of refs.*2\.ann_id"):
+        grefs.imported()
+
+
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_boxes_without_masks_are_told_to_be_boxes(tmp_path: Path, segmentation: Any) -> None:
+    tiny, coco = TinyDataset(tmp_path / "a"), Instances(tmp_path / "b")
+    for row in tiny.instances["annotations"] + coco.said["annotations"]:
+        row.update(segmentation=segmentation, bbox=[10, 10, 10, 10])
+    tiny.write()
+    for made in (tiny, coco):
+        with pytest.raises(InputError, match=r"have a box and no mask; masks are what is trained on.*\(3\)"):
+            made.imported()
