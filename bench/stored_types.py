@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from maris_fast.bench.drawing.markdown import replace_block
@@ -26,6 +25,7 @@ from maris_fast.bench.results import ROOT, device_folder
 from maris_fast.config import SamSettings
 from maris_fast.data_shards.cache.features import STORED, as_tensor, from_stored, to_stored
 from maris_fast.encoders import SamEncoder, place
+from maris_fast.images import load_image
 from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 
@@ -36,7 +36,7 @@ WHOLE = "int8, one scale a channel for the whole data set"
 def measure(photographs: Sequence[Path], settings: SamSettings) -> dict[str, dict[str, Any]]:
     """Per stored type: bytes an image, and the relative RMS error of each level, mean and largest."""
     encoder = SamEncoder(settings, place("auto", "auto")[0])
-    features = [encoder.encode([Image.open(path)])[0] for path in photographs]
+    features = [encoder.encode([load_image(path)])[0] for path in photographs]
     whole = [torch.stack([each[n].abs().amax((0, 1)) for each in features]).amax(0) / 127 for n in range(3)]
     rows: dict[str, dict[str, Any]] = {}
     for name in (*STORED, WHOLE):

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from maris_fast.errors import InputError
+from maris_fast.images import Orientation
 
 FORMAT_VERSION = 2
 
@@ -94,8 +95,19 @@ class ImageRecord(Frozen):
         default=None,
         description="the image's number in COCO, whatever file it is; None: not COCO's, or unknown",
     )
+    orientation: Orientation = Field(
+        default="stored", description="the view of the image that height, width and masks are for"
+    )
     targets: tuple[Target, ...] = Field(min_length=1)
     expressions: tuple[Expression, ...] = Field(min_length=1)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an orientation that changes nothing, so that bytes of older caches fit."""
+        written: dict[str, Any] = whole(self)
+        if self.orientation == "stored":
+            written.pop("orientation", None)
+        return written
 
     @model_validator(mode="after")
     def _consistent(self) -> ImageRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -123,14 +122,13 @@ def regions_picture(
 
 def _figure(height: float) -> Figure:
     figure = Figure(figsize=(INCHES, height), dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     return figure
 
 
 def _drawn(figure: Figure) -> Image.Image:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI)
-    return Image.open(file).convert("RGB")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _title(figure: Figure, text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from maris_fast.attention import pixel_of
 from maris_fast.attention_pictures import regions_picture, words_picture
@@ -126,11 +126,10 @@ def photograph(path: Path | None) -> Image.Image:
     if path is None:
         raise InputError("no photograph; upload one, or choose an example")
     try:
-        image = load_image(path)
+        return load_image(path)
     except InputError as error:
         # Whoever uploaded it knows its name, not the folder that it was put into.
         raise InputError(str(error).replace(f"{path.parent}/", "")) from error
-    return ImageOps.exif_transpose(image)
 
 
 def sentences_of(text: str) -> list[str]:

@@ -1,58 +1,283 @@
-"""Image files, so that whatever is wrong with one is said in one sentence.
+"""The one gate through which every image file is opened, so that whatever is wrong with one is one sentence.
 
-EXIF orientation is not applied: COCO's masks are for the raw pixels.
+How a file becomes pixels:
+
+- EXIF's orientation is applied ("shown", as browsers do it) or not ("stored"): a person's photograph is as
+  shown, an annotated one as its record says. Pillow turns a TIFF by itself, so its two views are one.
+- Greys of 16 bits are scaled by 255 / 65535. Of 32-bit whole numbers up to 65535 the same holds, and floats
+  from 0 to 1 are scaled by 255; anything beyond is refused, as nobody knows what is white in it.
+- Transparency is ignored: a pixel has its stored colour. Of several frames the first counts.
 """
 
 from __future__ import annotations
 
+import re
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from maris_fast.errors import InputError
 
 
-def check_image(path: Path, size: tuple[int, int]) -> None:
+class NoImageError(InputError):
+    """There is no such file."""
+
+
+Orientation = Literal["stored", "shown"]
+"""Which view of a photograph is meant: the pixels as the file has them, or turned as EXIF says."""
+
+MOST_PIXELS = 178_000_000
+"""Of one image: 0.5 GB as RGB. Pillow by itself gives up a little above."""
+
+# Pillow warns from half of that on; what is too large is decided here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_RUNS_PROGRAMS = ("EPS",)  # Pillow hands it to Ghostscript
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+_GREY16 = 65535
+
+_HEAD_BYTES = 512
+_NOT_READ = (
+    (
+        rb"version https://git-lfs",
+        "is a git-lfs pointer, not the image; run `git lfs pull` where it came from",
+    ),
+    (
+        rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
+        "is HEIC, which Pillow does not read; save it as JPEG or PNG",
+    ),
+    (rb".{4}ftypavi[fs]", "is AVIF, which this Pillow was built without; save it as JPEG or PNG"),
+    (rb".{4}ftyp", "is a video; save the frame that is meant as JPEG or PNG"),
+    (rb"(\xef\xbb\xbf)?\s*<(!doctype|html)", "is a web page, not an image; fetch the image itself"),
+    (
+        rb"(\xef\xbb\xbf)?\s*<(\?xml|svg)",
+        "is XML: a drawing (SVG), or what a server answered in place of the image; save a drawing as PNG, "
+        "fetch an image again",
+    ),
+    (rb"%!PS|\xc5\xd0\xd3\xc6|%PDF", "is PostScript or PDF, which would run a program; save it as PNG"),
+    (rb"\0{64}", "begins with zeros, as a copy that was never finished; fetch it again"),
+)
+
+
+@dataclass(frozen=True)
+class Views:
+    """(height, width) of the two views of an image file; ``turned``: whether EXIF makes them two."""
+
+    stored: tuple[int, int]
+    shown: tuple[int, int]
+    turned: bool
+
+    def of(self, orientation: Orientation) -> tuple[int, int]:
+        return self.stored if orientation == "stored" else self.shown
+
+
+def views_of(path: Path, *, whole: bool = False) -> Views:
+    """What the head of an image file says of its size.
+
+    Args:
+        whole: read the file to its end as well, which finds truncated ones; pixels are computed at an eighth
+            of the size where the format can.
+
+    Raises:
+        InputError: no image that can be read.
+    """
+    with _opened(path) as image:
+        stored = image.height, image.width
+        if whole:
+            with _decoding(path):
+                image.draft("L", (image.width // 8, image.height // 8))
+                image.load()
+        turn = _turn(image)
+    return Views(stored, stored[::-1] if turn in _SIDEWAYS else stored, turn in _TURNS)
+
+
+def check_image(path: Path, size: tuple[int, int], orientation: Orientation) -> None:
     """Look at the file's head without decoding its pixels.
 
     Args:
-        size: (height, width) that the image must have.
+        size: (height, width) that the view must have.
 
     Raises:
-        InputError: no such file, not an image, or of another size.
+        InputError: no image that can be read, or one of another size.
     """
-    with _opened(path, size):
-        pass
+    with _opened(path) as image:
+        _require_size(path, image, size, orientation)
 
 
-def load_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """The decoded image, RGB.
+def load_image(
+    path: Path, size: tuple[int, int] | None = None, orientation: Orientation = "shown"
+) -> Image.Image:
+    """The decoded image, RGB, without any metadata.
 
     Args:
-        size: (height, width) that the image must have; None: any.
+        size: (height, width) that the view must have; None: any.
 
     Raises:
         InputError: as ``check_image``, or the pixels cannot be decoded.
     """
-    with _opened(path, size) as image:
-        try:
-            return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
-            raise InputError(f"{path} cannot be decoded: {error}; fetch the file again") from error
+    with _opened(path) as image:
+        if size is not None:
+            _require_size(path, image, size, orientation)
+        with _decoding(path):
+            return _rgb(image, str(path), orientation)
 
 
-def _opened(path: Path, size: tuple[int, int] | None) -> Image.Image:
+def load_stored(path: Path) -> Image.Image:
+    """The decoded image in its own mode, for masks: neither turned nor scaled.
+
+    Raises:
+        InputError: no image that can be read and decoded.
+    """
+    with _opened(path) as image:
+        with _decoding(path):
+            image.load()
+        return image
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """An image that somebody else opened, as ``load_image`` gives it; the original is left as it is.
+
+    Raises:
+        InputError: its pixels cannot be decoded, or have values that mean no colour.
+    """
+    name = str(getattr(image, "filename", "") or "the image")
+    with _decoding(Path(name)):
+        return _rgb(image, name, "shown")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    path = Path(path)
+    _require_file(path)
+    Image.init()
     try:
-        image = Image.open(path)
-    except FileNotFoundError as error:
-        raise InputError(f"no image {path}; put the file there, or name the right folder") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise InputError(f"{path} is no readable image: {error}") from error
-    if size is not None and (image.height, image.width) != size:
-        found = f"{image.height} x {image.width}"
-        image.close()
+        image = Image.open(path, formats=[one for one in Image.ID if one not in _RUNS_PROGRAMS])
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} {_what_it_is(path)}") from error
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        raise _too_large(path, int(pixels[0]) if pixels else MOST_PIXELS) from error
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError and others
+        raise InputError(f"{path} is no readable image: {_why(error)}") from error
+    with image:
+        if image.width * image.height > MOST_PIXELS:
+            raise _too_large(path, image.width * image.height)
+        yield image
+
+
+def _require_file(path: Path) -> None:
+    """Before it is opened: opening a pipe waits for whoever writes into it, and a device may never end."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NoImageError(f"no image {path}; put the file there, or name the right folder") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be looked at: {error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path} is a folder; name an image file in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path} is a pipe, socket or device, not a file; save the image as a file")
+    if not found.st_size:
+        raise InputError(f"{path} is empty; fetch the file again")
+
+
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    for pattern, what in _NOT_READ:
+        if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
+            return what
+    return "is no readable image: none of the formats that Pillow reads; save it as JPEG or PNG"
+
+
+def _too_large(path: Path, pixels: int) -> InputError:
+    return InputError(
+        f"{path} has {pixels / 1e6:.0f} megapixels, read are at most {MOST_PIXELS / 1e6:.0f}; save it smaller"
+    )
+
+
+def _why(error: Exception) -> str:
+    if "MAX_TEXT" in str(error):
+        return "it holds text that unpacks to many megabytes; save it again without text chunks"
+    return str(error) or type(error).__name__
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
+        raise InputError(f"{path} cannot be decoded: {_why(error)}; fetch the file again") from error
+
+
+def _require_size(path: Path, image: Image.Image, size: tuple[int, int], orientation: Orientation) -> None:
+    sideways = orientation == "shown" and _turn(image) in _SIDEWAYS
+    found = (image.width, image.height) if sideways else (image.height, image.width)
+    if found != size:
         raise InputError(
-            f"{path} is {found} (height x width), annotated as {size[0]} x {size[1]}; "
+            f"{path} is {found[0]} x {found[1]} (height x width), annotated as {size[0]} x {size[1]}; "
             "the image folder does not belong to the annotations"
         )
-    return image
+
+
+def _turn(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8."""
+    if image.format == "TIFF":  # turned by Pillow
+        return 1
+    try:
+        turn = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # EXIF that is damaged turns nothing
+        return 1
+    return turn if turn in _TURNS else 1
+
+
+def _rgb(image: Image.Image, name: str, orientation: Orientation) -> Image.Image:
+    image.load()
+    turn = _turn(image) if orientation == "shown" else 1
+    plain = _plain(image, name)
+    if turn in _TURNS:
+        plain = plain.transpose(_TURNS[turn])
+    plain.info.clear()  # nobody shall turn it again
+    return plain
+
+
+def _plain(image: Image.Image, name: str) -> Image.Image:
+    """RGB, not turned."""
+    if image.mode.startswith("I"):
+        greys = np.asarray(image)
+        _require_range(greys, _GREY16, name)
+        scaled = (greys.astype(np.uint32) * 255 + _GREY16 // 2) // _GREY16
+    elif image.mode == "F":
+        greys = np.asarray(image)
+        _require_range(greys, 1, name)
+        scaled = np.rint(greys * 255)
+    else:
+        return image.convert("RGB")
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+
+
+def _require_range(greys: NDArray[Any], white: int, name: str) -> None:
+    if not (greys.min() >= 0 and greys.max() <= white):  # nor NaN
+        raise InputError(
+            f"{name} has {greys.dtype} values from {greys.min():g} to {greys.max():g}; needed are 0 to "
+            f"{white}, so that it is known what is white; save it with 8 or 16 bits"
+        )

@@ -17,6 +17,7 @@ from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, Tex
 from maris_fast.encoders.provenance import EncoderProvenance
 from maris_fast.errors import CheckpointError
 from maris_fast.geometry import ImageGeometry, to_original_size
+from maris_fast.images import as_shown
 from maris_fast.weights import load_model
 
 
@@ -74,18 +75,22 @@ class Predictor:
 
     @torch.inference_mode()
     def encode(self, image: Image.Image) -> EncodedImage:
-        """SAM's features of an image. On a GPU they may still be under way when this returns.
+        """SAM's features of an image, turned as its EXIF data say, if it still has any.
+
+        On a GPU they may still be under way when this returns.
 
         Raises:
-            InputError: an image so narrow that its short side would vanish.
+            InputError: an image that cannot be decoded (``as_shown``), or so narrow that its short side would
+                vanish.
         """
+        image = as_shown(image)
         geometry = self.sam.grid(image.height, image.width)
         (features,) = self.sam.encode([image])
         return EncodedImage(features, geometry)
 
     @torch.inference_mode()
     def logits(self, image: Image.Image | EncodedImage, expressions: Sequence[str]) -> torch.Tensor:
-        """Logits [E, height, width] at the image's own size, one for each expression.
+        """Logits [E, height, width] at the size at which the image is shown, one for each expression.
 
         They are far below 0 where the model says that an expression refers to nothing.
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.stream import Batch
+from maris_fast.images import Orientation
 from maris_fast.pictures import TRUTH, Panel, sheet
 from maris_fast.train.evaluation import EvaluationReader, evaluate
 from maris_fast.train.ranks import Ranks
@@ -38,6 +39,7 @@ class Example:
     predictions: tuple[Rle, ...]
     ious: tuple[float, ...]
     """I / U at the image's own size, a model each; two empty masks agree, which is 1."""
+    orientation: Orientation = "stored"
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def _joined(masks: Sequence[dict[bytes, Drawn]]) -> list[Example]:
             target=one.target,
             predictions=tuple(each[order].prediction for each in masks),
             ious=tuple(_iou(each[order]) for each in masks),
+            orientation=one.orientation,
         )
         for order, one in first.items()
     ]

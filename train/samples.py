@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.records import Rle
 from maris_fast.errors import InputError
-from maris_fast.images import load_image
+from maris_fast.images import Orientation, load_image
 from maris_fast.pictures import Panel, sheet
 
 GREY = (150, 150, 150)
@@ -31,6 +31,8 @@ class Shown(Protocol):
     @property
     def image(self) -> str: ...
     @property
+    def orientation(self) -> Orientation: ...
+    @property
     def sent_id(self) -> int: ...
     @property
     def text(self) -> str: ...
@@ -43,6 +45,8 @@ class Pictured(Protocol):
 
     @property
     def image(self) -> str: ...
+    @property
+    def orientation(self) -> Orientation: ...
     @property
     def target(self) -> Rle: ...
 
@@ -57,6 +61,7 @@ class Drawn:
     text: str
     target: Rle
     prediction: Rle
+    orientation: Orientation = "stored"
 
 
 class SampleMasks:
@@ -76,7 +81,8 @@ class SampleMasks:
         if self._is_wanted(sample.image_id, order):
             coded = coco_mask.encode(np.asfortranarray(prediction.astype(np.uint8)))
             mask = Rle(size=sample.target.size, counts=coded["counts"].decode())
-            self._keep(Drawn(order, sample.image_id, sample.image, sample.text, sample.target, mask))
+            one = (sample.image_id, sample.image, sample.text, sample.target, mask, sample.orientation)
+            self._keep(Drawn(order, *one))
 
     def kept(self) -> list[Drawn]:
         return sorted(self._kept.values(), key=lambda one: one.order)
@@ -123,7 +129,7 @@ class SampleSheet:
         """The expression's image, or grey of its size."""
         height, width = one.target.size
         try:
-            return load_image(self._image_root / one.image, (height, width))
+            return load_image(self._image_root / one.image, (height, width), one.orientation)
         except InputError as error:
             if not self._said:
                 say(f"masks are drawn on grey, as the images are not here: {error}")

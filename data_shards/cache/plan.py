@@ -76,7 +76,7 @@ def plan_split(
                     "all sentences of an image belong into one record"
                 )
             seen.add(record.image_id)
-            check_image(root / record.image, (record.height, record.width))
+            check_image(root / record.image, (record.height, record.width), record.orientation)
             geometry = sam.grid(record.height, record.width)
             expressions = _tokenised(record, text)
             sizes = member_bytes(

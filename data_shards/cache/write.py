@@ -332,7 +332,7 @@ def encode_groups(
     """
 
     def prepare(record: ImageRecord) -> _Prepared:
-        image = load_image(root / record.image, (record.height, record.width))
+        image = load_image(root / record.image, (record.height, record.width), record.orientation)
         geometry = sam.grid(record.height, record.width)
         targets = np.stack([mask_target(decode_rle(target.mask), geometry) for target in record.targets])
         return _Prepared(record, geometry, sam.resize(image), targets)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from maris_fast.data_shards.importers.annotations import AnnotationRow, ImageRow, InstancesFile, RefRow
 from maris_fast.data_shards.importers.coco_images import coco_id_of
-from maris_fast.data_shards.importers.images import image_faults
+from maris_fast.data_shards.importers.images import look_at_images
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.masks import empty_mask, overlap_mask, union_mask, union_of
 from maris_fast.data_shards.importers.options import ImportOptions
@@ -54,9 +54,16 @@ def write_refs(
     grouping = Grouping(instances, file, bad)
     groups = {split: grouping.records(by_split[split]) for split in chosen}
     grouping.records(by_split[UNKNOWN_SPLIT])  # none: these are refs to images that nobody knows
-    faults = image_faults(Path(info.image_root), grouping.used_images, options)
+    # COCO's masks are for the pixels as they are stored.
+    undecided = options.orientation or ("stored" if info.coco_annotations else None)
+    looked = look_at_images(Path(info.image_root), grouping.used_images, options, undecided=undecided)
     sound = (
-        (split, bad.without_images(records, faults, file=file_of(split, file), split=split, what="ref"))
+        (
+            split,
+            bad.without_images(
+                looked.oriented(records), looked.faults, file=file_of(split, file), split=split, what="ref"
+            ),
+        )
         for split, records in groups.items()
     )
     head = info.model_copy(update={"synthetic": instances.info.synthetic})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from PIL import Image
 
 from maris_fast.data_shards.importers.annotations import ImageRow
 from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.options import ImportOptions
+from maris_fast.data_shards.records import ImageRecord
 from maris_fast.errors import InputError
+from maris_fast.images import NoImageError, Orientation, Views, views_of
 
 IMAGE_ROOTS = ("images/mscoco/images/train2014", "images/train2014")
 THREADS = 4
@@ -34,43 +35,87 @@ def find_image_root(root: Path, named: Path | None = None, places: Sequence[str]
     )
 
 
-def image_faults(image_root: Path, images: Sequence[ImageRow], options: ImportOptions) -> dict[int, Fault]:
-    """What is wrong with images that are missing, broken or of another size than annotated, by their id.
+TURNED = (
+    "images that EXIF turns, so that nobody knows which way round the masks are; say it with --orientation "
+    "stored (as the file has its pixels) or --orientation shown (as EXIF turns them)"
+)
+"""Kind of fault."""
+
+
+@dataclass
+class LookedAt:
+    """What was found out about images, by their id."""
+
+    faults: dict[int, Fault] = field(default_factory=dict)
+    """Of those that are missing, broken, of another size than annotated, or turned nobody knows which way."""
+    shown: set[int] = field(default_factory=set)
+    """Annotated as EXIF turns them."""
+
+    def oriented(self, records: Sequence[ImageRecord]) -> list[ImageRecord]:
+        """The records with the view that each is annotated in."""
+        return [
+            record.model_copy(update={"orientation": "shown"}) if record.image_id in self.shown else record
+            for record in records
+        ]
+
+
+def look_at_images(
+    image_root: Path, images: Sequence[ImageRow], options: ImportOptions, *, undecided: Orientation | None
+) -> LookedAt:
+    """Every image by its id.
 
     Args:
         options: ``check_images``: read each file to its end; else only its header, which a cut file still
             has. ``progress`` is called with images done and images in all.
+        undecided: the view of an image whose annotated size fits both; None: that is a fault.
     """
 
-    def check(image: ImageRow) -> Fault | None:
-        return _fault(image_root / image.file_name, image, options.check_images)
+    def look(image: ImageRow) -> Orientation | Fault:
+        return _look(image_root / image.file_name, image, options.check_images, undecided)
 
-    faults = {}
+    looked = LookedAt()
     with ThreadPoolExecutor(THREADS) as pool:
-        for done, (image, fault) in enumerate(zip(images, pool.map(check, images), strict=True), start=1):
-            if fault is not None:
-                faults[image.id] = fault
+        for done, (image, found) in enumerate(zip(images, pool.map(look, images), strict=True), start=1):
+            if isinstance(found, Fault):
+                looked.faults[image.id] = found
+            elif found == "shown":
+                looked.shown.add(image.id)
             if options.progress is not None:
                 options.progress(done, len(images))
-    return faults
+    return looked
 
 
-def _fault(path: Path, annotated: ImageRow, decode: bool) -> Fault | None:
-    """None for a good image."""
+def fitting_views(views: Views, width: int | None, height: int | None) -> list[Orientation]:
+    """Views of a turned image that have this size; None: any."""
+    orientations: tuple[Orientation, ...] = ("stored", "shown")
+    return [
+        one
+        for one in orientations
+        if height in (None, views.of(one)[0]) and width in (None, views.of(one)[1])
+    ]
+
+
+def _look(
+    path: Path, annotated: ImageRow, decode: bool, undecided: Orientation | None
+) -> Orientation | Fault:
     name = f"image {annotated.id}: {path}"
     try:
-        with Image.open(path) as image:
-            width, height = image.size  # raw pixels, as COCO annotated them: no EXIF rotation
-            if decode:
-                image.draft("L", (width // 8, height // 8))  # reads all bytes, computes an eighth
-                image.load()
-    except FileNotFoundError:
+        views = views_of(path, whole=decode)
+    except NoImageError:
         return Fault("missing images; copy them into the image folder", name)
-    except Exception as error:  # decoders raise OSError, SyntaxError and others on damaged files
-        return Fault("images that cannot be read to their end; copy them again", f"{name}: {error}")
-    if (width, height) != (annotated.width, annotated.height):
+    except InputError as error:
+        return Fault(
+            "images that cannot be read to their end; copy them again", f"image {annotated.id}: {error}"
+        )
+    fitting = fitting_views(views, annotated.width, annotated.height)
+    if not fitting:
         return Fault(
             "images of another size than annotated (width x height); use COCO's original files",
-            f"{name} is {width} x {height}, annotated {annotated.width} x {annotated.height}",
+            f"{name} is {views.stored[1]} x {views.stored[0]}, "
+            f"annotated {annotated.width} x {annotated.height}",
         )
-    return None
+    if not views.turned:
+        return "stored"
+    if len(fitting) == 1:
+        return fitting[0]
+    return undecided or Fault(TURNED, name)

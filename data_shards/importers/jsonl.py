@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from maris_fast.data_shards.importers.coco_images import coco_id_of
 from maris_fast.data_shards.importers.jsonl_lines import Line, ObjectRow, read_lines
@@ -26,6 +25,7 @@ from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import Expression, ImageRecord, Rle, Target
 from maris_fast.errors import InputError
+from maris_fast.images import load_stored
 
 
 @dataclass
@@ -69,7 +69,7 @@ def import_jsonl(
             raise InputError(f"{root / dataset} holds no lines")
         splits = {line.split for line in lines}
         chosen = chosen_splits(splits, options.splits, root / dataset) if splits else []
-        grouping = _Grouping(root, open_photos(Path(head.image_root), lines, chosen, options), bad)
+        grouping = _Grouping(root, open_photos(Path(head.image_root), root, lines, chosen, options), bad)
         for line in lines:
             grouping.add(line)
         records = ((split, grouping.records(split)) for split in chosen)
@@ -94,6 +94,7 @@ class _Grouping:
                 height=group.photo.height,
                 width=group.photo.width,
                 coco_id=coco_id_of(group.photo.file_name),
+                orientation=group.photo.orientation,
                 targets=tuple(group.targets),
                 expressions=tuple(group.expressions),
             )
@@ -170,19 +171,15 @@ def _row(line: Line, expressions: int, number: int | None = None) -> Row:
 def _png(path: Path, image: Photo) -> NDArray[Any]:
     """Pixels [height, width], not 0 inside the mask."""
     try:
-        with Image.open(path) as picture:
-            if picture.format != "PNG":
-                raise ValueError(
-                    f"{path} is {picture.format}; a mask is saved as PNG, which keeps its pixels"
-                )
-            if picture.size != (image.width, image.height):
-                raise ValueError(
-                    f"{path} is {picture.width} x {picture.height}, its image {image.width} x {image.height}"
-                )
-            if len(picture.getbands()) != 1:
-                raise ValueError(f"{path} has the channels {', '.join(picture.getbands())}; needed is one")
-            return np.asarray(picture)
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        picture = load_stored(path)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    if picture.format != "PNG":
+        raise ValueError(f"{path} is {picture.format}; a mask is saved as PNG, which keeps its pixels")
+    if picture.size != (image.width, image.height):
+        raise ValueError(
+            f"{path} is {picture.width} x {picture.height}, its image {image.width} x {image.height}"
+        )
+    if len(picture.getbands()) != 1:
+        raise ValueError(f"{path} has the channels {', '.join(picture.getbands())}; needed is one")
+    return np.asarray(picture)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maris_fast.images import Orientation
+
 
 @dataclass(frozen=True)
 class ImportOptions:
@@ -15,6 +17,8 @@ class ImportOptions:
         splits: the splits to import; none: all there are.
         images: folder of the images, absolute or below the root, where it is another than usual.
         check_images: decode every image, which finds truncated files; sizes are checked in any case.
+        orientation: of images that EXIF turns and whose annotated size fits both ways; None: such an image of
+            one's own data cannot be used, a published one is as stored.
         leave_out_bad: leave out, count and list rows that cannot be used, see ``left_out``; else they refuse
             the whole import.
         progress: called with images checked and images in all.
@@ -23,6 +27,7 @@ class ImportOptions:
     splits: Sequence[str] = ()
     images: Path | None = None
     check_images: bool = True
+    orientation: Orientation | None = None
     leave_out_bad: bool = False
     progress: Callable[[int, int], None] | None = None
 

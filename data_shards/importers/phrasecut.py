@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from maris_fast.data_shards.importers.annotations import ImageRow, first_of, read_bytes
-from maris_fast.data_shards.importers.images import find_image_root, image_faults
+from maris_fast.data_shards.importers.images import find_image_root, look_at_images
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.masks import mask_of_pixels
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
@@ -134,7 +134,12 @@ class _Split:
         ]
         done, both = len(rows), len(rows) + len(self._tasks)
         progress = options.progress or (lambda done, both: None)
-        faults = image_faults(root, rows, replace(options, progress=lambda done, _: progress(done, both)))
+        looked = look_at_images(
+            root,
+            rows,
+            replace(options, progress=lambda done, _: progress(done, both)),
+            undecided=options.orientation or "stored",  # as Visual Genome's boxes are
+        )
         records = []
         for image_id in sorted(self._by_image):
             record = self._record(self._images[image_id], self._by_image[image_id])
@@ -142,7 +147,9 @@ class _Split:
                 records.append(record)
             done += len(self._by_image[image_id])
             progress(done, both)
-        return self._bad.without_images(records, faults, file=self._file, split=self._name, what="phrase")
+        return self._bad.without_images(
+            looked.oriented(records), looked.faults, file=self._file, split=self._name, what="phrase"
+        )
 
     def _row(self, number: int) -> Row:
         return Row(

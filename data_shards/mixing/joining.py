@@ -62,6 +62,14 @@ class Joining:
                     f"{part.dataset.folder}",
                 )
                 continue
+            if image.first.orientation != record.orientation:
+                self._problems.add(
+                    "images that one data set takes as stored and another as EXIF turns them; import one of "
+                    "them again with the other --orientation",
+                    f"{record.image}: {image.first.orientation}, and {record.orientation} in "
+                    f"{part.dataset.folder}",
+                )
+                continue
             self._add(image, part, record)
         return [image.record() for image in sorted(images.values(), key=lambda image: image.image_id)]
 

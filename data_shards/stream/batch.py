@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maris_fast.data_shards.records import Rle
 from maris_fast.geometry import ImageGeometry
+from maris_fast.images import Orientation
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Sample:
     """Pixels inside several of one annotation's polygons; None where the cache does not tell."""
     first: bool = True
     """Whether this is the first sentence of its ref."""
+    orientation: Orientation = "stored"
+    """The view of the image that the mask is for."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def _samples(group: Group, annotation: dict[str, Any], geometry: ImageGeometry) 
             geometry=geometry,
             overlap=_rle(target["overlap"]) if target.get("overlap") else None,
             first=all(other["target"] != expression["target"] for other in record["expressions"][:place]),
+            orientation=record.get("orientation", "stored"),
         )
 
 

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -62,6 +62,13 @@ def import_annotations(
         Path | None, typer.Option(help="folder of the images, if it is not at its usual place below ROOT")
     ] = None,
     check_images: Annotated[bool, typer.Option(help="decode every image")] = True,
+    orientation: Annotated[
+        Literal["stored", "shown"] | None,
+        typer.Option(
+            help="which view masks are for, of images that EXIF turns and whose annotated size fits both: as "
+            "the file stores its pixels, or as EXIF turns them"
+        ),
+    ] = None,
     leave_out_bad: Annotated[
         bool,
         typer.Option(
@@ -82,6 +89,7 @@ def import_annotations(
             splits=split or (),
             images=images,
             check_images=check_images,
+            orientation=orientation,
             leave_out_bad=leave_out_bad,
             progress=progress,
         )

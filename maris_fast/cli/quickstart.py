@@ -113,7 +113,9 @@ def _draw(weights: Path, dataset: Path, out: Path) -> None:
     panels = []
     for record, index in _examples(list(source.records("val"))):
         expression = record.expressions[index]
-        image = load_image(Path(source.info.image_root) / record.image)
+        image = load_image(
+            Path(source.info.image_root) / record.image, (record.height, record.width), record.orientation
+        )
         (mask,) = predictor.masks(image, [expression.text])
         truth = decode_rle(record.targets[expression.target].mask) > 0
         panels.append(Panel(image, mask, expression.text, truth))

@@ -298,10 +298,14 @@ def image_of_another_size(photos: Photos) -> None:
     photos.lines[0]["width"] = 61
 
 
-def turned(photos: Photos) -> None:
+def turned(photos: Photos, orientation: int = 6) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     Image.new("RGB", (WIDTH, HEIGHT)).save(photos.root / "kitchen" / "1.jpg", exif=exif)
+
+
+def turned_in_place(photos: Photos) -> None:
+    turned(photos, 3)
 
 
 def split_that_is_a_path(photos: Photos) -> None:
@@ -336,18 +340,18 @@ AS_DOCUMENTED = r"not as docs/datasets\.md says \(1\).*"
         (polygon_off_the_image, r"usable mask.*people\.jsonl:1: its mask has no pixel"),
         (run_lengths_of_another_size, r"usable mask.*people\.jsonl:3: its run lengths are for size"),
         (mask_that_is_a_number, r"usable mask.*people\.jsonl:1: it has neither polygons"),
-        (mask_file_missing, r"usable mask.*people\.jsonl:2: there is no file .*cup\.png"),
+        (mask_file_missing, r"usable mask.*people\.jsonl:2: no image .*cup\.png"),
         (mask_file_of_another_size, r"usable mask.*people\.jsonl:2: .*is 40 x 60, its image 60 x 40"),
         (mask_file_in_colour, r"usable mask.*people\.jsonl:2: .*channels R, G, B"),
         (mask_file_that_is_a_jpeg, r"usable mask.*people\.jsonl:2: .*is JPEG; a mask is saved as PNG"),
         (mask_file_all_black, r"usable mask.*people\.jsonl:2: .*has no pixel.*the mask null"),
-        (mask_file_cut, r"usable mask.*people\.jsonl:2: .*cup\.png cannot be read"),
+        (mask_file_cut, r"usable mask.*people\.jsonl:2: .*cup\.png cannot be decoded"),
         (image_missing, r"missing images \(1\).*people\.jsonl:3: .*2\.png"),
         (image_cut, r"cannot be read to their end.*kitchen/1\.jpg"),
         (image_that_is_text, r"images that cannot be read \(1\).*people\.jsonl:3: .*2\.png"),
         (image_outside, r"leave the image folder.*people\.jsonl:1: \.\./photos"),
         (image_of_another_size, r"another size than their line says.*people\.jsonl:1: width 61, .*has 60"),
-        (turned, r"EXIF turns.*people\.jsonl:1"),
+        (turned_in_place, r"EXIF turns.*people\.jsonl:1"),
         (split_that_is_a_path, AS_DOCUMENTED + r"people\.jsonl:1: split"),
         (no_object, r"images without an object.*people\.jsonl:4"),
         (no_lines, r"people\.jsonl holds no lines"),

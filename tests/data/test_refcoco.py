@@ -200,6 +200,17 @@ def test_an_exif_rotated_image_keeps_its_raw_pixels(tiny: TinyDataset) -> None:
     assert (record.height, record.width) == (HEIGHT, WIDTH)
 
 
+@pytest.mark.parametrize("turn", [2, 3, 4])
+def test_a_published_image_that_exif_turns_in_place_is_as_stored(tiny: TinyDataset, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tiny.image(7), exif=exif)
+    tiny.write()
+    tiny.imported()
+    (record,) = ImportedDataset(tiny.out).records("train")
+    assert record.orientation == "stored"
+
+
 def test_progress_counts_the_images(tiny: TinyDataset) -> None:
     calls: list[tuple[int, int]] = []
     tiny.write()

@@ -1,0 +1,94 @@
+"""A photograph and its EXIF-turned twins: one picture, so one mask, whoever asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from maris_fast.cli.app import app
+from maris_fast.demo import Demo
+from maris_fast.prediction import Predictor
+from tests.cli.untrained import write_untrained
+from tests.data.test_images import TURNS, exif_of, stored_for, turned
+
+SENTENCE = "the red circle"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_untrained(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def predictor(weights: Path) -> Predictor:
+    return Predictor(weights)
+
+
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    """Nothing in it is symmetric."""
+    rows, columns = np.mgrid[:90, :140]
+    return np.stack([rows * 2, columns, (rows * columns) % 256], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def wanted(predictor: Predictor, scene: np.ndarray) -> np.ndarray:
+    logits = predictor.logits(Image.fromarray(scene), [SENTENCE])[0].numpy()
+    assert logits.shape == (90, 140)
+    assert not np.allclose(logits, logits[::-1])
+    assert not np.allclose(logits, logits[:, ::-1])
+    return logits
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_the_predictor_gives_a_turned_twin_the_same_logits(
+    predictor: Predictor, scene: np.ndarray, wanted: np.ndarray, tmp_path: Path, turn: int
+) -> None:
+    with Image.open(turned(tmp_path / "photo.png", turn, scene)) as image:
+        np.testing.assert_array_equal(predictor.logits(image, [SENTENCE])[0].numpy(), wanted)
+        masks, _ = predictor.attention(image, [SENTENCE])
+    np.testing.assert_array_equal(masks[0], wanted > 0)
+
+
+def test_the_predictor_gives_a_jpeg_of_a_phone_the_mask_of_what_is_seen(
+    predictor: Predictor, scene: np.ndarray, tmp_path: Path
+) -> None:
+    stored = Image.fromarray(np.ascontiguousarray(stored_for(6, scene)))
+    stored.save(tmp_path / "phone.jpg", exif=exif_of(6))
+    stored.save(tmp_path / "raw.jpg")
+    decoded = Image.open(tmp_path / "raw.jpg").transpose(Image.Transpose.ROTATE_270)
+    found = predictor.logits(Image.open(tmp_path / "phone.jpg"), [SENTENCE])
+    assert found.shape == (1, 90, 140)
+    np.testing.assert_array_equal(found.numpy(), predictor.logits(decoded, [SENTENCE]).numpy())
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_predict_writes_the_same_files_for_a_turned_twin(
+    weights: Path, scene: np.ndarray, wanted: np.ndarray, tmp_path: Path, turn: int
+) -> None:
+    out = tmp_path / "out"
+    for folder, orientation in (("twin", 1), ("turned", turn)):
+        (tmp_path / folder).mkdir()
+        photo = turned(tmp_path / folder / "photo.png", orientation, scene)
+        arguments = ["predict", str(photo), SENTENCE, "--weights", str(weights), "--out", str(out / folder)]
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    mask = np.asarray(Image.open(out / "turned" / "photo-1-mask.png"))
+    np.testing.assert_array_equal(mask > 0, wanted > 0)
+    for name in ("photo-1-mask.png", "photo-1-overlay.png"):
+        assert (out / "turned" / name).read_bytes() == (out / "twin" / name).read_bytes()
+
+
+def test_attention_and_the_demo_see_a_turned_twin_as_it_is_shown(
+    weights: Path, predictor: Predictor, scene: np.ndarray, wanted: np.ndarray, tmp_path: Path
+) -> None:
+    photo = turned(tmp_path / "photo.png", 6, scene)
+    arguments = ["attention", str(photo), SENTENCE, "--weights", str(weights), "--out", str(tmp_path / "out")]
+    # A corner that the stored photograph, 90 wide, lacks.
+    done = CliRunner().invoke(app, [*arguments, "--pixel", "139,89"])
+    assert done.exit_code == 0, done.output
+    assert f"{(wanted > 0).mean():.1%} of the image" in done.output
+    np.testing.assert_array_equal(Demo(predictor).segment(photo, SENTENCE).masks[0], wanted > 0)
