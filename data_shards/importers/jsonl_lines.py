@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 from maris_fast.data_shards.importers.annotations import SplitName, first_of, read_bytes
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.own import SPLIT
+from maris_fast.data_shards.importers.plain_json import parse_json
 from maris_fast.data_shards.records import UNKNOWN_SPLIT
 
 
@@ -94,9 +94,9 @@ def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
         where = f"{path.name}:{number}"
         keys: Any = None
         try:
-            keys = json.loads(text)
+            keys = parse_json(text)
             row = _parsed(keys)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             why = first_of(error) if isinstance(error, ValidationError) else str(error)
             fault = Fault("lines that are not as docs/datasets.md says", f"{where}: {why}")
             bad.add(_unreadable(path.name, number, split or _split_of(keys)), fault)

@@ -312,6 +312,18 @@ def split_that_is_a_path(photos: Photos) -> None:
     photos.lines[0]["split"] = "../val"
 
 
+def key_twice(photos: Photos) -> None:
+    photos.lines[0] = '{"image": "2.png", "sentence": "a", "mask": null, "sentence": "b"}'
+
+
+def key_twice_within(photos: Photos) -> None:
+    photos.lines[0] = '{"image": "2.png", "sentence": "a", "mask": {"size": [1, 1], "size": [40, 60]}}'
+
+
+def nested_deep(photos: Photos) -> None:
+    photos.lines[0] = "[" * 100_000
+
+
 def no_object(photos: Photos) -> None:
     photos.lines[3]["objects"] = []
 
@@ -353,6 +365,9 @@ AS_DOCUMENTED = r"not as docs/datasets\.md says \(1\).*"
         (image_of_another_size, r"another size than their line says.*people\.jsonl:1: width 61, .*has 60"),
         (turned_in_place, r"EXIF turns.*people\.jsonl:1"),
         (split_that_is_a_path, AS_DOCUMENTED + r"people\.jsonl:1: split"),
+        (key_twice, AS_DOCUMENTED + r"people\.jsonl:1: the key 'sentence' stands twice"),
+        (key_twice_within, AS_DOCUMENTED + r"people\.jsonl:1: the key 'size' stands twice"),
+        (nested_deep, AS_DOCUMENTED + r"people\.jsonl:1: it is nested too deep"),
         (no_object, r"images without an object.*people\.jsonl:4"),
         (no_lines, r"people\.jsonl holds no lines"),
     ],

@@ -1,0 +1,27 @@
+"""JSON in which nothing is lost: of a key that stands twice in an object, parsers keep the last alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def parse_json(content: bytes | str) -> Any:
+    """What a JSON document holds.
+
+    Raises:
+        ValueError: not JSON, nested too deep, or an object that has a key twice.
+    """
+    try:
+        return json.loads(content, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for place, key in enumerate(names) if key in names[:place])
+        raise ValueError(f"the key {twice!r} stands twice; keep one of them")
+    return keys
