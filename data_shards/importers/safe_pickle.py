@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import io
 import pickle
 from pathlib import Path
 from typing import NoReturn
 
+from maris_fast.data_shards.importers.pickle_sizes import require_sizes_within
 from maris_fast.errors import InputError
 
 # Python 2 wrote text as bytes of no stated encoding: UTF-8, save for a stray byte that is not.
@@ -26,14 +28,15 @@ def load_plain_pickle(path: Path) -> object:
     """What the pickle holds, of any protocol; Python 2's ``str`` becomes text.
 
     A pickle can only run code through a global that it names, so every global is refused, before it is
-    looked up.
+    looked up. Sizes that it states are compared with the file before memory is reserved for them.
 
     Raises:
         InputError: no such file, not a whole pickle, or one that names a global.
     """
     try:
-        with Path(path).open("rb") as file:
-            return _PlainUnpickler(file, path).load()
+        content = Path(path).read_bytes()
+        require_sizes_within(content)
+        return _PlainUnpickler(io.BytesIO(content), path).load()
     except InputError:
         raise
     except FileNotFoundError as error:

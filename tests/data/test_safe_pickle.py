@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,43 @@ def test_a_truncated_pickle_is_an_input_error(file: Path, cut: int) -> None:
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no file .*refs\.p"):
         load_plain_pickle(tmp_path / "refs.p")
+
+
+BILLION = (10**9).to_bytes(4, "little")
+
+READ = """
+import resource, sys
+from pathlib import Path
+import maris_fast.data_shards.importers.safe_pickle as reader
+from maris_fast.errors import InputError
+for path in map(Path, sys.argv[1:]):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try: print("read", reader.load_plain_pickle(path))
+    except InputError as error: print(error)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_sizes_that_a_pickle_states_are_not_believed(tmp_path: Path) -> None:
+    """Each of these few bytes takes gigabytes in pickle.load; memory is what the process had at most."""
+    pickles = {
+        "memo": b"\x80\x02Nr\xff\xff\xff\x0f.",
+        "memo as text": b"Np300000000\n.",
+        "bytes": b"\x80\x04\x8e" + (2**33).to_bytes(8, "little") + b".",
+        "text": b"\x80\x04\x8d" + (2**33).to_bytes(8, "little") + b".",
+        "bytearray": b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b".",
+        "short text": b"\x80\x02X" + BILLION + b"a.",
+        "number": b"\x80\x02\x8b" + BILLION + b"1.",
+        "frame": b"\x80\x04\x95" + (2**40).to_bytes(8, "little") + b"N.",
+        "after a list": pickle.dumps([{"sent": "a"}] * 3)[:-1] + b"r\xff\xff\xff\x7f.",
+    }
+    for name, content in pickles.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [str(tmp_path / name) for name in pickles]
+    done = subprocess.run(
+        [sys.executable, "-c", READ, *paths], capture_output=True, text=True, check=True, timeout=300
+    )
+    lines = done.stdout.splitlines()
+    for name, told, kilobytes in zip(pickles, lines[::2], lines[1::2], strict=True):
+        assert f"{name} is not a whole pickle: ValueError: it states a size of" in told
+        assert int(kilobytes) < 50_000, (name, kilobytes)
