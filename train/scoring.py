@@ -26,6 +26,7 @@ from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
 from maris_fast.train.evaluation import score_expressions
 from maris_fast.train.lines import report_error
+from maris_fast.train.per_expression import KeptMasks, require_place, write_lines
 from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.scores_file import write_scores
 from maris_fast.train.watch import Watch
@@ -37,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         protocols = scoring.named([name for names in options.protocol or () for name in names.split(",")])
+        keep = None
+        if options.per_expression is not None:
+            require_place(options.per_expression)
+            keep = KeptMasks()
         engine = EngineSettings(device=options.device)
         ranks = join(engine)
         with Watch(ranks, engine):
@@ -48,14 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 swapped=options.swapped,
                 protocols=protocols,
                 bootstrap=options.bootstrap,
+                keep=keep,
             )
             if ranks.first:
                 show(results, options.split, breakdown=options.breakdown)
                 for line in read_manifest(options.cache).dataset.incomplete([options.split]):
                     print(line)
                 if options.out is not None:
-                    file = write_scores(options.out, results, options.weights, options.cache, options.split)
-                    print(f"wrote {file}")
+                    made_of = {"weights": str(options.weights)}
+                    dataset = read_manifest(options.cache).dataset
+                    print(f"wrote {write_scores(options.out, results, dataset, options.split, made_of)}")
+                if keep is not None:
+                    write_lines(options.per_expression, keep.lines)
+                    print(f"wrote {options.per_expression}")
             leave()
     except MarisError as error:
         report_error(error)
@@ -72,6 +82,7 @@ def score(
     swapped: bool,
     protocols: Sequence[scoring.Protocol] = (scoring.MARIS,),
     bootstrap: int = BOOTSTRAP,
+    keep: KeptMasks | None = None,
 ) -> dict[str, Any]:
     """``{"as written": scoring.whole}``, and with ``swapped`` the same model on exchanged expressions too.
 
@@ -83,13 +94,21 @@ def score(
     conditions = {"as written": False, "exchanged": True} if swapped else {"as written": False}
     with CacheReader(cache, split, device=ranks.device) as reader:
         require_same_encoders(meta, reader.manifest.encoders, cache)
-        return {
-            condition: scoring.whole(
-                score_expressions(model, reader, ranks, swapped=exchange, protocols=protocols),
-                bootstrap=bootstrap,
+        results = {}
+        for condition, exchange in conditions.items():
+            kept = keep if not exchange else None
+            table = score_expressions(
+                model,
+                reader,
+                ranks,
+                swapped=exchange,
+                protocols=protocols,
+                see=kept.see if kept is not None else None,
             )
-            for condition, exchange in conditions.items()
-        }
+            if kept is not None:
+                kept.finish(table, ranks)
+            results[condition] = scoring.whole(table, bootstrap=bootstrap)
+        return results
 
 
 def require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: Path) -> None:
@@ -135,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bootstrap", type=int, default=BOOTSTRAP, help="resamples for intervals; 0: none")
     parser.add_argument("--breakdown", action="store_true", help="also print scores by group")
+    parser.add_argument("--per-expression", type=Path, help="JSON lines of every expression with its mask")
     parser.add_argument("--out", type=Path, help="JSON of the scores; in a folder, a name of its own")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers")

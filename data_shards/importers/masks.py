@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from maris_fast.data_shards.records import Rle
+from maris_fast.data_shards.run_lengths import require_whole
 
 _FARTHEST = 1_000_000
 """A corner's distance from the image, in pixels; no image is as large."""
@@ -91,12 +92,8 @@ def _from_run_lengths(rle: dict[str, Any], height: int, width: int) -> dict[str,
     if size != [height, width]:
         raise ValueError(f"its run lengths are for size {size}, the image is {[height, width]}")
     if isinstance(counts, str):
-        compressed = {"size": size, "counts": counts.encode("ascii", "replace")}
-        try:
-            coco_mask.decode(compressed)  # the one check of the counts' total that pycocotools has
-        except ValueError as error:
-            raise ValueError(f"its run lengths are damaged: {error}") from error
-        return compressed
+        require_whole(counts, height, width)
+        return {"size": size, "counts": counts.encode()}
     if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
         raise ValueError("its run lengths have no counts")
     if sum(counts) != height * width:

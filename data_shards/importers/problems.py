@@ -10,10 +10,10 @@ SHOWN = 10
 
 
 class Problems:
-    """What is found, by kind; the message has the number of each kind and its first few."""
+    """What is found, by kind; the message has the number of each kind and its first ``shown``, None: all."""
 
-    def __init__(self, subject: str, *, done: str = "imported") -> None:
-        self._subject, self._done = subject, done
+    def __init__(self, subject: str, *, done: str = "imported", shown: int | None = SHOWN) -> None:
+        self._subject, self._done, self._shown = subject, done, shown
         self._details: dict[str, dict[str, None]] = defaultdict(dict)
 
     def add(self, kind: str, detail: str) -> None:
@@ -41,7 +41,8 @@ class Problems:
         lines = []
         for kind, details in self._details.items():
             lines.append(f"  {kind} ({len(details):,}):")
-            lines += [f"    {detail}" for detail in list(details)[:SHOWN]]
-            if len(details) > SHOWN:
-                lines.append(f"    ... and {len(details) - SHOWN:,} more")
+            told = list(details)[: self._shown]
+            lines += [f"    {detail}" for detail in told]
+            if len(details) > len(told):
+                lines.append(f"    ... and {len(details) - len(told):,} more")
         return lines

@@ -21,6 +21,7 @@ from maris_fast.cli import (
     quickstart,
     reporting,
     scaling,
+    scores,
     training,
 )
 from maris_fast.cli.bench import bench
@@ -56,6 +57,8 @@ app.command("verify")(data.verify)
 app.command("plan")(scaling.plan)
 app.command("train", context_settings={"ignore_unknown_options": True})(training.train)
 app.command("eval")(training.evaluate)
+app.command("score")(scores.score)
+app.command("compare")(scores.compare)
 app.command("ablate")(ablation.ablate)
 app.command("predict")(prediction.predict)
 app.command("attention")(attention.attention)

@@ -61,12 +61,20 @@ def evaluate(
             "`maris-fast report` finds them, named by data set and split"
         ),
     ] = None,
+    per_expression: Annotated[
+        Path | None,
+        typer.Option(
+            help="also write every expression there, with ids, sentence, IoU and predicted mask, as JSON "
+            "lines; `maris-fast compare` reads two such files"
+        ),
+    ] = None,
     ranks: Ranks = 1,
 ) -> None:
     """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size, and as other papers do."""
     command = scoring_command(weights, cache, split=split, swapped=swapped, out=out)
     command += [argument for name in protocol or () for argument in ("--protocol", name)]
     command += ["--bootstrap", str(bootstrap), *(["--breakdown"] if breakdown else [])]
+    command += ["--per-expression", str(per_expression)] if per_expression is not None else []
     sys.exit(launch(ranks, *command))
 
 

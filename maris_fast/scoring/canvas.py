@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from maris_fast.geometry import MASK_STRIDE, ImageGeometry, to_original_size, to
 class Canvas(Protocol):
     """Frozen and hashable: protocols that share a canvas share its values."""
 
+    probabilities: ClassVar[bool]
+    """Whether ``values`` are those, and not logits."""
+
     def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:
         """[H, W] of the canvas, from logits [1, 4h, 4w]; logits or probabilities, as the peer thresholds."""
 
@@ -34,6 +37,8 @@ class Canvas(Protocol):
 @dataclass(frozen=True)
 class Original:
     """Logits at the image's own size: SAM's ``postprocess_masks``, which LISA's evaluation calls too."""
+
+    probabilities: ClassVar[bool] = False
 
     def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:
         return to_original_size(logits, geometry)[0]
@@ -46,6 +51,7 @@ class Original:
 class Squashed:
     """Logits and truth on a square, whatever the image's shape; the truth by its nearest pixels."""
 
+    probabilities: ClassVar[bool] = False
     size: int
 
     def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:
@@ -61,6 +67,7 @@ class Squashed:
 class Letterboxed:
     """Probabilities in a square's middle, cut out in whole pixels and resized to the image's own size."""
 
+    probabilities: ClassVar[bool] = True
     size: int
 
     def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:
@@ -82,6 +89,7 @@ class Warped:
     independent, so the way there and back is one matrix for each: M_y P M_xᵀ.
     """
 
+    probabilities: ClassVar[bool] = True
     size: int
 
     def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:

@@ -6,6 +6,7 @@ logits can't reproduce.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -49,8 +50,15 @@ class Protocol:
     """To I and to U of one expression's IoU: the script's guard against division by 0."""
     empty: float = 0.0
     """IoU where the union is empty."""
+    takes_masks: bool = False
+    """Its script is handed masks, by whatever threshold they were made."""
     none_apart: bool = False
     """gRefCOCO's rules for expressions that mean nothing, and for a model that says so; see ``count``."""
+
+    @property
+    def cut_at(self) -> float:
+        """Probability above which its script predicts a pixel."""
+        return self.threshold if self.canvas.probabilities else 1 / (1 + math.exp(-self.threshold))
 
     def reaches(self, iou: NDArray[np.float64], level: float) -> NDArray[np.bool_]:
         return iou >= level if self.at_least else iou > level
@@ -191,6 +199,7 @@ PHRASECUT = Protocol(
     name="phrasecut",
     script="ChenyunWu/PhraseCutDataset utils/evaluator.py",
     canvas=Original(),
+    takes_masks=True,
     prints={"mean_mask_iou": "mIoU", "cum_mask_iou": "oIoU", **_precisions("acc{0:.1f}", THRESHOLDS)},
 )
 

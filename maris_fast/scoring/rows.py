@@ -82,6 +82,33 @@ class Rows:
         """
         values = {canvas: canvas.values(logits, geometry) for canvas in {p.canvas for p in self.protocols}}
         predictions = [(values[one.canvas] > one.threshold).cpu().numpy() for one in self.protocols]
+        self._compare(predictions, truth, expression, no_target)
+        return np.zeros_like(predictions[0]) if no_target else predictions[0]
+
+    def add_mask(
+        self,
+        prediction: NDArray[np.bool_],
+        truth: Truth,
+        expression: Expression,
+        no_target: bool | None = None,
+    ) -> None:
+        """Scores one expression of which only the mask is known; see ``from_masks``.
+
+        Args:
+            prediction: [height, width] of the image, resampled to a protocol's canvas as the truth is.
+            no_target: see ``protocols.count``.
+        """
+        on_canvas = {canvas: canvas.truth(prediction) for canvas in {p.canvas for p in self.protocols}}
+        self._compare([on_canvas[one.canvas] for one in self.protocols], truth, expression, no_target)
+
+    def _compare(
+        self,
+        predictions: Sequence[NDArray[np.bool_]],
+        truth: Truth,
+        expression: Expression,
+        no_target: bool | None,
+    ) -> None:
+        """``predictions`` are a protocol's each, on its canvas."""
         dropped = truth.mask if truth.twice_covered is None else truth.mask & ~truth.twice_covered
         targetless = not truth.mask.any()
         counts = []
@@ -90,7 +117,6 @@ class Rows:
             on_canvas = protocol.canvas.truth(wanted)
             counts.append(count(protocol, prediction, on_canvas, no_target, targetless=targetless))
         self.add_counts(counts, truth, expression)
-        return np.zeros_like(predictions[0]) if no_target else predictions[0]
 
     def add_counts(self, counts: Sequence[Count], truth: Truth, expression: Expression) -> None:
         """Adds one expression that was compared elsewhere, a count for each protocol."""

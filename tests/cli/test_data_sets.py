@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from maris_fast.cli import app
+from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.train.scores_file import AS_WRITTEN, read_scores, write_scores
@@ -108,7 +109,9 @@ def test_left_out_rows_are_told_wherever_counts_or_scores_are(tmp_path: Path) ->
     assert val in cached
     assert "train is not complete" not in cached
     assert "val is not complete" in said(maris_fast("info", cache))
-    file = write_scores(tmp_path, {AS_WRITTEN: {"oiou": 0.5}}, Path("w"), cache, "val")
+    file = write_scores(
+        tmp_path, {AS_WRITTEN: {"oiou": 0.5}}, read_manifest(cache).dataset, "val", {"weights": "w"}
+    )
     assert json.loads(file.read_text())["left_out"]["val"]["expressions"] == 1
     assert [*read_scores(tmp_path).values()] == [{"oiou": 0.5}]
 

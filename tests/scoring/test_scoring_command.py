@@ -16,7 +16,8 @@ from maris_fast import scoring
 from maris_fast.config import ModelSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.manifest import MANIFEST
-from maris_fast.data_shards.records import LeftOut, LostCounts, Target
+from maris_fast.data_shards.cache.masks import decode_rle
+from maris_fast.data_shards.records import ImportedDataset, LeftOut, LostCounts, Rle, Target
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.scoring import PROTOCOLS
@@ -69,6 +70,8 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
         "50",
         "--out",
         str(out),
+        "--per-expression",
+        str(folder / "expressions.jsonl"),
     ]
     done = subprocess.run(typed, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -84,6 +87,50 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
     for condition, summary in found.items():
         assert list(summary["protocols"]) == ["maris", *names]
         same_numbers(summary, wanted[condition])
+    every_expression_is_there(folder / "expressions.jsonl", folder, found["as written"])
+
+
+def every_expression_is_there(file: Path, folder: Path, scores: dict[str, Any]) -> None:
+    """Each once, in order, with the numbers that its own mask gives, which add up to the score."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    sums = [0, 0]
+    known = [
+        (record, record.targets[one.target], one)
+        for record in ImportedDataset(folder / "dataset").records("train")
+        for one in record.expressions
+    ]
+    known.sort(key=lambda each: (each[0].image_id, each[1].ref_id, each[2].sent_id))
+    assert len(lines) == len(known) == scores["expressions"]
+    for line, (record, target, expression) in zip(lines, known, strict=True):
+        assert [line[key] for key in ("image_id", "image", "ref_id", "ann_ids", "sent_id", "sentence")] == [
+            record.image_id,
+            record.image,
+            target.ref_id,
+            list(target.ann_ids),
+            expression.sent_id,
+            expression.text,
+        ]
+        masks = [decode_rle(Rle(**line["prediction"])) > 0, decode_rle(target.mask) > 0]
+        assert [line["intersection"], line["union"]] == [
+            (masks[0] & masks[1]).sum(),
+            (masks[0] | masks[1]).sum(),
+        ]
+        assert line["iou"] == line["intersection"] / line["union"]
+        sums = [sums[0] + line["intersection"], sums[1] + line["union"]]
+    assert scores["oIoU"] == sums[0] / sums[1]
+    assert scores["mIoU"] == pytest.approx(sum(line["iou"] for line in lines) / len(lines), rel=1e-12)
+    assert sums[0] > 0
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_scored(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [str(folder / "model.safetensors"), str(folder / "cache"), "--split", "train"]
+    for place, reason in ((tmp_path / "none" / "x.jsonl", "needs the folder"), (tmp_path, "is a folder")):
+        assert command.main([*typed, "--per-expression", str(place)]) == 2
+        said = capsys.readouterr()
+        assert reason in said.err
+        assert "oIoU" not in said.out
 
 
 def test_a_split_that_is_not_complete_is_scored_with_a_warning(folder: Path, tmp_path: Path) -> None:

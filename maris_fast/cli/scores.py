@@ -1,0 +1,113 @@
+"""``score`` and ``compare``: masks of any origin by everybody's rules, and two models side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def score(
+    predictions: Annotated[
+        Path,
+        typer.Argument(help='JSON lines: {"sent_id": 1, "prediction": {"size": [H, W], "counts": "..."}}'),
+    ],
+    dataset: Annotated[Path, typer.Argument(help="folder that `maris-fast import` wrote")],
+    split: Annotated[str, typer.Option(help="split of the data set")] = "val",
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="whose way of scoring: maris, lavt, cris, cris-val, rela, lisa, vlt, phrasecut, or all that "
+            "masks allow; may be given several times, or with commas"
+        ),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="probability above which the masks have their pixels")
+    ] = 0.5,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="resamples of the images for 95% intervals; 0: no intervals")
+    ] = 1000,
+    breakdown: Annotated[
+        bool, typer.Option(help="print scores by category, size, length and words; the JSON always has them")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="also write the scores there, as JSON; in a folder, named by data set and split"),
+    ] = None,
+    per_expression: Annotated[
+        Path | None, typer.Option(help="also write every expression with its IoU there, as JSON lines")
+    ] = None,
+) -> None:
+    """Score masks of any origin: everybody's rules, on an imported data set, without a model."""
+    from rich.console import Console
+
+    from maris_fast import scoring
+    from maris_fast.cli.progress import counted
+    from maris_fast.data_shards.records import ImportedDataset
+    from maris_fast.scoring import from_masks
+    from maris_fast.train.mask_scoring import score_masks
+    from maris_fast.train.per_expression import require_place, write_lines
+    from maris_fast.train.scores_file import write_scores
+    from maris_fast.train.scoring import show
+
+    names = [name for names in protocol or () for name in names.split(",")]
+    asked = scoring.named(names)
+    protocols = from_masks.computable(asked, threshold, named=scoring.ALL not in names)
+    if per_expression is not None:
+        require_place(per_expression)
+    data = ImportedDataset(dataset)
+    with counted("expressions") as progress:
+        table, lines = score_masks(predictions, data, split, protocols, progress)
+    results = {"as written": scoring.whole(table, bootstrap=bootstrap)}
+    show(results, split, breakdown=breakdown)
+    console = Console(soft_wrap=True)
+    for one in asked:
+        reason = from_masks.why_not(one, threshold)
+        line = f"{one.name}: {from_masks.how(one)}" if reason is None else f"{one.name}: not scored: {reason}"
+        console.print(line, markup=False, highlight=False)
+    for line in data.info.incomplete([split]):
+        typer.echo(line)
+    if out is not None:
+        made_of = {"predictions": str(predictions)}
+        typer.echo(f"wrote {write_scores(out, results, data.info, split, made_of)}")
+    if per_expression is not None:
+        write_lines(per_expression, lines)
+        typer.echo(f"wrote {per_expression}")
+
+
+def compare(
+    first: Annotated[
+        Path, typer.Argument(metavar="A", help="file of `maris-fast eval` or `score` --per-expression")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="B", help="another, about the same expressions")],
+    bootstrap: Annotated[int, typer.Option(min=1, help="resamples of the images")] = 2000,
+    most: Annotated[int, typer.Option(min=0, help="expressions to show where the two differ most")] = 10,
+    out: Annotated[Path | None, typer.Option(help="also write the comparison there, as JSON")] = None,
+) -> None:
+    """Compare two models on the same expressions: differences with intervals, and where they are largest."""
+    import json
+
+    from rich.console import Console
+
+    from maris_fast.errors import InputError
+    from maris_fast.files import replace_text
+    from maris_fast.scoring.summary import warnings
+    from maris_fast.train import comparing
+
+    found = comparing.compare(first, second, resamples=bootstrap, most=most)
+    console = Console()
+    for grid in comparing.tables(found, ("A", "B")):
+        console.print(grid)
+    equal = found.expressions - found.better - found.worse
+    typer.echo(f"A: {first}\nB: {second}")
+    typer.echo(f"B is better on {found.better:,} expressions, worse on {found.worse:,}, equal on {equal:,}")
+    typer.echo("An interval with 0 in it: other images of the same kind may well turn the difference around.")
+    for line in warnings(found.images):
+        typer.echo(f"warning: {line}")
+    if out is not None:
+        try:
+            replace_text(out, [json.dumps(found.content(), indent=1) + "\n"])
+        except OSError as error:
+            raise InputError(f"{out} cannot be written: {error.strerror or error}") from error
+        typer.echo(f"wrote {out}")

@@ -1,0 +1,157 @@
+"""Anybody's masks against an imported data set, by everybody's rules, for ``maris-fast score``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from maris_fast import scoring
+from maris_fast.data_shards.cache.masks import decode_rle
+from maris_fast.data_shards.importers.annotations import first_of
+from maris_fast.data_shards.importers.problems import Problems
+from maris_fast.data_shards.records import ImageRecord, ImportedDataset, Rle
+from maris_fast.data_shards.run_lengths import require_whole
+from maris_fast.errors import InputError
+from maris_fast.scoring import Expression, Rows, Truth
+from maris_fast.scoring.rows import Table
+from maris_fast.train.per_expression import Kept, Key, ScoredMask, encoded, lines_of
+
+
+class Prediction(BaseModel):
+    """A line of predictions. Other keys are not read, so that a file of scored expressions is one."""
+
+    sent_id: int
+    prediction: Rle
+    """At the image's own size."""
+    image_id: int | None = None
+    ref_id: int | None = None
+    no_target: bool | None = None
+    """What a model's no-target output says, where it has one."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    row: Prediction
+
+
+def score_masks(
+    predictions: Path,
+    dataset: ImportedDataset,
+    split: str,
+    protocols: Sequence[scoring.Protocol],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Table, list[ScoredMask]]:
+    """Compares every expression of a split with its predicted mask.
+
+    Args:
+        predictions: JSON lines, one for each expression of the split, in any order.
+        dataset: holds the truth.
+        protocols: such as masks can be scored by, see ``scoring.from_masks``.
+        progress: called with expressions scored and how many there are.
+
+    Returns:
+        The scored expressions, and a line of each for ``per_expression.write_lines``.
+
+    Raises:
+        InputError: no such file or split; or predictions that are missing, there twice, of no expression of
+            the split, of another size than their image, or damaged: all are named.
+    """
+    problems = Problems(f"the predictions of {predictions}", done="scored", shown=None)
+    given = _read(predictions, problems)
+    used: set[int] = set()
+    rows, kept = Rows(protocols), []
+    done, total = 0, dataset.info.splits[split].sentences if split in dataset.info.splits else 0
+    missing: dict[str, list[str]] = defaultdict(list)
+    for record in dataset.records(split):
+        for place, expression in enumerate(record.expressions):
+            target = record.targets[expression.target]
+            key = Key(record.image_id, target.ref_id, expression.sent_id)
+            lines = [line for line in given.get(expression.sent_id, ()) if _is_about(line.row, key)]
+            used.update(line.number for line in lines)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+            if not lines:
+                missing[record.image].append(str(expression.sent_id))
+                continue
+            if len(lines) > 1:
+                where = ", ".join(str(line.number) for line in lines)
+                problems.add("expressions with several predictions", f"sent_id {key.sent_id}: lines {where}")
+                continue
+            mask = _mask(lines[0], record, problems)
+            if mask is None:
+                continue
+            first = all(other.target != expression.target for other in record.expressions[:place])
+            known = Expression(*key, expression.text, target.category, expression.kind, first)
+            twice = None if target.overlap is None else decode_rle(target.overlap) > 0
+            says_none = lines[0].row.no_target
+            rows.add_mask(mask, Truth(decode_rle(target.mask) > 0, twice), known, says_none)
+            shown = encoded(np.zeros_like(mask)) if says_none else lines[0].row.prediction
+            kept.append(Kept(key, record.image, target.ann_ids, expression.text, shown))
+    for image, sentences in missing.items():
+        problems.add(
+            f"expressions of {split} without a prediction", f"{image}: sent_id {', '.join(sentences)}"
+        )
+    for line in (line for of_sentence in given.values() for line in of_sentence if line.number not in used):
+        problems.add(f"predictions of no expression of {split}", f"line {line.number}: {_ids(line.row)}")
+    problems.raise_if_any(
+        f"needed is one line for each of the {total:,} expressions of {split} in {dataset.folder}, with the "
+        "sent_id of the data set and a mask at the image's own size"
+    )
+    table = rows.table()
+    return table, lines_of(table, kept)
+
+
+def _read(file: Path, problems: Problems) -> dict[int, list[_Line]]:
+    """The lines by their sent_id; those that are no prediction are added to ``problems``."""
+    given: dict[int, list[_Line]] = defaultdict(list)
+    try:
+        lines = file.open("rb")
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+    with lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = Prediction.model_validate_json(line)
+            except ValidationError as error:
+                problems.add("lines that are no prediction", f"line {number}: {first_of(error)}")
+            else:
+                given[row.sent_id].append(_Line(number, row))
+    return given
+
+
+def _is_about(row: Prediction, key: Key) -> bool:
+    """Whether the ids that it gives beside the sentence's are those of the expression."""
+    return row.image_id in (None, key.image_id) and row.ref_id in (None, key.ref_id)
+
+
+def _mask(line: _Line, record: ImageRecord, problems: Problems) -> NDArray[np.bool_] | None:
+    """Bool [height, width]; None where it is of another size, or damaged."""
+    said, own = line.row.prediction, (record.height, record.width)
+    where = f"line {line.number}: {_ids(line.row)}"
+    if said.size != own:
+        problems.add(
+            "masks of another size than their image (height x width); resize them before they are coded",
+            f"{where}: {said.size[0]} x {said.size[1]}, {record.image} is {own[0]} x {own[1]}",
+        )
+        return None
+    try:
+        require_whole(said.counts, *own)
+    except ValueError as error:
+        problems.add("masks that cannot be used", f"{where}: {error}")
+        return None
+    return decode_rle(said) > 0
+
+
+def _ids(row: Prediction) -> str:
+    given = row.model_dump(include={"image_id", "ref_id", "sent_id"}, exclude_none=True)
+    return ", ".join(f"{name} {value}" for name, value in given.items())

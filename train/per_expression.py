@@ -1,0 +1,182 @@
+"""Scored expressions as JSON lines, ``maris-fast eval --per-expression FILE``: what a score was made of.
+
+A line an expression, by MARIS' own rules and at the image's own size::
+
+    {"image_id": 5, "ref_id": 12, "sent_id": 34, "sentence": "the red mug",
+     "image": "COCO_train2014_000000000005.jpg", "iou": 0.5, "intersection": 200, "union": 400,
+     "ann_ids": [900], "prediction": {"size": [480, 640], "counts": "..."}}
+
+``prediction`` is COCO's compressed run lengths, as pycocotools writes them. ``maris-fast compare`` reads two
+such files, ``maris-fast score`` makes one of anybody's predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+
+from maris_fast.data_shards.importers.annotations import first_of
+from maris_fast.data_shards.records import Rle
+from maris_fast.data_shards.stream import Sample
+from maris_fast.errors import InputError
+from maris_fast.files import replace_text
+from maris_fast.scoring import MARIS
+from maris_fast.scoring.rows import Facts, Table
+from maris_fast.train.ranks import Ranks
+
+
+class Key(NamedTuple):
+    """Which expression; in the order of ``Table``."""
+
+    image_id: int
+    ref_id: int
+    sent_id: int
+
+
+class Scored(BaseModel):
+    """What a line says of an expression's score; other keys are not read."""
+
+    image_id: int
+    ref_id: int
+    sent_id: int
+    sentence: str
+    image: str = ""
+    iou: FiniteFloat = Field(ge=0, le=1)
+    intersection: int = Field(ge=0)
+    union: int = Field(ge=0)
+
+    @property
+    def key(self) -> Key:
+        return Key(self.image_id, self.ref_id, self.sent_id)
+
+
+class ScoredMask(Scored):
+    """A whole line."""
+
+    ann_ids: tuple[int, ...]
+    prediction: Rle
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An expression, what is meant by it, and the mask that was predicted."""
+
+    key: Key
+    image: str
+    ann_ids: tuple[int, ...]
+    sentence: str
+    prediction: Rle
+
+
+@dataclass
+class KeptMasks:
+    """Collects the masks of an evaluation, and afterwards has a line for each."""
+
+    kept: list[Kept] = field(default_factory=list)
+    lines: list[ScoredMask] = field(default_factory=list)
+
+    def see(self, sample: Sample, prediction: NDArray[np.bool_]) -> None:
+        """Called with each of this rank's expressions and its mask at the image's own size."""
+        key = Key(sample.image_id, sample.ref_id, sample.sent_id)
+        self.kept.append(Kept(key, sample.image, sample.ann_ids, sample.text, encoded(prediction)))
+
+    def finish(self, table: Table, ranks: Ranks) -> None:
+        """Joins the masks of all ranks with the numbers of the very table that the scores come from."""
+        every = [one for of_rank in ranks.gather(self.kept) for one in of_rank]
+        self.lines = lines_of(table, every)
+
+
+def lines_of(table: Table, kept: Iterable[Kept]) -> list[ScoredMask]:
+    """A line for each of the table's expressions, in its order."""
+    counts = table.of(MARIS)
+    by_key = sorted(kept, key=lambda one: one.key)
+    return [
+        ScoredMask(
+            **one.key._asdict(),
+            image=one.image,
+            ann_ids=one.ann_ids,
+            sentence=one.sentence,
+            iou=float(iou),
+            intersection=int(intersection),
+            union=int(union),
+            prediction=one.prediction,
+        )
+        for one, (intersection, union, iou, _) in zip(by_key, counts, strict=True)
+    ]
+
+
+def encoded(mask: NDArray[np.bool_]) -> Rle:
+    """Bool [height, width] as compressed run lengths."""
+    coded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return Rle(size=(mask.shape[0], mask.shape[1]), counts=coded["counts"].decode())
+
+
+def require_place(file: Path) -> None:
+    """
+    Raises:
+        InputError: there is no folder to write the file to, or it is one itself.
+    """
+    if not file.parent.is_dir() or file.is_dir():
+        what = "is a folder" if file.is_dir() else f"needs the folder {file.parent}, which is not there"
+        raise InputError(f"--per-expression {file} {what}; name a file in a folder that there is")
+
+
+def write_lines(file: Path, lines: Iterable[ScoredMask]) -> None:
+    """
+    Raises:
+        InputError: the file cannot be written; what stood there still stands.
+    """
+    try:
+        replace_text(file, (f"{line.model_dump_json()}\n" for line in lines))
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be written: {error.strerror or error}; name another place with --per-expression"
+        ) from error
+
+
+def read_scored(file: Path) -> list[Scored]:
+    """The expressions of a file in the order of their keys.
+
+    Raises:
+        InputError: no such file, or lines that are no scored expressions, or two about the same one.
+    """
+    found: dict[Key, Scored] = {}
+    lines: Sequence[str]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 ({error}); it is no file of scored expressions") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            one = Scored.model_validate_json(line)
+        except ValidationError as error:
+            raise InputError(
+                f"{file}, line {number}: {first_of(error)}; needed are lines that `maris-fast eval "
+                "--per-expression` or `maris-fast score --per-expression` wrote"
+            ) from error
+        if one.key in found:
+            raise InputError(f"{file}, line {number}: {shown(one.key)} is there twice; each may be once")
+        found[one.key] = one
+    if not found:
+        raise InputError(f"{file} holds no scored expression")
+    return [found[key] for key in sorted(found)]
+
+
+def shown(key: Key) -> str:
+    return f"image_id {key.image_id}, ref_id {key.ref_id}, sent_id {key.sent_id}"
+
+
+def table_of(scored: Sequence[Scored]) -> Table:
+    """The expressions under MARIS' own rules; without what they could be grouped by."""
+    facts = [Facts(*one.key, first=True, targetless=False, twice_covered=-1, groups=()) for one in scored]
+    counts = np.array([[one.intersection, one.union, one.iou, 0] for one in scored], dtype=np.float64)
+    return Table((MARIS,), facts, counts[:, None])
