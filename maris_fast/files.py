@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -24,19 +24,29 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Another name to write to, which becomes ``path`` when the block ends.
+
+    A reader sees the old file or the new one, whole. A block that fails leaves the old one, and no other.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
 def replace_text(path: Path, parts: Iterable[str]) -> None:
     """Writes a file that is there whole or not at all; what stood there before stays until then.
 
     Raises:
         OSError: it cannot be written; nothing of it is left behind.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replaced(path) as partial:
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(parts)
         flush(partial)
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise

@@ -5,7 +5,6 @@ The header's ``maris_fast`` entry is JSON with all that is needed to build the m
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from maris_fast.config import ModelSettings
 from maris_fast.errors import CheckpointError
+from maris_fast.files import flush, replaced
 from maris_fast.model import Maris
 
 FORMAT_VERSION = 1
@@ -48,16 +48,13 @@ def save_weights(path: Path, model_state: Mapping[str, Tensor], meta: WeightsMet
     Raises:
         CheckpointError: the file could not be written; an older one at ``path`` is untouched.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model_state.items()}
     try:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model_state.items()}
-        save_file(tensors, partial, metadata={HEADER: meta.model_dump_json()})
-        partial.chmod(0o644)  # safetensors writes for the owner alone
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.rename(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
+        with replaced(path) as partial:
+            save_file(tensors, partial, metadata={HEADER: meta.model_dump_json()})
+            partial.chmod(0o644)  # safetensors writes for the owner alone
+            flush(partial)
+    except (OSError, SafetensorError) as error:  # safetensors raises its own for a full disk
         raise CheckpointError(
             f"weights {path} could not be written: {error}; make room on that disk"
         ) from error

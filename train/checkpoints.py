@@ -4,18 +4,22 @@
 
     <run>/checkpoints/step-00001234/state.safetensors    model.<name>, optimiser.<moment>.<name>; fp32
     <run>/checkpoints/step-00001234/state.json           where the run stood, and the tensors' checksum
+    <run>/latest-checkpoint                              the newest one's name, outside of ``checkpoints/``
 
 A checkpoint is written under another name, flushed to disk and then renamed; older ones go only after that.
 So the last good one is never lost, and what a crash leaves behind is recognised by its name or checksum.
+Folders of other names are somebody's own: never read, never removed.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +29,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maris_fast.errors import CheckpointError
-from maris_fast.files import flush, sha256_of
+from maris_fast.files import flush, replace_text, sha256_of
 
 FORMAT_VERSION = 1
 FOLDER, TENSORS, STATE = "checkpoints", "state.safetensors", "state.json"
+LATEST = "latest-checkpoint"
+_LEFT_OVER = re.compile(r"\.step-\d{8,}\.(partial|removed)")
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +65,25 @@ class RunState(BaseModel):
     sha256: str = Field("", description="of state.safetensors")
 
 
+WAYS_OUT = (
+    "Nothing was changed. Mend the newest checkpoint or copy it back, or move those that cannot be used out "
+    "of checkpoints/ to go on from an older one; train into a new run.folder; or start anew in this one with "
+    "run.resume=restart, which moves what the former run left into a folder of its own first"
+)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A checkpoint that cannot be gone on from.
+
+    ``torn``: it was never whole, or is damaged, so that an older one takes its place and it may be written
+    again. One that merely cannot be read now, or by this version, may hold days of training.
+    """
+
+    why: str
+    torn: bool
+
+
 def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -> Path:
     """Writes a checkpoint of ``run`` and then removes all but the newest ``keep``; called by one process.
 
@@ -66,13 +91,19 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
         CheckpointError: it could not be written; the checkpoints before it are untouched.
     """
     folder = run / FOLDER
-    final = folder / f"step-{state.step:08d}"
+    final = folder / _name(state.step)
     partial = folder / f".{final.name}.partial"
-    if _complete(final) is not None:
+    there = _look(final)
+    if isinstance(there, RunState):
         return final  # resumed from there and stopped at once
+    if not there.torn:
+        raise CheckpointError(f"checkpoint {final} is not written again: it is there, but {there.why}")
     try:
-        _discard(partial)
-        partial.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.iterdir():
+            if _LEFT_OVER.fullmatch(left_over.name):
+                shutil.rmtree(left_over)
+        partial.mkdir()
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / TENSORS
         )
@@ -84,40 +115,57 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
         _discard(final)  # a torn one
         partial.rename(final)
         flush(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors raises its own for a full disk
         with suppress(OSError):
-            _discard(partial)
+            shutil.rmtree(partial)
         raise CheckpointError(
             f"checkpoint {final} could not be written: {error}; earlier ones are untouched. Make room on "
             "that disk, or set run.folder to another, then go on with run.resume=auto"
         ) from error
-    older = [other for other in _newest_first(run) if other.name < final.name]
-    for old in older[keep - 1 :]:
-        _discard(old)
+    try:
+        replace_text(run / LATEST, [final.name, "\n"])
+        older = [other for other in _newest_first(run) if (_step(other) or 0) < state.step]
+        for old in older[keep - 1 :]:
+            _discard(old)
+    except OSError as error:
+        log.warning("checkpoint %s is written; tidying up behind it failed: %s", final, error)
     return final
 
 
 def newest(run: Path) -> tuple[Path, RunState] | None:
-    """The newest complete checkpoint of ``run``; torn ones are passed over with a warning.
+    """The newest complete checkpoint of ``run``, None where there is none; torn ones are passed over.
 
     Raises:
-        CheckpointError: written by another format version.
+        CheckpointError: all are torn, or one that is not torn cannot be used; says what was found in each.
     """
+    seen: dict[Path, RunState | Unusable] = {}
     for folder in _newest_first(run):
-        state = _complete(folder)
-        if state is not None:
-            return folder, state
-        log.warning("checkpoint %s is torn and passed over", folder)
-    return None
+        seen[folder] = found = _look(folder)
+        passed = {other: one for other, one in seen.items() if isinstance(one, Unusable)}
+        if isinstance(found, RunState) and all(one.torn for one in passed.values()):
+            for other, one in passed.items():
+                log.warning("checkpoint %s is torn and passed over: it %s", other, one.why)
+            return folder, found
+    if not seen:
+        return None
+    told = [
+        f"{folder.name} {one.why if isinstance(one, Unusable) else 'is whole'}"
+        for folder, one in seen.items()
+    ]
+    raise cannot_go_on(run, "; ".join(told))
+
+
+def cannot_go_on(run: Path, found: str) -> CheckpointError:
+    return CheckpointError(f"run.folder {run} holds a run that cannot be gone on from: {found}. {WAYS_OUT}")
 
 
 def check_shapes(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Compares the checkpoint's tensors with the names and shapes that the model of this run needs.
 
     Raises:
-        CheckpointError: the first tensor that is missing, left over or of another shape.
+        CheckpointError: the first tensor that is missing, left over or of another shape; or no such file.
     """
-    with safe_open(folder / TENSORS, framework="pt") as file:
+    with _opened(folder / TENSORS) as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -130,33 +178,88 @@ def check_shapes(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, on the CPU."""
-    with safe_open(folder / TENSORS, framework="pt") as file:
+    """All tensors of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
+    with _opened(folder / TENSORS) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _newest_first(run: Path) -> list[Path]:
-    return sorted((run / FOLDER).glob("step-*"), reverse=True)
-
-
-def _complete(folder: Path) -> RunState | None:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        values = json.loads((folder / STATE).read_text())
-        if values["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{folder} has format version {values['format_version']}, this program reads "
-                f"{FORMAT_VERSION}; go on with the program that wrote it, or train into a new run.folder"
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def absence(run: Path) -> str:
+    """Why a run that has learnt something has no checkpoint, as far as its folder tells."""
+    folder = run / FOLDER
+    if not folder.is_dir():
+        return f"it has no folder {FOLDER}"
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if not names:
+        return f"its folder {FOLDER} is empty"
+    return f"nothing in its folder {FOLDER} has a checkpoint's name such as {_name(1)}: {', '.join(names)}"
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _step(folder: Path) -> int | None:
+    """Of a checkpoint's name exactly as ``save`` writes it; None of any other."""
+    digits = folder.name.removeprefix("step-")
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    return int(digits) if _name(int(digits)) == folder.name else None
+
+
+def _newest_first(run: Path) -> list[Path]:
+    folder = run / FOLDER
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    steps = {step: path for path in paths if (step := _step(path)) is not None}
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def _look(folder: Path) -> RunState | Unusable:
+    """Where the run stood, or why the checkpoint cannot be used."""
+    path = folder / STATE
+    try:
+        values = json.loads(path.read_text())
+        version = values["format_version"]
+        if version != FORMAT_VERSION:
+            return Unusable(
+                f"has format version {version}, this program reads {FORMAT_VERSION}: another version of "
+                "the program wrote it",
+                torn=False,
             )
         state = RunState.model_validate(values)
-        return state if sha256_of(folder / TENSORS) == state.sha256 else None
-    except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError):
-        return None
+        path = folder / TENSORS
+        digest = sha256_of(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return Unusable(f"has no {path.name}", torn=True)
+    except PermissionError as error:
+        return Unusable(f"has a {path.name} that this user has no right to read ({error})", torn=False)
+    except OSError as error:
+        return Unusable(f"has a {path.name} that cannot be read ({error})", torn=False)
+    except (ValidationError, KeyError, TypeError) as error:
+        return Unusable(f"has a {STATE} of another version of the program ({error!r})", torn=False)
+    except (ValueError, RecursionError):
+        return Unusable(f"has a {STATE} that is cut or damaged", torn=True)
+    if digest != state.sha256:
+        return Unusable(f"has a {TENSORS} that is cut or damaged (SHA-256)", torn=True)
+    return state
 
 
 def _discard(folder: Path) -> None:
     if folder.exists():
         # A half-removed checkpoint must not look like one.
-        gone = folder.with_name(f".{folder.name.lstrip('.')}.removed")
+        gone = folder.with_name(f".{folder.name}.removed")
         shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)
         shutil.rmtree(gone)

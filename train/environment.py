@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import torch
@@ -24,6 +27,10 @@ PACKAGES = (
     "safetensors",
     "numpy",
 )
+GIT_SECONDS = 5.0
+"""A repository on a disk that does not answer must not keep a run waiting."""
+
+log = logging.getLogger(__name__)
 
 
 def environment(ranks: Ranks) -> dict[str, Any]:
@@ -62,7 +69,16 @@ def _commit() -> str | None:
         "--abbrev=40",
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
+        # A session of its own: what git itself has started ends with it.
+        with subprocess.Popen(
+            command, stdout=PIPE, stderr=DEVNULL, text=True, start_new_session=True
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=GIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("the commit is not on record: %s", error)
         return None
-    return done.stdout.strip() or None
+    return said.strip() or None

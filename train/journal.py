@@ -14,9 +14,8 @@ from PIL import Image
 from maris_fast.config import TrainingSettings
 from maris_fast.train.lines import write_line
 from maris_fast.train.log_line import log_line
+from maris_fast.train.run_files import BOARD, METRICS, PICTURES
 from maris_fast.train.wandb_mirror import WandbMirror
-
-METRICS, PICTURES = "metrics.jsonl", "pictures"
 
 
 class Journal(Protocol):
@@ -68,7 +67,7 @@ class RunJournal:
         folder = self._folder = settings.run.folder
         _keep_until(folder / METRICS, step)
         self._lines = (folder / METRICS).open("a", buffering=1)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
         self._total_steps = total_steps
         self._mirror = WandbMirror(settings) if settings.run.wandb_project is not None else None
         self._bar = _ProgressBar(step, total_steps) if sys.stdout.isatty() else None

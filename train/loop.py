@@ -19,8 +19,9 @@ from torch import Tensor
 from maris_fast.config import TrainingSettings, dump_settings
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.errors import ConfigError, TrainingError
+from maris_fast.files import replace_text
 from maris_fast.model import Maris
-from maris_fast.train import checkpoints, master_state, resuming
+from maris_fast.train import checkpoints, master_state, resuming, run_files
 from maris_fast.train.batch_statistics import average_batch_statistics
 from maris_fast.train.checkpoints import Best, RunState
 from maris_fast.train.engine import Engine, StepResult
@@ -246,12 +247,19 @@ class Trainer:
     # Between steps
 
     def _whole_state(self) -> dict[str, Tensor]:
-        """Parameters and buffers, the same on all ranks."""
+        """Parameters and buffers, the same on all ranks.
+
+        Raises:
+            TrainingError: they are not finite; nothing that follows may keep them.
+        """
         average_batch_statistics(self.model)
-        return {
+        state = {
             **self.model.state_dict(),
             **master_state.whole_parameters(self.engine.wrapped, self.model),
         }
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            raise _diverged(f"after step {self.step} the weights are not finite, and are not kept")
+        return state
 
     def _evaluate(self, journal: Journal) -> None:
         with self.ranks.whereabouts.busy("evaluating", self.step):
@@ -276,7 +284,7 @@ class Trainer:
         self._draw(masks, journal)
         if self.best is None or self.scores["oIoU"] > self.best.score:
             self.best = Best(step=self.step, score=self.scores["oIoU"])
-            self._save_weights("best", state)
+            self._save_weights(run_files.BEST, state)
 
     def _draw(self, masks: SampleMasks, journal: Journal) -> None:
         for kept in self.ranks.gather(masks.kept()):
@@ -302,8 +310,6 @@ class Trainer:
             data=self.source.fingerprint,
             settings=self.settings.model_dump(mode="json"),
         )
-        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
-            raise _diverged(f"after step {self.step} the weights are not finite, and are not kept")
         tensors = {
             **{f"model.{name}": tensor for name, tensor in state.items()},
             **{f"optimiser.{name}": tensor for name, tensor in moments.items()},
@@ -312,7 +318,7 @@ class Trainer:
         self.ranks.from_rank_zero(
             lambda: str(checkpoints.save(run.folder, where, tensors, run.keep_checkpoints))
         )
-        self._save_weights("last", state)
+        self._save_weights(run_files.LAST, state)
 
     def _save_weights(self, name: str, state: dict[str, Tensor]) -> None:
         meta = WeightsMeta(
@@ -325,7 +331,7 @@ class Trainer:
             encoders=self.source.encoders,
             random_encoders=self.source.random_encoders,
         )
-        path = self.settings.run.folder / f"{name}.safetensors"
+        path = self.settings.run.folder / name
         self.ranks.from_rank_zero(lambda: save_weights(path, state, meta))
 
     # Start
@@ -342,11 +348,13 @@ class Trainer:
     def _open_folder(self) -> None:
         folder = self.settings.run.folder
         require_wandb(self.settings.run.wandb_project)
+        made_with = {**environment(self.ranks), "data": self.source.dataset}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / resuming.SETTINGS).write_text(dump_settings(self.settings))
-            made_with = {**environment(self.ranks), "data": self.source.dataset}
-            (folder / "environment.json").write_text(json.dumps(made_with, indent=1) + "\n")
+            if self.step == 0:
+                run_files.set_aside(folder)
+            replace_text(folder / run_files.SETTINGS, [dump_settings(self.settings)])
+            replace_text(folder / run_files.ENVIRONMENT, [json.dumps(made_with, indent=1), "\n"])
         except OSError as error:
             raise ConfigError(f"run.folder {folder} cannot be written: {error}; set it to another") from error
 
@@ -366,10 +374,10 @@ def _diverged(what: str) -> TrainingError:
 def _report(folder: Path) -> None:
     """The page of a finished run, which no failure of it may cost."""
     try:
-        from maris_fast.train.reporting import REPORT, write_report
+        from maris_fast.train.reporting import write_report
 
-        write_report([folder], folder / REPORT)
-        print(f"report: {folder / REPORT}", flush=True)
+        write_report([folder], folder / run_files.REPORT)
+        print(f"report: {folder / run_files.REPORT}", flush=True)
     except Exception as error:  # the weights are saved; whatever it is, it can be done again
         log.warning(
             "the report could not be written (%s: %s); again: maris-fast report %s",
@@ -387,4 +395,4 @@ def _farewell(outcome: Outcome, settings: TrainingSettings) -> str:
             "run.resume=auto goes on from there"
         )
     best = f"; best oIoU {outcome.best.score:.4f} at step {outcome.best.step}" if outcome.best else ""
-    return f"finished {outcome.total_steps} steps{best}; weights in {folder}/best.safetensors"
+    return f"finished {outcome.total_steps} steps{best}; weights in {folder / run_files.BEST}"

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         help="YAML of a run, see train/configs; may be repeated, later files win",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="on top of the files")
-    parser.add_argument("--resume", choices=("never", "auto"), help="the same as run.resume=...")
+    parser.add_argument("--resume", choices=("never", "auto", "restart"), help="the same as run.resume=...")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the settings and DeepSpeed's configuration, and end"
     )

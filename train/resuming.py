@@ -14,41 +14,53 @@ from torch import Tensor, nn
 
 from maris_fast.config import ReadingSettings, RunSettings, TrainingSettings
 from maris_fast.errors import CheckpointError, ConfigError
-from maris_fast.train import checkpoints
+from maris_fast.train import checkpoints, run_files
 from maris_fast.train.checkpoints import RunState
 from maris_fast.train.master_state import MOMENTS
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.run_files import SETTINGS
 
 # Another value means another order of the expressions, so the run would not be the one that was stopped.
 FIXED = ("run.seed", "data.train_split", "data.expressions_per_step", "data.expressions_per_image")
 # Where and how it runs may change freely.
 FREE = ("run.", "engine.", "data.cache", *(f"data.{name}" for name in ReadingSettings.model_fields))
 
-SETTINGS = "settings.yaml"
-
 log = logging.getLogger(__name__)
 
 
 def find(run: RunSettings) -> tuple[Path, RunState] | None:
-    """The checkpoint to go on from, None for a new run; called on one rank.
+    """The checkpoint to go on from, None for a new run; called on one rank, and changes nothing.
+
+    With ``auto`` a run that was stopped before it had learnt anything to keep is a new run.
 
     Raises:
-        ConfigError: the folder is not empty, and is not to be resumed or not a run's.
+        ConfigError: the folder is not empty, and is not to be resumed or not a run's; or it cannot be read.
+        CheckpointError: it holds a run that cannot be gone on from; says what is there.
     """
     folder = run.folder
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    if run.resume == "never":
+    try:
+        if run_files.is_unused(folder):
+            return None
+        if run.resume == "never":
+            raise ConfigError(
+                f"run.folder {folder} is not empty; go on from its last checkpoint with run.resume=auto, or "
+                "set run.folder to a new one"
+            )
+        if not run_files.holds_run(folder):
+            raise ConfigError(
+                f"run.folder {folder} is not empty and holds no run (no {SETTINGS}) that could be resumed; "
+                "set run.folder to a new one"
+            )
+        if run.resume == "restart":
+            return None
+        found = checkpoints.newest(folder)
+        if found is None and run_files.had_weights(folder):
+            raise checkpoints.cannot_go_on(folder, checkpoints.absence(folder))
+    except OSError as error:
         raise ConfigError(
-            f"run.folder {folder} is not empty; go on from its last checkpoint with run.resume=auto, or "
-            "set run.folder to a new one"
-        )
-    if not (folder / SETTINGS).is_file():
-        raise ConfigError(
-            f"run.folder {folder} is not empty and holds no run (no {SETTINGS}) that could be resumed; set "
-            "run.folder to a new one"
-        )
-    return checkpoints.newest(folder)
+            f"run.folder {folder} cannot be read: {error}; give this user the right to, or set it to another"
+        ) from error
+    return found
 
 
 def check(folder: Path, state: RunState, settings: TrainingSettings, data: str, model: nn.Module) -> None:

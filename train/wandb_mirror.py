@@ -13,8 +13,7 @@ from PIL import Image
 
 from maris_fast.config import TrainingSettings
 from maris_fast.errors import ConfigError
-
-ID = "wandb_id"
+from maris_fast.train.run_files import WANDB_ID
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class WandbMirror:
 
 def _id(folder: Path) -> str:
     """Of the W&B run that belongs to this run folder."""
-    path = folder / ID
+    path = folder / WANDB_ID
     if not path.is_file():
         path.write_text(secrets.token_hex(6))
     return path.read_text().strip()

@@ -106,8 +106,10 @@ class RunSettings(Settings):
     """Where a run writes, and how often."""
 
     folder: Path = Field(description="checkpoints, logs and metrics; must be new, empty, or resumed")
-    resume: Literal["never", "auto"] = Field(
-        "never", description="auto: go on from the folder's last checkpoint"
+    resume: Literal["never", "auto", "restart"] = Field(
+        "never",
+        description="auto: go on from the folder's last checkpoint; restart: move the run there into "
+        "former-1 in it, and start anew",
     )
     seed: int = 0
     log_every: int = Field(10, gt=0, description="steps")

@@ -173,6 +173,21 @@ def divergence(ranks: Ranks, folder: Path) -> Any:
         return [str(error), (folder / "nan" / "checkpoints").exists()]
 
 
+def not_finite(ranks: Ranks, folder: Path) -> Any:
+    """What a run says whose weights are no numbers when they are evaluated; the files that it changed."""
+    run = folder / "not-finite"
+    toy_trainer(toy_settings(run, **{"run.stop_after_steps": 3}), ranks).run()
+    before = {path: path.read_bytes() for path in run.glob("*.safetensors")}
+    assert {path.name for path in before} == {"best.safetensors", "last.safetensors"}
+    seldom = {"run.log_every": 1000, "run.checkpoint_every": 1000}
+    settings = toy_settings(run, **{"run.resume": "auto", "optimiser.lr": 1e30}, **seldom)
+    try:
+        toy_trainer(settings, ranks).run()
+    except MarisError as error:
+        changed = [path.name for path in run.glob("*.safetensors") if before.get(path) != path.read_bytes()]
+        return [str(error), changed]
+
+
 def maris(ranks: Ranks, folder: Path) -> Any:
     """MARIS itself on a real cache at ZeRO 3: the curves in one go and stopped in the middle of an epoch."""
     shape = {
@@ -218,6 +233,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
         batch_norm,
         refusals,
         divergence,
+        not_finite,
         maris,
         other_ranks,
         bf16,

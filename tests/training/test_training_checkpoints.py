@@ -101,6 +101,7 @@ def test_a_torn_one_is_passed_over_and_written_again(
     with caplog.at_level(logging.WARNING):
         assert newest_step(tmp_path) == 1
     assert "step-00000002 is torn" in caplog.text
+    assert ("it has no " if damage == "missing" else "is cut or damaged") in caplog.text
     save(tmp_path, 2)
     assert newest_step(tmp_path) == 2
 

@@ -46,6 +46,7 @@ def test_a_run_leaves_its_settings_metrics_weights_and_checkpoint(trained: Path)
         "checkpoints",
         "environment.json",
         "last.safetensors",
+        "latest-checkpoint",
         "metrics.jsonl",
         "pictures",
         "report.html",

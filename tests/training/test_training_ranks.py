@@ -34,6 +34,7 @@ def two(folder: Path) -> list[dict[str, Any]]:
         "batch_norm",
         "refusals",
         "divergence",
+        "not_finite",
         "maris",
     )
     done = run(*TWO_RANKS, "--master_port", free_port(), SCENARIOS, folder, *names)
@@ -128,6 +129,14 @@ def test_a_diverged_run_ends_and_keeps_no_checkpoint(two: list[dict[str, Any]]) 
         assert "step 1" in message
         assert "optimiser.lr" in message
         assert not kept
+
+
+def test_weights_that_are_not_finite_are_never_the_best(two: list[dict[str, Any]]) -> None:
+    for rank in two:
+        message, changed = rank["not_finite"]
+        assert "after step 6 the weights are not finite, and are not kept" in message
+        assert "optimiser.lr" in message
+        assert changed == []
 
 
 def test_bf16_keeps_fp32_parameters(one: dict[str, Any], two: list[dict[str, Any]]) -> None:

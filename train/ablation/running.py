@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from maris_fast.train.ablation.plan import PlannedRun
 from maris_fast.train.ablation.record import Record
-from maris_fast.train.journal import METRICS
+from maris_fast.train.run_files import METRICS
 
 SECONDS_TO_STOP = 120.0
 """For a step, a checkpoint and the end of a launcher."""

@@ -16,7 +16,6 @@ from maris_fast.train.reporting.data_uris import png_uri
 from maris_fast.train.reporting.model_pictures import Drawing, ModelPictures, draw_models
 from maris_fast.train.reporting.run_data import RunData, read_runs
 
-REPORT = "report.html"
 SHEETS = 3
 """Of a run at most: the first, one in the middle and the last."""
 

@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 
 from maris_fast.errors import InputError
-from maris_fast.train.journal import METRICS, PICTURES
-from maris_fast.train.resuming import SETTINGS
+from maris_fast.train.run_files import ENVIRONMENT, METRICS, PICTURES, SETTINGS
 
 Record = dict[str, Any]
 
@@ -49,7 +48,7 @@ class RunData:
             name=folder.resolve().name,
             folder=folder,
             settings=dict(_flat(yaml.safe_load(settings.read_text()))),
-            environment=dict(_flat(_json(folder / "environment.json"))),
+            environment=dict(_flat(_json(folder / ENVIRONMENT))),
             steps=[one for one in records if one["kind"] == "train"],
             evaluations=[one for one in records if one["kind"] == "evaluation"],
             pictures=sorted((folder / PICTURES).glob("step-*.png")),

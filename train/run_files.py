@@ -1,0 +1,53 @@
+"""What a run leaves in its folder: how a run is recognised there, and how a former one makes way."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+
+from maris_fast.train import checkpoints
+
+SETTINGS, ENVIRONMENT = "settings.yaml", "environment.json"
+METRICS, PICTURES, BOARD, REPORT = "metrics.jsonl", "pictures", "tensorboard", "report.html"
+BEST, LAST = "best.safetensors", "last.safetensors"
+WANDB, WANDB_ID = "wandb", "wandb_id"
+SCORES = "scores-*.json"
+FORMER = "former-"
+
+_RUN = (SETTINGS, METRICS, BEST, LAST, checkpoints.FOLDER, checkpoints.LATEST)
+_ALL = (*_RUN, ENVIRONMENT, PICTURES, BOARD, REPORT, WANDB, WANDB_ID, SCORES)
+
+log = logging.getLogger(__name__)
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether there is nothing but hidden files, such as a lock, and what former runs have left."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(path.name.startswith((".", FORMER)) for path in folder.iterdir())
+
+
+def holds_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _RUN)
+
+
+def had_weights(folder: Path) -> bool:
+    """Whether the run has ever kept anything of what it learnt, though its checkpoints may be gone since."""
+    if any((folder / name).exists() for name in (BEST, LAST, checkpoints.LATEST)):
+        return True
+    kept = folder / checkpoints.FOLDER
+    return kept.is_dir() and any(not path.name.startswith(".") for path in kept.iterdir())
+
+
+def set_aside(folder: Path) -> None:
+    """Moves what a former run has left into ``former-1``, or the next number that is free."""
+    left = sorted({path for name in _ALL for path in folder.glob(name)})
+    if not left:
+        return
+    numbered = (folder / f"{FORMER}{number}" for number in itertools.count(1))
+    former = next(path for path in numbered if not path.exists())
+    former.mkdir()
+    for path in left:
+        path.rename(former / path.name)
+    log.warning("%s held a run already: this one starts anew, and that one is now in %s", folder, former)
