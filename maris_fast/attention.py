@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Attention:
 def watched(model: nn.Module) -> Iterator[list[Tensor]]:
     """A of each MA block, [E, L_v, L_t], is in the list once the model has run inside this context.
 
+    Passes that other threads run at the same time are not seen.
+
     Raises:
         ConfigError: the model has no MA blocks.
     """
@@ -68,8 +71,11 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
             "model with MA blocks: model.ma_blocks of 1 or more, model.fusion = mutual"
         )
     kept: list[Tensor] = []
+    thread = threading.get_ident()
 
     def keep(block: MutualAwareAttention, inputs: tuple[Any, ...], named: dict[str, Any], _: object) -> None:
+        if threading.get_ident() != thread:
+            return
         if block is blocks[0]:
             kept.clear()  # of the pass before
         kept.append(block.weights(*inputs, **named))

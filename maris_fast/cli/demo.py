@@ -24,31 +24,38 @@ def demo(
     example: Annotated[
         list[Path] | None, typer.Option(metavar="IMAGE", help="photograph to choose from; may be repeated")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="host name that the page answers to besides its own; may be repeated"
+        ),
+    ] = None,
 ) -> None:
     """Show a page on this machine: a photograph, sentences, their masks, and the attention behind them.
 
     Needs Gradio: pip install 'maris-fast[demo]'. Ctrl-C ends it.
     """
+    import os
     import signal
+    import sys
     from contextlib import suppress
 
     from maris_fast.errors import ConfigError
 
     try:
-        from maris_fast.demo_page import listening, serve
+        from maris_fast.demo.server import listening, serve
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise ConfigError(
             "the demo's page needs Gradio, which is not installed: pip install 'maris-fast[demo]'"
         ) from error
-    from maris_fast.demo import Demo
-    from maris_fast.images import load_image
+    from maris_fast.demo.answers import Demo, photograph
     from maris_fast.prediction import Predictor
 
     examples = example or []
     for path in examples:
-        load_image(path)
+        photograph(path)
     if host not in LOCAL:
         typer.echo(f"note: whoever reaches {host} can use this page, it asks for no password", err=True)
     with listening(host, port) as listener:
@@ -60,9 +67,14 @@ def demo(
         with suppress(KeyboardInterrupt):
             serve(
                 Demo(predictor),
-                str(weights),
+                "/".join(weights.parts[-2:]),
                 listener,
+                host=host,
+                allowed_hosts=allow_host or (),
                 examples=examples,
                 started=lambda address: typer.echo(f"{address}  (Ctrl-C ends it)"),
             )
         typer.echo("ended", err=True)
+    # All is closed and removed; a request that is still computed is not waited for.
+    sys.stdout.flush()
+    os._exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -101,6 +102,7 @@ class TextEncoder:
             max_words=settings.max_words,
         )
         self._tokenizer = open_clip.SimpleTokenizer()
+        self._turn = threading.Lock()  # the tower's mask is set for each batch
 
     def tokenise(self, text: str) -> TokenisedText:
         """Tokens of one expression, cut to ``max_words``.
@@ -138,11 +140,12 @@ class TextEncoder:
         # What stands behind the end token cannot be seen, so the batch's longest expression is all that is
         # computed; the tower adds its causal mask whole, so the mask is cut too.
         longest = max(len(text.ids) for text in batch)
-        self.tower.attn_mask = self._causal_mask[:longest, :longest]
         ids = torch.zeros(len(batch), longest, dtype=torch.long)
         for row, text in zip(ids, batch, strict=True):
             row[: len(text.ids)] = torch.tensor(text.ids)
-        _, tokens = self.tower(ids.to(self.device))  # [E, longest, C']
+        with self._turn:
+            self.tower.attn_mask = self._causal_mask[:longest, :longest]
+            _, tokens = self.tower(ids.to(self.device))  # [E, longest, C']
         return [
             TextFeatures(row[1 : len(text.ids)].float().clone(), text.tokens, text.truncated)
             for row, text in zip(tokens, batch, strict=True)

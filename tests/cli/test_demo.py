@@ -2,102 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.untrained import write_untrained
+from tests.cli.demo_process import COMMAND, Running, started
 from tests.training.processes import ROOT, run
 
-COMMAND = (sys.executable, "-c", "from maris_fast.cli import app; app()")
 SENTENCES = ("the red circle", "the square on the left")
-
-
-@dataclass
-class Running:
-    process: subprocess.Popen[str]
-    address: str
-    client: Any
-    scratch: Path
-    """The process's temporary folder."""
-
-    def segment(self, photo: Path | None, *sentences: str) -> Any:
-        return self.client.predict(_uploaded(photo), "\n".join(sentences), api_name="/segment")
-
-    def attention(self, photo: Path | None, sentence: str, x: int | None, y: int | None) -> Any:
-        return self.client.predict(_uploaded(photo), sentence, x, y, api_name="/attention")
-
-
-def _uploaded(photo: Path | None) -> Any:
-    from gradio_client import handle_file
-
-    return None if photo is None else handle_file(photo)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_untrained(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photo") / "scene.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def running(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with started(weights, tmp_path_factory.mktemp("running")) as demo:
-        yield demo
-
-
-@contextmanager
-def started(weights: Path, folder: Path) -> Iterator[Running]:
-    """The command as a process on a free port, with temporary files and answers below ``folder``."""
-    gradio_client = pytest.importorskip("gradio_client")
-    pytest.importorskip("gradio")
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    process = subprocess.Popen(
-        ["env", f"TMPDIR={scratch}", *COMMAND, "demo", str(weights), "--port", "0"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if found := re.match(r"(http://\S+)", line):
-                break
-        else:
-            pytest.fail("".join(said))
-        client = gradio_client.Client(
-            found[1],
-            verbose=False,
-            download_files=folder / "answers",
-            analytics_enabled=False,
-        )
-        yield Running(process, found[1], client, scratch)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_masks_are_those_of_predict(running: Running, weights: Path, photo: Path, tmp_path: Path) -> None:
@@ -185,10 +104,10 @@ def test_importing_the_page_writes_nothing_beside_it(tmp_path: Path) -> None:
     copy = tmp_path / "maris_fast"
     shutil.copytree(ROOT / "maris_fast", copy, ignore=shutil.ignore_patterns("*.pyi", "__pycache__"))
     before = sorted(copy.rglob("*"))
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from maris_fast import demo_page as page; "
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from maris_fast.demo import server as page; "
     code += "print(page.__file__)"
     done = run(sys.executable, "-B", "-c", code)
-    assert Path(done.stdout.strip()) == copy / "demo_page.py", done.stderr
+    assert Path(done.stdout.strip()) == copy / "demo" / "server.py", done.stderr
     assert sorted(copy.rglob("*")) == before
 
 

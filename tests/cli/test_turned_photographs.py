@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maris_fast.cli.app import app
-from maris_fast.demo import Demo
+from maris_fast.demo.answers import Demo
 from maris_fast.prediction import Predictor
 from tests.cli.untrained import write_untrained
 from tests.data.test_images import TURNS, exif_of, stored_for, turned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,19 @@ from PIL import Image
 from maris_fast.attention import pixel_of
 from maris_fast.attention_pictures import regions_picture, words_picture
 from maris_fast.errors import InputError
-from maris_fast.images import load_image
+from maris_fast.images import load_image, views_of
 from maris_fast.pictures import Panel, masked
 from maris_fast.prediction import EncodedImage, Predictor
 
 MOST_SENTENCES = 16
-"""Answered at once: a mask has float logits at the photograph's size, 48 MB for one of 12 megapixels."""
+MOST_LETTERS = 1000
+"""Of a sentence; the text tower takes 77 tokens."""
+MOST_PIXELS = 25_000_000
+"""Of a photograph."""
+LOGITS = 50_000_000
+"""Numbers computed at once, 200 MB: for as many sentences as that allows."""
+ENCODED = 4
+"""Photographs whose features are kept."""
 WIDTH = 1280
 """Pixels; a wider photograph is shown smaller, its mask is not."""
 
@@ -47,15 +55,15 @@ class Answer:
 
 
 class Demo:
-    """Answers about photographs; SAM's features of the last one are kept, so more sentences cost little.
+    """Answers about photographs; SAM's features of the last ones are kept, so more sentences cost little.
 
-    Threads may call it; they take turns.
+    Threads may call it; they do not wait for each other.
     """
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self._turn = threading.Lock()
-        self._last: tuple[bytes, EncodedImage] | None = None
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[bytes, EncodedImage] = OrderedDict()
 
     def segment(self, photo: Path | None, sentences: str) -> Answer:
         """Masks of the sentences, one a line; empty lines do not count.
@@ -64,11 +72,16 @@ class Demo:
             InputError: no photograph or none that can be read; no sentence, too many, or one too long.
         """
         texts, image = _some(sentences_of(sentences)), photograph(photo)
-        with self._turn:
-            encoded, encoding_seconds = self._encoded(image)
-            before = time.perf_counter()
-            masks = self.predictor.masks(encoded, texts)
-            seconds = time.perf_counter() - before
+        encoded, encoding_seconds = self._encoded(image)
+        before = time.perf_counter()
+        together = max(1, LOGITS // (image.width * image.height))
+        masks = np.concatenate(
+            [
+                self.predictor.masks(encoded, texts[start : start + together])
+                for start in range(0, len(texts), together)
+            ]
+        )
+        seconds = time.perf_counter() - before
         small = min(image.width, WIDTH)
         pictures = tuple(
             masked(Panel(image, mask, text), width=small) for text, mask in zip(texts, masks, strict=True)
@@ -92,9 +105,8 @@ class Demo:
             raise InputError(f"{1 + len(more)} sentences; attention is shown of one, choose it")
         if (x is None) != (y is None):
             raise InputError("half a spot; needed are both x and y, or neither for one inside the mask")
-        with self._turn:
-            encoded, _ = self._encoded(image)
-            (mask,), (found,) = self.predictor.attention(encoded, [text])
+        encoded, _ = self._encoded(image)
+        (mask,), (found,) = self.predictor.attention(encoded, [text])
         pixel = pixel_of(mask) if x is None or y is None else (x, y)
         regions = [
             (regions_picture(image, mask, found, block), f"block {block + 1}: where each word looks")
@@ -106,15 +118,20 @@ class Demo:
     def _encoded(self, image: Image.Image) -> tuple[EncodedImage, float | None]:
         """With the seconds that encoding took; None if it was done before."""
         key = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
-        if self._last is not None and self._last[0] == key:
-            return self._last[1], None
-        self._last = None  # so that a GPU need not hold two
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key], None
         before = time.perf_counter()
         encoded = self.predictor.encode(image)
         if self.predictor.device.type == "cuda":
             torch.cuda.synchronize(self.predictor.device)
-        self._last = key, encoded
-        return encoded, time.perf_counter() - before
+        seconds = time.perf_counter() - before
+        with self._lock:
+            self._kept[key] = encoded
+            while len(self._kept) > ENCODED:
+                self._kept.popitem(last=False)
+        return encoded, seconds
 
 
 def photograph(path: Path | None) -> Image.Image:
@@ -126,6 +143,9 @@ def photograph(path: Path | None) -> Image.Image:
     if path is None:
         raise InputError("no photograph; upload one, or choose an example")
     try:
+        height, width = views_of(path).stored
+        if height * width > MOST_PIXELS:
+            raise InputError(f"{path.name} has {height * width:,} pixels; at most {MOST_PIXELS:,} are taken")
         return load_image(path)
     except InputError as error:
         # Whoever uploaded it knows its name, not the folder that it was put into.
@@ -142,4 +162,13 @@ def _some(sentences: Sequence[str]) -> Sequence[str]:
         raise InputError("no sentence; write what to segment, such as: the dog on the left")
     if len(sentences) > MOST_SENTENCES:
         raise InputError(f"{len(sentences)} sentences; at most {MOST_SENTENCES} are answered at once")
+    for sentence in sentences:
+        if len(sentence) > MOST_LETTERS:
+            raise InputError(f"a sentence of {len(sentence)} letters; at most {MOST_LETTERS} are read")
+        try:
+            sentence.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{sentence!r} holds half a character at {error.start}; write it again"
+            ) from error
     return sentences

@@ -1,0 +1,397 @@
+"""What strangers send to the demo's page: only their own files and the examples come back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from maris_fast.errors import InputError
+from tests.cli.demo_process import Running
+from tests.training.processes import ROOT
+
+SECRET = "secret-5f0c"
+SESSIONS = itertools.count()
+NO_FILE = "no such file on this page"
+NO_TEXT = "is no text"
+
+
+def described(path: object, **more: Any) -> dict[str, Any]:
+    """As Gradio describes a file."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.address, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "secret.txt"
+    path.write_text(SECRET)
+    return path
+
+
+def uploaded(client: httpx.Client, size: tuple[int, int] = (64, 48), name: str = "mine.png") -> str:
+    content = BytesIO()
+    Image.new("RGB", size, "red").save(content, "PNG")
+    answer = client.post("/gradio_api/upload", files={"files": (name, content.getvalue())})
+    assert answer.status_code == 200, answer.text
+    (found,) = answer.json()
+    return str(found)
+
+
+def queued(client: httpx.Client, function: int, data: list[Any], **more: Any) -> Any:
+    """What the queue answers at last."""
+    session = f"session{next(SESSIONS)}"
+    asked = {"fn_index": function, "data": data, "session_hash": session, **more}
+    kind = {"content-type": "application/json"}
+    joined = client.post("/gradio_api/queue/join", content=json.dumps(asked), headers=kind)
+    assert joined.status_code == 200, joined.text
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data:") and (said := json.loads(line[5:]))["msg"] == "process_completed":
+                return said["output"]
+    raise AssertionError("the queue ended without an answer")
+
+
+def test_a_path_as_sentences_is_no_file(client: httpx.Client, secret: Path) -> None:
+    mine = described(uploaded(client))
+    for path in (secret, "/etc/passwd", "/proc/self/environ"):
+        for sentences in (described(path), [described(path)], {"value": described(path)}, [str(path)]):
+            said = queued(client, 0, [mine, sentences])
+            assert said.get("error", "").startswith("Sentences, one a line is no text"), said
+
+
+def test_other_fields_and_functions_take_no_file_either(client: httpx.Client, secret: Path) -> None:
+    mine, theirs = described(uploaded(client)), described(secret)
+    attention = [
+        ([mine, theirs, None, None], "Sentence is no text"),
+        ([mine, "dog", theirs, 1], "x of the spot is no number"),
+        ([mine, "dog", 1, [theirs]], "y of the spot is no number"),
+        ([mine, "dog", True, 1], "x of the spot is no number"),
+    ]
+    for data, wanted in attention:
+        assert queued(client, 1, data)["error"] == wanted + (
+            "; needed is text alone" if "text" in wanted else ""
+        )
+    for name, data, wanted in (
+        ("example", [theirs], "Examples is no number"),
+        ("example", [-1], "no such example"),
+        ("_choices", [theirs, None], NO_TEXT),
+        ("_choices", ["dog", theirs], NO_TEXT),
+    ):
+        answer = client.post(f"/gradio_api/run/{name}", json={"data": data})
+        assert answer.status_code == 500
+        assert wanted in answer.json()["error"]
+    spot = {"data": [], "event_data": {"index": [theirs, 1]}}
+    assert SECRET not in client.post("/gradio_api/run/_spot", json=spot).text
+
+
+def test_only_an_uploaded_photograph_is_segmented(
+    client: httpx.Client, running: Running, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside.png"
+    Image.new("RGB", (64, 48), "blue").save(outside)
+    link = running.scratch / "link.png"
+    link.symlink_to(outside)
+    fifo = tmp_path / "fifo.png"
+    os.mkfifo(fifo)
+    (served,) = running.scratch.glob("maris-fast-demo-*")
+    mine = uploaded(client)
+    for path in (
+        outside,
+        link,
+        fifo,
+        f"file://{outside}",
+        f"{mine}/../../{outside.name}",
+        f"{served}/{mine}",  # where it lies, in place of its name
+        quote(str(outside), safe=""),
+        f"{running.address}/gradio_api/file={mine}",
+        "https://example.com/picture.png",
+        "",
+        mine.partition("/")[2],
+    ):
+        said = queued(client, 0, [described(path, url=f"file://{outside}"), "dog"])
+        assert said["error"].startswith(NO_FILE), (path, said)
+    for value in (str(outside), [described(outside)], 7):
+        assert queued(client, 0, [value, "dog"])["error"].startswith(NO_FILE)
+    assert queued(client, 0, [described(mine), "dog"])["data"][0][0]["caption"].startswith("dog: ")
+
+
+def test_ways_around_the_queue_take_no_file(client: httpx.Client, secret: Path) -> None:
+    mine, theirs = described(uploaded(client)), described(secret)
+    for name in ("run", "api"):
+        answer = client.post(f"/gradio_api/{name}/segment", json={"data": [mine, theirs]})
+        assert answer.status_code == 404
+    called = client.post("/gradio_api/call/segment", json={"data": [mine, theirs]}).json()["event_id"]
+    said = client.get(f"/gradio_api/call/segment/{called}").text
+    assert "event: error" in said
+    assert NO_TEXT in said
+    for body in ({"photo": mine, "sentences": theirs}, {"data": [mine, theirs]}):
+        assert SECRET not in client.post("/gradio_api/call/v2/segment", json=body).text
+
+
+def test_no_address_leads_to_a_file_outside(client: httpx.Client, running: Running, secret: Path) -> None:
+    mine = uploaded(client)
+    assert client.get(f"/gradio_api/file={mine}").status_code == 200
+    up = "/".join([".."] * 12)
+    link = running.scratch / "link.txt"
+    link.symlink_to(secret)
+    paths = [
+        *(
+            f"/gradio_api/file={one}"
+            for one in (secret, link, f"/{secret}", "/etc/passwd", "/proc/self/environ")
+        ),
+        f"/gradio_api/file={quote(str(secret), safe='')}",
+        f"/gradio_api/file={quote(quote(str(secret), safe=''), safe='')}",
+        f"/gradio_api/file={mine}/{up}{secret}",
+        f"/gradio_api/file=file://{secret}",
+        f"/gradio_api/file={running.address}/config",
+        f"/gradio_api/file{secret}",
+        f"/gradio_api/proxy={running.address}/config",
+        f"/gradio_api/proxy=file://{secret}",
+        f"/gradio_api/stream/a/b/{secret}",
+        "/gradio_api/deep_link?session_hash=session0",
+        f"/config?deep_link=../{mine}",
+        f"/?deep_link={quote('../../' + secret.name)}",
+        f"/gradio_api/custom_component/0/server/component/{quote('../..' + str(secret), safe='')}",
+        "/gradio_api/vibe-code",
+        "/gradio_api/dev/reload",
+        "/monitoring",
+        f"/static/{up}{secret}",
+        f"/static/{quote(up, safe='')}{secret}",
+        f"/assets/{up}{secret}",
+        f"/svelte/{quote(up + str(secret), safe='')}",
+        f"/{up}{secret}",
+    ]
+    for path in paths:
+        # httpx would take the dots out of a path.
+        answer = client.send(httpx.Request("GET", client.base_url.copy_with(raw_path=path.encode())))
+        assert answer.status_code in (403, 404), (path, answer.status_code, answer.text[:200])
+        assert SECRET not in answer.text
+    for path in ("component_server", "process_recording", "vibe-edit", "run-history/connect", "login"):
+        answer = client.post(f"/gradio_api/{path}", json={"data": described(secret), "component_id": 5})
+        assert answer.status_code == 404
+    for method in ("PUT", "DELETE", "OPTIONS", "TRACE"):
+        assert client.request(method, f"/gradio_api/file={mine}").status_code == 405
+
+
+def test_a_file_is_found_by_who_got_its_name_alone(client: httpx.Client) -> None:
+    names = {uploaded(client) for _ in range(3)}  # the same photograph
+    assert len(names) == 3
+    for name in names:
+        secret, _, plain = name.partition("/")
+        assert len(secret) >= 20  # 16 random bytes
+        assert plain == "mine.png"
+        assert client.get(f"/gradio_api/file={secret[:-1]}-/{plain}").status_code == 404
+
+
+def test_answers_and_errors_tell_no_path_of_the_server(
+    client: httpx.Client, running: Running, weights: Path
+) -> None:
+    (broken,) = client.post("/gradio_api/upload", files={"files": ("broken.png", b"no pixels")}).json()
+    said = [
+        *(client.get(path).text for path in ("/", "/config", "/gradio_api/info", "/manifest.json")),
+        *(json.dumps(queued(client, 0, [described(name), "dog"])) for name in (uploaded(client), broken)),
+        client.post("/gradio_api/run/example", json={"data": [0]}).text,
+        client.post("/gradio_api/queue/join", json={"fn_index": 99, "data": [], "session_hash": "a"}).text,
+    ]
+    for path in (str(running.scratch), "maris-fast-demo-", str(weights.parent), str(ROOT), os.getcwd()):
+        assert not [one for one in said if path in one]
+
+
+def test_the_page_answers_to_its_own_names_alone(client: httpx.Client) -> None:
+    own = client.base_url.netloc.decode()
+    port = own.partition(":")[2]
+
+    def status(**headers: str) -> int:
+        return client.get(
+            "/config", headers={key.replace("_", "-"): one for key, one in headers.items()}
+        ).status_code
+
+    for host in (own, "localhost", f"LOCALHOST:{port}", f"[::1]:{port}", f"127.0.0.2:{port}"):
+        assert status(host=host) == 200
+    for host in (
+        "rebound.example",
+        f"rebound.example:{port}",
+        f"127.0.0.1.rebound.example:{port}",
+        "10.0.0.7",
+        "",
+    ):
+        assert status(host=host) == 421
+    assert status(x_forwarded_host="rebound.example") == 421
+    assert status(origin=f"http://{own}") == 200
+    for origin in ("http://rebound.example", "null", f"http://{own}.rebound.example"):
+        assert status(origin=origin) == 403
+        join = client.post("/gradio_api/queue/join", json={}, headers={"origin": origin})
+        assert join.status_code == 403
+
+
+def test_sizes_are_limited(client: httpx.Client) -> None:
+    large = b"0" * (33 << 20)
+    assert client.post("/gradio_api/upload", files={"files": ("large.png", large)}).status_code == 413
+
+    def pieces() -> Iterator[bytes]:  # without a length
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="large.png"\r\n\r\n'
+        yield from (large[start : start + 65536] for start in range(0, len(large), 65536))
+
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    assert client.post("/gradio_api/upload", content=pieces(), headers=kind).status_code == 413
+    assert client.post("/gradio_api/queue/join", json={"data": ["x" * 70_000]}).status_code == 413
+    wide = uploaded(client, (5001, 5000))
+    assert "25,005,000 pixels; at most 25,000,000" in queued(client, 0, [described(wide), "dog"])["error"]
+    small = described(uploaded(client))
+    assert "1001 letters; at most 1000" in queued(client, 0, [small, "x" * 1001])["error"]
+    assert "half a character at 4" in queued(client, 0, [small, "dog \ud83d"])["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\photos\\été.jpg", "été.jpg"),
+        ("a\x1b[31m.png", "a31m.png"),
+        (".png", "png"),
+        ("x" * 300 + ".png", "x" * 76 + ".png"),
+        ("é" * 300 + ".png", "é" * 38 + ".png"),
+        ("", "file"),
+        ("..", "file"),
+    ],
+)
+def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str, wanted: str) -> None:
+    from maris_fast.demo.served import ServedFiles
+
+    served = ServedFiles(tmp_path)
+    found = served.add(name, b"1")
+    assert found.partition("/")[2] == wanted
+    assert served.path(found).read_bytes() == b"1"
+    assert served.path(found).parent.parent == tmp_path.resolve()
+
+
+def test_the_oldest_files_make_room_but_examples_stay(tmp_path: Path) -> None:
+    from maris_fast.demo.served import ServedFiles
+
+    served = ServedFiles(tmp_path, room=100)
+    example = served.add("example.png", b"0" * 30, stays=True)
+    first, second, third = (served.add(f"{number}.png", b"0" * 35) for number in range(3))
+    with pytest.raises(InputError, match="no such file on this page; upload it again"):
+        served.path(first)
+    kept = {served.path(name) for name in (example, second, third)}
+    assert {path for path in tmp_path.resolve().rglob("*") if path.is_file()} == kept
+
+
+class Slow:
+    """In a predictor's place: one photograph takes until it is let go, the others no time."""
+
+    caution = None
+    SIZE = (640, 480)
+
+    def __init__(self) -> None:
+        import torch
+
+        self.device = torch.device("cpu")
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def encode(self, image: Image.Image) -> tuple[int, int]:
+        if image.size == self.SIZE:
+            self.begun.set()
+            assert self.go_on.wait(300)
+        return image.height, image.width
+
+    def masks(self, encoded: tuple[int, int], texts: list[str]) -> np.ndarray:
+        return np.ones((len(texts), *encoded), dtype=bool)
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Slow, str]]:
+    """The page in this process, around such a predictor; with its address."""
+    pytest.importorskip("gradio")
+    import uvicorn
+
+    from maris_fast.demo.answers import Demo
+    from maris_fast.demo.gate import Gate
+    from maris_fast.demo.served import ServedFiles
+    from maris_fast.demo.server import application, listening
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    predictor = Slow()
+    app = application(Demo(predictor), ServedFiles(tmp_path), "slow")  # type: ignore[arg-type]
+    with listening("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(Gate(app, {"localhost"}, any_address=False), timeout_graceful_shutdown=1)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield predictor, f"http://127.0.0.1:{listener.getsockname()[1]}"
+        predictor.go_on.set()
+        server.should_exit = True
+        thread.join(30)
+
+
+def test_fifty_visitors_are_answered_while_one_request_takes_long(slow: tuple[Slow, str]) -> None:
+    predictor, address = slow
+
+    def visit(size: tuple[int, int]) -> str:
+        with httpx.Client(base_url=address, timeout=120) as client:
+            assert client.get("/").status_code == 200
+            said = queued(client, 0, [described(uploaded(client, size)), "dog"])
+            return str(said["data"][0][0]["caption"])
+
+    with ThreadPoolExecutor(50) as visitors:
+        long = visitors.submit(visit, Slow.SIZE)
+        assert predictor.begun.wait(60)
+        others = [visitors.submit(visit, (40 + number, 30)) for number in range(49)]
+        assert [one.result(timeout=240) for one in others] == ["dog: 100.0% of the image"] * 49
+        assert not long.done()
+        predictor.go_on.set()
+        assert long.result(timeout=60) == "dog: 100.0% of the image"
+
+
+def test_ctrl_c_does_not_wait_for_a_request(weights: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    code = (
+        "import time, maris_fast.prediction as module\n"
+        "module.Predictor.encode = lambda *_: (print('begun', flush=True), time.sleep(500))\n"
+        "from maris_fast.cli import app; app()"
+    )
+    process = subprocess.Popen(
+        ["env", f"TMPDIR={tmp_path}", sys.executable, "-c", code, "demo", str(weights), "--port", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        address = next(line.split()[0] for line in process.stdout if line.startswith("http://"))
+        with httpx.Client(base_url=address, timeout=60) as client:
+            asked = {"fn_index": 0, "data": [described(uploaded(client)), "dog"], "session_hash": "a"}
+            assert client.post("/gradio_api/queue/join", json=asked).status_code == 200
+            assert next(process.stdout) == "begun\n"
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=60)
+        assert said.strip().endswith("ended")
+        assert process.returncode == 0
+        assert not list(tmp_path.glob("maris-fast-demo-*"))
+    finally:
+        process.kill()
+        process.wait()
