@@ -5,14 +5,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from maris_fast.bench.measuring import copy_gbps, device_ms, load_told, peak_bytes, wall_ms
+from maris_fast.bench.measuring import (
+    bandwidth,
+    copy_gbps,
+    device_row,
+    host_us,
+    load_told,
+    own_stream,
+    wall_ms,
+)
+from maris_fast.bench.running import ROWS_VARIABLE
 from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 
@@ -39,12 +51,18 @@ def conditions() -> dict[str, Any]:
     return {} if ON_GPU else load_told()
 
 
+@pytest.fixture(autouse=True)
+def _own_stream() -> Iterator[None]:
+    with own_stream(DEVICE):
+        yield
+
+
 @pytest.fixture
 def measure(benchmark: Any, copy_bandwidth: float) -> Callable[..., None]:
     """Times a function, waiting for the device, and writes ``told`` and what was measured into the row.
 
     With ``must_move`` (bytes) told, the row has GB/s and their share of the copy's. ``ms`` are quantiles: on
-    a GPU of its own clock, on a CPU of the wall clock.
+    a GPU of its own clock, on a CPU of the wall clock. ``host_us`` is the host's part of a call.
     """
 
     def run(function: Callable[[], object], **told: Any) -> None:
@@ -57,17 +75,21 @@ def measure(benchmark: Any, copy_bandwidth: float) -> Callable[..., None]:
         row.update(told)
         waited()
         if ON_GPU:
-            row["peak_bytes_over_inputs"] = peak_bytes(function)
-            row.update(timer="device", ms=device_ms(function))
+            row.update(device_row(function, copy_bandwidth, told), host_us=host_us(function, DEVICE))
         benchmark.pedantic(waited, rounds=ROUNDS, warmup_rounds=3)
         if not ON_GPU:
             row.update(timer="wall", ms=wall_ms(benchmark.stats.stats.data), **load_told())
-        if "must_move" in told:
-            row["GBps"] = round(told["must_move"] / row["ms"]["0.5"] / 1e6, 2)
-            row["copy_GBps"] = copy_bandwidth
-            row["share_of_copy"] = round(row["GBps"] / copy_bandwidth, 3)
+            row.update(bandwidth(row, copy_bandwidth))
+        keep_now(row)
 
     return run
+
+
+def keep_now(row: dict[str, Any]) -> None:
+    """Appends a row to the file that ``maris-fast bench run`` named: a later case may end the process."""
+    if ROWS_VARIABLE in os.environ:
+        with Path(os.environ[ROWS_VARIABLE]).open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,12 +20,71 @@ COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
 OTHERS = 0.5
 
 
-def device_ms(function: Callable[[], object]) -> dict[str, float]:
-    """Quantiles of the GPU's own time, in ms, with a cold L2 cache before each run."""
+# Calls in a row whose host time is taken, and how often; few enough that a GPU's queue never fills.
+HOST_CALLS, HOST_ROUNDS = 40, 7
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """What is made and run inside is on a stream of its own on a GPU: only there can a call be captured."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        yield
+    torch.cuda.synchronize()
+
+
+def device_ms(function: Callable[[], object]) -> tuple[str, dict[str, float]]:
+    """Quantiles of the GPU's own time, in ms, with a cold L2 cache before each run.
+
+    Timed is a CUDA graph of one call ("graph"), so that the host is no part of it; or the call itself
+    ("device") where it can't be captured, on the default stream for one.
+    """
     from triton.testing import do_bench
 
-    measured = do_bench(function, quantiles=list(QUANTILES))
-    return {str(q): round(ms, 5) for q, ms in zip(QUANTILES, measured, strict=True)}
+    replay = captured(function)
+    measured = do_bench(replay or function, quantiles=list(QUANTILES))
+    timer = "device" if replay is None else "graph"
+    return timer, {str(q): round(ms, 5) for q, ms in zip(QUANTILES, measured, strict=True)}
+
+
+def captured(function: Callable[[], object]) -> Callable[[], None] | None:
+    """One call as a CUDA graph on the current stream; None where it can't be captured."""
+    for _ in range(2):
+        function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            function()
+    except RuntimeError:
+        gc.collect()
+        torch.cuda.synchronize()
+        return None
+    return graph.replay
+
+
+def host_us(
+    function: Callable[[], object], device: torch.device, calls: int = HOST_CALLS, rounds: int = HOST_ROUNDS
+) -> float:
+    """Microseconds that the host needs for a call, the device not waited for: median of rounds."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    function()
+    seconds = []
+    for _ in range(rounds):
+        wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        seconds.append(time.perf_counter() - start)
+    wait()
+    return round(1e6 * median(seconds) / calls, 2)
 
 
 def wall_ms(seconds: Sequence[float]) -> dict[str, float]:
@@ -36,7 +98,9 @@ def copy_gbps(device: torch.device) -> float:
     source = torch.zeros(COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     if device.type == "cuda":
-        ms = device_ms(lambda: target.copy_(source))["0.5"]
+        with own_stream(device):
+            _, quantiles = device_ms(lambda: target.copy_(source))
+        ms = quantiles["0.5"]
     else:
         seconds = []
         for _ in range(9):
@@ -77,6 +141,21 @@ def saved_bytes(forward: Callable[[], object], inputs: Iterable[Tensor]) -> tupl
     beyond = sum(size for place, size in storages.items() if place not in given)
     del kept
     return beyond, sum(storages.values())
+
+
+def device_row(function: Callable[[], object], copy: float, told: dict[str, Any]) -> dict[str, Any]:
+    """On a GPU: ``told``, a call's time and memory, and beside ``copy`` the bandwidth it reaches."""
+    timer, ms = device_ms(function)
+    row = {**told, "peak_bytes_over_inputs": peak_bytes(function), "timer": timer, "ms": ms}
+    return row | bandwidth(row, copy)
+
+
+def bandwidth(row: dict[str, Any], copy: float) -> dict[str, float]:
+    """GB/s of a row with ``must_move`` (bytes), and their share of a copy's."""
+    if "must_move" not in row:
+        return {}
+    gbps = round(row["must_move"] / row["ms"]["0.5"] / 1e6, 2)
+    return {"GBps": gbps, "copy_GBps": copy, "share_of_copy": round(gbps / copy, 3)}
 
 
 def load_told() -> dict[str, Any]:

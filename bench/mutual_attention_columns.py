@@ -96,6 +96,13 @@ def columns(device: torch.device) -> dict[str, Column]:
     return {column.name: column for column in (*plain, flex, *fused)}
 
 
+def must_move(shape: Shape, part: Part, element_bytes: int) -> int:
+    """Bytes: Z_v in and f_lav out; then Z_v and G in and dZ_v out. The words' share is left out."""
+    tokens = shape.L_v * shape.C * element_bytes
+    forward, backward = (shape.images + shape.pairs) * tokens, (2 * shape.images + shape.pairs) * tokens
+    return {"forward": forward, "backward": backward, "both": forward + backward}[part]
+
+
 def equations(leaves: list[Tensor], expressions: int) -> tuple[Tensor, Tensor]:
     """Eqs. 3-5 as one would first write them; every image has ``expressions``."""
     z_v, z_l, ln_v_weight, ln_v_bias, ln_l_weight, ln_l_bias = leaves
@@ -162,7 +169,7 @@ def inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list
     return [t.to(dtype, copy=True).requires_grad_() for t in leaves], offsets
 
 
-def gradients(shape: Shape, outputs: tuple[Tensor, ...]) -> list[Tensor]:
+def gradients(outputs: Sequence[Tensor]) -> list[Tensor]:
     """What comes from above for each output: the same numbers in every dtype."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(t.shape, generator=generator).bfloat16().to(t) for t in outputs]
@@ -191,10 +198,17 @@ def _numbers(shape: Shape, device: torch.device) -> tuple[list[Tensor], Tensor]:
     return [z_v, z_l, *parameters], offsets
 
 
-def differentiated(forward: Forward, leaves: list[Tensor], shape: Shape) -> list[Tensor]:
-    """Outputs, and the gradients of the leaves that they depend on."""
+def differentiated(
+    forward: Forward, leaves: list[Tensor], above: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """Outputs, and the gradients of the leaves that they depend on.
+
+    ``above`` comes from above for each output; ``gradients`` are drawn where it is left out, which takes
+    longer than the operation: what is timed gets them.
+    """
     outputs = forward(leaves)
-    return [*outputs, *torch.autograd.grad(outputs, used(leaves, outputs), gradients(shape, outputs))]
+    above = gradients(outputs) if above is None else above
+    return [*outputs, *torch.autograd.grad(outputs, used(leaves, outputs), above)]
 
 
 def used(leaves: list[Tensor], outputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -237,8 +251,8 @@ def _limits(
         return same_dtype_eager(leaves, kept, offsets, EPS)
 
     with torch.enable_grad():
-        truth = [t.detach() for t in differentiated(truly, wide, shape)]
-        plain = differentiated(plainly, inputs(shape, device, arithmetic)[0], shape)
+        truth = [t.detach() for t in differentiated(truly, wide)]
+        plain = differentiated(plainly, inputs(shape, device, arithmetic)[0])
     rounding = torch.finfo(arithmetic).eps
     allowed = [
         2 * ((got.double() - needed).abs().max().item() + rounding * needed.abs().max().item())

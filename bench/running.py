@@ -15,6 +15,9 @@ from typing import Any
 from maris_fast.bench.results import BENCH, ROOT, SUITES, Row, Suite
 from maris_fast.errors import ConfigError, MarisError
 
+ROWS_VARIABLE = "MARIS_FAST_BENCH_ROWS"
+"""Names the file that a suite's process appends each row to, as soon as it is known."""
+
 
 class BenchmarkError(MarisError):
     """A suite that gave no figures: a result was wrong, or a case did not run."""
@@ -25,28 +28,35 @@ def run(suites: Sequence[str], out: Path, keyword: str | None = None) -> Iterato
 
     Raises:
         ConfigError: an unknown suite, or pytest-benchmark is not installed.
-        BenchmarkError: a case failed; nothing of its suite is written.
+        BenchmarkError: a case failed; its suite's file is not written, and the rows before it are left in
+            ``<suite>.rows.jsonl``.
     """
     unknown = set(suites) - set(SUITES)
     if unknown:
         raise ConfigError(f"no suite {', '.join(sorted(unknown))}; known are {', '.join(SUITES)}")
     if find_spec("pytest_benchmark") is None:
         raise ConfigError("the suites need pytest-benchmark: pip install 'maris-fast[test]'")
+    out.mkdir(parents=True, exist_ok=True)
     for suite in suites or SUITES:
+        rows = out.resolve() / f"{suite}.rows.jsonl"
+        rows.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "benchmark.json")
             command = [sys.executable, "-m", "pytest", str(BENCH / f"test_{suite}.py"), "--benchmark-only"]
             command += ["-q", "-p", "no:cacheprovider", f"--benchmark-json={file}"]
             command += [] if keyword is None else ["-k", keyword]
             path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-            status = subprocess.call(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+            own = {"PYTHONPATH": path, ROWS_VARIABLE: str(rows)}
+            status = subprocess.call(command, cwd=ROOT, env={**os.environ, **own})
             if status == 5:
                 raise ConfigError(f"no case of {suite} is called {keyword!r}")
             if status != 0:
+                left = f"; the rows before it are in {rows}" if rows.exists() else ""
                 raise BenchmarkError(
-                    f"{suite}: a case failed (above), so none of its figures is kept; "
+                    f"{suite}: a case failed (above), so none of its figures is kept{left}; "
                     f"pytest ended with status {status}"
                 )
+            rows.unlink(missing_ok=True)
             yield kept(suite, json.loads(file.read_text())).save(out)
 
 

@@ -23,11 +23,13 @@ from maris_fast.bench.mutual_attention_columns import (
     failures,
     gradients,
     inputs,
+    must_move,
     used,
 )
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+# Of the narrowest column: what must move is the same for all.
 ELEMENT_BYTES = 2 if ON_GPU else 4
 
 # The 32 expressions of a training step, on as many images or fewer.
@@ -58,13 +60,6 @@ CASES = [
 ]
 
 
-def must_move(shape: Shape, part: Part) -> int:
-    """Bytes: Z_v in and f_lav out; then Z_v and G in and dZ_v out. The words' share is left out."""
-    tokens = shape.L_v * shape.C * ELEMENT_BYTES
-    forward, backward = (shape.images + shape.pairs) * tokens, (2 * shape.images + shape.pairs) * tokens
-    return {"forward": forward, "backward": backward, "both": forward + backward}[part]
-
-
 @pytest.mark.parametrize(("shape", "column", "part"), CASES)
 def test_mutual_attention(shape: str, column: Column, part: Part, measure: Callable[..., None]) -> None:
     size = SHAPES[shape]
@@ -79,7 +74,10 @@ def test_mutual_attention(shape: str, column: Column, part: Part, measure: Calla
             pytest.fail(f"{column.name} is wrong here, so it gets no figure: {'; '.join(wrong)}")
 
     told = {"shape": shape, "impl": column.name, "part": part, "computes": column.computes, **vars(size)}
-    told |= {"dtype": str(column.leaves).removeprefix("torch."), "must_move": must_move(size, part)}
+    told |= {
+        "dtype": str(column.leaves).removeprefix("torch."),
+        "must_move": must_move(size, part, ELEMENT_BYTES),
+    }
     # A compiled backward may write into what was saved for it; run again and again it must not.
     with autograd_config.patch(donated_buffer=part != "backward"), torch.set_grad_enabled(part != "forward"):
         try:
@@ -92,14 +90,15 @@ def test_mutual_attention(shape: str, column: Column, part: Part, measure: Calla
             prove(outputs)
             measure(lambda: forward(leaves), **told)
         elif part == "both":
+            above = gradients(outputs)
             del outputs
-            prove(differentiated(forward, leaves, size))
+            prove(differentiated(forward, leaves, above))
             beyond, whole = saved_bytes(lambda: forward(leaves), leaves)
             told["saved_bytes_a_pair"] = whole // size.pairs
             told["saved_beyond_inputs_a_pair"] = beyond // size.pairs
-            measure(lambda: differentiated(forward, leaves, size), **told)
+            measure(lambda: differentiated(forward, leaves, above), **told)
         else:
-            above, needed = gradients(size, outputs), used(leaves, outputs)
+            above, needed = gradients(outputs), used(leaves, outputs)
 
             def backward() -> tuple[Tensor, ...]:
                 return torch.autograd.grad(outputs, needed, above, retain_graph=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maris_fast.bench import results
 from maris_fast.bench.drawing.suites import suite_table
-from maris_fast.bench.measuring import copy_gbps, load_told, saved_bytes, wall_ms
+from maris_fast.bench.measuring import copy_gbps, host_us, load_told, saved_bytes, wall_ms
 from maris_fast.bench.mutual_attention_columns import (
     A_Z_L,
     MARGIN,
@@ -74,7 +78,7 @@ def test_no_pair_stands_near_the_threshold_and_the_gate_drops_half() -> None:
 def test_a_right_column_passes_and_a_wrong_one_is_refused(name: str) -> None:
     column = columns(CPU)[name]
     leaves, offsets = inputs(SHAPE, CPU, column.leaves)
-    got = differentiated(build(column, SHAPE, offsets), leaves, SHAPE)
+    got = differentiated(build(column, SHAPE, offsets), leaves)
     assert failures(got, column, SHAPE, CPU) == []
     for place in range(len(got)):
         wrong = [t.clone() for t in got]
@@ -84,6 +88,39 @@ def test_a_right_column_passes_and_a_wrong_one_is_refused(name: str) -> None:
         assert said.startswith(f"tensor {place} is off by")
         wrong[place].view(-1)[0] = float("nan")
         assert len(failures(wrong, column, SHAPE, CPU)) == 1
+
+
+class Drawn(TorchDispatchMode):
+    """Counts operators that draw random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        if any(word in str(function) for word in ("rand", "normal_", "uniform")):
+            self.names.append(str(function))
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("part", ["forward", "backward", "both"])
+def test_what_is_timed_draws_no_random_numbers(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from maris_fast.bench import test_mutual_attention as suite
+
+    timed: list[Callable[[], object]] = []
+    monkeypatch.setattr(suite, "SHAPES", {"here": SHAPE})
+    monkeypatch.setattr(suite, "DEVICE", CPU)
+    suite.test_mutual_attention("here", EAGER, part, lambda function, **told: timed.append(function))
+    (function,) = timed
+    with torch.set_grad_enabled(part != "forward"), Drawn() as drawn:
+        function()
+        assert drawn.names == []
+        gradients([torch.zeros(2)])
+    assert drawn.names == ["aten.randn.generator"]
+
+
+def test_the_hosts_part_of_a_call_is_told_a_call() -> None:
+    assert 900 < host_us(lambda: time.sleep(0.001), CPU, calls=5, rounds=3) < 50_000
 
 
 def test_half_the_forward_is_held_to_its_own_truth() -> None:
@@ -96,7 +133,7 @@ def test_half_the_forward_is_held_to_its_own_truth() -> None:
     assert failures([A @ z_l + z_v.repeat_interleave(2, dim=0)], half, SHAPE, CPU)
     f_lav, _ = build(EAGER, SHAPE, offsets)(leaves)
     assert failures([f_lav], half, SHAPE, CPU)
-    assert [g.shape for g in gradients(SHAPE, (f_lav,))] == [f_lav.shape]
+    assert [g.shape for g in gradients((f_lav,))] == [f_lav.shape]
 
 
 def test_a_case_that_pytest_benchmark_alone_timed_has_a_row_and_a_place_in_the_table() -> None:
