@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What only a GPU can show, in parts of at most ten minutes each:
 #
+#   bench/gpu_suite.sh first       the most valuable facts, in eight minutes; needs no network and no xformers
 #   bench/gpu_suite.sh parity      every kernel test on the GPU: bf16, fp16, fp32; a thousand runs bitwise equal
 #   bench/gpu_suite.sh sanitizer   compute-sanitizer's memcheck, racecheck, initcheck and synccheck on small cases
 #   bench/gpu_suite.sh kernels     the operations beside what they replace; which attention is fastest
@@ -10,13 +11,14 @@
 #   bench/gpu_suite.sh encoders    SAM's attention: segment-anything's and ours
 #   bench/gpu_suite.sh cache       writing a cache and reading it: images/s beside segment-anything, GB/s to the GPU
 #
-# WHEELS names a folder of wheels (gpu_requirements.txt), for a machine without a network; OUT a folder for logs and
-# results, bench/results by default. PYTHON is the interpreter that holds PyTorch, python3 by default.
+# WHEELS names a folder of wheels (gpu_wheels.py gathers them), for a machine without a network; OUT a folder for
+# logs and results, bench/results by default. PYTHON is the interpreter that holds PyTorch, python3 by default.
+# COMMIT is what is measured, for `first`, where a copy of the files has no repository to ask.
 set -euo pipefail
 
 part=${1:-}
 case $part in
-parity | sanitizer | kernels | tune | step | endurance | encoders | cache) ;;
+first | parity | sanitizer | kernels | tune | step | endurance | encoders | cache) ;;
 *)
     sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'
     exit 2
@@ -51,6 +53,9 @@ maris() { "$PYTHON" -m maris_fast.cli "$@"; }
 tests() { "$PYTHON" -m pytest -q -p no:cacheprovider "$@"; }
 
 case $part in
+first)
+    logged "$PYTHON" -m maris_fast.bench.first_on_gpu --out "$OUT" ${COMMIT:+--commit "$COMMIT"}
+    ;;
 parity)
     logged tests tests/kernels --timeout=540 --junitxml="$OUT/parity.xml" \
         --ignore-glob='tests/kernels/test_*_compiles.py' --ignore-glob='tests/kernels/test_*_mutations.py'
@@ -61,11 +66,9 @@ sanitizer)
     # The caching allocator would hide a step beyond the end of a tensor.
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for tool in memcheck racecheck initcheck synccheck; do
-        for operation in mutual_attention cross_attention; do
-            logged compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex "kns=$operation" \
-                "$PYTHON" -m pytest -q -p no:cacheprovider "tests/kernels/test_${operation}_triton.py" \
-                -k "test_parity and (L_v:37 or L_v:70 or L_q:37 or L_q:70)"
-        done
+        logged compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=_attention_ \
+            "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels/test_{mutual,cross}_attention_triton.py \
+            -k "test_parity and (L_v:37 or L_v:70 or L_q:37 or L_q:70)"
     done
     ;;
 kernels)

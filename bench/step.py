@@ -26,10 +26,12 @@ from PIL import Image
 from maris_fast.bench.made_up import write_made_up_cache
 from maris_fast.bench.measuring import load_told
 from maris_fast.config import RANDOM, FeatureDtype, SamSettings, TextSettings, TrainingSettings
+from maris_fast.data_shards.cache.manifest import MANIFEST
 from maris_fast.data_shards.scaling import PLAN_RATES
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.geometry import PATCH
+from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
 from maris_fast.model import Maris
 from maris_fast.model.flops import training_flops
 from maris_fast.train.engine import Engine, TrainingBatch
@@ -162,7 +164,8 @@ def waterfall(size: Size, device: torch.device) -> list[Row]:
         "heads": size.heads,
     }
     fused = {**eager, "mutual_attention_impl": "triton"} if device.type == "cuda" else eager
-    efficient = {**fused, "attention_impl": "xformers" if device.type == "cuda" else "sdpa"}
+    xformers = why_not_built() is None if device.type == "cuda" else False
+    efficient = {**fused, "attention_impl": "xformers" if xformers else "sdpa"}
     bf16 = {"precision": "bf16"}
     # Few CPUs multiply bf16 faster than fp32: measured there too, but not carried on.
     kept = bf16 if device.type == "cuda" else {}
@@ -222,15 +225,17 @@ def measure(
     told: Callable[[str], None],
     only: Collection[int] = (),
     peak: float | None = None,
+    folder: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Times every row, or ``only`` those of these numbers, from 1; yields each when it is done.
 
-    ``peak``, TFLOP/s, is what MFU is a share of; None: the device's, by its name.
+    ``peak``, TFLOP/s, is what MFU is a share of; None: the device's, by its name. ``folder`` keeps the
+    made-up features for another call with the same size.
     """
-    with tempfile.TemporaryDirectory(prefix="maris-step-") as folder:
+    with tempfile.TemporaryDirectory(prefix="maris-step-") as scratch:
         every = enumerate(waterfall(size, ranks.device), start=1)
         rows = [row for number, row in every if not only or number in only]
-        caches = _write_caches(Path(folder), size, told, {row.source for row in rows})
+        caches = _write_caches(folder or Path(scratch), size, told, {row.source for row in rows})
         for row in rows:
             head = {
                 "name": row.name,
@@ -425,7 +430,7 @@ def _write_caches(
         "int8": ("int8", size.grid),
     }
     for source, (dtype, grid) in stored.items():
-        if source not in sources:
+        if source not in sources or (caches[source] / MANIFEST).is_file():
             continue
         told(f"writing made-up features of {size.images} images: {source}")
         write_made_up_cache(
