@@ -1,5 +1,21 @@
 """Errors that a person can act on: what came, what was needed, which setting to change."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+def first_of(error: ValidationError) -> str:
+    """The first of what is wrong with a file, where it is, and how much more there is."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    what = problem["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {what}{more}" if where else f"{what}{more}"
+
 
 class MarisError(Exception):
     """Base of all errors that the command line prints without a traceback."""

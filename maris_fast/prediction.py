@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 
 from maris_fast.attention import Attention, of_expression, watched
 from maris_fast.config import RANDOM, SamSettings, TextSettings
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, TextFeatures
 from maris_fast.encoders.provenance import EncoderProvenance
-from maris_fast.errors import CheckpointError
+from maris_fast.errors import CheckpointError, first_of
 from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.images import as_shown
 from maris_fast.weights import load_model
@@ -57,7 +59,7 @@ class Predictor:
     ) -> None:
         self.device = torch.device(device)
         self.model, self.meta = load_model(weights, self.device)
-        made_with = EncodersProvenance.model_validate(self.meta.encoders)
+        made_with = _encoders_of(weights, self.meta.encoders)
         self.sam = SamEncoder(_sam_settings(made_with, sam_weights), self.device)
         self.text = TextEncoder(_text_settings(made_with, text_weights), self.device)
         loaded = EncodersProvenance(sam=self.sam.provenance, text=self.text.provenance)
@@ -101,6 +103,7 @@ class Predictor:
         words, word_mask = _padded(self.text.encode(expressions))
         expr_offsets = torch.tensor([0, len(expressions)], dtype=torch.int32, device=self.device)
         said = self.model([level[None] for level in encoded.features], words, word_mask, expr_offsets)
+        said.require_finite()
         return to_original_size(said.answer(), encoded.geometry)
 
     def masks(self, image: Image.Image | EncodedImage, expressions: Sequence[str]) -> NDArray[np.bool_]:
@@ -132,6 +135,15 @@ def _padded(texts: Sequence[TextFeatures]) -> tuple[torch.Tensor, torch.Tensor]:
     words = torch.nn.utils.rnn.pad_sequence([text.words for text in texts], batch_first=True)
     lengths = torch.tensor([len(text.words) for text in texts], device=words.device)
     return words, torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+
+
+def _encoders_of(weights: Path, said: dict[str, Any]) -> EncodersProvenance:
+    try:
+        return EncodersProvenance.model_validate(said)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"the header of {weights} does not describe its encoders: {first_of(error)}"
+        ) from error
 
 
 def _sam_settings(made_with: EncodersProvenance, weights: str | None) -> SamSettings:

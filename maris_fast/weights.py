@@ -5,7 +5,8 @@ The header's ``maris_fast`` entry is JSON with all that is needed to build the m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from maris_fast.config import ModelSettings
-from maris_fast.errors import CheckpointError
+from maris_fast.config import MOST_CHANNELS, ModelSettings
+from maris_fast.errors import CheckpointError, first_of
 from maris_fast.files import flush, replaced
 from maris_fast.model import Maris
 
@@ -31,8 +32,8 @@ class WeightsMeta(BaseModel):
 
     format_version: int = FORMAT_VERSION
     model: ModelSettings
-    visual_channels: int = Field(gt=0, description="C_v of the cached features")
-    text_channels: int = Field(gt=0, description="C' of the cached words")
+    visual_channels: int = Field(gt=0, le=MOST_CHANNELS, description="C_v of the cached features")
+    text_channels: int = Field(gt=0, le=MOST_CHANNELS, description="C' of the cached words")
     tau: float = Field(ge=0, lt=1, description="gate threshold when saved; a schedule may not be at its end")
     step: int = Field(ge=0)
     scores: dict[str, Any] | None = Field(description="evaluation of just these weights")
@@ -64,28 +65,11 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
     """Parameters and buffers on the CPU, and what the file says of them.
 
     Raises:
-        CheckpointError: no such file, not safetensors (a pickle is never opened), or not written by us.
+        CheckpointError: no such file, not safetensors (a pickle is never opened), not written by us, or with
+            values that are not finite.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"no weights {path}; training writes best.safetensors and last.safetensors")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(HEADER)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is not a safetensors file ({error}); weights load as data only, never from a pickle "
-            "such as .pt or .pth: name a best.safetensors or last.safetensors that training wrote"
-        ) from error
-    if header is None:
-        raise CheckpointError(
-            f"{path} is a safetensors file, but its header has no {HEADER!r} entry that describes the model; "
-            "name a best.safetensors or last.safetensors that training wrote"
-        )
-    try:
-        return tensors, WeightsMeta.model_validate_json(header)
-    except ValidationError as error:
-        raise CheckpointError(f"the header of {path} cannot be read by this version: {error}") from error
+    with _opened(path) as (file, meta):
+        return _tensors(path, file), meta
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Maris, WeightsMeta]:
@@ -94,18 +78,66 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Maris, W
     Raises:
         CheckpointError: as ``load_weights``; or tensors that do not fit the model the header describes.
     """
-    tensors, meta = load_weights(path)
+    with _opened(path) as (file, meta):
+        _require_fit(path, file, meta)
+        tensors = _tensors(path, file)
     model = Maris(meta.model, meta.visual_channels, meta.text_channels)
-    for name, wanted in sorted(model.state_dict().items()):
-        if name not in tensors or tensors[name].shape != wanted.shape:
-            found = tuple(tensors[name].shape) if name in tensors else "missing"
-            raise CheckpointError(
-                f"{path} does not fit the model its header describes: {name} is {found}, needed is "
-                f"{tuple(wanted.shape)}; it was written by another version, train or export it again"
-            )
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} holds tensors that the model does not have: {error}") from error
+    model.load_state_dict(tensors)
     model.tau = meta.tau
     return model.to(device).eval(), meta
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[safe_open, WeightsMeta]]:
+    if not Path(path).is_file():
+        raise CheckpointError(f"no weights {path}; training writes best.safetensors and last.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, _meta(path, (file.metadata() or {}).get(HEADER))
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a safetensors file ({error}); weights load as data only, never from a pickle "
+            "such as .pt or .pth: name a best.safetensors or last.safetensors that training wrote"
+        ) from error
+
+
+def _meta(path: Path, header: str | None) -> WeightsMeta:
+    if header is None:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but its header has no {HEADER!r} entry that describes the model; "
+            "name a best.safetensors or last.safetensors that training wrote"
+        )
+    try:
+        return WeightsMeta.model_validate_json(header)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"the header of {path} cannot be read by this version: {first_of(error)}"
+        ) from error
+
+
+def _require_fit(path: Path, file: safe_open, meta: WeightsMeta) -> None:
+    """Before anything takes the memory that the header asks for."""
+    found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    with torch.device("meta"):
+        model = Maris(meta.model, meta.visual_channels, meta.text_channels)
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name, shape in sorted(needed.items()):
+        if found.get(name) != shape:
+            raise CheckpointError(
+                f"{path} does not fit the model its header describes: {name} is "
+                f"{found.get(name, 'missing')}, needed is {shape}; it was written by another version, train "
+                "or export it again"
+            )
+    if more := sorted(found.keys() - needed.keys()):
+        raise CheckpointError(f"{path} holds tensors that the model does not have: {', '.join(more[:5])}")
+
+
+def _tensors(path: Path, file: safe_open) -> dict[str, Tensor]:
+    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, tensor in tensors.items():
+        if wrong := int((~tensor.isfinite()).sum()):
+            raise CheckpointError(
+                f"{path} cannot be used: {wrong:,} of the {tensor.numel():,} numbers of {name} are not "
+                "finite; the run that wrote it diverged, or the file is damaged. Name other weights"
+            )
+    return tensors

@@ -75,6 +75,7 @@ def score_expressions(
             continue
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
             said = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
+        said.require_finite()
         logits, nothing = said.logits.float().split(1), _says_nothing(said)
         for sample, one, none in zip(batch.samples, logits, nothing, strict=True):
             mask = rows.add(one, sample.geometry, _truth(sample), _expression(sample), none)

@@ -1,5 +1,6 @@
 """Typed, validated settings of the encoders, the model and a training run."""
 
+from maris_fast.config.base import MOST_CHANNELS, MOST_PIXELS_A_SIDE, Seed
 from maris_fast.config.encoders import (
     RANDOM,
     CacheSettings,
@@ -22,6 +23,8 @@ from maris_fast.config.training import (
 )
 
 __all__ = [
+    "MOST_CHANNELS",
+    "MOST_PIXELS_A_SIDE",
     "RANDOM",
     "CacheSettings",
     "DataSettings",
@@ -35,6 +38,7 @@ __all__ = [
     "RunSettings",
     "SamSettings",
     "ScheduleSettings",
+    "Seed",
     "TextSettings",
     "TrainingSettings",
     "Verify",

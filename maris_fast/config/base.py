@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+MOST_CHANNELS = 2**14
+MOST_BLOCKS = 64
+MOST_PIXELS_A_SIDE = 2**12
+"""Far above any model's; a header that asks for more would take memory until none is left."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Settings(BaseModel):
     """Immutable settings; an unknown key is an error that names its neighbours (see ``loading``)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Else ``yes`` would be the number 1, and ``010`` ten."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, bool | str) and kinds & {int, float} and not kinds & {bool, str}:
+                raise ValueError("needed is a number, as 10 or 1e-3; 'yes', '010' and '1:30' are none")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """A type, or those that it is made of."""
+    parts = get_args(annotation)
+    return set().union(*map(_kinds, parts)) if parts else {annotation}

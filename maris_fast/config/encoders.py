@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from maris_fast.config.base import Settings
+from maris_fast.config.base import MOST_PIXELS_A_SIDE, Seed, Settings
 
 RANDOM = "random"
 
@@ -20,8 +20,10 @@ class SamSettings(Settings):
     weights: str = Field(
         description="path of SAM's .pth checkpoint, or 'random' (everything made then says so)"
     )
-    image_size: int | None = Field(None, gt=0, description="longest side, pixels; None: 1024 (vit_tiny: 256)")
-    seed: int = Field(0, description="of random weights")
+    image_size: int | None = Field(
+        None, gt=0, le=MOST_PIXELS_A_SIDE, description="longest side, pixels; None: 1024 (vit_tiny: 256)"
+    )
+    seed: Seed = Field(0, description="of random weights")
     attention: Literal["sdpa", "reference"] = Field(
         "sdpa", description="sdpa: no attention matrix is stored; reference: segment-anything's own"
     )
@@ -32,8 +34,10 @@ class TextSettings(Settings):
 
     arch: str = Field("ViT-L-14", description="open_clip model name, or 'tiny'")
     weights: str = Field("openai", description="open_clip tag, path of a checkpoint, or 'random'")
-    max_words: int = Field(32, gt=0, description="L_t at most; a longer expression is cut, and counted")
-    seed: int = Field(0, description="of random weights")
+    max_words: int = Field(
+        32, gt=0, le=4096, description="L_t at most; a longer expression is cut, and counted"
+    )
+    seed: Seed = Field(0, description="of random weights")
 
 
 class EncoderSettings(Settings):

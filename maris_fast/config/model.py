@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from maris_fast.config.base import Settings
+from maris_fast.config.base import MOST_BLOCKS, MOST_CHANNELS, Settings
 
 Keep = Literal["relevant", "irrelevant", "all"]
 Norm = Literal["none", "pre", "post"]
@@ -21,12 +21,17 @@ class ModelSettings(Settings):
     The widths of the frozen features are not here: they come from the cache.
     """
 
-    channels: int = Field(256, gt=0, description="C, the width of every trained token")
+    channels: int = Field(256, gt=0, le=MOST_CHANNELS, description="C, the width of every trained token")
     heads: int = Field(8, gt=0, description="attention heads in the mask decoder")
     ma_blocks: int = Field(
-        2, ge=0, description="blocks of mutual-aware attention, or of another fusion, in sequence; 0: none"
+        2,
+        ge=0,
+        le=MOST_BLOCKS,
+        description="blocks of mutual-aware attention, or of another fusion, in sequence; 0: none",
     )
-    decoder_blocks: int = Field(2, ge=1, description="mask decoder blocks in sequence (eqs. 6-8)")
+    decoder_blocks: int = Field(
+        2, ge=1, le=MOST_BLOCKS, description="mask decoder blocks in sequence (eqs. 6-8)"
+    )
 
     enhancement: Enhancement = Field(
         "maris", description="of SAM's maps: eqs. 1-2, one linear layer on the last map, or ViT-Det's pyramid"
@@ -59,7 +64,7 @@ class ModelSettings(Settings):
     )
     decoder_norm: Norm = Field("none", description="LayerNorm around eqs. 6-8; as printed there is none")
     decoder_feed_forward: float = Field(
-        0.0, ge=0, description="hidden width over C of a feed-forward; 0: none"
+        0.0, ge=0, le=64, description="hidden width over C of a feed-forward; 0: none"
     )
 
     mutual_attention_impl: Literal["auto", "triton", "reference"] = "auto"

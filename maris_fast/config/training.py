@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from maris_fast.config.base import Settings
+from maris_fast.config.base import Seed, Settings
 from maris_fast.config.model import LossSettings, ModelSettings
 
 Verify = Literal["first", "always", "never"]
@@ -19,7 +19,7 @@ class ReadingSettings(Settings):
     buffer_bytes: int = Field(
         2 * 2**30, gt=0, description="of the ring that batches are read into, for each rank and split"
     )
-    reader_threads: int = Field(2, gt=0, description="of each rank")
+    reader_threads: int = Field(2, gt=0, le=1024, description="of each rank")
     prefetch: int = Field(2, gt=0, description="batches in the ring at a time, as far as it holds them")
     verify: Verify = Field(
         "first", description="compare checksums at an image's first reading, always, or never"
@@ -111,7 +111,7 @@ class RunSettings(Settings):
         description="auto: go on from the folder's last checkpoint; restart: move the run there into "
         "former-1 in it, and start anew",
     )
-    seed: int = 0
+    seed: Seed = 0
     log_every: int = Field(10, gt=0, description="steps")
     checkpoint_every: int | None = Field(None, gt=0, description="steps; None: at the end of each epoch")
     keep_checkpoints: int = Field(2, gt=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from maris_fast.config import MOST_CHANNELS, MOST_PIXELS_A_SIDE, Seed
 
 
 class _Provenance(BaseModel):
@@ -18,9 +20,9 @@ class EncoderProvenance(_Provenance):
     """Name of the weights (file name or tag), or ``random``."""
     sha256: str | None
     """Of the weights' file; None for random weights."""
-    seed: int | None
+    seed: Seed | None
     """Of random weights; None for a file."""
-    channels: int
+    channels: int = Field(gt=0, le=MOST_CHANNELS)
 
     @property
     def random(self) -> bool:
@@ -28,7 +30,7 @@ class EncoderProvenance(_Provenance):
 
 
 class SamProvenance(EncoderProvenance):
-    image_size: int
+    image_size: int = Field(gt=0, le=MOST_PIXELS_A_SIDE)
     blocks: tuple[int, int, int]
     """Indices of the blocks whose outputs are the three levels."""
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from maris_fast.errors import CheckpointError
+
 NOTHING = -1e4
 """The logit of a pixel where there is nothing to segment: below any threshold, and finite when resized."""
 
@@ -18,6 +20,18 @@ class Segmentation(NamedTuple):
 
     logits: Tensor
     no_target: Tensor | None
+
+    def require_finite(self) -> None:
+        """
+        Raises:
+            CheckpointError: a logit is NaN or infinite; its mask would be empty or full without a word.
+        """
+        for what in (self.logits, self.no_target):
+            if what is not None and not bool(what.isfinite().all()):
+                raise CheckpointError(
+                    "the model's answer is not finite: its weights overflow, or the features that it was "
+                    "given are damaged; use other weights, fp32, or check the cache with `maris-fast verify`"
+                )
 
     def answer(self) -> Tensor:
         """The logits [E, 4h, 4w] to take masks from, emptied for an expression that refers to nothing."""
