@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.train.scores_file import DataSplit
 
 FRAGMENTS = Path(__file__).with_name("configs") / "ablations"
@@ -44,7 +43,7 @@ class Variant:
     @property
     def settings(self) -> dict[str, Any]:
         """What the fragment sets, flat, as ``model.tau``."""
-        return flat(yaml.safe_load(self.fragment.read_text()) or {})
+        return flat(read_yaml(self.fragment) or {})
 
 
 def flat(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from maris_fast.config.base import Settings
+from maris_fast.config.plain_yaml import YamlError, dump_yaml, load_yaml, read_yaml
 from maris_fast.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)
@@ -21,9 +21,9 @@ EXTENDS = "extends"
 def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides: Sequence[str] = ()) -> S:
     """Settings of ``kind`` from YAML files, each on top of those before, with ``section.key=value`` on top.
 
-    Values are read as YAML, so ``null``, ``true``, ``[0.9, 0.95]`` and ``1.0e-3`` work. So does ``1e-3``,
-    which YAML 1.1 alone would take for text. A file may start from others, ``extends: [a.yaml, b.yaml]``,
-    paths relative to itself: what comes later wins, and the file itself comes last.
+    Values are read as YAML, so ``null``, ``true``, ``[0.9, 0.95]`` and ``1e-3`` work; ``plain_yaml`` says
+    what is a number. A file may start from others, ``extends: [a.yaml, b.yaml]``, paths relative to itself:
+    what comes later wins, and the file itself comes last.
 
     Raises:
         ConfigError: no such file, not YAML, files that extend each other in a circle, an unknown key (with
@@ -53,7 +53,7 @@ def read_values(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[st
 
 def dump_settings(settings: Settings) -> str:
     """YAML that ``load_settings`` reads back to the same settings."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(settings.model_dump(mode="json"))
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
@@ -64,10 +64,7 @@ def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"configuration files extend each other in a circle: {circle}")
     if not path.is_file():
         raise ConfigError(f"no configuration file {path}{named_by}")
-    try:
-        own = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    own = read_yaml(path) or {}
     if not isinstance(own, dict):
         raise ConfigError(f"{path} must hold sections with keys, not a {type(own).__name__}")
     bases = own.pop(EXTENDS, [])
@@ -91,8 +88,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"{override!r} is not of the form section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = load_yaml(text)
+    except YamlError as error:
         raise ConfigError(f"the value in {override!r} is not YAML: {error}") from error
     *sections, last = key.split(".")
     for section in sections:

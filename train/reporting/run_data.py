@@ -10,8 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
+from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.errors import InputError
 from maris_fast.train.run_files import ENVIRONMENT, METRICS, PICTURES, SETTINGS
 
@@ -47,7 +46,7 @@ class RunData:
         return cls(
             name=folder.resolve().name,
             folder=folder,
-            settings=dict(_flat(yaml.safe_load(settings.read_text()))),
+            settings=dict(_flat(read_yaml(settings))),
             environment=dict(_flat(_json(folder / ENVIRONMENT))),
             steps=[one for one in records if one["kind"] == "train"],
             evaluations=[one for one in records if one["kind"] == "evaluation"],

@@ -1,0 +1,139 @@
+"""YAML in which a value is what it looks like, and a file as large as it looks.
+
+Of YAML 1.1's many spellings only those of JSON and YAML 1.2 are values: ``yes``, ``off``, ``010``, ``1:30``
+and ``2024-01-01`` are text. A key that stands twice is an error, and so are aliases that stand for far more
+than is written.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from maris_fast.errors import ConfigError
+
+MOST_BYTES = 1_000_000
+MOST_NODES = 100_000
+"""Values of a file with every alias written out; the longest configuration here has 100."""
+
+
+class YamlError(ConfigError):
+    """A text that is no YAML, or too much of it."""
+
+
+_RESOLVERS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F_]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9][0-9_]*\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+)
+
+
+class _Plain:
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+
+
+for _tag, _pattern, _first in _RESOLVERS:
+    for _letter in _first:
+        _Plain.yaml_implicit_resolvers.setdefault(_letter, []).append(
+            (f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"))
+        )
+
+
+class _Loader(_Plain, yaml.SafeLoader):
+    pass
+
+
+class _Dumper(_Plain, yaml.SafeDumper):
+    pass
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        YamlError: it cannot be read, or as ``load_yaml``.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise YamlError(f"it has more than {MOST_BYTES:,} bytes, so that it is no configuration")
+        return load_yaml(content.decode())
+    except UnicodeDecodeError as error:
+        raise YamlError(
+            f"{path} is not YAML: it is not UTF-8 (byte {error.start:,}); save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise YamlError(f"{path} cannot be read: {error}") from error
+    except YamlError as error:
+        raise YamlError(f"{path} is not YAML: {error}") from error
+
+
+def load_yaml(text: str) -> Any:
+    """What a YAML document holds.
+
+    Raises:
+        YamlError: it is not YAML, has a key twice, or is too large with its aliases written out.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (nodes := _written_out(node, {})) > MOST_NODES:
+            raise YamlError(
+                f"with its aliases written out it has {nodes:,} values, read are at most {MOST_NODES:,}"
+            )
+        return loader.construct_document(node)
+    except YamlError:
+        raise
+    except RecursionError as error:
+        raise YamlError("it is nested too deep") from error
+    except Exception as error:  # a value that its tag does not fit makes PyYAML raise nearly anything
+        raise YamlError(str(error)) from error
+
+
+def dump_yaml(values: Any) -> str:
+    """A document that ``load_yaml`` reads back to the same."""
+    written: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+    return written
+
+
+def _written_out(node: Node, known: dict[int, int]) -> int:
+    """How many values there are if each alias is one more copy."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise YamlError(f"an alias stands for what it is part of{_line(node)}")
+        return known[id(node)]
+    known[id(node)] = 0
+    parts: list[Node] = []
+    if isinstance(node, SequenceNode):
+        parts = node.value
+    elif isinstance(node, MappingNode):
+        parts = [part for pair in node.value for part in pair]
+        _require_keys_once(node)
+    known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _require_keys_once(node: MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if isinstance(key, ScalarNode) and key.value in seen:
+            raise YamlError(f"the key {key.value!r} stands twice{_line(key)}; keep one of them")
+        seen.add(key.value if isinstance(key, ScalarNode) else key)
+
+
+def _line(node: Node) -> str:
+    return f", line {node.start_mark.line + 1}"
