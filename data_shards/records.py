@@ -144,6 +144,13 @@ class LeftOut(LostCounts):
     reasons: dict[str, LostCounts]
 
 
+class DroppedPixels(Frozen):
+    """Pixels of mask files that are neither 0 nor inside, and count as outside."""
+
+    files: int
+    pixels: int
+
+
 def together(parts: Sequence[LeftOut]) -> LeftOut:
     """The sum of what several splits lack."""
     reasons = dict.fromkeys(reason for part in parts for reason in part.reasons)
@@ -177,12 +184,20 @@ class DatasetInfo(Frozen):
         default_factory=dict, description="of splits that are not complete; '?': of any of them"
     )
 
+    dropped_pixels: dict[str, DroppedPixels] = Field(
+        default_factory=dict,
+        description="of mask files: 'void', which nobody decided on, and 'soft', below half of white",
+    )
+
+    masks_are_boxes: bool = Field(default=False, description="every mask is its annotation's box")
+
     @model_serializer(mode="wrap")
     def _of_what_there_is(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without an empty ``left_out``, so that checksums of caches made before it was there fit."""
+        """Without what is empty, so that checksums of caches made before it was there fit."""
         written: dict[str, Any] = whole(self)
-        if not self.left_out:
-            written.pop("left_out", None)
+        for name in ("left_out", "dropped_pixels", "masks_are_boxes"):
+            if not getattr(self, name):
+                written.pop(name, None)
         return written
 
     def incomplete(self, splits: Iterable[str] | None = None) -> list[str]:

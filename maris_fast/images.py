@@ -102,7 +102,7 @@ def views_of(path: Path, *, whole: bool = False) -> Views:
         stored = image.height, image.width
         if whole:
             with _decoding(path):
-                image.draft("L", (image.width // 8, image.height // 8))
+                image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
                 image.load()
         turn = _turn(image)
     return Views(stored, stored[::-1] if turn in _SIDEWAYS else stored, turn in _TURNS)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -16,6 +17,7 @@ from pydantic import (
     field_validator,
 )
 
+from maris_fast.data_shards.importers.reading import read_json
 from maris_fast.data_shards.importers.safe_pickle import load_plain_pickle
 from maris_fast.errors import InputError
 
@@ -26,10 +28,19 @@ NO_TARGET = -1
 """The ``ann_id`` of a ref that means nothing in its image."""
 
 
+def or_default(default: Any) -> BeforeValidator:
+    """Null means what a field that is not there means."""
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
+text_or_none = BeforeValidator(lambda value: value if isinstance(value, str) else None)
+"""Of a key that is ours, and that a foreign file may use for something else."""
+
+
 class SentenceRow(BaseModel):
     sent_id: int
     sent: str
-    kind: str | None = None
+    kind: Annotated[str | None, text_or_none] = None
 
 
 class RefRow(BaseModel):
@@ -66,6 +77,11 @@ class RefRow(BaseModel):
     def _each_once(cls, ann_ids: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(dict.fromkeys(ann_ids))
 
+    @property
+    def content(self) -> object:
+        """What two refs of one id must share to be the same."""
+        return self
+
 
 class ImageRow(BaseModel):
     id: int
@@ -77,8 +93,8 @@ class ImageRow(BaseModel):
 class AnnotationRow(BaseModel):
     id: int
     image_id: int
-    category_id: int
-    iscrowd: bool = False
+    category_id: int | None = None
+    iscrowd: Annotated[bool, or_default(False)] = False
     segmentation: Any = None  # checked for the annotations that are referred to, see masks
     bbox: Any = None
 
@@ -92,11 +108,16 @@ class InfoRow(BaseModel):
     synthetic: bool = False
 
 
+def _ours(info: Any) -> Any:
+    """COCO's free text about a data set is whatever people write there."""
+    return info if isinstance(info, dict) and isinstance(info.get("synthetic"), bool) else {}
+
+
 class InstancesFile(BaseModel):
-    info: InfoRow = InfoRow()
+    info: Annotated[InfoRow, BeforeValidator(_ours)] = InfoRow()
     images: list[ImageRow]
     annotations: list[AnnotationRow]
-    categories: list[CategoryRow]
+    categories: Annotated[list[CategoryRow], or_default(())]
 
 
 def read_refs(path: Path) -> list[RefRow]:
@@ -121,7 +142,7 @@ def read_grefs(path: Path) -> list[RefRow]:
         InputError: no such file, not JSON, or not a list of refs.
     """
     try:
-        return TypeAdapter(list[RefRow]).validate_json(read_bytes(path))
+        return TypeAdapter(list[RefRow]).validate_json(read_json(path))
     except ValidationError as error:
         raise InputError(
             f"{path} is not a list of refs as gRefCOCO's authors publish them: {first_of(error)}"
@@ -135,20 +156,9 @@ def read_instances(path: Path) -> InstancesFile:
         InputError: no such file, not JSON, or not COCO's structure.
     """
     try:
-        return InstancesFile.model_validate_json(read_bytes(path))
+        return InstancesFile.model_validate_json(read_json(path))
     except ValidationError as error:
         raise InputError(f"{path} is not COCO's instances.json: {first_of(error)}") from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """
-    Raises:
-        InputError: no such file.
-    """
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"no file {path}; it is part of the data set") from error
 
 
 def first_of(error: ValidationError) -> str:

@@ -6,29 +6,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from maris_fast.data_shards.importers.annotations import (
     AnnotationRow,
+    CategoryRow,
     ImageRow,
     InstancesFile,
     RefRow,
     SentenceRow,
     SplitName,
     first_of,
-    read_bytes,
+    or_default,
 )
 from maris_fast.data_shards.importers.grouping import write_refs
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.own import SPLIT, own_head
+from maris_fast.data_shards.importers.reading import read_json
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.importers.splits import files_by_split
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import UNKNOWN_SPLIT
 from maris_fast.errors import InputError
+
+UNKNOWN_CATEGORY = -1
 
 
 class SaidImageRow(ImageRow):
@@ -38,7 +43,7 @@ class SaidImageRow(ImageRow):
 class SaidAnnotationRow(AnnotationRow):
     """An object; without sentences it is one that nobody refers to."""
 
-    sentences: list[str] = Field(default_factory=list)
+    sentences: Annotated[list[str], or_default(())] = Field(default_factory=list)
     caption: str | None = None
 
     @field_validator("sentences", mode="before")
@@ -58,10 +63,28 @@ class SaidRefRow(RefRow):
     split: str
     """``UNKNOWN_SPLIT`` of an image that the file lacks, where images say their split."""
 
+    @property
+    def content(self) -> object:
+        """Without the sentences' ids, which no file gives."""
+        return self.image_id, self.split, [sentence.sent for sentence in self.sentences]
+
+
+def _said(rows: Any) -> Any:
+    """The annotations that anybody refers to; what others look like is nobody's concern."""
+    if not isinstance(rows, list):
+        return rows
+    return [
+        row
+        for row in rows
+        if not isinstance(row, dict)
+        or row.get("sentences") not in (None, [])
+        or row.get("caption") is not None
+    ]
+
 
 class SaidInstancesFile(InstancesFile):
     images: list[SaidImageRow]  # type: ignore[assignment]
-    annotations: list[SaidAnnotationRow]  # type: ignore[assignment]
+    annotations: Annotated[list[SaidAnnotationRow], BeforeValidator(_said)]  # type: ignore[assignment]
 
 
 def import_coco(
@@ -96,13 +119,13 @@ def import_coco(
             raise InputError(
                 f"no annotation in {root / dataset} has `sentences` or a `caption`, so nothing is referred to"
             )
-        instances = _joined([said for _, _, said in read], root / dataset)
+        instances = _joined([said for _, _, said in read])
         return ImportReport(out, write_refs(folder, refs, instances, head, options))
 
 
 def _read(path: Path) -> SaidInstancesFile:
     try:
-        return SaidInstancesFile.model_validate_json(read_bytes(path))
+        return SaidInstancesFile.model_validate_json(read_json(path))
     except ValidationError as error:
         raise InputError(f"{path} is not COCO's instances.json with sentences: {first_of(error)}") from error
 
@@ -133,25 +156,22 @@ def _refs(said: SaidInstancesFile, split: str | None, path: Path, *, first_sente
     return refs
 
 
-def _joined(files: Sequence[SaidInstancesFile], source: Path) -> InstancesFile:
-    """One file of all; images and annotations of the same id must be the same."""
-    images: dict[int, ImageRow] = {}
-    annotations: dict[int, AnnotationRow] = {}
-    categories = {category.id: category for said in files for category in said.categories}
+def _joined(files: Sequence[SaidInstancesFile]) -> InstancesFile:
+    """One file of all. Category ids mean what their own file says."""
+    if len(files) == 1:
+        return files[0]
+    images: list[ImageRow] = []
+    annotations: list[AnnotationRow] = []
+    categories: list[CategoryRow] = []
+    numbers = count()
     for said in files:
-        for image in said.images:
-            plain = ImageRow(**image.model_dump(exclude={"split"}))
-            if images.setdefault(image.id, plain) != plain:
-                raise InputError(
-                    f"{source}: image {image.id} is {images[image.id].file_name} and {image.file_name}; "
-                    "an id must mean one image in all files"
-                )
-        for annotation in said.annotations:
-            if annotation.id in annotations:
-                raise InputError(f"{source}: two annotations have the id {annotation.id}; each needs its own")
-            annotations[annotation.id] = annotation
-    return InstancesFile(
-        images=list(images.values()),
-        annotations=list(annotations.values()),
-        categories=list(categories.values()),
-    )
+        images += [image.model_copy(update={"split": None}) for image in said.images]
+        number: dict[int | None, int | None] = {None: None}
+        for row in said.categories:
+            number.setdefault(row.id, next(numbers))
+        categories += [row.model_copy(update={"id": number[row.id]}) for row in said.categories]
+        annotations += [
+            row.model_copy(update={"category_id": number.get(row.category_id, UNKNOWN_CATEGORY)})
+            for row in said.annotations
+        ]
+    return InstancesFile(images=images, annotations=annotations, categories=categories)

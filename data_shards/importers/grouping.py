@@ -6,22 +6,35 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from maris_fast.data_shards.importers.annotations import AnnotationRow, ImageRow, InstancesFile, RefRow
+from maris_fast.data_shards.importers.annotations import (
+    AnnotationRow,
+    CategoryRow,
+    ImageRow,
+    InstancesFile,
+    RefRow,
+)
 from maris_fast.data_shards.importers.coco_images import coco_id_of
-from maris_fast.data_shards.importers.images import look_at_images
+from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
+from maris_fast.data_shards.importers.images import look_at_images, size_fault
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
-from maris_fast.data_shards.importers.masks import empty_mask, overlap_mask, union_mask, union_of
+from maris_fast.data_shards.importers.masks import (
+    BOX_ALONE,
+    empty_mask,
+    is_box,
+    overlap_mask,
+    union_mask,
+    union_of,
+)
 from maris_fast.data_shards.importers.options import ImportOptions
+from maris_fast.data_shards.importers.paths import inode_of, place_of
+from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits, file_of
 from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo, Expression, ImageRecord, Rle, Target
 from maris_fast.errors import InputError
 
-BOX_ALONE = (
-    "annotations that have a box and no mask; masks are what is trained on: export them with `segmentation`, "
-    "or make them from the boxes first, with SAM for example"
-)
-"""Kind of fault."""
+NO_CATEGORY = CategoryRow(id=-1, name="")
+"""Of annotations whose ``category_id`` is null."""
 
 
 def write_refs(
@@ -44,14 +57,11 @@ def write_refs(
     """
     if not refs:
         raise InputError(f"{info.source} holds no refs")
-    by_split: dict[str, list[RefRow]] = defaultdict(list)
-    for ref in refs:
-        by_split[ref.split].append(ref)
-    chosen = chosen_splits(by_split.keys() - {UNKNOWN_SPLIT}, options.splits, info.source)
-
+    chosen = chosen_splits({ref.split for ref in refs} - {UNKNOWN_SPLIT}, options.splits, info.source)
     bad = BadRows(f"{info.name} ({info.split_by}) of {info.source}")
     file = Path(info.source).name
-    grouping = Grouping(instances, file, bad)
+    grouping = Grouping(instances, Path(info.image_root), file, bad)
+    by_split = grouping.refs_with_own_ids(refs)
     groups = {split: grouping.records(by_split[split]) for split in chosen}
     grouping.records(by_split[UNKNOWN_SPLIT])  # none: these are refs to images that nobody knows
     # COCO's masks are for the pixels as they are stored.
@@ -66,25 +76,55 @@ def write_refs(
         )
         for split, records in groups.items()
     )
-    head = info.model_copy(update={"synthetic": instances.info.synthetic})
+    of_file = {"synthetic": instances.info.synthetic, "masks_are_boxes": grouping.masks_are_boxes}
+    head = info.model_copy(update=of_file)
     return write_dataset(folder, head, sound, bad, options)
 
 
 class Grouping:
     """Refs to image groups; what cannot be used is added to ``bad`` and left out."""
 
-    def __init__(self, instances: InstancesFile, file: str, bad: BadRows) -> None:
-        self._images = {image.id: image for image in instances.images}
-        self._annotations = {annotation.id: annotation for annotation in instances.annotations}
-        self._categories = {category.id: category.name for category in instances.categories}
+    def __init__(self, instances: InstancesFile, image_root: Path, file: str, bad: BadRows) -> None:
+        self._images, self._images_at_odds = by_id(instances.images, lambda row: row.id)
+        self._annotations, self._annotations_at_odds = by_id(instances.annotations, lambda row: row.id)
+        self._categories, self._categories_at_odds = by_id(instances.categories, lambda row: row.id)
         self._synthetic = instances.info.synthetic
-        self._file, self._bad = file, bad
+        self._root, self._file, self._bad = image_root, file, bad
         self._used: dict[int, ImageRow] = {}
+        self._image_of_file: dict[tuple[int, int], ImageRow] = {}
+        self._boxes: list[bool] = []
+        self._useless_sentences: dict[tuple[int, int], int] = {}
 
     @property
     def used_images(self) -> list[ImageRow]:
         """Images of all groups made so far, each once."""
         return list(self._used.values())
+
+    @property
+    def masks_are_boxes(self) -> bool:
+        """Of all groups made so far."""
+        return bool(self._boxes) and all(self._boxes)
+
+    def refs_with_own_ids(self, refs: Sequence[RefRow]) -> dict[str, list[RefRow]]:
+        """By split, but those whose id another has too; sentences with another's id are kept in mind."""
+        useless = repeated(refs, lambda ref: ref.ref_id, lambda ref: ref.content)
+        for place, count in useless.items():
+            fault = Fault(TWICE.format("refs"), f"ref {refs[place].ref_id} ({count} times)")
+            self._bad.add(self._row(refs[place], self._images.get(refs[place].image_id)), fault)
+        good = [ref for place, ref in enumerate(refs) if place not in useless]
+        sentences = [(ref, place) for ref in good for place in range(len(ref.sentences))]
+        ids = repeated(
+            sentences,
+            lambda one: one[0].sentences[one[1]].sent_id,
+            lambda one: (one[0].ref_id, one[0].sentences[one[1]]),
+        )
+        self._useless_sentences = {
+            (sentences[at][0].ref_id, sentences[at][1]): count for at, count in ids.items()
+        }
+        by_split: dict[str, list[RefRow]] = defaultdict(list)
+        for ref in good:
+            by_split[ref.split].append(ref)
+        return by_split
 
     def records(self, refs: Iterable[RefRow]) -> list[ImageRecord]:
         """One record an image, in the order of image_id; refs in the order of ref_id."""
@@ -95,15 +135,13 @@ class Grouping:
         return [record for record in records if record is not None]
 
     def _record(self, image_id: int, refs: list[RefRow]) -> ImageRecord | None:
-        image = self._images.get(image_id)
-        if image is None:
+        found = self._image(image_id)
+        if isinstance(found, Fault):
             for ref in refs:
-                fault = Fault(
-                    "refs to images that instances.json lacks", f"ref {ref.ref_id}: image_id {image_id}"
-                )
-                self._bad.add(self._row(ref, None), fault)
+                fault = found._replace(detail=f"ref {ref.ref_id}: {found.detail}")
+                self._bad.add(self._row(ref, self._images.get(image_id)), fault)
             return None
-        self._used[image_id] = image
+        image = self._used[image_id] = found
         targets: list[Target] = []
         expressions: list[Expression] = []
         for ref in refs:
@@ -123,6 +161,28 @@ class Grouping:
             targets=tuple(targets),
             expressions=tuple(expressions),
         )
+
+    def _image(self, image_id: int) -> ImageRow | Fault:
+        """With its path in one spelling."""
+        image = self._images.get(image_id)
+        if image is None:
+            return Fault("refs to images that instances.json lacks", f"image_id {image_id}")
+        if rows := self._images_at_odds.get(image_id):
+            names = " and ".join(sorted({row.file_name for row in rows}))
+            return Fault(TWICE.format("images"), f"image {image_id} is {names} ({len(rows)} times)")
+        place = place_of(image.file_name, self._root, f"image {image_id}")
+        if isinstance(place, Fault):
+            return place
+        if fault := size_fault(image):
+            return fault
+        file = inode_of(self._root / place)
+        first = self._image_of_file.setdefault(file, image) if file else image
+        if first.id != image_id:
+            return Fault(
+                "images that are one file under several ids; give each file one",
+                f"image {image_id} ({place}) is image {first.id} ({first.file_name})",
+            )
+        return image.model_copy(update={"file_name": place})
 
     def _row(self, ref: RefRow, image: ImageRow | None) -> Row:
         return Row(
@@ -148,9 +208,11 @@ class Grouping:
         if faults:
             self._bad.add(self._row(ref, image), *faults)
             return None
+        self._boxes += [is_box(one.segmentation, one.bbox) for one in annotations]
         mask, area = union_of([mask for mask, _ in masks])
         overlap, _ = union_of([overlap for _, overlap in masks])
-        names = dict.fromkeys(self._categories[annotation.category_id] for annotation in annotations)
+        categories = (one.category_id for one in annotations if one.category_id is not None)
+        names = dict.fromkeys(self._categories[category].name for category in categories)
         return Target(
             ref_id=ref.ref_id,
             ann_ids=tuple(annotation.id for annotation in annotations),
@@ -162,36 +224,46 @@ class Grouping:
 
     def _annotation(self, ann_id: int, ref: RefRow, where: str, faults: list[Fault]) -> AnnotationRow | None:
         annotation = self._annotations.get(ann_id)
-        if annotation is None or annotation.category_id not in self._categories:
+        category: CategoryRow | None = NO_CATEGORY
+        if annotation is not None and annotation.category_id is not None:
+            category = self._categories.get(annotation.category_id)
+        if annotation is None or category is None:
             faults.append(Fault("refs to annotations or categories that instances.json lacks", where))
-            return None
-        if annotation.image_id != ref.image_id:
+        elif rows := self._annotations_at_odds.get(ann_id):
+            faults.append(Fault(TWICE.format("annotations"), f"{where} ({len(rows)} times)"))
+        elif named := self._categories_at_odds.get(category.id):
+            names = " and ".join(sorted({repr(row.name) for row in named}))
+            faults.append(Fault(TWICE.format("categories"), f"{where}: its category is {names}"))
+        elif annotation.image_id != ref.image_id:
             detail = f"{where}: it is of image {annotation.image_id}"
             faults.append(Fault("refs to an annotation of another image", detail))
-            return None
-        return annotation
+        elif fault := label_fault(category.name, f"category {category.id}"):
+            faults.append(fault)
+        else:
+            return annotation
+        return None
 
     def _expressions(self, ref: RefRow, image: ImageRow, index: int) -> list[Expression]:
         row = self._row(ref, image)
         if not ref.sentences:
             self._bad.add(row, Fault("refs without a sentence", row.row))
         expressions = []
-        for sentence in ref.sentences:
-            text = sentence.sent.strip()
-            if text:
-                expressions.append(
-                    Expression(sent_id=sentence.sent_id, target=index, text=text, kind=sentence.kind)
-                )
+        for place, sentence in enumerate(ref.sentences):
+            name = f"{row.row}, sentence {sentence.sent_id}"
+            said = self._said(ref, place, f"{name}, image {ref.image_id}")
+            if isinstance(said, Fault):
+                self._bad.add(row.model_copy(update={"row": name, "expressions": 1}), said)
             else:
-                name = f"{row.row}, sentence {sentence.sent_id}"
-                self._bad.add(
-                    row.model_copy(update={"row": name, "expressions": 1}),
-                    Fault(
-                        "empty expressions; correct or remove them in the annotation file",
-                        f"{name}, image {ref.image_id}",
-                    ),
+                expressions.append(
+                    Expression(sent_id=sentence.sent_id, target=index, text=said, kind=sentence.kind)
                 )
         return expressions
+
+    def _said(self, ref: RefRow, place: int, where: str) -> str | Fault:
+        if count := self._useless_sentences.get((ref.ref_id, place)):
+            return Fault(TWICE.format("sentences"), f"{where} ({count} times)")
+        sentence = ref.sentences[place]
+        return (sentence.kind and label_fault(sentence.kind, where)) or sentence_of(sentence.sent, where)
 
 
 def _masks(

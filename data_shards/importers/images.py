@@ -12,7 +12,7 @@ from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import ImageRecord
 from maris_fast.errors import InputError
-from maris_fast.images import NoImageError, Orientation, Views, views_of
+from maris_fast.images import MOST_PIXELS, NoImageError, Orientation, Views, views_of
 
 IMAGE_ROOTS = ("images/mscoco/images/train2014", "images/train2014")
 THREADS = 4
@@ -35,11 +35,17 @@ def find_image_root(root: Path, named: Path | None = None, places: Sequence[str]
     )
 
 
+NARROW = "images so narrow that nothing is left of their short side where SAM reads them; crop them"
 TURNED = (
     "images that EXIF turns, so that nobody knows which way round the masks are; say it with --orientation "
     "stored (as the file has its pixels) or --orientation shown (as EXIF turns them)"
 )
-"""Kind of fault."""
+"""Kinds of faults."""
+
+SAM_PIXELS = 1024
+"""Of the longest side. A cache may be made at another (``encoders.sam.image_size``), and then checks anew."""
+_NARROW = 512
+"""Far below what vanishes; up to there nobody needs to ask the geometry, which takes seconds to import."""
 
 
 @dataclass
@@ -85,6 +91,34 @@ def look_at_images(
     return looked
 
 
+def size_fault(annotated: ImageRow) -> Fault | None:
+    """Where masks of the annotated size cannot even be drawn."""
+    height, width = annotated.height, annotated.width
+    if min(height, width) > 0 and height * width <= MOST_PIXELS:
+        return None
+    return Fault(
+        "images annotated with a size that no image has",
+        f"image {annotated.id} ({annotated.file_name}): {width} x {height}",
+    )
+
+
+def narrow_fault(height: int, width: int, where: str) -> Fault | None:
+    """Where SAM's grid has no room for the image.
+
+    Args:
+        where: file and id, for the fault.
+    """
+    if max(height, width) <= _NARROW * min(height, width):
+        return None
+    from maris_fast.geometry import ImageGeometry
+
+    try:
+        ImageGeometry.of(height, width, SAM_PIXELS)
+    except InputError as error:
+        return Fault(NARROW, f"{where}: {error}")
+    return None
+
+
 def fitting_views(views: Views, width: int | None, height: int | None) -> list[Orientation]:
     """Views of a turned image that have this size; None: any."""
     orientations: tuple[Orientation, ...] = ("stored", "shown")
@@ -107,6 +141,8 @@ def _look(
         return Fault(
             "images that cannot be read to their end; copy them again", f"image {annotated.id}: {error}"
         )
+    if fault := narrow_fault(*views.stored, name):
+        return fault
     fitting = fitting_views(views, annotated.width, annotated.height)
     if not fitting:
         return Fault(

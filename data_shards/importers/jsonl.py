@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maris_fast.data_shards.importers.coco_images import coco_id_of
-from maris_fast.data_shards.importers.jsonl_lines import Line, ObjectRow, read_lines
-from maris_fast.data_shards.importers.jsonl_photos import Photo, open_photos, size_fault
+from maris_fast.data_shards.importers.jsonl_lines import Line, ObjectRow, mask_file_of, read_lines
+from maris_fast.data_shards.importers.jsonl_photos import Photo, PhotoFiles
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
+from maris_fast.data_shards.importers.mask_values import Dropped, inside
 from maris_fast.data_shards.importers.masks import empty_mask, mask_of_pixels, union_mask
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.own import own_head
+from maris_fast.data_shards.importers.paths import place_of
 from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits, files_by_split
 from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.new_folder import new_folder
@@ -69,18 +72,21 @@ def import_jsonl(
             raise InputError(f"{root / dataset} holds no lines")
         splits = {line.split for line in lines}
         chosen = chosen_splits(splits, options.splits, root / dataset) if splits else []
-        grouping = _Grouping(root, open_photos(Path(head.image_root), root, lines, chosen, options), bad)
+        photos = PhotoFiles(Path(head.image_root), root, lines, chosen, options)
+        grouping = _Grouping(root, photos, bad, options)
         for line in lines:
             grouping.add(line)
         records = ((split, grouping.records(split)) for split in chosen)
+        head = head.model_copy(update={"dropped_pixels": grouping.dropped.counts()})
         return ImportReport(out, write_dataset(folder, head, records, bad, options))
 
 
 class _Grouping:
     """Lines to image groups; what cannot be used is added to ``bad`` and left out."""
 
-    def __init__(self, root: Path, photos: dict[str, Photo | Fault], bad: BadRows) -> None:
-        self._root, self._photos, self._bad = root, photos, bad
+    def __init__(self, root: Path, photos: PhotoFiles, bad: BadRows, options: ImportOptions) -> None:
+        self._root, self._photos, self._bad, self._options = root, photos, bad, options
+        self.dropped = Dropped()
         self._numbers: dict[str, int] = {}
         self._groups: dict[str, dict[int, _Group]] = {}
         self._refs = self._sentences = 0
@@ -102,32 +108,34 @@ class _Grouping:
         ]
 
     def add(self, line: Line) -> None:
-        photo = self._photos[line.row.image]
-        if isinstance(photo, Photo):
-            photo = size_fault(photo, line) or photo
+        photo = self._photos.of(line)
         if not line.row.meant:
             of_photo = [photo] if isinstance(photo, Fault) else []
-            self._bad.add(_row(line, 0), *of_photo, Fault("images without an object", line.where))
+            self._bad.add(self._row(line, 0), *of_photo, Fault("images without an object", line.where))
         for number, one in enumerate(line.row.meant, start=1):
             of_several = number if len(line.row.meant) > 1 else None
             if isinstance(photo, Fault):
-                self._bad.add(_row(line, len(one.texts), of_several), photo)
+                self._bad.add(self._row(line, len(one.texts), of_several), photo)
             else:
                 self._add_object(line, one, of_several, photo)
 
     def _add_object(self, line: Line, one: ObjectRow, number: int | None, photo: Photo) -> None:
-        texts = [text for text in map(str.strip, one.texts) if text]
-        if empty := len(one.texts) - len(texts):
-            self._bad.add(_row(line, empty, number), Fault("empty sentences", line.where))
+        labels = [label_fault(label, line.where) for label in (one.category, one.kind or "")]
+        if wrong := [fault for fault in labels if fault is not None]:
+            self._bad.add(self._row(line, len(one.texts), number), *wrong)
+            return
+        texts, faults = self._texts(line, one)
+        for of_kind in faults.values():
+            self._bad.add(self._row(line, len(of_kind), number), *of_kind)
         if not texts:
             return
         try:
-            mask, area = self._mask(one.mask, photo)
+            mask, area = self._mask(one.mask, photo, line.where)
         except (ValueError, TypeError) as error:
             fault = Fault("objects without a usable mask", f"{line.where}: {error}")
-            self._bad.add(_row(line, len(texts), number), fault)
+            self._bad.add(self._row(line, len(texts), number), fault)
             return
-        image_id = self._numbers.setdefault(line.row.image, 1 + len(self._numbers))
+        image_id = self._numbers.setdefault(photo.file_name, 1 + len(self._numbers))
         group = self._groups.setdefault(line.split, {}).setdefault(image_id, _Group(photo))
         same = (mask.counts, one.category)
         if same not in group.place:
@@ -143,33 +151,50 @@ class _Grouping:
                 Expression(sent_id=self._sentences, target=group.place[same], text=text, kind=one.kind)
             )
 
-    def _mask(self, said: Any, image: Photo) -> tuple[Rle, int]:
+    def _texts(self, line: Line, one: ObjectRow) -> tuple[list[str], dict[str, list[Fault]]]:
+        """Sentences that can be used, and what is wrong with the others by kind."""
+        texts: list[str] = []
+        faults: dict[str, list[Fault]] = {}
+        for text in one.texts:
+            said = sentence_of(text, line.where)
+            if isinstance(said, Fault):
+                faults.setdefault(said.kind, []).append(said)
+            else:
+                texts.append(said)
+        return texts, faults
+
+    def _mask(self, said: Any, image: Photo, where: str) -> tuple[Rle, int]:
         """
         Raises:
             ValueError, TypeError: it is nothing that can be drawn.
         """
         if said is None:
             return empty_mask(image.height, image.width), 0
-        if not isinstance(said, str):
+        file = mask_file_of(said)
+        if file is None:
             return union_mask(said, image.height, image.width)
-        mask, area = mask_of_pixels(_png(self._root / said, image))
+        place = place_of(file.file, self._root, where)
+        if isinstance(place, Fault):
+            raise ValueError(f"{file.file!r} is one of the {place.reason}")
+        path = self._root / place
+        pixels = inside(_png(path, image), path, self._options.mask_values, file.values, self.dropped)
+        mask, area = mask_of_pixels(pixels)
         if not area:
-            raise ValueError(f"{said} has no pixel; a sentence that means nothing has the mask null")
+            raise ValueError(f"{place} has no pixel; a sentence that means nothing has the mask null")
         return mask, area
 
-
-def _row(line: Line, expressions: int, number: int | None = None) -> Row:
-    return Row(
-        file=line.file,
-        split=line.split,
-        row=f"line {line.number}" + (f", object {number}" if number else ""),
-        image=Path(line.row.image).as_posix(),
-        expressions=expressions,
-    )
+    def _row(self, line: Line, expressions: int, number: int | None = None) -> Row:
+        return Row(
+            file=line.file,
+            split=line.split,
+            row=f"line {line.number}" + (f", object {number}" if number else ""),
+            image=self._photos.place(line),
+            expressions=expressions,
+        )
 
 
 def _png(path: Path, image: Photo) -> NDArray[Any]:
-    """Pixels [height, width], not 0 inside the mask."""
+    """Values [height, width]; of a palette, its indices."""
     try:
         picture = load_stored(path)
     except InputError as error:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
-from maris_fast.data_shards.importers.annotations import SplitName, first_of, read_bytes
+from maris_fast.data_shards.importers.annotations import SplitName, first_of, or_default
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.own import SPLIT
 from maris_fast.data_shards.importers.plain_json import parse_json
+from maris_fast.data_shards.importers.reading import read_utf8
 from maris_fast.data_shards.records import UNKNOWN_SPLIT
 
 
@@ -25,18 +26,52 @@ class ObjectRow(Strict):
     sentence: str | None = None
     sentences: list[str] | None = None
     mask: Any
-    category: str = ""
+    category: Annotated[str, or_default("")] = ""
     kind: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_box(cls, keys: Any) -> Any:
+        boxes = {"bbox", "box"} & keys.keys() if isinstance(keys, dict) and "mask" not in keys else None
+        if boxes:
+            raise ValueError(f"it has a box (`{min(boxes)}`) and no mask; masks are what is trained on")
+        return keys
 
     @model_validator(mode="after")
     def _said(self) -> ObjectRow:
         if (self.sentence is None) == (not self.sentences):
             raise ValueError("needed is `sentence`, or a list `sentences`, and not both")
+        mask_file_of(self.mask)
         return self
 
     @property
     def texts(self) -> list[str]:
         return [self.sentence] if self.sentence is not None else list(self.sentences or ())
+
+
+class MaskFile(Strict):
+    """A mask PNG, of whose values some may be the object's and others another's."""
+
+    file: str
+    value: int | list[int] | None = None
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Empty: as the file's values tell."""
+        if self.value is None:
+            return ()
+        return (self.value,) if isinstance(self.value, int) else tuple(self.value)
+
+
+def mask_file_of(mask: Any) -> MaskFile | None:
+    """The file that a line's ``mask`` names; None: it names none.
+
+    Raises:
+        ValueError: keys that are not as documented.
+    """
+    if isinstance(mask, str):
+        return MaskFile(file=mask)
+    return MaskFile.model_validate(mask) if isinstance(mask, dict) and "file" in mask else None
 
 
 class ImagePart(Strict):
@@ -88,7 +123,7 @@ def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
         InputError: no such file.
     """
     lines = []
-    for number, text in enumerate(read_bytes(path).splitlines(), start=1):
+    for number, text in enumerate(read_utf8(path).splitlines(), start=1):
         if not text.strip():
             continue
         where = f"{path.name}:{number}"

@@ -78,11 +78,13 @@ class BadRows:
 
     def add(self, row: Row, *faults: Fault) -> None:
         """A row that is lost, once; the first of its faults counts as the reason."""
-        self._rows.append((row, faults))
+        if row.image is not None:
+            row = row.model_copy(update={"image": _printable(row.image)})
+        self._rows.append((row, tuple(map(_told, faults))))
 
     def note(self, faults: Iterable[Fault]) -> None:
         """Faults to be told though no row may be lost by them, as those that it has are lost already."""
-        self._notes += faults
+        self._notes += map(_told, faults)
 
     def without_images(
         self, records: Iterable[ImageRecord], faults: Mapping[int, Fault], *, file: str, split: str, what: str
@@ -162,6 +164,15 @@ class BadRows:
                         ]
                     )
                 )
+
+
+def _told(fault: Fault) -> Fault:
+    return fault._replace(detail=_printable(fault.detail))
+
+
+def _printable(text: str) -> str:
+    """What a terminal shows and UTF-8 can hold: names of files and ids are not ours."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _counted(listed: Sequence[LeftOutRow], kept: set[tuple[str, str]]) -> dict[str, LeftOut]:

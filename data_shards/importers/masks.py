@@ -12,6 +12,12 @@ from pycocotools import mask as coco_mask
 from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.run_lengths import require_whole
 
+BOX_ALONE = (
+    "objects that have a box and no mask; masks are what is trained on: export those, or make them from the "
+    "boxes first, with SAM for example"
+)
+"""Kind of fault."""
+
 _FARTHEST = 1_000_000
 """A corner's distance from the image, in pixels; no image is as large."""
 
@@ -31,6 +37,18 @@ def union_mask(segmentation: Any, height: int, width: int) -> tuple[Rle, int]:
     if area == 0:
         raise ValueError("its mask has no pixel")
     return Rle(size=(height, width), counts=merged["counts"].decode("ascii")), area
+
+
+def is_box(segmentation: Any, bbox: Any) -> bool:
+    """Whether a mask is nothing but the box around it, as exports without masks write it."""
+    try:
+        ((*numbers,),) = segmentation
+        left, top, width, height = bbox
+        corners = set(zip(numbers[::2], numbers[1::2], strict=True))
+        right, bottom = left + width, top + height
+    except (TypeError, ValueError):
+        return False
+    return corners == {(left, top), (right, top), (right, bottom), (left, bottom)}
 
 
 def overlap_mask(segmentation: Any, height: int, width: int) -> Rle:
@@ -63,6 +81,8 @@ def _drawable(polygons: list[Any]) -> list[list[float]]:
 
 def _from_polygons(polygons: list[Any], height: int, width: int) -> list[dict[str, Any]]:
     drawable = _drawable(polygons)
+    if len(polygons) == 4 and all(isinstance(number, int | float) for number in polygons):
+        raise ValueError("it is four numbers, as of a box, and no mask")
     if not drawable:
         raise ValueError(
             "it has no polygon of three or more corners; a polygon is one list of numbers x1, y1, x2, y2, ..."

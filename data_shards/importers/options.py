@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maris_fast.data_shards.importers.mask_values import MaskValues
 from maris_fast.images import Orientation
 
 
@@ -19,6 +20,7 @@ class ImportOptions:
         check_images: decode every image, which finds truncated files; sizes are checked in any case.
         orientation: of images that EXIF turns and whose annotated size fits both ways; None: such an image of
             one's own data cannot be used, a published one is as stored.
+        mask_values: which values of mask PNGs are inside, see ``mask_values``; None: as the values tell.
         leave_out_bad: leave out, count and list rows that cannot be used, see ``left_out``; else they refuse
             the whole import.
         progress: called with images checked and images in all.
@@ -28,6 +30,7 @@ class ImportOptions:
     images: Path | None = None
     check_images: bool = True
     orientation: Orientation | None = None
+    mask_values: MaskValues | None = None
     leave_out_bad: bool = False
     progress: Callable[[int, int], None] | None = None
 

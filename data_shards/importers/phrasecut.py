@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from maris_fast.data_shards.importers.annotations import ImageRow, first_of, read_bytes
-from maris_fast.data_shards.importers.images import find_image_root, look_at_images
+from maris_fast.data_shards.importers.annotations import ImageRow, first_of, or_default, text_or_none
+from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
+from maris_fast.data_shards.importers.images import find_image_root, look_at_images, size_fault
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
-from maris_fast.data_shards.importers.masks import mask_of_pixels
+from maris_fast.data_shards.importers.masks import BOX_ALONE, mask_of_pixels
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
+from maris_fast.data_shards.importers.reading import read_json
 from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits
 from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.new_folder import new_folder
@@ -30,16 +33,18 @@ IMAGE_DATA = ("image_data_split.json", "image_data_split3000.json")
 
 
 class PhraseStructure(BaseModel):
-    name: str = ""
-    type: str | None = None
+    name: Annotated[str, or_default("")] = ""
+    type: Annotated[str | None, text_or_none] = None
 
 
 class TaskRow(BaseModel):
     """One phrase. ``Polygons`` are checked when they are drawn, so that all bad ones are told."""
 
+    task_id: Any = None
     image_id: int
     ann_ids: list[int]
     polygons: Any = Field(alias="Polygons")
+    instance_boxes: Any = None
     phrase: str
     phrase_structure: PhraseStructure | None = None
 
@@ -99,14 +104,23 @@ def import_phrasecut(
 class _Split:
     """The phrases of one file; what cannot be used is added to ``bad`` and left out."""
 
-    def __init__(self, name: str, place: Path, images: Mapping[int, ImageDataRow], bad: BadRows) -> None:
+    def __init__(self, name: str, place: Path, listed: Sequence[ImageDataRow], bad: BadRows) -> None:
         self._name, self._file, self._bad = name, f"refer_{name}.json", bad
         self._tasks = _read_tasks(place / self._file)
+        images, at_odds = by_id(listed, lambda row: row.image_id)
+        named = [number for number, task in enumerate(self._tasks) if task.task_id is not None]
+        useless = repeated(
+            named, lambda number: str(self._tasks[number].task_id), lambda number: self._tasks[number]
+        )
+        counts = {named[at]: count for at, count in useless.items()}
         self._images: dict[int, ImageDataRow] = {}
         self._by_image: dict[int, list[int]] = defaultdict(list)
         for number, task in enumerate(self._tasks):
             image = images.get(task.image_id)
-            if image is None:
+            if number in counts:
+                detail = f"{name} {number}: task_id {task.task_id} ({counts[number]} times)"
+                bad.add(self._row(number), Fault(TWICE.format("phrases"), detail))
+            elif image is None:
                 bad.add(
                     self._row(number),
                     Fault(
@@ -114,6 +128,11 @@ class _Split:
                         f"{name} {number}: image {task.image_id}",
                     ),
                 )
+            elif rows := at_odds.get(task.image_id):
+                detail = f"{name} {number}: image {task.image_id} ({len(rows)} times)"
+                bad.add(self._row(number), Fault(TWICE.format("images"), detail))
+            elif fault := size_fault(_image_row(image)):
+                bad.add(self._row(number), fault)
             elif image.split != name:
                 bad.add(
                     self._row(number),
@@ -128,10 +147,7 @@ class _Split:
 
     def records(self, root: Path, options: ImportOptions) -> list[ImageRecord]:
         """One an image, in the order of image_id; ``root`` holds the images."""
-        rows = [
-            ImageRow(id=one.image_id, file_name=_file_name(one.image_id), height=one.height, width=one.width)
-            for one in self._images.values()
-        ]
+        rows = [_image_row(one) for one in self._images.values()]
         done, both = len(rows), len(rows) + len(self._tasks)
         progress = options.progress or (lambda done, both: None)
         looked = look_at_images(
@@ -165,17 +181,16 @@ class _Split:
         expressions: list[Expression] = []
         for number in numbers:
             task = self._tasks[number]
-            where = f"{self._name} {number}, image {image.image_id}: {task.phrase!r}"
-            target = _target(number, task, image, where)
-            text = task.phrase.strip()
-            faults = [target] if isinstance(target, Fault) else []
-            if not text:
-                faults.append(Fault("empty phrases; remove them from the file", where))
-            if isinstance(target, Fault) or faults:
+            where = f"{self._name} {number}, image {image.image_id}: {task.phrase[:60]!r}"
+            said = task.phrase_structure or PhraseStructure()
+            target, text = _target(number, task, image, where), sentence_of(task.phrase, where)
+            labels = [label_fault(label, where) for label in (said.name, said.type or "")]
+            if faults := [one for one in (target, text, *labels) if isinstance(one, Fault)]:
                 self._bad.add(self._row(number), *faults)
                 continue
-            kind = task.phrase_structure.type if task.phrase_structure else None
-            expressions.append(Expression(sent_id=number, target=len(targets), text=text, kind=kind))
+            assert isinstance(target, Target)
+            assert isinstance(text, str)
+            expressions.append(Expression(sent_id=number, target=len(targets), text=text, kind=said.type))
             targets.append(target)
         if not expressions:
             return None
@@ -190,6 +205,11 @@ class _Split:
         )
 
 
+def _image_row(image: ImageDataRow) -> ImageRow:
+    name = _file_name(image.image_id)
+    return ImageRow(id=image.image_id, file_name=name, height=image.height, width=image.width)
+
+
 def _file_name(image_id: int) -> str:
     return f"{image_id}.jpg"
 
@@ -201,6 +221,8 @@ def _target(number: int, task: TaskRow, image: ImageDataRow, where: str) -> Targ
         mask, area = mask_of_pixels(draw_instances(task.polygons, image.height, image.width))
     except (TypeError, ValueError, OverflowError) as error:
         return Fault("phrases whose polygons cannot be drawn", f"{where}: {error}")
+    if not area and not task.polygons and task.instance_boxes:
+        return Fault(BOX_ALONE, where)
     if not area:
         return Fault("phrases whose polygons have no pixel in the image", where)
     return Target(
@@ -236,7 +258,7 @@ def draw_instances(instances: Any, height: int, width: int) -> NDArray[np.uint8]
 
 def _read_tasks(path: Path) -> list[TaskRow]:
     try:
-        tasks = TypeAdapter(list[TaskRow]).validate_json(read_bytes(path))
+        tasks = TypeAdapter(list[TaskRow]).validate_json(read_json(path))
     except ValidationError as error:
         raise InputError(
             f"{path} is not a list of phrases as PhraseCut's authors publish them: {first_of(error)}"
@@ -246,12 +268,11 @@ def _read_tasks(path: Path) -> list[TaskRow]:
     return tasks
 
 
-def _read_image_data(place: Path) -> dict[int, ImageDataRow]:
+def _read_image_data(place: Path) -> list[ImageDataRow]:
     path = next((place / name for name in IMAGE_DATA if (place / name).is_file()), place / IMAGE_DATA[0])
     try:
-        rows = TypeAdapter(list[ImageDataRow]).validate_json(read_bytes(path))
+        return TypeAdapter(list[ImageDataRow]).validate_json(read_json(path))
     except ValidationError as error:
         raise InputError(
             f"{path} is not the list of images as PhraseCut's authors publish it: {first_of(error)}"
         ) from error
-    return {row.image_id: row for row in rows}

@@ -69,6 +69,13 @@ def import_annotations(
             "the file stores its pixels, or as EXIF turns them"
         ),
     ] = None,
+    mask_values: Annotated[
+        Literal["nonzero", "void", "soft"] | None,
+        typer.Option(
+            help="what is inside in mask PNGs of more than two values: all but 0, all but 0 and 255 (void), "
+            "from half of white on"
+        ),
+    ] = None,
     leave_out_bad: Annotated[
         bool,
         typer.Option(
@@ -90,6 +97,7 @@ def import_annotations(
             images=images,
             check_images=check_images,
             orientation=orientation,
+            mask_values=mask_values,
             leave_out_bad=leave_out_bad,
             progress=progress,
         )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from maris_fast.config import RANDOM, TextSettings
 from maris_fast.encoders.provenance import TextProvenance
+from maris_fast.encoders.tokens import tokeniser
 from maris_fast.encoders.weights import load_tensors
 from maris_fast.errors import CheckpointError, ConfigError, InputError
 from maris_fast.files import sha256_of
@@ -101,7 +102,7 @@ class TextEncoder:
             context_length=self.context_length,
             max_words=settings.max_words,
         )
-        self._tokenizer = open_clip.SimpleTokenizer()
+        self._tokenizer = tokeniser()
         self._turn = threading.Lock()  # the tower's mask is set for each batch
 
     def tokenise(self, text: str) -> TokenisedText:

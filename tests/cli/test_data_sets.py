@@ -37,8 +37,8 @@ def said(result: Result) -> str:
 
 def test_grefcoco_is_imported_by_its_name_and_its_counts_compared(tmp_path: Path) -> None:
     grefs = Grefs(tmp_path)
-    for split in ("testA", "testB"):
-        grefs.refs.append(grefs.ref(len(split), [-1], grefs.first, split, "nobody at all"))
+    for ref_id, split in enumerate(("testA", "testB"), start=20):
+        grefs.refs.append(grefs.ref(ref_id, [-1], grefs.first, split, "nobody at all"))
     grefs.write()
     result = maris_fast("import", grefs.root, "grefcoco", "--out", grefs.out)
     assert result.exit_code == 0, result.output
@@ -75,7 +75,8 @@ def test_own_data_are_imported_by_their_files_name(tmp_path: Path) -> None:
 
 def test_left_out_rows_are_told_wherever_counts_or_scores_are(tmp_path: Path) -> None:
     grefs = Grefs(tmp_path)
-    grefs.refs += [grefs.ref(7, [-1], grefs.second, split, split) for split in ("testA", "testB")]
+    for ref_id, split in ((6, "testA"), (7, "testB")):
+        grefs.refs.append(grefs.ref(ref_id, [-1], grefs.second, split, split))
     grefs.refs.append(grefs.ref(8, [999], grefs.second, "val", "of nothing that is annotated"))
     grefs.refs.append(grefs.ref(9, [-1], grefs.first, "train", ""))
     grefs.write()
@@ -95,7 +96,7 @@ def test_left_out_rows_are_told_wherever_counts_or_scores_are(tmp_path: Path) ->
     assert val in told
     assert "warning: train is not complete, 1 of 5 expressions (20.00%)" in told
     assert f"named in {out}/dataset.left_out.jsonl" in told
-    assert "empty expressions │ 1 │ 1 │ 0 │" in told
+    assert "empty sentences │ 1 │ 1 │ 0 │" in told
     assert "differs by -259,851 sentences; NOT" in told
     listed = (out / "dataset.left_out.jsonl").read_text().splitlines()
     assert [json.loads(line)["row"] for line in listed] == ["ref 9, sentence 90", "ref 8"]

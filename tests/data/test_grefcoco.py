@@ -260,7 +260,7 @@ def no_images(grefs: Grefs) -> None:
         (one_of_two_in_another_image, r"another image.*ref 2, annotation \d+.*it is of image"),
         (one_of_two_without_a_mask, r"usable mask.*ref 2, annotation.*three or more corners"),
         (unknown_image_of_no_target, r"instances\.json lacks.*ref 3: image_id 999"),
-        (empty_sentence, r"empty expressions.*ref 3, sentence 30"),
+        (empty_sentence, r"empty sentences.*ref 3, sentence 30"),
         (no_sentences, r"without a sentence.*ref 3"),
         (a_split_that_is_a_path, r"0\.split"),
         (refs_by_id, r"not a list of refs"),

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
 
+from maris_fast.cli.app import app
 from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImportedDataset, Target
@@ -177,5 +180,143 @@ def test_boxes_without_masks_are_told_to_be_boxes(tmp_path: Path, segmentation: 
         row.update(segmentation=segmentation, bbox=[10, 10, 10, 10])
     tiny.write()
     for made in (tiny, coco):
-        with pytest.raises(InputError, match=r"have a box and no mask; masks are what is trained on.*\(3\)"):
+        with pytest.raises(InputError, match=r"objects that have a box and no mask; .*\(3\)"):
             made.imported()
+
+
+@pytest.mark.parametrize(
+    "segmentation", [[[10, 10, 20, 10, 20, 20, 10, 20]], [[10, 10, 10, 20, 20, 20, 20, 10]]]
+)
+def test_masks_that_are_all_their_boxes_are_told_to_be_boxes(tmp_path: Path, segmentation: Any) -> None:
+    tiny, coco = TinyDataset(tmp_path / "a"), Instances(tmp_path / "b")
+    for row in tiny.instances["annotations"] + coco.said["annotations"]:
+        row.update(segmentation=segmentation, bbox=[10, 10, 10.0, 10])
+    tiny.write()
+    for made in (tiny, coco):
+        assert [line for line in made.imported().warnings() if "every mask is the box" in line]
+    tiny.annotation(102)["segmentation"] = [RIGHT]
+    tiny.write()
+    tiny.out = tiny.out.with_name("again")
+    assert tiny.imported().warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"bbox": [1, 2, 3, 4]}, "it has a box (`bbox`) and no mask"),
+        ({"mask": [10, 10, 20, 20]}, "it is four numbers, as of a box, and no mask"),
+    ],
+)
+def test_a_line_with_a_box_is_told_so(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    photos = Photos(tmp_path)
+    photos.lines.append({"image": "2.png", "sentence": "boxed", **keys})
+    with pytest.raises(InputError) as caught:
+        photos.imported()
+    assert f"people.jsonl:6: {message}" in str(caught.value).replace("Value error, ", "")
+
+
+# Mask files
+
+LABELS = np.zeros((40, 60), np.uint8)
+LABELS[5:15, 30:40] = 1
+LABELS[5:15, 40:50] = 2
+LABELS[20:22, 0:60] = 255
+VOC = np.where(LABELS == 2, 0, LABELS)
+SOFT = np.zeros((40, 60), np.uint8)
+SOFT[5:15, 30:50] = 255
+SOFT[5:15, 29], SOFT[5:15, 50] = 127, 128
+
+
+def with_png(folder: Path, pixels: np.ndarray, mask: Any = "cup.png") -> Photos:
+    photos = Photos(folder)
+    Image.fromarray(pixels).save(photos.root / "cup.png")
+    photos.lines = [{"image": "2.png", "sentence": "it", "mask": mask}]
+    return photos
+
+
+@pytest.mark.parametrize(
+    ("pixels", "rule", "expected", "dropped"),
+    [
+        (LABELS > 0, None, LABELS > 0, {}),
+        (np.where(LABELS == 2, 2, 0).astype(np.uint8), None, LABELS == 2, {}),
+        (np.where(LABELS > 0, 255, 0).astype(np.uint8), None, LABELS > 0, {}),
+        (np.where(LABELS > 0, 65535, 0).astype(np.uint16), None, LABELS > 0, {}),
+        (np.full((40, 60), 9, np.uint8), None, np.ones((40, 60), bool), {}),
+        (VOC, None, VOC == 1, {"void": (1, 120)}),
+        (LABELS, "nonzero", LABELS > 0, {}),
+        (LABELS, "void", (LABELS == 1) | (LABELS == 2), {"void": (1, 120)}),
+        (VOC, "nonzero", VOC > 0, {}),
+        (SOFT, "soft", SOFT >= 128, {"soft": (1, 10)}),
+        (SOFT.astype(np.uint16) * 257, "soft", SOFT >= 128, {"soft": (1, 10)}),
+        (SOFT > 127, "soft", SOFT >= 128, {}),
+    ],
+)
+def test_a_mask_files_values_mean_what_they_tell_or_what_is_said(
+    tmp_path: Path, pixels: np.ndarray, rule: Any, expected: np.ndarray, dropped: dict[str, tuple[int, int]]
+) -> None:
+    photos = with_png(tmp_path, pixels)
+    report = photos.imported(mask_values=rule)
+    np.testing.assert_array_equal(decode_rle(photos.record("train").targets[0].mask) > 0, expected)
+    counted = {what: (one.files, one.pixels) for what, one in report.info.dropped_pixels.items()}
+    assert counted == dropped
+    warned = [line for line in report.warnings() if "count as outside" in line]
+    for line, (files, count) in zip(warned, dropped.values(), strict=True):
+        assert f"{count} pixels of {files} mask files" in line
+    assert ImportedDataset(photos.out).info == report.info
+
+
+@pytest.mark.parametrize(
+    ("pixels", "listed"),
+    [
+        (LABELS, "0, 1, 2, 255"),
+        (np.where(LABELS == 255, 0, LABELS), "0, 1, 2"),
+        (SOFT, "0, 127, 128, 255"),
+        (np.where(LABELS > 0, 2, 1).astype(np.uint8), "1, 2"),
+        (np.arange(2400).reshape(40, 60).astype(np.uint8), "0, 1, 2, 3, 4, 5, 6, 7 and 248 more"),
+    ],
+    ids=["an index an object", "no void", "soft", "no outside", "a picture"],
+)
+def test_values_that_do_not_tell_are_asked_for(tmp_path: Path, pixels: np.ndarray, listed: str) -> None:
+    photos = with_png(tmp_path, pixels)
+    with pytest.raises(InputError) as caught:
+        photos.imported()
+    message = str(caught.value)
+    assert f"cup.png has the values {listed}, which do not tell what is inside: with --mask-values" in message
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(2, LABELS == 2), ([1, 2], (LABELS == 1) | (LABELS == 2)), (255, LABELS == 255)]
+)
+def test_an_object_of_a_file_of_several_is_named_by_its_value(
+    tmp_path: Path, value: Any, expected: np.ndarray
+) -> None:
+    photos = with_png(tmp_path, LABELS, {"file": "cup.png", "value": value})
+    report = photos.imported()
+    np.testing.assert_array_equal(decode_rle(photos.record("train").targets[0].mask) > 0, expected)
+    assert report.info.dropped_pixels == {}
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"file": "cup.png", "value": 3}, "cup.png has no pixel of 3; it has 0, 1, 2, 255"),
+        ({"file": "cup.png", "value": 0.5}, "value"),
+        ({"file": "cup.png", "values": 1}, "values: Extra inputs are not permitted"),
+        ("/etc/hosts", "'/etc/hosts' is one of the image paths that leave the image folder"),
+        ("../photos/cup.png", "'../photos/cup.png' is one of the image paths that leave the image folder"),
+    ],
+)
+def test_a_mask_file_that_cannot_be_meant_is_named(tmp_path: Path, mask: Any, message: str) -> None:
+    photos = with_png(tmp_path, LABELS, mask)
+    with pytest.raises(InputError) as caught:
+        photos.imported()
+    assert message in str(caught.value)
+
+
+def test_the_command_takes_the_rule_and_tells_what_was_dropped(tmp_path: Path) -> None:
+    photos = with_png(tmp_path, SOFT)
+    photos.write()
+    command = ["import", str(photos.root), "people.jsonl", "--out", str(photos.out), "--mask-values", "soft"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "warning: 10 pixels of 1 mask files are darker than half of white" in result.output

@@ -343,7 +343,7 @@ AS_DOCUMENTED = r"not as docs/datasets\.md says \(1\).*"
         (misspelt_key, AS_DOCUMENTED + r"people\.jsonl:2: sentense: Extra"),
         (neither_sentence, AS_DOCUMENTED + r"people\.jsonl:1: .*needed is `sentence`"),
         (both_sentence_and_sentences, AS_DOCUMENTED + r"people\.jsonl:1: .*not both"),
-        (empty_sentence, r"empty sentences \(1\).*people\.jsonl:2"),
+        (empty_sentence, r"empty sentences.* \(1\).*people\.jsonl:2"),
         (forgotten_mask, AS_DOCUMENTED + r"people\.jsonl:1: mask: Field required"),
         (no_polygon, r"usable mask.*people\.jsonl:1: it has no polygon"),
         (polygon_as_corners, r"usable mask.*people\.jsonl:1: .*\[1, 1\].*one list of numbers"),

@@ -102,9 +102,9 @@ REFCOCO = Case(
         ("train", "ref 32"): "refs without a sentence",
         ("train", "ref 33"): "refs to annotations or categories that instances.json lacks",
         ("train", "ref 35"): "images that cannot be read to their end",
-        ("train", "ref 11, sentence 119"): "empty expressions",
+        ("train", "ref 11, sentence 119"): "empty sentences",
         ("val", "ref 34"): "missing images",
-        ("val", "ref 36, sentence 360"): "empty expressions",
+        ("val", "ref 36, sentence 360"): "empty sentences",
         ("val", "ref 37"): "refs to images that instances.json lacks",
     },
     {"train": (5, 1), "val": (4, 2)},
@@ -131,7 +131,7 @@ GREFCOCO = Case(
         ("train", "ref 31"): "annotations without a usable mask",
         ("train", "ref 32"): "refs to annotations or categories that instances.json lacks",
         ("train", "ref 35"): "refs to an annotation of another image",
-        ("val", "ref 33, sentence 330"): "empty expressions",
+        ("val", "ref 33, sentence 330"): "empty sentences",
         ("val", "ref 34"): "missing images",
     },
     {"train": (3, 1), "val": (2, 1)},
@@ -169,7 +169,7 @@ PHRASECUT = Case(
         ("val", "phrase 9"): "images that cannot be read to their end",
         ("val", "phrase 10"): "phrases of another split than their image has in image_data_split.json",
         ("val", "phrase 11"): "phrases on images that image_data_split.json lacks",
-        ("val", "phrase 12"): "empty phrases",
+        ("val", "phrase 12"): "empty sentences",
         ("val", "phrase 13"): "phrases whose polygons have no pixel in the image",
         ("val", "phrase 14"): "phrases whose polygons cannot be drawn",
     },
@@ -244,7 +244,7 @@ COCO = Case(
     good_coco,
     bad_coco,
     {
-        ("train", "ref 70, sentence 10"): "empty expressions",
+        ("train", "ref 70, sentence 10"): "empty sentences",
         ("train", "ref 71"): "annotations without a usable mask",
         ("val", "ref 72"): "missing images",
         ("?", "ref 73"): "refs to images that instances.json lacks",
@@ -483,7 +483,8 @@ def test_a_complete_data_set_has_the_head_that_it_had_before_rows_could_be_left_
     tiny = good_refcoco(tmp_path)
     info = written(tiny, leave_out_bad=True).info
     head = (tiny.out / "dataset.json").read_text()
-    assert json.loads(head).keys() == DatasetInfo.model_fields.keys() - {"left_out"}
+    since = {"left_out", "dropped_pixels", "masks_are_boxes"}
+    assert json.loads(head).keys() == DatasetInfo.model_fields.keys() - since
     assert DatasetInfo.model_validate_json(head) == info
 
 

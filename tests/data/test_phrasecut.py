@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from maris_fast.errors import InputError
 HEIGHT, WIDTH = 40, 60
 SQUARE = [[10.2, 10.9], [20.7, 10.2], [20.1, 20.9], [10.0, 20.0]]
 FAR = [[40, 5], [50, 5], [50, 15]]
+
+
+NUMBERS = count()
 
 
 class Phrases:
@@ -66,7 +70,7 @@ class Phrases:
     @staticmethod
     def task(image_id: int, phrase: str, polygons: Any, kind: str, name: str) -> dict[str, Any]:
         return {
-            "task_id": f"{image_id}__{len(phrase)}",
+            "task_id": f"{image_id}__{next(NUMBERS)}",
             "image_id": image_id,
             "ann_ids": [100 * image_id + i for i in range(len(polygons))],
             "instance_boxes": [[0, 0, 5, 5] for _ in polygons],
@@ -266,8 +270,8 @@ def no_image_folder(phrases: Phrases) -> None:
         (truncated_image, r"cannot be read to their end.*image 7"),
         (image_not_listed, r"image_data_split\.json lacks.*val 1: image 7"),
         (image_of_another_split, r"another split.*val 1: image 7 is of train"),
-        (empty_phrase, r"empty phrases.*val 1, image 7"),
-        (no_polygon, r"no pixel.*val 1, image 7: 'wall'"),
+        (empty_phrase, r"empty sentences.*val 1, image 7"),
+        (no_polygon, r"have a box and no mask.*val 1, image 7: 'wall'"),
         (polygons_off_the_image, r"no pixel.*val 1, image 7"),
         (polygons_flat_as_cocos, r"cannot be drawn.*val 1, image 7: 'wall': .*int"),
         (polygons_of_text, r"cannot be drawn.*val 1.*'a'"),

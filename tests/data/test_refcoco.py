@@ -319,7 +319,7 @@ def instances_without_images(tiny: TinyDataset) -> None:
         (truncated_jpeg, r"cannot be read to their end.*image 7: .*truncated"),
         (image_that_is_text, r"cannot be read to their end.*image 7"),
         (no_image_folder, r"no images below .*images/train2014"),
-        (empty_expression, r"empty expressions.*ref 11, sentence 111, image 7"),
+        (empty_expression, r"empty sentences.*ref 11, sentence 111, image 7"),
         (no_sentence, r"without a sentence.*ref 13"),
         (no_polygon, r"usable mask.*ref 11, annotation 101, image 7 .*three or more corners"),
         (no_segmentation, r"usable mask.*annotation 101.*neither polygons nor run lengths"),
