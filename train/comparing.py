@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.table import Table as Grid
-from rich.text import Text
 
 from maris_fast.errors import InputError
 from maris_fast.scoring import MARIS
 from maris_fast.scoring.intervals import LEVEL, SEED, Difference, studentised
 from maris_fast.scoring.summary import ratios_of, sums_of_images, warnings
+from maris_fast.terminal import Table as Grid
 from maris_fast.train.per_expression import Scored, read_scored, shown, table_of
 
 
@@ -126,7 +125,7 @@ def tables(comparison: Comparison, names: Sequence[str]) -> list[Grid]:
     title = (
         f"{names[1]} less {names[0]}: {comparison.expressions:,} expressions, {comparison.images:,} images"
     )
-    scores = Grid(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1))
+    scores = Grid(title=title, box=SIMPLE_HEAD, padding=(0, 1))
     for column in ("score", "A", "B", "B - A", "95% from", "95% to"):
         scores.add_column(column, justify="left" if column == "score" else "right", no_wrap=True)
     for name, row in comparison.scores.items():
@@ -142,10 +141,5 @@ def tables(comparison: Comparison, names: Sequence[str]) -> list[Grid]:
     most.add_column("sentence", overflow="fold")
     for a, b in comparison.differing:
         numbers = (f"{a.iou:.3f}", f"{b.iou:.3f}", f"{b.iou - a.iou:+.3f}", str(a.image_id), str(a.sent_id))
-        most.add_row(*numbers, Text(printable(a.sentence)))
+        most.add_row(*numbers, a.sentence)
     return [scores, most]
-
-
-def printable(text: str) -> str:
-    """Text of somebody else's file without what a terminal would obey."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

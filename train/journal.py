@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from maris_fast.config import TrainingSettings
-from maris_fast.train.lines import write_line
+from maris_fast.terminal import printable, write_line
 from maris_fast.train.log_line import log_line
 from maris_fast.train.run_files import BOARD, METRICS, PICTURES
 from maris_fast.train.wandb_mirror import WandbMirror
@@ -138,7 +138,7 @@ class _ProgressBar:
         self._progress.update(self._task, completed=step)
 
     def print(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()

@@ -1,23 +1,13 @@
-"""Lines that all ranks write to one place: whole, and what all have to say once."""
+"""What all ranks have to say, once."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
 
 from maris_fast.errors import MarisError, ReportedByRankZeroError
+from maris_fast.terminal import write_line
 from maris_fast.train.launchers import own_rank
-
-
-def write_line(text: str, stream: TextIO) -> None:
-    """``text`` and its end in one write.
-
-    Launchers start Python unbuffered, where ``print`` writes the two apart, and another rank's or thread's
-    line comes between them.
-    """
-    stream.write(f"{text}\n")
-    stream.flush()
 
 
 def report_error(error: MarisError) -> None:

@@ -32,8 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
     _find_package()
     from maris_fast.errors import MarisError
+    from maris_fast.terminal import PrintableFormatter
 
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.basicConfig()
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
     from maris_fast.train.launchers import take_srun_environment
 
     take_srun_environment()

@@ -24,6 +24,7 @@ from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import CheckpointError, MarisError
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
+from maris_fast.terminal import say
 from maris_fast.train.evaluation import score_expressions
 from maris_fast.train.lines import report_error
 from maris_fast.train.per_expression import KeptMasks, require_place, write_lines
@@ -58,14 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if ranks.first:
                 show(results, options.split, breakdown=options.breakdown)
                 for line in read_manifest(options.cache).dataset.incomplete([options.split]):
-                    print(line)
+                    say(line)
                 if options.out is not None:
                     made_of = {"weights": str(options.weights)}
                     dataset = read_manifest(options.cache).dataset
-                    print(f"wrote {write_scores(options.out, results, dataset, options.split, made_of)}")
+                    say(f"wrote {write_scores(options.out, results, dataset, options.split, made_of)}")
                 if keep is not None:
                     write_lines(options.per_expression, keep.lines)
-                    print(f"wrote {options.per_expression}")
+                    say(f"wrote {options.per_expression}")
             leave()
     except MarisError as error:
         report_error(error)
@@ -126,7 +127,7 @@ def show(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
     console = Console()
     console.print(tables.of_conditions(results, f"{split}, at the images' original size"))
     for line in dict.fromkeys(line for summary in results.values() for line in summary.get("warnings", ())):
-        console.print(f"warning: {line}", markup=False, highlight=False)
+        say(f"warning: {line}")
     for condition, summary in results.items():
         if "protocols" in summary:
             title = f"{split}, {condition}: the same logits by everybody's rules"

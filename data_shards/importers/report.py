@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from maris_fast.data_shards.importers.left_out import LISTING
 from maris_fast.data_shards.importers.published import (
     PUBLISHED,
@@ -15,6 +13,7 @@ from maris_fast.data_shards.importers.published import (
     verdict_on_all,
 )
 from maris_fast.data_shards.records import DatasetInfo
+from maris_fast.terminal import Table
 
 MEANING = {"void": "void (255)", "soft": "darker than half of white"}
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from maris_fast.data_shards.importers.problems import Problems
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.importers.writing import write_head, write_split
@@ -20,6 +18,7 @@ from maris_fast.data_shards.mixing.parts import Part, parts_of
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import TRAIN, UNKNOWN_SPLIT, DatasetInfo, LeftOut, together
 from maris_fast.errors import InputError
+from maris_fast.terminal import Table
 
 
 @dataclass(frozen=True)

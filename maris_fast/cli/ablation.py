@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maris_fast.cli import data, quickstart, training
+from maris_fast.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,16 +84,14 @@ def ablate(
         try:
             record = _work(plan, ranks, places, (train_images, val_images) if quick else None)
         except KeyboardInterrupt:
-            typer.echo("stopped; the same command goes on from there", err=True)
+            say("stopped; the same command goes on from there", err=True)
             raise typer.Exit(130) from None
     _show(record, plan.folder)
     failed = {name: why for name, why in record.failed().items() if name in {run.name for run in plan.runs}}
     for name, why in failed.items():
-        typer.echo(f"failed: {name}: {why}", err=True)
+        say(f"failed: {name}: {why}", err=True)
     if failed:
-        typer.echo(
-            f"{len(failed)} of {len(plan.runs)} runs failed; the same command tries them again", err=True
-        )
+        say(f"{len(failed)} of {len(plan.runs)} runs failed; the same command tries them again", err=True)
         raise typer.Exit(1)
 
 
@@ -262,10 +261,9 @@ def _gpus(needed: int) -> list[str]:
 
 
 def _list(plan: Plan, has_cache: bool) -> None:
-    from rich.table import Table
-
     from maris_fast.data_shards.cache import read_manifest
     from maris_fast.model.parameters import parameter_counts
+    from maris_fast.terminal import Table
     from maris_fast.train.paper import ABLATION_TABLES
 
     manifest = read_manifest(plan.cache) if has_cache else None
@@ -289,8 +287,7 @@ def _list(plan: Plan, has_cache: bool) -> None:
 
 
 def _show(record: Record, folder: Path) -> None:
-    from rich.table import Table
-
+    from maris_fast.terminal import Table
     from maris_fast.train.ablation.comparison import HEAD, conditions_told, sections, verdicts
     from maris_fast.train.ablation.record import ABLATION
 
@@ -302,8 +299,8 @@ def _show(record: Record, folder: Path) -> None:
         for cells in section.cells():
             table.add_row(*cells)
         console.print(table)
-    typer.echo("\n".join([*verdicts(record), *conditions_told(record)]))
-    typer.echo(f"all of it: {folder / ABLATION}; a page: maris-fast report {folder}")
+    say("\n".join([*verdicts(record), *conditions_told(record)]))
+    say(f"all of it: {folder / ABLATION}; a page: maris-fast report {folder}")
 
 
 def _console() -> Console:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -26,17 +27,20 @@ from maris_fast.cli import (
 )
 from maris_fast.cli.bench import bench
 from maris_fast.errors import MarisError
+from maris_fast.terminal import PrintableFormatter, printable
 
 
 class Commands(TyperGroup):
     """Runs a command; an error that a person can act on is printed without a traceback, exit status 2."""
 
     def invoke(self, ctx: Any) -> Any:
+        if logging.lastResort is not None:
+            logging.lastResort.setFormatter(PrintableFormatter())
         try:
             return super().invoke(ctx)
         except MarisError as error:
             Console(stderr=True, soft_wrap=True).print(
-                f"error: {error}", style="red", markup=False, highlight=False
+                f"error: {printable(error)}", style="red", markup=False, highlight=False
             )
             sys.exit(2)
 

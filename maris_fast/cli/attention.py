@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from maris_fast.terminal import say
+
 
 def attention(
     image: Annotated[Path, typer.Argument(help="a photograph or scene")],
@@ -40,7 +42,7 @@ def attention(
     picture = load_image(image)
     predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
     if predictor.caution:
-        typer.echo(f"note: {predictor.caution}", err=True)
+        say(f"note: {predictor.caution}", err=True)
     (mask,), (found,) = predictor.attention(picture, [expression])
     if block is not None and block > len(found.blocks):
         raise ConfigError(
@@ -60,10 +62,8 @@ def attention(
             words = ", ".join(
                 f"{found.tokens[place]} {row[place]:.2f}" for place in (-row).argsort(kind="stable")
             )
-            typer.echo(f"pixel {x},{y}, block {one + 1}: {words}")
-    typer.echo(
-        f"{expression!r}: {mask.mean():.1%} of the image -> {', '.join(str(out / name) for name in drawn)}"
-    )
+            say(f"pixel {x},{y}, block {one + 1}: {words}")
+    say(f"{expression!r}: {mask.mean():.1%} of the image -> {', '.join(str(out / name) for name in drawn)}")
 
 
 def _pixel(text: str) -> tuple[int, int]:

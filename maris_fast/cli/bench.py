@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from maris_fast.terminal import say
+
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks: run them, draw them, tune block sizes.")
 Root = Annotated[
     Path | None, typer.Option(help="checkout whose README.md, docs/ and bench/results/; this code's own")
@@ -26,8 +28,6 @@ def run(
     ] = None,
 ) -> None:
     """Run the suites here and keep their results. A suite with a wrong result keeps none."""
-    from rich.console import Console
-
     from maris_fast.bench.results import ROOT
     from maris_fast.bench.running import run as run_suites
     from maris_fast.errors import ConfigError
@@ -35,7 +35,7 @@ def run(
     if keyword is not None and out is None:
         raise ConfigError("-k runs part of a suite, which must not replace the whole: give --out FOLDER")
     for file in run_suites(suites or (), out or ROOT / "bench" / "results", keyword):
-        Console(soft_wrap=True).print(f"wrote {file}", markup=False, highlight=False)
+        say(f"wrote {file}")
 
 
 @bench.command("report")
@@ -45,7 +45,7 @@ def report(root: Root = None) -> None:
     from maris_fast.bench.results import ROOT
 
     for file in draw(root or ROOT):
-        typer.echo(f"wrote {file}")
+        say(f"wrote {file}")
 
 
 @bench.command("keep")
@@ -59,7 +59,7 @@ def keep(
     from maris_fast.bench.report import keep as keep_results
     from maris_fast.bench.results import ROOT
 
-    typer.echo(f"wrote {keep_results(folder, root or ROOT)}")
+    say(f"wrote {keep_results(folder, root or ROOT)}")
 
 
 @bench.command("compare")
@@ -70,13 +70,13 @@ def compare(
 ) -> None:
     """Compare results of one device with earlier ones, as ratios within each run; exit status 1 if slower."""
     from rich.console import Console
-    from rich.table import Table
 
     from maris_fast.bench.comparing import compare as compared
+    from maris_fast.terminal import Table
 
     changes = compared(new, old)
     if not changes:
-        typer.echo(f"{old} has no results of this device to compare with")
+        say(f"{old} has no results of this device to compare with")
         return
     table = Table("device", "suite", "case", "before", "now", title="times as fast as the plain way")
     for change in changes:
@@ -85,7 +85,7 @@ def compare(
     Console().print(table)
     slower = sum(change.slower(tolerance) for change in changes)
     if slower:
-        typer.echo(f"{slower} of {len(changes)} cases are slower than before by more than {tolerance:.0%}")
+        say(f"{slower} of {len(changes)} cases are slower than before by more than {tolerance:.0%}")
         raise typer.Exit(1)
 
 
@@ -108,11 +108,11 @@ def attention(
         measuring.shapes(device),
         measuring.default_timer(device),
         commit_told(environment(Ranks(device))),
-        typer.echo,
+        say,
     )
     file = out or measured.FOLDER / measured.file_name(device)
     measuring.save(content, file)
-    typer.echo(f"wrote {file}")
+    say(f"wrote {file}")
 
 
 @bench.command("step")
@@ -154,16 +154,16 @@ def step(
     rows: list[dict[str, Any]] = []
     if endurance_minutes is None:
         name = "step"
-        measured = waterfall.measure(chosen, ranks, rounds, typer.echo, only or (), peak_tflops)
+        measured = waterfall.measure(chosen, ranks, rounds, say, only or (), peak_tflops)
     else:
         name = "endurance"
-        measured = waterfall.endure(chosen, ranks, endurance_minutes, typer.echo)
+        measured = waterfall.endure(chosen, ranks, endurance_minutes, say)
     for row in measured:
         rows.append({"size": size, **row})
-        typer.echo(waterfall.line(row))
+        say(waterfall.line(row))
         # What was measured is kept when a later row fails or is stopped.
         file = Suite.now(name, environment(ranks), rows).save(out or ROOT / "bench" / "results")
-    typer.echo(f"wrote {file}")
+    say(f"wrote {file}")
     leave()
 
 
@@ -183,7 +183,7 @@ def memory(
 
     here = environment(Ranks(torch.device("cpu")))
     file = Suite.now("step_memory", here, count()).save(out or ROOT / "bench" / "results")
-    typer.echo(f"wrote {file}")
+    say(f"wrote {file}")
 
 
 @bench.command("tune")
@@ -210,5 +210,5 @@ def tune(
     from maris_fast.bench.tuning import tune_to
 
     sizes = {"L_v": tokens, "images": images, "expressions": expressions}
-    file = tune_to(out, dtypes, words, channels, sizes, typer.echo)
-    typer.echo(f"wrote {file}; to use it: MARIS_FAST_BLOCKS={file}")
+    file = tune_to(out, dtypes, words, channels, sizes, say)
+    say(f"wrote {file}; to use it: MARIS_FAST_BLOCKS={file}")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from maris_fast.terminal import say
+
 if TYPE_CHECKING:
     from maris_fast.data_shards.cache.manifest import CacheManifest
     from maris_fast.data_shards.cache.write import CacheJob
@@ -39,8 +41,8 @@ def scenes(
             seed=seed,
             progress=progress,
         )
-    typer.echo(f"wrote {train_images} train and {val_images} val scenes to {root}")
-    typer.echo(f"next: maris-fast import {root} scenes --split-by synthetic --out DATASET")
+    say(f"wrote {train_images} train and {val_images} val scenes to {root}")
+    say(f"next: maris-fast import {root} scenes --split-by synthetic --out DATASET")
 
 
 def import_annotations(
@@ -104,13 +106,13 @@ def import_annotations(
         try:
             report = import_dataset(root, dataset, out, options, split_by=split_by)
         except KeyboardInterrupt:
-            typer.echo("stopped; nothing was written", err=True)
+            say("stopped; nothing was written", err=True)
             raise typer.Exit(130) from None
     for table in (report.table(), report.left_out_table()):
         if table is not None:
             Console().print(table)
     for line in report.warnings():
-        typer.echo(line)
+        say(line)
 
 
 def mix(
@@ -150,7 +152,7 @@ def mix(
         )
     Console().print(report.table())
     for line in report.lines():
-        typer.echo(line)
+        say(line)
 
 
 def cache(
@@ -189,12 +191,10 @@ def cache(
             manifest = job.write()
         except KeyboardInterrupt:
             done = f"{job.written()} of {len(job.plan)} shards are written; " if job else ""
-            typer.echo(f"stopped; {done}the same command goes on from there", err=True)
+            say(f"stopped; {done}the same command goes on from there", err=True)
             raise typer.Exit(130) from None
     if worker.first and manifest is None:
-        typer.echo(
-            f"this share is complete; {job.written()} of {len(job.plan)} shards of the cache are written"
-        )
+        say(f"this share is complete; {job.written()} of {len(job.plan)} shards of the cache are written")
     if worker.first and manifest is not None:
         _print_written(manifest)
 
@@ -213,7 +213,8 @@ def _print_plan(job: CacheJob, seconds_an_image: float | None) -> None:
     from datetime import timedelta
 
     from rich.console import Console
-    from rich.table import Table
+
+    from maris_fast.terminal import Table
 
     table = Table(title=f"plan of {job.out}", title_justify="left")
     for column in ("split", "images", "expressions", "shards", "GB"):
@@ -226,18 +227,18 @@ def _print_plan(job: CacheJob, seconds_an_image: float | None) -> None:
     Console().print(table)
     missing = sum(shard.images for shard in job.missing)
     written = len(job.plan) - len(job.missing)
-    typer.echo(
+    say(
         f"to write: {job.missing_bytes / 1e9:,.3f} GB in {len(job.missing):,} shards "
         f"({written:,} are written); free: {job.free_bytes() / 1e9:,.1f} GB"
     )
     if not job.missing:
-        typer.echo("time: nothing is left to do")
+        say("time: nothing is left to do")
     elif seconds_an_image is None:
-        typer.echo("time: unknown, no batch was encoded to measure it")
+        say("time: unknown, no batch was encoded to measure it")
     else:
         world = job.worker.world
         whole = timedelta(seconds=round(missing * seconds_an_image / world))
-        typer.echo(
+        say(
             f"time: about {whole}, from one batch at {1 / seconds_an_image:.2f} images/s"
             + (f" and {world} processes that each do so" if world > 1 else "")
         )
@@ -245,15 +246,15 @@ def _print_plan(job: CacheJob, seconds_an_image: float | None) -> None:
 
 def _print_written(manifest: CacheManifest) -> None:
     for name, entry in manifest.splits.items():
-        typer.echo(
+        say(
             f"{name}: {entry.images:,} images, {entry.expressions:,} expressions "
             f"({entry.truncated_expressions:,} cut to {manifest.encoder_settings.text.max_words} words), "
             f"{entry.bytes / 1e6:,.0f} MB in {len(entry.shards)} shards"
         )
     for line in manifest.dataset.incomplete(manifest.splits):
-        typer.echo(line)
+        say(line)
     if manifest.encoders.random:
-        typer.echo(f"note: random weights in {' and '.join(manifest.encoders.random)}; for trials only")
+        say(f"note: random weights in {' and '.join(manifest.encoders.random)}; for trials only")
 
 
 def verify(
@@ -263,9 +264,9 @@ def verify(
 ) -> None:
     """Read a whole cache and compare every checksum, shape and count; exit status 1 if anything is wrong."""
     from rich.console import Console
-    from rich.table import Table
 
     from maris_fast.data_shards.cache.verify import verify_cache
+    from maris_fast.terminal import Table
 
     report = verify_cache(cache, split, jobs=jobs)
     if report.manifest is not None:
@@ -278,8 +279,8 @@ def verify(
             table.add_row(name, *(f"{count:,}" for count in counts), f"{entry.bytes / 1e9:,.3f}")
         Console().print(table)
     for problem in report.problems:
-        typer.echo(str(problem), err=True)
+        say(str(problem), err=True)
     if report.problems:
-        typer.echo(f"{len(report.problems):,} problems", err=True)
+        say(f"{len(report.problems):,} problems", err=True)
         raise typer.Exit(1)
-    typer.echo("every member is what was written")
+    say("every member is what was written")

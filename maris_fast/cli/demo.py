@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from maris_fast.terminal import say
+
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -57,11 +59,11 @@ def demo(
     for path in examples:
         photograph(path)
     if host not in LOCAL:
-        typer.echo(f"note: whoever reaches {host} can use this page, it asks for no password", err=True)
+        say(f"note: whoever reaches {host} can use this page, it asks for no password", err=True)
     with listening(host, port) as listener:
         predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
         if predictor.caution:
-            typer.echo(f"note: {predictor.caution}", err=True)
+            say(f"note: {predictor.caution}", err=True)
         # Ended this way too, it removes what was uploaded.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
@@ -72,9 +74,9 @@ def demo(
                 host=host,
                 allowed_hosts=allow_host or (),
                 examples=examples,
-                started=lambda address: typer.echo(f"{address}  (Ctrl-C ends it)"),
+                started=lambda address: say(f"{address}  (Ctrl-C ends it)"),
             )
-        typer.echo("ended", err=True)
+        say("ended", err=True)
     # All is closed and removed; a request that is still computed is not waited for.
     sys.stdout.flush()
     os._exit(0)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from maris_fast.terminal import printable
+
 if TYPE_CHECKING:
     from maris_fast.train.doctor import Check, Result, Subject
 
@@ -111,7 +113,9 @@ class Report:
 
     def _print(self, results: Sequence[Result]) -> None:
         width = self._console.width if self._console.is_terminal else None
-        text = Text("\n").join(Text(_row(one, width), COLOURS[one.finding.status]) for one in results)
+        text = Text("\n").join(
+            Text(printable(_row(one, width)), COLOURS[one.finding.status]) for one in results
+        )
         self._console.print(text)
 
 

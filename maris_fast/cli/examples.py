@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from maris_fast.terminal import say
+
 
 def examples(
     weights: Annotated[Path, typer.Argument(help="best.safetensors of a training run")],
@@ -58,10 +60,10 @@ def examples(
         if some:
             examples_sheet(some, names, root, said.append).save(out / f"{name}.png")
             ious = ", ".join(f"{one.ious[0]:.2f}" for one in some)
-            typer.echo(f"{name}: IoU {ious} -> {out / name}.png")
+            say(f"{name}: IoU {ious} -> {out / name}.png")
     (out / "examples.json").write_text(json.dumps(record, indent=1) + "\n")
     for sentence in said[:1]:
-        typer.echo(sentence, err=True)
+        say(sentence, err=True)
 
 
 def names_of(paths: list[Path]) -> list[str]:

@@ -13,7 +13,8 @@ def info(
 ) -> None:
     """Describe weights, a data set or a cache; without a path, the machine and what it would run."""
     from rich.console import Console
-    from rich.table import Table
+
+    from maris_fast.terminal import Table
 
     rows = machine() if path is None else describe(path)
     table = Table(show_header=False, title=str(path) if path is not None else "this machine")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from maris_fast.terminal import say
+
 
 def predict(
     image: Annotated[Path, typer.Argument(help="a photograph or scene")],
@@ -29,7 +31,7 @@ def predict(
     picture = load_image(image)
     predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
     if predictor.caution:
-        typer.echo(f"note: {predictor.caution}", err=True)
+        say(f"note: {predictor.caution}", err=True)
     masks = predictor.masks(picture, expressions)
     out.mkdir(parents=True, exist_ok=True)
     for number, (expression, mask) in enumerate(zip(expressions, masks, strict=True), start=1):
@@ -37,6 +39,4 @@ def predict(
         Image.fromarray(mask).save(out / f"{stem}-mask.png")
         overlay(Panel(picture, mask, expression)).save(out / f"{stem}-overlay.png")
         share = mask.mean()
-        typer.echo(
-            f"{expression!r}: {share:.1%} of the image -> {out / stem}-mask.png, {out / stem}-overlay.png"
-        )
+        say(f"{expression!r}: {share:.1%} of the image -> {out / stem}-mask.png, {out / stem}-overlay.png")

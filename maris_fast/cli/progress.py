@@ -10,6 +10,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from maris_fast.terminal import printable
+
 
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int], None]]:
@@ -30,7 +32,11 @@ class Runs:
         self._total, self._first, self._done = total, float(done), float(done)
         self._began = time.monotonic()
         self._console = Console(soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("", total=total, completed=done, left="")
 
@@ -44,11 +50,13 @@ class Runs:
     def at(self, done: float, running: Sequence[str]) -> None:
         """``done`` runs, counted in parts of one; the names of those at work."""
         self._done = done
-        self._bar.update(self._task, completed=done, description=", ".join(running), left=self._left())
+        self._bar.update(
+            self._task, completed=done, description=printable(", ".join(running)), left=self._left()
+        )
 
     def say(self, line: str) -> None:
         left = self._left()
-        self._console.print(f"{line}; {left}" if left else line, markup=False, highlight=False)
+        self._console.print(printable(f"{line}; {left}" if left else line), markup=False, highlight=False)
 
     def _left(self) -> str:
         done, missing = self._done - self._first, self._total - self._done

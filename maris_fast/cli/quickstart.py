@@ -13,6 +13,7 @@ import typer
 
 from maris_fast.cli import data, training
 from maris_fast.errors import MarisError
+from maris_fast.terminal import say
 
 if TYPE_CHECKING:
     from maris_fast.data_shards.records import ImageRecord
@@ -52,7 +53,7 @@ def quickstart(
     with watch.step("predict", "predict"):
         picture = folder / "predictions.png"
         _draw(weights, dataset, picture)
-        typer.echo(f"a sheet of held-out scenes: {picture}")
+        say(f"a sheet of held-out scenes: {picture}")
     (folder / "seconds.json").write_text(json.dumps(watch.seconds) + "\n")
     _conclude(json.loads(scores.read_text()), weights, picture, sum(watch.seconds.values()))
 
@@ -87,7 +88,7 @@ class Stopwatch:
         began = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - began, 1)
-        typer.echo(f"   {self.seconds[name]:.0f} s")
+        say(f"   {self.seconds[name]:.0f} s")
 
 
 def _launch(ranks: int, *command: str) -> None:
@@ -136,10 +137,10 @@ def _examples(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, int
 def _conclude(scores: dict[str, Any], weights: Path, picture: Path, seconds: float) -> None:
     written, exchanged = scores["as written"]["oIoU"], scores["exchanged"]["oIoU"]
     typer.secho(f"\nDone in {seconds / 60:.1f} minutes.", bold=True)
-    typer.echo(f"oIoU on held-out scenes           {written:.3f}")
-    typer.echo(f"... with expressions exchanged    {exchanged:.3f}  ({_verdict(written, exchanged)})")
-    typer.echo(f"pictures                          {picture}")
-    typer.echo(f'your own:  maris-fast predict IMAGE "the red circle" --weights {weights}')
+    say(f"oIoU on held-out scenes           {written:.3f}")
+    say(f"... with expressions exchanged    {exchanged:.3f}  ({_verdict(written, exchanged)})")
+    say(f"pictures                          {picture}")
+    say(f'your own:  maris-fast predict IMAGE "the red circle" --weights {weights}')
 
 
 def _verdict(written: float, exchanged: float) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from maris_fast.terminal import say
+
 
 def report(
     runs: Annotated[
@@ -36,4 +38,4 @@ def report(
         write_report(runs, page, Drawing(tuple(cache or ()), images, device) if draw else None)
     except OSError as error:
         raise InputError(f"{page} cannot be written: {error}; name another place with --out") from error
-    typer.echo(f"report: {page}")
+    say(f"report: {page}")

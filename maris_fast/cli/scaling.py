@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maris_fast.config.encoders import FeatureDtype
+from maris_fast.terminal import say
 
 if TYPE_CHECKING:
     from maris_fast.data_shards.scaling import Rates, Scaling, Workload
@@ -59,7 +60,7 @@ def plan(
         "network_GBps": network_gbps,
     }
     rates = choose_rates(given, _results(device) if device else None)
-    typer.echo("\n".join(_lines(work, rates, scale(work, rates))))
+    say("\n".join(_lines(work, rates, scale(work, rates))))
 
 
 def _lines(work: Workload, rates: Rates, found: Scaling) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from maris_fast.terminal import say
+
 
 def score(
     predictions: Annotated[
@@ -40,7 +42,6 @@ def score(
     ] = None,
 ) -> None:
     """Score masks of any origin: everybody's rules, on an imported data set, without a model."""
-    from rich.console import Console
 
     from maris_fast import scoring
     from maris_fast.cli.progress import counted
@@ -61,19 +62,18 @@ def score(
         table, lines = score_masks(predictions, data, split, protocols, progress)
     results = {"as written": scoring.whole(table, bootstrap=bootstrap)}
     show(results, split, breakdown=breakdown)
-    console = Console(soft_wrap=True)
     for one in asked:
         reason = from_masks.why_not(one, threshold)
         line = f"{one.name}: {from_masks.how(one)}" if reason is None else f"{one.name}: not scored: {reason}"
-        console.print(line, markup=False, highlight=False)
+        say(line)
     for line in data.info.incomplete([split]):
-        typer.echo(line)
+        say(line)
     if out is not None:
         made_of = {"predictions": str(predictions)}
-        typer.echo(f"wrote {write_scores(out, results, data.info, split, made_of)}")
+        say(f"wrote {write_scores(out, results, data.info, split, made_of)}")
     if per_expression is not None:
         write_lines(per_expression, lines)
-        typer.echo(f"wrote {per_expression}")
+        say(f"wrote {per_expression}")
 
 
 def compare(
@@ -100,14 +100,14 @@ def compare(
     for grid in comparing.tables(found, ("A", "B")):
         console.print(grid)
     equal = found.expressions - found.better - found.worse
-    typer.echo(f"A: {first}\nB: {second}")
-    typer.echo(f"B is better on {found.better:,} expressions, worse on {found.worse:,}, equal on {equal:,}")
-    typer.echo("An interval with 0 in it: other images of the same kind may well turn the difference around.")
+    say(f"A: {first}\nB: {second}")
+    say(f"B is better on {found.better:,} expressions, worse on {found.worse:,}, equal on {equal:,}")
+    say("An interval with 0 in it: other images of the same kind may well turn the difference around.")
     for line in warnings(found.images):
-        typer.echo(f"warning: {line}")
+        say(f"warning: {line}")
     if out is not None:
         try:
             replace_text(out, [json.dumps(found.content(), indent=1) + "\n"])
         except OSError as error:
             raise InputError(f"{out} cannot be written: {error.strerror or error}") from error
-        typer.echo(f"wrote {out}")
+        say(f"wrote {out}")

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.table import Table as Grid
 from rich.text import Text
 
 from maris_fast.metrics import THRESHOLDS
 from maris_fast.scoring.protocols import PROTOCOLS, precision_name
 from maris_fast.scoring.summary import FEW
+from maris_fast.terminal import Table as Grid
 
 SCORES = ("oIoU", "mIoU", *map(precision_name, THRESHOLDS))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import MarisError, TrainingError
-from maris_fast.train.lines import write_line
+from maris_fast.terminal import write_line
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.watch.identity import Identity
 from maris_fast.train.watch.post import Post
