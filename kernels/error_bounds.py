@@ -1,4 +1,9 @@
-"""How far a result may be from fp64: in proportion to how far plain PyTorch in the same dtype is."""
+"""How far a result may be from fp64: in proportion to how far plain PyTorch in the same dtype is.
+
+Judged twice. The norm of the whole error is steady from case to case, so little more than plain PyTorch's own
+is allowed, and a fault that moves every number by a percent is noticed in bf16. The largest error varies more
+and tells of a fault in a few numbers, which the norm of a large tensor hides.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,36 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+NORM_FACTOR = 1.5
+# Kernels take the exponential as exp2 of a product rounded in fp32, and add in another order.
+NORM_FLOOR = 4 * torch.finfo(torch.float32).eps
 
-def error_and_bound(
-    got: Tensor, plain: Tensor, truth: Tensor, dtype: torch.dtype, factor: float
-) -> tuple[float, float]:
-    """The largest error; allowed is ``factor`` times plain's and one rounding of the largest value."""
-    rounding = torch.finfo(dtype).eps * truth.abs().max().item()
-    return _distance(got, truth), factor * (_distance(plain, truth) + rounding)
+
+def errors_and_bounds(
+    got: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor],
+    truth: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    largest_factor: float,
+    norm_factor: float = NORM_FACTOR,
+) -> dict[str, tuple[float, float]]:
+    """Each result's two (error, allowed error): relative to the norm, and the largest.
+
+    Args:
+        got, plain: results of the implementation and of plain PyTorch in ``dtype``, the dtype of the inputs.
+        truth: the same in fp64.
+        largest_factor: allowed is so many times plain's largest error and one rounding of the largest value.
+        norm_factor: allowed is so many times the norm of plain's error, and NORM_FLOOR.
+    """
+    bounds = {}
+    for name, needed in truth.items():
+        error, plainly = got[name].double() - needed, plain[name].double() - needed
+        norm = max(needed.norm().item(), torch.finfo(torch.float32).tiny)
+        allowed = norm_factor * plainly.norm().item() / norm + NORM_FLOOR
+        bounds[f"{name}, of its norm"] = (error.norm().item() / norm, allowed)
+        rounding = torch.finfo(dtype).eps * _largest(needed)
+        bounds[name] = (_largest(error), largest_factor * (_largest(plainly) + rounding))
+    return bounds
 
 
 def exceeded(errors: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -25,5 +53,5 @@ def exceeded(errors: Mapping[str, tuple[float, float]]) -> list[str]:
     ]
 
 
-def _distance(got: Tensor, truth: Tensor) -> float:
-    return (got.double() - truth).abs().max().item()
+def _largest(values: Tensor) -> float:
+    return values.abs().max().item()

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from maris_fast.kernels.cross_attention.api import Impl, cross_attention
-from maris_fast.kernels.error_bounds import error_and_bound, exceeded
+from maris_fast.kernels.error_bounds import errors_and_bounds, exceeded
 from maris_fast.kernels.poisoned_memory import poisoned_memory
 
-FACTOR = 2
+LARGEST_FACTOR = 2
+# Folding rounds other numbers than the order as written does: of 16 biases, 1.65 was seen in bf16.
+NORM_FACTOR = 2
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ def run(impl: Impl, drawn: Inputs) -> dict[str, Tensor]:
 def failures(impl: Impl, case: Case, device: torch.device | None = None) -> list[str]:
     """What is out of bounds, in words; empty when all is well. NaN is out of bounds.
 
-    Allowed is twice the error of the order as written, in plain PyTorch in the same dtype, plus one rounding
-    of the largest value; on memory that is NaN where nothing was written.
+    Allowed is in proportion to the error of the order as written, in plain PyTorch in the same dtype; on
+    memory that is NaN where nothing was written.
     """
     drawn = draw(case, device)
     wide = Inputs(
@@ -89,9 +91,4 @@ def failures(impl: Impl, case: Case, device: torch.device | None = None) -> list
     wrong = [
         f"{name}: {got.dtype}, needed {case.dtype}" for name, got in own.items() if got.dtype != case.dtype
     ]
-    return wrong + exceeded(
-        {
-            name: error_and_bound(own[name], plain[name], needed, case.dtype, FACTOR)
-            for name, needed in truth.items()
-        }
-    )
+    return wrong + exceeded(errors_and_bounds(own, plain, truth, case.dtype, LARGEST_FACTOR, NORM_FACTOR))

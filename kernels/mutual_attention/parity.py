@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maris_fast.kernels.error_bounds import error_and_bound, exceeded
+from maris_fast.kernels.error_bounds import errors_and_bounds, exceeded
 from maris_fast.kernels.mutual_attention.operator import KEEPS, mutual_attention_fwd, unpack_gate
 from maris_fast.kernels.mutual_attention.reference import (
     Keep,
@@ -28,7 +28,7 @@ from maris_fast.kernels.mutual_attention.reference import (
 from maris_fast.kernels.poisoned_memory import poisoned_memory
 
 GATE_BAND = 1e-5
-FACTOR = 2
+LARGEST_FACTOR = 2
 NAMES = (
     "f_lav",
     "f_val",
@@ -43,7 +43,10 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs to draw: ``counts`` are the expressions of each image, None one an image without offsets."""
+    """Inputs to draw: ``counts`` are the expressions of each image, None one an image without offsets.
+
+    Scores S have the standard deviation ``scale``, visual tokens the mean ``shift``.
+    """
 
     L_v: int
     L_t: int
@@ -56,12 +59,13 @@ class Case:
     padded: bool = False
     sliced: bool = False
     scale: float = 1.0
+    shift: float = 0.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came out: pairs whose gate is wrong, and each tensor's (error, allowed error)."""
+    """What came out: pairs whose gate is wrong, and each tensor's two (error, allowed error)."""
 
     wrong_pairs: int
     errors: dict[str, tuple[float, float]]
@@ -94,6 +98,7 @@ def draw(case: Case, device: torch.device) -> Inputs:
 
     images, E = (case.images, case.images) if case.counts is None else (len(case.counts), sum(case.counts))
     z_v, z_l = normal(images, case.L_v, case.C), normal(E, case.L_t, case.C)
+    z_v += case.shift
     z_l *= case.scale / math.sqrt(case.C)
     parameters = [normal(case.C, dtype=torch.float32) for _ in range(4)]
     for weight in parameters[::2]:
@@ -113,14 +118,18 @@ def draw(case: Case, device: torch.device) -> Inputs:
 def same_dtype_eager(
     leaves: list[Tensor], kept: Tensor, expr_offsets: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The equations in plain PyTorch, each step rounded to the inputs' dtype but S and its softmax."""
+    """The equations in plain PyTorch, each step rounded to the inputs' dtype.
+
+    In fp32, as under autocast: S and its softmax, and the LayerNorms with their parameters.
+    """
     z_v, z_l, *parameters = leaves
-    ln_v_weight, ln_v_bias, ln_l_weight, ln_l_bias = (t.to(z_v.dtype) for t in parameters)
+    ln_v_weight, ln_v_bias, ln_l_weight, ln_l_bias = (t.float() for t in parameters)
     z_v = tokens_of_expressions(z_v, expr_offsets)
     A = attention_weights(relevance(z_v.float(), z_l.float()), kept).to(z_v.dtype)
-    f_lav = F.layer_norm(A @ z_l + z_v, z_v.shape[2:], ln_v_weight, ln_v_bias, eps)
-    f_val = F.layer_norm(A.transpose(1, 2) @ z_v + z_l, z_v.shape[2:], ln_l_weight, ln_l_bias, eps)
-    return f_lav, f_val
+    X, Y = A @ z_l + z_v, A.transpose(1, 2) @ z_v + z_l
+    f_lav = F.layer_norm(X.float(), X.shape[2:], ln_v_weight, ln_v_bias, eps)
+    f_val = F.layer_norm(Y.float(), Y.shape[2:], ln_l_weight, ln_l_bias, eps)
+    return f_lav.to(z_v.dtype), f_val.to(z_v.dtype)
 
 
 def parity(case: Case, device: torch.device, eps: float = 1e-5) -> Report:
@@ -156,8 +165,5 @@ def parity(case: Case, device: torch.device, eps: float = 1e-5) -> Report:
         sure |= ~drawn.word_mask[:, None, :]
     wrong = (kept != gate(S, case.tau, case.keep, drawn.word_mask)) & sure
 
-    errors = {
-        name: error_and_bound(got, plainly, needed, case.dtype, FACTOR)
-        for name, got, plainly, needed in zip(NAMES, own, plain, truth, strict=True)
-    }
-    return Report(int(wrong.sum()), errors)
+    got, plainly, needed = (dict(zip(NAMES, t, strict=True)) for t in (own, plain, truth))
+    return Report(int(wrong.sum()), errors_and_bounds(got, plainly, needed, case.dtype, LARGEST_FACTOR))

@@ -13,14 +13,18 @@ from tests.kernels.broken import use_broken
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Several tiles and splits, groups of 2, 0 and 1, padding, both element sizes, C in chunks, words in quarters.
-CASES = [
-    Case(L_v=100, L_t=7, C=64, dtype=torch.float16),
-    Case(L_v=70, L_t=7, C=64, counts=(2, 0, 1), padded=True),
-    Case(L_v=70, L_t=7, C=300),
-    Case(L_v=20, L_t=77, C=64),
+bf16 = torch.bfloat16
+# Several tiles and splits, groups of 2, 0 and 1, padding, C in chunks; scores large enough that their
+# rounding shows, and tokens with a mean.
+IN_BF16 = [
+    Case(L_v=100, L_t=7, C=64, dtype=bf16, shift=0.5),
+    Case(L_v=70, L_t=20, C=64, dtype=bf16, counts=(2, 0, 1), padded=True, scale=8.0),
+    Case(L_v=70, L_t=20, C=300, dtype=bf16, scale=8.0, shift=0.5),
 ]
+# Words in quarters, and no Gram matrix.
+IN_FP32 = [Case(L_v=20, L_t=77, C=64)]
 
+ROUNDED = 'input_precision="ieee").to(tl.bfloat16).to(tl.float32)'
 MUTATIONS = {
     "drop the word mask": (forward, "other=0) != 0", "other=0) >= 0"),
     "flip the comparison": (forward, "threshold <= S", "threshold > S"),
@@ -52,15 +56,25 @@ MUTATIONS = {
     "nothing for an image without expressions": (backward, "if first_e == end_e", "if first_e > end_e"),
     "weight's gradient from X": (backward, "tl.sum(grad * x_hat, axis=0)", "tl.sum(grad * X, axis=0)"),
     "forget dY": (backward, "dz_l = tl.load(dy_ptr", "dz_l = 0 * tl.load(dy_ptr"),
+    "a softmax 3% too warm": (
+        forward,
+        "tl.exp(S - highest[:, None])",
+        "tl.exp(0.97 * (S - highest[:, None]))",
+    ),
+    "every sum of the forward in bf16": (forward, 'input_precision="ieee")', ROUNDED),
+    "every sum of the backward in bf16": (backward, 'input_precision="ieee")', ROUNDED),
 }
+OF_FP32 = ("forget a quarter of the words", "take a quarter of the words twice")
 
 
 def test_the_kernels_as_they_are_pass() -> None:
-    assert [parity(case, DEVICE).failures() for case in CASES] == [[]] * len(CASES)
+    for case in (*IN_BF16, *IN_FP32):
+        assert parity(case, DEVICE).failures() == []
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, right, wrong = MUTATIONS[name]
     use_broken(monkeypatch, operator, module, right, wrong, tmp_path)
-    assert any(parity(case, DEVICE).failures() for case in CASES)
+    cases = IN_FP32 if name in OF_FP32 else IN_BF16
+    assert any(parity(case, DEVICE).failures() for case in cases)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,19 @@ from maris_fast.kernels.poisoned_memory import poisoned_memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROOT = Path(__file__).parents[2]
-fp32, fp16 = torch.float32, torch.float16
+fp32, fp16, bf16 = torch.float32, torch.float16, torch.bfloat16
 
 CASES = [
     # Lengths that don't divide a tile, words that don't fill a block, channels of every kind.
     Case(L_v=1, L_t=1, C=64),
-    Case(L_v=1, L_t=5, C=128, dtype=fp16),
+    Case(L_v=1, L_t=5, C=128, dtype=bf16),
     Case(L_v=37, L_t=1, C=128),
     Case(L_v=37, L_t=7, C=64, dtype=fp16, images=2),
     Case(L_v=37, L_t=20, C=512),
-    Case(L_v=37, L_t=20, C=512, dtype=fp16),
-    Case(L_v=37, L_t=7, C=1024, dtype=fp16),
+    Case(L_v=37, L_t=20, C=512, dtype=bf16),
+    Case(L_v=37, L_t=7, C=1024, dtype=bf16),
     Case(L_v=37, L_t=5, C=1024),
-    Case(L_v=100, L_t=5, C=256, dtype=fp16),
+    Case(L_v=100, L_t=5, C=256, dtype=bf16),
     Case(L_v=100, L_t=7, C=256, images=2),
     Case(L_v=100, L_t=40, C=64),
     Case(L_v=100, L_t=77, C=128),
@@ -47,21 +48,22 @@ CASES = [
     Case(L_v=70, L_t=9, C=33),
     Case(L_v=70, L_t=9, C=300, dtype=fp16),
     Case(L_v=1024, L_t=20, C=64),
-    Case(L_v=1024, L_t=16, C=128, dtype=fp16),
-    Case(L_v=4096, L_t=20, C=256, dtype=fp16),
+    Case(L_v=1024, L_t=16, C=128, dtype=bf16),
+    Case(L_v=4096, L_t=20, C=256, dtype=bf16),
     Case(L_v=4096, L_t=5, C=64),
-    Case(L_v=5000, L_t=1, C=32, dtype=fp16),
+    Case(L_v=5000, L_t=1, C=32, dtype=bf16),
     # Both directions of the gate, thresholds, no gate.
     Case(L_v=100, L_t=7, C=64, keep="irrelevant"),
     Case(L_v=100, L_t=7, C=64, keep="irrelevant", tau=0.0),
-    Case(L_v=100, L_t=20, C=64, keep="irrelevant", tau=0.7, dtype=fp16),
+    Case(L_v=100, L_t=20, C=64, keep="irrelevant", tau=0.7, dtype=bf16),
     Case(L_v=100, L_t=7, C=64, keep="all"),
     Case(L_v=100, L_t=7, C=64, tau=0.0),
-    Case(L_v=100, L_t=20, C=64, tau=0.3, dtype=fp16),
+    Case(L_v=100, L_t=20, C=64, tau=0.3, dtype=bf16),
     # Rows that keep nothing, nothing kept at all, and scores whose exp overflows (fp16, whose rounding hides
     # in which order fp32 added such scores).
     Case(L_v=100, L_t=7, C=64, tau=0.9),
     Case(L_v=100, L_t=7, C=64, tau=0.999, scale=0.1),
+    Case(L_v=100, L_t=7, C=64, scale=4.0, shift=1.0),
     Case(L_v=100, L_t=7, C=64, scale=60.0, dtype=fp16),
     # Padding, from no word to all; expressions that share an image, none, one or many.
     Case(L_v=70, L_t=20, C=64, images=3, padded=True),
@@ -69,11 +71,11 @@ CASES = [
     Case(L_v=70, L_t=7, C=64, counts=(1, 1)),
     Case(L_v=70, L_t=7, C=64, counts=(2, 0, 1), padded=True),
     Case(L_v=70, L_t=7, C=64, counts=(2, 0, 1), padded=True, keep="irrelevant"),
-    Case(L_v=100, L_t=20, C=96, counts=(0, 3, 0), padded=True, dtype=fp16),
+    Case(L_v=100, L_t=20, C=96, counts=(0, 3, 0), padded=True, dtype=bf16),
     Case(L_v=70, L_t=7, C=64, counts=(8,)),
     # Views of wider tensors.
     Case(L_v=70, L_t=7, C=64, images=2, sliced=True),
-    Case(L_v=70, L_t=7, C=96, counts=(2, 1), padded=True, sliced=True, dtype=fp16),
+    Case(L_v=70, L_t=7, C=96, counts=(2, 1), padded=True, sliced=True, dtype=bf16),
 ]
 
 
@@ -88,9 +90,17 @@ def test_parity(case: Case) -> None:
     assert parity(case, DEVICE).failures() == []
 
 
-@pytest.mark.parametrize("dtype", [fp32, fp16])
+ALSO_IN_BF16 = [replace(case, dtype=bf16) for case in CASES if case.dtype != bf16 and case.L_v < 4096]
+
+
+@pytest.mark.parametrize("case", [case for case in ALSO_IN_BF16 if case not in CASES], ids=named)
+def test_parity_in_bf16(case: Case) -> None:
+    assert parity(case, DEVICE).failures() == []
+
+
+@pytest.mark.parametrize("dtype", [fp32, bf16])
 def test_every_size_that_finds_bugs_is_tried_in_either_precision(dtype: torch.dtype) -> None:
-    cases = [case for case in CASES if case.dtype == dtype]
+    cases = [case for case in CASES if dtype in (case.dtype, bf16)]
     assert {1, 37, 100, 1024, 4096} <= {case.L_v for case in cases}
     assert {1, 5, 7, 20, 77} <= {case.L_t for case in cases}
     assert {32, 64, 128, 256, 512, 1024} <= {case.C for case in cases}
@@ -98,13 +108,6 @@ def test_every_size_that_finds_bugs_is_tried_in_either_precision(dtype: torch.dt
     assert {0, 1, 2} <= {count for case in cases for count in case.counts or ()}
     assert any(case.padded and case.counts for case in cases)
     assert any(case.sliced for case in cases)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter multiplies bfloat16 wrongly")
-@pytest.mark.parametrize("case", CASES, ids=named)
-def test_parity_in_bf16(case: Case) -> None:
-    assert parity(Case(**{**vars(case), "dtype": torch.bfloat16}), DEVICE).failures() == []
 
 
 @pytest.mark.gpu
@@ -321,9 +324,3 @@ def test_on_a_cpu_without_the_interpreter_it_says_what_is_missing() -> None:
     assert done.stdout.strip() == "torch.Size([1, 4, 32])"
     said = "Triton kernels run on CUDA, and the inputs are on cpu (or set TRITON_INTERPRET=1)"
     assert done.stderr.splitlines()[-1].endswith(f"UnsupportedError: {said}; use impl='reference' or 'auto'")
-
-
-@pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
-def test_bf16_in_the_interpreter_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="multiplies bfloat16 wrongly"):
-        public(Case(L_v=5, L_t=4, C=64, dtype=torch.bfloat16))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from maris_fast.kernels import UnsupportedError, triton_here
+from maris_fast.kernels import UnsupportedError, interpreted_bf16, triton_here
 from maris_fast.kernels.mutual_attention import in_use, operator
 from maris_fast.kernels.mutual_attention.blocks import Blocks, Walk, blocks
 from maris_fast.kernels.mutual_attention.measured import Case, Measured, Problem, read
@@ -212,6 +212,7 @@ def test_the_trial_of_the_kernels_notices_a_wrong_one(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
-def test_tuning_says_what_it_cannot_run() -> None:
+def test_tuning_says_what_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreted_bf16, "interpreter_computes_bf16", lambda: False)
     with pytest.raises(UnsupportedError, match=r"nothing can be tuned here: .* multiplies bfloat16 wrongly"):
         tune(PROBLEM, torch.device("cpu"))
