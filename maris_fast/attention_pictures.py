@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maris_fast.attention import Attention
-from maris_fast.pictures import Panel, caption_font, masked, outline, wrapped
+from maris_fast.fonts import caption_font, drawable, families
+from maris_fast.pictures import Panel, masked, outline, wrapped
 
 INCHES, DPI = 4.8, 150
 """Width of a picture: read on a phone without zooming, sharp on a desktop."""
@@ -132,7 +133,8 @@ def _drawn(figure: Figure) -> Image.Image:
 
 
 def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(_lines(text, TITLE, INCHES), fontsize=TITLE, color=INK, parse_math=False)
+    lines = _lines(text, TITLE, INCHES)
+    figure.suptitle(lines, fontsize=TITLE, family=families(lines), color=INK, parse_math=False)
 
 
 def _title_height(text: str) -> float:
@@ -140,8 +142,8 @@ def _title_height(text: str) -> float:
 
 
 def _lines(text: str, points: float, inches: float) -> str:
-    """The text in lines that fit; matplotlib draws it in the font that they are measured in."""
-    return "\n".join(wrapped(text, caption_font(points * DPI / 72), (inches - 0.2) * DPI))
+    """The text in lines that fit; matplotlib draws it in the fonts that they are measured in."""
+    return "\n".join(wrapped(drawable(text), caption_font(points * DPI / 72), (inches - 0.2) * DPI))
 
 
 def _height_of(image: Image.Image, width: float) -> float:
@@ -150,7 +152,7 @@ def _height_of(image: Image.Image, width: float) -> float:
 
 def _show(axes: Axes, image: Image.Image, title: str) -> None:
     axes.imshow(np.asarray(image), interpolation="antialiased", aspect="equal")
-    axes.set_title(title, fontsize=TEXT, color=INK, parse_math=False, pad=3)
+    axes.set_title(title, fontsize=TEXT, family=families(title), color=INK, parse_math=False, pad=3)
     axes.axis("off")
 
 
@@ -199,7 +201,7 @@ def _bars(axes: Axes, tokens: Sequence[str], weights: NDArray[np.float32], title
     axes.set_xticks([0, 0.5, 1])
     axes.set_ylim(len(tokens) - 0.5, -0.5)
     names = [_lines(token, 8, INCHES / 4) for token in tokens]
-    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    axes.set_yticks(places, names, fontsize=8, family=families("".join(names)), parse_math=False)
     axes.tick_params(axis="y", length=0, colors=INK)
     axes.tick_params(axis="x", labelsize=7, colors=SOFT)
     axes.spines[["top", "right"]].set_visible(False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-from matplotlib import font_manager
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
+
+from maris_fast.fonts import CaptionFont, caption_font, drawable
 
 PREDICTION = (255, 64, 129)
 TRUTH = (0, 200, 83)
@@ -101,17 +101,17 @@ def outline(picture: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, in
 
 def _captioned(picture: Image.Image, caption: str) -> Image.Image:
     font = caption_font(max(11, min(28, picture.width // 20)))
-    lines = wrapped(caption, font, picture.width - 8)
+    lines = wrapped(drawable(caption), font, picture.width - 8)
     height = round(font.size * 1.35)
     whole = Image.new("RGB", (picture.width, picture.height + height * len(lines) + 6), "white")
     whole.paste(picture, (0, 0))
     draw = ImageDraw.Draw(whole)
     for row, line in enumerate(lines):
-        draw.text((4, picture.height + 3 + row * height), line, fill=(20, 20, 20), font=font)
+        font.draw(draw, (4, picture.height + 3 + row * height), line, fill=(20, 20, 20))
     return whole
 
 
-def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def wrapped(text: str, font: CaptionFont, width: float) -> list[str]:
     """Lines of at most ``width`` pixels, broken between words, and within a word that is wider alone."""
     lines = [""]
     for word in (part for whole in text.split() for part in _parts(whole, font, width)):
@@ -123,7 +123,7 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     return lines
 
 
-def _parts(word: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def _parts(word: str, font: CaptionFont, width: float) -> list[str]:
     """A word that is too wide for a line, in pieces that fit; most are one piece."""
     parts = [""]
     for letter in word:
@@ -131,10 +131,3 @@ def _parts(word: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
             parts.append("")
         parts[-1] += letter
     return parts
-
-
-@cache
-def caption_font(size: float) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, ``size`` pixels high."""
-    # It comes with matplotlib, so captions look alike on every machine.
-    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from maris_fast.config import RANDOM, TextSettings
 from maris_fast.encoders.provenance import TextProvenance
-from maris_fast.encoders.tokens import tokeniser
+from maris_fast.encoders.tokens import readable, tokeniser
 from maris_fast.encoders.weights import load_tensors
 from maris_fast.errors import CheckpointError, ConfigError, InputError
 from maris_fast.files import sha256_of
@@ -121,8 +121,8 @@ class TextEncoder:
             )
         kept = words[: self.max_words - 1]
         ids = (self._tokenizer.sot_token_id, *kept, self._tokenizer.eot_token_id)
-        readable = (*(self._tokenizer.decode([word]).strip() for word in kept), "<end>")
-        return TokenisedText(ids, readable, truncated=len(kept) < len(words))
+        names = (*readable(words)[: len(kept)], "<end>")
+        return TokenisedText(ids, names, truncated=len(kept) < len(words))
 
     def encode(self, texts: Sequence[str]) -> list[TextFeatures]:
         """Features of each expression.
