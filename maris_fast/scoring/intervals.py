@@ -21,8 +21,8 @@ FEW_IMAGES = 30
 
 SEED = 0
 _DRAWS_AT_ONCE = 100
-_NOTHING = 1e-12
-"""A standard error that is rounding alone."""
+_NOTHING = 1e-9
+"""A standard error that is rounding alone: its square is a difference of sums to 16 digits."""
 
 Interval = tuple[float, float]
 
@@ -53,8 +53,10 @@ class Difference(NamedTuple):
 def studentised(of: Sequence[Ratio | Difference], resamples: int) -> list[Interval]:
     """Bootstrap over images: quantiles of (θ* - θ) / s*, times s, with s the linearised standard error.
 
-    Second-order correct (Hall, Annals of Statistics 16, 1988), where percentiles are first-order. The seed is
-    fixed: the same images give the same intervals.
+    Second-order correct (Hall, Annals of Statistics 16, 1988), where percentiles are first-order. A ratio,
+    which leans where it is near 0 or 1, has both tails' quantiles; a difference is symmetric, by the
+    quantile of the absolute value or Student's, whichever is larger. The seed is fixed: the same images give
+    the same intervals.
 
     Args:
         of: at least one, all about the same images, of which there are two or more.
@@ -89,6 +91,7 @@ class _Statistic:
         ratios, self._signs = ([of], [1.0]) if isinstance(of, Ratio) else ([*of], [-1.0, 1.0])
         self._beyond = [one.otherwise - one.value for one in ratios]
         self._value = sum(sign * one.value for sign, one in zip(self._signs, ratios, strict=True))
+        self._symmetric = isinstance(of, Difference)
         self._ends = (0.0, 1.0) if isinstance(of, Ratio) else (-1.0, 1.0)
         self.columns = np.stack(
             [column for one in ratios for column in (one.over - one.value * one.under, one.under)], axis=1
@@ -108,6 +111,10 @@ class _Statistic:
         tail = 100 * (1 - LEVEL) / 2
         # Not between two draws, of which one may be infinite.
         low, high = np.percentile(students, (tail, 100 - tail), method="inverted_cdf")
+        if self._symmetric:
+            both = np.percentile(np.abs(students), 100 * LEVEL, method="inverted_cdf")
+            high = max(both, student_quantile(len(self.columns) - 1))
+            low = -high
         ends = np.clip((self._value - high * error, self._value - low * error), *self._ends)
         return float(ends[0]), float(ends[1])
 
