@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -95,6 +95,9 @@ class ImageRecord(Frozen):
         default=None,
         description="the image's number in COCO, whatever file it is; None: not COCO's, or unknown",
     )
+    flickr_id: int | None = Field(
+        default=None, description="the photograph's number at Flickr, whatever file it is; None: unknown"
+    )
     orientation: Orientation = Field(
         default="stored", description="the view of the image that height, width and masks are for"
     )
@@ -103,10 +106,12 @@ class ImageRecord(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without an orientation that changes nothing, so that bytes of older caches fit."""
+        """Without what says nothing, so that bytes of older caches fit."""
         written: dict[str, Any] = whole(self)
         if self.orientation == "stored":
             written.pop("orientation", None)
+        if self.flickr_id is None:
+            written.pop("flickr_id", None)
         return written
 
     @model_validator(mode="after")
@@ -167,6 +172,30 @@ def _sum(counts: Sequence[LostCounts]) -> dict[str, int]:
     return {what: sum(getattr(one, what) for one in counts) for what in LostCounts.model_fields}
 
 
+class SharedPhotographs(Frozen):
+    """Photographs that two splits of a data set have."""
+
+    splits: tuple[str, str]
+    images: int = Field(description="of the first split, each met by its surest ground")
+    by: Literal["name", "pixels", "looks"] = Field(
+        description="path or numbers at COCO and Flickr; the same pixels; or a perceptual hash, a suspicion"
+    )
+    example: tuple[str, str] = Field(description="an image of each split")
+
+    def __str__(self) -> str:
+        first, second = self.splits
+        met = {
+            "name": "are in",
+            "pixels": "are copies, pixel by pixel, of some in",
+            "looks": "look like some in",
+        }
+        return (
+            f"warning: {self.images:,} photographs of {first} {met[self.by]} {second} (such as "
+            f"{' and '.join(dict.fromkeys(self.example))}); scores on one are no test of a model that was "
+            "trained on the other"
+        )
+
+
 class DatasetInfo(Frozen):
     """The head of an imported data set (``dataset.json``)."""
 
@@ -183,7 +212,9 @@ class DatasetInfo(Frozen):
     left_out: dict[str, LeftOut] = Field(
         default_factory=dict, description="of splits that are not complete; '?': of any of them"
     )
-
+    shared: tuple[SharedPhotographs, ...] = Field(
+        default=(), description="photographs that two splits have, as far as the import compared them"
+    )
     dropped_pixels: dict[str, DroppedPixels] = Field(
         default_factory=dict,
         description="of mask files: 'void', which nobody decided on, and 'soft', below half of white",
@@ -195,7 +226,7 @@ class DatasetInfo(Frozen):
     def _of_what_there_is(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what is empty, so that checksums of caches made before it was there fit."""
         written: dict[str, Any] = whole(self)
-        for name in ("left_out", "dropped_pixels", "masks_are_boxes"):
+        for name in ("left_out", "dropped_pixels", "masks_are_boxes", "shared"):
             if not getattr(self, name):
                 written.pop(name, None)
         return written

@@ -88,6 +88,8 @@ class ImageRow(BaseModel):
     file_name: str
     height: int
     width: int
+    coco_url: Any = None  # told to coco_images, which takes what is text
+    flickr_url: Any = None
 
 
 class AnnotationRow(BaseModel):

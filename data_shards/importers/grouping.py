@@ -13,7 +13,7 @@ from maris_fast.data_shards.importers.annotations import (
     InstancesFile,
     RefRow,
 )
-from maris_fast.data_shards.importers.coco_images import coco_id_of
+from maris_fast.data_shards.importers.coco_images import coco_id_of, flickr_id_of
 from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
 from maris_fast.data_shards.importers.images import look_at_images, size_fault
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
@@ -157,7 +157,8 @@ class Grouping:
             image=image.file_name,
             height=image.height,
             width=image.width,
-            coco_id=None if self._synthetic else coco_id_of(image.file_name),
+            coco_id=None if self._synthetic else coco_id_of(image.file_name, image.coco_url),
+            flickr_id=None if self._synthetic else flickr_id_of(image.file_name, image.flickr_url),
             targets=tuple(targets),
             expressions=tuple(expressions),
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maris_fast.data_shards.importers.coco_images import coco_id_of
+from maris_fast.data_shards.importers.coco_images import coco_id_of, flickr_id_of
 from maris_fast.data_shards.importers.jsonl_lines import Line, ObjectRow, mask_file_of, read_lines
 from maris_fast.data_shards.importers.jsonl_photos import Photo, PhotoFiles
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
@@ -100,6 +100,7 @@ class _Grouping:
                 height=group.photo.height,
                 width=group.photo.width,
                 coco_id=coco_id_of(group.photo.file_name),
+                flickr_id=flickr_id_of(group.photo.file_name),
                 orientation=group.photo.orientation,
                 targets=tuple(group.targets),
                 expressions=tuple(group.expressions),

@@ -56,7 +56,7 @@ class ImportReport:
         return table
 
     def warnings(self) -> list[str]:
-        """What must be known of splits that are not complete, and where to read more; none if all are."""
+        """What must be known of splits that are not complete or share photographs; none of sound ones."""
         lines = self.info.incomplete()
         lines += [
             f"warning: {dropped.pixels:,} pixels of {dropped.files:,} mask files are {MEANING[what]} and "
@@ -70,7 +70,7 @@ class ImportReport:
             )
         if self.info.left_out:
             lines.append(f"each row that is left out is named in {self.folder / LISTING}")
-        return lines
+        return [*lines, *map(str, self.info.shared)]
 
     def _judged(self, judged: str, *splits: str) -> str:
         lost = [self.info.left_out[split] for split in splits if split in self.info.left_out]

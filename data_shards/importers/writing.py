@@ -7,6 +7,7 @@ from pathlib import Path
 
 from maris_fast.data_shards.importers.left_out import BadRows
 from maris_fast.data_shards.importers.options import ImportOptions
+from maris_fast.data_shards.importers.shared import Photographs
 from maris_fast.data_shards.records import DatasetInfo, ImageRecord, SplitCounts, count
 
 
@@ -31,10 +32,13 @@ def write_dataset(
     """
     counts: dict[str, SplitCounts] = {}
     images: set[tuple[str, str]] = set()
+    photographs = Photographs(info)
     for split, records in splits:
         counts[split] = write_split(folder, split, records)
         images |= {(split, record.image) for record in records}
+        photographs.add(split, records)
     whole = bad.settle(folder, info.model_copy(update={"splits": counts}), images, options)
+    whole = whole.model_copy(update={"shared": photographs.shared(options)})
     write_head(folder, whole)
     return whole
 

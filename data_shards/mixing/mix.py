@@ -12,8 +12,10 @@ from pathlib import Path
 from maris_fast.data_shards.importers.problems import Problems
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.importers.writing import write_head, write_split
-from maris_fast.data_shards.mixing.guard import Guard, MixSummary
+from maris_fast.data_shards.looks import LOOK_ALIKE
+from maris_fast.data_shards.mixing.guard import Allowed, Guard, MixSummary
 from maris_fast.data_shards.mixing.joining import Joining
+from maris_fast.data_shards.mixing.pairs import draw_pairs
 from maris_fast.data_shards.mixing.parts import Part, parts_of
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import TRAIN, UNKNOWN_SPLIT, DatasetInfo, LeftOut, together
@@ -28,6 +30,10 @@ class MixReport:
     folder: Path
     info: DatasetInfo
     summary: MixSummary
+    why_not_looked_at: str | None = None
+    """What is wrong with the first image whose content could not be compared."""
+    pairs: Sequence[Path] = ()
+    """The pictures of images that look alike."""
 
     def table(self) -> Table:
         return ImportReport(self.folder, self.info).table()
@@ -42,9 +48,18 @@ class MixReport:
                     f"{what}: {counts.images:,} images, {counts.refs:,} refs, {counts.sentences:,} sentences"
                 )
         lines.append(
-            f"compared: {found.by_coco_id:,} images by their number in COCO, {found.by_path:,} by their path "
-            "alone; a copy of an image under another name is not found"
+            f"compared: {found.by_coco_id:,} images by their number in COCO, {found.by_path:,} by their "
+            f"path, {found.by_content:,} by what they show"
         )
+        if not found.by_content:
+            lines.append("warning: no image was looked into, so a copy under another name is not found")
+        if found.not_looked_at:
+            lines.append(
+                f"warning: the content of {found.not_looked_at:,} images could not be compared, the first: "
+                f"{self.why_not_looked_at}"
+            )
+        if found.look_alikes:
+            lines.append(f"{len(found.look_alikes):,} pairs look alike: {_where(self.pairs)}")
         held_out = [split for split in self.info.splits if split != TRAIN]
         if held_out:
             lines.append(f"held-out splits, to score on: {', '.join(held_out)}")
@@ -58,8 +73,13 @@ def mix_datasets(
     held_out: Sequence[Path] = (),
     remove_leaks: bool = False,
     keep_own_leaks: bool = False,
+    keep_look_alikes: bool = False,
+    compare_content: bool = True,
+    look_alike: int = LOOK_ALIKE,
+    pairs: Path | None = None,
     name: str = "mix",
     progress: Callable[[int, int], None] | None = None,
+    looking: Callable[[int, int], None] | None = None,
 ) -> MixReport:
     """Join imported data sets to one in the folder ``out``.
 
@@ -73,11 +93,17 @@ def mix_datasets(
         held_out: further data sets whose splits other than "train" are held out, though not mixed in.
         remove_leaks: leave out train images that are in a held-out split of any of these data sets.
         keep_own_leaks: keep those that are in a held-out split of the same data set and of no other.
+        keep_look_alikes: keep those that only look like a held-out image.
+        compare_content: look into the image files too, so that copies under other names are met; see
+            ``looks``. A file that is not there or cannot be read is counted and said.
+        look_alike: bits of 256 in which two images that look alike may differ.
+        pairs: a picture to draw all pairs on that look alike, whether mixing is then refused or not.
         name: of the new data set.
         progress: called with records read and how many will be.
+        looking: called with image files looked at and how many there are.
 
     Raises:
-        InputError: ``out`` is not empty; train images are held out and neither option allows it; a data set
+        InputError: ``out`` is not empty; train images are held out and no option allows it; a data set
             is named twice, has no train split, or ids too large; two data sets disagree on an image's size.
             Nothing is left behind.
     """
@@ -85,10 +111,14 @@ def mix_datasets(
     root = _common_root(parts)
     with new_folder(Path(out).absolute()) as folder:
         guard = Guard(parts, others)
+        allowed = Allowed(remove_leaks, keep_own_leaks, keep_look_alikes)
+        if compare_content:
+            guard.look(look_alike, looking)
         problems = Problems(f"the mix of {', '.join(map(str, folders))}", done="mixed")
         mixing = Joining(root, problems)
-        train = mixing.joined(guard.kept(parts, keep_own=keep_own_leaks))
-        guard.require_allowed(remove=remove_leaks, keep_own=keep_own_leaks)
+        train = mixing.joined(guard.kept(allowed))
+        drawn = draw_pairs(pairs, guard.look_alikes) if pairs is not None else []
+        guard.require_allowed(allowed, _where(drawn))
         rest = {
             split_name: mixing.joined((part, record) for record in part.records(split))
             for split_name, part, split in _named_splits(parts)
@@ -112,7 +142,13 @@ def mix_datasets(
         write_head(folder, info)
         summary = guard.summary(parts, others)
         (folder / "mix.json").write_text(summary.model_dump_json(indent=1))
-    return MixReport(Path(out).absolute(), info, summary)
+    return MixReport(Path(out).absolute(), info, summary, guard.why_not_looked_at, drawn)
+
+
+def _where(drawn: Sequence[Path]) -> str:
+    if drawn:
+        return f"look at {', '.join(map(str, drawn))}"
+    return "--pairs FILE.png draws all of them, side by side"
 
 
 def _left_out(parts: Sequence[Part]) -> dict[str, LeftOut]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from maris_fast.data_shards.importers.coco_images import coco_id_of
+from maris_fast.data_shards.importers.coco_images import cocos_own_file, photograph_ids
 from maris_fast.data_shards.records import TRAIN, DatasetInfo, ImageRecord, ImportedDataset
 from maris_fast.errors import InputError
 
@@ -48,13 +48,16 @@ class Part:
 
     def file_key(self, record: ImageRecord) -> Identity:
         """Of the file; COCO's own are the same wherever they lie."""
-        number = None if self.info.synthetic else coco_id_of(record.image)
-        return ("path", os.path.realpath(self.path(record))) if number is None else ("coco", number)
+        number = None if self.info.synthetic else cocos_own_file(record.image)
+        return ("path", self.real_path(record)) if number is None else ("coco", number)
+
+    def real_path(self, record: ImageRecord) -> Path:
+        """Where the image's file is, through all links."""
+        return Path(os.path.realpath(self.path(record)))
 
     def identities(self, record: ImageRecord) -> set[Identity]:
-        """All by which the image may be met again."""
-        known = {self.file_key(record), ("path", os.path.realpath(self.path(record)))}
-        return known if record.coco_id is None else known | {("coco", record.coco_id)}
+        """All by which the photograph may be met again, as far as names and annotations tell."""
+        return {("path", self.real_path(record)), *photograph_ids(record, self.info.synthetic)}
 
 
 def parts_of(

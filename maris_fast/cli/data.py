@@ -132,24 +132,45 @@ def mix(
             help="keep images that a set has in its own train and test splits, as G-Ref google by design",
         ),
     ] = False,
+    compare_content: Annotated[
+        bool, typer.Option(help="look into the image files too, so that copies under other names are found")
+    ] = True,
+    look_alike: Annotated[
+        int, typer.Option(min=0, max=256, help="bits in which two images that look alike may differ")
+    ] = 32,
+    keep_look_alikes: Annotated[
+        bool, typer.Option("--keep-look-alikes", help="keep train images that only look like a test image")
+    ] = False,
+    pairs: Annotated[
+        Path | None, typer.Option(help="PNG to draw all pairs on that look alike, to be judged by eye")
+    ] = None,
     name: Annotated[str, typer.Option(help="of the mixed data set")] = "mix",
 ) -> None:
     """Join imported data sets into one to train on; refuse or remove train images that are test images."""
     from rich.console import Console
 
-    from maris_fast.cli.progress import counted
+    from maris_fast.cli.progress import all_counted
     from maris_fast.data_shards.mixing import mix_datasets
 
-    with counted("records") as progress:
-        report = mix_datasets(
-            datasets,
-            out,
-            held_out=held_out or (),
-            remove_leaks=remove_leaks,
-            keep_own_leaks=keep_own_leaks,
-            name=name,
-            progress=progress,
-        )
+    with termination_interrupts(), all_counted("records", "looked at") as (progress, looking):
+        try:
+            report = mix_datasets(
+                datasets,
+                out,
+                held_out=held_out or (),
+                remove_leaks=remove_leaks,
+                keep_own_leaks=keep_own_leaks,
+                keep_look_alikes=keep_look_alikes,
+                compare_content=compare_content,
+                look_alike=look_alike,
+                pairs=pairs,
+                name=name,
+                progress=progress,
+                looking=looking,
+            )
+        except KeyboardInterrupt:
+            say("stopped; nothing was written", err=True)
+            raise typer.Exit(130) from None
     Console().print(report.table())
     for line in report.lines():
         say(line)

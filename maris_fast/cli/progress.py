@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from maris_fast.terminal import printable
 
@@ -16,10 +16,21 @@ from maris_fast.terminal import printable
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function to be called with the number done and the number in all."""
+    with all_counted(what) as (count,):
+        yield count
+
+
+@contextmanager
+def all_counted(*what: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
+    """As ``counted``, for several kinds of work with a bar each; a bar shows from its first count on."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        tasks = [bar.add_task(one, total=None, visible=len(what) == 1) for one in what]
+
+        def counter(task: TaskID) -> Callable[[int, int], None]:
+            return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+        yield tuple(counter(task) for task in tasks)
 
 
 class Runs:

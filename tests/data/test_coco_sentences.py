@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -28,8 +29,9 @@ class Instances:
         self.root, self.out = folder / "said", folder / "out" / "imported"
         (self.root / "annotations").mkdir(parents=True)
         self.out.parent.mkdir()
-        for name in ("a.png", "b.png"):
-            Image.new("RGB", (WIDTH, HEIGHT), "blue").save(self.root / name)
+        for number, name in enumerate(("a.png", "b.png")):
+            noise = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(self.root / name)
         size = {"height": HEIGHT, "width": WIDTH}
         self.said: dict[str, Any] = {
             "images": [

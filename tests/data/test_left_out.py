@@ -483,7 +483,7 @@ def test_a_complete_data_set_has_the_head_that_it_had_before_rows_could_be_left_
     tiny = good_refcoco(tmp_path)
     info = written(tiny, leave_out_bad=True).info
     head = (tiny.out / "dataset.json").read_text()
-    since = {"left_out", "dropped_pixels", "masks_are_boxes"}
+    since = {"left_out", "dropped_pixels", "masks_are_boxes", "shared"}
     assert json.loads(head).keys() == DatasetInfo.model_fields.keys() - since
     assert DatasetInfo.model_validate_json(head) == info
 
