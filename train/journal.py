@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from PIL import Image
 
 from maris_fast.config import TrainingSettings
+from maris_fast.files import replaced
+from maris_fast.standard_streams import lost_lines, take_untold
 from maris_fast.terminal import printable, write_line
+from maris_fast.train.by_products import ByProduct, RecordFile
 from maris_fast.train.log_line import log_line
 from maris_fast.train.run_files import BOARD, METRICS, PICTURES
 from maris_fast.train.wandb_mirror import WandbMirror
+
+if TYPE_CHECKING:
+    from maris_fast.train.board import Board
+
+log = logging.getLogger(__name__)
 
 
 class Journal(Protocol):
@@ -27,7 +37,7 @@ class Journal(Protocol):
     ) -> None: ...
     def advance(self, step: int) -> None: ...
     def record(self, kind: str, values: dict[str, Any]) -> None: ...
-    def picture(self, step: int, picture: Image.Image) -> None: ...
+    def picture(self, step: int, draw: Callable[[], Image.Image]) -> None: ...
     def say(self, text: str) -> None: ...
 
 
@@ -46,7 +56,7 @@ class NoJournal:
     def record(self, kind: str, values: dict[str, Any]) -> None:
         pass
 
-    def picture(self, step: int, picture: Image.Image) -> None:
+    def picture(self, step: int, draw: Callable[[], Image.Image]) -> None:
         pass
 
     def say(self, text: str) -> None:
@@ -56,19 +66,23 @@ class NoJournal:
 class RunJournal:
     """Writes ``metrics.jsonl``, ``tensorboard/`` and ``pictures/`` in the run folder, and to standard output.
 
+    None of them ends a run: what cannot be written is told once. Records wait and are caught up, pictures are
+    counted.
+
     Args:
         step: the run goes on from here; records of later steps, written before a crash, are dropped, so that
             each step stands there once.
     """
 
     def __init__(self, settings: TrainingSettings, step: int, total_steps: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         folder = self._folder = settings.run.folder
-        _keep_until(folder / METRICS, step)
-        self._lines = (folder / METRICS).open("a", buffering=1)
-        self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
-        self._total_steps = total_steps
+        self._step, self._total_steps = step, total_steps
+        self._metrics, self._curves = ByProduct(METRICS), ByProduct("TensorBoard's curves")
+        self._pictures = ByProduct(PICTURES)
+        self._lines = RecordFile(folder / METRICS, lambda: _keep_until(folder / METRICS, step))
+        self._metrics.attempt(self._lines.catch_up)
+        self._board: Board | None = None
+        self._curves.attempt(self._open_board)
         self._mirror = WandbMirror(settings) if settings.run.wandb_project is not None else None
         self._bar = _ProgressBar(step, total_steps) if sys.stdout.isatty() else None
 
@@ -78,12 +92,15 @@ class RunJournal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.close()
-        self._board.close()
-        if self._mirror is not None:
-            self._mirror.close()
         if self._bar is not None:
             self._bar.close()
+        if self._mirror is not None:
+            self._mirror.close()
+        if self._board is not None:
+            self._curves.attempt(self._board.close)
+        self._tell_of_losses()
+        self._write_untold()
+        self._lines.close()
 
     def advance(self, step: int) -> None:
         """A step is done; costs nothing."""
@@ -92,26 +109,29 @@ class RunJournal:
 
     def record(self, kind: str, values: dict[str, Any]) -> None:
         """One record of ``values['step']``; ``kind`` is 'train' or 'evaluation'."""
-        self._lines.write(json.dumps({"kind": kind, **values}) + "\n")
-        for name, value in values.items():
-            if isinstance(value, int | float) and name not in ("step", "total_steps"):
-                self._board.add_scalar(f"{kind}/{name}", value, values["step"])
-        for name, scores in values.get("kinds", {}).items():
-            for score, value in scores.items():
-                self._board.add_scalar(f"{kind}_by_kind/{score}/{name}", value, values["step"])
+        self._step = values["step"]
+        self._write_untold()
+        self._write({"kind": kind, **values})
+        if self._board is not None:
+            self._curves.attempt(partial(self._board.scalars, self._step, _curves(kind, values)))
         if self._mirror is not None:
             self._mirror.record(kind, values)
         self.say(log_line(kind, values, self._total_steps))
 
-    def picture(self, step: int, picture: Image.Image) -> None:
-        """``pictures/step-000123.png``; a disk that does not take it is said, and ends no run."""
-        try:
-            _save(picture, self._folder / PICTURES / f"step-{step:06}.png")
-        except OSError as error:
-            self.say(f"the picture of step {step} could not be written: {error}")
-        self._board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
-        if self._mirror is not None:
-            self._mirror.picture(step, picture)
+    def picture(self, step: int, draw: Callable[[], Image.Image]) -> None:
+        """``pictures/step-000123.png`` of what ``draw`` returns."""
+        drawn: list[Image.Image] = []
+
+        def save() -> None:
+            drawn.append(draw())
+            _save(drawn[0], self._folder / PICTURES / f"step-{step:06}.png")
+
+        self._pictures.attempt(save)
+        for picture in drawn:
+            if self._board is not None:
+                self._curves.attempt(partial(self._board.picture, step, "samples", picture))
+            if self._mirror is not None:
+                self._mirror.picture(step, picture)
 
     def say(self, text: str) -> None:
         """A line for the person who watches."""
@@ -119,6 +139,31 @@ class RunJournal:
             self._bar.print(text)
         else:
             write_line(text, sys.stdout)
+
+    def _open_board(self) -> None:
+        from maris_fast.train.board import Board  # a TensorBoard that does not import costs no run
+
+        self._board = Board(self._folder / BOARD, self._step + 1)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._metrics.attempt(partial(self._lines.append, f"{json.dumps(record)}\n".encode()))
+
+    def _write_untold(self) -> None:
+        for text in take_untold():
+            self._write({"kind": "warning", "step": self._step, "text": text})
+
+    def _tell_of_losses(self) -> None:
+        if self._lines.waiting:
+            self._metrics.attempt(self._lines.catch_up)
+        lost = {
+            f"{METRICS}: records": len(self._lines.waiting),
+            "TensorBoard: records": self._board.waiting if self._board is not None else 0,
+            f"{PICTURES}: pictures": self._pictures.failures,
+            "standard output: lines": lost_lines(),
+        }
+        for what, count in lost.items():
+            if count:
+                log.warning("%s that could not be written: %d", what, count)
 
 
 class _ProgressBar:
@@ -144,25 +189,37 @@ class _ProgressBar:
         self._progress.stop()
 
 
+def _curves(kind: str, values: dict[str, Any]) -> dict[str, float]:
+    """Tag and value of each curve."""
+    curves = {
+        f"{kind}/{name}": value
+        for name, value in values.items()
+        if isinstance(value, int | float) and name not in ("step", "total_steps")
+    }
+    for name, scores in values.get("kinds", {}).items():
+        curves |= {f"{kind}_by_kind/{score}/{name}": value for score, value in scores.items()}
+    return curves
+
+
 def _save(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="PNG")
-    partial.rename(path)
+    with replaced(path) as file:
+        picture.save(file, format="PNG")
 
 
 def _keep_until(metrics: Path, step: int) -> None:
     if not metrics.exists():
         return
-    kept = [line for line in metrics.read_text().splitlines() if _step_of(line) <= step]
-    partial = metrics.with_name(f".{metrics.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
-    partial.rename(metrics)
+    before = metrics.read_bytes()
+    kept = b"".join(line + b"\n" for line in before.splitlines() if _step_of(line) <= step)
+    if kept != before:
+        with replaced(metrics) as file:
+            file.write_bytes(kept)
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     try:
         step: int = json.loads(line)["step"]
         return step
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")  # torn by a crash

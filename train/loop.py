@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.errors import ConfigError, TrainingError
 from maris_fast.files import replace_text
 from maris_fast.model import Maris
+from maris_fast.terminal import write_line
 from maris_fast.train import checkpoints, master_state, resuming, run_files
 from maris_fast.train.batch_statistics import average_batch_statistics
+from maris_fast.train.by_products import ByProduct
 from maris_fast.train.checkpoints import Best, RunState
 from maris_fast.train.engine import Engine, StepResult
 from maris_fast.train.environment import environment
@@ -290,7 +293,7 @@ class Trainer:
         for kept in self.ranks.gather(masks.kept()):
             masks.merge(kept)
         if self.ranks.first and masks.kept():
-            journal.picture(self.step, self.sheet.draw(masks.kept(), journal.say))
+            journal.picture(self.step, lambda: self.sheet.draw(masks.kept(), journal.say))
 
     def _checkpoint(self) -> None:
         with self.ranks.whereabouts.busy("writing a checkpoint", self.step):
@@ -373,18 +376,14 @@ def _diverged(what: str) -> TrainingError:
 
 def _report(folder: Path) -> None:
     """The page of a finished run, which no failure of it may cost."""
-    try:
+
+    def write() -> None:
         from maris_fast.train.reporting import write_report
 
         write_report([folder], folder / run_files.REPORT)
-        print(f"report: {folder / run_files.REPORT}", flush=True)
-    except Exception as error:  # the weights are saved; whatever it is, it can be done again
-        log.warning(
-            "the report could not be written (%s: %s); again: maris-fast report %s",
-            type(error).__name__,
-            error,
-            folder,
-        )
+
+    if ByProduct(run_files.REPORT, f"again: maris-fast report {folder}").attempt(write):
+        write_line(f"report: {folder / run_files.REPORT}", sys.stdout)
 
 
 def _farewell(outcome: Outcome, settings: TrainingSettings) -> str:

@@ -31,6 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a training; returns the process's exit status, 2 for an error that a person can act on."""
     options = _parser().parse_intermixed_args(arguments)
     _find_package()
+    from maris_fast.standard_streams import sturdy
+
+    with sturdy():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     from maris_fast.errors import MarisError
     from maris_fast.terminal import PrintableFormatter
 

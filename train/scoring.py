@@ -24,6 +24,7 @@ from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import CheckpointError, MarisError
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
+from maris_fast.standard_streams import Streams, sturdy
 from maris_fast.terminal import say
 from maris_fast.train.evaluation import score_expressions
 from maris_fast.train.lines import report_error
@@ -37,6 +38,11 @@ from maris_fast.weights import WeightsMeta, load_model
 def main(arguments: Sequence[str] | None = None) -> int:
     """Scores weights on a split; returns the exit status, 2 for an error that a person can act on."""
     options = _parser().parse_args(arguments)
+    with sturdy() as streams:
+        return _run(options, streams)
+
+
+def _run(options: argparse.Namespace, streams: Streams) -> int:
     try:
         protocols = scoring.named([name for names in options.protocol or () for name in names.split(",")])
         keep = None
@@ -68,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     write_lines(options.per_expression, keep.lines)
                     say(f"wrote {options.per_expression}")
             leave()
+        streams.require_written()
     except MarisError as error:
         report_error(error)
         return 2

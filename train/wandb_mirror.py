@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,9 +12,8 @@ from PIL import Image
 
 from maris_fast.config import TrainingSettings
 from maris_fast.errors import ConfigError
+from maris_fast.train.by_products import ByProduct
 from maris_fast.train.run_files import WANDB_ID
-
-log = logging.getLogger(__name__)
 
 
 def require_wandb(project: str | None) -> None:
@@ -39,7 +37,7 @@ class WandbMirror:
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._run: Any = None
-        self._off = False
+        self._mirror = ByProduct("W&B", "it is off from here on, and the training goes on")
         self._do(lambda: self._start(settings))
 
     def record(self, kind: str, values: dict[str, Any]) -> None:
@@ -72,13 +70,8 @@ class WandbMirror:
         )
 
     def _do(self, work: Callable[[], None]) -> None:
-        if self._off:
-            return
-        try:
-            work()
-        except Exception as error:  # whatever wandb and its network raise
-            self._off = True
-            log.warning("W&B is off from here on (%s: %s); the training goes on", type(error).__name__, error)
+        if not self._mirror.failures:
+            self._mirror.attempt(work)
 
 
 def _id(folder: Path) -> str:

@@ -27,22 +27,29 @@ from maris_fast.cli import (
 )
 from maris_fast.cli.bench import bench
 from maris_fast.errors import MarisError
+from maris_fast.standard_streams import sturdy
 from maris_fast.terminal import PrintableFormatter, printable
 
 
 class Commands(TyperGroup):
-    """Runs a command; an error that a person can act on is printed without a traceback, exit status 2."""
+    """Runs a command; an error that a person can act on is printed without a traceback, exit status 2.
+
+    A reader of standard output that goes away (``| head``) ends nothing: what a command makes is made whole.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         if logging.lastResort is not None:
             logging.lastResort.setFormatter(PrintableFormatter())
-        try:
-            return super().invoke(ctx)
-        except MarisError as error:
-            Console(stderr=True, soft_wrap=True).print(
-                f"error: {printable(error)}", style="red", markup=False, highlight=False
-            )
-            sys.exit(2)
+        with sturdy() as streams:
+            try:
+                result = super().invoke(ctx)
+                streams.require_written()
+            except MarisError as error:
+                Console(stderr=True, soft_wrap=True).print(
+                    f"error: {printable(error)}", style="red", markup=False, highlight=False
+                )
+                sys.exit(2)
+        return result
 
 
 app = typer.Typer(

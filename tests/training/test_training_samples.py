@@ -91,13 +91,16 @@ def test_kept_masks_are_those_that_were_seen_of_a_real_cache(tmp_path: Path) -> 
     assert said == []
 
 
-def test_a_picture_that_cannot_be_written_is_said_and_ends_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_pictures_that_cannot_be_written_are_said_once_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "pictures").touch()  # no folder can be made there
     with RunJournal(toy_settings(tmp_path), step=0, total_steps=9) as journal:
-        journal.picture(3, Image.new("RGB", (8, 8)))
-    assert "the picture of step 3 could not be written" in capsys.readouterr().out
+        for step in (3, 6):
+            journal.picture(step, lambda: Image.new("RGB", (8, 8)))
+    first, count = (record.getMessage() for record in caplog.records)
+    assert first.startswith("pictures cannot be written (FileExistsError")
+    assert count == "pictures: pictures that could not be written: 2"
 
 
 def test_a_mirror_that_fails_is_switched_off_and_the_run_goes_on(
@@ -112,5 +115,5 @@ def test_a_mirror_that_fails_is_switched_off_and_the_run_goes_on(
         mirror.record("train", {"step": 1, "loss": 0.5})
         mirror.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "W&B is off from here on (OSError: no route to host); the training goes on"
+        "W&B cannot be written (OSError: no route to host); it is off from here on, and the training goes on"
     ]

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,12 +33,14 @@ class ToySample:
     target: Rle
     kind: str | None = "toy"
     image_id: int = 0
+    image: str = "toy.png"
     ref_id: int = 0
     sent_id: int = 0
     text: str = "toy"
     category: str = ""
     overlap: Rle | None = None
     first: bool = True
+    orientation: Literal["stored"] = "stored"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Batch(ToyBatch):
     def of(cls, toy: ToyBatch) -> Batch:
         values = {one.name: getattr(toy, one.name) for one in fields(ToyBatch)}
         geometry = ImageGeometry.of(48, 48, 48)
-        return cls(**values, samples=[ToySample(geometry, _rle(target)) for target in toy.targets])
+        samples = [ToySample(geometry, _rle(target), image_id=i) for i, target in enumerate(toy.targets)]
+        return cls(**values, samples=samples)
 
     @property
     def images(self) -> int:

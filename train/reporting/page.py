@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from maris_fast.files import replace_text
 from maris_fast.train.examples import RULE
 from maris_fast.train.reporting import figures, paper_tables, tables
 from maris_fast.train.reporting.counted import shown_and_counted
@@ -37,9 +38,7 @@ def write_report(folders: Sequence[Path], out: Path, drawing: Drawing | None = N
     runs = read_runs(shown)
     page = render(runs, read_runs(counted), None if drawing is None else draw_models(runs, drawing))
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.rename(out)
+    replace_text(out, [page])
 
 
 def render(runs: Sequence[RunData], counted: Sequence[RunData], seen: ModelPictures | None = None) -> str:

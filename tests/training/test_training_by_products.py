@@ -1,0 +1,271 @@
+"""What goes wrong beside weights and checkpoints ends no run; a full disk under those says so."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from maris_fast.errors import InputError
+from maris_fast.standard_streams import Streams, sturdy
+from maris_fast.train.by_products import RecordFile
+from maris_fast.train.journal import RunJournal
+from tests.faults import small_disk
+from tests.training.board_files import curve
+from tests.training.full_disk import Disk
+from tests.training.processes import ROOT, run
+from tests.training.tiny_cache import write_tiny_cache
+from tests.training.toy_run import metrics, toy_settings
+
+FULL = "[Errno 28] No space left on device"
+GONE = "[Errno 32] Broken pipe"
+EVERY = list(range(1, 10))
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What toy runs leave on a disk that fills at a certain moment, by scenario."""
+    folder = tmp_path_factory.mktemp("full")
+    with small_disk(folder / "disk", "4m") as disk:
+        done = run(
+            *(sys.executable, ROOT / "tests" / "training" / "full_disk.py", disk, folder / "left.json"),
+            changed={"OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        yield json.loads((folder / "left.json").read_text())
+
+
+def test_records_that_a_full_disk_does_not_take_are_caught_up(left: dict[str, Any]) -> None:
+    found = left["full_for_records"]
+    assert found["end"] is True
+    assert found["steps"] == found["curve"] == list(range(1, 19))
+    assert sorted(found["told"]) == [
+        f"TensorBoard's curves cannot be written (OSError: {FULL}); the training goes on",
+        f"metrics.jsonl cannot be written (OSError: {FULL}); the training goes on",
+    ]
+
+
+def test_pictures_that_a_full_disk_does_not_take_are_counted(left: dict[str, Any]) -> None:
+    found = left["full_for_pictures"]
+    assert found["end"] is True
+    assert found["steps"] == found["curve"] == EVERY
+    pictures = [name for name in found["files"] if name.startswith("pictures/")]
+    assert pictures == ["pictures/step-000006.png", "pictures/step-000009.png"]
+    assert found["pictured"] == [3, 6, 9]  # TensorBoard's are caught up
+    assert found["told"] == [
+        f"pictures cannot be written (OSError: {FULL}); the training goes on",
+        f"TensorBoard's curves cannot be written (OSError: {FULL}); the training goes on",
+        "pictures: pictures that could not be written: 1",
+    ]
+
+
+def test_a_checkpoint_that_does_not_fit_ends_the_run_and_loses_no_other(left: dict[str, Any]) -> None:
+    first, second = left["full_for_a_checkpoint"]
+    assert "step-00000006 could not be written: " in first["end"]
+    assert "No space left on device" in first["end"]
+    assert "Make room on that disk" in first["end"]
+    kept = [name for name in first["files"] if name.startswith("checkpoints/")]
+    assert kept == ["checkpoints/step-00000003/state.json", "checkpoints/step-00000003/state.safetensors"]
+    assert second["end"] is True
+    assert second["steps"] == second["curve"] == EVERY
+
+
+def test_weights_that_do_not_fit_end_the_run_and_the_former_best_stays(left: dict[str, Any]) -> None:
+    found = left["full_for_the_best"]
+    assert "best.safetensors could not be written: " in found["end"]
+    assert "No space left on device" in found["end"]
+    assert "make room on that disk" in found["end"]
+    assert found["kept"]
+    assert not [name for name in found["files"] if "partial" in name]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_cache(tmp_path_factory.mktemp("by-products"))
+
+
+def command(cache: Path, folder: Path, *more: str) -> list[str]:
+    words = (
+        *(sys.executable, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
+        *(f"data.cache={cache}", f"run.folder={folder}", "model.channels=16", "schedule.epochs=1", *more),
+    )
+    return [str(word) for word in words]
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_checkpoint_on_a_full_disk_is_one_line_of_a_real_run(cache: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "400k") as disk:
+        done = run(*command(cache, disk / "run", "run.pictures=0"))
+        assert done.returncode == 2
+        (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert "checkpoint" in error
+        assert "No space left on device" in error
+        assert "Make room on that disk" in error
+        assert "Traceback" not in done.stderr
+        assert list((disk / "run" / "checkpoints").iterdir()) == []
+        with safe_open(disk / "run" / "best.safetensors", framework="pt") as best:
+            assert best.keys()
+
+
+def test_nobody_who_reads_the_output_ends_no_run(cache: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command(cache, tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline().decode()
+        process.stdout.close()  # as `2>&1 | head -1` does
+        assert process.wait(240) == 0
+    assert first.startswith("step 1/4")
+    told = records(tmp_path / "run")
+    assert [one["step"] for one in told if one["kind"] == "train"] == [1, 2, 3, 4]
+    warnings = " ".join(one["text"] for one in told if one["kind"] == "warning")
+    assert f"standard output cannot be written ({GONE})" in warnings
+    assert f"standard error cannot be written ({GONE})" in warnings
+    # steps 2 to 4, the evaluation, the farewell; the report's line comes after the account
+    assert "standard output: lines that could not be written: 5" in warnings
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_every_by_product_may_fail_at_once(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "tensorboard.py").write_text("raise ImportError('numpy.core.multiarray failed to import')\n")
+    (tmp_path / "git").write_text("#!/bin/sh\nsleep 300\n")
+    (tmp_path / "git").chmod(0o755)
+    (tmp_path / "jinja2.py").write_text("raise ImportError('no jinja2 here')\n")
+    path = f"{tmp_path}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command(cache, tmp_path / "run"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=240,
+            check=False,
+            env={**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        )
+    assert done.returncode == 0, done.stderr[-4000:]
+    warnings = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    wanted = (
+        "the commit is not on record: ",
+        "TensorBoard's curves cannot be written (ImportError: numpy.core.multiarray failed to import)",
+        f"standard output cannot be written ({FULL})",
+        "standard output: lines that could not be written: 6",
+        "report.html cannot be written (ImportError: no jinja2 here); again: maris-fast report",
+    )
+    assert [want for want, line in zip(wanted, warnings, strict=True) if want not in line] == [], warnings
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["commit"] is None
+    assert [one["step"] for one in records(tmp_path / "run") if one["kind"] == "train"] == [1, 2, 3, 4]
+
+
+def test_a_record_file_that_was_full_is_whole_and_in_order(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as folder:
+        disk = Disk(folder)
+        lines = RecordFile(folder / "metrics.jsonl")
+        sent = [f"{number:04d}{'.' * 3000}\n".encode() for number in range(6)]
+        lines.append(sent[0])
+        disk.fill()  # the last page of the file has room for a part of the next record
+        for record in sent[1:5]:
+            with pytest.raises(OSError, match="No space left"):
+                lines.append(record)
+        assert len(lines.waiting) == 4
+        assert (folder / "metrics.jsonl").read_bytes().startswith(sent[0])
+        disk.free()
+        lines.append(sent[5])
+        lines.close()
+        assert (folder / "metrics.jsonl").read_bytes() == b"".join(sent)
+        assert lines.waiting == []
+
+
+def test_a_resumed_journal_has_each_step_once(tmp_path: Path) -> None:
+    losses = ("loss", "focal", "dice", "oIoU", "lr", "tau", "gradient_norm")
+    rates = ("expressions_per_s", "images_per_s", "data_wait_share", "gb_per_s", "memory_mb")
+    values = dict.fromkeys((*losses, *rates), 0.5)
+    for first, last in ((1, 6), (4, 9)):
+        with RunJournal(toy_settings(tmp_path), step=first - 1, total_steps=9) as journal:
+            for step in range(first, last + 1):
+                journal.record("train", {"step": step, **values})
+        if first == 1:
+            with (tmp_path / "metrics.jsonl").open("ab") as file:
+                file.write(b'{"kind": "train", "st\xff')  # torn by a crash
+    assert [one["step"] for one in metrics(tmp_path)] == EVERY
+    assert curve(tmp_path / "tensorboard", "train/loss") == EVERY
+
+
+@contextmanager
+def standard_output(target: io.TextIOBase) -> Iterator[Streams]:
+    before, sys.stdout = sys.stdout, target  # type: ignore[assignment]
+    try:
+        with sturdy() as streams:
+            yield streams
+    finally:
+        sys.stdout = before
+
+
+def closed_pipe() -> io.TextIOWrapper:
+    read, write = os.pipe()
+    os.close(read)
+    return open(write, "w")
+
+
+def test_a_closed_pipe_is_told_once_and_its_lines_are_counted(capfd: pytest.CaptureFixture[str]) -> None:
+    pipe = closed_pipe()
+    with standard_output(pipe) as streams:
+        for number in range(5):
+            print(number, flush=number % 2 == 1)  # some are lost with the buffer
+        streams.out.flush()
+        assert streams.out.lost == 5
+        streams.require_written()  # whoever closes a pipe has enough
+    pipe.close()  # nothing is left in its buffer that would fail
+    told = capfd.readouterr().err
+    assert told == f"WARNING: standard output cannot be written ({GONE}); going on without it\n"
+
+
+def test_a_full_disk_under_a_commands_output_is_an_error(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with open("/dev/full", "w") as full, standard_output(full) as streams:
+        print("a table")
+        with pytest.raises(InputError, match="did not take 1 lines"):
+            streams.require_written()
+    assert FULL in capfd.readouterr().err
+
+
+def test_standard_error_that_is_gone_speaks_through_standard_output(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", closed_pipe())
+    with sturdy():
+        print("a warning", file=sys.stderr)
+    assert capfd.readouterr().out == (
+        f"WARNING: standard error cannot be written ({GONE}); going on without it\na warning\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "written"),
+    [("ascii", "naïve 自行车", r"na\xefve \u81ea\u884c\u8f66"), ("utf-8", "half \ud83d", r"half \ud83d")],
+)
+def test_text_that_a_terminal_cannot_show_ends_nothing(encoding: str, text: str, written: str) -> None:
+    raw = io.BytesIO()
+    with standard_output(io.TextIOWrapper(raw, encoding=encoding)):
+        print(text)
+    assert raw.getvalue().decode() == f"{written}\n"
+
+
+def test_no_standard_output_at_all_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # what Python has under `>&-`
+    with sturdy():
+        sys.stdout.write("nobody hears\n")
+        assert not sys.stdout.isatty()
