@@ -13,21 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
     model_validator,
 )
 
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, first_of
+from maris_fast.files import plain_name, read_at_most
 from maris_fast.images import Orientation
 
 FORMAT_VERSION = 2
+MOST_HEAD_BYTES = 2**26
 
 TRAIN = "train"
 """The split that nobody scores on."""
@@ -131,6 +135,10 @@ class ImageRecord(Frozen):
         return self
 
 
+FileName = Annotated[str, AfterValidator(plain_name)]
+"""Or a part of one: it is opened below the folder that names it."""
+
+
 class SplitCounts(Frozen):
     refs: int
     sentences: int
@@ -208,7 +216,7 @@ class DatasetInfo(Frozen):
     coco_annotations: bool = Field(
         default=False, description="ann_ids are COCO's, the same objects in every data set that says so"
     )
-    splits: dict[str, SplitCounts]
+    splits: dict[FileName, SplitCounts]
     left_out: dict[str, LeftOut] = Field(
         default_factory=dict, description="of splits that are not complete; '?': of any of them"
     )
@@ -265,7 +273,12 @@ class ImportedDataset:
             raise InputError(
                 f"{self.folder} holds no imported data set (no dataset.json); run `maris-fast import` first"
             )
-        self.info = DatasetInfo.model_validate_json(head.read_text())
+        try:
+            self.info = DatasetInfo.model_validate_json(read_at_most(head, MOST_HEAD_BYTES))
+        except ValidationError as error:
+            raise InputError(
+                f"{head} is not what this program writes: {first_of(error)}; import the data set again"
+            ) from error
         if self.info.format_version != FORMAT_VERSION:
             raise InputError(
                 f"{head} has format version {self.info.format_version}, this program reads {FORMAT_VERSION}; "
@@ -288,12 +301,28 @@ class ImportedDataset:
         """The split's records in the order of image_id, from the line that begins at ``first_byte``.
 
         Raises:
-            InputError: see ``path``.
+            InputError: see ``path``; a record that was changed by hand.
         """
-        with self.path(split).open("rb") as lines:
+        return (record for record, _ in self.records_and_bytes(split, first_byte))
+
+    def records_and_bytes(self, split: str, first_byte: int = 0) -> Iterator[tuple[ImageRecord, int]]:
+        """As ``records``, each with the bytes that it takes in the split's file.
+
+        Raises:
+            InputError: as ``records``.
+        """
+        path = self.path(split)
+        with path.open("rb") as lines:
             lines.seek(first_byte)
             for line in lines:
-                yield ImageRecord.model_validate_json(line)
+                try:
+                    record = ImageRecord.model_validate_json(line)
+                except ValidationError as error:
+                    at = lines.tell() - len(line)
+                    raise InputError(
+                        f"{path}, byte {at:,}: no record as `maris-fast import` writes it: {first_of(error)}"
+                    ) from error
+                yield record, len(line)
 
 
 def count(records: Iterable[ImageRecord]) -> SplitCounts:

@@ -8,11 +8,37 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from maris_fast.errors import InputError
+
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+    """The bytes of a file that must be small.
+
+    Raises:
+        InputError: it has more.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path} has more than {most:,} bytes, so that it is not what it is named for")
+    return content
+
+
+def plain_name(name: str) -> str:
+    """The name of a file in a folder, and no path out of it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if name in ("", ".", "..") or any(one in name for one in "/\\\0"):
+        raise ValueError(f"{name!r} is no plain file name, and nothing outside the folder is opened")
+    return name
 
 
 def flush(path: Path) -> None:

@@ -7,6 +7,7 @@ of 100,000 images is read in a fraction of a second, and no tar header is parsed
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
 from collections.abc import Sequence
@@ -73,33 +74,38 @@ class ShardIndex:
 
     @classmethod
     def from_bytes(cls, content: bytes, path: Path) -> ShardIndex:
-        """Columns from a file's content; ``path`` is for messages.
+        """Columns from a file's content; ``path`` is for messages. They take no more memory than the content.
 
         Raises:
-            InputError: not an index, or a column is missing.
+            InputError: not an index, a column is missing or of another type, or they do not fit each other.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as columns:
-                names = [field.name for field in fields(cls)]
-                return cls(**{name: _column(columns.read(f"{name}.npy")) for name in names})
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+                index = cls(**{field.name: _column(columns, field.name) for field in fields(cls)})
+            index._require_consistent()
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
             raise InputError(f"{path} is no shard index; write the cache again ({error})") from error
+        return index
+
+    def _require_consistent(self) -> None:
+        """
+        Raises:
+            ValueError: types or shapes are not those of an index, or expressions do not go round the images.
+        """
+        members = self.offset.shape[1] if self.offset.ndim == 2 else 0
+        for name, (dtype, shape) in _layout(len(self.image_id), members, len(self.words)).items():
+            column = getattr(self, name)
+            if column.dtype != dtype or column.shape != shape:
+                raise ValueError(f"{name} is {column.dtype} {column.shape}, needed is {dtype} {shape}")
+        ends = self.expression_offset
+        if ends[0] != 0 or ends[-1] != len(self.words) or (np.diff(ends) < 1).any():
+            raise ValueError("its expressions are not those of its images, one after the other")
 
     @classmethod
     def zeros(cls, images: int, members: int, expressions: int) -> ShardIndex:
         """Columns of the right types and shapes with nothing in them."""
-        return cls(
-            image_id=np.zeros(images, np.int64),
-            geometry=np.zeros((images, 6), np.int32),
-            targets=np.zeros(images, np.int32),
-            offset=np.zeros((images, members), np.int64),
-            size=np.zeros((images, members), np.int64),
-            crc=np.zeros((images, members), np.uint32),
-            expression_offset=np.zeros(images + 1, np.int64),
-            words=np.zeros(expressions, np.int32),
-            target=np.zeros(expressions, np.int32),
-            object=np.zeros(expressions, np.int64),
-        )
+        layout = _layout(images, members, expressions)
+        return cls(**{name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()})
 
     @classmethod
     def concatenate(cls, parts: Sequence[ShardIndex]) -> ShardIndex:
@@ -113,6 +119,32 @@ class ShardIndex:
         return cls(**joined, expression_offset=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
+def _layout(images: int, members: int, expressions: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Type and shape of each column."""
+    layout: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "image_id": (np.int64, (images,)),
+        "geometry": (np.int32, (images, 6)),
+        "targets": (np.int32, (images,)),
+        "offset": (np.int64, (images, members)),
+        "size": (np.int64, (images, members)),
+        "crc": (np.uint32, (images, members)),
+        "expression_offset": (np.int64, (images + 1,)),
+        "words": (np.int32, (expressions,)),
+        "target": (np.int32, (expressions,)),
+        "object": (np.int64, (expressions,)),
+    }
+    return {name: (np.dtype(dtype), shape) for name, (dtype, shape) in layout.items()}
+
+
+def most_bytes(images: int, members: int, expressions: int) -> int:
+    """What the file of an index with so many rows takes at most."""
+    columns = _layout(images, members, expressions).values()
+    return sum(math.prod(shape) * dtype.itemsize + _BYTES_ABOUT_A_COLUMN for dtype, shape in columns)
+
+
+_BYTES_ABOUT_A_COLUMN = 1024
+"""Headers of zip and numpy, and more."""
+
 # numpy evaluates an array's header as Python, which for a thousand indexes takes longer than all the rest.
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '(<[iu]\d)', 'fortran_order': False, "
@@ -121,12 +153,15 @@ _HEADER = re.compile(
 )
 
 
-def _column(content: bytes) -> NDArray[Any]:
-    """The array of an ``.npy`` file's content."""
+def _column(columns: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """An array as ``np.savez`` writes it: what is packed may be a thousand times larger than its file."""
+    place = columns.getinfo(f"{name}.npy")
+    if place.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is packed, which no writer of this program does")
+    content = columns.read(place)
     header = _HEADER.match(content)
     if header is None:
-        array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-        return array
+        raise ValueError(f"{name} is no plain array of whole numbers")
     length, dtype, *sizes = header.groups()
     start = 10 + int.from_bytes(length, "little")
     return np.frombuffer(content, dtype.decode(), offset=start).reshape([int(size) for size in sizes if size])

@@ -13,18 +13,24 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from maris_fast.config import EncoderSettings, FeatureDtype
-from maris_fast.data_shards.records import DatasetInfo, Frozen
+from maris_fast.config import MOST_CHANNELS, EncoderSettings, FeatureDtype
+from maris_fast.data_shards.records import DatasetInfo, FileName, Frozen
 from maris_fast.encoders import EncodersProvenance
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, first_of
+from maris_fast.files import read_at_most
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 WRITING = "writing.json"
+MOST_BYTES = 2**26
+"""Of either; a manifest has 200 a shard."""
+
+TAR_BLOCK = 512
+"""Of a tar: one header, and what members are padded to."""
 
 LEVELS = ("level1.npy", "level2.npy", "level3.npy")
 ANNOTATION, MASKS, SCALES, WORDS = "json", "masks.npy", "scales.npy", "words.npy"
@@ -40,12 +46,25 @@ def index_name(shard: str) -> str:
     return f"{Path(shard).stem}.index.npz"
 
 
+Count = Annotated[int, Field(ge=0)]
+
+
 class ShardEntry(Frozen):
-    name: str
-    bytes: int
-    images: int
-    expressions: int
+    name: FileName
+    bytes: Count
+    images: Count
+    expressions: Count
     index_sha256: str = Field(description="of the index file beside the shard")
+
+    @model_validator(mode="after")
+    def _has_room(self) -> ShardEntry:
+        """So that an index is read whose size the shard bears out."""
+        if TAR_BLOCK * self.images > self.bytes or self.expressions > self.bytes:
+            raise ValueError(
+                f"shard {self.name} of {self.bytes:,} bytes cannot hold {self.images:,} images with "
+                f"{self.expressions:,} expressions"
+            )
+        return self
 
     @property
     def index_name(self) -> str:
@@ -54,11 +73,11 @@ class ShardEntry(Frozen):
 
 class SplitEntry(Frozen):
     shards: tuple[ShardEntry, ...]
-    images: int
-    targets: int
-    expressions: int
-    truncated_expressions: int = Field(description="expressions cut to encoders.text.max_words")
-    bytes: int
+    images: Count
+    targets: Count
+    expressions: Count
+    truncated_expressions: Count = Field(description="expressions cut to encoders.text.max_words")
+    bytes: Count
 
 
 class WrittenWith(Frozen):
@@ -80,8 +99,8 @@ class CacheHead(Frozen):
     encoder_settings: EncoderSettings = Field(description="that built them, paths as they were then")
     random: tuple[str, ...] = Field(description="encoders that ran on random weights; empty for real ones")
     feature_dtype: FeatureDtype
-    channels: int = Field(description="C_v of each of the three levels")
-    text_channels: int = Field(description="C'")
+    channels: int = Field(gt=0, le=MOST_CHANNELS, description="C_v of each of the three levels")
+    text_channels: int = Field(gt=0, le=MOST_CHANNELS, description="C'")
     checksum: Literal["crc32c"] = Field("crc32c", description="of each member's payload")
     written_with: WrittenWith
 
@@ -130,7 +149,7 @@ class CacheManifest(CacheHead):
 class ShardPlan(Frozen):
     """A shard before it is written: which records, and exactly how many bytes."""
 
-    split: str
+    split: FileName
     number: int
     first_byte: int = Field(description="where its first record begins in the split's JSON lines")
     images: int
@@ -173,10 +192,10 @@ def read_manifest(folder: Path) -> CacheManifest:
     if not path.is_file():
         raise InputError(f"{folder} holds no feature cache (no {MANIFEST}); run `maris-fast cache` first")
     try:
-        manifest = CacheManifest.model_validate_json(path.read_bytes())
+        manifest = CacheManifest.model_validate_json(read_at_most(path, MOST_BYTES))
     except ValidationError as error:
         raise InputError(
-            f"{path} is damaged or of another format; write the cache again ({error})"
+            f"{path} is damaged or of another format; write the cache again ({first_of(error)})"
         ) from error
     if manifest.format_version != FORMAT_VERSION:
         raise InputError(
@@ -200,10 +219,11 @@ def read_writing(folder: Path) -> Writing:
     """
     path = Path(folder) / WRITING
     try:
-        return Writing.model_validate_json(path.read_bytes())
+        return Writing.model_validate_json(read_at_most(path, MOST_BYTES))
     except ValidationError as error:
         raise InputError(
-            f"{path} is damaged or of another version; delete {folder} and write the cache anew ({error})"
+            f"{path} is damaged or of another version; delete {folder} and write the cache anew "
+            f"({first_of(error)})"
         ) from error
 
 

@@ -23,6 +23,7 @@ from maris_fast.data_shards.cache.manifest import (
     LEVELS,
     MASKS,
     SCALES,
+    TAR_BLOCK,
     WORDS,
     ShardPlan,
     members_of,
@@ -32,9 +33,6 @@ from maris_fast.encoders import SamEncoder, TextEncoder, TokenisedText
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
 from maris_fast.images import check_image
-
-TAR_BLOCK = 512
-"""Of a tar: one header, and what members are padded to."""
 
 TAR_RECORD = 20 * TAR_BLOCK
 """What a tar is padded to, behind two empty blocks."""
@@ -67,27 +65,25 @@ def plan_split(
     open_shard = GrowingShard(0)
     seen: set[int] = set()
     position = 0
-    with source.path(split).open("rb") as lines:
-        for line in lines:
-            record = ImageRecord.model_validate_json(line)
-            if record.image_id in seen:
-                raise InputError(
-                    f"image {record.image_id} stands twice in split {split} of {source.folder}; "
-                    "all sentences of an image belong into one record"
-                )
-            seen.add(record.image_id)
-            check_image(root / record.image, (record.height, record.width), record.orientation)
-            geometry = sam.grid(record.height, record.width)
-            expressions = _tokenised(record, text)
-            sizes = member_bytes(
-                record, geometry, expressions, sam.channels, text.channels, feature_dtype, random
+    for record, line_bytes in source.records_and_bytes(split):
+        if record.image_id in seen:
+            raise InputError(
+                f"image {record.image_id} stands twice in split {split} of {source.folder}; "
+                "all sentences of an image belong into one record"
             )
-            open_shard.add(record, expressions, sizes)
-            position += len(line)
-            advance()
-            if open_shard.tar_bytes >= shard_bytes:
-                shards.append(open_shard.plan(split, len(shards), feature_dtype))
-                open_shard = GrowingShard(position)
+        seen.add(record.image_id)
+        check_image(root / record.image, (record.height, record.width), record.orientation)
+        geometry = sam.grid(record.height, record.width)
+        expressions = _tokenised(record, text)
+        sizes = member_bytes(
+            record, geometry, expressions, sam.channels, text.channels, feature_dtype, random
+        )
+        open_shard.add(record, expressions, sizes)
+        position += line_bytes
+        advance()
+        if open_shard.tar_bytes >= shard_bytes:
+            shards.append(open_shard.plan(split, len(shards), feature_dtype))
+            open_shard = GrowingShard(position)
     if open_shard.images:
         shards.append(open_shard.plan(split, len(shards), feature_dtype))
     return shards

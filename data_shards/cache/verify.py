@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -33,6 +32,7 @@ from maris_fast.data_shards.cache.manifest import (
     read_manifest,
 )
 from maris_fast.data_shards.cache.progress import counting
+from maris_fast.data_shards.cache.reading_index import read_index
 from maris_fast.data_shards.records import ImageRecord
 from maris_fast.errors import InputError
 
@@ -206,19 +206,11 @@ class _Shard:
         size = self._tar.stat().st_size
         if size != self._entry.bytes:
             self._say(f"has {size} bytes, the manifest says {self._entry.bytes}")
-        content = self._beside.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self._entry.index_sha256:
-            self._say("is not the index that the manifest describes (SHA-256)", file=self._beside)
-            return None
         try:
-            index = ShardIndex.from_bytes(content, self._beside)
+            return read_index(self._beside, self._entry, self._manifest)
         except InputError as error:
             self._say(str(error), file=self._beside)
             return None
-        if (index.images, len(index.words)) != (self._entry.images, self._entry.expressions):
-            self._say("counts other images or expressions than the manifest", file=self._beside)
-            return None
-        return index
 
     def _check_tar(self, index: ShardIndex) -> None:
         with self._tar.open("rb") as file:

@@ -36,6 +36,7 @@ def samples_of(group: Group, annotation: bytearray, geometry: ImageGeometry, whe
 
 def _samples(group: Group, annotation: dict[str, Any], geometry: ImageGeometry) -> Iterator[Sample]:
     record = annotation["record"]
+    size = geometry.height, geometry.width
     words_of = group.words_of or group.expressions
     for place, read in zip(group.expressions, words_of, strict=True):
         expression = record["expressions"][place]
@@ -50,13 +51,15 @@ def _samples(group: Group, annotation: dict[str, Any], geometry: ImageGeometry) 
             text=record["expressions"][read]["text"],
             tokens=tuple(annotation["tokens"][read]),
             kind=expression["kind"],
-            target=_rle(target["mask"]),
+            target=_rle(target["mask"], size),
             geometry=geometry,
-            overlap=_rle(target["overlap"]) if target.get("overlap") else None,
+            overlap=_rle(target["overlap"], size) if target.get("overlap") else None,
             first=all(other["target"] != expression["target"] for other in record["expressions"][:place]),
             orientation=record.get("orientation", "stored"),
         )
 
 
-def _rle(written: dict[str, Any]) -> Rle:
-    return Rle(size=tuple(written["size"]), counts=written["counts"])
+def _rle(written: dict[str, Any], size: tuple[int, int]) -> Rle:
+    if tuple(written["size"]) != size:
+        raise ValueError(f"a mask is {written['size']}, the image {size}")
+    return Rle(size=size, counts=written["counts"])

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from crc32c import crc32c
-from numpy.typing import NDArray
 
 from maris_fast.config import Verify
-from maris_fast.data_shards.cache.features import STORED
 from maris_fast.data_shards.cache.index import ShardIndex
-from maris_fast.data_shards.cache.manifest import (
-    LEVELS,
-    MASKS,
-    SCALES,
-    WORDS,
-    CacheManifest,
-    ShardEntry,
-    members_of,
-)
+from maris_fast.data_shards.cache.manifest import CacheManifest, ShardEntry, members_of
+from maris_fast.data_shards.cache.reading_index import impossible, read_index
 from maris_fast.data_shards.stream.files import ShardFiles
 from maris_fast.errors import InputError
 
@@ -148,58 +138,21 @@ def read_indexes(folder: Path, entries: Sequence[ShardEntry], manifest: CacheMan
         InputError: one is missing, not the one that the manifest describes, or at odds with itself.
     """
     paths = [folder / entry.index_name for entry in entries]
-    parts = [_read_index(path, entry) for path, entry in zip(paths, entries, strict=True)]
+    parts = [_read_index(path, entry, manifest) for path, entry in zip(paths, entries, strict=True)]
     index = ShardIndex.concatenate(parts)
     shard_of = np.repeat(np.arange(len(parts)), [part.images for part in parts])
     ends = np.array([entry.bytes for entry in entries])[shard_of]
-    wrong = np.flatnonzero(~_consistent(index, ends, manifest))
-    if len(wrong):
-        raise InputError(
-            f"index {paths[shard_of[wrong[0]]]}, image {index.image_id[wrong[0]]:012d}: sizes are not those "
-            "of what the manifest describes; write the cache again"
-        )
+    if (wrong := impossible(index, ends, manifest)) is not None:
+        image, what = wrong
+        path, key = paths[shard_of[image]], f"{index.image_id[image]:012d}"
+        raise InputError(f"index {path}, image {key}: {what}; write the cache again")
     return index
 
 
-def _read_index(path: Path, entry: ShardEntry) -> ShardIndex:
+def _read_index(path: Path, entry: ShardEntry, manifest: CacheManifest) -> ShardIndex:
     try:
-        content = path.read_bytes()
+        return read_index(path, entry, manifest)
     except FileNotFoundError as error:
         raise InputError(f"index {path} is missing; copy it there, or write the cache again") from error
     except OSError as error:
         raise InputError(f"index {path} cannot be read: {_reason(error)}") from error
-    index = None
-    if hashlib.sha256(content).hexdigest() == entry.index_sha256:
-        index = ShardIndex.from_bytes(content, path)
-    if index is None or (index.images, len(index.words)) != (entry.images, entry.expressions):
-        raise InputError(
-            f"index {path} is not the one that the manifest describes; "
-            "copy it again, or write the cache again"
-        )
-    return index
-
-
-def _consistent(
-    index: ShardIndex, shard_bytes: NDArray[np.int64], manifest: CacheManifest
-) -> NDArray[np.bool_]:
-    """[I]: whether members lie one behind the other in the shard and have the sizes of what they hold."""
-    h, w = index.geometry[:, 4].astype(np.int64), index.geometry[:, 5].astype(np.int64)
-    rows = np.repeat(np.arange(index.images), np.diff(index.expression_offset))
-    words = np.bincount(rows, weights=index.words, minlength=index.images).astype(np.int64)
-    level = h * w * manifest.channels * STORED[manifest.feature_dtype].dtype.itemsize
-    expected = {
-        **dict.fromkeys(LEVELS, level),
-        SCALES: np.full(index.images, 4 * len(LEVELS) * manifest.channels),
-        WORDS: words * 2 * manifest.text_channels,
-        MASKS: index.targets * 4 * h * -(-4 * w // 8),
-    }
-    members = members_of(manifest.feature_dtype)
-    sizes = [expected.get(name, index.size[:, place]) for place, name in enumerate(members)]
-    ends = index.offset + index.size
-    fits: NDArray[np.bool_] = (
-        (index.size == np.stack(sizes, axis=1)).all(1)
-        & (index.offset[:, 1:] >= ends[:, :-1]).all(1)
-        & (index.offset[:, 0] >= 0)
-        & (ends[:, -1] <= shard_bytes)
-    )
-    return fits
