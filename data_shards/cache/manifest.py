@@ -13,9 +13,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from maris_fast.config import MOST_CHANNELS, EncoderSettings, FeatureDtype
 from maris_fast.data_shards.records import DatasetInfo, FileName, Frozen
@@ -90,6 +96,10 @@ class WrittenWith(Frozen):
     precision: Literal["fp32", "bf16"]
 
 
+LeftOutSentences = dict[str, dict[int, tuple[int, ...]]]
+"""Ids of sentences by split and image; none: the image with all that is said about it."""
+
+
 class CacheHead(Frozen):
     """All that is known of a cache before its first image is encoded."""
 
@@ -103,6 +113,17 @@ class CacheHead(Frozen):
     text_channels: int = Field(gt=0, le=MOST_CHANNELS, description="C'")
     checksum: Literal["crc32c"] = Field("crc32c", description="of each member's payload")
     written_with: WrittenWith
+    left_out: LeftOutSentences = Field(
+        default_factory=dict, description="of the data set, as the encoders cannot take it"
+    )
+
+    @model_serializer(mode="wrap")
+    def _of_what_there_is(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an empty ``left_out``, so that checksums of older caches fit."""
+        written: dict[str, Any] = whole(self)
+        if not self.left_out:
+            written.pop("left_out", None)
+        return written
 
     def differences(self, other: CacheHead) -> list[str]:
         """Why shards of the two cannot stand in one cache, a line each; where files lie does not count."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
@@ -28,11 +27,11 @@ from maris_fast.data_shards.cache.manifest import (
     ShardPlan,
     members_of,
 )
+from maris_fast.data_shards.cache.usable import Checking
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
-from maris_fast.encoders import SamEncoder, TextEncoder, TokenisedText
+from maris_fast.encoders import TokenisedText
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
-from maris_fast.images import check_image
 
 TAR_RECORD = 20 * TAR_BLOCK
 """What a tar is padded to, behind two empty blocks."""
@@ -41,8 +40,8 @@ TAR_RECORD = 20 * TAR_BLOCK
 def plan_split(
     source: ImportedDataset,
     split: str,
-    sam: SamEncoder,
-    text: TextEncoder,
+    checking: Checking,
+    channels: tuple[int, int],
     *,
     feature_dtype: FeatureDtype,
     shard_bytes: int,
@@ -51,16 +50,14 @@ def plan_split(
 ) -> list[ShardPlan]:
     """The split's shards: each ends with the first image that takes it to ``shard_bytes``.
 
-    Every image's head is read and every expression tokenised, so that what would stop the writing is found
-    before it begins: hours may lie between start and end.
-
     Args:
+        checking: gets every record; what it cannot use is in no shard.
+        channels: C_v of a level, and C' of a word.
         advance: called after each image.
 
     Raises:
-        InputError: the first image or expression that cannot be used.
+        InputError: an image that stands twice.
     """
-    root = Path(source.info.image_root)
     shards: list[ShardPlan] = []
     open_shard = GrowingShard(0)
     seen: set[int] = set()
@@ -72,13 +69,9 @@ def plan_split(
                 "all sentences of an image belong into one record"
             )
         seen.add(record.image_id)
-        check_image(root / record.image, (record.height, record.width), record.orientation)
-        geometry = sam.grid(record.height, record.width)
-        expressions = _tokenised(record, text)
-        sizes = member_bytes(
-            record, geometry, expressions, sam.channels, text.channels, feature_dtype, random
-        )
-        open_shard.add(record, expressions, sizes)
+        if usable := checking.usable(split, record):
+            sizes = member_bytes(*usable, *channels, feature_dtype, random)
+            open_shard.add(usable.record, usable.expressions, sizes)
         position += line_bytes
         advance()
         if open_shard.tar_bytes >= shard_bytes:
@@ -121,16 +114,6 @@ def npy_bytes(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> int:
         head, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     )
     return head.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-
-
-def _tokenised(record: ImageRecord, text: TextEncoder) -> list[TokenisedText]:
-    tokenised = []
-    for expression in record.expressions:
-        try:
-            tokenised.append(text.tokenise(expression.text))
-        except InputError as error:
-            raise InputError(f"image {record.image_id}, sentence {expression.sent_id}: {error}") from error
-    return tokenised
 
 
 class GrowingShard:

@@ -44,7 +44,9 @@ from maris_fast.data_shards.cache.masks import decode_rle, mask_target
 from maris_fast.data_shards.cache.plan import plan_split
 from maris_fast.data_shards.cache.progress import counting
 from maris_fast.data_shards.cache.shards import is_written, split_entry, write_shard
+from maris_fast.data_shards.cache.usable import Checking, without
 from maris_fast.data_shards.cache.workers import Worker
+from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow, write_listing
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, place
 from maris_fast.errors import InputError
@@ -65,6 +67,7 @@ def write_cache(
     splits: Sequence[str] | None = None,
     *,
     worker: Worker | None = None,
+    leave_out_bad: bool = False,
     progress: bool = True,
 ) -> CacheManifest | None:
     """Encode an imported data set into shards under ``out``, or go on where an earlier run was stopped.
@@ -75,6 +78,7 @@ def write_cache(
         settings: encoders, stored dtype, shard size, device.
         splits: which splits; None for all.
         worker: which share of the shards; None for all.
+        leave_out_bad: leave out, count and list what the encoders cannot take; else it refuses the cache.
         progress: show a bar with rate and time left.
 
     Returns:
@@ -82,12 +86,14 @@ def write_cache(
         missing.
 
     Raises:
-        InputError: ``out`` is not empty and no cache of these settings, a split that there is not, an image
-            or expression that cannot be used (named, and found as far as possible before the first image is
-            encoded), a full disk.
+        InputError: ``out`` is not empty and no cache of these settings, a split that there is not, images or
+            expressions that cannot be used (all named together, and found as far as possible before the first
+            image is encoded), a full disk.
         CheckpointError, ConfigError: of the encoders.
     """
-    job = CacheJob(dataset, out, settings, splits, worker=worker, progress=progress)
+    job = CacheJob(
+        dataset, out, settings, splits, worker=worker, leave_out_bad=leave_out_bad, progress=progress
+    )
     job.check_room()
     return job.write()
 
@@ -107,12 +113,15 @@ class CacheJob:
         splits: Sequence[str] | None = None,
         *,
         worker: Worker | None = None,
+        leave_out_bad: bool = False,
         progress: bool = True,
     ) -> None:
         self.out = Path(out).resolve()  # a link to an empty folder is fine
         _require_ours(self.out)
         self.worker = worker or Worker()
         self._settings = settings
+        self._leave_out_bad = leave_out_bad
+        self._newly_left_out: list[LeftOutRow] = []
         self._progress = progress and self.worker.first
         self._source = ImportedDataset(dataset)
         chosen = _chosen_splits(self._source, splits)
@@ -227,9 +236,11 @@ class CacheJob:
                 )
 
     def _groups(self, shard: ShardPlan, count: int) -> Iterator[EncodedGroup]:
-        records = islice(self._source.records(shard.split, shard.first_byte), count)
+        left_out = self.writing.head.left_out.get(shard.split, {})
+        every = self._source.records(shard.split, shard.first_byte)
+        records = (left for record in every if (left := without(record, left_out)) is not None)
         root = Path(self._source.info.image_root)
-        return encode_groups(records, root, self._sam, self._text, self._settings.batch_size)
+        return encode_groups(islice(records, count), root, self._sam, self._text, self._settings.batch_size)
 
     def _head(self, splits: Sequence[str], device: torch.device, precision: torch.dtype) -> CacheHead:
         settings, source = self._settings, self._source
@@ -252,32 +263,36 @@ class CacheJob:
             ),
         )
 
-    def _plan(self, head: CacheHead) -> tuple[ShardPlan, ...]:
-        splits = head.written_with.records_sha256
-        images = sum(self._source.info.splits[split].images for split in splits)
+    def _planned(self, head: CacheHead, *, leave_out_bad: bool) -> Writing:
+        splits = list(head.written_with.records_sha256)
+        checking = Checking(self._source, self._sam, self._text, head.left_out)
         shards: list[ShardPlan] = []
+        images = sum(self._source.info.splits[split].images for split in splits)
         with counting("check", images, shown=self._progress) as advance:
             for split in splits:
                 shards += plan_split(
                     self._source,
                     split,
-                    self._sam,
-                    self._text,
+                    checking,
+                    (self._sam.channels, self._text.channels),
                     feature_dtype=head.feature_dtype,
                     shard_bytes=head.written_with.shard_bytes,
                     random=head.random,
                     advance=advance,
                 )
-        return tuple(shards)
+        info, self._newly_left_out = checking.settle(head.dataset, splits, leave_out_bad=leave_out_bad)
+        if self._newly_left_out:
+            head = head.model_copy(update={"dataset": info, "left_out": checking.left_out})
+        return Writing(head=head, plan=tuple(shards))
 
     def _begun(self, head: CacheHead) -> Writing:
         """What an earlier or another process found out about this cache, else a new plan."""
         if (self.out / MANIFEST).is_file():
-            # Complete, unless a shard was deleted since: that one is written again.
+            # Complete, unless a shard was deleted since: that one is written again, with what it had.
             manifest = read_manifest(self.out)
             _require_same(self.out, manifest, head)
-            return Writing(head=_head_of(manifest), plan=self._plan(head))
-        return self._announced(head) or Writing(head=head, plan=self._plan(head))
+            return self._planned(_head_of(manifest), leave_out_bad=False)
+        return self._announced(head) or self._planned(head, leave_out_bad=self._leave_out_bad)
 
     def _announced(self, head: CacheHead) -> Writing | None:
         try:
@@ -290,7 +305,10 @@ class CacheJob:
     def _announce(self) -> None:
         with new_file(self.out / WRITING, wait=True) as file:
             # Whoever was first is repeated: paths may differ from machine to machine.
-            self.writing = self._announced(self.writing.head) or self.writing
+            if (announced := self._announced(self.writing.head)) is not None:
+                self.writing = announced
+            elif self._newly_left_out:
+                write_listing(self.out, self._newly_left_out)
             file.write(self.writing.model_dump_json(indent=1).encode())
 
     def _finish(self) -> CacheManifest | None:
@@ -377,7 +395,7 @@ def _require_ours(out: Path) -> None:
     if not out.is_dir():
         raise InputError(f"{out} is a file; name a new or an empty folder")
     names = {path.name for path in out.iterdir()}
-    if names - {WRITING + PART} and not names & {MANIFEST, WRITING}:
+    if names - {WRITING + PART, LISTING} and not names & {MANIFEST, WRITING}:
         raise InputError(f"output folder {out} is not empty; name a new or an empty folder")
 
 

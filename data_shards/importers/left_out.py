@@ -23,6 +23,7 @@ from maris_fast.data_shards.records import (
     ImageRecord,
     LeftOut,
     LostCounts,
+    together,
 )
 from maris_fast.errors import InputError
 
@@ -68,8 +69,8 @@ class Fault(NamedTuple):
 class BadRows:
     """Collects what an importer cannot use and goes on without."""
 
-    def __init__(self, subject: str) -> None:
-        self._subject = subject
+    def __init__(self, subject: str, *, done: str = "imported") -> None:
+        self._subject, self._done = subject, done
         self._rows: list[tuple[Row, tuple[Fault, ...]]] = []
         self._notes: list[Fault] = []
 
@@ -109,23 +110,23 @@ class BadRows:
         return sound
 
     def settle(
-        self, folder: Path, info: DatasetInfo, images: set[tuple[str, str]], options: ImportOptions
-    ) -> DatasetInfo:
-        """Refuse the rows, or list them in ``folder`` and count them.
+        self, info: DatasetInfo, images: set[tuple[str, str]], options: ImportOptions
+    ) -> tuple[DatasetInfo, list[LeftOutRow]]:
+        """Refuse the rows, or count them.
 
         Args:
             info: with the counts of what is left.
             images: split and path of every image that is left.
 
         Returns:
-            ``info`` with the counts of what is left out.
+            ``info`` with the counts of what is left out, here and before, and the rows.
 
         Raises:
             InputError: there are bad rows, and they may not be left out or are too many.
         """
         wanted = {*options.splits, UNKNOWN_SPLIT}
         rows = [(row, faults) for row, faults in self._rows if not options.splits or row.split in wanted]
-        problems = Problems(self._subject)
+        problems = Problems(self._subject, done=self._done)
         for fault in [fault for _, faults in rows for fault in faults] + self._notes:
             problems.add(*fault)
         if not options.leave_out_bad:
@@ -133,14 +134,19 @@ class BadRows:
                 f"--leave-out-bad leaves such rows out instead, counts them and names each in {LISTING}"
             )
         if not rows:
-            return info
+            return info, []
         listed = [
             LeftOutRow(**row.model_dump(), reason=faults[0].reason, detail=faults[0].detail)
             for row, faults in rows
         ]
         self._require_few(listed, info, problems)
-        (folder / LISTING).write_text("".join(f"{row.model_dump_json()}\n" for row in listed))
-        return info.model_copy(update={"left_out": _counted(listed, images)})
+        counted = _counted(listed, images)
+        before = info.left_out
+        both = {
+            split: together([one[split] for one in (before, counted) if split in one])
+            for split in {**before, **counted}
+        }
+        return info.model_copy(update={"left_out": both}), listed
 
     def _require_few(self, listed: Sequence[LeftOutRow], info: DatasetInfo, problems: Problems) -> None:
         lost: Counter[str] = Counter()
@@ -164,6 +170,11 @@ class BadRows:
                         ]
                     )
                 )
+
+
+def write_listing(folder: Path, rows: Sequence[LeftOutRow]) -> None:
+    """Writes ``dataset.left_out.jsonl``."""
+    (folder / LISTING).write_text("".join(f"{row.model_dump_json()}\n" for row in rows))
 
 
 def _told(fault: Fault) -> Fault:

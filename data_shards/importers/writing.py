@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from maris_fast.data_shards.importers.left_out import BadRows
+from maris_fast.data_shards.importers.left_out import BadRows, write_listing
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.shared import Photographs
 from maris_fast.data_shards.records import DatasetInfo, ImageRecord, SplitCounts, count
@@ -37,7 +37,9 @@ def write_dataset(
         counts[split] = write_split(folder, split, records)
         images |= {(split, record.image) for record in records}
         photographs.add(split, records)
-    whole = bad.settle(folder, info.model_copy(update={"splits": counts}), images, options)
+    whole, left_out = bad.settle(info.model_copy(update={"splits": counts}), images, options)
+    if left_out:
+        write_listing(folder, left_out)
     whole = whole.model_copy(update={"shared": photographs.shared(options)})
     write_head(folder, whole)
     return whole

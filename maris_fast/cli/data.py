@@ -182,6 +182,14 @@ def cache(
     overrides: Overrides = None,
     config: Annotated[Path | None, typer.Option(help="YAML of cache settings")] = None,
     split: Annotated[list[str] | None, typer.Option(help="only this split; may be given again")] = None,
+    leave_out_bad: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-bad",
+            help="leave out images and expressions that the encoders cannot take, count and list them; else "
+            "they refuse the cache",
+        ),
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="only say what would be written")] = False,
     estimate: Annotated[bool, typer.Option(help="encode a batch to estimate the time")] = True,
     rank: Annotated[
@@ -203,7 +211,7 @@ def cache(
     with termination_interrupts():
         job: CacheJob | None = None
         try:
-            job = CacheJob(dataset, out, settings, splits=split, worker=worker)
+            job = CacheJob(dataset, out, settings, splits=split, worker=worker, leave_out_bad=leave_out_bad)
             if worker.first:
                 _print_plan(job, job.seconds_an_image() if estimate and job.missing else None)
             if plan:
@@ -246,6 +254,9 @@ def _print_plan(job: CacheJob, seconds_an_image: float | None) -> None:
         size = sum(shard.bytes + shard.index_bytes for shard in shards) / 1e9
         table.add_row(split, f"{images:,}", f"{expressions:,}", f"{len(shards):,}", f"{size:,.3f}")
     Console().print(table)
+    if job.writing.head.left_out:
+        for line in job.writing.head.dataset.incomplete(job.writing.head.written_with.records_sha256):
+            say(line)
     missing = sum(shard.images for shard in job.missing)
     written = len(job.plan) - len(job.missing)
     say(
