@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+def first_of(error: ValueError) -> str:
+    """The first of what is wrong with a file, where it is, and how much more there is, if pydantic tells."""
     from pydantic import ValidationError
 
-
-def first_of(error: ValidationError) -> str:
-    """The first of what is wrong with a file, where it is, and how much more there is."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     problem = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     what = problem["msg"].removeprefix("Value error, ")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from maris_fast import scoring
 from maris_fast.data_shards.cache.masks import decode_rle
-from maris_fast.data_shards.importers.annotations import first_of
 from maris_fast.data_shards.importers.problems import Problems
+from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, Rle
 from maris_fast.data_shards.run_lengths import require_whole
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, first_of
 from maris_fast.scoring import Expression, Rows, Truth
 from maris_fast.scoring.rows import Table
 from maris_fast.train.per_expression import Kept, Key, ScoredMask, encoded, lines_of
@@ -121,8 +121,8 @@ def _read(file: Path, problems: Problems) -> dict[int, list[_Line]]:
             if not line.strip():
                 continue
             try:
-                row = Prediction.model_validate_json(line)
-            except ValidationError as error:
+                row = checked_json(Prediction, line)
+            except ValueError as error:
                 problems.add("lines that are no prediction", f"line {number}: {first_of(error)}")
             else:
                 given[row.sent_id].append(_Line(number, row))

@@ -20,12 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat
 
-from maris_fast.data_shards.importers.annotations import first_of
+from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.stream import Sample
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, first_of
 from maris_fast.files import replace_text
 from maris_fast.scoring import MARIS
 from maris_fast.scoring.rows import Facts, Table
@@ -157,8 +157,8 @@ def read_scored(file: Path) -> list[Scored]:
         raise InputError(f"{file} is not UTF-8 ({error}); it is no file of scored expressions") from error
     for number, line in enumerate(lines, start=1):
         try:
-            one = Scored.model_validate_json(line)
-        except ValidationError as error:
+            one: Scored = checked_json(Scored, line)
+        except ValueError as error:
             raise InputError(
                 f"{file}, line {number}: {first_of(error)}; needed are lines that `maris-fast eval "
                 "--per-expression` or `maris-fast score --per-expression` wrote"

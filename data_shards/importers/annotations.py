@@ -19,7 +19,8 @@ from pydantic import (
 
 from maris_fast.data_shards.importers.reading import read_json
 from maris_fast.data_shards.importers.safe_pickle import load_plain_pickle
-from maris_fast.errors import InputError
+from maris_fast.data_shards.plain_json import checked_json
+from maris_fast.errors import InputError, first_of
 
 SplitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 """It becomes a file name."""
@@ -144,8 +145,8 @@ def read_grefs(path: Path) -> list[RefRow]:
         InputError: no such file, not JSON, or not a list of refs.
     """
     try:
-        return TypeAdapter(list[RefRow]).validate_json(read_json(path))
-    except ValidationError as error:
+        return checked_json(list[RefRow], read_json(path))
+    except ValueError as error:
         raise InputError(
             f"{path} is not a list of refs as gRefCOCO's authors publish them: {first_of(error)}"
         ) from error
@@ -158,14 +159,6 @@ def read_instances(path: Path) -> InstancesFile:
         InputError: no such file, not JSON, or not COCO's structure.
     """
     try:
-        return InstancesFile.model_validate_json(read_json(path))
-    except ValidationError as error:
+        return checked_json(InstancesFile, read_json(path))
+    except ValueError as error:
         raise InputError(f"{path} is not COCO's instances.json: {first_of(error)}") from error
-
-
-def first_of(error: ValidationError) -> str:
-    """The first of what is wrong with a file, where it is, and how much more there is."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {problem['msg']}{more}" if where else f"{problem['msg']}{more}"

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from maris_fast.data_shards.importers.annotations import (
     AnnotationRow,
@@ -20,7 +20,6 @@ from maris_fast.data_shards.importers.annotations import (
     RefRow,
     SentenceRow,
     SplitName,
-    first_of,
     or_default,
 )
 from maris_fast.data_shards.importers.grouping import write_refs
@@ -30,8 +29,9 @@ from maris_fast.data_shards.importers.reading import read_json
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.importers.splits import files_by_split
 from maris_fast.data_shards.new_folder import new_folder
+from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.data_shards.records import UNKNOWN_SPLIT
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, first_of
 
 UNKNOWN_CATEGORY = -1
 
@@ -125,9 +125,10 @@ def import_coco(
 
 def _read(path: Path) -> SaidInstancesFile:
     try:
-        return SaidInstancesFile.model_validate_json(read_json(path))
-    except ValidationError as error:
+        said: SaidInstancesFile = checked_json(SaidInstancesFile, read_json(path))
+    except ValueError as error:
         raise InputError(f"{path} is not COCO's instances.json with sentences: {first_of(error)}") from error
+    return said
 
 
 def _refs(said: SaidInstancesFile, split: str | None, path: Path, *, first_sentence: int) -> list[RefRow]:

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
-from maris_fast.data_shards.importers.annotations import SplitName, first_of, or_default
+from maris_fast.data_shards.importers.annotations import SplitName, or_default
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.own import SPLIT
-from maris_fast.data_shards.importers.plain_json import parse_json
 from maris_fast.data_shards.importers.reading import read_utf8
+from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import UNKNOWN_SPLIT
+from maris_fast.errors import first_of
 
 
 class Strict(BaseModel):
@@ -132,8 +133,7 @@ def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
             keys = parse_json(text)
             row = _parsed(keys)
         except ValueError as error:
-            why = first_of(error) if isinstance(error, ValidationError) else str(error)
-            fault = Fault("lines that are not as docs/datasets.md says", f"{where}: {why}")
+            fault = Fault("lines that are not as docs/datasets.md says", f"{where}: {first_of(error)}")
             bad.add(_unreadable(path.name, number, split or _split_of(keys)), fault)
             continue
         if split is not None and row.split not in (None, split):

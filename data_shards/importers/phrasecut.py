@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field
 
-from maris_fast.data_shards.importers.annotations import ImageRow, first_of, or_default, text_or_none
+from maris_fast.data_shards.importers.annotations import ImageRow, or_default, text_or_none
 from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
 from maris_fast.data_shards.importers.images import find_image_root, look_at_images, size_fault
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
@@ -25,8 +25,9 @@ from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits
 from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.new_folder import new_folder
+from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, first_of
 
 IMAGE_DATA = ("image_data_split.json", "image_data_split3000.json")
 """Both names are about."""
@@ -258,8 +259,8 @@ def draw_instances(instances: Any, height: int, width: int) -> NDArray[np.uint8]
 
 def _read_tasks(path: Path) -> list[TaskRow]:
     try:
-        tasks = TypeAdapter(list[TaskRow]).validate_json(read_json(path))
-    except ValidationError as error:
+        tasks: list[TaskRow] = checked_json(list[TaskRow], read_json(path))
+    except ValueError as error:
         raise InputError(
             f"{path} is not a list of phrases as PhraseCut's authors publish them: {first_of(error)}"
         ) from error
@@ -271,8 +272,9 @@ def _read_tasks(path: Path) -> list[TaskRow]:
 def _read_image_data(place: Path) -> list[ImageDataRow]:
     path = next((place / name for name in IMAGE_DATA if (place / name).is_file()), place / IMAGE_DATA[0])
     try:
-        return TypeAdapter(list[ImageDataRow]).validate_json(read_json(path))
-    except ValidationError as error:
+        rows: list[ImageDataRow] = checked_json(list[ImageDataRow], read_json(path))
+    except ValueError as error:
         raise InputError(
             f"{path} is not the list of images as PhraseCut's authors publish it: {first_of(error)}"
         ) from error
+    return rows

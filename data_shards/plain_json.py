@@ -5,6 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import TypeAdapter
+
+
+def checked_json(kind: Any, content: bytes | str) -> Any:
+    """What a JSON document holds, as ``kind``: a pydantic model, or a type that is made of some.
+
+    Raises:
+        ValueError: as ``parse_json``; pydantic's ValidationError, which is one, where it is no ``kind``.
+    """
+    return TypeAdapter(kind).validate_python(parse_json(content))
+
 
 def parse_json(content: bytes | str) -> Any:
     """What a JSON document holds.
