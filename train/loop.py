@@ -33,6 +33,7 @@ from maris_fast.train.evaluation import evaluate
 from maris_fast.train.journal import Journal, NoJournal, RunJournal
 from maris_fast.train.pace import Pace
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.run_folder import owned_by_rank_zero, require_still_owned
 from maris_fast.train.samples import SampleMasks, SampleSheet
 from maris_fast.train.schedules import gate_threshold, learning_rate, total_steps
 from maris_fast.train.source import Source
@@ -61,11 +62,17 @@ def train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
     All ranks call it, and all of them raise what goes wrong.
 
     Raises:
-        ConfigError: the run folder is not empty and not to be resumed; settings that do not fit together.
+        ConfigError: the run folder is not empty and not to be resumed, or another run's; settings that do
+            not fit together.
         InputError: the cache is missing, broken, or lacks a split.
         TrainingError: the loss or the weights are no longer finite.
         CheckpointError: the checkpoint is of another run, or one cannot be written.
     """
+    with owned_by_rank_zero(settings.run.folder, ranks):
+        return _train(settings, ranks)
+
+
+def _train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
     found = ranks.from_rank_zero(lambda: resuming.find(settings.run))
     data = settings.data
     on_gpu_in_bf16 = ranks.device.type == "cuda" and settings.engine.precision == "bf16"
@@ -300,6 +307,7 @@ class Trainer:
             self._keep()
 
     def _keep(self) -> None:
+        self.ranks.from_rank_zero(lambda: require_still_owned(self.settings.run.folder))
         state = self._whole_state()
         moments = master_state.whole_moments(self.engine.wrapped, self.model)
         epoch, inside = divmod(self.step, self.steps_per_epoch)

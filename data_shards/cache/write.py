@@ -53,6 +53,7 @@ from maris_fast.errors import InputError
 from maris_fast.files import flush, sha256_of
 from maris_fast.geometry import ImageGeometry
 from maris_fast.images import load_image
+from maris_fast.ownership import is_lock
 
 DECODERS = 4
 """Threads that decode and resize images ahead of the encoder."""
@@ -394,7 +395,7 @@ def _require_ours(out: Path) -> None:
         return
     if not out.is_dir():
         raise InputError(f"{out} is a file; name a new or an empty folder")
-    names = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.iterdir() if not is_lock(path)}
     if names - {WRITING + PART, LISTING} and not names & {MANIFEST, WRITING}:
         raise InputError(f"output folder {out} is not empty; name a new or an empty folder")
 

@@ -1,13 +1,12 @@
 """Shards behind a stream that cannot seek (a pipe, an object store), staged whole on a local disk.
 
 A shard is streamed front to back, once, into the staging folder and read there by index, so batches are those
-of a local cache. Ranks of one machine share the folder: a lock for each shard lets one of them fetch it, a
-lock for the folder keeps all of them within the bound.
+of a local cache. Ranks of one machine share the folder: each shard has one owner while it is fetched, and the
+folder has one while room is made, which keeps all of them within the bound.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -23,6 +22,7 @@ from webdataset.gopen import gopen
 
 from maris_fast.data_shards.cache.manifest import MANIFEST, ShardEntry, read_manifest
 from maris_fast.errors import ConfigError, InputError
+from maris_fast.ownership import OccupiedError, owned_file, owned_folder
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class StagedFiles:
         path = self._path(shard)
         if (file := _open_whole(path)) is not None:
             return file
-        with _locked(path.with_name(f".{path.name}.lock"), self._folder, alive):
+        with owned_file(path, wait=True, pause=lambda: _wait_for(self._folder, alive)):
             if (file := _open_whole(path)) is not None:  # another thread or rank was quicker
                 return file
             return self._fetch(shard, path, alive)
@@ -158,7 +158,7 @@ class StagedFiles:
     def _make_room(self, partial: Path, size: int, alive: Callable[[], None]) -> None:
         """Makes ``partial`` at its final size, which reserves it, within the folder's bound."""
         while True:
-            with _locked(self._folder / ".lock", self._folder, alive):
+            with owned_folder(self._folder, wait=True, pause=lambda: _wait_for(self._folder, alive)):
                 used, shards, partials = self._inventory(partial)
                 while used + size > self._most and shards:
                     _, oldest, bytes_of = shards.pop(0)
@@ -223,19 +223,6 @@ def _open_whole(path: Path) -> int | None:
     return file
 
 
-@contextmanager
-def _locked(path: Path, folder: Path, alive: Callable[[], None]) -> Iterator[None]:
-    """Alone among threads and processes; a lock ends with its process, however that ends."""
-    with path.open("wb") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                _wait_for(folder, alive)
-        yield
-
-
 def _wait_for(folder: Path, alive: Callable[[], None]) -> None:
     """A moment; it counts as life if meanwhile anything that others fetch grew."""
     before = _latest(folder)
@@ -254,10 +241,9 @@ def _latest(folder: Path) -> int:
 
 def _abandoned(partial: Path) -> bool:
     """Whether nobody fetches it any more: a process that was killed left it."""
-    lock = partial.with_suffix(".lock")
-    with lock.open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    shard = partial.with_name(partial.name.removesuffix(".partial")[1:])
+    try:
+        with owned_file(shard):
+            return True
+    except OccupiedError:
+        return False

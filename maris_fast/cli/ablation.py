@@ -144,7 +144,7 @@ def _work(plan: Plan, ranks: int, jobs: int, quick: tuple[int, int] | None) -> R
     from maris_fast.train.ablation.running import Runner
 
     steps = _Steps(plan, ranks, jobs)
-    with alone_in(plan.folder, beside=[QUICK_DATA]) as lock:
+    with alone_in(plan.folder, beside=[QUICK_DATA]):
         if quick:
             _prepare(plan.folder / QUICK_DATA, *quick)
         record = Record.of(plan, read_manifest(plan.cache))
@@ -153,7 +153,7 @@ def _work(plan: Plan, ranks: int, jobs: int, quick: tuple[int, int] | None) -> R
         record.save(plan.folder)
         done = sum(record.is_done(run) for run in plan.runs)
         with Runs(len(plan.runs), done) as progress:
-            runner = Runner(plan.folder, record, steps, steps.collect, progress, jobs=jobs, lock=lock)
+            runner = Runner(plan.folder, record, steps, steps.collect, progress, jobs=jobs)
             runner.work(plan.runs)
     return record
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import subprocess
@@ -18,6 +17,7 @@ from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import CacheManifest, read_manifest, write_cache
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.errors import ConfigError, InputError
+from maris_fast.ownership import owned_folder
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
 PLAN = {"seed": 0, "epoch": 0, "expressions_per_step": 4, "expressions_per_image": 3}
@@ -68,8 +68,7 @@ def test_batches_through_a_pipe_are_those_of_the_folder(cache: Path, tmp_path: P
         found = []
         for batch in (*reader.batches(**PLAN), *reader.evaluation_batches(max_expressions=6)):
             found.append(content(batch))
-            with (tmp_path / "staging" / ".lock").open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # none goes while they are counted
+            with owned_folder(tmp_path / "staging", wait=True):  # none goes while they are counted
                 assert sum(shard_sizes(tmp_path / "staging")) <= bound
         assert found == whole
     fetched = [line for line in log.read_text().split() if line.endswith(".tar")]

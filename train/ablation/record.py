@@ -5,11 +5,9 @@ Written anew after each run, whole or not at all, so that an ablation goes on wh
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +16,10 @@ from typing import Any
 from maris_fast.data_shards.cache import CacheManifest
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.model.parameters import parameter_counts
+from maris_fast.ownership import SUFFIX, OccupiedError, living_owner, owned_folder
 from maris_fast.train.ablation.plan import Plan, PlannedRun, changes, compared
 
-ABLATION, LOCK = "ablation.json", ".lock"
+ABLATION = "ablation.json"
 FORMAT_VERSION = 1
 PACKAGE = Path(__file__).resolve().parents[2]
 DONE, FAILED = "done", "failed"
@@ -155,8 +154,8 @@ class Record:
 
 
 @contextmanager
-def alone_in(folder: Path, beside: Sequence[str] = ()) -> Iterator[int]:
-    """Nobody else works in ``folder`` until the block, and all processes that inherit the descriptor, end.
+def alone_in(folder: Path, beside: Sequence[str] = ()) -> Iterator[None]:
+    """Nobody else works in ``folder`` until the block ends.
 
     Args:
         folder: new, empty but for the names ``beside``, or an ablation's.
@@ -164,29 +163,28 @@ def alone_in(folder: Path, beside: Sequence[str] = ()) -> Iterator[int]:
     Raises:
         ConfigError: somebody does, or the folder holds other things.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - set(beside)
-        if others and not (folder / ABLATION).is_file():
-            raise ConfigError(f"{folder} is not empty and holds no ablation; name another with --out")
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error}; name another with --out") from error
-    try:
-        _lock(descriptor, folder)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with ExitStack() as until_the_end:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - set(beside)
+            if others and not (folder / ABLATION).is_file():
+                raise ConfigError(f"{folder} is not empty and holds no ablation; name another with --out")
+            until_the_end.enter_context(owned_folder(folder))
+            _require_no_run_left(folder)
+        except OccupiedError as error:
+            raise ConfigError(
+                f"{error}; wait for its end, or name another folder with --out; {error.by_hand}"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be written: {error}; name another with --out") from error
+        yield
 
 
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"another ablation, or a run that one has left, still works in {folder}; wait for its end, or "
-            "name another folder with --out"
-        ) from error
+def _require_no_run_left(folder: Path) -> None:
+    """An ablation that is killed tells its runs nothing; they see it, and end after a step."""
+    for lock in folder.glob(f"*/{SUFFIX}"):
+        if (owner := living_owner(lock)) is not None:
+            raise OccupiedError(lock.parent, lock, owner)
 
 
 def _in_package(file: Path) -> str:

@@ -49,10 +49,9 @@ class Progress(Protocol):
 class _Job:
     """A run at work: its commands one after another, their output in one log."""
 
-    def __init__(self, run: PlannedRun, commands: Sequence[Command], log: Path, lock: int) -> None:
+    def __init__(self, run: PlannedRun, commands: Sequence[Command], log: Path) -> None:
         self.run, self.log = run, log
         self._left = iter(commands)
-        self._lock = lock
         log.parent.mkdir(exist_ok=True)
         self._begin = log.stat().st_size if log.exists() else 0
         self._process = self._next()
@@ -97,8 +96,7 @@ class _Job:
         if command is None:
             return None
         with self.log.open("ab") as out:
-            # A session of its own: Ctrl-C comes here alone, and is passed on once. With the lock, nobody
-            # starts a run a second time while a process of it is left.
+            # A session of its own: Ctrl-C comes here alone, and is passed on once.
             return subprocess.Popen(
                 list(command.words),
                 env={**os.environ, **command.environment},
@@ -106,7 +104,6 @@ class _Job:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=[self._lock],
             )
 
 
@@ -116,7 +113,6 @@ class Runner:
     Args:
         folder: of the ablation.
         collect: after a run's last command, its measured values and its environment.
-        lock: descriptor that processes inherit, see ``record.alone_in``.
     """
 
     def __init__(
@@ -128,11 +124,9 @@ class Runner:
         progress: Progress,
         *,
         jobs: int,
-        lock: int,
     ) -> None:
         self._folder, self._record = folder, record
         self._steps, self._collect, self._progress = steps, collect, progress
-        self._lock = lock
         self._jobs: list[_Job | None] = [None] * jobs
 
     def work(self, runs: Sequence[PlannedRun]) -> None:
@@ -160,7 +154,7 @@ class Runner:
 
     def _start(self, run: PlannedRun, place: int) -> _Job:
         log = self._folder / "logs" / f"{run.name}.log"
-        return _Job(run, self._steps(run, place), log, self._lock)
+        return _Job(run, self._steps(run, place), log)
 
     def _end(self, job: _Job, status: int) -> None:
         self._ended += 1

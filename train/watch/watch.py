@@ -15,6 +15,7 @@ from typing import Any
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import MarisError, TrainingError
+from maris_fast.ownership import release_all
 from maris_fast.terminal import write_line
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.watch.identity import Identity
@@ -163,6 +164,7 @@ class Watch:
                     self._ranks[rank].kill()
         sys.stdout.flush()
         sys.stderr.flush()
+        release_all()
         # Not an exception: the main thread may wait in a collective that nothing ends.
         os._exit(verdict.status)
 

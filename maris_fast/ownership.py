@@ -1,0 +1,355 @@
+"""One owner for a folder or a file that is written: a lock file that names host, process and since when.
+
+A lock is a file that is created only where there is none (``O_CREAT | O_EXCL``), which every file system does
+atomically, network file systems too, flock or not. It is removed at the end of its block, also by an error or
+a signal that Python sees. One that was left is taken over when its owner is gone:
+
+* Its process was started on this boot of this machine, in this PID namespace: the process table says. Number
+  and start time both count, since numbers are used again.
+* Elsewhere (another machine or container): an owner sets its lock's modification time every ``BEAT``
+  seconds. Whoever wants the folder watches: a lock that stays the same for ``LEASE`` seconds is left. No
+  clock is compared with another machine's.
+
+Only one of many takes a left lock over: it is removed under a lock of its own, if it is still the same. An
+owner that was silent for longer than ``LEASE`` and comes back finds out with ``Held.confirm``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from maris_fast import process_table
+from maris_fast.errors import InputError
+
+SUFFIX = ".owner.json"
+
+BEAT = 5.0
+"""Seconds between an owner's signs of life."""
+LEASE = 60.0
+"""Seconds without one, after which an owner that cannot be looked up is gone."""
+LOOK = 0.05
+"""Seconds between looks at somebody else's lock."""
+
+log = logging.getLogger(__name__)
+
+
+class OccupiedError(InputError):
+    """Somebody else owns it; ``lock`` is the file that says who."""
+
+    def __init__(self, what: Path, lock: Path, owner: Owner | None) -> None:
+        self.what, self.lock = what, lock
+        self.who = str(owner or "a process that left no name")
+        super().__init__(f"{what} is in use by {self.who}")
+
+    @property
+    def by_hand(self) -> str:
+        """What a person does who knows better."""
+        return f"if that process is certainly gone, remove {self.lock}"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, so that no other is taken for it.
+
+    Attributes:
+        boot: of the machine; empty where it has no name.
+        pid_namespace: inode; containers number their processes each for itself.
+        started: of the process, clock ticks after the boot.
+        since: UTC.
+        token: of this one lock.
+    """
+
+    host: str
+    boot: str
+    pid_namespace: int
+    pid: int
+    started: int
+    since: str
+    token: str
+
+    @classmethod
+    def here(cls) -> Owner:
+        return cls(
+            host=socket.gethostname(),
+            boot=_boot(),
+            pid_namespace=_pid_namespace(),
+            pid=os.getpid(),
+            started=process_table.started(os.getpid()) or 0,
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            token=secrets.token_hex(8),
+        )
+
+    @classmethod
+    def of(cls, text: str) -> Owner | None:
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+
+    def lives(self) -> bool | None:
+        """None: it cannot be looked up from here."""
+        if not self.boot or (self.boot, self.pid_namespace) != (_boot(), _pid_namespace()):
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # somebody else's, whose start may be hidden as well
+        started = process_table.started(self.pid)
+        return started is None or started == self.started
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} (since {self.since})"
+
+
+class Held:
+    """A lock of this process."""
+
+    def __init__(self, what: Path, lock: Path, owner: Owner) -> None:
+        self.what, self.lock, self.owner = what, lock, owner
+        self._changing = threading.Lock()
+        self._file = os.open(lock, os.O_RDONLY)
+
+    def beat(self) -> None:
+        """Gives a sign of life."""
+        with self._changing, suppress(OSError):  # a disk that is away for a while
+            if self._file >= 0:
+                # By its descriptor: another owner's lock of the same name gets none.
+                os.utime(self._file)
+
+    def confirm(self) -> None:
+        """Makes sure that nobody has taken it over while this process stood still.
+
+        Raises:
+            OccupiedError: somebody has.
+        """
+        while (now := _read(self.lock)) is None:  # removed by hand, and nothing more
+            if _created(self.lock, self.owner):
+                self.close()
+                self._file = os.open(self.lock, os.O_RDONLY)
+        if now.text != _text(self.owner):
+            raise OccupiedError(self.what, self.lock, Owner.of(now.text))
+
+    def close(self) -> None:
+        with self._changing:
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = -1
+
+
+@dataclass(frozen=True)
+class _State:
+    text: str
+    touched: int
+
+
+_held: dict[Path, Held] = {}
+_beating: threading.Thread | None = None
+_change = threading.Lock()
+
+
+def lock_in(folder: Path) -> Path:
+    """The lock of a folder as a whole."""
+    return folder / SUFFIX
+
+
+def lock_beside(file: Path) -> Path:
+    """The lock of a file that is to be written."""
+    return file.with_name(f".{file.name}{SUFFIX}")
+
+
+def is_lock(path: Path) -> bool:
+    return path.name.endswith(SUFFIX)
+
+
+@contextmanager
+def owned_folder(
+    folder: Path, *, wait: bool = False, pause: Callable[[], None] | None = None
+) -> Iterator[Held]:
+    """``folder``, which there is, is this thread's alone until the block ends.
+
+    Args:
+        wait: for an owner that lives.
+        pause: between looks at another's lock; a moment's sleep by default.
+
+    Raises:
+        OccupiedError: somebody else has it, and ``wait`` is false.
+        OSError: of the disk.
+    """
+    with _owned(folder, lock_in(folder), wait, pause or _sleep) as held:
+        yield held
+
+
+@contextmanager
+def owned_file(file: Path, *, wait: bool = False, pause: Callable[[], None] | None = None) -> Iterator[Held]:
+    """The same for a file, that need not be there."""
+    with _owned(file, lock_beside(file), wait, pause or _sleep) as held:
+        yield held
+
+
+def living_owner(lock: Path) -> Owner | None:
+    """Whom a lock names, if it is known that this process lives."""
+    now = _read(lock)
+    owner = Owner.of(now.text) if now else None
+    return owner if owner is not None and owner.lives() else None
+
+
+def confirm(folder: Path) -> None:
+    """``Held.confirm`` for a folder that this process may own; nothing if it does not.
+
+    Raises:
+        OccupiedError: it did, and somebody else has it now.
+    """
+    if held := _held.get(lock_in(folder)):
+        held.confirm()
+
+
+def release_all() -> None:
+    """For a process that ends without leaving its blocks."""
+    for held in list(_held.values()):
+        with suppress(OSError):
+            _release(held.lock, held.owner)
+
+
+@contextmanager
+def _owned(what: Path, lock: Path, wait: bool, pause: Callable[[], None]) -> Iterator[Held]:
+    owner = Owner.here()
+    try:
+        _acquire(what, lock, owner, wait, pause)
+        held = _held[lock] = Held(what, lock, owner)
+        _start_beating()
+        yield held
+    finally:
+        if (mine := _held.get(lock)) is not None and mine.owner is owner:
+            del _held[lock]
+            mine.close()
+        _release(lock, owner)
+
+
+def _acquire(what: Path, lock: Path, own: Owner, wait: bool, pause: Callable[[], None]) -> None:
+    seen: _State | None = None
+    since, told = 0.0, False
+    while not _created(lock, own):
+        now = _read(lock)
+        if now is None:
+            continue
+        owner = Owner.of(now.text)
+        lives = owner.lives() if owner else None
+        if now != seen:
+            beats = seen is not None and seen.text == now.text
+            if (lives or (lives is None and beats)) and not wait:
+                raise OccupiedError(what, lock, owner)
+            seen, since = now, time.monotonic()
+        unchanged = time.monotonic() - since
+        if lives is False or (lives is None and unchanged > LEASE):
+            _remove_left(what, lock, now)
+            seen = None
+            continue
+        if lives is None and unchanged > 1 and not told:
+            told = True
+            log.warning(
+                "%s is in use by %s, which cannot be looked up from here: waiting up to %.0f s for a sign of "
+                "life",
+                *(what, owner or "somebody", LEASE),
+            )
+        pause()
+
+
+def _sleep() -> None:
+    time.sleep(LOOK)
+
+
+def _release(lock: Path, owner: Owner) -> None:
+    if owner.pid != os.getpid():
+        return  # a fork of the owner
+    now = _read(lock)
+    if now is not None and now.text == _text(owner):
+        with suppress(FileNotFoundError):
+            os.unlink(lock)
+
+
+def _created(lock: Path, owner: Owner) -> bool:
+    try:
+        file = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        try:
+            os.write(file, _text(owner).encode())
+        finally:
+            os.close(file)  # on a network file system others see it from now on
+    except BaseException:
+        os.unlink(lock)
+        raise
+    return True
+
+
+def _remove_left(what: Path, lock: Path, state: _State) -> None:
+    """Of all who have seen it left in this state, one removes it, once."""
+    with owned_file(lock, wait=True):
+        if _read(lock) == state:
+            os.unlink(lock)
+            log.warning("%s was left by %s, which is gone: taken over", what, Owner.of(state.text))
+
+
+def _read(lock: Path) -> _State | None:
+    try:
+        with lock.open() as file:  # opened anew, a network file system asks its server
+            return _State(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+    except FileNotFoundError:
+        return None
+
+
+def _text(owner: Owner) -> str:
+    return json.dumps(asdict(owner), indent=1) + "\n"
+
+
+def _start_beating() -> None:
+    global _beating
+    with _change:
+        if _beating is None or not _beating.is_alive():
+            _beating = threading.Thread(target=_beat, name="owner", daemon=True)
+            _beating.start()
+
+
+def _beat() -> None:
+    while True:
+        time.sleep(BEAT)
+        for held in list(_held.values()):
+            held.beat()
+
+
+def _forget() -> None:
+    """A fork owns nothing, and has no thread."""
+    global _beating, _change
+    _held.clear()
+    _beating, _change = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0

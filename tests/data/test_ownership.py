@@ -1,0 +1,214 @@
+"""One owner for a folder: taken once, given back, taken over only when its owner is gone. Real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from maris_fast import ownership
+from maris_fast.ownership import Owner, lock_in, owned_folder
+from tests.training.processes import ROOT
+
+OWN = """
+import sys, time
+from pathlib import Path
+from maris_fast import ownership
+ownership.BEAT = 0.3
+with ownership.owned_folder(Path(sys.argv[1])) as held:
+    print("owned", flush=True)
+    sys.stdin.readline()
+    held.confirm()
+    print("still owned", flush=True)
+"""
+
+
+@contextmanager
+def owner_elsewhere(folder: Path, *within: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that owns ``folder`` until it is sent a line; it confirms then."""
+    command = [*within, sys.executable, "-c", OWN, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "owned\n"
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def in_children(count: int, work: Callable[[int], bool]) -> list[bool]:
+    """What ``work`` said in so many forks that begin at the same moment."""
+    start, go = os.pipe()
+    children = []
+    for number in range(count):
+        if (child := os.fork()) == 0:
+            status = 2
+            with suppress(BaseException):
+                os.close(go)
+                os.read(start, 1)
+                status = 0 if work(number) else 1
+            os._exit(status)
+        children.append(child)
+    os.close(start)
+    time.sleep(0.1)
+    os.close(go)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert set(statuses) <= {0, 1}
+    return [status == 0 for status in statuses]
+
+
+def left_by_a_killed_process(folder: Path) -> None:
+    def own_and_die(_: int) -> bool:
+        with owned_folder(folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+    with pytest.raises(AssertionError):  # it did not live to say anything
+        in_children(1, own_and_die)
+    assert lock_in(folder).exists()
+
+
+def test_of_many_who_find_it_left_one_takes_it_over(tmp_path: Path) -> None:
+    owned, tried = tmp_path / "owned", tmp_path / "tried"
+    owned.mkdir()
+    tried.mkdir()
+
+    def take(number: int) -> bool:
+        try:
+            with owned_folder(owned):
+                (tried / str(number)).touch()
+                while len(list(tried.iterdir())) < 12:
+                    time.sleep(0.01)
+                return True
+        except ownership.OccupiedError:
+            (tried / str(number)).touch()
+            return False
+
+    for _ in range(8):
+        left_by_a_killed_process(owned)
+        assert sum(in_children(12, take)) == 1
+        assert not list(owned.iterdir())
+        for file in tried.iterdir():
+            file.unlink()
+
+
+def test_all_who_wait_come_to_it_one_at_a_time(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+
+    def count(number: int) -> bool:
+        for turn in range(10):
+            if number == 0 and turn == 5:
+                # One dies in the middle: the others go on.
+                with owned_folder(tmp_path, wait=True, pause=lambda: time.sleep(0.001)):
+                    os.kill(os.getpid(), signal.SIGKILL)
+            with owned_folder(tmp_path, wait=True, pause=lambda: time.sleep(0.001)):
+                before = int(counter.read_text())
+                counter.write_text(str(before + 1))
+        return True
+
+    with pytest.raises(AssertionError):
+        in_children(6, count)
+    assert counter.read_text() == "55"
+
+
+def test_who_owns_it_is_told_and_how_to_take_it_by_hand(tmp_path: Path) -> None:
+    with owner_elsewhere(tmp_path) as other:
+        with pytest.raises(ownership.OccupiedError) as raised, owned_folder(tmp_path):
+            pytest.fail("two owners")
+        since = json.loads(lock_in(tmp_path).read_text())["since"]
+        assert f"{tmp_path} is in use by process {other.pid} on {os.uname().nodename} (since {since})" in str(
+            raised.value
+        )
+        assert raised.value.by_hand.endswith(f"remove {tmp_path}/.owner.json")
+        lock_in(tmp_path).unlink()
+        with owned_folder(tmp_path):
+            out, error = other.communicate("\n")
+    assert "still owned" not in out
+    assert f"is in use by process {os.getpid()}" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_that_another_process_has_now_is_not_taken_for_the_owner(tmp_path: Path) -> None:
+    with owner_elsewhere(tmp_path) as other:
+        before = json.loads(lock_in(tmp_path).read_text())
+        assert before["pid"] == other.pid
+        # As if the owner had ended, and this living process had been given its number.
+        lock_in(tmp_path).write_text(json.dumps({**before, "started": before["started"] - 1}))
+        with owned_folder(tmp_path):
+            assert json.loads(lock_in(tmp_path).read_text())["pid"] == os.getpid()
+
+
+def test_a_process_that_nobody_waited_for_is_gone(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            ownership._created(lock_in(tmp_path), Owner.here())
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{child}/stat").exists()
+    with owned_folder(tmp_path):
+        pass
+    os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_it_is_given_back_however_its_block_ends(tmp_path: Path, error: type[BaseException]) -> None:
+    def own() -> None:
+        with owned_folder(tmp_path):
+            in_children(1, lambda _: ownership.release_all() is None)  # a fork owns nothing
+            assert lock_in(tmp_path).exists()
+            raise error
+
+    with pytest.raises(error):
+        own()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_owner_in_another_container_is_believed_while_it_gives_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process table of this one says nothing of it; so it is with other machines."""
+    container = ("unshare", "--pid", "--fork", "--mount-proc")
+    if not shutil.which("unshare") or subprocess.run([*container, "true"], check=False).returncode:
+        pytest.skip("this user cannot make a PID namespace")
+    monkeypatch.setattr(ownership, "LEASE", 3.0)
+    with owner_elsewhere(tmp_path, *container) as other:
+        inside = json.loads(lock_in(tmp_path).read_text())["pid"]
+        assert inside == 1
+        with pytest.raises(ownership.OccupiedError, match="process 1 on "), owned_folder(tmp_path):
+            pytest.fail("two owners")
+        # It stands still for longer than it may, and another takes over: it must not go on as if it owned it.
+        os.killpg(other.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with owned_folder(tmp_path):
+            assert time.monotonic() - began > 3
+            assert "was left by process 1 on" in caplog.text
+            assert "waiting up to 3 s for a sign of life" in caplog.text
+            os.killpg(other.pid, signal.SIGCONT)
+            out, error = other.communicate("\n")
+            assert "still owned" not in out
+            assert f"is in use by process {os.getpid()}" in error
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_without_a_name_is_taken_over_after_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner was killed between the file and its content."""
+    monkeypatch.setattr(ownership, "LEASE", 0.5)
+    lock_in(tmp_path).touch()
+    began = time.monotonic()
+    with owned_folder(tmp_path):
+        assert time.monotonic() - began > 0.5

@@ -1,0 +1,51 @@
+"""A run folder has one owner: rank 0, as long as the run lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from maris_fast.errors import ConfigError
+from maris_fast.ownership import OccupiedError, confirm, owned_folder
+from maris_fast.train.ranks import Ranks
+
+
+@contextmanager
+def owned_by_rank_zero(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """No other run writes to ``folder`` until the block ends. All ranks enter it.
+
+    Raises:
+        ConfigError: on all ranks; another run does, or the folder cannot be written.
+    """
+    with ExitStack() as until_the_end:
+
+        def own() -> None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                until_the_end.enter_context(owned_folder(folder))
+            except OccupiedError as error:
+                raise ConfigError(
+                    f"run.folder {error}; wait for its end, or set run.folder to a new one; {error.by_hand}"
+                ) from error
+            except OSError as error:
+                raise ConfigError(
+                    f"run.folder {folder} cannot be written: {error}; set it to another"
+                ) from error
+
+        ranks.from_rank_zero(own)
+        yield
+
+
+def require_still_owned(folder: Path) -> None:
+    """Before anything is written that a resumed run goes by; called on rank 0.
+
+    Raises:
+        ConfigError: this run stood still for so long that another has taken the folder over.
+    """
+    try:
+        confirm(folder)
+    except OccupiedError as error:
+        raise ConfigError(
+            f"run.folder {error}: it was taken over while this run stood still, and this one ends"
+        ) from error
