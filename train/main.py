@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -44,15 +43,12 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig()
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
-    from maris_fast.train.launchers import take_srun_environment
-
-    take_srun_environment()
     try:
         settings = _settings(options)
         if options.dry_run:
             _show(settings, options.ranks)
             return 0
-        _train(settings, options.local_rank)
+        _train(settings)
     except MarisError as error:
         from maris_fast.train.lines import report_error
 
@@ -111,21 +107,21 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
 
 def _show(settings: TrainingSettings, ranks: int | None) -> None:
     from maris_fast.config import dump_settings
+    from maris_fast.launched import place_of
     from maris_fast.train.deepspeed_config import deepspeed_config
-    from maris_fast.train.launchers import own_rank
 
-    world = ranks or int(os.environ.get("WORLD_SIZE", "1"))
+    place = place_of()
+    world = ranks or place.world
     generated = json.dumps(deepspeed_config(settings, world), indent=2)
-    if own_rank() == 0:
+    if place.rank == 0:
         print(f"{dump_settings(settings)}\n# DeepSpeed's configuration for {world} ranks\n{generated}")
 
 
-def _train(settings: TrainingSettings, local_rank: int | None) -> None:
+def _train(settings: TrainingSettings) -> None:
+    from maris_fast.launched import take_place
     from maris_fast.train.deepspeed_config import deepspeed_config
 
-    deepspeed_config(settings, int(os.environ.get("WORLD_SIZE", "1")))  # before the slow imports
-    if local_rank is not None:
-        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    deepspeed_config(settings, take_place().world)  # before the slow imports
     from maris_fast.train.loop import train
     from maris_fast.train.ranks import join, leave
     from maris_fast.train.watch import Watch

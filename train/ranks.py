@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError
-from maris_fast.train.launchers import free_port
+from maris_fast.launched import take_place
 from maris_fast.train.whereabouts import Whereabouts
 
 T = TypeVar("T")
@@ -86,19 +86,17 @@ def join(settings: EngineSettings) -> Ranks:
     """Joins the processes that a launcher started; a process without a launcher is a run of one rank.
 
     Raises:
-        ConfigError: no CUDA device for this rank.
+        ConfigError: no CUDA device for this rank, ranks that a launcher does not name as it should, or an
+            address where they cannot meet.
     """
-    device = _device(device_kind(settings.device), int(os.environ.get("LOCAL_RANK", "0")))
-    if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    _share_cores()
+    place = take_place()
+    device = _device(device_kind(settings.device), place.local_rank or 0)
+    _share_cores(place.local_world or 1)
     # The watch judges first, and can say who it was; then the collectives give up by themselves.
     timeout = timedelta(minutes=settings.timeout_minutes + 1)
     _init_distributed(device, timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
-    return Ranks(device, rank, world, control)
+    return Ranks(device, place.rank, place.world, control)
 
 
 def leave() -> None:
@@ -121,9 +119,8 @@ def _device(kind: Literal["cpu", "cuda"], local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _share_cores() -> None:
+def _share_cores(local_world: int) -> None:
     # Each rank would otherwise take all cores, and two ranks on two cores run slower than one.
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
 
@@ -135,9 +132,19 @@ def _init_distributed(device: torch.device, timeout: timedelta) -> None:
 
     # Only DeepSpeed's inference uses this operator; building it takes half a minute, g++ and ninja.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="nccl" if device.type == "cuda" else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timeout,
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timeout,
+        )
+    except dist.DistNetworkError as error:
+        address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+        why = str(error).splitlines()[0]
+        if "EADDRINUSE" in why:
+            why = "another program, or another run, has this port"
+        raise ConfigError(
+            f"ranks cannot meet at {address} port {port}: {why}. Give the launcher a free one: --master_port "
+            "(deepspeed), --master-port (torchrun), or set MASTER_PORT (srun, mpirun)"
+        ) from error

@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from maris_fast.errors import ConfigError
-
-# rank, world size, rank on this machine, processes on this machine
-_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # and deepspeed
-_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_TASKS_PER_NODE")
+from maris_fast.launched import place_of
 
 
 @dataclass(frozen=True)
@@ -30,27 +27,18 @@ class Worker:
 def find_worker(
     rank: int | None = None, world: int | None = None, environment: Mapping[str, str] = os.environ
 ) -> Worker:
-    """The worker that options name, else that torchrun, deepspeed or srun started, else one alone.
+    """The worker that options name, else that a launcher has started, else one alone.
 
     Raises:
-        ConfigError: a rank without a world size or the reverse, or a rank that is not below it.
+        ConfigError: a rank without a world size or the reverse, a rank that is not below it, or a launcher's
+            variables that contradict each other.
     """
     if (rank is None) != (world is None):
         raise ConfigError("--rank and --world belong together: --rank 0 --world 4 is the first of four")
     if rank is not None and world is not None:
         return _checked(Worker(rank, world))
-    for names in (_TORCHRUN, _SRUN):
-        if names[0] in environment and names[1] in environment:
-            numbers = [_number(environment.get(name, "")) for name in names]
-            rank, world, local_rank, local_world = numbers
-            return _checked(Worker(rank or 0, world or 1, local_rank or 0, local_world or 1))
-    return Worker()
-
-
-def _number(text: str) -> int | None:
-    # SLURM_TASKS_PER_NODE is "4(x2)" on two nodes of four.
-    digits = text.split("(")[0].split(",")[0]
-    return int(digits) if digits.isdigit() else None
+    place = place_of(environment)
+    return Worker(place.rank, place.world, place.local_rank or 0, place.local_world or 1)
 
 
 def _checked(worker: Worker) -> Worker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 import textwrap
@@ -50,7 +49,7 @@ def doctor(
     if overrides and not config:
         raise ConfigError(f"{overrides[0]} changes the settings of a run; name its file with --config")
     subject = subject_of(config or (), overrides or (), cache=cache, ranks=ranks, machines=machines)
-    first_here = os.environ.get("LOCAL_RANK", "0") == "0" or not subject.launched
+    first_here = subject.first_here
     report = Report(quiet=as_json or not first_here, at_once=subject.launched)
     checks = [check for check in _chosen(only or ()) if first_here or check is MEETING]
     results = _examined(subject, report, checks)

@@ -98,7 +98,7 @@ def launch(ranks: int, *command: str) -> int:
 
 def launcher_command(ranks: int, *command: str, devices: Sequence[str] = ()) -> list[str]:
     """``command`` under DeepSpeed's launcher, on these GPUs or on the first ones."""
-    from maris_fast.train.launchers import free_port
+    from maris_fast.launched import free_port
 
     where = ["--include", f"localhost:{','.join(devices)}"] if devices else ["--num_gpus", str(ranks)]
     # The launcher's own choice is one fixed port, and two runs on a machine would meet there.

@@ -20,6 +20,7 @@ from maris_fast.cli.doctor import COLOURS
 from maris_fast.config import SamSettings, TrainingSettings, load_settings
 from maris_fast.encoders import SamEncoder
 from maris_fast.errors import InputError
+from maris_fast.launched import free_port
 from maris_fast.model import Maris
 from maris_fast.train import checkpoints
 from maris_fast.train.checkpoints import RunState
@@ -43,7 +44,6 @@ from maris_fast.train.doctor.packages import judge_packages, judge_python
 from maris_fast.train.doctor.run import judge_room
 from maris_fast.train.doctor.step import alone, judge_loss, judge_memory
 from maris_fast.train.doctor.subject import subject_of
-from maris_fast.train.launchers import free_port
 from tests.training.processes import ROOT, run, srun_task
 from tests.training.tiny_cache import write_tiny_cache
 

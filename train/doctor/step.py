@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from typing import TYPE_CHECKING
 
 from maris_fast.config import TrainingSettings
+from maris_fast.launched import be_alone
 from maris_fast.train.doctor.finding import Finding, broken, count, not_run, ok, size
 from maris_fast.train.doctor.subject import Subject
 
@@ -26,8 +26,7 @@ def first_step(subject: Subject) -> Finding:
     assert subject.training is not None
     if subject.training.data.shards is not None:
         return not_run("shards come through data.shards, and one would be fetched whole")
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
+    be_alone()
     import torch
 
     from maris_fast.train.ranks import join, leave

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,15 @@ from pathlib import Path
 from maris_fast.config import CacheSettings, ModelSettings, TrainingSettings, load_settings
 from maris_fast.config.loading import read_values
 from maris_fast.errors import ConfigError
-from maris_fast.train.launchers import take_srun_environment
+from maris_fast.launched import place_of
 
 
 @dataclass(frozen=True)
 class Subject:
     """``ranks``: on this machine. ``problem``: why there are no settings although some were given.
 
-    ``launched``: torchrun or srun has started this process as one rank of several.
+    ``launched``: a launcher has started this process as one rank of several; ``first_here``: the first of
+    this machine.
     """
 
     training: TrainingSettings | None = None
@@ -28,6 +28,7 @@ class Subject:
     ranks: int = 1
     machines: int = 1
     launched: bool = False
+    first_here: bool = True
 
     @property
     def world(self) -> int:
@@ -65,11 +66,10 @@ def subject_of(
         cache: in place of the settings' ``data.cache``.
         ranks: on this machine.
     """
-    take_srun_environment()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched := world > 1:
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        machines = world // ranks
+    place = place_of()
+    if launched := place.world > 1:
+        ranks = place.local_world or 1
+        machines = place.world // ranks
     training, caching, problem = None, None, None
     if configs:
         try:
@@ -82,4 +82,4 @@ def subject_of(
                 cache = training.data.cache
         except ConfigError as error:
             problem = str(error)
-    return Subject(training, caching, problem, cache, ranks or 1, machines, launched)
+    return Subject(training, caching, problem, cache, ranks or 1, machines, launched, not place.local_rank)
