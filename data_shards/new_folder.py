@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,17 +17,24 @@ def new_folder(target: Path) -> Iterator[Path]:
     """A scratch folder that takes ``target``'s place when the block ends, and is removed if it fails.
 
     Raises:
-        InputError: ``target`` is a file, or a folder that is not empty (raised before the block runs).
+        InputError: ``target`` is a file, or a folder that is not empty (raised before the block runs, or at
+            its end, if somebody else has filled it meanwhile).
     """
     target = Path(target).resolve()  # a link to an empty folder is fine
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"output folder {target} is not empty; name a new or an empty folder")
+        raise _not_empty(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         scratch.chmod(0o755)  # mkdtemp's folders are private, the result need not be
         yield scratch
         scratch.rename(target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise _not_empty(target) from error
         raise
+
+
+def _not_empty(target: Path) -> InputError:
+    return InputError(f"output folder {target} is not empty; name a new or an empty folder")

@@ -10,12 +10,12 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
+from maris_fast import end_signals
 from maris_fast.train.launchers import Launchers
 from maris_fast.train.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_REQUEST = 2.0
 """Seconds within which further signals belong to the first."""
 
@@ -25,7 +25,7 @@ LOOK_EVERY = 1.0
 
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM while it is entered; a later second SIGINT interrupts at once.
+    """Catches SIGINT and ``end_signals`` while it is entered; a later second SIGINT interrupts at once.
 
     The end of a launcher counts as a signal: nobody would hear of the run, or be able to stop it.
 
@@ -43,7 +43,7 @@ class StopRequest:
         self._looked = time.monotonic()
 
     def __enter__(self) -> StopRequest:
-        for number in SIGNALS:
+        for number in (signal.SIGINT, *end_signals.asked()):
             self._before[number] = signal.signal(number, self._receive)
         return self
 

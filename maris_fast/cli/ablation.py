@@ -80,12 +80,11 @@ def ablate(
     if cache is None and not quick:
         raise ConfigError("CACHE is missing: name a folder that `maris-fast cache` wrote, or say --quick")
     places = jobs or (max(1, _cores() // ranks) if quick else 1)
-    with data.termination_interrupts():
-        try:
-            record = _work(plan, ranks, places, (train_images, val_images) if quick else None)
-        except KeyboardInterrupt:
-            say("stopped; the same command goes on from there", err=True)
-            raise typer.Exit(130) from None
+    try:
+        record = _work(plan, ranks, places, (train_images, val_images) if quick else None)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
     _show(record, plan.folder)
     failed = {name: why for name, why in record.failed().items() if name in {run.name for run in plan.runs}}
     for name, why in failed.items():

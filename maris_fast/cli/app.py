@@ -26,6 +26,7 @@ from maris_fast.cli import (
     training,
 )
 from maris_fast.cli.bench import bench
+from maris_fast.end_signals import interrupting
 from maris_fast.errors import MarisError
 from maris_fast.standard_streams import sturdy
 from maris_fast.terminal import PrintableFormatter, printable
@@ -35,12 +36,13 @@ class Commands(TyperGroup):
     """Runs a command; an error that a person can act on is printed without a traceback, exit status 2.
 
     A reader of standard output that goes away (``| head``) ends nothing: what a command makes is made whole.
+    Whatever signal asks it to end, it does so as by Ctrl-C.
     """
 
     def invoke(self, ctx: Any) -> Any:
         if logging.lastResort is not None:
             logging.lastResort.setFormatter(PrintableFormatter())
-        with sturdy() as streams:
+        with sturdy() as streams, interrupting():
             try:
                 result = super().invoke(ctx)
                 streams.require_written()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -93,7 +90,7 @@ def import_annotations(
     from maris_fast.data_shards.importers.formats import import_dataset
     from maris_fast.data_shards.importers.options import ImportOptions
 
-    with termination_interrupts(), counted("checked") as progress:
+    with counted("checked") as progress:
         options = ImportOptions(
             splits=split or (),
             images=images,
@@ -208,34 +205,23 @@ def cache(
 
     settings = load_settings(CacheSettings, config, overrides or ())
     worker = find_worker(rank, world)
-    with termination_interrupts():
-        job: CacheJob | None = None
-        try:
-            job = CacheJob(dataset, out, settings, splits=split, worker=worker, leave_out_bad=leave_out_bad)
-            if worker.first:
-                _print_plan(job, job.seconds_an_image() if estimate and job.missing else None)
-            if plan:
-                return
-            job.check_room()
-            manifest = job.write()
-        except KeyboardInterrupt:
-            done = f"{job.written()} of {len(job.plan)} shards are written; " if job else ""
-            say(f"stopped; {done}the same command goes on from there", err=True)
-            raise typer.Exit(130) from None
+    job: CacheJob | None = None
+    try:
+        job = CacheJob(dataset, out, settings, splits=split, worker=worker, leave_out_bad=leave_out_bad)
+        if worker.first:
+            _print_plan(job, job.seconds_an_image() if estimate and job.missing else None)
+        if plan:
+            return
+        job.check_room()
+        manifest = job.write()
+    except KeyboardInterrupt:
+        done = f"{job.written()} of {len(job.plan)} shards are written; " if job else ""
+        say(f"stopped; {done}the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
     if worker.first and manifest is None:
         say(f"this share is complete; {job.written()} of {len(job.plan)} shards of the cache are written")
     if worker.first and manifest is not None:
         _print_written(manifest)
-
-
-@contextmanager
-def termination_interrupts() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that batch systems stop it cleanly."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _print_plan(job: CacheJob, seconds_an_image: float | None) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+SECONDS_TO_STOP = 120.0
+"""For a step and a checkpoint."""
+PR_SET_CHILD_SUBREAPER = 36
 
 Ranks = Annotated[int, typer.Option(min=1, help="processes on this machine")]
 
@@ -91,9 +98,39 @@ def scoring_command(
 
 
 def launch(ranks: int, *command: str) -> int:
-    """Runs ``command`` under DeepSpeed's launcher with so many ranks; its exit status."""
+    """Runs ``command`` under DeepSpeed's launcher with so many ranks; its exit status.
+
+    Raises:
+        KeyboardInterrupt: asked to end, and the ranks have ended: a training with a checkpoint.
+    """
+    _adopt_orphans()
     environment = {**os.environ, **launcher_environment()}
-    return subprocess.call(launcher_command(ranks, *command), env=environment)
+    with subprocess.Popen(launcher_command(ranks, *command), env=environment) as launcher:
+        try:
+            status = launcher.wait()
+        except KeyboardInterrupt:
+            launcher.terminate()
+            launcher.wait()
+            _wait_for_orphans()
+            raise
+    if status < 0:  # a signal that we were not sent
+        _wait_for_orphans()
+    return status
+
+
+def _adopt_orphans() -> None:
+    """What the launcher leaves becomes our child, where the system can do that."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _wait_for_orphans() -> None:
+    """The launcher dies at once, its ranks after a step; a batch system kills those whom we leave."""
+    until = time.monotonic() + SECONDS_TO_STOP
+    with suppress(ChildProcessError):
+        while time.monotonic() < until:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.1)
 
 
 def launcher_command(ranks: int, *command: str, devices: Sequence[str] = ()) -> list[str]:

@@ -117,7 +117,8 @@ def test_left_out_rows_are_told_wherever_counts_or_scores_are(tmp_path: Path) ->
     assert [*read_scores(tmp_path).values()] == [{"oiou": 0.5}]
 
 
-def test_a_terminated_import_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_terminated_import_says_so_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     grefs = Grefs(tmp_path)
     grefs.write()
     instances = grefs.root / "grefcoco" / "instances.json"
@@ -128,7 +129,7 @@ def test_a_terminated_import_says_so_and_leaves_nothing(tmp_path: Path) -> None:
         while not list(grefs.out.parent.iterdir()):
             assert process.poll() is None
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopped; nothing was written" in errors

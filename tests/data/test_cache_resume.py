@@ -125,7 +125,7 @@ def command(dataset: Path, out: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "maris_fast.cli", "cache", str(dataset), str(out), *OVERRIDES, *options]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_the_command_killed_or_stopped_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     dataset = write_dataset(tmp_path / "dataset", {"train": many_records(40)})
     out = tmp_path / "cache"

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from maris_fast import ownership
+from maris_fast.data_shards.new_folder import new_folder
+from maris_fast.errors import InputError
 from maris_fast.ownership import Owner, lock_in, owned_folder
 from tests.training.processes import ROOT
 
@@ -23,6 +25,8 @@ OWN = """
 import sys, time
 from pathlib import Path
 from maris_fast import ownership
+from maris_fast.data_shards.new_folder import new_folder
+from maris_fast.errors import InputError
 ownership.BEAT = 0.3
 with ownership.owned_folder(Path(sys.argv[1])) as held:
     print("owned", flush=True)
@@ -212,3 +216,19 @@ def test_a_lock_without_a_name_is_taken_over_after_the_lease(
     began = time.monotonic()
     with owned_folder(tmp_path):
         assert time.monotonic() - began > 0.5
+
+
+def test_of_two_at_once_one_gets_the_folder(tmp_path: Path) -> None:
+    """Commands that write a folder whole, such as import, need no owner: its name is given once."""
+    target = tmp_path / "dataset"
+
+    def second() -> None:
+        with new_folder(target) as later:
+            (later / "mine").touch()
+            with new_folder(target) as sooner:
+                (sooner / "yours").touch()
+
+    with pytest.raises(InputError, match=r"dataset is not empty"):
+        second()
+    assert [path.name for path in target.iterdir()] == ["yours"]
+    assert list(tmp_path.iterdir()) == [target]

@@ -22,7 +22,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ablation in its three lives: killed in its first run, stopped in it by Ctrl-C, finished."""
+    """An ablation in its three lives: killed in its first run, stopped in it by a hangup, finished."""
     folder = tmp_path_factory.mktemp("ablate") / "out"
     first = folder / "without_ma-seed-0"
     with Launched(*command(folder), log=folder.parent / "first.log", **ONE_THREAD) as killed:
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         killed.ends(120)
     with Launched(*command(folder), log=folder.parent / "second.log", **ONE_THREAD) as stopped:
         stopped.reaches(first, steps(first)[-1] + 5, seconds=240)
-        stopped.process.send_signal(signal.SIGINT)
+        stopped.process.send_signal(signal.SIGHUP)
         stopped.ends(120)
         assert stopped.process.returncode == 130, stopped.output
         assert "the same command goes on from there" in stopped.output

@@ -81,7 +81,7 @@ def free_port() -> str:
 
 
 class Launched:
-    """A training command in the background; whatever of it is left at the end is killed."""
+    """A training command in the background, a process group; whatever of it is left at the end is killed."""
 
     def __init__(self, *command: str | Path, log: Path, **environment: str) -> None:
         self.mark = f"{os.getpid()}-{next(_COUNT)}"
@@ -92,8 +92,10 @@ class Launched:
                 [str(part) for part in command],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, MARK: self.mark, **environment},
+                stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def __enter__(self) -> Launched:

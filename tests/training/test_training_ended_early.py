@@ -1,0 +1,190 @@
+"""Every way in which a job ends early keeps its work, and a folder has one run at a time: real launches."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from maris_fast import end_signals
+from maris_fast.ownership import lock_in
+from maris_fast.train import checkpoints
+from tests.training.processes import ROOT, TWO_RANKS, Launched, free_port, run
+from tests.training.tiny_cache import write_tiny_cache
+from tests.training.toy_run import metrics
+
+MAIN = ROOT / "train" / "main.py"
+TINY = ROOT / "train" / "configs" / "tiny.yaml"
+RECIPE = re.compile(r"```\n(#!/bin/bash\n.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_cache(tmp_path_factory.mktemp("ended"))
+
+
+def settings(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:
+    """Long enough to be stopped anywhere; without a signal, no checkpoint."""
+    return (
+        *("--config", str(TINY), f"data.cache={cache}", f"run.folder={folder}", "model.channels=16"),
+        *("schedule.epochs=5000", "run.evaluate_every=null", "run.checkpoint_every=100000", *more),
+    )
+
+
+def torchrun(*options: str) -> tuple[str, ...]:
+    return ("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), *options)
+
+
+def stopped_after(launched: Launched, folder: Path) -> int:
+    """The step that the run says it has stopped after; it has a checkpoint of it, and no owner."""
+    (step,) = re.findall(r"^stopped after step (\d+) of", launched.output, re.MULTILINE) or ["0"]
+    assert (folder / checkpoints.FOLDER / f"step-{int(step):08d}").is_dir(), launched.output[-4000:]
+    assert [record["step"] for record in metrics(folder)] == list(range(1, int(step) + 1))
+    assert not lock_in(folder).exists()
+    return int(step)
+
+
+@pytest.fixture(scope="module")
+def hung_up(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    """Two ranks of deepspeed, another job in their folder, SIGHUP to all: folder, step, the other's words."""
+    folder = tmp_path_factory.mktemp("hung up") / "run"
+    launch = (*TWO_RANKS, "--master_port", free_port(), MAIN)
+    with Launched(*launch, *settings(cache, folder), log=folder.parent / "log") as launched:
+        launched.reaches(folder, 3)
+        other = run(*torchrun(), MAIN, *settings(cache, folder, "--resume", "auto", "run.stop_after_steps=1"))
+        assert other.returncode != 0
+        owner = launched.ranks()[0]
+        before = metrics(folder)[-1]["step"]
+        launched.reaches(folder, before + 1)
+        os.killpg(launched.process.pid, signal.SIGHUP)  # as a terminal that is closed does
+        launched.ends(60)
+        step = stopped_after(launched, folder)
+        assert step > before
+    return folder, step, f"{owner}\n{other.stderr}"
+
+
+def test_two_jobs_in_one_folder_the_second_is_refused_in_one_line(hung_up: tuple[Path, int, str]) -> None:
+    folder, _, told = hung_up
+    owner, _, said = told.partition("\n")
+    (line,) = (line for line in said.splitlines() if line.startswith("error"))
+    assert f"run.folder {folder} is in use by process {owner} on {os.uname().nodename} (since " in line
+    assert "set run.folder to a new one" in line
+    assert f"remove {folder}/.owner.json" in line
+    assert 'main.py", line' not in said
+
+
+def test_after_a_hangup_the_run_goes_on_through_a_restart_of_torchrun_to_a_warning(
+    cache: Path, hung_up: tuple[Path, int, str]
+) -> None:
+    folder, step, _ = hung_up
+    handled = ("--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+    again = settings(cache, folder, "--resume", "auto", "run.checkpoint_every=2")
+    launch = (*torchrun("--max-restarts", "1", *handled), MAIN, *again)
+    with Launched(*launch, log=folder.parent / "again") as launched:
+        launched.reaches(folder, step + 5)
+        killed = launched.ranks()[1]
+        os.kill(killed, signal.SIGKILL)
+        reached = metrics(folder)[-1]["step"]
+        launched.reaches(folder, reached + 30)
+        assert launched.ranks()[1] != killed
+        launched.process.send_signal(signal.SIGUSR1)
+        launched.ends(60)
+        assert stopped_after(launched, folder) >= reached + 30
+        assert f"(pid {killed}) is gone" in launched.output
+
+
+def test_nohup_is_heeded_and_maris_fast_train_ends_after_its_ranks(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = ("nohup", sys.executable, "-m", "maris_fast.cli", "train", "--ranks", "2")
+    with Launched(*command, *settings(cache, folder), log=tmp_path / "log") as launched:
+        launched.reaches(folder, 3)
+        os.killpg(launched.process.pid, signal.SIGHUP)
+        launched.reaches(folder, metrics(folder)[-1]["step"] + 20)
+        launched.process.send_signal(signal.SIGUSR1)
+        launched.process.wait(60)
+        assert not launched.ranks()
+        stopped_after(launched, folder)
+
+
+def test_the_batch_script_of_the_documentation_is_requeued_and_goes_on(cache: Path, tmp_path: Path) -> None:
+    """With stand-ins for srun, which starts one task, and scontrol; Slurm is not installed here."""
+    recipe, *others = RECIPE.findall((ROOT / "docs" / "many_machines.md").read_text())
+    assert not others
+    folder, programs = tmp_path / "run", tmp_path / "bin"
+    one = {
+        "SLURM_STEP_NUM_TASKS": "1",
+        "SLURM_STEP_TASKS_PER_NODE": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NODEID": "0",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    }
+    task = " ".join(f"{name}={value}" for name, value in one.items())
+    for name, line in (
+        ("srun", f'exec env {task} "$@" $MORE'),
+        ("scontrol", f'echo "$@" >> {tmp_path}/scontrol'),
+        ("python", f'exec {sys.executable} "$@"'),
+    ):
+        programs.mkdir(exist_ok=True)
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod((programs / name).stat().st_mode | stat.S_IXUSR)
+    (tmp_path / "job").write_text(recipe)
+    job = {"SLURM_JOB_ID": "123456", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    more = " ".join(settings(cache, folder))
+    with Launched("bash", tmp_path / "job", log=tmp_path / "log", **job, MORE=more) as launched:
+        launched.reaches(folder, 3)
+        launched.process.send_signal(signal.SIGUSR1)
+        launched.ends(60)
+        step = stopped_after(launched, folder)
+    assert (tmp_path / "scontrol").read_text() == "requeue 123456\n"
+    more += " run.stop_after_steps=2"
+    with Launched("bash", tmp_path / "job", log=tmp_path / "log", **job, MORE=more) as launched:
+        launched.ends(120)
+        assert stopped_after(launched, folder) == step + 2
+    assert (tmp_path / "scontrol").read_text() == "requeue 123456\n", "it ended by itself"
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_whatever_asks_a_command_to_end_interrupts_it_once(number: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal\n"
+        "from maris_fast.end_signals import interrupting\n"
+        "try:\n"
+        "    with interrupting():\n"
+        f"        os.kill(os.getpid(), signal.{number})\n"
+        "        print('went on')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = run(sys.executable, script)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n")
+    if number == "SIGHUP":
+        assert run("nohup", sys.executable, script).stdout == "went on\n"
+
+
+def test_a_second_signal_does_not_disturb_the_clean_up() -> None:
+    cleaned = False
+
+    def work() -> None:
+        nonlocal cleaned
+        with end_signals.interrupting():
+            try:
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(5)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+                cleaned = True
+
+    before = signal.getsignal(signal.SIGHUP)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert cleaned
+    assert signal.getsignal(signal.SIGHUP) == before
