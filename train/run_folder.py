@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from maris_fast.errors import ConfigError
@@ -22,7 +22,9 @@ def owned_by_rank_zero(folder: Path, ranks: Ranks) -> Iterator[None]:
 
         def own() -> None:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                if not folder.exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    until_the_end.callback(_remove_if_empty, folder)
                 until_the_end.enter_context(owned_folder(folder))
             except OccupiedError as error:
                 raise ConfigError(
@@ -35,6 +37,12 @@ def owned_by_rank_zero(folder: Path, ranks: Ranks) -> Iterator[None]:
 
         ranks.from_rank_zero(own)
         yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A run that was refused leaves nothing."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def require_still_owned(folder: Path) -> None:
