@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError
-from maris_fast.launched import take_place
+from maris_fast.launched import Place, take_place
 from maris_fast.train.whereabouts import Whereabouts
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ def join(settings: EngineSettings) -> Ranks:
     _share_cores(place.local_world or 1)
     # The watch judges first, and can say who it was; then the collectives give up by themselves.
     timeout = timedelta(minutes=settings.timeout_minutes + 1)
-    _init_distributed(device, timeout)
+    _init_distributed(place, device, timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
     return Ranks(device, place.rank, place.world, control)
 
@@ -125,16 +125,21 @@ def _share_cores(local_world: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
 
 
-def _init_distributed(device: torch.device, timeout: timedelta) -> None:
+def _init_distributed(place: Place, device: torch.device, timeout: timedelta) -> None:
     # DeepSpeed guesses its accelerator from what is installed unless told, at its first import.
     os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
 
     # Only DeepSpeed's inference uses this operator; building it takes half a minute, g++ and ninja.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if device.type == "cuda" else "gloo"
     try:
+        if (store := _store_of_a_restart(place, timeout)) is not None:
+            dist.init_process_group(
+                backend, store=store, rank=place.rank, world_size=place.world, timeout=timeout
+            )
         deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            dist_backend=backend,
             auto_mpi_discovery=False,
             verbose=False,
             timeout=timeout,
@@ -148,3 +153,17 @@ def _init_distributed(device: torch.device, timeout: timedelta) -> None:
             f"ranks cannot meet at {address} port {port}: {why}. Give the launcher a free one: --master_port "
             "(deepspeed), --master-port (torchrun), or set MASTER_PORT (srun, mpirun)"
         ) from error
+
+
+def _store_of_a_restart(place: Place, timeout: timedelta) -> dist.Store | None:
+    """Where ranks find each other that ``torchrun --max-restarts`` has started again.
+
+    It keeps its store, in which PyTorch finds the addresses of the ranks that have ended (pytorch issue
+    135712); so the new ones write under another name.
+    """
+    started_again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if started_again == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, place.world, is_master=False, timeout=timeout)
+    return dist.PrefixStore(f"start-{started_again}", store)
