@@ -149,7 +149,7 @@ def mix(
     from maris_fast.cli.progress import all_counted
     from maris_fast.data_shards.mixing import mix_datasets
 
-    with termination_interrupts(), all_counted("records", "looked at") as (progress, looking):
+    with all_counted("records", "looked at") as (progress, looking):
         try:
             report = mix_datasets(
                 datasets,
