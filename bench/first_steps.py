@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 # Of tests that ask for this much: what bf16 has to show, and of fp16 in the interpreter a little.
 PARITY = ("mutual_attention_triton", "cross_attention_triton", "multihead_attention")
-PARITY_KEYWORD = "parity_in_bf16 or on_a_gpu_values"
+PARITY_KEYWORD = "(parity and (in_bf16 or bfloat16)) or on_a_gpu_values"
 REHEARSED_KEYWORD = "test_parity and (L_v:37-L_t:1- or L_q:1-L_k:1-)"
 
 
@@ -63,13 +62,13 @@ REHEARSED = Scale(CPU, torch.float16, 20, (3, 5), 16, 2, 2, 2, 20, 2, 1, "tiny",
 
 def once(scale: Scale, tell: Tell) -> bool:
     """One forward and backward of mutual-aware attention with groups: it runs, is right, and repeats."""
-    from maris_fast.kernels.mutual_attention.parity import Case, parity
+    from maris_fast.kernels.mutual_attention.parity import Case, draw, parity, run
 
     counts = (scale.each,) * scale.images
     case = Case(scale.tokens, scale.words[1], scale.channels, scale.dtype, counts=counts, padded=True)
-    run = _mutual_attention(case, scale.device)
+    drawn = draw(case, scale.device)
     begun = time.perf_counter()
-    first = run()
+    first = run(drawn, "triton")
     _wait(scale)
     finite = all(bool(t.isfinite().all()) for t in first)
     tell("runs", seconds=round(time.perf_counter() - begun, 2), finite=finite, case=str(case))
@@ -77,28 +76,11 @@ def once(scale: Scale, tell: Tell) -> bool:
     errors = {name: [float(f"{number:.3e}") for number in pair] for name, pair in report.errors.items()}
     tell("right", failures=report.failures(), wrong_pairs=report.wrong_pairs, error_and_allowed=errors)
     differing = sum(
-        not all(torch.equal(*pair) for pair in zip(run(), first, strict=True))
+        not all(torch.equal(*pair) for pair in zip(run(drawn, "triton"), first, strict=True))
         for _ in range(scale.repetitions)
     )
     tell("repetitions", runs=scale.repetitions, differing=differing)
     return finite and not report.failures() and not differing
-
-
-def _mutual_attention(case: Any, device: torch.device) -> Callable[[], list[Tensor]]:
-    """Forward and backward of the kernels on a case's inputs, drawn once."""
-    from maris_fast.kernels import mutual_attention
-    from maris_fast.kernels.mutual_attention.parity import draw
-
-    drawn = draw(case, device)
-    leaves = [leaf.detach().requires_grad_() for leaf in drawn.leaves]
-
-    def run() -> list[Tensor]:
-        outputs = mutual_attention(
-            *leaves, word_mask=drawn.word_mask, expr_offsets=drawn.expr_offsets, impl="triton"
-        )
-        return [*outputs, *torch.autograd.grad(outputs, leaves, drawn.gradients)]
-
-    return run
 
 
 class _Share:
@@ -260,27 +242,23 @@ def training(scale: Scale, tell: Tell, row: int = 1, caches: Path | None = None)
 def walks(scale: Scale, tell: Tell) -> bool:
     """A forward and backward a walk, for a profiler to look at: the kernels launch in the order told."""
     from maris_fast.kernels.mutual_attention.blocks import blocks
-    from maris_fast.kernels.mutual_attention.in_use import forced
-    from maris_fast.kernels.mutual_attention.parity import Case
+    from maris_fast.kernels.mutual_attention.parity import Case, draw, run
     from maris_fast.kernels.triton_here import architecture
 
     words, channels = scale.words[1], scale.channels
     own = blocks(architecture(scale.device), scale.dtype.itemsize, words, channels)
-    half = {"rows": own.forward.rows // 2}
+    forward, backward = own.forward, own.backward
     variants = {
-        "table": own,
-        "forward, half the rows": replace(own, forward=replace(own.forward, **half)),
-        "forward, half the programs": replace(
-            own, forward=replace(own.forward, programs=own.forward.programs // 2)
-        ),
-        "backward, half the rows": replace(own, backward=replace(own.backward, rows=own.backward.rows // 2)),
+        "table": (forward, backward),
+        "forward, half the rows": (replace(forward, rows=forward.rows // 2), backward),
+        "forward, half the programs": (replace(forward, programs=forward.programs // 2), backward),
+        "backward, half the rows": (forward, replace(backward, rows=backward.rows // 2)),
     }
     counts = (scale.each,) * scale.images
-    run = _mutual_attention(Case(scale.tokens, words, channels, scale.dtype, counts=counts), scale.device)
-    for name, sizes in variants.items():
-        tell("walk", name=name, forward=str(sizes.forward), backward=str(sizes.backward))
-        with forced(sizes):
-            run()
+    drawn = draw(Case(scale.tokens, words, channels, scale.dtype, counts=counts), scale.device)
+    for name, pair in variants.items():
+        tell("walk", name=name, forward=str(pair[0]), backward=str(pair[1]))
+        run(drawn, "triton", "+".join(map(str, pair)))
     _wait(scale)
     return True
 

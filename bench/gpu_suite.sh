@@ -5,7 +5,7 @@
 #   bench/gpu_suite.sh parity      every kernel test on the GPU: bf16, fp16, fp32; a thousand runs bitwise equal
 #   bench/gpu_suite.sh sanitizer   compute-sanitizer's memcheck, racecheck, initcheck and synccheck on small cases
 #   bench/gpu_suite.sh kernels     the operations beside what they replace; which attention is fastest
-#   bench/gpu_suite.sh tune        block sizes for this GPU
+#   bench/gpu_suite.sh prove       which implementation `auto` takes here, of each operation and kind of call
 #   bench/gpu_suite.sh step        the waterfall of a training step, at full size
 #   bench/gpu_suite.sh endurance   eight minutes of steps: speed and memory must stay flat
 #   bench/gpu_suite.sh encoders    SAM's attention: segment-anything's and ours
@@ -18,7 +18,7 @@ set -euo pipefail
 
 part=${1:-}
 case $part in
-first | parity | sanitizer | kernels | tune | step | endurance | encoders | cache) ;;
+first | parity | sanitizer | kernels | prove | step | endurance | encoders | cache) ;;
 *)
     sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'
     exit 2
@@ -75,8 +75,8 @@ kernels)
     logged maris bench attention --out "$OUT/multihead_attention_measured.json"
     logged maris bench run mutual_attention cross_attention multihead_attention --out "$OUT"
     ;;
-tune)
-    logged maris bench tune --out "$OUT/mutual_attention_blocks.json"
+prove)
+    MARIS_FAST_CERTIFICATES=$OUT/certificates logged maris kernels prove
     ;;
 step)
     logged maris bench step --size full --out "$OUT"

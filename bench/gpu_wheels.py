@@ -50,8 +50,8 @@ import maris_fast
 names = sys.argv[1:]
 if not names:
     names = [found.name for found in pkgutil.walk_packages(maris_fast.__path__, "maris_fast.")]
-    # The demo page is of the extra `demo`, which the suite does not need.
-    names = [name for name in names if not name.endswith(("__main__", "demo_page"))]
+    # The demo is of the extra `demo`, which the suite does not need.
+    names = [name for name in names if not name.rpartition(".")[2].startswith(("__main__", "demo"))]
 for name in names:
     importlib.import_module(name)
 print(f"{len(names)} modules imported by Python {sys.version.split()[0]}")

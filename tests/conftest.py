@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ from hypothesis import settings
 # by whichever test comes first, so it has to be set here.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# What this machine's user has proven says nothing here; nothing is in this folder, and no test writes there.
+os.environ["MARIS_FAST_CERTIFICATES"] = str(
+    Path(tempfile.gettempdir(), "maris-fast-tests", "no-certificates")
+)
 
 # Examples touch files; how long that takes says nothing on a busy machine.
 settings.register_profile("maris", deadline=None)

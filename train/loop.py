@@ -23,7 +23,7 @@ from maris_fast.errors import ConfigError, TrainingError
 from maris_fast.files import replace_text
 from maris_fast.model import Maris
 from maris_fast.terminal import write_line
-from maris_fast.train import checkpoints, master_state, resuming, run_files
+from maris_fast.train import checkpoints, implementations, master_state, resuming, run_files
 from maris_fast.train.batch_statistics import average_batch_statistics
 from maris_fast.train.by_products import ByProduct
 from maris_fast.train.checkpoints import Best, RunState
@@ -82,9 +82,10 @@ def _train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
         CacheReader(data.cache, data.val_split, data, device=ranks.device, dtype=dtype) as validation,
     ):
         source = Source.of(training.manifest, data.train_split)
+        kernels = implementations.settle(settings, ranks, training, dtype)
         torch.manual_seed(settings.run.seed)  # the same weights on all ranks
         model = Maris(settings.model, source.visual_channels, source.text_channels)
-        return Trainer(settings, ranks, source, training, validation, model, found).run()
+        return Trainer(settings, ranks, source, training, validation, model, found, kernels).run()
 
 
 class Trainer:
@@ -99,8 +100,9 @@ class Trainer:
         validation: CacheReader,
         model: Maris,
         found: tuple[Path, RunState] | None,
+        kernels: implementations.Table,
     ) -> None:
-        self.settings, self.ranks = settings, ranks
+        self.settings, self.ranks, self.kernels = settings, ranks, kernels
         self.source, self.training, self.validation = source, training, validation
         self.steps_per_epoch = training.steps_per_epoch(settings.data.expressions_per_step)
         self.total_steps = total_steps(settings.schedule, self.steps_per_epoch)
@@ -359,7 +361,10 @@ class Trainer:
     def _open_folder(self) -> None:
         folder = self.settings.run.folder
         require_wandb(self.settings.run.wandb_project)
-        made_with = {**environment(self.ranks), "data": self.source.dataset}
+        made_with = {**environment(self.ranks), "data": self.source.dataset, "kernels": self.kernels}
+        changed = implementations.differing(folder / run_files.ENVIRONMENT, self.kernels)
+        if self.step and changed:
+            log.warning("the run goes on with other implementations: %s", "; ".join(changed))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self.step == 0:

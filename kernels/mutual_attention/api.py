@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
+from operator import index
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from maris_fast.kernels.choice.operation import power_of_two, text
+from maris_fast.kernels.choice.table import chosen
 from maris_fast.kernels.errors import UnsupportedError
+from maris_fast.kernels.mutual_attention.blocks import smallest_block
+from maris_fast.kernels.mutual_attention.candidates import OPERATION, REFERENCE, TRITON, Kind, cut_of
 from maris_fast.kernels.mutual_attention.reference import (
     Keep,
     mutual_attention_reference,
@@ -75,8 +82,12 @@ def mutual_attention(
             raise ValueError(f"{name} is {parameter.dtype}; needed is a floating-point dtype")
         if parameter.device != z_v.device:
             raise ValueError(f"z_v is on {z_v.device} and {name} on {parameter.device}; needed is one device")
-    if _implementation(impl, z_v, z_l) == "triton":
-        from maris_fast.kernels.mutual_attention.operator import mutual_attention_triton as implementation
+    taken, cut = _implementation(impl, z_v, z_l, word_mask, expr_offsets)
+    implementation: Callable[..., tuple[Tensor, Tensor]]
+    if taken == TRITON:
+        from maris_fast.kernels.mutual_attention.operator import mutual_attention_triton
+
+        implementation = partial(mutual_attention_triton, cut=cut)
     else:
         implementation = mutual_attention_reference
     return implementation(
@@ -113,25 +124,57 @@ def mutual_attention_weights(
     )
 
 
-def chosen_impl(device: torch.device, dtype: torch.dtype) -> Impl:
-    """What ``impl="auto"`` takes for inputs of this device and dtype: the reference, everywhere.
+def chosen_impl(kind: Kind, device: torch.device) -> str:
+    """What ``impl="auto"`` takes for such calls on a device: "triton", perhaps with block sizes, "reference".
 
-    No GPU has passed the parity tests of the Triton kernels yet, so nobody gets them without asking.
+    It is what this machine's certificate names: the fastest that was right here. ``maris-fast kernels prove``
+    writes it. Without one it is the reference.
     """
-    return "reference"
+    return chosen(OPERATION, text(kind), device) or REFERENCE
 
 
-def _implementation(impl: Impl, z_v: Tensor, z_l: Tensor) -> Impl:
+# torch.compile can't look into a certificate, and it doesn't change.
+@torch.compiler.assume_constant_result
+def _chosen_candidate(
+    device: torch.device,
+    dtype: torch.dtype,
+    words: int,
+    C: int,
+    tokens: int,
+    grouped: bool,
+    masked: bool,
+    gradient: bool,
+) -> str:
+    kind = Kind(str(dtype).removeprefix("torch."), words, C, tokens, grouped, masked, gradient)
+    return chosen_impl(kind, device)
+
+
+def _implementation(
+    impl: Impl, z_v: Tensor, z_l: Tensor, word_mask: Tensor | None, expr_offsets: Tensor | None
+) -> tuple[str, str]:
+    """The implementation's name, and block sizes other than the table's."""
     if impl not in get_args(Impl):
         raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
     _, L_t, C = z_l.shape
-    if impl == "auto":
-        return chosen_impl(z_v.device, z_v.dtype)
     if impl == "triton":
         reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C)
         if reason is not None:
             raise UnsupportedError(f"{reason}; use impl='reference' or 'auto'")
-    return impl
+    words = smallest_block(L_t)
+    if impl != "auto" or words is None:
+        return (REFERENCE if impl == "auto" else impl), ""
+    candidate = _chosen_candidate(
+        z_v.device,
+        z_v.dtype,
+        words,
+        # A symbolic width becomes a number here; lengths are only compared.
+        index(C),
+        power_of_two(z_v.shape[1]),
+        expr_offsets is not None,
+        word_mask is not None,
+        torch.is_grad_enabled() and (z_v.requires_grad or z_l.requires_grad),
+    )
+    return candidate.partition(":")[0], cut_of(candidate)
 
 
 def _why_not_triton(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:

@@ -1,12 +1,13 @@
 """How the kernels are cut: block sizes by architecture, element size, word block and channels.
 
 Chosen from what the compiler reports: every row fits in registers and shared memory of its architecture
-(tests/kernels/test_mutual_attention_compiles.py compiles them all). None has been timed on a GPU yet: the
-tuner (tuning.py) does that on the machine at hand, and in_use.py lets its file take the place of rows here.
+(tests/kernels/test_mutual_attention_compiles.py compiles them all). None has been timed on a GPU yet: other
+cuts are candidates (candidates.py) beside the table's, each proven and timed on the machine at hand.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from maris_fast.kernels.triton_here import INTERPRETER
@@ -29,10 +30,19 @@ class Walk:
     programs: int = 0
 
     def __str__(self) -> str:
-        chunk = f"chunks of {self.chunk}" if self.chunk else "no chunks"
-        return (
-            f"{self.rows} rows, {self.warps} warps, {self.stages} stages, {chunk}, {self.programs} programs"
-        )
+        return f"{self.rows}/{self.warps}/{self.stages}/{self.chunk}/{self.programs}"
+
+    @classmethod
+    def read(cls, written: str) -> Walk:
+        """The walk that ``str`` wrote.
+
+        Raises:
+            ValueError: anything else.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)/(\d+)/(\d+)/(\d+)", written)
+        if found is None:
+            raise ValueError(f"{written!r} is no walk; needed is rows/warps/stages/chunk/programs")
+        return cls(*map(int, found.groups()))
 
 
 @dataclass(frozen=True)
@@ -98,9 +108,19 @@ def why_unfit(L_t: int, C: int) -> str | None:
     return None
 
 
+def smallest_block(L_t: int) -> int | None:
+    """The smallest block that holds L_t words, None where none does: a softmax needs all words in one."""
+    for block in WORD_BLOCKS:
+        if L_t <= block:
+            return block
+    return None
+
+
 def word_block(L_t: int) -> int:
-    """The smallest block that holds L_t words: a softmax needs all of its words in one."""
-    return next(block for block in WORD_BLOCKS if block >= L_t)
+    """The same of words that fit."""
+    block = smallest_block(L_t)
+    assert block is not None
+    return block
 
 
 def blocks(architecture: int, element_bytes: int, L_t: int, C: int) -> Blocks:
@@ -113,3 +133,13 @@ def blocks(architecture: int, element_bytes: int, L_t: int, C: int) -> Blocks:
     forward = replace(row.forward if C <= WHOLE_C else row.wide, programs=PROGRAMS[known])
     backward = replace(row.backward, chunk=chunk, programs=PROGRAMS[known])
     return Blocks(words, forward, backward)
+
+
+def cut_otherwise(own: Blocks, cut: str) -> Blocks:
+    """The blocks of a call with the walks of ``cut``: the forward's, and after a + the backward's.
+
+    Raises:
+        ValueError: ``cut`` is no two walks.
+    """
+    forward, _, backward = cut.partition("+")
+    return replace(own, forward=Walk.read(forward), backward=Walk.read(backward))

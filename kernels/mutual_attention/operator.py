@@ -15,7 +15,7 @@ from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_kernel,
     mutual_attention_bwd_words_kernel,
 )
-from maris_fast.kernels.mutual_attention.blocks import Blocks, why_unfit
+from maris_fast.kernels.mutual_attention.blocks import Blocks, blocks, cut_otherwise, why_unfit
 from maris_fast.kernels.mutual_attention.forward import (
     KEEP_ALL,
     KEEP_IRRELEVANT,
@@ -24,7 +24,6 @@ from maris_fast.kernels.mutual_attention.forward import (
     mutual_attention_fwd_kernel,
     mutual_attention_fwd_words_kernel,
 )
-from maris_fast.kernels.mutual_attention.in_use import blocks_of_call
 from maris_fast.kernels.mutual_attention.reference import Keep, logit
 from maris_fast.kernels.triton_here import architecture, why_not_here
 
@@ -57,8 +56,12 @@ def mutual_attention_triton(
     word_mask: Tensor | None,
     expr_offsets: Tensor | None,
     eps: float,
+    cut: str = "",
 ) -> tuple[Tensor, Tensor]:
-    """f_lav [E, L_v, C] and f_val [E, L_t, C] of eq. 5; arguments as in ``mutual_attention``."""
+    """f_lav [E, L_v, C] and f_val [E, L_t, C] of eq. 5; arguments as in ``mutual_attention``.
+
+    ``cut``: other block sizes than the table's, as ``blocks.cut_otherwise`` reads them.
+    """
     f_lav, f_val, *_ = mutual_attention_fwd(
         z_v,
         z_l,
@@ -71,6 +74,7 @@ def mutual_attention_triton(
         tau if isinstance(tau, Tensor) else torch.tensor(tau, dtype=torch.float64, device="cpu"),
         KEEPS[keep],
         eps,
+        cut,
     )
     return f_lav, f_val
 
@@ -94,6 +98,7 @@ def mutual_attention_fwd(
     tau: Tensor,
     keep: int,
     eps: float,
+    cut: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """f_lav, f_val and what the backward needs: mean and 1 / deviation of each row of X, the gate, Y.
 
@@ -108,7 +113,7 @@ def mutual_attention_fwd(
     # Triton launches on the current device, whichever the tensors are on.
     with torch.cuda.device_of(z_v):
         z_v, z_l = z_v.contiguous(), z_l.contiguous()
-        sizes = _blocks(z_v, L_t)
+        sizes = _blocks(z_v, L_t, cut)
         walk = sizes.forward
         tiles_per_split, splits = _splits(L_v, walk.rows, E, walk.programs)
         shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
@@ -172,6 +177,7 @@ def _(
     tau: Tensor,
     keep: int,
     eps: float,
+    cut: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _empty_outputs(z_v, z_l)
 
@@ -203,6 +209,7 @@ def mutual_attention_bwd(
     gate: Tensor,
     y: Tensor,
     eps: float,
+    cut: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of z_v, z_l, and of weight and bias of the two LayerNorms, f_lav's first."""
     E, L_t, C = z_l.shape
@@ -219,7 +226,7 @@ def mutual_attention_bwd(
     with torch.cuda.device_of(z_v):
         z_v, z_l = z_v.contiguous(), z_l.contiguous()
         wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
-        sizes = _blocks(z_v, L_t)
+        sizes = _blocks(z_v, L_t, cut)
         walk = sizes.backward
 
         dy = wide(E, L_t, C)
@@ -324,6 +331,7 @@ def _(
     gate: Tensor,
     y: Tensor,
     eps: float,
+    cut: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         z_v.new_empty(z_v.shape),
@@ -336,12 +344,12 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    z_v, z_l, ln_v_weight, _, ln_l_weight, _, _, expr_offsets, _, _, eps = inputs
+    z_v, z_l, ln_v_weight, _, ln_l_weight, _, _, expr_offsets, _, _, eps, cut = inputs
     _, _, mean, rstd, gate, y = output
     ctx.mark_non_differentiable(mean, rstd, gate, y)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y)
-    ctx.eps = eps
+    ctx.eps, ctx.cut = eps, cut
 
 
 def _backward(ctx: Any, grad_f_lav: Tensor | None, grad_f_val: Tensor | None, *_: None) -> tuple[Any, ...]:
@@ -350,17 +358,17 @@ def _backward(ctx: Any, grad_f_lav: Tensor | None, grad_f_val: Tensor | None, *_
         grad_f_lav = z_v.new_zeros(mean.shape[0], *z_v.shape[1:])
     if grad_f_val is None:
         grad_f_val = torch.zeros_like(z_l)
-    dz_v, dz_l, dw_v, db_v, dw_l, db_l = mutual_attention_bwd(
-        grad_f_lav, grad_f_val, z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y, ctx.eps
-    )
-    return dz_v, dz_l, dw_v, db_v, dw_l, db_l, None, None, None, None, None
+    saved = (z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y)
+    gradients = mutual_attention_bwd(grad_f_lav, grad_f_val, *saved, ctx.eps, ctx.cut)
+    return (*gradients, None, None, None, None, None, None)
 
 
 mutual_attention_fwd.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _blocks(z_v: Tensor, L_t: int) -> Blocks:
-    return blocks_of_call(architecture(z_v.device), z_v.element_size(), L_t, z_v.shape[2])
+def _blocks(z_v: Tensor, L_t: int, cut: str) -> Blocks:
+    own = blocks(architecture(z_v.device), z_v.element_size(), L_t, z_v.shape[2])
+    return cut_otherwise(own, cut) if cut else own
 
 
 def _splits(L_v: int, rows: int, owners: int, programs: int) -> tuple[int, int]:

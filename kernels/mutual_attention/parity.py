@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maris_fast.kernels.error_bounds import errors_and_bounds, exceeded
-from maris_fast.kernels.mutual_attention.operator import KEEPS, mutual_attention_fwd, unpack_gate
+from maris_fast.kernels.mutual_attention.operator import (
+    KEEPS,
+    mutual_attention_fwd,
+    mutual_attention_triton,
+    unpack_gate,
+)
 from maris_fast.kernels.mutual_attention.reference import (
     Keep,
     attention_weights,
@@ -115,6 +121,18 @@ def draw(case: Case, device: torch.device) -> Inputs:
     return Inputs([z_v, z_l, *parameters], word_mask, expr_offsets, gradients)
 
 
+def run(drawn: Inputs, impl: str, cut: str = "", gradient: bool = True) -> list[Tensor]:
+    """Outputs of one call as a step makes it, and with ``gradient`` those of all leaves."""
+    leaves = [leaf.detach().requires_grad_(gradient) for leaf in drawn.leaves]
+    settings: dict[str, Any] = {"tau": 0.5, "keep": "relevant", "eps": 1e-5}
+    settings |= {"word_mask": drawn.word_mask, "expr_offsets": drawn.expr_offsets}
+    if impl == "triton":
+        outputs = mutual_attention_triton(*leaves, **settings, cut=cut)
+    else:
+        outputs = mutual_attention_reference(*leaves, **settings)
+    return [*outputs, *(torch.autograd.grad(outputs, leaves, drawn.gradients) if gradient else ())]
+
+
 def same_dtype_eager(
     leaves: list[Tensor], kept: Tensor, expr_offsets: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -132,14 +150,17 @@ def same_dtype_eager(
     return f_lav.to(z_v.dtype), f_val.to(z_v.dtype)
 
 
-def parity(case: Case, device: torch.device, eps: float = 1e-5) -> Report:
-    """Runs one case, forward and backward, on memory that is NaN where nothing was written."""
+def parity(case: Case, device: torch.device, eps: float = 1e-5, cut: str = "") -> Report:
+    """Runs one case, forward and backward, on memory that is NaN where nothing was written.
+
+    ``cut``: other block sizes than the table's.
+    """
     drawn = draw(case, device)
     leaves = [t.detach().requires_grad_() for t in drawn.leaves]
     tau = torch.tensor(case.tau, dtype=torch.float64)
     with poisoned_memory():
         f_lav, f_val, _, _, bits, _ = mutual_attention_fwd(
-            *leaves, drawn.word_mask, drawn.expr_offsets, tau, KEEPS[case.keep], eps
+            *leaves, drawn.word_mask, drawn.expr_offsets, tau, KEEPS[case.keep], eps, cut
         )
         own = [f_lav, f_val, *torch.autograd.grad([f_lav, f_val], leaves, drawn.gradients)]
     kept = unpack_gate(bits, case.L_t)

@@ -26,6 +26,7 @@ from maris_fast.cli import (
     training,
 )
 from maris_fast.cli.bench import bench
+from maris_fast.cli.kernels import kernels
 from maris_fast.end_signals import interrupting
 from maris_fast.errors import MarisError
 from maris_fast.standard_streams import sturdy
@@ -78,6 +79,7 @@ app.command("attention")(attention.attention)
 app.command("demo")(demo.demo)
 app.command("examples")(examples.examples)
 app.add_typer(bench, name="bench")
+app.add_typer(kernels, name="kernels")
 app.command("report")(reporting.report)
 app.command("info")(inspection.info)
 app.command("doctor")(doctor.doctor)

@@ -1,4 +1,4 @@
-"""``bench``: run the microbenchmarks, draw what they gave, tune the kernels' block sizes."""
+"""``bench``: run the microbenchmarks, draw and compare what they gave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from maris_fast.terminal import say
 
-bench = typer.Typer(no_args_is_help=True, help="Benchmarks: run them, draw them, tune block sizes.")
+bench = typer.Typer(no_args_is_help=True, help="Benchmarks: run them, draw them, compare them.")
 Root = Annotated[
     Path | None, typer.Option(help="checkout whose README.md, docs/ and bench/results/; this code's own")
 ]
@@ -184,31 +184,3 @@ def memory(
     here = environment(Ranks(torch.device("cpu")))
     file = Suite.now("step_memory", here, count()).save(out or ROOT / "bench" / "results")
     say(f"wrote {file}")
-
-
-@bench.command("tune")
-def tune(
-    out: Annotated[
-        Path | None,
-        typer.Option(help="JSON to write; bench/results/<device>/mutual_attention_blocks.json by default"),
-    ] = None,
-    dtypes: Annotated[
-        list[str] | None, typer.Option("--dtype", help="float16, bfloat16 or float32; may be repeated")
-    ] = None,
-    words: Annotated[
-        list[int] | None, typer.Option(min=1, max=128, help="words of an expression; may be repeated")
-    ] = None,
-    channels: Annotated[list[int] | None, typer.Option(min=16, max=1024, help="C; may be repeated")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="visual tokens of an image, L_v")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="images of a call")] = None,
-    expressions: Annotated[int | None, typer.Option(min=1, help="expressions of an image")] = None,
-) -> None:
-    """Find the fastest block sizes of mutual_attention on this machine, each proven before it is timed.
-
-    Without options, the training shapes. Calls take the file that MARIS_FAST_BLOCKS names.
-    """
-    from maris_fast.bench.tuning import tune_to
-
-    sizes = {"L_v": tokens, "images": images, "expressions": expressions}
-    file = tune_to(out, dtypes, words, channels, sizes, say)
-    say(f"wrote {file}; to use it: MARIS_FAST_BLOCKS={file}")

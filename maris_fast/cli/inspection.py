@@ -61,10 +61,11 @@ def machine() -> dict[str, Any]:
     import torch
 
     from maris_fast import __version__
+    from maris_fast.kernels.choice.table import summary
     from maris_fast.kernels.cross_attention import api as cross
     from maris_fast.kernels.multihead_attention import api as multihead
     from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
-    from maris_fast.kernels.mutual_attention import api as mutual
+    from maris_fast.kernels.mutual_attention import candidates as mutual
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rows: dict[str, Any] = {
@@ -77,7 +78,7 @@ def machine() -> dict[str, Any]:
     for name in devices:
         device = torch.device(name)
         dtype = torch.bfloat16 if name == "cuda" else torch.float32
-        rows[f"mutual_attention on {name}"] = mutual.chosen_impl(device, dtype)
+        rows[f"mutual_attention on {name}"] = summary(mutual.OPERATION, device, mutual.REFERENCE)
         x, k = torch.empty(1, 3072, 256), torch.empty(1, 11, 8, 32)
         rows[f"cross_attention on {name}"] = cross.chosen_impl(*(t.to(device, dtype) for t in (x, k)))
         for head_dim in (32, 64, 128):

@@ -19,9 +19,6 @@ from maris_fast.bench.report import measured
 from maris_fast.bench.results import ROOT, load
 from maris_fast.cli import app
 from maris_fast.data_shards.scaling import measured_rates
-from maris_fast.kernels.mutual_attention.measured import read
-
-TINY = ("--tokens", "32", "--channels", "16", "--words", "3")
 
 
 def maris_fast(*arguments: object, **changed: str | None) -> subprocess.CompletedProcess[str]:
@@ -40,51 +37,9 @@ def called(*arguments: object) -> tuple[int, str]:
     return result.exit_code, " ".join((result.output + (result.stderr or "")).split())
 
 
-def test_tune_in_the_interpreter_writes_a_file_that_calls_take_and_says_what_its_times_are_worth(
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "new" / "blocks.json"
-    done = maris_fast("bench", "tune", *TINY, "--out", file, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 0, done.stderr
-    assert "interpreter: these times say nothing about a GPU" in done.stdout
-    found = read(file)
-    assert found.warning == "interpreter: these times say nothing about a GPU"
-    (case,) = found.cases
-    for choice in (case.forward, case.backward):
-        assert choice.own is not None
-        assert choice.chosen.ms <= choice.own.ms
-        assert (choice.wrong, choice.failed) == ({}, {})
-    code = (
-        "from maris_fast.kernels.mutual_attention.in_use import blocks_of_call\n"
-        "print(blocks_of_call(0, 4, 3, 16).forward == blocks_of_call(0, 4, 3, 32).forward)\n"
-        "blocks_of_call(90, 2, 3, 16)\n"
-    )
-    used = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MARIS_FAST_BLOCKS": str(file)},
-        capture_output=True,
-        text=True,
-    )
-    own = case.forward.own
-    assert own is not None
-    assert used.stdout.strip() == str(case.forward.chosen.walk == own.walk)
-    assert "in use are of Triton's interpreter" in used.stderr.splitlines()[-1]
-
-
-def test_tune_without_a_gpu_or_the_interpreter_says_so_and_writes_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "blocks.json"
-    done = maris_fast("bench", "tune", "--out", file, TRITON_INTERPRET=None, CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2
-    assert "Triton kernels run on CUDA, and the inputs are on cpu" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not file.exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tune", "--dtype", "int8"), "--dtype int8; known are float16, bfloat16, float32"),
-        (("tune", "--words", 20, "--words", 30), "the same element size, word block and C"),
         (("run", "-k", "small"), "give --out FOLDER"),
         (("run", "convolution"), "no suite convolution; known are"),
         (("report", "--root", "{folder}"), "can't be read as results"),

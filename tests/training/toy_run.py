@@ -117,7 +117,7 @@ def toy_trainer(
     source = Source(VISUAL, TEXT, {"sam": "toy"}, ("sam",), "f00d", 1, Path("none"))
     training: Any = ToyReader(**reader)
     whole: Any = model or ToyModel(batch_norm=True)
-    return Trainer(settings, ranks, source, training, training, whole, found)
+    return Trainer(settings, ranks, source, training, training, whole, found, {})
 
 
 def metrics(folder: Path, kind: str = "train") -> list[dict[str, Any]]:

@@ -20,13 +20,14 @@ def mutual_attention(subject: Subject) -> Finding:
     """
     import torch
 
-    from maris_fast.kernels.mutual_attention.api import chosen_impl
+    from maris_fast.kernels.choice.table import summary
+    from maris_fast.kernels.mutual_attention.candidates import OPERATION, REFERENCE
     from maris_fast.kernels.mutual_attention.operator import why_unsupported
     from maris_fast.kernels.mutual_attention.parity import Case, parity
 
     wanted = subject.model.mutual_attention_impl == "triton"
     device = _device(subject)
-    auto = f"impl auto takes the {chosen_impl(device, torch.float32)}"
+    auto = f"impl auto takes {summary(OPERATION, device, REFERENCE)}"
     reason = why_unsupported(device, torch.float32, WORDS, subject.model.channels)
     if reason and wanted:
         came = f"model.mutual_attention_impl = triton: {reason}"

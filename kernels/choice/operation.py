@@ -1,0 +1,84 @@
+"""What an operation tells of itself, so that its implementations can be tried and chosen between."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+Kind = Any
+"""A NamedTuple of int, str and bool: what calls must share to share an implementation."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation, its kinds and its candidates.
+
+    Of candidates the first is the usual one, which a tie goes to. ``failures`` is the proof, on a ragged and
+    on a real size: what is wrong, in words. ``ready`` draws real inputs and returns one call with them.
+    ``timed``: whether times on this device mean anything; where not, the first one that is right is taken.
+    """
+
+    name: str
+    where: str
+    """``module:attribute`` of this object, from which a child process gets it."""
+    kind: type[Any]
+    candidates: Callable[[Kind, torch.device], Sequence[str]]
+    failures: Callable[[str, Kind, torch.device], list[str]]
+    ready: Callable[[str, Kind, torch.device], Callable[[], object]]
+    timed: Callable[[torch.device], bool]
+    sources: tuple[Path, ...]
+    """Files, or folders of them, that count: a change proves again."""
+
+    def sources_hash(self) -> str:
+        """Of the operation's sources and of the proof's own."""
+        digest = hashlib.sha256()
+        for place in (*self.sources, HERE):
+            for file in sorted(place.glob("*.py")) if place.is_dir() else [place]:
+                digest.update(file.name.encode() + file.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def of(where: str) -> Operation:
+    """The operation at ``module:attribute``."""
+    module, _, attribute = where.partition(":")
+    operation = getattr(import_module(module), attribute)
+    assert isinstance(operation, Operation)
+    return operation
+
+
+def text(kind: Kind) -> str:
+    """A kind in words, such as ``dtype=bfloat16 words=32 C=256``."""
+    return " ".join(f"{name}={value}" for name, value in kind._asdict().items())
+
+
+def read(kind: type[Any], words: str) -> Kind:
+    """The kind that ``text`` wrote.
+
+    Raises:
+        ValueError: other fields, or no value of a field's type.
+    """
+    types = get_type_hints(kind)
+    values = dict(word.split("=", 1) for word in words.split())
+    if values.keys() != types.keys():
+        raise ValueError(f"{words!r} is no kind of {', '.join(types)}")
+    return kind._make(
+        values[name] == "True" if types[name] is bool else types[name](values[name]) for name in types
+    )
+
+
+def power_of_two(length: int) -> int:
+    """The smallest power of two that is no smaller, from 64 on. A symbolic length is only compared with."""
+    for power in POWERS:
+        if length <= power:
+            return power
+    return POWERS[-1]
+
+
+POWERS = tuple(2**exponent for exponent in range(6, 17))

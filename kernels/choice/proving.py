@@ -1,0 +1,195 @@
+"""Proves kinds of calls: each candidate's parity, then the time of those that were right.
+
+It runs in a child process (trial.py): an illegal access ends a CUDA context. A candidate that crashes, hangs
+or runs out of memory there is a failed candidate, by name, and a fresh child goes on with the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maris_fast.kernels.choice import table
+from maris_fast.kernels.choice.operation import Kind, Operation, text
+from maris_fast.kernels.choice.table import Certificates, Found
+
+# A figure this close to the fastest is a tie, and a tie goes to the usual candidate.
+TIE = 1.05
+# Seconds without a word, after which a candidate hangs; a kernel compiles in up to ten. And those that Python
+# and PyTorch may take to start.
+PATIENCE, START = 90.0, 300.0
+ROOT = Path(__file__).resolve().parents[2]
+
+Told = Callable[[str], None]
+
+
+class Work:
+    """One kind of one operation: what is still to be tried, and what came of the rest."""
+
+    def __init__(self, operation: Operation, kind: Kind, device: torch.device) -> None:
+        self.operation, self.kind = operation, text(kind)
+        self.candidates = list(operation.candidates(kind, device))
+        self.right: list[str] = []
+        self.results: dict[str, dict[str, Any]] = {}
+        self.timed = operation.timed(device)
+
+    @property
+    def done(self) -> bool:
+        return all(candidate in self.results for candidate in self.candidates)
+
+    def fail(self, candidate: str, reason: str) -> None:
+        self.results[candidate] = {"reason": reason}
+
+    def asked(self) -> dict[str, Any]:
+        """What a child is told."""
+        left = [candidate for candidate in self.candidates if candidate not in self.results]
+        return {
+            "operation": self.operation.where,
+            "kind": self.kind,
+            "candidates": left,
+            "right": [candidate for candidate in self.right if candidate in left],
+        }
+
+    def hear(self, said: Mapping[str, Any]) -> None:
+        candidate = said["candidate"]
+        if "ms" in said:
+            self.results[candidate] = {"ms": said["ms"]}
+        elif said.get("failures"):
+            self.fail(candidate, f"wrong: {'; '.join(said['failures'])}")
+        elif "reason" in said:
+            self.fail(candidate, said["reason"])
+        elif "failures" in said:
+            self.right.append(candidate)
+
+    def found(self) -> Found:
+        return {"chosen": choose(self.candidates, self.results, self.timed), "results": self.results}
+
+
+def choose(
+    candidates: Sequence[str], results: Mapping[str, Mapping[str, Any]], timed: bool = True
+) -> str | None:
+    """The fastest that was right; the first listed within 5% of it; None where none was right."""
+    times = {name: results[name]["ms"] for name in candidates if "ms" in results.get(name, {})}
+    if not times:
+        return None
+    bound = TIE * min(times.values())
+    return next(name for name, ms in times.items() if ms <= bound or not timed)
+
+
+def prove(
+    wanted: Iterable[tuple[Operation, Kind]],
+    device: torch.device,
+    told: Told = lambda _: None,
+    patience: float = PATIENCE,
+    again: bool = False,
+) -> Certificates:
+    """Proves the kinds that have no certificate yet, or all of them ``again``; returns all that is known.
+
+    ``told`` hears a line for each kind, and where the certificates were written.
+    """
+    known = table.of_device(device)
+    pairs = list(dict.fromkeys(wanted))
+    if not again:
+        pairs = [pair for pair in pairs if _unknown(known, *pair)]
+    works = [Work(operation, kind, device) for operation, kind in pairs]
+    for number, work in enumerate(works, start=1):
+        begun = time.monotonic()
+        while not work.done:
+            _one_child(works[number - 1 :], device, patience)
+        _tell(told, number, len(works), work, time.monotonic() - begun)
+    if works:
+        found: dict[str, dict[str, Found]] = {}
+        for work in works:
+            found.setdefault(work.operation.name, {})[work.kind] = work.found()
+        hashes = {work.operation.name: work.operation.sources_hash() for work in works}
+        unwritten = known.learn(found, hashes)
+        told(unwritten or f"wrote {known.file}")
+    return known
+
+
+def _unknown(known: Certificates, operation: Operation, kind: Kind) -> bool:
+    stale = known.sources.get(operation.name) != operation.sources_hash()
+    return stale or known.find(operation.name, text(kind)) is None
+
+
+def _tell(told: Told, number: int, count: int, work: Work, seconds: float) -> None:
+    """Which candidate a kind got, and why the others did not."""
+    parts = [
+        f"{name} {result['ms']:.3g} ms" if "ms" in result else f"{name} left out, {result['reason']}"
+        for name, result in work.results.items()
+    ]
+    chosen = work.found()["chosen"]
+    told(
+        f"kernels {number} of {count}, {work.operation.name} {work.kind}: "
+        f"{chosen or 'none was right'} ({'; '.join(parts)}; {seconds:.0f} s)"
+    )
+
+
+def _one_child(works: Sequence[Work], device: torch.device, patience: float) -> None:
+    """A child with all that is left, until it ends or dies; then the candidate it was at has failed."""
+    with tempfile.TemporaryDirectory(prefix="maris-kernels-") as folder:
+        asked, answers = Path(folder, "asked.json"), Path(folder, "answers.jsonl")
+        asked.write_text(json.dumps([work.asked() for work in works]))
+        answers.touch()
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        command = [sys.executable, "-m", "maris_fast.kernels.choice.trial"]
+        with Path(folder, "said").open("wb") as said_by_it:
+            process = subprocess.Popen(
+                [*command, str(asked), str(answers), str(device)],
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said_by_it,
+                start_new_session=True,
+            )
+        heard, last = 0, time.monotonic()
+        at: tuple[Work, str] | None = None
+        try:
+            while True:
+                ended = process.poll() is not None
+                lines = answers.read_text().split("\n")[:-1]
+                for line in lines[heard:]:
+                    said = json.loads(line)
+                    last = time.monotonic()
+                    at = (works[said["work"]], said["candidate"])
+                    if "trying" not in said:
+                        at[0].hear(said)
+                heard = len(lines)
+                if ended or time.monotonic() - last > (START if at is None else patience):
+                    break
+                time.sleep(0.05)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+        tail = Path(folder, "said").read_text(errors="replace").strip().splitlines()[-1:]
+    if all(work.done for work in works):
+        return
+    reason = _why(status, tail) if ended else f"hung: no answer in {patience:.0f} s"
+    if at is None:
+        # It died before it tried anything: no other child would fare better.
+        for work in works:
+            for candidate in work.asked()["candidates"]:
+                work.fail(candidate, reason)
+    elif at[1] not in at[0].results:
+        at[0].fail(at[1], reason)
+    else:
+        # It died after its answer and before the next trial, so the next is the likely one.
+        work = next(work for work in works if not work.done)
+        work.fail(work.asked()["candidates"][0], reason)
+
+
+def _why(status: int, tail: Sequence[str]) -> str:
+    if status < 0:
+        return f"crashed: {signal.Signals(-status).name}"
+    return f"crashed: status {status}{', ' + tail[0][:200] if tail else ''}"

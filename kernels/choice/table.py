@@ -1,0 +1,184 @@
+"""Certificates: what was found on this machine, one readable JSON a device in the user's cache folder."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maris_fast.kernels.choice.operation import Operation
+
+FOLDER_VARIABLE = "MARIS_FAST_CERTIFICATES"
+log = logging.getLogger(__name__)
+
+Found = dict[str, Any]
+"""Of one kind: {"chosen": candidate or None, "results": {candidate: {"ms": ...}, or {"reason": ...}}}."""
+
+
+def folder() -> Path:
+    """Where certificates are kept: MARIS_FAST_CERTIFICATES, or the user's cache folder."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "maris-fast" / "kernels"
+
+
+@lru_cache
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a certificate holds for: the device, and the versions of all that computes there."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else f"{device.type} {platform.machine()}",
+        "capability": ".".join(map(str, torch.cuda.get_device_capability(device))) if cuda else None,
+        "driver": _driver() if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "interpreted": bool(os.environ.get("TRITON_INTERPRET")) and not cuda,
+        **{name: _version(name) for name in ("torch", "triton", "xformers")},
+    }
+
+
+@dataclass
+class Certificates:
+    """Of one device: {operation: {kind: found}}, with the hash of the sources that each operation had."""
+
+    machine: dict[str, Any]
+    operations: dict[str, dict[str, Found]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """Its own file: another driver or version has another one."""
+        name = re.sub(r"[^a-z0-9]+", "-", str(self.machine["device"]).lower()).strip("-")
+        told = json.dumps(self.machine, sort_keys=True).encode()
+        return folder() / f"{name}-{_short_hash(told)}.json"
+
+    def find(self, operation: str, kind: str) -> Found | None:
+        """What was found of a kind; None where nothing is known."""
+        return self.operations.get(operation, {}).get(kind)
+
+    def learn(self, found: Mapping[str, Mapping[str, Found]], sources: Mapping[str, str]) -> str | None:
+        """Keeps what was found, in memory and in the file; why not in the file, None when it is there.
+
+        ``sources`` is the hash that each operation's sources had.
+        """
+        self.take(found, sources)
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # Another process may have proven other kinds meanwhile.
+                whole = _read(self.machine, self.file)
+                whole.take(found, sources)
+                scratch = self.file.with_suffix(".part")
+                scratch.write_text(json.dumps(vars(whole), indent=1) + "\n")
+                scratch.replace(self.file)
+        except OSError as error:
+            return f"{self.file} can't be written ({error.strerror}), so this holds for this process alone"
+        return None
+
+    def take(self, found: Mapping[str, Mapping[str, Found]], sources: Mapping[str, str]) -> None:
+        """Keeps what was found in memory alone."""
+        for name, kinds in found.items():
+            if self.sources.get(name) != sources[name]:
+                self.operations[name] = {}
+            self.sources[name] = sources[name]
+            self.operations.setdefault(name, {}).update(kinds)
+
+
+@lru_cache
+def of_device(device: torch.device) -> Certificates:
+    """The device's certificates, read once in a process."""
+    here = machine(device)
+    return _read(here, Certificates(here).file)
+
+
+def forget() -> None:
+    """Reads the files anew from here on."""
+    of_device.cache_clear()
+    machine.cache_clear()
+    _sources_hash.cache_clear()
+
+
+@torch.compiler.assume_constant_result
+def chosen(operation: Operation, kind: str, device: torch.device) -> str | None:
+    """The implementation that a certificate names for this kind of call; None where there is none.
+
+    It only looks up. A certificate of other sources than these counts for nothing.
+    """
+    known = of_device(device)
+    found = known.find(operation.name, kind)
+    if found is None or known.sources.get(operation.name) != _sources_hash(operation):
+        return None
+    name: str | None = found["chosen"]
+    return name
+
+
+def summary(operation: Operation, device: torch.device, safe: str) -> str:
+    """What ``auto`` takes of an operation, in a line: of the kinds proven here, and of all others."""
+    known = of_device(device)
+    current = known.sources.get(operation.name) == _sources_hash(operation)
+    kinds = known.operations.get(operation.name, {}) if current else {}
+    if not kinds:
+        return f"{safe}: nothing is proven here, `maris-fast kernels prove` does it"
+    taken = [found["chosen"] or safe for found in kinds.values()]
+    counts = ", ".join(f"{name} for {taken.count(name)}" for name in dict.fromkeys(taken))
+    return f"of {len(taken)} proven kinds of calls {counts}; else {safe}"
+
+
+@lru_cache
+def _sources_hash(operation: Operation) -> str:
+    return operation.sources_hash()
+
+
+def _read(here: dict[str, Any], file: Path) -> Certificates:
+    """A file's certificates; none where there is no file, or one that can't be used, which is told."""
+    try:
+        content = json.loads(file.read_text())
+        known = Certificates(content["machine"], content["operations"], content["sources"])
+        for kinds in known.operations.values():
+            for found in kinds.values():
+                assert found["chosen"] is None or "ms" in found["results"][found["chosen"]]
+    except (FileNotFoundError, NotADirectoryError):
+        return Certificates(here)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        log.warning(
+            "%s can't be used (%s: %s), so nothing is known here; `maris-fast kernels prove` writes it anew",
+            file,
+            type(error).__name__,
+            error,
+        )
+        return Certificates(here)
+    return known if known.machine == here else Certificates(here)
+
+
+def _short_hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def _driver() -> str | None:
+    try:
+        told = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return str(torch.cuda.driver_version()) if hasattr(torch.cuda, "driver_version") else None
+    found = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", told)
+    return found[1] if found else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,146 @@
+"""The child process of a proof: tries candidates, and tells of each before and after.
+
+Its parent (proving.py) knows from that which candidate it died of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from maris_fast.kernels.choice.operation import Operation, of, read
+
+# Interleaved, so that what slows the machine slows all.
+ROUNDS = 5
+# Of a GPU's time a round, in ms.
+ROUND_MS = 20.0
+
+
+def main(asked: Path, answers: Path, device: torch.device) -> None:
+    """Works through ``asked``, and appends a line to ``answers`` for each thing known."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with answers.open("a") as file:
+
+        def tell(**said: Any) -> None:
+            file.write(json.dumps(said) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+        for number, work in enumerate(json.loads(asked.read_text())):
+            if work["candidates"]:
+                try_kind(work, device, lambda number=number, **said: tell(work=number, **said))
+
+
+def try_kind(work: Mapping[str, Any], device: torch.device, tell: Callable[..., None]) -> None:
+    """Proves each candidate that is not known to be right, then times the right ones by turns."""
+    operation = of(work["operation"])
+    kind = read(operation.kind, work["kind"])
+    right = list(work["right"])
+    for candidate in work["candidates"]:
+        if candidate in right:
+            continue
+        tell(candidate=candidate, trying="proof")
+        try:
+            failures = operation.failures(candidate, kind, device)
+        # Whatever the compiler, the driver or the launch throws, the next candidate may be fine.
+        except Exception as error:
+            tell(candidate=candidate, reason=_said(error))
+            continue
+        tell(candidate=candidate, failures=failures)
+        if not failures:
+            right.append(candidate)
+        _free(device)
+    if right:
+        time_by_turns(operation, kind, right, device, tell)
+
+
+def time_by_turns(
+    operation: Operation, kind: Any, right: list[str], device: torch.device, tell: Callable[..., None]
+) -> None:
+    """Median ms of each candidate over rounds; on a GPU of CUDA graphs, which the host has no part in."""
+    seconds: dict[str, list[float]] = {}
+    calls: dict[str, Callable[[], float]] = {}
+    with _own_stream(device):
+        for candidate in right:
+            tell(candidate=candidate, trying="time")
+            try:
+                calls[candidate] = _timer(operation.ready(candidate, kind, device), device)
+                seconds[candidate] = [calls[candidate]()]
+            except Exception as error:
+                calls.pop(candidate, None)
+                tell(candidate=candidate, reason=_said(error))
+        for _ in range(ROUNDS - 1 if operation.timed(device) else 0):
+            for candidate, call in calls.items():
+                tell(candidate=candidate, trying="time")
+                seconds[candidate].append(call())
+    for candidate in calls:
+        tell(candidate=candidate, ms=round(1e3 * median(seconds[candidate]), 5))
+
+
+def _timer(function: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """Times a call: seconds each, of about ROUND_MS on a GPU, of one on a CPU."""
+    if device.type != "cuda":
+
+        def once() -> float:
+            begun = time.perf_counter()
+            function()
+            return time.perf_counter() - begun
+
+        return once
+    for _ in range(2):
+        function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    run: Callable[[], object] = graph.replay
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            function()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        run = function
+    each = _timed_on_gpu(run, 3)
+    times = max(1, min(200, round(ROUND_MS / 1e3 / max(each, 1e-6))))
+    return lambda: _timed_on_gpu(run, times)
+
+
+def _timed_on_gpu(run: Callable[[], object], times: int) -> float:
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    for _ in range(times):
+        run()
+    ended.record()
+    ended.synchronize()
+    return float(begun.elapsed_time(ended)) / 1e3 / times
+
+
+def _own_stream(device: torch.device) -> Any:
+    """Only on a stream of its own can a call be captured."""
+    if device.type != "cuda":
+        return torch.cuda.stream(None)
+    torch.cuda.synchronize()
+    return torch.cuda.stream(torch.cuda.Stream(device))
+
+
+def _free(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), torch.device(sys.argv[3]))

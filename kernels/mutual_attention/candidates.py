@@ -1,0 +1,131 @@
+"""The ways to compute the operation, for the choice between them: kinds of calls, proof and time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from maris_fast.kernels.choice.operation import Operation
+
+if TYPE_CHECKING:
+    from maris_fast.kernels.mutual_attention.parity import Case, Inputs
+
+HERE = Path(__file__).resolve().parent
+TRITON, REFERENCE = "triton", "reference"
+
+
+class Kind(NamedTuple):
+    """What calls share that share an implementation.
+
+    ``words`` is the block that holds L_t, ``tokens`` L_v to a power of two.
+    """
+
+    dtype: str
+    words: int
+    C: int
+    tokens: int
+    grouped: bool
+    masked: bool
+    gradient: bool
+
+
+def candidates(kind: Kind, device: torch.device) -> list[str]:
+    """The kernels with the table's block sizes and, on a GPU, with smaller tiles; the reference.
+
+    A candidate is a name, and after a colon the walks of ``blocks.cut_otherwise``.
+    """
+    from maris_fast.kernels.mutual_attention.blocks import blocks
+    from maris_fast.kernels.mutual_attention.operator import why_unsupported
+    from maris_fast.kernels.triton_here import INTERPRETER, architecture
+
+    dtype = getattr(torch, kind.dtype)
+    if why_unsupported(device, dtype, kind.words, kind.C) is not None:
+        return [REFERENCE]
+    own = blocks(architecture(device), dtype.itemsize, kind.words, kind.C)
+    others = []
+    if architecture(device) != INTERPRETER:
+        forward, backward = (
+            replace(walk, rows=max(16, walk.rows // 2)) for walk in (own.forward, own.backward)
+        )
+        others = [f"{TRITON}:{forward}+{own.backward}"]
+        others += [f"{TRITON}:{own.forward}+{backward}"] if kind.gradient else []
+    as_it_is = f"{TRITON}:{own.forward}+{own.backward}"
+    return [TRITON, *(other for other in others if other != as_it_is), REFERENCE]
+
+
+def cut_of(candidate: str) -> str:
+    """The block sizes in a candidate's name; empty for the table's."""
+    return candidate.partition(":")[2]
+
+
+def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
+    """What is wrong with a candidate on a ragged and on a real case. The reference is right by definition."""
+    from maris_fast.kernels.mutual_attention.parity import parity
+
+    if candidate == REFERENCE:
+        return []
+    cases = (_ragged(kind, device), _whole(kind, device))
+    return [failure for case in cases for failure in parity(case, device, cut=cut_of(candidate)).failures()]
+
+
+def ready(candidate: str, kind: Kind, device: torch.device) -> Callable[[], object]:
+    """A call on real inputs, forward or with the kind's gradient forward and backward."""
+    from maris_fast.kernels.mutual_attention.parity import run
+
+    drawn = _drawn(kind, device)
+    impl = candidate.partition(":")[0]
+    return lambda: run(drawn, impl, cut_of(candidate), kind.gradient)
+
+
+def _ragged(kind: Kind, device: torch.device) -> Case:
+    """Groups of 2, 0 and 1, padding, a last tile that is not full, words that do not fill their block."""
+    from maris_fast.kernels.mutual_attention.parity import Case
+
+    L_v, L_t, dtype = (100 if device.type == "cuda" else 37), kind.words - 3, getattr(torch, kind.dtype)
+    return Case(L_v, L_t, kind.C, dtype, (2, 0, 1) if kind.grouped else None, 3, padded=kind.masked)
+
+
+def _whole(kind: Kind, device: torch.device) -> Case:
+    """All of L_v and C, for few expressions: the truth in fp64 takes its time."""
+    from maris_fast.kernels.mutual_attention.parity import Case
+
+    L_v = kind.tokens if device.type == "cuda" else min(kind.tokens, 64)
+    counts = (2, 3) if kind.grouped else None
+    return Case(L_v, kind.words, kind.C, getattr(torch, kind.dtype), counts, 3, padded=kind.masked)
+
+
+# The candidates of a kind are timed on the same inputs.
+@lru_cache(maxsize=1)
+def _drawn(kind: Kind, device: torch.device) -> Inputs:
+    """A training step's 56 expressions of 8 images, or as many pairs; on a CPU few."""
+    from maris_fast.kernels.mutual_attention.parity import draw
+
+    case = _whole(kind, device)
+    if device.type == "cuda":
+        case = replace(case, counts=(7,) * 8 if kind.grouped else None, images=56)
+    return draw(case, device)
+
+
+def _timed(device: torch.device) -> bool:
+    """The interpreter proves kernels; its time says nothing about them."""
+    return device.type == "cuda"
+
+
+OPERATION = Operation(
+    name="mutual_attention",
+    where=f"{__name__}:OPERATION",
+    kind=Kind,
+    candidates=candidates,
+    failures=failures,
+    ready=ready,
+    timed=_timed,
+    sources=(
+        HERE,
+        *(HERE.parent / f"{name}.py" for name in ("error_bounds", "poisoned_memory", "triton_here")),
+    ),
+)

@@ -1,0 +1,60 @@
+"""An operation of fake candidates: usual, slow, fast, wrong, and some that abort, hang or ask too much."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from maris_fast.kernels.choice import Operation
+
+SOURCE = "MARIS_FAST_TEST_SOURCE"
+SECONDS = {"usual": 0.02, "slow": 0.2, "fast": 0.002}
+
+
+class Kind(NamedTuple):
+    """``dying``: whether candidates that abort, hang and are wrong are among them; ``fast``: the fast one."""
+
+    size: int
+    fast: bool
+    dying: bool
+
+
+def candidates(kind: Kind, device: torch.device) -> list[str]:
+    return ["usual", "slow", *["fast"] * kind.fast, *["wrong", "aborts", "hangs", "greedy"] * kind.dying]
+
+
+def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
+    if candidate == "aborts":
+        os.kill(os.getpid(), signal.SIGABRT)
+    if candidate == "hangs":
+        time.sleep(600)
+    if candidate == "greedy":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
+    return ["out: error 1.0e+00, allowed 1.0e-02"] if candidate == "wrong" else []
+
+
+def ready(candidate: str, kind: Kind, device: torch.device) -> Callable[[], object]:
+    assert candidate in SECONDS, "timed before it was proven"
+    return lambda: time.sleep(SECONDS[candidate])
+
+
+def timed(device: torch.device) -> bool:
+    return True
+
+
+OPERATION = Operation(
+    name="fake",
+    where="tests.kernels.fake_operation:OPERATION",
+    kind=Kind,
+    candidates=candidates,
+    failures=failures,
+    ready=ready,
+    timed=timed,
+    sources=(Path(os.environ.get(SOURCE, __file__)),),
+)

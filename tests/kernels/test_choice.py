@@ -1,0 +1,249 @@
+"""The choice between implementations: an operation of fake candidates, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maris_fast.kernels.choice import chosen, of, prove, text
+from maris_fast.kernels.choice.operation import power_of_two, read
+from maris_fast.kernels.choice.proving import choose
+from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine, of_device, summary
+from maris_fast.kernels.mutual_attention.api import chosen_impl, mutual_attention
+from maris_fast.kernels.mutual_attention.candidates import OPERATION as MUTUAL
+from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
+from maris_fast.kernels.mutual_attention.operator import INTERPRETED
+from tests.kernels.fake_operation import OPERATION, SOURCE, Kind
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+DYING, PLAIN, USUAL = Kind(64, True, True), Kind(128, True, False), Kind(64, False, False)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    forget()
+    yield tmp_path / "cache"
+    forget()
+
+
+def test_the_fastest_right_one_is_chosen_and_the_others_are_left_out_by_name(cache: Path) -> None:
+    lines: list[str] = []
+    prove([(OPERATION, DYING), (OPERATION, USUAL), (OPERATION, DYING)], CPU, lines.append, patience=5)
+    assert chosen(OPERATION, text(DYING), CPU) == "fast"
+    assert chosen(OPERATION, text(USUAL), CPU) == "usual"
+    assert chosen(OPERATION, text(PLAIN), CPU) is None
+    (file,) = cache.glob("*.json")
+    results = json.loads(file.read_text())["operations"]["fake"][text(DYING)]["results"]
+    assert {name: result["reason"] for name, result in results.items() if "reason" in result} == {
+        "wrong": "wrong: out: error 1.0e+00, allowed 1.0e-02",
+        "aborts": "crashed: SIGABRT",
+        "hangs": "hung: no answer in 5 s",
+        "greedy": "out of memory",
+    }
+    assert 1.5 < results["fast"]["ms"] < results["usual"]["ms"]
+    first, second, wrote = lines
+    assert first.startswith("kernels 1 of 2, fake size=64 fast=True dying=True: fast (")
+    assert "aborts left out, crashed: SIGABRT; hangs left out, hung: no answer in 5 s" in first
+    assert second.startswith("kernels 2 of 2, fake size=64 fast=False dying=False: usual (")
+    assert wrote == f"wrote {file}"
+    assert summary(OPERATION, CPU, "slow") == "of 2 proven kinds of calls fast for 1, usual for 1; else slow"
+
+
+def written(cache: Path, chosen_there: str = "fast", **changed: Any) -> Path:
+    """A certificate for PLAIN, as a proof would have left it."""
+    results = {"usual": {"ms": 20.0}, "fast": {"ms": 2.0}}
+    known = Certificates({**machine(CPU), **changed})
+    found = {OPERATION.name: {text(PLAIN): {"chosen": chosen_there, "results": results}}}
+    assert known.learn(found, {OPERATION.name: OPERATION.sources_hash()}) is None
+    forget()
+    return known.file
+
+
+def test_a_second_start_proves_nothing_again(cache: Path) -> None:
+    written(cache)
+    lines: list[str] = []
+    prove([(OPERATION, PLAIN)], CPU, lines.append)
+    assert lines == []
+    assert chosen(OPERATION, text(PLAIN), CPU) == "fast"
+
+
+def test_a_changed_source_counts_for_nothing_until_it_is_proven_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "kernel.py"
+    source.write_text("one")
+    operation = replace(OPERATION, sources=(source,))
+    known = of_device(CPU)
+    found = {"fake": {text(PLAIN): {"chosen": "fast", "results": {"fast": {"ms": 2.0}}}}}
+    known.learn(found, {"fake": operation.sources_hash()})
+    assert chosen(operation, text(PLAIN), CPU) == "fast"
+    source.write_text("two")
+    forget()
+    assert chosen(operation, text(PLAIN), CPU) is None
+    monkeypatch.setenv(SOURCE, str(source))
+    lines: list[str] = []
+    prove([(operation, Kind(64, False, False))], CPU, lines.append)
+    assert len(lines) == 2
+    # What the old source had is gone.
+    assert list(of_device(CPU).operations["fake"]) == [text(Kind(64, False, False))]
+
+
+@pytest.mark.parametrize("other", [{"torch": "1.0"}, {"device": "another"}, {"driver": "1"}])
+def test_another_version_device_or_driver_has_a_file_of_its_own(cache: Path, other: dict[str, str]) -> None:
+    own, others = written(cache), written(cache, "usual", **other)
+    assert own != others
+    assert chosen(OPERATION, text(PLAIN), CPU) == "fast"
+
+
+def test_a_home_that_cannot_be_written_keeps_it_in_memory_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "file" / "kernels"))
+    forget()
+    lines: list[str] = []
+    prove([(OPERATION, USUAL)], CPU, lines.append)
+    assert lines[-1].endswith("can't be written (Not a directory), so this holds for this process alone")
+    assert chosen(OPERATION, text(USUAL), CPU) == "usual"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"machine": 1}', '{"machine":{},"operations":{"a":[]},"sources":{}}']
+)
+def test_a_broken_file_is_told_and_counts_for_nothing(
+    cache: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = written(cache)
+    file.write_text(content)
+    assert chosen(OPERATION, text(PLAIN), CPU) is None
+    assert f"{file} can't be used" in caplog.text
+    assert "`maris-fast kernels prove` writes it anew" in caplog.text
+
+
+def test_two_processes_that_prove_at_the_same_time_lose_nothing_of_each_other(cache: Path) -> None:
+    mine, other = of_device(CPU), Certificates(machine(CPU))
+    for known, kind in ((mine, PLAIN), (other, USUAL)):
+        found = {"fake": {text(kind): {"chosen": "usual", "results": {"usual": {"ms": 1.0}}}}}
+        known.learn(found, {"fake": OPERATION.sources_hash()})
+    forget()
+    assert set(of_device(CPU).operations["fake"]) == {text(PLAIN), text(USUAL)}
+
+
+@pytest.mark.parametrize(
+    ("times", "timed", "taken"),
+    [
+        ({"usual": 1.04, "other": 1.0}, True, "usual"),
+        ({"usual": 1.06, "other": 1.0}, True, "other"),
+        ({"usual": 9.0, "other": 1.0}, False, "usual"),
+        ({"other": 1.0}, True, "other"),
+        ({}, True, None),
+    ],
+)
+def test_five_per_cent_is_a_tie_and_times_that_mean_nothing_do_not_choose(
+    times: dict[str, float], timed: bool, taken: str | None
+) -> None:
+    results = {name: {"ms": ms} for name, ms in times.items()}
+    assert choose(["usual", "other"], results, timed) == taken
+
+
+def test_a_kind_comes_back_from_its_words_and_lengths_go_to_a_power_of_two() -> None:
+    assert read(Kind, text(DYING)) == DYING
+    kind = MutualKind("bfloat16", 32, 256, 4096, True, False, True)
+    assert read(MutualKind, text(kind)) == kind
+    assert of(MUTUAL.where) is MUTUAL
+    with pytest.raises(ValueError, match="is no kind of size, fast, dying"):
+        read(Kind, "size=1")
+    assert [power_of_two(n) for n in (1, 64, 65, 3072, 4096, 10**6)] == [64, 64, 128, 4096, 4096, 65536]
+
+
+CALL = """
+import torch
+from maris_fast.kernels.mutual_attention import api
+real = api._implementation
+api._implementation = lambda *given: print(*(found := real(*given))) or found
+for words, tokens in ((5, 3072), (40, 3072), (5, 20)):
+    z_v, z_l = torch.randn(1, tokens, 16), torch.randn(1, words, 16)
+    mask = torch.ones(1, words, dtype=torch.bool)
+    offsets = torch.tensor([0, 1], dtype=torch.int32)
+    api.mutual_attention(z_v, z_l, *[torch.ones(16)] * 4, word_mask=mask, expr_offsets=offsets)
+"""
+
+
+@pytest.fixture(scope="module")
+def proven(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What `maris-fast kernels prove` leaves and says, in the interpreter, for a small model."""
+    folder = tmp_path_factory.mktemp("proven")
+    config = folder / "run.yaml"
+    config.write_text(
+        "data: {cache: none}\nrun: {folder: none}\nmodel: {channels: 16, heads: 4, ma_blocks: 1}\n"
+    )
+    done = called(folder, "-m", "maris_fast.cli", "kernels", "prove", "--config", str(config))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    own = {FOLDER_VARIABLE: str(folder / "cache"), "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **own, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
+def test_prove_ends_with_a_certificate_after_which_auto_takes_the_kernels(proven: tuple[Path, str]) -> None:
+    folder, said = proven
+    # 16 and 32 words, with and without a gradient.
+    assert "kernels 4 of 4, mutual_attention dtype=float32 words=32 C=16" in said
+    assert said.splitlines()[-1].startswith("4 kinds of calls are proven on cpu")
+    done = called(folder, "-c", CALL)
+    assert done.stdout.split() == ["triton", "reference", "reference"], done.stderr
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
+def test_show_tells_what_each_kind_gets(proven: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from maris_fast.cli import app
+
+    monkeypatch.setenv("COLUMNS", "250")
+    assert "nothing is proven on cpu" in " ".join(CliRunner().invoke(app, ["kernels", "show"]).output.split())
+    monkeypatch.setenv(FOLDER_VARIABLE, str(proven[0] / "cache"))
+    forget()
+    shown = CliRunner().invoke(app, ["kernels", "show"]).output
+    assert shown.count("words=16") == 2
+    assert "reference: " in shown
+
+
+def test_auto_is_the_reference_where_nothing_is_proven() -> None:
+    z_v, z_l = torch.randn(1, 20, 16), torch.randn(1, 5, 16)
+    parameters = [torch.ones(16)] * 4
+    kind = MutualKind("float32", 16, 16, 64, False, False, False)
+    assert chosen_impl(kind, CPU) == "reference"
+    auto = mutual_attention(z_v, z_l, *parameters)
+    plain = mutual_attention(z_v, z_l, *parameters, impl="reference")
+    assert all(torch.equal(*pair) for pair in zip(auto, plain, strict=True))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
+def test_under_torch_compile_the_choice_is_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = MutualKind("float32", 16, 16, 64, False, False, True)
+    cut = "triton:32/4/1/0/4+64/4/1/16/4"
+    found = {"mutual_attention": {text(kind): {"chosen": cut, "results": {cut: {"ms": 1.0}}}}}
+    of_device(CPU).take(found, {"mutual_attention": MUTUAL.sources_hash()})
+    z_l, parameters = torch.randn(1, 5, 16, requires_grad=True), [torch.ones(16)] * 4
+    compiled = torch.compile(mutual_attention, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in (20, 30):
+        z_v = torch.randn(1, length, 16)
+        got = compiled(z_v, z_l, *parameters)
+        named = mutual_attention(z_v, z_l, *parameters, impl="triton")
+        assert all(torch.equal(*pair) for pair in zip(got, named, strict=True))

@@ -1,0 +1,143 @@
+"""Which implementations a run takes: the same on all ranks, and told by its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from maris_fast.config import ModelSettings
+from maris_fast.kernels.choice import text
+from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine
+from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
+from maris_fast.model.kinds import of_model
+from maris_fast.train import implementations
+from maris_fast.train.launchers import free_port
+from maris_fast.train.ranks import Ranks
+from tests.kernels.fake_operation import OPERATION, Kind
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+BOTH, NONE, SAME = Kind(64, True, False), Kind(128, True, False), Kind(256, True, False)
+
+RANK = """
+import sys
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+from maris_fast.kernels.choice import chosen, table, text
+from maris_fast.train.implementations import agree
+from maris_fast.train.ranks import Ranks
+from tests.kernels.fake_operation import OPERATION, Kind
+
+dist.init_process_group("gloo", timeout=timedelta(minutes=5))
+rank = dist.get_rank()
+real = table.machine
+table.machine = lambda device: {**real(device), "device": f"GPU {rank}"}
+cpu = torch.device("cpu")
+ranks = Ranks(cpu, rank, 2, dist.group.WORLD)
+kinds = [Kind(size, True, False) for size in (64, 128, 256)]
+agreed = agree(ranks, [(OPERATION, kind) for kind in kinds])
+taken = [chosen(OPERATION, text(kind), cpu) for kind in kinds]
+assert agreed == {"fake": dict(zip(map(text, kinds), taken, strict=True))}
+print("taken", *taken, flush=True)
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def right(**ms: float) -> dict[str, Any]:
+    return {name: {"ms": time} for name, time in ms.items()}
+
+
+def test_ranks_of_different_devices_take_what_holds_on_all(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    broken = {"fast": {"reason": "crashed: SIGABRT"}}
+    found = [
+        {
+            text(BOTH): {"chosen": "fast", "results": right(usual=3.0, slow=9.0, fast=1.0)},
+            text(NONE): {"chosen": "fast", "results": {**right(fast=1.0), "usual": {"reason": "wrong: x"}}},
+            text(SAME): {"chosen": "fast", "results": right(usual=3.0, fast=1.0)},
+        },
+        {
+            text(BOTH): {"chosen": "slow", "results": {**right(usual=5.0, slow=4.0), **broken}},
+            text(NONE): {"chosen": "usual", "results": {**right(usual=1.0), **broken}},
+            text(SAME): {"chosen": "fast", "results": right(usual=3.0, fast=1.0)},
+        },
+    ]
+    for rank, kinds in enumerate(found):
+        known = Certificates({**machine(CPU), "device": f"GPU {rank}"})
+        known.learn({"fake": kinds}, {"fake": OPERATION.sources_hash()})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK],
+            env={**environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in started]
+    # usual: 3 + 5 ms on both, slow: 9 + 4; nothing was right on both; the same on both.
+    assert [out.strip() for out, _ in said] == ["taken usual None fast"] * 2, said
+
+
+def test_a_rank_alone_proves_what_it_lacks_and_takes_it(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    forget()
+    try:
+        agreed = implementations.agree(Ranks(CPU), [(OPERATION, BOTH)])
+    finally:
+        forget()
+    assert agreed == {"fake": {text(BOTH): "fast"}}
+    assert "kernels 1 of 1, fake size=64 fast=True dying=False: fast (" in capsys.readouterr().out
+
+
+def test_a_run_on_cuda_proves_its_models_calls_for_its_grids_and_words(monkeypatch: Any) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(implementations, "agree", lambda ranks, wanted: asked.extend(wanted) or {"x": {}})
+    reader: Any = SimpleNamespace(
+        index=SimpleNamespace(geometry=torch.tensor([[0, 0, 0, 0, 64, 48], [0, 0, 0, 0, 43, 44]]).numpy()),
+        manifest=SimpleNamespace(encoders=SimpleNamespace(text=SimpleNamespace(max_words=20))),
+    )
+    settings: Any = SimpleNamespace(model=ModelSettings())
+    assert implementations.settle(settings, Ranks(CPU), reader, torch.float32) == {}
+    assert asked == []
+    cuda = Ranks(torch.device("cuda"))
+    assert implementations.settle(settings, cuda, reader, torch.bfloat16) == {"x": {}}
+    kinds = {kind for _, kind in asked if isinstance(kind, MutualKind)}
+    assert {kind.words for kind in kinds} == {16, 32}
+    assert {kind.tokens for kind in kinds} == {2048, 4096}
+    assert {kind.grouped for kind in kinds} == {True, False}
+    assert {(kind.dtype, kind.C, kind.masked) for kind in kinds} == {("bfloat16", 256, True)}
+
+
+def test_what_the_settings_name_is_not_proven() -> None:
+    assert of_model(ModelSettings(mutual_attention_impl="triton"), torch.bfloat16) == []
+    assert of_model(ModelSettings(ma_blocks=0), torch.bfloat16) == []
+    (alone,) = {kind.grouped for _, kind in of_model(ModelSettings(ma_blocks=1), torch.bfloat16)}
+    assert alone
+
+
+def test_a_run_that_goes_on_with_other_implementations_says_which(tmp_path: Path) -> None:
+    file = tmp_path / "environment.json"
+    file.write_text(json.dumps({"kernels": {"fake": {"a": "fast", "b": "usual", "c": None}}}))
+    now = {"fake": {"a": "usual", "b": "usual", "c": "fast", "d": "fast"}, "other": {"a": "x"}}
+    assert implementations.differing(file, now) == [
+        "fake a: fast before, usual now",
+        "fake c: None before, fast now",
+    ]
+    assert implementations.differing(tmp_path / "none.json", now) == []
+    file.write_text("[]")
+    assert implementations.differing(file, now) == []

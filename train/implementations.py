@@ -1,0 +1,84 @@
+"""Which implementations a run takes: proven before the model is built, and the same on all ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maris_fast.config import TrainingSettings
+from maris_fast.data_shards.stream import CacheReader
+from maris_fast.kernels.choice import Operation, prove, text
+from maris_fast.kernels.choice.table import Found, of_device
+from maris_fast.model.kinds import of_model
+from maris_fast.terminal import say
+from maris_fast.train.ranks import Ranks
+
+Table = dict[str, dict[str, str | None]]
+"""{operation: {kind: implementation}}; None: none was right, so calls get the safe one."""
+Everything = dict[str, dict[str, Found]]
+
+
+def settle(settings: TrainingSettings, ranks: Ranks, reader: CacheReader, dtype: torch.dtype) -> Table:
+    """Proves this run's kinds of calls that have no certificate, on CUDA; what all ranks then take."""
+    if ranks.device.type != "cuda":
+        return {}
+    tokens = {int(h) * int(w) for h, w in reader.index.geometry[:, 4:6]}
+    return agree(ranks, of_model(settings.model, dtype, tokens, reader.manifest.encoders.text.max_words))
+
+
+def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Table:
+    """One rank a node proves, in a child process; then every rank takes the same of each kind.
+
+    Where nodes differ (other devices, other versions) that is the one with the least time over all of them
+    among those that were right on each.
+    """
+    pairs = list(dict.fromkeys(wanted))
+    leads = os.environ.get("LOCAL_RANK", "0") == "0"
+    told = say if ranks.first else (lambda _: None)
+    own: Everything | None = None
+    if leads:
+        known = prove(pairs, ranks.device, told)
+        own = {}
+        for operation, kind in pairs:
+            found = known.find(operation.name, text(kind))
+            assert found is not None
+            own.setdefault(operation.name, {})[text(kind)] = found
+    nodes = [node for node in ranks.gather(own) if node is not None]
+    agreed = {
+        name: {kind: _on_all([node[name][kind] for node in nodes]) for kind in kinds}
+        for name, kinds in nodes[0].items()
+    }
+    hashes = {operation.name: operation.sources_hash() for operation, _ in pairs}
+    of_device(ranks.device).take(agreed, hashes)
+    return {name: {kind: found["chosen"] for kind, found in kinds.items()} for name, kinds in agreed.items()}
+
+
+def _on_all(nodes: list[Found]) -> Found:
+    """What was found of a kind on every node, as one."""
+    if len({node["chosen"] for node in nodes}) == 1:
+        return nodes[0]
+    times = {
+        candidate: sum(node["results"][candidate]["ms"] for node in nodes)
+        for candidate in nodes[0]["results"]
+        if all("ms" in node["results"].get(candidate, {}) for node in nodes)
+    }
+    return {"chosen": min(times, key=times.__getitem__, default=None), "results": nodes[0]["results"]}
+
+
+def differing(former: Path, table: Mapping[str, Any]) -> list[str]:
+    """Kinds for which a run's ``environment.json`` names other implementations than it would take now."""
+    try:
+        before = json.loads(former.read_text()).get("kernels", {})
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [
+        f"{name} {kind}: {before[name][kind]} before, {taken} now"
+        for name, kinds in table.items()
+        for kind, taken in kinds.items()
+        if name in before and kind in before[name] and before[name][kind] != taken
+    ]
