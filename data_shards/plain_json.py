@@ -25,6 +25,8 @@ def parse_json(content: bytes | str) -> Any:
     """
     try:
         return json.loads(content, object_pairs_hook=_object)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"it is not JSON: {error}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 

@@ -23,8 +23,8 @@ from tests.data.test_left_out import good_coco, good_photos, good_phrases, good_
         ('[{"a": {"b": [{"c": 1, "c": 2}]}}]', "the key 'c' stands twice"),
         ('{"é": 1, "\\u00e9": 2}', "the key 'é' stands twice"),
         ("[" * 100_000, "nested too deep"),
-        ("{", "Expecting property name"),
-        (b"\xff\xfe{", "Expecting|decode"),
+        ("{", "it is not JSON: Expecting property name"),
+        (b"\xff\xfe{", "it is not JSON: "),
     ],
 )
 def test_what_is_not_certain_is_refused(text: str | bytes, message: str) -> None:
@@ -46,7 +46,7 @@ def test_every_importer_refuses_a_key_that_stands_twice(
     made.write()
     write = made.write
     monkeypatch.setattr(made, "write", lambda: None)
-    files = list(tmp_path.rglob(ending))
+    files = [file for file in tmp_path.rglob(ending) if file.read_text() != "[]"]
     assert files or ending != ("*.jsonl" if good is good_photos else "*.json")
     for file in files:
         write()
@@ -54,7 +54,9 @@ def test_every_importer_refuses_a_key_that_stands_twice(
         key = re.search(r'\{"(\w+)":', text)
         assert key
         file.write_text(text.replace(key[0], f'{{"{key[1]}": null, "{key[1]}":', 1))
-        with pytest.raises(InputError, match=rf"{re.escape(file.name)}(?s:.*)the key '{key[1]}' stands twice"):
+        with pytest.raises(
+            InputError, match=rf"{re.escape(file.name)}(?s:.*)the key '{key[1]}' stands twice"
+        ):
             made.imported()
 
 
