@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,10 @@ if not torch.cuda.is_available():
 os.environ["MARIS_FAST_CERTIFICATES"] = str(
     Path(tempfile.gettempdir(), "maris-fast-tests", "no-certificates")
 )
+
+# A shell's background jobs ignore SIGINT and pass that on to the runs that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples touch files; how long that takes says nothing on a busy machine.
 settings.register_profile("maris", deadline=None)
