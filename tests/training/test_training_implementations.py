@@ -16,9 +16,9 @@ from maris_fast.config import ModelSettings
 from maris_fast.kernels.choice import text
 from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
+from maris_fast.launched import free_port
 from maris_fast.model.kinds import of_model
 from maris_fast.train import implementations
-from maris_fast.train.launchers import free_port
 from maris_fast.train.ranks import Ranks
 from tests.kernels.fake_operation import OPERATION, Kind
 
