@@ -37,9 +37,10 @@ def fetch_head(template: str, staging: Path, split: str) -> Path:
 
     Raises:
         InputError: one of them cannot be fetched.
+        ConfigError: ``staging`` cannot be written.
     """
     folder = staging / f"head-{hashlib.sha256(template.encode()).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     _fetch_small(template, MANIFEST, folder)
     manifest = read_manifest(folder)
     for entry in manifest.splits[split].shards if split in manifest.splits else ():
@@ -59,7 +60,7 @@ class StagedFiles:
         most: bytes that all shards in it take together.
 
     Raises:
-        ConfigError: ``most`` is less than one shard.
+        ConfigError: ``most`` is less than one shard, or ``folder`` cannot be written.
     """
 
     def __init__(self, template: str, entries: Sequence[ShardEntry], folder: Path, most: int) -> None:
@@ -79,8 +80,8 @@ class StagedFiles:
                 100 * most / total,
                 f"{total:,}",
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        self._streams: set[Any] = set()
+        _make(folder)
+        self._streams: set[_Source] = set()
         self._closing = threading.Lock()
 
     def name(self, shard: int) -> str:
@@ -99,8 +100,7 @@ class StagedFiles:
         """Ends the commands that still stream."""
         with self._closing:
             for stream in self._streams:
-                if hasattr(stream, "proc"):
-                    stream.proc.kill()
+                stream.kill()
 
     def _open(self, shard: int, alive: Callable[[], None]) -> int:
         path = self._path(shard)
@@ -134,26 +134,31 @@ class StagedFiles:
 
     def _stream_into(self, file: int, shard: int, alive: Callable[[], None]) -> None:
         entry, url, done = self._entries[shard], self.name(shard), 0
+        stream = _Source(url)
+        self._streams.add(stream)
         try:
-            stream = gopen(url, "rb", bufsize=_CHUNK)
-            self._streams.add(stream)
-            try:
-                with closing(stream):
-                    while (chunk := stream.read(_CHUNK)) and done <= entry.bytes:
-                        os.pwrite(file, chunk, done)
-                        done += len(chunk)
-                        alive()
-            finally:
-                with self._closing:
-                    self._streams.discard(stream)
-        except OSError as error:
-            raise InputError(f"shard {url} cannot be streamed: {error}") from error
+            with closing(stream):
+                while (chunk := stream.read(_CHUNK)) and done <= entry.bytes:
+                    self._put(file, chunk, done)
+                    done += len(chunk)
+                    alive()
+        finally:
+            with self._closing:
+                self._streams.discard(stream)
         if done != entry.bytes:
             what = "goes on beyond" if done > entry.bytes else f"ends after {done} of"
             raise InputError(
                 f"shard {url} {what} the {entry.bytes} bytes that the manifest says; copy it there again, or "
                 "write the cache again"
             )
+
+    def _put(self, file: int, chunk: bytes, place: int) -> None:
+        left = memoryview(chunk)
+        try:
+            while left:
+                left = left[os.pwrite(file, left, place + len(chunk) - len(left)) :]
+        except OSError as error:
+            raise _not_staged(self._folder, error) from error
 
     def _make_room(self, partial: Path, size: int, alive: Callable[[], None]) -> None:
         """Makes ``partial`` at its final size, which reserves it, within the folder's bound."""
@@ -198,18 +203,59 @@ def _url(template: str, name: str) -> str:
     return template.replace("{name}", name)
 
 
+class _Source:
+    """A stream that webdataset opens; whatever its commands and clients raise is an InputError."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stream = self._asked(lambda: gopen(url, "rb", bufsize=_CHUNK))
+
+    def read(self, size: int = -1) -> bytes:
+        content: bytes = self._asked(lambda: self._stream.read(size))
+        return content
+
+    def close(self) -> None:
+        self._asked(self._stream.close)
+
+    def kill(self) -> None:
+        if hasattr(self._stream, "proc"):
+            self._stream.proc.kill()
+
+    def _asked(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except Exception as error:
+            raise InputError(
+                f"{self._url} cannot be streamed: {type(error).__name__}: {error}; check data.shards"
+            ) from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_staged(folder, error) from error
+
+
+def _not_staged(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"data.staging {folder} cannot be written: {error}; make room there, lower data.staging_bytes, or "
+        "set data.staging to another folder"
+    )
+
+
 def _fetch_small(template: str, name: str, folder: Path) -> None:
     url = _url(template, name)
+    with closing(_Source(url)) as stream:
+        content = stream.read()
+    if not content:
+        raise InputError(f"{url} is empty; check data.shards")
     partial = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.partial"
     try:
-        with closing(gopen(url, "rb")) as stream:
-            content = stream.read()
-        if not content:
-            raise InputError(f"{url} is empty; check data.shards")
         partial.write_bytes(content)
         partial.rename(folder / name)
     except OSError as error:
-        raise InputError(f"{url} cannot be read: {error}; check data.shards") from error
+        raise _not_staged(folder, error) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.ownership import owned_folder
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
+from tests.faults import small_disk
+from tests.training.processes import free_port
 
 PLAN = {"seed": 0, "epoch": 0, "expressions_per_step": 4, "expressions_per_image": 3}
 
@@ -93,6 +96,41 @@ def test_a_stream_that_ends_wrongly_is_named_and_leaves_nothing(
         everything(reader)
     assert not leftovers(tmp_path / "staging")
     assert not shard_sizes(tmp_path / "staging")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("s3://bucket/{name}", "ValueError: .*no gopen handler"),
+        ("http://[::1/{name}", "ValueError: Invalid IPv6 URL"),
+        ("http://127.0.0.1:{port}/{name}", "OSError: .*curl.*exit 7"),
+        ("hf:///{name}", "HfUriError: Invalid HF URI"),
+        ("hf://datasets/nobody/nothing/{name}", r"\w+Error: "),  # no network, or no such data set
+    ],
+)
+def test_a_url_that_cannot_be_opened_is_named(
+    tmp_path: Path, url: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = url.replace("{port}", str(free_port()))  # nobody listens
+    settings = ReadingSettings(shards=url, staging=tmp_path / "staging")
+    opened = re.escape(url.replace("{name}", "manifest.json"))
+    with pytest.raises(InputError, match=rf"{opened} cannot be streamed: {says}.*check data\.shards"):
+        CacheReader(tmp_path, "train", settings)
+
+
+def test_a_full_staging_disk_is_named_and_nothing_half_stays(cache: Path, tmp_path: Path) -> None:
+    heads = sum(path.stat().st_size for path in (cache / "manifest.json", *cache.glob("*.npz")))
+    pages = heads // 4096 + 1 + 5 + 6  # and half a shard
+    for size in ("4k", f"{4 * pages}k"):
+        with small_disk(tmp_path / "disk", size) as disk:
+            settings = staged(disk / "staging", f"cat '{cache}/{{name}}'")
+            with (
+                pytest.raises(ConfigError, match=r"data\.staging .* cannot be written: .*No space left"),
+                CacheReader(tmp_path, "train", settings) as reader,
+            ):
+                everything(reader)
+            assert not leftovers(disk / "staging")
+            assert set(shard_sizes(disk / "staging")) <= set(shard_sizes(cache))
 
 
 def test_a_stream_that_hangs_is_named(cache: Path, tmp_path: Path) -> None:
