@@ -40,7 +40,7 @@ text_or_none = BeforeValidator(lambda value: value if isinstance(value, str) els
 
 class SentenceRow(BaseModel):
     sent_id: int
-    sent: str
+    sent: Annotated[str, or_default("")]
     kind: Annotated[str | None, text_or_none] = None
 
 

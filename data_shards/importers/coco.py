@@ -51,7 +51,8 @@ class SaidAnnotationRow(AnnotationRow):
     def _texts(cls, rows: Any) -> Any:
         """RefCOCO's rows with ``sent`` are understood too."""
         if isinstance(rows, list):
-            return [row.get("sent") if isinstance(row, dict) else row for row in rows]
+            texts = (row.get("sent") if isinstance(row, dict) and "sent" in row else row for row in rows)
+            return ["" if text is None else text for text in texts]
         return rows
 
     @property

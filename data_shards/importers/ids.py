@@ -15,7 +15,8 @@ TWICE = "ids that several {} have; give each its own"
 def by_id(rows: Sequence[R], id_of: Callable[[R], int]) -> tuple[dict[int, R], dict[int, list[R]]]:
     """Rows by id, and those of ids that mean different rows; the same row again is nothing."""
     found: dict[int, R] = {}
-    differ = {id_of(row) for row in rows if found.setdefault(id_of(row), row) != row}
+    firsts = ((row, found.setdefault(id_of(row), row)) for row in rows)
+    differ = {id_of(row) for row, first in firsts if first is not row and first != row}
     at_odds: dict[int, list[R]] = {one: [] for one in differ}
     for row in rows if differ else ():
         if id_of(row) in differ:

@@ -46,7 +46,7 @@ class TaskRow(BaseModel):
     ann_ids: list[int]
     polygons: Any = Field(alias="Polygons")
     instance_boxes: Any = None
-    phrase: str
+    phrase: Annotated[str, or_default("")]
     phrase_structure: PhraseStructure | None = None
 
 

@@ -51,7 +51,7 @@ class Subject:
     photo: Path
     root: Path
     files: list[Path]
-    say: Callable[[str], None]
+    say: Callable[[str | None], None]
     label: Callable[[str], None]
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)

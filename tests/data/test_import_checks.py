@@ -99,6 +99,14 @@ def test_a_text_that_is_no_sentence_is_left_out(tmp_path: Path, form: str, what:
     expect_left_out(tmp_path, subject, lambda one: one.say(text), reason, row=row)
 
 
+@pytest.mark.parametrize("form", [one for one in SUBJECTS if one != "jsonl"])
+def test_a_null_in_the_place_of_a_text_is_an_empty_sentence(tmp_path: Path, form: str) -> None:
+    """A line with one is a line that is not as documented."""
+    subject = SUBJECTS[form](tmp_path)
+    row = sentence_row(form, subject)
+    expect_left_out(tmp_path, subject, lambda one: one.say(None), "empty sentences", row=row)
+
+
 @pytest.mark.parametrize("text", ["mu\ud83dg", "mu\x07g"], ids=ascii)
 @every_format
 def test_a_category_that_is_no_text_takes_its_row_along(tmp_path: Path, form: str, text: str) -> None:
