@@ -309,7 +309,6 @@ class Trainer:
             self._keep()
 
     def _keep(self) -> None:
-        self.ranks.from_rank_zero(lambda: require_still_owned(self.settings.run.folder))
         state = self._whole_state()
         moments = master_state.whole_moments(self.engine.wrapped, self.model)
         epoch, inside = divmod(self.step, self.steps_per_epoch)
@@ -328,9 +327,12 @@ class Trainer:
             **{f"optimiser.{name}": tensor for name, tensor in moments.items()},
         }
         run = self.settings.run
-        self.ranks.from_rank_zero(
-            lambda: str(checkpoints.save(run.folder, where, tensors, run.keep_checkpoints))
-        )
+
+        def save() -> None:
+            require_still_owned(run.folder)
+            checkpoints.save(run.folder, where, tensors, run.keep_checkpoints)
+
+        self.ranks.from_rank_zero(save)
         self._save_weights(run_files.LAST, state)
 
     def _save_weights(self, name: str, state: dict[str, Tensor]) -> None:
@@ -344,8 +346,13 @@ class Trainer:
             encoders=self.source.encoders,
             random_encoders=self.source.random_encoders,
         )
-        path = self.settings.run.folder / name
-        self.ranks.from_rank_zero(lambda: save_weights(path, state, meta))
+        folder = self.settings.run.folder
+
+        def save() -> None:
+            require_still_owned(folder)
+            save_weights(folder / name, state, meta)
+
+        self.ranks.from_rank_zero(save)
 
     # Start
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from maris_fast import end_signals
-from maris_fast.ownership import lock_in
+from maris_fast.ownership import lock_in, owned_folder
 from maris_fast.train import checkpoints
 from tests.training.processes import ROOT, TWO_RANKS, Launched, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
@@ -110,6 +111,42 @@ def test_nohup_is_heeded_and_maris_fast_train_ends_after_its_ranks(cache: Path, 
         launched.process.wait(60)
         assert not launched.ranks()
         stopped_after(launched, folder)
+
+
+def test_a_terminal_that_is_closed_costs_no_step(cache: Path, tmp_path: Path) -> None:
+    """The kernel sends SIGHUP, and nothing can be printed any more."""
+    folder = tmp_path / "run"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, str(MAIN), *settings(cache, folder)])
+    seen, lines = b"", folder / "metrics.jsonl"
+    while not (lines.exists() and '"step": 3,' in lines.read_text()):
+        seen += os.read(terminal, 4096)  # an error where it has ended
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    found = checkpoints.newest(folder)
+    assert found is not None
+    assert found[1].step == metrics(folder)[-1]["step"] >= 3
+    assert not lock_in(folder).exists()
+
+
+def test_a_run_whose_folder_was_taken_over_writes_nothing_more_there(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = (sys.executable, MAIN, *settings(cache, folder))
+    with Launched(*command, log=tmp_path / "log") as launched:
+        launched.reaches(folder, 3)
+        lock_in(folder).unlink()
+        with owned_folder(folder):
+            launched.process.send_signal(signal.SIGTERM)
+            launched.ends(60)
+            assert lock_in(folder).exists()
+    assert launched.process.returncode == 2
+    (line,) = (line for line in launched.output.splitlines() if line.startswith("error: "))
+    assert f"in use by process {os.getpid()} on" in line
+    assert "it was taken over while this run stood still, and this one ends" in line
+    assert not list(folder.glob("checkpoints/step-*"))
+    assert not (folder / "last.safetensors").exists()
 
 
 def test_the_batch_script_of_the_documentation_is_requeued_and_goes_on(cache: Path, tmp_path: Path) -> None:
