@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
 from maris_fast.data_shards.importers.annotations import (
@@ -26,7 +26,7 @@ from maris_fast.data_shards.importers.masks import (
     union_of,
 )
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.paths import inode_of, place_of
+from maris_fast.data_shards.importers.paths import place_of, same_file
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits, file_of
 from maris_fast.data_shards.importers.writing import write_dataset
@@ -91,7 +91,7 @@ class Grouping:
         self._synthetic = instances.info.synthetic
         self._root, self._file, self._bad = image_root, file, bad
         self._used: dict[int, ImageRow] = {}
-        self._image_of_file: dict[tuple[int, int], ImageRow] = {}
+        self._image_of_file: dict[Hashable, ImageRow] = {}
         self._boxes: list[bool] = []
         self._useless_sentences: dict[tuple[int, int], int] = {}
 
@@ -176,7 +176,7 @@ class Grouping:
             return place
         if fault := size_fault(image):
             return fault
-        file = inode_of(self._root / place)
+        file = same_file(self._root / place)
         first = self._image_of_file.setdefault(file, image) if file else image
         if first.id != image_id:
             return Fault(

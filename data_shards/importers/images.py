@@ -10,6 +10,7 @@ from pathlib import Path
 from maris_fast.data_shards.importers.annotations import ImageRow
 from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.options import ImportOptions
+from maris_fast.data_shards.importers.paths import in_another_case
 from maris_fast.data_shards.records import ImageRecord
 from maris_fast.errors import InputError
 from maris_fast.images import MOST_PIXELS, NoImageError, Orientation, Views, views_of
@@ -136,7 +137,7 @@ def _look(
     try:
         views = views_of(path, whole=decode)
     except NoImageError:
-        return Fault("missing images; copy them into the image folder", name)
+        return Fault("missing images; copy them into the image folder", name + in_another_case(path))
     except InputError as error:
         return Fault(
             "images that cannot be read to their end; copy them again", f"image {annotated.id}: {error}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from maris_fast.data_shards.importers.images import TURNED, fitting_views, look_
 from maris_fast.data_shards.importers.jsonl_lines import Line, mask_file_of
 from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.paths import inode_of, place_of
+from maris_fast.data_shards.importers.paths import in_another_case, place_of, same_file
 from maris_fast.errors import InputError
 from maris_fast.images import NoImageError, Orientation, Views, views_of
 
@@ -80,7 +80,7 @@ class PhotoFiles:
         try:
             views = views_of(path)
         except NoImageError:
-            return Fault("missing images", f"{where}: {path}")
+            return Fault("missing images", f"{where}: {path}{in_another_case(path)}")
         except InputError as error:
             return Fault("images that cannot be read", f"{where}: {error}")
         orientation: Orientation | None = "stored"
@@ -94,11 +94,11 @@ class PhotoFiles:
 def _one_a_file(root: Path, lines: Sequence[Line]) -> dict[str, str | Fault]:
     """By the path that a line gives; of several names of a file the first."""
     places: dict[str, str | Fault] = {}
-    first: dict[tuple[int, int], str] = {}
+    first: dict[Hashable, str] = {}
     for line in lines:
         if line.row.image not in places:
             place = place_of(line.row.image, root, line.where)
-            file = inode_of(root / place) if isinstance(place, str) else None
+            file = same_file(root / place) if isinstance(place, str) else None
             places[line.row.image] = place if file is None else first.setdefault(file, str(place))
     return places
 

@@ -242,6 +242,37 @@ def test_lines_on_one_file_under_two_names_are_one_record(tmp_path: Path, link: 
     assert len(record["targets"]) == 1
 
 
+@pytest.mark.parametrize("form", ["jsonl", "refcoco"])
+def test_files_of_one_inode_number_are_not_one_file(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems number all files alike."""
+    subject = SUBJECTS[form](tmp_path)
+    subject.made.write()
+    imported(subject, tmp_path / "plain")
+    stat = Path.stat
+
+    def numbered(path: Path, **options: Any) -> os.stat_result:
+        found = list(stat(path, **options))
+        found[1] = 0  # st_ino
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", numbered)
+    imported(subject, tmp_path / "out")
+    assert records(tmp_path / "out") == records(tmp_path / "plain")
+
+
+@every_format
+def test_a_missing_image_is_told_with_the_file_of_the_same_letters(tmp_path: Path, form: str) -> None:
+    subject = SUBJECTS[form](tmp_path)
+    other = subject.photo.with_name(subject.photo.name.swapcase())
+
+    def rename(one: Subject) -> None:
+        one.photo.rename(other)
+
+    expect_left_out(tmp_path, subject, rename, "missing images", f"; there is {other.name}")
+
+
 # Sizes
 
 
