@@ -34,6 +34,15 @@ def environment(pid: int) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
+def descendants(pid: int) -> list[int]:
+    """All that this process has started and what those have started, as far as they live."""
+    parents = {int(folder.name): parent(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
+    found = [pid]
+    for one in found:
+        found += [child for child, above in parents.items() if above == one]
+    return found[1:]
+
+
 def _stat(pid: int) -> list[str]:
     """From the state on: the name before it may hold anything."""
     return (_read(pid, "stat") or b"").decode(errors="replace").rpartition(")")[2].split()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from maris_fast import process_table
 
 SECONDS_TO_STOP = 120.0
 """For a step and a checkpoint."""
@@ -109,12 +112,10 @@ def launch(ranks: int, *command: str) -> int:
         try:
             status = launcher.wait()
         except KeyboardInterrupt:
-            launcher.terminate()
-            launcher.wait()
-            _wait_for_orphans()
+            _end_ranks()
             raise
-    if status < 0:  # a signal that we were not sent
-        _wait_for_orphans()
+        if status < 0:  # by a signal that we were not sent
+            _end_ranks()
     return status
 
 
@@ -124,13 +125,30 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _wait_for_orphans() -> None:
-    """The launcher dies at once, its ranks after a step; a batch system kills those whom we leave."""
+def _end_ranks() -> None:
+    """Asks all ranks to end, and waits for them, since a batch system kills those that we leave.
+
+    The launcher does not do that: it dies at once, or waits.
+    """
     until = time.monotonic() + SECONDS_TO_STOP
+    asked: set[int] = set()
     with suppress(ChildProcessError):
         while time.monotonic() < until:
+            for pid in set(_ranks()) - asked:
+                asked.add(pid)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
             if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                time.sleep(0.1)
+                time.sleep(0.2)
+
+
+def _ranks() -> Iterator[int]:
+    """Processes below us that the launcher has given a number, without those that they have started."""
+    own = os.getpid()
+    numbered = {
+        pid for pid in process_table.descendants(own) if "RANK" in (process_table.environment(pid) or {})
+    }
+    return (pid for pid in numbered if process_table.parent(pid) not in numbered)
 
 
 def launcher_command(ranks: int, *command: str, devices: Sequence[str] = ()) -> list[str]:

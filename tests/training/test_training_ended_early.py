@@ -187,6 +187,28 @@ def test_the_batch_script_of_the_documentation_is_requeued_and_goes_on(cache: Pa
     assert (tmp_path / "scontrol").read_text() == "requeue 123456\n", "it ended by itself"
 
 
+def test_ranks_of_a_command_that_has_nothing_to_keep_end_with_it(tmp_path: Path) -> None:
+    """An evaluation's, which do not look at their launcher."""
+    rank, command = tmp_path / "rank.py", tmp_path / "command.py"
+    rank.write_text("import sys, time\nopen(sys.argv[-1] + sys.argv[1][-1], 'w').close()\ntime.sleep(300)\n")
+    command.write_text(
+        "import sys\n"
+        "from maris_fast.cli.training import launch\n"
+        "from maris_fast.end_signals import interrupting\n"
+        "with interrupting():\n"
+        "    launch(2, *sys.argv[1:])\n"
+    )
+    with Launched(sys.executable, command, rank, tmp_path / "up", log=tmp_path / "log") as launched:
+        until = time.monotonic() + 120
+        while not ((tmp_path / "up0").exists() and (tmp_path / "up1").exists()):
+            assert launched.process.poll() is None, launched.output
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        launched.process.send_signal(signal.SIGUSR1)
+        launched.process.wait(60)
+        assert not launched.ranks()
+
+
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
 def test_whatever_asks_a_command_to_end_interrupts_it_once(number: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
