@@ -20,8 +20,16 @@ from typing import Any
 
 from webdataset.gopen import gopen
 
-from maris_fast.data_shards.cache.manifest import MANIFEST, ShardEntry, read_manifest
+from maris_fast.data_shards.cache.index import most_bytes
+from maris_fast.data_shards.cache.manifest import (
+    MANIFEST,
+    MOST_BYTES,
+    ShardEntry,
+    members_of,
+    read_manifest,
+)
 from maris_fast.errors import ConfigError, InputError
+from maris_fast.files import sha256_of
 from maris_fast.ownership import OccupiedError, owned_file, owned_folder
 
 log = logging.getLogger(__name__)
@@ -41,12 +49,14 @@ def fetch_head(template: str, staging: Path, split: str) -> Path:
     """
     folder = staging / f"head-{hashlib.sha256(template.encode()).hexdigest()[:12]}"
     _make(folder)
-    _fetch_small(template, MANIFEST, folder)
+    _fetch_small(template, MANIFEST, folder, MOST_BYTES)
     manifest = read_manifest(folder)
+    members = len(members_of(manifest.feature_dtype))
     for entry in manifest.splits[split].shards if split in manifest.splits else ():
         path = folder / entry.index_name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry.index_sha256:
-            _fetch_small(template, entry.index_name, folder)
+        if not path.is_file() or sha256_of(path) != entry.index_sha256:
+            most = most_bytes(entry.images, members, entry.expressions)
+            _fetch_small(template, entry.index_name, folder, most)
     return folder
 
 
@@ -244,12 +254,14 @@ def _not_staged(folder: Path, error: OSError) -> ConfigError:
     )
 
 
-def _fetch_small(template: str, name: str, folder: Path) -> None:
+def _fetch_small(template: str, name: str, folder: Path, most: int) -> None:
     url = _url(template, name)
     with closing(_Source(url)) as stream:
-        content = stream.read()
+        content = stream.read(most + 1)
     if not content:
         raise InputError(f"{url} is empty; check data.shards")
+    if len(content) > most:
+        raise InputError(f"{url} has more than {most:,} bytes, so that it is no {name}; check data.shards")
     partial = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.partial"
     try:
         partial.write_bytes(content)

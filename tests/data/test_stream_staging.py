@@ -144,6 +144,15 @@ def test_a_stream_that_hangs_is_named(cache: Path, tmp_path: Path) -> None:
     assert time.monotonic() - before < 7
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "train-000001.index.npz"])
+def test_of_a_stream_without_end_only_so_much_is_taken(cache: Path, tmp_path: Path, name: str) -> None:
+    """``yes`` in place of the manifest or of an index."""
+    command = f"case {{name}} in {name}) yes;; *) cat '{cache}'/{{name}};; esac"
+    with pytest.raises(InputError, match=rf"has more than [\d,]+ bytes, so that it is no {name}"):
+        CacheReader(tmp_path / "nowhere", "train", staged(tmp_path / "staging", command))
+    assert not leftovers(tmp_path / "staging")
+
+
 def test_a_byte_changed_on_a_later_passage_is_found(cache: Path, tmp_path: Path) -> None:
     place = CacheReader(cache, "train").index.offset[0, 3] + 9
     far = f"'{cache}/{{name}}'"
