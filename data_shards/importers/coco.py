@@ -146,7 +146,7 @@ def _refs(said: SaidInstancesFile, split: str | None, path: Path, *, first_sente
         if not texts:
             continue
         refs.append(
-            SaidRefRow(
+            SaidRefRow.model_construct(  # of checked parts; an id of -1 is an object here
                 ref_id=annotation.id,
                 ann_ids=(annotation.id,),
                 image_id=annotation.image_id,

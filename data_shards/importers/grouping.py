@@ -110,7 +110,7 @@ class Grouping:
         useless = repeated(refs, lambda ref: ref.ref_id, lambda ref: ref.content)
         for place, count in useless.items():
             fault = Fault(TWICE.format("refs"), f"ref {refs[place].ref_id} ({count} times)")
-            self._bad.add(self._row(refs[place], self._images.get(refs[place].image_id)), fault)
+            self._bad.add(self._row(refs[place]), fault)
         good = [ref for place, ref in enumerate(refs) if place not in useless]
         sentences = [(ref, place) for ref in good for place in range(len(ref.sentences))]
         ids = repeated(
@@ -139,14 +139,14 @@ class Grouping:
         if isinstance(found, Fault):
             for ref in refs:
                 fault = found._replace(detail=f"ref {ref.ref_id}: {found.detail}")
-                self._bad.add(self._row(ref, self._images.get(image_id)), fault)
+                self._bad.add(self._row(ref), fault)
             return None
         image = self._used[image_id] = found
         targets: list[Target] = []
         expressions: list[Expression] = []
         for ref in refs:
             target = self._target(ref, image)
-            said = self._expressions(ref, image, index=len(targets)) if target is not None else []
+            said = self._expressions(ref, index=len(targets)) if target is not None else []
             if target is not None and said:
                 targets.append(target)
                 expressions += said
@@ -185,12 +185,14 @@ class Grouping:
             )
         return image.model_copy(update={"file_name": place})
 
-    def _row(self, ref: RefRow, image: ImageRow | None) -> Row:
+    def _row(self, ref: RefRow) -> Row:
+        image = self._images.get(ref.image_id)
+        place = place_of(image.file_name, self._root, "") if image else f"image {ref.image_id}"
         return Row(
             file=file_of(ref.split, self._file),
             split=ref.split,
             row=f"ref {ref.ref_id}",
-            image=image.file_name if image else f"image {ref.image_id}",
+            image=place if isinstance(place, str) or image is None else image.file_name,
             expressions=len(ref.sentences),
         )
 
@@ -207,7 +209,7 @@ class Grouping:
         annotations = [one for one in annotations if not one.iscrowd] or annotations
         masks = [both for one in annotations if (both := _masks(one, image, where.format(one.id), faults))]
         if faults:
-            self._bad.add(self._row(ref, image), *faults)
+            self._bad.add(self._row(ref), *faults)
             return None
         self._boxes += [is_box(one.segmentation, one.bbox) for one in annotations]
         mask, area = union_of([mask for mask, _ in masks])
@@ -244,8 +246,8 @@ class Grouping:
             return annotation
         return None
 
-    def _expressions(self, ref: RefRow, image: ImageRow, index: int) -> list[Expression]:
-        row = self._row(ref, image)
+    def _expressions(self, ref: RefRow, index: int) -> list[Expression]:
+        row = self._row(ref)
         if not ref.sentences:
             self._bad.add(row, Fault("refs without a sentence", row.row))
         expressions = []

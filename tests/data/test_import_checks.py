@@ -184,6 +184,29 @@ def test_every_spelling_of_a_path_is_one_in_the_record(tmp_path: Path, form: str
     assert images.count(f"deep/{subject.photo.name}") == 1
 
 
+@with_instances
+def test_an_image_of_which_something_is_left_is_not_counted_as_lost_under_another_spelling(
+    tmp_path: Path, form: str
+) -> None:
+    subject = SUBJECTS[form](tmp_path)
+    for image in subject.images:
+        image["file_name"] = f"./{image['file_name']}"
+    rows = subject.refs or subject.annotations
+    rows.append(dict(rows[-1]))
+    subject.made.write()
+    lost = imported(subject, tmp_path / "left", leave_out_bad=True).info.left_out
+    assert (lost["train"].rows, lost["train"].images) == (1, 0)
+
+
+def test_an_annotation_of_a_negative_id_is_an_object(tmp_path: Path) -> None:
+    subject = SUBJECTS["coco"](tmp_path)
+    subject.annotations[-1]["id"] = -1
+    subject.made.write()
+    imported(subject, tmp_path / "out")
+    (record,) = [one for one in records(tmp_path / "out") if one["image"] == "c.png"]
+    assert [(target["ann_ids"], target["area"] > 0) for target in record["targets"]] == [([-1], True)]
+
+
 @with_paths
 def test_a_backslash_belongs_to_the_name_of_a_file_that_has_one(tmp_path: Path, form: str) -> None:
     subject = SUBJECTS[form](tmp_path)
