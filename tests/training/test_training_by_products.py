@@ -10,13 +10,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from safetensors import safe_open
 
+from maris_fast.cli import app
 from maris_fast.errors import InputError
 from maris_fast.standard_streams import Streams, sturdy
+from maris_fast.train.ablation.record import Record
+from maris_fast.train.ablation.running import Command, Runner
 from maris_fast.train.by_products import RecordFile
 from maris_fast.train.journal import RunJournal
 from tests.faults import small_disk
@@ -119,23 +123,72 @@ def test_a_checkpoint_on_a_full_disk_is_one_line_of_a_real_run(cache: Path, tmp_
             assert best.keys()
 
 
-def test_nobody_who_reads_the_output_ends_no_run(cache: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def unread(cache: Path) -> tuple[Path, str]:
+    """The folder of a run whose output nobody reads after its first line, and that line."""
+    folder = cache.parent / "unread"
     with subprocess.Popen(
-        command(cache, tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command(cache, folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout is not None
         first = process.stdout.readline().decode()
         process.stdout.close()  # as `2>&1 | head -1` does
         assert process.wait(240) == 0
+    return folder, first
+
+
+def test_nobody_who_reads_the_output_ends_no_run(unread: tuple[Path, str]) -> None:
+    folder, first = unread
     assert first.startswith("step 1/4")
-    told = records(tmp_path / "run")
+    told = records(folder)
     assert [one["step"] for one in told if one["kind"] == "train"] == [1, 2, 3, 4]
     warnings = " ".join(one["text"] for one in told if one["kind"] == "warning")
     assert f"standard output cannot be written ({GONE})" in warnings
     assert f"standard error cannot be written ({GONE})" in warnings
     # steps 2 to 4, the evaluation, the farewell; the report's line comes after the account
     assert "standard output: lines that could not be written: 5" in warnings
-    assert (tmp_path / "run" / "report.html").is_file()
+    assert (folder / "report.html").is_file()
+
+
+@pytest.mark.parametrize(("target", "status"), [("/dev/full", 2), ("closed", 0)])
+def test_scores_that_cannot_be_shown_are_written_all_the_same(
+    cache: Path, unread: tuple[Path, str], tmp_path: Path, target: str, status: int
+) -> None:
+    words = (
+        *("-m", "maris_fast.train.scoring", unread[0] / "best.safetensors", cache, "--device", "cpu"),
+        *("--bootstrap", "0", "--out", tmp_path / "scores.json"),
+    )
+    with closed_pipe() if target == "closed" else Path(target).open("w") as out:
+        done = subprocess.run(
+            [sys.executable, *map(str, words)],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+    assert done.returncode == status, done.stderr[-4000:]
+    assert "Traceback" not in done.stderr
+    assert ("did not take" in done.stderr) == (status == 2)
+    assert json.loads((tmp_path / "scores.json").read_text())["as written"]["expressions"] == 7
+
+
+def test_commands_make_all_that_they_make_with_nobody_to_read(
+    cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scenes, made = tmp_path / "scenes", tmp_path / "imported"
+    commands = (
+        ["scenes", str(scenes), "--train-images", "3", "--val-images", "2"],
+        ["import", str(scenes), "scenes", "--split-by", "synthetic", "--out", str(made)],
+        ["verify", str(cache)],
+    )
+    for words in commands:
+        with closed_pipe() as pipe, replaced_output(pipe):
+            app(words, standalone_mode=False)
+    assert len((made / "train.jsonl").read_text().splitlines()) == 3
+    assert len((made / "val.jsonl").read_text().splitlines()) == 2
+    told = [line for line in capfd.readouterr().err.splitlines() if "WARNING" in line]
+    assert told == [f"WARNING: standard output cannot be written ({GONE}); going on without it"] * 3
 
 
 def test_every_by_product_may_fail_at_once(cache: Path, tmp_path: Path) -> None:
@@ -167,6 +220,31 @@ def test_every_by_product_may_fail_at_once(cache: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["commit"] is None
     assert [one["step"] for one in records(tmp_path / "run") if one["kind"] == "train"] == [1, 2, 3, 4]
+
+
+def test_an_ablations_record_waits_for_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        filler = disk / "filler"
+        runs: list[Any] = [
+            SimpleNamespace(name=name, variant=SimpleNamespace(name=name), seed=0, shell=shell)
+            for name, shell in (("fills", f"cat /dev/zero > {filler}"), ("frees", f"rm {filler}"))
+        ]
+        told: list[str] = []
+        progress: Any = SimpleNamespace(at=lambda *_: None, say=told.append)
+        runner = Runner(
+            disk,
+            Record({}, {}),
+            lambda run, place: [Command(["sh", "-c", run.shell], {})],  # type: ignore[attr-defined]
+            lambda run: ({"scores": {"oIoU": 0.5}, "train_seconds": 1.0}, {}),
+            progress,
+            jobs=1,
+        )
+        runner.work(runs)
+        found = Record.read(disk).runs
+    assert {name: run["state"] for name, run in found.items()} == {"fills": "failed", "frees": "done"}
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert warning.startswith(f"ablation.json cannot be written (OSError: {FULL}")
+    assert len(told) == 2
 
 
 def test_a_record_file_that_was_full_is_whole_and_in_order(tmp_path: Path) -> None:
@@ -204,13 +282,18 @@ def test_a_resumed_journal_has_each_step_once(tmp_path: Path) -> None:
 
 
 @contextmanager
-def standard_output(target: io.TextIOBase) -> Iterator[Streams]:
+def replaced_output(target: io.TextIOBase) -> Iterator[None]:
     before, sys.stdout = sys.stdout, target  # type: ignore[assignment]
     try:
-        with sturdy() as streams:
-            yield streams
+        yield
     finally:
         sys.stdout = before
+
+
+@contextmanager
+def standard_output(target: io.TextIOBase) -> Iterator[Streams]:
+    with replaced_output(target), sturdy() as streams:
+        yield streams
 
 
 def closed_pipe() -> io.TextIOWrapper:

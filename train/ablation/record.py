@@ -15,6 +15,7 @@ from typing import Any
 
 from maris_fast.data_shards.cache import CacheManifest
 from maris_fast.errors import ConfigError, InputError
+from maris_fast.files import replace_text
 from maris_fast.model.parameters import parameter_counts
 from maris_fast.ownership import SUFFIX, OccupiedError, living_owner, owned_folder
 from maris_fast.train.ablation.plan import Plan, PlannedRun, changes, compared
@@ -99,9 +100,7 @@ class Record:
             raise InputError(f"{file} holds no ablation ({error}); `maris-fast ablate` writes one") from error
 
     def save(self, folder: Path) -> None:
-        partial = folder / f".{ABLATION}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        partial.rename(folder / ABLATION)
+        replace_text(folder / ABLATION, [json.dumps(asdict(self), indent=1), "\n"])
 
     def went_on_from(self, before: Record) -> Record:
         """This plan's record with what ``before`` has done already.

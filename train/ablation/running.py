@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from maris_fast.train.ablation.plan import PlannedRun
-from maris_fast.train.ablation.record import Record
+from maris_fast.train.ablation.record import ABLATION, Record
+from maris_fast.train.by_products import ByProduct
 from maris_fast.train.run_files import METRICS
 
 SECONDS_TO_STOP = 120.0
@@ -127,6 +128,7 @@ class Runner:
     ) -> None:
         self._folder, self._record = folder, record
         self._steps, self._collect, self._progress = steps, collect, progress
+        self._saved = ByProduct(ABLATION, "the runs go on, and it is tried again after each")
         self._jobs: list[_Job | None] = [None] * jobs
 
     def work(self, runs: Sequence[PlannedRun]) -> None:
@@ -134,6 +136,7 @@ class Runner:
 
         Raises:
             KeyboardInterrupt: after every process has stopped, trainings with a checkpoint.
+            OSError: the record could not be written at last.
         """
         waiting = deque(run for run in runs if not self._record.is_done(run))
         self._total, self._ended = len(runs), len(runs) - len(waiting)
@@ -148,9 +151,11 @@ class Runner:
                         self._jobs[place] = self._start(waiting.popleft(), place)
                 self._show()
                 time.sleep(LOOK_EVERY)
-        except KeyboardInterrupt:
+        except BaseException:
             self._stop()
             raise
+        if self._saved.failures:
+            self._record.save(self._folder)
 
     def _start(self, run: PlannedRun, place: int) -> _Job:
         log = self._folder / "logs" / f"{run.name}.log"
@@ -168,7 +173,7 @@ class Runner:
             told = (
                 f"oIoU {100 * measured['scores']['oIoU']:.2f}, trained in {measured['train_seconds']:.0f} s"
             )
-        self._record.save(self._folder)
+        self._saved.attempt(lambda: self._record.save(self._folder))
         self._progress.say(f"[{self._ended}/{self._total}] {job.run.name}: {told}")
 
     def _show(self) -> None:
