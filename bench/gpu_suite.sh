@@ -4,7 +4,7 @@
 #   bench/gpu_suite.sh first       the most valuable facts, in eight minutes; needs no network and no xformers
 #   bench/gpu_suite.sh parity      every kernel test on the GPU: bf16, fp16, fp32; a thousand runs bitwise equal
 #   bench/gpu_suite.sh sanitizer   compute-sanitizer's memcheck, racecheck, initcheck and synccheck on small cases
-#   bench/gpu_suite.sh kernels     the operations beside what they replace; which attention is fastest
+#   bench/gpu_suite.sh kernels     the operations beside what they replace
 #   bench/gpu_suite.sh prove       which implementation `auto` takes here, of each operation and kind of call
 #   bench/gpu_suite.sh step        the waterfall of a training step, at full size
 #   bench/gpu_suite.sh endurance   eight minutes of steps: speed and memory must stay flat
@@ -72,7 +72,6 @@ sanitizer)
     done
     ;;
 kernels)
-    logged maris bench attention --out "$OUT/multihead_attention_measured.json"
     logged maris bench run mutual_attention cross_attention multihead_attention --out "$OUT"
     ;;
 prove)

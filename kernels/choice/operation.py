@@ -73,12 +73,12 @@ def read(kind: type[Any], words: str) -> Kind:
     )
 
 
-def power_of_two(length: int) -> int:
-    """The smallest power of two that is no smaller, from 64 on. A symbolic length is only compared with."""
+def power_of_two(length: int, least: int = 64) -> int:
+    """The smallest power of two that is no smaller, from ``least`` on. A symbolic length is only compared."""
     for power in POWERS:
-        if length <= power:
+        if power >= least and length <= power:
             return power
     return POWERS[-1]
 
 
-POWERS = tuple(2**exponent for exponent in range(6, 17))
+POWERS = tuple(2**exponent for exponent in range(4, 17))

@@ -102,17 +102,16 @@ def prove(
     if not again:
         pairs = [pair for pair in pairs if _unknown(known, *pair)]
     works = [Work(operation, kind, device) for operation, kind in pairs]
+    unwritten = None
     for number, work in enumerate(works, start=1):
         begun = time.monotonic()
         while not work.done:
             _one_child(works[number - 1 :], device, patience)
         _tell(told, number, len(works), work, time.monotonic() - begun)
+        # At once: who is stopped later has this one.
+        found = {work.operation.name: {work.kind: work.found()}}
+        unwritten = known.learn(found, {work.operation.name: work.operation.sources_hash()})
     if works:
-        found: dict[str, dict[str, Found]] = {}
-        for work in works:
-            found.setdefault(work.operation.name, {})[work.kind] = work.found()
-        hashes = {work.operation.name: work.operation.sources_hash() for work in works}
-        unwritten = known.learn(found, hashes)
         told(unwritten or f"wrote {known.file}")
     return known
 

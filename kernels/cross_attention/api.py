@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from operator import index
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
+from maris_fast.kernels.choice.operation import power_of_two, text
+from maris_fast.kernels.choice.table import chosen
+from maris_fast.kernels.cross_attention.candidates import OPERATION, Kind
 from maris_fast.kernels.cross_attention.folded import cross_attention_folded
 from maris_fast.kernels.cross_attention.projected import cross_attention_projected
 from maris_fast.kernels.errors import UnsupportedError
@@ -52,7 +56,7 @@ def cross_attention(
     if impl not in get_args(Impl):
         raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
     if impl == "auto":
-        impl = chosen_impl(x, k)
+        impl = _auto(x, k, key_mask, torch.is_grad_enabled() and (x.requires_grad or k.requires_grad))
     if impl == "triton":
         return _triton(x, k)(x, k, v, W_q, b_q, W_o, b_o, key_mask)
     if impl == "folded":
@@ -60,14 +64,42 @@ def cross_attention(
     return cross_attention_projected(x, k, v, W_q, b_q, W_o, b_o, key_mask, attention_impl)
 
 
-def chosen_impl(x: Tensor, k: Tensor) -> Impl:
-    """What ``impl="auto"`` takes for these: the order with fewer products on a CPU, else as written.
+def chosen_impl(kind: Kind, device: torch.device, safe: Impl) -> Impl:
+    """What ``impl="auto"`` takes for such calls on a device: what this machine's certificate names.
 
-    Folded is fp32 inside, which 16-bit inputs are slower in; and no GPU has run the kernels yet.
+    That is the fastest that was right here; without a certificate ``safe``.
     """
+    return cast(Impl, chosen(OPERATION, text(kind), device) or safe)
+
+
+def _auto(x: Tensor, k: Tensor, key_mask: Tensor | None, gradient: bool) -> Impl:
+    # A symbolic width becomes a number here; lengths are only compared.
+    C, heads, d = index(x.shape[2]), index(k.shape[2]), index(k.shape[3])
+    safe: Impl = "projected"
+    # Folded is fp32 inside, which 16-bit inputs are slower in.
     exact = k.device.type == "cpu" and k.dtype in (torch.float32, torch.float64)
-    L_k, heads, d = k.shape[1:]
-    return "folded" if exact and fewer_products(x.shape[1], L_k, heads, d, x.shape[2]) else "projected"
+    if exact and fewer_products(x.shape[1], k.shape[1], heads, d, C):
+        safe = "folded"
+    lengths = (power_of_two(x.shape[1]), power_of_two(k.shape[1], least=16))
+    return _chosen(k.device, k.dtype, heads, d, C, *lengths, key_mask is not None, gradient, safe)
+
+
+# torch.compile can't look into a certificate, and it doesn't change.
+@torch.compiler.assume_constant_result
+def _chosen(
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: int,
+    head_dim: int,
+    C: int,
+    queries: int,
+    keys: int,
+    masked: bool,
+    gradient: bool,
+    safe: Impl,
+) -> Impl:
+    name = str(dtype).removeprefix("torch.")
+    return chosen_impl(Kind(name, heads, head_dim, C, queries, keys, masked, gradient), device, safe)
 
 
 def _triton(x: Tensor, k: Tensor) -> Callable[..., Tensor]:

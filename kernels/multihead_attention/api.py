@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from operator import index
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
+from maris_fast.kernels.choice.operation import power_of_two, text
+from maris_fast.kernels.choice.table import chosen
 from maris_fast.kernels.errors import UnsupportedError
-from maris_fast.kernels.multihead_attention import measured
+from maris_fast.kernels.multihead_attention.candidates import OPERATION, Kind, usual
 from maris_fast.kernels.multihead_attention.implementations import IMPLEMENTATIONS, Named, why_unsupported
 
 Impl = Literal["auto"] | Named
-
-# A figure this close to the fastest is a tie, and a tie goes to the usual implementation.
-TIE = 1.05
 
 
 def multihead_attention(
@@ -48,34 +47,39 @@ def multihead_attention(
         )
     if impl not in ("auto", *IMPLEMENTATIONS):
         raise ValueError(f"impl = {impl!r}; known are auto, {', '.join(IMPLEMENTATIONS)}")
-    # A symbolic size becomes a number here: an implementation is chosen for one head dim.
-    kind = (q.device, q.dtype, index(q.shape[3]), key_mask is not None)
+    # A symbolic width becomes a number here; lengths are only compared.
+    heads, head_dim, masked = index(q.shape[2]), index(q.shape[3]), key_mask is not None
     if impl == "auto":
-        return IMPLEMENTATIONS[chosen_impl(*kind)](q, k, v, key_mask)
-    reason = why_unsupported(impl, *kind)
+        lengths = (power_of_two(q.shape[1]), power_of_two(k.shape[1]))
+        gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        taken = _chosen(q.device, q.dtype, heads, head_dim, *lengths, masked, gradient)
+        return IMPLEMENTATIONS[taken](q, k, v, key_mask)
+    reason = why_unsupported(impl, q.device, q.dtype, head_dim, masked)
     if reason is not None:
         raise UnsupportedError(reason)
     return IMPLEMENTATIONS[impl](q, k, v, key_mask)
 
 
-# torch.compile can't look into a device's properties or a file, and they don't change.
-@torch.compiler.assume_constant_result
-def chosen_impl(device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool) -> Named:
-    """What ``impl="auto"`` takes: the fastest measured on this device; unmeasured, the usual one.
+def chosen_impl(kind: Kind, device: torch.device) -> Named:
+    """What ``impl="auto"`` takes for such calls on a device: what this machine's certificate names.
 
-    Usual is xformers on CUDA and PyTorch's own elsewhere, or where xformers can't run. The reference is
-    never taken: it holds the whole of softmax(Q Kᵀ).
-
-    Raises:
-        ValueError: what was measured on this device can't be read.
+    That is the fastest that was right here. Without one it is the usual: xformers on CUDA, PyTorch's own
+    elsewhere, or where xformers can't run. Never the reference, which holds the whole of softmax(Q Kᵀ).
     """
-    usual: Named = "xformers" if device.type == "cuda" else "sdpa"
-    times = measured.times(device, dtype, head_dim, masked)
-    times.pop("reference", None)
-    ranking = sorted(times, key=lambda impl: times[impl])
-    if usual in times and times[usual] <= TIE * min(times.values()):
-        ranking.insert(0, usual)
-    for impl in (*ranking, usual):
-        if why_unsupported(impl, device, dtype, head_dim, masked) is None:
-            return impl
-    return "sdpa"
+    return cast(Named, chosen(OPERATION, text(kind), device) or usual(kind, device))
+
+
+# torch.compile can't look into a device's properties or a certificate, and they don't change.
+@torch.compiler.assume_constant_result
+def _chosen(
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: int,
+    head_dim: int,
+    queries: int,
+    keys: int,
+    masked: bool,
+    gradient: bool,
+) -> Named:
+    name = str(dtype).removeprefix("torch.")
+    return chosen_impl(Kind(name, heads, head_dim, queries, keys, masked, gradient), device)

@@ -89,32 +89,6 @@ def compare(
         raise typer.Exit(1)
 
 
-@bench.command("attention")
-def attention(
-    out: Annotated[Path | None, typer.Option(help="JSON to write; by default, where impl=auto looks")] = None,
-) -> None:
-    """Measure every implementation of multihead_attention, each proven first; impl=auto takes the fastest."""
-    import torch
-
-    from maris_fast.bench.results import commit_told
-    from maris_fast.kernels.multihead_attention import measured, measuring
-    from maris_fast.train.environment import environment
-    from maris_fast.train.ranks import Ranks
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    content = measuring.measure(
-        device,
-        measuring.dtypes(device),
-        measuring.shapes(device),
-        measuring.default_timer(device),
-        commit_told(environment(Ranks(device))),
-        say,
-    )
-    file = out or measured.FOLDER / measured.file_name(device)
-    measuring.save(content, file)
-    say(f"wrote {file}")
-
-
 @bench.command("step")
 def step(
     size: Annotated[

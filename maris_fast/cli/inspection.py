@@ -62,8 +62,8 @@ def machine() -> dict[str, Any]:
 
     from maris_fast import __version__
     from maris_fast.kernels.choice.table import summary
-    from maris_fast.kernels.cross_attention import api as cross
-    from maris_fast.kernels.multihead_attention import api as multihead
+    from maris_fast.kernels.cross_attention import candidates as cross
+    from maris_fast.kernels.multihead_attention import candidates as multihead
     from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
     from maris_fast.kernels.mutual_attention import candidates as mutual
 
@@ -79,11 +79,11 @@ def machine() -> dict[str, Any]:
         device = torch.device(name)
         dtype = torch.bfloat16 if name == "cuda" else torch.float32
         rows[f"mutual_attention on {name}"] = summary(mutual.OPERATION, device, mutual.REFERENCE)
-        x, k = torch.empty(1, 3072, 256), torch.empty(1, 11, 8, 32)
-        rows[f"cross_attention on {name}"] = cross.chosen_impl(*(t.to(device, dtype) for t in (x, k)))
-        for head_dim in (32, 64, 128):
-            free, masked = (multihead.chosen_impl(device, dtype, head_dim, mask) for mask in (False, True))
-            rows[f"multihead_attention on {name}, head dim {head_dim}"] = f"{free}; with a mask {masked}"
+        order = cross.PROJECTED if name == "cuda" else f"{cross.FOLDED} where it has fewer products"
+        rows[f"cross_attention on {name}"] = summary(cross.OPERATION, device, order)
+        plain = multihead.Kind(str(dtype).removeprefix("torch."), 8, 32, 4096, 4096, False, True)
+        usual = multihead.usual(plain, device)
+        rows[f"multihead_attention on {name}"] = summary(multihead.OPERATION, device, usual)
         if name == "cuda":
             rows["xformers' attention"] = why_not_built() or "runs here"
     return rows

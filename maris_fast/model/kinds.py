@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 
 from maris_fast.config import ModelSettings
 from maris_fast.kernels.choice import Operation
-from maris_fast.kernels.choice.operation import power_of_two
+from maris_fast.kernels.choice.operation import POWERS, power_of_two
+from maris_fast.kernels.cross_attention import candidates as cross
+from maris_fast.kernels.multihead_attention import candidates as multihead
 from maris_fast.kernels.mutual_attention import candidates as mutual
 from maris_fast.kernels.mutual_attention.blocks import WORD_BLOCKS, smallest_block
 
@@ -29,18 +31,53 @@ def of_model(
     ``tokens``: numbers of visual tokens that images have; ``most_words``: of an expression. Implementations
     that the settings name are not asked about.
     """
-    wanted: list[tuple[Operation, Any]] = []
+    name, lengths = str(dtype).removeprefix("torch."), sorted({power_of_two(count) for count in tokens})
+    wanted = [
+        *_attention(settings, name, lengths, most_words),
+        *_cross_attention(settings, name, lengths, most_words),
+        *_mutual_attention(settings, name, lengths, most_words),
+    ]
+    return list(dict.fromkeys(wanted))
+
+
+def _mutual_attention(
+    settings: ModelSettings, dtype: str, lengths: list[int], most_words: int
+) -> Iterator[tuple[Operation, Any]]:
+    """The MA blocks': the first block's tokens are an image's, those of the others an expression's own."""
+    if settings.fusion != "mutual" or not settings.ma_blocks or settings.mutual_attention_impl != "auto":
+        return
     largest = smallest_block(most_words) or WORD_BLOCKS[-1]
-    if settings.fusion == "mutual" and settings.ma_blocks and settings.mutual_attention_impl == "auto":
-        blocks = [block for block in WORD_BLOCKS if block <= largest]
-        lengths = sorted({power_of_two(count) for count in tokens})
-        # The first block's tokens are an image's, those of the others an expression's own.
-        groups = (True, False) if settings.ma_blocks > 1 else (True,)
-        for words, length, grouped, gradient in product(blocks, lengths, groups, (True, False)):
-            kind = mutual.Kind(_name(dtype), words, settings.channels, length, grouped, True, gradient)
-            wanted.append((mutual.OPERATION, kind))
-    return wanted
+    blocks = [block for block in WORD_BLOCKS if block <= largest]
+    groups = (True, False) if settings.ma_blocks > 1 else (True,)
+    for words, length, grouped, gradient in product(blocks, lengths, groups, (True, False)):
+        kind = mutual.Kind(dtype, words, settings.channels, length, grouped, True, gradient)
+        yield mutual.OPERATION, kind
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _attention(
+    settings: ModelSettings, dtype: str, lengths: list[int], most_words: int
+) -> Iterator[tuple[Operation, Any]]:
+    """The decoder's, eqs. 6 to 8: tokens to themselves, words to themselves, tokens to words."""
+    if settings.decoder != "maris" or settings.attention_impl != "auto":
+        return
+    words = power_of_two(most_words + 1)
+    shapes = [(words, words, True)]
+    for length in lengths:
+        shapes += [(length, length, False), (length, words, True)]
+    for (queries, keys, masked), gradient in product(shapes, (True, False)):
+        head_dim = settings.channels // settings.heads
+        kind = multihead.Kind(dtype, settings.heads, head_dim, queries, keys, masked, gradient)
+        yield multihead.OPERATION, kind
+
+
+def _cross_attention(
+    settings: ModelSettings, dtype: str, lengths: list[int], most_words: int
+) -> Iterator[tuple[Operation, Any]]:
+    """Eq. 8's of the decoder, with its projections; keys are the words and the query token."""
+    if settings.decoder != "maris" or settings.cross_attention_impl != "auto":
+        return
+    largest = power_of_two(most_words + 1, least=16)
+    keys = [power for power in POWERS if power <= largest]
+    C, heads = settings.channels, settings.heads
+    for length, many, gradient in product(lengths, keys, (True, False)):
+        yield cross.OPERATION, cross.Kind(dtype, heads, C // heads, C, length, many, True, gradient)

@@ -186,7 +186,8 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("proven")
     config = folder / "run.yaml"
     config.write_text(
-        "data: {cache: none}\nrun: {folder: none}\nmodel: {channels: 16, heads: 4, ma_blocks: 1}\n"
+        "data: {cache: none}\nrun: {folder: none}\n"
+        "model: {channels: 16, heads: 4, ma_blocks: 1, attention_impl: sdpa}\n"
     )
     done = called(folder, "-m", "maris_fast.cli", "kernels", "prove", "--config", str(config))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -202,9 +203,9 @@ def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
 def test_prove_ends_with_a_certificate_after_which_auto_takes_the_kernels(proven: tuple[Path, str]) -> None:
     folder, said = proven
-    # 16 and 32 words, with and without a gradient.
-    assert "kernels 4 of 4, mutual_attention dtype=float32 words=32 C=16" in said
-    assert said.splitlines()[-1].startswith("4 kinds of calls are proven on cpu")
+    # Three blocks of keys, two of words; with and without a gradient.
+    assert "kernels 10 of 10, mutual_attention dtype=float32 words=32 C=16" in said
+    assert said.splitlines()[-1].startswith("10 kinds of calls are proven on cpu")
     done = called(folder, "-c", CALL)
     assert done.stdout.split() == ["triton", "reference", "reference"], done.stderr
 
@@ -220,7 +221,7 @@ def test_show_tells_what_each_kind_gets(proven: tuple[Path, str], monkeypatch: p
     monkeypatch.setenv(FOLDER_VARIABLE, str(proven[0] / "cache"))
     forget()
     shown = CliRunner().invoke(app, ["kernels", "show"]).output
-    assert shown.count("words=16") == 2
+    assert (shown.count("words=16"), shown.count("keys=16")) == (2, 2)
     assert "reference: " in shown
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from maris_fast.config import ModelSettings
 from maris_fast.kernels import UnsupportedError, multihead_attention
-from maris_fast.kernels.multihead_attention import IMPLEMENTATIONS, chosen_impl, why_unsupported
+from maris_fast.kernels.multihead_attention import IMPLEMENTATIONS, candidates, chosen_impl, why_unsupported
 from maris_fast.kernels.multihead_attention import api as multihead
+from maris_fast.kernels.multihead_attention.candidates import Kind
 from maris_fast.kernels.multihead_attention.parity import Shape, failures
 from maris_fast.model.layers import MultiHeadAttention
 from maris_fast.model.mask_decoder import MaskDecoder
@@ -121,7 +122,8 @@ def test_a_named_backend_is_the_one_that_runs() -> None:
 
 
 def test_auto_on_cpu_is_pytorchs_own() -> None:
-    assert {chosen_impl(CPU, torch.float32, d, m) for d in (32, 64, 128) for m in (False, True)} == {"sdpa"}
+    kinds = [Kind("float32", 8, d, 64, 64, m, True) for d in (32, 64, 128) for m in (False, True)]
+    assert {chosen_impl(kind, CPU) for kind in kinds} == {"sdpa"}
 
 
 @pytest.mark.parametrize(("xformers_runs", "chosen"), [(True, "xformers"), (False, "sdpa")])
@@ -131,9 +133,31 @@ def test_auto_on_an_unmeasured_gpu_is_xformers_where_it_runs(
     def refuses(impl: str, *_: object) -> str | None:
         return "no" if impl == "xformers" and not xformers_runs else None
 
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU nobody has measured")
-    monkeypatch.setattr(multihead, "why_unsupported", refuses)
-    assert chosen_impl(torch.device("cuda"), torch.bfloat16, 32, True) == chosen
+    monkeypatch.setattr(candidates, "why_unsupported", refuses)
+    monkeypatch.setattr(multihead, "chosen", lambda *_: None)
+    kind = Kind("bfloat16", 8, 32, 4096, 64, True, True)
+    assert chosen_impl(kind, torch.device("cuda")) == chosen
+    every = candidates.candidates(kind, torch.device("cuda"))
+    assert every[0] == chosen
+    assert {*every, "reference"} == {*IMPLEMENTATIONS} - ({"xformers"} if not xformers_runs else set())
+
+
+def test_what_was_proven_fastest_reaches_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, called = [], []
+    flash = IMPLEMENTATIONS["sdpa-flash"]
+    monkeypatch.setitem(IMPLEMENTATIONS, "sdpa-flash", lambda *given: called.append(1) or flash(*given))
+
+    def chosen(operation: Any, kind: str, device: torch.device) -> str | None:
+        asked.append(kind)
+        return "sdpa-flash" if "masked=True" in kind else None
+
+    monkeypatch.setattr(multihead, "chosen", chosen)
+    q, key_mask = torch.randn(2, 5, 2, 32), torch.ones(2, 5, dtype=torch.bool)
+    multihead_attention(q, q, q, key_mask)
+    multihead_attention(q.requires_grad_(), q, q)
+    assert called == [1]
+    sizes = "dtype=float32 heads=2 head_dim=32 queries=64 keys=64"
+    assert asked == [f"{sizes} masked=True gradient=False", f"{sizes} masked=False gradient=True"]
 
 
 @pytest.mark.parametrize("impl", ["auto", *ON_CPU])

@@ -124,10 +124,14 @@ def test_a_run_on_cuda_proves_its_models_calls_for_its_grids_and_words(monkeypat
 
 
 def test_what_the_settings_name_is_not_proven() -> None:
-    assert of_model(ModelSettings(mutual_attention_impl="triton"), torch.bfloat16) == []
-    assert of_model(ModelSettings(ma_blocks=0), torch.bfloat16) == []
-    (alone,) = {kind.grouped for _, kind in of_model(ModelSettings(ma_blocks=1), torch.bfloat16)}
-    assert alone
+    def asked(**named: Any) -> set[str]:
+        return {operation.name for operation, _ in of_model(ModelSettings(**named), torch.bfloat16)}
+
+    assert asked() == {"mutual_attention", "cross_attention", "multihead_attention"}
+    assert asked(mutual_attention_impl="triton", attention_impl="sdpa") == {"cross_attention"}
+    assert asked(ma_blocks=0, cross_attention_impl="folded") == {"multihead_attention"}
+    one = of_model(ModelSettings(ma_blocks=1), torch.bfloat16)
+    assert {kind.grouped for _, kind in one if isinstance(kind, MutualKind)} == {True}
 
 
 def test_a_run_that_goes_on_with_other_implementations_says_which(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 WORDS, CHANNELS = 7, 64
+# Of a photograph, to a power of two: for which kind of call it is asked what is taken.
+TOKENS = 4096
 
 
 def mutual_attention(subject: Subject) -> Finding:
@@ -59,6 +61,7 @@ def attention(subject: Subject) -> Finding:
     import torch
 
     from maris_fast.kernels.multihead_attention.api import chosen_impl
+    from maris_fast.kernels.multihead_attention.candidates import Kind
     from maris_fast.kernels.multihead_attention.implementations import why_unsupported
     from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
     from maris_fast.kernels.multihead_attention.parity import Shape, failures
@@ -71,7 +74,9 @@ def attention(subject: Subject) -> Finding:
     findings, taken = [], {}
     for masked in (False, True):
         named = subject.model.attention_impl
-        impl = chosen_impl(device, dtype, head_dim, masked) if named == "auto" else named
+        name, keys = str(dtype).removeprefix("torch."), 64 if masked else TOKENS
+        kind = Kind(name, subject.model.heads, head_dim, TOKENS, keys, masked, True)
+        impl = chosen_impl(kind, device) if named == "auto" else named
         reason = why_unsupported(impl, device, dtype, head_dim, masked)
         if reason:
             todo = "set model.attention_impl=auto"
