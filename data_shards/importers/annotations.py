@@ -11,14 +11,11 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    TypeAdapter,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
 from maris_fast.data_shards.importers.reading import read_json
-from maris_fast.data_shards.importers.safe_pickle import load_plain_pickle
 from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.errors import InputError, first_of
 
@@ -121,35 +118,6 @@ class InstancesFile(BaseModel):
     images: list[ImageRow]
     annotations: list[AnnotationRow]
     categories: Annotated[list[CategoryRow], or_default(())]
-
-
-def read_refs(path: Path) -> list[RefRow]:
-    """The rows of ``refs(<split_by>).p``.
-
-    Raises:
-        InputError: no such file, not a plain pickle, or not a list of refs.
-    """
-    rows = load_plain_pickle(path)
-    try:
-        return TypeAdapter(list[RefRow]).validate_python(rows)
-    except ValidationError as error:
-        raise InputError(
-            f"{path} is not a list of refs as RefCOCO's authors publish them: {first_of(error)}"
-        ) from error
-
-
-def read_grefs(path: Path) -> list[RefRow]:
-    """The rows of gRefCOCO's ``grefs(<split_by>).json``.
-
-    Raises:
-        InputError: no such file, not JSON, or not a list of refs.
-    """
-    try:
-        return checked_json(list[RefRow], read_json(path))
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not a list of refs as gRefCOCO's authors publish them: {first_of(error)}"
-        ) from error
 
 
 def read_instances(path: Path) -> InstancesFile:

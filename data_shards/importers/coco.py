@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from maris_fast.data_shards.importers.annotations import (
     AnnotationRow,
@@ -26,7 +28,9 @@ from maris_fast.data_shards.importers.grouping import write_refs
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.own import SPLIT, own_head
 from maris_fast.data_shards.importers.reading import read_json
+from maris_fast.data_shards.importers.refs import Refs
 from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.importers.rows import Misshapen, each
 from maris_fast.data_shards.importers.splits import files_by_split
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.plain_json import checked_json
@@ -70,22 +74,33 @@ class SaidRefRow(RefRow):
         return self.image_id, self.split, [sentence.sent for sentence in self.sentences]
 
 
-def _said(rows: Any) -> Any:
-    """The annotations that anybody refers to; what others look like is nobody's concern."""
-    if not isinstance(rows, list):
-        return rows
-    return [
-        row
-        for row in rows
-        if not isinstance(row, dict)
-        or row.get("sentences") not in (None, [])
-        or row.get("caption") is not None
-    ]
-
-
 class SaidInstancesFile(InstancesFile):
     images: list[SaidImageRow]  # type: ignore[assignment]
-    annotations: Annotated[list[SaidAnnotationRow], BeforeValidator(_said)]  # type: ignore[assignment]
+    annotations: Any
+    """Those that somebody refers to, once they are read."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a file says, and for which split, if its name tells."""
+
+    split: str | None
+    path: Path
+    said: SaidInstancesFile
+    annotations: list[SaidAnnotationRow]
+    misshapen: list[Misshapen]
+
+    @cached_property
+    def _splits(self) -> dict[Hashable, str | None]:
+        return {image.id: image.split for image in self.said.images}
+
+    @cached_property
+    def _of_unknown(self) -> str:
+        return UNKNOWN_SPLIT if any(self._splits.values()) else SPLIT
+
+    def split_of(self, image_id: Hashable) -> str:
+        """``UNKNOWN_SPLIT`` of an image that the file lacks, where images say their split."""
+        return self.split or self._splits.get(image_id, self._of_unknown) or SPLIT
 
 
 def import_coco(
@@ -112,45 +127,59 @@ def import_coco(
     with new_folder(out) as folder:
         files = files_by_split(root, dataset)
         head = own_head(root, dataset, options)
-        read = [(split, path, _read(path)) for split, path in files]
-        refs: list[RefRow] = []
-        for split, path, said in read:
-            refs += _refs(said, split, path, first_sentence=1 + sum(len(ref.sentences) for ref in refs))
-        if not refs:
+        read = [_read(split, path) for split, path in files]
+        rows: list[RefRow] = []
+        for file in read:
+            rows += _refs(file, first_sentence=1 + sum(len(ref.sentences) for ref in rows))
+        misshapen = [_with_split(one, file) for file in read for one in file.misshapen]
+        if not rows and not misshapen:
             raise InputError(
                 f"no annotation in {root / dataset} has `sentences` or a `caption`, so nothing is referred to"
             )
-        instances = _joined([said for _, _, said in read])
-        return ImportReport(out, write_refs(folder, refs, instances, head, options))
+        return ImportReport(out, write_refs(folder, Refs(rows, misshapen), _joined(read), head, options))
 
 
-def _read(path: Path) -> SaidInstancesFile:
+def _read(split: str | None, path: Path) -> _File:
+    content = read_json(path)
     try:
-        said: SaidInstancesFile = checked_json(SaidInstancesFile, read_json(path))
+        said: SaidInstancesFile = checked_json(SaidInstancesFile, content)
+        annotations, misshapen = each(SaidAnnotationRow, said.annotations, _is_said)
     except ValueError as error:
         raise InputError(f"{path} is not COCO's instances.json with sentences: {first_of(error)}") from error
-    return said
+    return _File(split, path, said, list(annotations.values()), misshapen)
 
 
-def _refs(said: SaidInstancesFile, split: str | None, path: Path, *, first_sentence: int) -> list[RefRow]:
-    split_of = {image.id: image.split for image in said.images}
-    if split is not None and (others := set(split_of.values()) - {None, split}):
+def _is_said(keys: Any) -> bool:
+    """Whether anybody refers to it; what other annotations look like is nobody's concern."""
+    if not isinstance(keys, dict):
+        return True
+    return keys.get("sentences") not in (None, []) or keys.get("caption") is not None
+
+
+def _with_split(one: Misshapen, file: _File) -> Misshapen:
+    keys = one.keys if isinstance(one.keys, dict) else {}
+    image_id = keys.get("image_id")
+    split = file.split_of(image_id if isinstance(image_id, Hashable) else None)
+    return one._replace(keys={**keys, "split": split})
+
+
+def _refs(file: _File, *, first_sentence: int) -> list[RefRow]:
+    others = {image.split for image in file.said.images} - {None, file.split}
+    if file.split is not None and others:
         raise InputError(
-            f"{path} is named for the split {split}, but has images of {', '.join(map(str, others))}"
+            f"{file.path} is named for the split {file.split}, but has images of "
+            f"{', '.join(map(str, others))}"
         )
-    of_unknown = UNKNOWN_SPLIT if any(split_of.values()) else SPLIT
     refs: list[RefRow] = []
     sentence = first_sentence
-    for annotation in said.annotations:
+    for annotation in file.annotations:
         texts = annotation.texts
-        if not texts:
-            continue
         refs.append(
             SaidRefRow.model_construct(  # of checked parts; an id of -1 is an object here
                 ref_id=annotation.id,
                 ann_ids=(annotation.id,),
                 image_id=annotation.image_id,
-                split=split or split_of.get(annotation.image_id, of_unknown) or SPLIT,
+                split=file.split_of(annotation.image_id),
                 sentences=[SentenceRow(sent_id=sentence + i, sent=text) for i, text in enumerate(texts)],
             )
         )
@@ -158,22 +187,23 @@ def _refs(said: SaidInstancesFile, split: str | None, path: Path, *, first_sente
     return refs
 
 
-def _joined(files: Sequence[SaidInstancesFile]) -> InstancesFile:
+def _joined(files: Sequence[_File]) -> InstancesFile:
     """One file of all. Category ids mean what their own file says."""
-    if len(files) == 1:
-        return files[0]
     images: list[ImageRow] = []
     annotations: list[AnnotationRow] = []
     categories: list[CategoryRow] = []
     numbers = count()
-    for said in files:
-        images += [image.model_copy(update={"split": None}) for image in said.images]
+    for file in files:
+        several = {"split": None} if file.split is not None else {}
+        images += [image.model_copy(update=several) for image in file.said.images]
         number: dict[int | None, int | None] = {None: None}
-        for row in said.categories:
+        for row in file.said.categories:
             number.setdefault(row.id, next(numbers))
-        categories += [row.model_copy(update={"id": number[row.id]}) for row in said.categories]
+        categories += [row.model_copy(update={"id": number[row.id]}) for row in file.said.categories]
         annotations += [
             row.model_copy(update={"category_id": number.get(row.category_id, UNKNOWN_CATEGORY)})
-            for row in said.annotations
+            for row in file.annotations
         ]
-    return InstancesFile(images=images, annotations=annotations, categories=categories)
+    return InstancesFile(
+        info=files[0].said.info, images=images, annotations=annotations, categories=categories
+    )

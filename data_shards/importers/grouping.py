@@ -27,6 +27,8 @@ from maris_fast.data_shards.importers.masks import (
 )
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.paths import place_of, same_file
+from maris_fast.data_shards.importers.refs import Refs
+from maris_fast.data_shards.importers.rows import split_of
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits, file_of
 from maris_fast.data_shards.importers.writing import write_dataset
@@ -39,7 +41,7 @@ NO_CATEGORY = CategoryRow(id=-1, name="")
 
 def write_refs(
     folder: Path,
-    refs: Sequence[RefRow],
+    refs: Refs,
     instances: InstancesFile,
     info: DatasetInfo,
     options: ImportOptions,
@@ -55,13 +57,17 @@ def write_refs(
     Raises:
         InputError: no refs, an unknown split, or rows that cannot be used, as ``import_refcoco``.
     """
-    if not refs:
+    if not refs.rows and not refs.misshapen:
         raise InputError(f"{info.source} holds no refs")
-    chosen = chosen_splits({ref.split for ref in refs} - {UNKNOWN_SPLIT}, options.splits, info.source)
+    splits = {ref.split for ref in refs.rows} - {UNKNOWN_SPLIT}
+    chosen = chosen_splits(splits, options.splits, info.source) if splits else []
     bad = BadRows(f"{info.name} ({info.split_by}) of {info.source}")
     file = Path(info.source).name
     grouping = Grouping(instances, Path(info.image_root), file, bad)
-    by_split = grouping.refs_with_own_ids(refs)
+    for one in refs.misshapen:
+        split = split_of(one.keys)
+        bad.add(one.row(file_of(split, file), split), one.fault)
+    by_split = grouping.refs_with_own_ids(refs.rows)
     groups = {split: grouping.records(by_split[split]) for split in chosen}
     grouping.records(by_split[UNKNOWN_SPLIT])  # none: these are refs to images that nobody knows
     # COCO's masks are for the pixels as they are stored.
@@ -240,7 +246,7 @@ class Grouping:
         elif annotation.image_id != ref.image_id:
             detail = f"{where}: it is of image {annotation.image_id}"
             faults.append(Fault("refs to an annotation of another image", detail))
-        elif fault := label_fault(category.name, f"category {category.id}"):
+        elif fault := label_fault(category.name, f"{where}: its category"):
             faults.append(fault)
         else:
             return annotation

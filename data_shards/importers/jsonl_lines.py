@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from maris_fast.data_shards.importers.annotations import SplitName, or_default
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.own import SPLIT
 from maris_fast.data_shards.importers.reading import read_utf8
+from maris_fast.data_shards.importers.rows import split_of
 from maris_fast.data_shards.plain_json import parse_json
-from maris_fast.data_shards.records import UNKNOWN_SPLIT
 from maris_fast.errors import first_of
 
 
@@ -134,7 +134,7 @@ def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
             row = _parsed(keys)
         except ValueError as error:
             fault = Fault("lines that are not as docs/datasets.md says", f"{where}: {first_of(error)}")
-            bad.add(_unreadable(path.name, number, split or _split_of(keys)), fault)
+            bad.add(_unreadable(path.name, number, split or split_of(keys, missing=SPLIT)), fault)
             continue
         if split is not None and row.split not in (None, split):
             detail = f"{where}: {row.split!r} in a file of {split!r}"
@@ -153,13 +153,3 @@ def _parsed(keys: Any) -> ExpressionLine | ImageLine:
 
 def _unreadable(file: str, number: int, split: str) -> Row:
     return Row(file=file, split=split, row=f"line {number}", image=None, expressions=1)
-
-
-def _split_of(keys: Any) -> str:
-    """What a line says that is otherwise wrong."""
-    if not isinstance(keys, dict):
-        return UNKNOWN_SPLIT
-    try:
-        return TypeAdapter(SplitName).validate_python(keys.get("split", SPLIT))
-    except ValidationError:
-        return UNKNOWN_SPLIT

@@ -21,11 +21,12 @@ from maris_fast.data_shards.importers.masks import BOX_ALONE, mask_of_pixels
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.reading import read_json
 from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.importers.rows import Misshapen, each
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits
 from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.new_folder import new_folder
-from maris_fast.data_shards.plain_json import checked_json
+from maris_fast.data_shards.plain_json import checked_json, parse_json
 from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError, first_of
 
@@ -107,16 +108,18 @@ class _Split:
 
     def __init__(self, name: str, place: Path, listed: Sequence[ImageDataRow], bad: BadRows) -> None:
         self._name, self._file, self._bad = name, f"refer_{name}.json", bad
-        self._tasks = _read_tasks(place / self._file)
+        self._tasks, misshapen = _read_tasks(place / self._file)
+        for one in misshapen:
+            bad.add(one.row(self._file, name), one.fault)
         images, at_odds = by_id(listed, lambda row: row.image_id)
-        named = [number for number, task in enumerate(self._tasks) if task.task_id is not None]
+        named = [number for number, task in self._tasks.items() if task.task_id is not None]
         useless = repeated(
             named, lambda number: str(self._tasks[number].task_id), lambda number: self._tasks[number]
         )
         counts = {named[at]: count for at, count in useless.items()}
         self._images: dict[int, ImageDataRow] = {}
         self._by_image: dict[int, list[int]] = defaultdict(list)
-        for number, task in enumerate(self._tasks):
+        for number, task in self._tasks.items():
             image = images.get(task.image_id)
             if number in counts:
                 detail = f"{name} {number}: task_id {task.task_id} ({counts[number]} times)"
@@ -257,16 +260,18 @@ def draw_instances(instances: Any, height: int, width: int) -> NDArray[np.uint8]
     return np.asarray(picture)
 
 
-def _read_tasks(path: Path) -> list[TaskRow]:
+def _read_tasks(path: Path) -> tuple[dict[int, TaskRow], list[Misshapen]]:
+    """By place, and those that are no phrases."""
+    content = read_json(path)
     try:
-        tasks: list[TaskRow] = checked_json(list[TaskRow], read_json(path))
+        tasks, misshapen = each(TaskRow, parse_json(content))
     except ValueError as error:
         raise InputError(
-            f"{path} is not a list of phrases as PhraseCut's authors publish them: {first_of(error)}"
+            f"{path} is not a list of phrases as PhraseCut's authors publish them: {error}"
         ) from error
-    if not tasks:
+    if not tasks and not misshapen:
         raise InputError(f"{path} holds no phrases")
-    return tasks
+    return tasks, misshapen
 
 
 def _read_image_data(place: Path) -> list[ImageDataRow]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maris_fast.data_shards.importers.annotations import read_instances, read_refs
+from maris_fast.data_shards.importers.annotations import read_instances
 from maris_fast.data_shards.importers.grouping import write_refs
 from maris_fast.data_shards.importers.images import find_image_root
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
+from maris_fast.data_shards.importers.refs import read_refs
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import DatasetInfo

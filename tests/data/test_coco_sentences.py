@@ -188,8 +188,8 @@ def a_path_for_a_split(coco: Instances) -> None:
     [
         (no_sentences, r"no annotation in .*said\.json has `sentences` or a `caption`"),
         (empty_caption, r"empty sentences.*ref 51"),
-        (sentences_as_one_text, r"annotations\.0\.sentences: .*list"),
-        (sentences_without_text, r"annotations\.0\.sentences\.0.*string"),
+        (sentences_as_one_text, r"row 0: sentences: .*list"),
+        (sentences_without_text, r"row 0: sentences\.0.*string"),
         (unknown_image, r"instances\.json lacks.*ref 50: image_id 99"),
         (unknown_category, r"lacks.*ref 50, annotation 50"),
         (the_same_id_twice, r"ids that several refs have.*\(1\).*ref 50 \(2 times\)"),

@@ -505,6 +505,58 @@ def test_categories_are_named_as_their_own_split_file_names_them(tmp_path: Path)
     assert named == {"train": {"mug"}, "val": {"cup"}}
 
 
+# Rows that are not as their format says
+
+
+def rows_of(one: Subject) -> list[Any]:
+    return one.refs or one.annotations
+
+
+@pytest.mark.parametrize("instead", ["no row", None, 7, [1], {}], ids=repr)
+@every_format
+def test_what_is_no_row_is_left_out_alone(tmp_path: Path, form: str, instead: Any) -> None:
+    subject = SUBJECTS[form](tmp_path)
+    rows_of(subject).append(instead)
+    if form == "coco" and instead == {}:
+        return  # an annotation that nobody refers to
+    subject.made.write()
+    with pytest.raises(InputError, match=r"(rows|lines) that are not as .* \(1\)"):
+        imported(subject, tmp_path / "refused")
+    imported(subject, tmp_path / "left", leave_out_bad=True)
+    place = len(rows_of(subject)) - 1
+    assert len(of_rows(tmp_path / "left", f"line {place + 1}" if form == "jsonl" else f"row {place}")) == 1
+    rows_of(subject).pop()
+    subject.made.write()
+    imported(subject, tmp_path / "plain")
+    assert records(tmp_path / "left") == records(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("form", [one for one in SUBJECTS if one != "jsonl"])
+def test_a_row_without_a_key_is_left_out_with_its_sentences(tmp_path: Path, form: str) -> None:
+    subject = SUBJECTS[form](tmp_path)
+    place = len(rows_of(subject)) - 1
+
+    def without_image(one: Subject) -> None:
+        del rows_of(one)[-1]["image_id"]
+
+    if form == "coco":
+        subject.split = "?"  # which the image would say
+    reason = "rows that are not as their format says"
+    expect_left_out(
+        tmp_path, subject, without_image, reason, f"row {place}: image_id: Field required", row=f"row {place}"
+    )
+
+
+@every_format
+def test_a_file_of_rows_of_another_format_is_refused_all_the_same(tmp_path: Path, form: str) -> None:
+    subject = SUBJECTS[form](tmp_path)
+    for at in range(len(rows_of(subject))):
+        rows_of(subject)[at] = {"picture": 1, "sentences": ["x"], "split": "train"}
+    subject.made.write()
+    with pytest.raises(InputError, match=r"of (train|val|all splits|\?) would be left out, more than 50%"):
+        imported(subject, tmp_path / "out", leave_out_bad=True)
+
+
 # Null, and fields that are not ours
 
 

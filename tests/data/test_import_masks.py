@@ -169,7 +169,7 @@ def test_a_null_ann_id_means_none_only_where_the_row_says_so(tmp_path: Path) -> 
     assert grefs.train().targets[2].ann_ids == ()
     grefs.out = grefs.out.with_name("again")
     grefs.refs[2]["no_target"] = False
-    with pytest.raises(InputError, match=r"grefs\(unc\)\.json is not a list of refs.*2\.ann_id"):
+    with pytest.raises(InputError, match=r"(?s)not as their format says \(1\).*row 2: ann_id"):
         grefs.imported()
 
 

@@ -277,7 +277,7 @@ def no_image_folder(phrases: Phrases) -> None:
         (polygons_of_text, r"cannot be drawn.*val 1.*'a'"),
         (polygons_without_number, r"cannot be drawn.*val 1.*NaN"),
         (no_ann_ids, r"without ann_ids.*val 1"),
-        (input_files_alone, r"refer_val\.json is not a list of phrases.*0\.Polygons.*and 2 more"),
+        (input_files_alone, r"not as their format says \(3\).*row 0: Polygons.*row 2: Polygons"),
         (no_phrases, r"refer_val\.json holds no phrases"),
         (tasks_by_id, r"refer_val\.json is not a list of phrases"),
         (images_by_id, r"image_data_split\.json is not the list of images"),
