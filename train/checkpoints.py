@@ -123,10 +123,10 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
             "that disk, or set run.folder to another, then go on with run.resume=auto"
         ) from error
     try:
-        replace_text(run / LATEST, [final.name, "\n"])
         older = [other for other in _newest_first(run) if (_step(other) or 0) < state.step]
         for old in older[keep - 1 :]:
             _discard(old)
+        replace_text(run / LATEST, [final.name, "\n"])
     except OSError as error:
         log.warning("checkpoint %s is written; tidying up behind it failed: %s", final, error)
     return final

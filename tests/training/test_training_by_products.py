@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -266,19 +268,35 @@ def test_a_record_file_that_was_full_is_whole_and_in_order(tmp_path: Path) -> No
         assert lines.waiting == []
 
 
-def test_a_resumed_journal_has_each_step_once(tmp_path: Path) -> None:
+def write_steps(folder: Path, first: int, last: int) -> None:
     losses = ("loss", "focal", "dice", "oIoU", "lr", "tau", "gradient_norm")
     rates = ("expressions_per_s", "images_per_s", "data_wait_share", "gb_per_s", "memory_mb")
     values = dict.fromkeys((*losses, *rates), 0.5)
-    for first, last in ((1, 6), (4, 9)):
-        with RunJournal(toy_settings(tmp_path), step=first - 1, total_steps=9) as journal:
-            for step in range(first, last + 1):
-                journal.record("train", {"step": step, **values})
-        if first == 1:
-            with (tmp_path / "metrics.jsonl").open("ab") as file:
-                file.write(b'{"kind": "train", "st\xff')  # torn by a crash
+    with RunJournal(toy_settings(folder), step=first - 1, total_steps=9) as journal:
+        for step in range(first, last + 1):
+            journal.record("train", {"step": step, **values})
+            journal.advance(step)
+
+
+def test_a_resumed_journal_has_each_step_once(tmp_path: Path) -> None:
+    write_steps(tmp_path, 1, 6)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"kind": "train", "st\xff')  # torn by a crash
+    write_steps(tmp_path, 4, 9)
     assert [one["step"] for one in metrics(tmp_path)] == EVERY
     assert curve(tmp_path / "tensorboard", "train/loss") == EVERY
+
+
+def test_a_terminal_that_hangs_up_ends_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shown, terminal = pty.openpty()
+    with open(terminal, "w") as output, standard_output(output) as streams:
+        assert sys.stdout.isatty()  # so that there is a progress bar
+        os.close(shown)
+        write_steps(tmp_path, 1, 9)
+        assert isinstance(streams.out.reason, OSError)
+        assert streams.out.reason.errno == errno.EIO
+    assert [one["step"] for one in metrics(tmp_path)] == EVERY
+    assert capfd.readouterr().err.count("standard output cannot be written") == 1
 
 
 @contextmanager

@@ -180,6 +180,18 @@ def test_a_checkpoint_that_cannot_be_read_is_not_written_over(folder: Path) -> N
     assert content(folder) == before
 
 
+def test_a_checkpoint_counts_though_tidying_up_behind_it_fails(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "latest-checkpoint").unlink()
+    (folder / "latest-checkpoint" / "in the way").mkdir(parents=True)
+    save(folder, 12)
+    found = resuming.find(settings(folder))
+    assert found is not None
+    assert found[1].step == 12
+    assert "step-00000012 is written; tidying up behind it failed" in caplog.text
+
+
 def test_what_a_crash_left_half_written_goes_with_the_next_checkpoint(folder: Path) -> None:
     kept = folder / "checkpoints"
     for name in (".step-00000010.partial", ".step-00000002.removed"):
