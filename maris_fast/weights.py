@@ -92,8 +92,12 @@ def _opened(path: Path) -> Iterator[tuple[safe_open, WeightsMeta]]:
     if not Path(path).is_file():
         raise CheckpointError(f"no weights {path}; training writes best.safetensors and last.safetensors")
     try:
+        with Path(path).open("rb"):  # whatever the reason, safetensors says that there is no such file
+            pass
         with safe_open(path, framework="pt") as file:
             yield file, _meta(path, (file.metadata() or {}).get(HEADER))
+    except OSError as error:
+        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a safetensors file ({error}); weights load as data only, never from a pickle "

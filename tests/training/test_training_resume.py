@@ -127,19 +127,36 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(folder: Path, gone: lis
     assert content(folder) == before
 
 
-def test_a_checkpoint_that_may_not_be_read_is_not_called_torn(folder: Path) -> None:
+def test_what_may_not_be_read_is_neither_torn_nor_missing(folder: Path) -> None:
     require_nameless_user()
-    state = folder / "checkpoints" / "step-00000008" / STATE
-    state.chmod(0)
-    script = (
-        "import sys; from maris_fast.config import RunSettings; from maris_fast.train import resuming\n"
-        "resuming.find(RunSettings.model_validate({'folder': sys.argv[1], 'resume': 'auto'}))"
-    )
+    state, weights = folder / "checkpoints" / "step-00000008" / STATE, folder / "best.safetensors"
+    script = """
+import sys
+from pathlib import Path
+from maris_fast.config import RunSettings
+from maris_fast.errors import CheckpointError
+from maris_fast.train import resuming
+from maris_fast.weights import load_weights
+folder = Path(sys.argv[1])
+for read in (
+    lambda: resuming.find(RunSettings(folder=folder, resume="auto")),
+    lambda: load_weights(folder / "best.safetensors"),
+):
+    try:
+        read()
+    except CheckpointError as error:
+        print(error)
+"""
+    for path in (state, weights):
+        path.chmod(0)
     done = run(*NAMELESS, sys.executable, "-c", script, folder)  # root itself may read everything
-    state.chmod(0o644)
-    assert f"step-00000008 has a {STATE} that this user has no right to read" in done.stderr
-    assert "step-00000004 is whole" in done.stderr
-    assert "torn" not in done.stderr
+    for path in (state, weights):
+        path.chmod(0o644)
+    found, loaded = done.stdout.splitlines()
+    assert f"step-00000008 has a {STATE} that this user has no right to read" in found
+    assert "step-00000004 is whole" in found
+    assert "torn" not in found
+    assert loaded == f"weights {weights} cannot be read: [Errno 13] Permission denied: '{weights}'"
 
 
 def test_a_torn_newest_one_and_a_good_older_one_go_on(folder: Path) -> None:
