@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maris_fast.errors import InputError
+from maris_fast.files import FULL
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         InputError: ``target`` is a file, or a folder that is not empty (raised before the block runs, or at
-            its end, if somebody else has filled it meanwhile).
+            its end, if somebody else has filled it meanwhile); or its disk is full.
     """
     target = Path(target).resolve()  # a link to an empty folder is fine
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -33,6 +34,10 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise _not_empty(target) from error
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise InputError(
+                f"{target} cannot be written: {error.strerror}; make room there or name another place"
+            ) from error
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from maris_fast.errors import InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk without room."""
 
 
 def sha256_of(path: Path) -> str:
@@ -51,11 +55,35 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
+def writing(place: Path, option: str) -> Iterator[None]:
+    """Says in one line why something cannot be written.
+
+    Args:
+        place: file or folder that is written.
+        option: that names it, such as ``--out``.
+
+    Raises:
+        InputError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        todo = f"make room there or name another place with {option}"
+        if error.errno not in FULL:
+            todo = f"name another place with {option}"
+        raise InputError(f"{place} cannot be written: {reason}; {todo}") from error
+
+
+@contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Another name to write to, which becomes ``path`` when the block ends.
 
     A reader sees the old file or the new one, whole. A block that fails leaves the old one, and no other.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path  # a pipe or a device, such as /dev/stdout, is written to and stays what it is
+        return
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
@@ -75,4 +103,5 @@ def replace_text(path: Path, parts: Iterable[str]) -> None:
     with replaced(path) as partial:
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(parts)
-        flush(partial)
+        if partial != path:
+            flush(partial)

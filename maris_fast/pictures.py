@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from maris_fast.files import replaced
 from maris_fast.fonts import CaptionFont, caption_font, drawable
 
 PREDICTION = (255, 64, 129)
@@ -63,6 +65,16 @@ def masked(panel: Panel, *, width: int | None = None) -> Image.Image:
         outline(picture, panel.truth, TRUTH)
     outline(picture, panel.prediction, panel.colour)
     return picture
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Writes the picture whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replaced(path) as partial:
+        picture.save(partial, format="PNG")
 
 
 def sheet(panels: Sequence[Panel], *, columns: int = 4, width: int = 256, gap: int = 8) -> Image.Image:

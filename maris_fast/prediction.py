@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from maris_fast.attention import Attention, of_expression, watched
 from maris_fast.config import RANDOM, SamSettings, TextSettings
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, TextFeatures
+from maris_fast.encoders.placement import usable
 from maris_fast.encoders.provenance import EncoderProvenance
 from maris_fast.errors import CheckpointError, first_of
 from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.images import as_shown
-from maris_fast.weights import load_model
+from maris_fast.weights import caution, load_model
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Predictor:
         device: where everything runs.
 
     Raises:
+        ConfigError: a device that is not here.
         CheckpointError: weights missing, unsafe, or other than those the features were made with.
     """
 
@@ -57,7 +59,7 @@ class Predictor:
         text_weights: str | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.device = torch.device(device)
+        self.device = usable(device)
         self.model, self.meta = load_model(weights, self.device)
         made_with = _encoders_of(weights, self.meta.encoders)
         self.sam = SamEncoder(_sam_settings(made_with, sam_weights), self.device)
@@ -72,8 +74,7 @@ class Predictor:
     @property
     def caution(self) -> str | None:
         """What to know before believing a mask: that encoders are random; None if none is."""
-        names = " and ".join(self.meta.random_encoders)
-        return f"these weights were trained on features of random encoders ({names})" if names else None
+        return caution(self.meta.random_encoders)
 
     @torch.inference_mode()
     def encode(self, image: Image.Image) -> EncodedImage:

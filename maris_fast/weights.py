@@ -5,7 +5,7 @@ The header's ``maris_fast`` entry is JSON with all that is needed to build the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,23 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
     """
     with _opened(path) as (file, meta):
         return _tensors(path, file), meta
+
+
+def read_meta(path: Path) -> WeightsMeta:
+    """What the file says of its tensors, without reading them.
+
+    Raises:
+        CheckpointError: as ``load_weights``, but for the tensors' values.
+    """
+    with _opened(path) as (_, meta):
+        return meta
+
+
+def caution(random_encoders: Sequence[str]) -> str | None:
+    """What to know before believing masks and scores: that encoders are random; None if none is."""
+    if not random_encoders:
+        return None
+    return f"these weights were trained on features of random encoders ({' and '.join(random_encoders)})"
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Maris, WeightsMeta]:

@@ -57,6 +57,21 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def check(arguments: Sequence[str]) -> None:
+    """What can be told of the arguments before anything slow is imported or started.
+
+    Raises:
+        ConfigError: settings that cannot be used.
+        InputError: no cache, or none with the splits that are named.
+    """
+    from maris_fast.train.splits import require_own_splits
+
+    options = _parser().parse_intermixed_args(arguments)
+    settings = _settings(options)
+    if not options.dry_run:
+        require_own_splits(settings.data)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="train/main.py",
@@ -120,8 +135,12 @@ def _show(settings: TrainingSettings, ranks: int | None) -> None:
 def _train(settings: TrainingSettings) -> None:
     from maris_fast.launched import take_place
     from maris_fast.train.deepspeed_config import deepspeed_config
+    from maris_fast.train.splits import require_own_splits
 
-    deepspeed_config(settings, take_place().world)  # before the slow imports
+    # Before the slow imports.
+    place = take_place()
+    require_own_splits(settings.data)
+    deepspeed_config(settings, place.world)
     from maris_fast.train.loop import train
     from maris_fast.train.ranks import join, leave
     from maris_fast.train.watch import Watch

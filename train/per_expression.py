@@ -26,7 +26,7 @@ from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.stream import Sample
 from maris_fast.errors import InputError, first_of
-from maris_fast.files import replace_text
+from maris_fast.files import replace_text, writing
 from maris_fast.scoring import MARIS
 from maris_fast.scoring.rows import Facts, Table
 from maris_fast.train.ranks import Ranks
@@ -133,12 +133,8 @@ def write_lines(file: Path, lines: Iterable[ScoredMask]) -> None:
     Raises:
         InputError: the file cannot be written; what stood there still stands.
     """
-    try:
+    with writing(file, "--per-expression"):
         replace_text(file, (f"{line.model_dump_json()}\n" for line in lines))
-    except OSError as error:
-        raise InputError(
-            f"{file} cannot be written: {error.strerror or error}; name another place with --per-expression"
-        ) from error
 
 
 def read_scored(file: Path) -> list[Scored]:

@@ -1,7 +1,7 @@
 """``scores-<data set>-<split by>-<split>.json``: what an evaluation gave, where a report finds it.
 
-The file holds ``data`` (name, split_by, split), ``weights`` (or ``predictions``) and, by condition, what
-``maris_fast.scoring`` gives; where the import left rows out, ``left_out`` says how many.
+The file holds ``data`` (name, split_by, split), ``weights`` and ``random_encoders`` (or ``predictions``) and,
+by condition, what ``maris_fast.scoring`` gives; where the import left rows out, ``left_out`` says how many.
 In a run's folder it belongs to that run, whatever the data set: a run may be tested on another one's.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo
-from maris_fast.files import replace_text
+from maris_fast.files import replace_text, writing
 
 AS_WRITTEN = "as written"
 
@@ -37,19 +37,23 @@ class DataSplit:
 
 
 def write_scores(
-    out: Path, results: Mapping[str, Any], dataset: DatasetInfo, split: str, made_of: Mapping[str, str]
+    out: Path, results: Mapping[str, Any], dataset: DatasetInfo, split: str, made_of: Mapping[str, Any]
 ) -> Path:
     """Writes ``results`` to the file ``out``, or by its own name into the folder ``out``; the file's path.
 
     Args:
-        made_of: what was scored: ``weights``, or ``predictions``, and its path.
+        made_of: what was scored: ``weights`` and their ``random_encoders``, or ``predictions``.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     data = DataSplit(dataset.name, dataset.split_by, split)
     file = out / data.file_name if out.is_dir() else out
     lost = {name: dataset.left_out[name] for name in (split, UNKNOWN_SPLIT) if name in dataset.left_out}
     left_out = {"left_out": {name: out.model_dump() for name, out in lost.items()}} if lost else {}
     content = {"data": asdict(data), **made_of, **left_out, **results}
-    replace_text(file, [json.dumps(content, indent=1) + "\n"])
+    with writing(file, "--out"):
+        replace_text(file, [json.dumps(content, indent=1) + "\n"])
     return file
 
 

@@ -32,7 +32,7 @@ from maris_fast.train.per_expression import KeptMasks, require_place, write_line
 from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.scores_file import write_scores
 from maris_fast.train.watch import Watch
-from maris_fast.weights import WeightsMeta, load_model
+from maris_fast.weights import WeightsMeta, caution, load_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,12 +64,15 @@ def _run(options: argparse.Namespace, streams: Streams) -> int:
             )
             if ranks.first:
                 show(results, options.split, breakdown=options.breakdown)
-                for line in read_manifest(options.cache).dataset.incomplete([options.split]):
+                manifest = read_manifest(options.cache)
+                for line in manifest.dataset.incomplete([options.split]):
                     say(line)
+                if told := caution(manifest.random):
+                    say(f"note: {told}", err=True)
                 if options.out is not None:
-                    made_of = {"weights": str(options.weights)}
-                    dataset = read_manifest(options.cache).dataset
-                    say(f"wrote {write_scores(options.out, results, dataset, options.split, made_of)}")
+                    made_of = {"weights": str(options.weights), "random_encoders": manifest.random}
+                    file = write_scores(options.out, results, manifest.dataset, options.split, made_of)
+                    say(f"wrote {file}")
                 if keep is not None:
                     write_lines(options.per_expression, keep.lines)
                     say(f"wrote {options.per_expression}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -29,6 +29,7 @@ from maris_fast.cli.bench import bench
 from maris_fast.cli.kernels import kernels
 from maris_fast.end_signals import interrupting
 from maris_fast.errors import MarisError
+from maris_fast.files import FULL
 from maris_fast.standard_streams import sturdy
 from maris_fast.terminal import PrintableFormatter, printable
 
@@ -48,11 +49,25 @@ class Commands(TyperGroup):
                 result = super().invoke(ctx)
                 streams.require_written()
             except MarisError as error:
-                Console(stderr=True, soft_wrap=True).print(
-                    f"error: {printable(error)}", style="red", markup=False, highlight=False
-                )
-                sys.exit(2)
+                _end(str(error))
+            except OSError as error:
+                _end(_of_the_system(error))
         return result
+
+
+def _of_the_system(error: OSError) -> str:
+    """Of a file that no command has looked after: the name that it has, and what can be done."""
+    named = " and ".join(str(one) for one in (error.filename, error.filename2) if one is not None)
+    reason = error.strerror or str(error)
+    todo = "; make room on that disk" if error.errno in FULL else ""
+    return f"{named or 'a file or connection'}: {reason}{todo}"
+
+
+def _end(message: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(
+        f"error: {printable(message)}", style="red", markup=False, highlight=False
+    )
+    sys.exit(2)
 
 
 app = typer.Typer(

@@ -35,7 +35,9 @@ def attention(
     from maris_fast.attention import pixel_of
     from maris_fast.attention_pictures import regions_picture, words_picture
     from maris_fast.errors import ConfigError
+    from maris_fast.files import writing
     from maris_fast.images import load_image
+    from maris_fast.pictures import save_png
     from maris_fast.prediction import Predictor
 
     chosen = [_pixel(one) for one in pixel or ()]
@@ -53,9 +55,10 @@ def attention(
     drawn = {f"{image.stem}-words.png": words_picture(picture, mask, found, pixels, blocks)}
     for one in blocks:
         drawn[f"{image.stem}-regions-block{one + 1}.png"] = regions_picture(picture, mask, found, one)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, sheet in drawn.items():
-        sheet.save(out / name)
+    with writing(out, "--out"):
+        out.mkdir(parents=True, exist_ok=True)
+        for name, sheet in drawn.items():
+            save_png(sheet, out / name)
     for x, y in pixels:
         for one in blocks:
             row = found.words_at(x, y)[one]

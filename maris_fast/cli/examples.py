@@ -33,10 +33,12 @@ def examples(
     import torch
 
     from maris_fast.data_shards.stream import CacheReader
+    from maris_fast.files import replace_text, writing
+    from maris_fast.pictures import save_png
     from maris_fast.train.examples import RULE, choose, examples_of, examples_sheet
     from maris_fast.train.ranks import Ranks, device_kind
     from maris_fast.train.scoring import require_same_encoders
-    from maris_fast.weights import load_model
+    from maris_fast.weights import caution, load_model
 
     paths = [weights, *(weights_b or ())]
     ranks = Ranks(torch.device(device_kind(device)))
@@ -46,11 +48,12 @@ def examples(
             model, meta = load_model(path, ranks.device)
             require_same_encoders(meta, reader.manifest.encoders, cache)
             models.append(model)
+            if told := caution(meta.random_encoders):
+                say(f"note: {told}: {path}", err=True)
         names = names_of(paths)
         found = examples_of(models, reader, ranks, images=images)
         root = Path(reader.manifest.dataset.image_root)
     chosen = choose(found, number)
-    out.mkdir(parents=True, exist_ok=True)
     record: dict[str, object] = {"split": split, "images": len(found), "rule": RULE, "models": names}
     said: list[str] = []
     for name, some in vars(chosen).items():
@@ -58,10 +61,15 @@ def examples(
             {"image": one.image, "text": one.text, "iou": [round(iou, 4) for iou in one.ious]} for one in some
         ]
         if some:
-            examples_sheet(some, names, root, said.append).save(out / f"{name}.png")
+            sheet = examples_sheet(some, names, root, said.append)
+            with writing(out, "--out"):
+                out.mkdir(parents=True, exist_ok=True)
+                save_png(sheet, out / f"{name}.png")
             ious = ", ".join(f"{one.ious[0]:.2f}" for one in some)
             say(f"{name}: IoU {ious} -> {out / name}.png")
-    (out / "examples.json").write_text(json.dumps(record, indent=1) + "\n")
+    with writing(out, "--out"):
+        out.mkdir(parents=True, exist_ok=True)
+        replace_text(out / "examples.json", [json.dumps(record, indent=1) + "\n"])
     for sentence in said[:1]:
         say(sentence, err=True)
 

@@ -24,8 +24,9 @@ def predict(
     """Segment what a sentence refers to; writes <image>-<n>-mask.png and <image>-<n>-overlay.png."""
     from PIL import Image
 
+    from maris_fast.files import writing
     from maris_fast.images import load_image
-    from maris_fast.pictures import Panel, overlay
+    from maris_fast.pictures import Panel, overlay, save_png
     from maris_fast.prediction import Predictor
 
     picture = load_image(image)
@@ -33,10 +34,11 @@ def predict(
     if predictor.caution:
         say(f"note: {predictor.caution}", err=True)
     masks = predictor.masks(picture, expressions)
-    out.mkdir(parents=True, exist_ok=True)
     for number, (expression, mask) in enumerate(zip(expressions, masks, strict=True), start=1):
         stem = f"{image.stem}-{number}"
-        Image.fromarray(mask).save(out / f"{stem}-mask.png")
-        overlay(Panel(picture, mask, expression)).save(out / f"{stem}-overlay.png")
+        with writing(out, "--out"):
+            out.mkdir(parents=True, exist_ok=True)
+            save_png(Image.fromarray(mask), out / f"{stem}-mask.png")
+            save_png(overlay(Panel(picture, mask, expression)), out / f"{stem}-overlay.png")
         share = mask.mean()
         say(f"{expression!r}: {share:.1%} of the image -> {out / stem}-mask.png, {out / stem}-overlay.png")

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maris_fast.cli import data, training
-from maris_fast.errors import MarisError
+from maris_fast.errors import InputError, MarisError
+from maris_fast.files import replace_text, writing
 from maris_fast.terminal import say
 
 if TYPE_CHECKING:
     from maris_fast.data_shards.records import ImageRecord
 
 EXAMPLES_A_KIND = 2
+BEGUN, SECONDS = "quickstart.json", "seconds.json"
+"""What was asked for; how long each step took that is done."""
 
 
 def quickstart(
@@ -28,34 +31,67 @@ def quickstart(
     val_images: Annotated[int, typer.Option(min=1)] = 160,
     overrides: data.Overrides = None,
 ) -> None:
-    """See MARIS learn: scenes -> import -> cache -> train -> evaluate -> predict, in minutes on two cores."""
-    from maris_fast import train
-    from maris_fast.errors import InputError
+    """See MARIS learn: scenes -> import -> cache -> train -> evaluate -> predict, in minutes on two cores.
 
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; remove it, or name another with --folder")
+    Stopped, it goes on when the same command runs again.
+    """
+    from maris_fast import train
+
     dataset, cache, run = (folder / name for name in ("dataset", "cache", "training"))
-    watch = Stopwatch()
-    prepare(folder, watch, train_images=train_images, val_images=val_images)
-    with watch.step("train", f"train on {ranks} DeepSpeed ranks"):
-        _launch(
-            ranks,
-            str(_beside(train, "main.py")),
-            "--config",
-            str(_beside(train, "configs/quickstart.yaml")),
-            f"data.cache={cache}",
-            f"run.folder={run}",
-            *(overrides or ()),
-        )
-    weights, scores = run / "best.safetensors", folder / "scores.json"
-    with watch.step("evaluate", "evaluate on scenes never seen, as written and with expressions exchanged"):
-        _launch(ranks, *training.scoring_command(weights, cache, split="val", swapped=True, out=scores))
-    with watch.step("predict", "predict"):
-        picture = folder / "predictions.png"
-        _draw(weights, dataset, picture)
-        say(f"a sheet of held-out scenes: {picture}")
-    (folder / "seconds.json").write_text(json.dumps(watch.seconds) + "\n")
+    asked = {"train_images": train_images, "val_images": val_images, "overrides": [*(overrides or ())]}
+    _begin(folder, asked)
+    watch = Stopwatch(folder / SECONDS)
+    weights, scores, picture = run / "best.safetensors", folder / "scores.json", folder / "predictions.png"
+    try:
+        prepare(folder, watch, train_images=train_images, val_images=val_images)
+        with watch.step("train", f"train on {ranks} DeepSpeed ranks") as wanted:
+            if wanted:
+                _launch(
+                    ranks,
+                    str(_beside(train, "main.py")),
+                    "--config",
+                    str(_beside(train, "configs/quickstart.yaml")),
+                    f"data.cache={cache}",
+                    f"run.folder={run}",
+                    "run.resume=auto",
+                    *(overrides or ()),
+                )
+        title = "evaluate on scenes never seen, as written and with expressions exchanged"
+        with watch.step("evaluate", title) as wanted:
+            if wanted:
+                _launch(
+                    ranks, *training.scoring_command(weights, cache, split="val", swapped=True, out=scores)
+                )
+        with watch.step("predict", "predict") as wanted:
+            if wanted:
+                _draw(weights, dataset, picture)
+                say(f"a sheet of held-out scenes: {picture}")
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
     _conclude(json.loads(scores.read_text()), weights, picture, sum(watch.seconds.values()))
+
+
+def _begin(folder: Path, asked: dict[str, Any]) -> None:
+    """Raises InputError where the folder has something else in it than a quickstart that asks the same."""
+    begun = folder / BEGUN
+    if begun.is_file():
+        try:
+            before = json.loads(begun.read_text())
+        except ValueError:
+            before = None
+        if before != asked:
+            raise InputError(
+                f"{folder} has a quickstart of other settings: {before}, these are {asked}; give the same "
+                "or name another folder with --folder"
+            )
+        if "predict" in _seconds(folder / SECONDS):
+            raise InputError(f"{folder} has a finished quickstart; remove it, or name another with --folder")
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; remove it, or name another with --folder")
+    with writing(folder, "--folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(begun, [json.dumps(asked) + "\n"])
 
 
 def prepare(
@@ -65,30 +101,51 @@ def prepare(
     from maris_fast import data_shards
 
     root, dataset = folder / "scenes", folder / "dataset"
-    with watch.step("scenes", "render scenes"):
-        if not root.exists():
+    with watch.step("scenes", "render scenes") as wanted:
+        if wanted and not root.exists():
             data.scenes(root, train_images=train_images, val_images=val_images)
-    with watch.step("import", "import them as RefCOCO would be"):
-        if not dataset.exists():
+    with watch.step("import", "import them as RefCOCO would be") as wanted:
+        if wanted and not dataset.exists():
             data.import_annotations(root, "scenes", split_by="synthetic", out=dataset)
-    with watch.step("cache", "cache the frozen encoders' features"):
-        config = _beside(data_shards, "configs/quickstart.yaml")
-        data.cache(dataset, folder / "cache", [*cache_settings], config=config)
+    with watch.step("cache", "cache the frozen encoders' features") as wanted:
+        if wanted:
+            config = _beside(data_shards, "configs/quickstart.yaml")
+            data.cache(dataset, folder / "cache", [*cache_settings], config=config)
 
 
 class Stopwatch:
-    """Says what begins and how long it took, and keeps the seconds by name."""
+    """Says what begins and how long it took, and keeps the seconds by name.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    Args:
+        file: keeps them over a stop; a step that is in it is done.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self.seconds: dict[str, float] = {} if file is None else _seconds(file)
 
     @contextmanager
-    def step(self, name: str, title: str) -> Iterator[None]:
-        typer.secho(f"\n{len(self.seconds) + 1}. {title}", bold=True)
+    def step(self, name: str, title: str) -> Iterator[bool]:
+        """Whether the step is still to be done."""
+        done = name in self.seconds
+        number = [*self.seconds].index(name) if done else len(self.seconds)
+        typer.secho(f"\n{number + 1}. {title}{': done before' if done else ''}", bold=True)
+        if done:
+            yield False
+            return
         began = time.monotonic()
-        yield
+        yield True
         self.seconds[name] = round(time.monotonic() - began, 1)
+        if self._file is not None:
+            replace_text(self._file, [json.dumps(self.seconds) + "\n"])
         say(f"   {self.seconds[name]:.0f} s")
+
+
+def _seconds(file: Path) -> dict[str, float]:
+    if not file.is_file():
+        return {}
+    seconds: dict[str, float] = json.loads(file.read_text())
+    return seconds
 
 
 def _launch(ranks: int, *command: str) -> None:

@@ -29,13 +29,11 @@ def report(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where the models run")] = "auto",
 ) -> None:
     """Write scores, curves, pictures, settings and speed of runs as one HTML page that needs no network."""
-    from maris_fast.errors import InputError
+    from maris_fast.files import writing
     from maris_fast.train.reporting import Drawing, write_report
     from maris_fast.train.run_files import REPORT
 
     page = out or (runs[0] / REPORT if len(runs) == 1 else Path(REPORT))
-    try:
+    with writing(page, "--out"):
         write_report(runs, page, Drawing(tuple(cache or ()), images, device) if draw else None)
-    except OSError as error:
-        raise InputError(f"{page} cannot be written: {error}; name another place with --out") from error
     say(f"report: {page}")

@@ -90,8 +90,7 @@ def compare(
 
     from rich.console import Console
 
-    from maris_fast.errors import InputError
-    from maris_fast.files import replace_text
+    from maris_fast.files import replace_text, writing
     from maris_fast.scoring.summary import warnings
     from maris_fast.train import comparing
 
@@ -106,8 +105,6 @@ def compare(
     for line in warnings(found.images):
         say(f"warning: {line}")
     if out is not None:
-        try:
+        with writing(out, "--out"):
             replace_text(out, [json.dumps(found.content(), indent=1) + "\n"])
-        except OSError as error:
-            raise InputError(f"{out} cannot be written: {error.strerror or error}") from error
         say(f"wrote {out}")

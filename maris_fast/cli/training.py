@@ -38,9 +38,12 @@ def train(
 ) -> None:
     """Train: the same as `deepspeed --num_gpus RANKS train/main.py --config CONFIG [KEY=VALUE]...`."""
     from maris_fast import train as package
+    from maris_fast.train.main import check
 
     entry = Path(package.__file__).with_name("main.py")
     files = [part for file in config for part in ("--config", str(file))]
+    # Told here, not between the launcher's lines.
+    check([*files, *(overrides or ())])
     sys.exit(launch(ranks, str(entry), *files, *(overrides or ())))
 
 
@@ -81,6 +84,13 @@ def evaluate(
     ranks: Ranks = 1,
 ) -> None:
     """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size, and as other papers do."""
+    from maris_fast.errors import CheckpointError
+    from maris_fast.train.splits import require_split
+
+    # Told here, not between the launcher's lines.
+    if not weights.is_file():
+        raise CheckpointError(f"no weights {weights}; training writes best.safetensors and last.safetensors")
+    require_split(cache, split)
     command = scoring_command(weights, cache, split=split, swapped=swapped, out=out)
     command += [argument for name in protocol or () for argument in ("--protocol", name)]
     command += ["--bootstrap", str(bootstrap), *(["--breakdown"] if breakdown else [])]

@@ -26,8 +26,8 @@ def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides:
     what comes later wins, and the file itself comes last.
 
     Raises:
-        ConfigError: no such file, not YAML, files that extend each other in a circle, an unknown key (with
-            the nearest known one), a wrong value.
+        ConfigError: no such file, not YAML, files that extend each other in a circle or no files, an unknown
+            key (with the nearest known one), a wrong value.
     """
     files = [] if paths is None else [paths] if isinstance(paths, Path) else list(paths)
     values = read_values(files, overrides)
@@ -68,8 +68,14 @@ def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(own, dict):
         raise ConfigError(f"{path} must hold sections with keys, not a {type(own).__name__}")
     bases = own.pop(EXTENDS, [])
+    if isinstance(bases, str):
+        bases = [bases]
+    if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
+        raise ConfigError(
+            f"{path}: extends is {bases!r}; needed is a file's name or a list of names, or no such line"
+        )
     values: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         _merge(values, _read(path.parent / base, (*extending, path)))
     _merge(values, own)
     return values

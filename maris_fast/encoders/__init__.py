@@ -7,10 +7,10 @@ training on a cache names encoders, and needs none.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from maris_fast.encoders.placement import place
 from maris_fast.encoders.provenance import EncodersProvenance, SamProvenance, TextProvenance
 
 if TYPE_CHECKING:
+    from maris_fast.encoders.placement import place
     from maris_fast.encoders.sam import SamEncoder
     from maris_fast.encoders.text import TextEncoder, TextFeatures, TokenisedText
 
@@ -25,7 +25,13 @@ __all__ = [
     "place",
 ]
 
-_LAZY = {"SamEncoder": "sam", "TextEncoder": "text", "TextFeatures": "text", "TokenisedText": "text"}
+_LAZY = {
+    "SamEncoder": "sam",
+    "TextEncoder": "text",
+    "TextFeatures": "text",
+    "TokenisedText": "text",
+    "place": "placement",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,14 +29,29 @@ def the_launchers_port_is_taken() -> Iterator[None]:
         yield
 
 
+STEPS = 12
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("the_launchers_port_is_taken")
-def test_quickstart_goes_from_nothing_to_scores_and_pictures(tmp_path: Path) -> None:
+def test_quickstart_goes_from_nothing_to_scores_and_pictures_with_a_stop_on_the_way(tmp_path: Path) -> None:
     folder = tmp_path / "quickstart"
-    command = [sys.executable, "-m", "maris_fast.cli", "quickstart", "--folder", str(folder)]
-    command += ["--train-images", "12", "--val-images", "12", "schedule.max_steps=3", "run.log_every=1"]
+    command = [sys.executable, "-u", "-m", "maris_fast.cli", "quickstart", "--folder", str(folder)]
+    command += [
+        "--train-images",
+        "12",
+        "--val-images",
+        "12",
+        f"schedule.max_steps={STEPS}",
+        "run.log_every=1",
+    ]
+    stopped_by_ctrl_c(command, after=f"step  2/{STEPS}")
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+    for title in ("1. render scenes", "2. import them as RefCOCO would be", "3. cache the frozen"):
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(title)]
+        assert line.endswith(": done before")
+    assert "\n4. train on 2 DeepSpeed ranks\n" in done.stdout
     assert "oIoU on held-out scenes" in done.stdout
     assert "with expressions exchanged" in done.stdout
     for kind in ("colour", "shape", "size", "position", "relation"):
@@ -46,7 +63,7 @@ def test_quickstart_goes_from_nothing_to_scores_and_pictures(tmp_path: Path) -> 
     assert scores["as written"]["expressions"] >= scores["exchanged"]["expressions"] > 0
     metrics = (folder / "training" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in metrics]
-    assert [row["step"] for row in steps if row["kind"] == "train"] == [1, 2, 3]
+    assert [row["step"] for row in steps if row["kind"] == "train"] == [*range(1, STEPS + 1)]
     assert Image.open(folder / "predictions.png").width > 500
 
     evaluate = [sys.executable, "-m", "maris_fast.cli", "eval", str(folder / "training" / "best.safetensors")]
@@ -66,4 +83,29 @@ def test_quickstart_goes_from_nothing_to_scores_and_pictures(tmp_path: Path) -> 
 
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.returncode == 2
-    assert "is not empty" in again.stderr
+    assert "has a finished quickstart" in again.stderr
+    other = subprocess.run([*command, "run.seed=1"], capture_output=True, text=True, timeout=60)
+    assert other.returncode == 2
+    assert "has a quickstart of other settings" in other.stderr
+
+
+def stopped_by_ctrl_c(command: list[str], after: str) -> None:
+    """The command is stopped as a terminal does it, after this line, and says so."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if after in line:
+                os.killpg(process.pid, signal.SIGINT)
+                break
+        said += process.stdout.readlines()
+        assert process.wait(timeout=120) == 130, "".join(said)
+        assert "stopped; the same command goes on from there\n" in said, "".join(said)

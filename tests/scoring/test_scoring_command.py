@@ -81,6 +81,8 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
     found = json.loads(out.read_text())
     assert found.pop("data") == {"name": "boxes", "split_by": "test", "split": "train"}
     assert found.pop("weights") == str(folder / "model.safetensors")
+    assert found.pop("random_encoders") == ["sam", "text"]
+    assert "note: these weights were trained on features of random encoders (sam and text)" in done.stderr
     assert found.keys() == {"as written", "exchanged"}
     names = ["lavt", "cris", "cris-val", "rela", "vlt", "phrasecut"]
     wanted = scored(folder, swapped=True, protocols=scoring.named(names), bootstrap=50)

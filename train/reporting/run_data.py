@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +12,9 @@ from statistics import median
 from typing import Any
 
 from maris_fast.config.plain_yaml import read_yaml
-from maris_fast.errors import InputError
-from maris_fast.train.run_files import ENVIRONMENT, METRICS, PICTURES, SETTINGS
+from maris_fast.errors import CheckpointError, InputError
+from maris_fast.train.run_files import BEST, ENVIRONMENT, LAST, METRICS, PICTURES, SETTINGS
+from maris_fast.weights import caution, read_meta
 
 Record = dict[str, Any]
 
@@ -31,6 +33,8 @@ class RunData:
     evaluations: list[Record]
     pictures: list[Path]
     """Sheets of samples, the oldest first."""
+    random_encoders: tuple[str, ...] = ()
+    """That made the features, as the weights say."""
 
     @classmethod
     def read(cls, folder: Path) -> RunData:
@@ -51,7 +55,13 @@ class RunData:
             steps=[one for one in records if one["kind"] == "train"],
             evaluations=[one for one in records if one["kind"] == "evaluation"],
             pictures=sorted((folder / PICTURES).glob("step-*.png")),
+            random_encoders=_random_encoders(folder),
         )
+
+    @property
+    def caution(self) -> str | None:
+        """What to know before believing the scores."""
+        return caution(self.random_encoders)
 
     @property
     def step(self) -> int:
@@ -99,6 +109,13 @@ def read_runs(folders: Sequence[Path]) -> list[RunData]:
     if len({run.name for run in runs}) < len(runs):
         runs = [RunData(**{**vars(run), "name": str(run.folder)}) for run in runs]
     return runs
+
+
+def _random_encoders(folder: Path) -> tuple[str, ...]:
+    for name in (BEST, LAST):
+        with suppress(CheckpointError):
+            return read_meta(folder / name).random_encoders
+    return ()
 
 
 def _records(path: Path) -> Iterator[Record]:

@@ -1,0 +1,176 @@
+"""Whatever goes wrong is one line, and the true one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from maris_fast.cli import app
+from maris_fast.config import ModelSettings
+from maris_fast.data_shards.cache import read_manifest
+from maris_fast.model import Maris
+from maris_fast.train.source import Source
+from maris_fast.weights import WeightsMeta, save_weights
+from tests.training.processes import ROOT
+from tests.training.tiny_cache import write_tiny_cache
+
+QUICKSTART = ROOT / "train" / "configs" / "quickstart.yaml"
+LONG = "x" * 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds ``cache``, ``run/best.safetensors`` of a model that was never trained, and ``photo.png``."""
+    folder = tmp_path_factory.mktemp("one-line")
+    manifest = read_manifest(write_tiny_cache(folder))
+    source, settings = Source.of(manifest, "train"), ModelSettings(channels=16, heads=2)
+    meta = WeightsMeta(
+        model=settings,
+        visual_channels=source.visual_channels,
+        text_channels=source.text_channels,
+        tau=0.5,
+        step=1,
+        scores=None,
+        encoders=source.encoders,
+        random_encoders=source.random_encoders,
+    )
+    (folder / "run").mkdir()
+    model = Maris(settings, manifest.channels, manifest.text_channels)
+    save_weights(folder / "run" / "best.safetensors", model.state_dict(), meta)
+    (folder / "run" / "settings.yaml").write_text(f"data:\n  cache: {folder / 'cache'}\n  val_split: val\n")
+    Image.new("RGB", (64, 48), "green").save(folder / "photo.png")
+    return folder
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own without room."""
+    place = tmp_path / "full"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], check=False).returncode:
+        pytest.skip("no right to mount a tmpfs")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            (place / "filling").write_bytes(b"0" * 20_000)
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def last_line(*arguments: object) -> str:
+    """What the command says of its error, all of it."""
+    done = CliRunner().invoke(app, [str(one).replace("{long}", LONG) for one in arguments])
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == 2
+    (line,) = [line for line in done.output.splitlines() if line.startswith("error: ")]
+    assert done.output.rstrip().endswith(line)
+    return line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("command", ["predict", "attention", "demo"])
+def test_a_gpu_that_is_not_there(folder: Path, command: str) -> None:
+    photo, weights = folder / "photo.png", folder / "run" / "best.safetensors"
+    asked = (
+        ["demo", weights, "--port", 0] if command == "demo" else [command, photo, "dog", "--weights", weights]
+    )
+    assert last_line(*asked, "--device", "cuda") == (
+        "error: device = cuda, but PyTorch sees no CUDA device; set device to cpu"
+    )
+    assert last_line(*asked, "--device", "gpu").startswith("error: device = gpu, which is no device; set")
+
+
+def test_a_full_disk(folder: Path, full: Path) -> None:
+    weights, photo = folder / "run" / "best.safetensors", folder / "photo.png"
+    what = "cannot be written: No space left on device; make room there or name another place"
+    for command in ("predict", "attention"):
+        asked = (command, photo, "dog", "--weights", weights)
+        assert last_line(*asked, "--out", full) == f"error: {full} {what} with --out"
+    examples = ("examples", weights, folder / "cache", "--device", "cpu")
+    assert last_line(*examples, "--out", full) == f"error: {full} {what} with --out"
+    page = full / "page.html"
+    assert (
+        last_line("report", folder / "run", "--no-draw", "--out", page) == f"error: {page} {what} with --out"
+    )
+    quickstart = full / "quickstart"
+    assert last_line("quickstart", "--folder", quickstart) == f"error: {quickstart} {what} with --folder"
+    scenes = full / "scenes"
+    assert last_line("scenes", scenes, "--train-images", 2, "--val-images", 1) == f"error: {scenes} {what}"
+    assert sorted(one.name for one in full.iterdir()) in (["filling"], ["filling", "quickstart"])
+
+
+def test_a_device_as_the_file_to_write_stays_a_device(folder: Path) -> None:
+    line = last_line("report", folder / "run", "--no-draw", "--out", "/dev/full")
+    assert line.startswith("error: /dev/full cannot be written: No space left on device")
+    assert Path("/dev/full").is_char_device()
+    null = ["report", str(folder / "run"), "--no-draw", "--out", "/dev/null"]
+    assert CliRunner().invoke(app, null).exit_code == 0
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize(
+    ("extends", "found"),
+    [("", "None"), (" 5", "5"), (" [a.yaml, null]", "['a.yaml', None]"), (" {a: b}", "{'a': 'b'}")],
+)
+def test_extends_that_names_no_file(tmp_path: Path, extends: str, found: str) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text(f"extends:{extends}\n")
+    assert last_line("train", "--config", config) == (
+        f"error: {config}: extends is {found}; needed is a file's name or a list of names, or no such line"
+    )
+
+
+def test_yaml_that_is_not_utf_8(tmp_path: Path) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_bytes("run:\n  folder: Läufe\n".encode("latin-1"))
+    assert "is not YAML: it is not UTF-8 (byte 16); save it as UTF-8" in last_line(
+        "train", "--config", config
+    )
+
+
+@pytest.mark.parametrize("split", ["vall", LONG])
+def test_a_mistyped_split_is_told_before_the_launcher_starts(
+    folder: Path, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something was started"))
+    cache, weights = folder / "cache", folder / "run" / "best.safetensors"
+    wanted = f"error: no split '{split}' in the cache {cache}; it has train, val"
+    assert last_line("eval", weights, cache, "--split", split) == wanted
+    assert last_line("examples", weights, cache, "--split", split, "--device", "cpu") == wanted
+    settings = (f"data.cache={cache}", f"run.folder={folder / 'new'}", f"data.val_split={split}")
+    assert last_line("train", "--config", QUICKSTART, *settings) == wanted
+    resumed = ("train", "--config", QUICKSTART, "--resume", "auto", *settings)
+    assert last_line(*resumed) == wanted
+    assert last_line("eval", folder / "none.safetensors", cache).startswith("error: no weights ")
+
+
+def test_a_mistyped_split_is_told_before_torch_is_imported(folder: Path) -> None:
+    code = (
+        "import sys\nfrom maris_fast.cli import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit: print('torch' in sys.modules)"
+    )
+    weights = str(folder / "run" / "best.safetensors")
+    asked = ["eval", weights, str(folder / "cache"), "--split", "vall"]
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_names_too_long_for_a_disk(folder: Path, tmp_path: Path) -> None:
+    scenes = tmp_path / "{long}"
+    assert last_line("scenes", scenes).endswith("File name too long")
+    assert "File name too long" in last_line("import", tmp_path, "{long}", "--out", tmp_path / "out")
+
+
+def test_the_report_of_random_encoders_says_so(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    report = ["report", str(folder / "run"), "--no-draw", "--out", str(page)]
+    assert CliRunner().invoke(app, report).exit_code == 0
+    told = "Note: these weights were trained on features of random encoders (sam and text)."
+    assert told in page.read_text()
