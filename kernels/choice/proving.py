@@ -42,6 +42,7 @@ class Work:
         self.right: list[str] = []
         self.results: dict[str, dict[str, Any]] = {}
         self.timed = operation.timed(device)
+        self.finished = False
 
     @property
     def done(self) -> bool:
@@ -102,15 +103,20 @@ def prove(
     if not again:
         pairs = [pair for pair in pairs if _unknown(known, *pair)]
     works = [Work(operation, kind, device) for operation, kind in pairs]
-    unwritten = None
-    for number, work in enumerate(works, start=1):
+    unwritten: str | None = None
+    begun = time.monotonic()
+
+    def finish(work: Work) -> None:
+        nonlocal unwritten, begun
+        _tell(told, works.index(work) + 1, len(works), work, time.monotonic() - begun)
         begun = time.monotonic()
-        while not work.done:
-            _one_child(works[number - 1 :], device, patience)
-        _tell(told, number, len(works), work, time.monotonic() - begun)
         # At once: who is stopped later has this one.
         found = {work.operation.name: {work.kind: work.found()}}
         unwritten = known.learn(found, {work.operation.name: work.operation.sources_hash()})
+
+    left = works
+    while left := [work for work in left if not work.finished]:
+        _one_child(left, device, patience, finish)
     if works:
         told(unwritten or f"wrote {known.file}")
     return known
@@ -134,8 +140,21 @@ def _tell(told: Told, number: int, count: int, work: Work, seconds: float) -> No
     )
 
 
-def _one_child(works: Sequence[Work], device: torch.device, patience: float) -> None:
-    """A child with all that is left, until it ends or dies; then the candidate it was at has failed."""
+def _one_child(
+    works: Sequence[Work], device: torch.device, patience: float, finish: Callable[[Work], None]
+) -> None:
+    """A child with all that is left, until it ends or dies; then the candidate it was at has failed.
+
+    ``finish`` gets each kind of which nothing is left.
+    """
+
+    def finish_those_done() -> None:
+        for work in works:
+            if work.done and not work.finished:
+                work.finished = True
+                finish(work)
+
+    finish_those_done()
     with tempfile.TemporaryDirectory(prefix="maris-kernels-") as folder:
         asked, answers = Path(folder, "asked.json"), Path(folder, "answers.jsonl")
         asked.write_text(json.dumps([work.asked() for work in works]))
@@ -164,6 +183,7 @@ def _one_child(works: Sequence[Work], device: torch.device, patience: float) -> 
                     if "trying" not in said:
                         at[0].hear(said)
                 heard = len(lines)
+                finish_those_done()
                 if ended or time.monotonic() - last > (START if at is None else patience):
                     break
                 time.sleep(0.05)
@@ -186,6 +206,7 @@ def _one_child(works: Sequence[Work], device: torch.device, patience: float) -> 
         # It died after its answer and before the next trial, so the next is the likely one.
         work = next(work for work in works if not work.done)
         work.fail(work.asked()["candidates"][0], reason)
+    finish_those_done()
 
 
 def _why(status: int, tail: Sequence[str]) -> str:

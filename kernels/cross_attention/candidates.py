@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 PROJECTED, FOLDED, TRITON = "projected", "folded", "triton"
-# Expressions of a training step; few on a CPU, which only shows that it works.
-ROWS, SHORT = 56, 64
+# Expressions of a call, enough to fill a GPU; few on a CPU, which only shows that it works.
+ROWS, SHORT = 16, 64
 
 
 class Kind(NamedTuple):

@@ -60,6 +60,22 @@ def test_the_fastest_right_one_is_chosen_and_the_others_are_left_out_by_name(cac
     assert summary(OPERATION, CPU, "slow") == "of 2 proven kinds of calls fast for 1, usual for 1; else slow"
 
 
+def test_what_is_found_of_a_kind_is_told_and_written_at_once(cache: Path) -> None:
+    """Who stops it at the second kind has the first."""
+
+    def told(line: str) -> None:
+        if "1 of 2" in line:
+            # Its file is written after the line.
+            assert list(cache.glob("*.json")) == []
+        elif "2 of 2" in line:
+            (file,) = cache.glob("*.json")
+            assert list(json.loads(file.read_text())["operations"]["fake"]) == [text(USUAL)]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prove([(OPERATION, USUAL), (OPERATION, Kind(32, False, False))], CPU, told)
+
+
 def written(cache: Path, chosen_there: str = "fast", **changed: Any) -> Path:
     """A certificate for PLAIN, as a proof would have left it."""
     results = {"usual": {"ms": 20.0}, "fast": {"ms": 2.0}}
