@@ -144,24 +144,22 @@ def read_scored(file: Path) -> list[Scored]:
         InputError: no such file, or lines that are no scored expressions, or two about the same one.
     """
     found: dict[Key, Scored] = {}
-    lines: Sequence[str]
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.open("rb")
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 ({error}); it is no file of scored expressions") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            one: Scored = checked_json(Scored, line)
-        except ValueError as error:
-            raise InputError(
-                f"{file}, line {number}: {first_of(error)}; needed are lines that `maris-fast eval "
-                "--per-expression` or `maris-fast score --per-expression` wrote"
-            ) from error
-        if one.key in found:
-            raise InputError(f"{file}, line {number}: {shown(one.key)} is there twice; each may be once")
-        found[one.key] = one
+    with lines:  # of bytes: in texts there are other ends of lines, which mean nothing here
+        for number, line in enumerate(lines, start=1):
+            try:
+                one: Scored = checked_json(Scored, line)
+            except ValueError as error:
+                raise InputError(
+                    f"{file}, line {number}: {first_of(error)}; needed are lines that `maris-fast eval "
+                    "--per-expression` or `maris-fast score --per-expression` wrote"
+                ) from error
+            if one.key in found:
+                raise InputError(f"{file}, line {number}: {shown(one.key)} is there twice; each may be once")
+            found[one.key] = one
     if not found:
         raise InputError(f"{file} holds no scored expression")
     return [found[key] for key in sorted(found)]

@@ -253,6 +253,27 @@ def test_files_that_are_no_scored_expressions_are_one_sentence(dataset: Path, tm
         assert isinstance(done.exception, SystemExit)
 
 
+def test_a_sentence_with_another_scripts_end_of_line_is_one_line(dataset: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in expressions(tmp_path / "1", dataset, move).read_text().splitlines()]
+    odd = [{**line, "sentence": "left\u2028or\x85right"} for line in lines]
+    file = tmp_path / "odd.jsonl"
+    file.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in odd))
+    done = maris_fast("compare", file, file)
+    assert done.exit_code == 0, done.output
+    assert "equal on 15" in said(done)
+
+
+def test_a_file_of_other_bytes_is_one_sentence(dataset: Path, tmp_path: Path) -> None:
+    one = expressions(tmp_path / "1.jsonl", dataset, move)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(one.read_text().encode("utf-16"))
+    for typed in (("compare", one, bad), ("score", bad, dataset)):
+        done = maris_fast(*typed)
+        assert done.exit_code == 2
+        assert isinstance(done.exception, SystemExit)
+        assert "line 1" in said(done)
+
+
 def test_sentences_of_a_file_cannot_command_the_terminal(dataset: Path, tmp_path: Path) -> None:
     files = []
     for name, by in (("1", move), ("2", lambda i: 0)):
