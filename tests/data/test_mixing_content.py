@@ -242,6 +242,23 @@ def test_suspected_pairs_can_be_looked_at_and_kept(tmp_path: Path, real: list[Pa
         assert mix_datasets([one, two], tmp_path / "strict", look_alike=0).summary.leaks == ()
 
 
+def test_an_interrupted_look_leaves_nothing_behind(tmp_path: Path, real: list[Path]) -> None:
+    (tmp_path / "photos").mkdir()
+    shutil.copy(real[0], tmp_path / "photos" / "a.jpg")
+    one = dataset(
+        tmp_path, "own", "own", images="photos", coco_annotations=False, train=[photo("a.jpg", (8, 10))]
+    )
+    two = dataset(tmp_path, "refcoco", train=[record(77)], testA=[record(9)])
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        mix_datasets([one, two], tmp_path / "out" / "mix", looking=interrupt)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_no_two_of_128_photographs_look_alike(real: list[Path]) -> None:
     assert len(real) == 128
     seen, unseen = looks_of(real)
