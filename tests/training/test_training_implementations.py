@@ -10,16 +10,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
-from maris_fast.config import ModelSettings
+from maris_fast.config import ModelSettings, TrainingSettings
 from maris_fast.kernels.choice import text
 from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.launched import free_port
 from maris_fast.model.kinds import of_model
 from maris_fast.train import implementations
+from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.reporting.run_data import RunData
 from tests.kernels.fake_operation import OPERATION, Kind
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +32,14 @@ BOTH, NONE, SAME = Kind(64, True, False), Kind(128, True, False), Kind(256, True
 RANK = """
 import sys
 from datetime import timedelta
+import pytest
 import torch
 import torch.distributed as dist
 from maris_fast.kernels.choice import chosen, table, text
 from maris_fast.train.implementations import agree
+from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.reporting.run_data import RunData
 from tests.kernels.fake_operation import OPERATION, Kind
 
 dist.init_process_group("gloo", timeout=timedelta(minutes=5))
@@ -145,3 +151,23 @@ def test_a_run_that_goes_on_with_other_implementations_says_which(tmp_path: Path
     assert implementations.differing(tmp_path / "none.json", now) == []
     file.write_text("[]")
     assert implementations.differing(file, now) == []
+
+
+@pytest.mark.parametrize(("step", "warned"), [(5, True), (0, False)])
+def test_the_run_folder_keeps_the_table_and_resuming_with_another_one_is_told(
+    step: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = {"data": {"cache": "none"}, "run": {"folder": tmp_path}}
+    trainer: Any = Trainer.__new__(Trainer)
+    trainer.settings, trainer.ranks = TrainingSettings.model_validate(run), Ranks(CPU)
+    trainer.source, trainer.step = SimpleNamespace(dataset={"name": "made up"}), 0
+    trainer.kernels = {"fake": {"a": "fast"}}
+    trainer._open_folder()
+    trainer.step, trainer.kernels = step, {"fake": {"a": "usual"}}
+    trainer._open_folder()
+    assert json.loads((tmp_path / "environment.json").read_text())["kernels"] == {"fake": {"a": "usual"}}
+    told = "the run goes on with other implementations: fake a: fast before, usual now"
+    assert (told in caplog.text) == warned
+    if warned:
+        (tmp_path / "metrics.jsonl").write_text("")
+        assert RunData.read(tmp_path).environment["kernels.fake.a"] == "usual"
