@@ -135,12 +135,11 @@ def _show(settings: TrainingSettings, ranks: int | None) -> None:
 def _train(settings: TrainingSettings) -> None:
     from maris_fast.launched import take_place
     from maris_fast.train.deepspeed_config import deepspeed_config
-    from maris_fast.train.splits import require_own_splits
+    from maris_fast.train.splits import require_known_splits
 
     # Before the slow imports.
-    place = take_place()
-    require_own_splits(settings.data)
-    deepspeed_config(settings, place.world)
+    deepspeed_config(settings, take_place().world)
+    require_known_splits(settings.data)
     from maris_fast.train.loop import train
     from maris_fast.train.ranks import join, leave
     from maris_fast.train.watch import Watch

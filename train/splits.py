@@ -6,6 +6,7 @@ from pathlib import Path
 
 from maris_fast.config.training import DataSettings
 from maris_fast.data_shards.cache import read_manifest
+from maris_fast.data_shards.cache.manifest import MANIFEST
 
 
 def require_split(cache: Path, split: str) -> None:
@@ -18,3 +19,11 @@ def require_own_splits(data: DataSettings) -> None:
     if data.shards is None:
         require_split(data.cache, data.train_split)
         require_split(data.cache, data.val_split)
+
+
+def require_known_splits(data: DataSettings) -> None:
+    """As ``require_own_splits``, on one of many ranks: where this machine has no cache, the ranks have to
+    meet first, so that somebody says where.
+    """
+    if (data.cache / MANIFEST).is_file():
+        require_own_splits(data)
