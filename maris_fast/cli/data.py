@@ -197,7 +197,7 @@ def cache(
     """Run the frozen encoders over an imported data set and write their features to WebDataset shards.
 
     Stopped, it goes on when the same command runs again. Several processes share the work under torchrun,
-    deepspeed or srun, or with --rank and --world.
+    deepspeed, srun or mpirun, or with --rank and --world.
     """
     from maris_fast.config import CacheSettings, load_settings
     from maris_fast.data_shards.cache.workers import find_worker
