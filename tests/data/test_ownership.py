@@ -99,7 +99,7 @@ def test_of_many_who_find_it_left_one_takes_it_over(tmp_path: Path) -> None:
             (tried / str(number)).touch()
             return False
 
-    for _ in range(8):
+    for _ in range(5):
         left_by_a_killed_process(owned)
         assert sum(in_children(12, take)) == 1
         assert not list(owned.iterdir())

@@ -179,11 +179,13 @@ def test_the_batch_script_of_the_documentation_is_requeued_and_goes_on(cache: Pa
         launched.process.send_signal(signal.SIGUSR1)
         launched.ends(60)
         step = stopped_after(launched, folder)
+    assert launched.process.returncode == 0
     assert (tmp_path / "scontrol").read_text() == "requeue 123456\n"
     more += " run.stop_after_steps=2"
     with Launched("bash", tmp_path / "job", log=tmp_path / "log", **job, MORE=more) as launched:
         launched.ends(120)
         assert stopped_after(launched, folder) == step + 2
+    assert launched.process.returncode == 0
     assert (tmp_path / "scontrol").read_text() == "requeue 123456\n", "it ended by itself"
 
 
