@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
@@ -24,8 +25,11 @@ from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.data_shards.stream.plan import Group
 from maris_fast.data_shards.stream.samples import samples_of
-from maris_fast.errors import InputError
+from maris_fast.errors import CheckpointError, InputError
 from maris_fast.geometry import ImageGeometry
+from maris_fast.model.segmentation import Segmentation
+from maris_fast.train.evaluation import evaluate
+from maris_fast.train.ranks import Ranks
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
 
@@ -196,6 +200,24 @@ def test_files_are_no_larger_than_what_they_should_hold(pristine: Path, tmp_path
     for line, message in zip(told, wanted, strict=True):
         assert message in line
     assert all(int(one) < 100_000 for one in kilobytes), kilobytes
+
+
+class Overflown(torch.nn.Module):
+    """A model whose answer is not finite."""
+
+    def forward(
+        self, features: tuple[torch.Tensor, ...], words: torch.Tensor, *_: torch.Tensor
+    ) -> Segmentation:
+        _, h, w, _ = features[0].shape
+        return Segmentation(torch.full((len(words), 4 * h, 4 * w), torch.nan), None)
+
+
+def test_an_answer_that_is_not_finite_is_no_score(cache: Path) -> None:
+    with (
+        CacheReader(cache, "train") as reader,
+        pytest.raises(CheckpointError, match="the model's answer is not finite"),
+    ):
+        evaluate(Overflown(), reader, Ranks(torch.device("cpu")))
 
 
 def test_a_packed_index_is_not_unpacked(cache: Path) -> None:
