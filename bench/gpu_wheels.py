@@ -51,7 +51,7 @@ names = sys.argv[1:]
 if not names:
     names = [found.name for found in pkgutil.walk_packages(maris_fast.__path__, "maris_fast.")]
     # The demo is of the extra `demo`, which the suite does not need.
-    names = [name for name in names if not name.rpartition(".")[2].startswith(("__main__", "demo"))]
+    names = [name for name in names if not name.endswith("__main__") and ".demo" not in name]
 for name in names:
     importlib.import_module(name)
 print(f"{len(names)} modules imported by Python {sys.version.split()[0]}")

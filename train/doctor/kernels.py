@@ -45,7 +45,7 @@ def mutual_attention(subject: Subject) -> Finding:
 
 
 def judge_parity(wrong: list[str], all_well: str, used: bool) -> Finding:
-    """``used``: the settings name the kernels; else nobody gets them without asking."""
+    """``used``: the settings name the kernels; else calls get only what a proof here found right."""
     if not wrong:
         return ok(all_well)
     judge = broken if used else warning
