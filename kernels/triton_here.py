@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any, NamedTuple
+
 import torch
 
-ARCHITECTURES = (80, 90)
-"""Compute capabilities that kernels are compiled for ahead of time; newer ones take the last one's blocks."""
 INTERPRETER = 0
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class Limits(NamedTuple):
+    """Of a device: compute capability (90 for Hopper), multiprocessors, shared memory of a block in bytes."""
+
+    architecture: int
+    processors: int
+    shared_bytes: int
+
+
+# A device of each compute capability that kernels are compiled for ahead of time: A100, A10, L40, H100, B200,
+# RTX 5090; shared memory as in CUDA's programming guide. A device at hand is asked for its own.
+KNOWN = {
+    of.architecture: of
+    for of in (
+        Limits(INTERPRETER, 4, 227 * 1024),
+        Limits(80, 108, 163 * 1024),
+        Limits(86, 72, 99 * 1024),
+        Limits(89, 142, 99 * 1024),
+        Limits(90, 132, 227 * 1024),
+        Limits(100, 148, 227 * 1024),
+        Limits(120, 170, 99 * 1024),
+    )
+}
+ARCHITECTURES = tuple(known for known in KNOWN if known != INTERPRETER)
 
 
 # torch.compile can't look into a device's properties, and they don't change.
@@ -38,7 +64,17 @@ def why_not_here(device: torch.device, dtype: torch.dtype, interpreted: bool) ->
 
 def architecture(device: torch.device) -> int:
     """The compute capability, 90 for Hopper."""
+    return limits(device).architecture
+
+
+@cache
+def limits(device: torch.device) -> Limits:
+    """What kernels may take of a device; the interpreter has what KNOWN says."""
     if device.type != "cuda":
-        return INTERPRETER
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+        return KNOWN[INTERPRETER]
+    properties: Any = torch.cuda.get_device_properties(device)
+    return Limits(
+        10 * properties.major + properties.minor,
+        properties.multi_processor_count,
+        properties.shared_memory_per_block_optin,
+    )

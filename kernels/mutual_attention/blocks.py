@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from maris_fast.kernels.triton_here import INTERPRETER
+from maris_fast.kernels.triton_here import INTERPRETER, KNOWN, Limits
 
 WORD_BLOCKS = (16, 32, 64, 128)
 
@@ -19,8 +20,8 @@ WORD_BLOCKS = (16, 32, 64, 128)
 class Walk:
     """One walk over the visual tokens: rows a tile, warps, stages of prefetch, channels a chunk, programs.
 
-    A forward without chunks holds all of C in registers. ``programs`` is into how many the walk is split,
-    about; in the table it is left to PROGRAMS.
+    A forward without chunks holds all of C in registers. ``programs`` is how many run at once, on which the
+    walk is split evenly; in the table it is left to the device.
     """
 
     rows: int
@@ -28,6 +29,11 @@ class Walk:
     stages: int
     chunk: int = 0
     programs: int = 0
+
+    @property
+    def by_tma(self) -> bool:
+        """Whether this is the forward for Hopper: no other has tiles of 128 whole rows."""
+        return self.rows == TMA_ROWS and not self.chunk
 
     def __str__(self) -> str:
         return f"{self.rows}/{self.warps}/{self.stages}/{self.chunk}/{self.programs}"
@@ -56,15 +62,24 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Row:
-    """The walks of one word block; ``wide`` is the forward beyond WHOLE_C channels."""
+    """The walks of one word block.
+
+    ``wide`` is the forward beyond WHOLE_C channels, and where the device has less shared memory than the
+    ``forward_kb`` that the other takes. ``by_tma`` takes the forward's place where TMA can read the rows.
+    """
 
     forward: Walk
     wide: Walk
     backward: Walk
+    forward_kb: int = 0
+    by_tma: Walk | None = None
 
 
 WHOLE_C = 256
 MIN_C, MAX_C = 16, 1024
+TMA_ROWS = 128
+# TMA reads rows of a multiple of 16 bytes; of fewer channels, products would leave most of a warp group idle.
+TMA_BYTES, TMA_MIN_C = 16, 65
 
 # Few, large tiles are what costs the interpreter least; several tiles a program, so that sums over them run.
 INTERPRETED = Row(Walk(32, 4, 1), Walk(32, 4, 1, 64), Walk(64, 4, 1, 64))
@@ -76,27 +91,37 @@ FP32 = {
     128: Row(Walk(16, 8, 1, 32), Walk(16, 8, 1, 32), Walk(16, 8, 1, 16)),
 }
 
+SMALL_TILES = {
+    16: Row(Walk(32, 8, 2), Walk(32, 4, 2, 64), Walk(32, 8, 2, 64)),
+    32: Row(Walk(32, 8, 2), Walk(32, 4, 2, 64), Walk(32, 8, 2, 32)),
+    64: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64)),
+    128: Row(Walk(16, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 1, 32), forward_kb=144),
+}
+# For tensor cores that take 64 rows at a time.
+WIDE_TILES = {
+    16: Row(Walk(16, 4, 2), Walk(64, 4, 2, 64), Walk(64, 4, 2, 64)),
+    32: Row(Walk(32, 8, 3), Walk(64, 4, 2, 64), Walk(64, 4, 2, 64)),
+    64: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(32, 8, 1, 64)),
+    128: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64), forward_kb=160),
+}
+HOPPER = dict.fromkeys((16, 32, 64), Walk(TMA_ROWS, 8, 3))
+
 # {(architecture, element bytes): {word block: row}}
 TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (INTERPRETER, 2): dict.fromkeys(WORD_BLOCKS, INTERPRETED),
     (INTERPRETER, 4): dict.fromkeys(WORD_BLOCKS, INTERPRETED),
-    (80, 2): {
-        16: Row(Walk(32, 8, 2), Walk(32, 4, 2, 64), Walk(32, 8, 2, 64)),
-        32: Row(Walk(32, 8, 2), Walk(32, 4, 2, 64), Walk(32, 8, 2, 32)),
-        64: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64)),
-        128: Row(Walk(16, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 1, 32)),
-    },
+    (80, 2): SMALL_TILES,
     (80, 4): FP32,
-    (90, 2): {
-        16: Row(Walk(16, 4, 2), Walk(64, 4, 2, 64), Walk(64, 4, 2, 64)),
-        32: Row(Walk(32, 8, 3), Walk(64, 4, 2, 64), Walk(64, 4, 2, 64)),
-        64: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(32, 8, 1, 64)),
-        128: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64)),
-    },
+    (90, 2): {words: replace(row, by_tma=HOPPER.get(words)) for words, row in WIDE_TILES.items()},
     (90, 4): FP32,
+    # Blackwells spill a wide walk of the others'.
+    (100, 2): {**WIDE_TILES, 64: replace(WIDE_TILES[64], wide=Walk(32, 8, 1, 64))},
+    (100, 4): FP32,
+    (120, 2): {**SMALL_TILES, 32: replace(SMALL_TILES[32], wide=Walk(32, 8, 2, 64))},
+    (120, 4): FP32,
 }
-# Two programs a multiprocessor: 108 on an A100, 132 on an H100.
-PROGRAMS = {INTERPRETER: 4, 80: 216, 90: 264}
+# Programs of eight warps and more than 128 registers a thread fill a multiprocessor.
+WARPS_AT_ONCE = 8
 
 
 def why_unfit(L_t: int, C: int) -> str | None:
@@ -123,16 +148,56 @@ def word_block(L_t: int) -> int:
     return block
 
 
-def blocks(architecture: int, element_bytes: int, L_t: int, C: int) -> Blocks:
-    """The table's block sizes for a call; an architecture without rows takes those of the one before."""
-    known = max(known for known in PROGRAMS if known <= architecture)
+def blocks(
+    architecture: int,
+    element_bytes: int,
+    L_t: int,
+    C: int,
+    device: Limits | None = None,
+    tma: bool = True,
+) -> Blocks:
+    """The table's block sizes for a call.
+
+    An architecture without rows takes those of the one before, on its own shared memory. ``device``: what the
+    device at hand has; None: what is known of the architecture. ``tma``: whether the forward may use it.
+    """
+    device = device or KNOWN[max(known for known in KNOWN if known <= architecture)]
     words = word_block(L_t)
-    row = TABLE[known, element_bytes][words]
+    row = TABLE[max(known for known, _ in TABLE if known <= architecture), element_bytes][words]
+    whole = C <= WHOLE_C and row.forward_kb * 1024 <= device.shared_bytes
+    by_tma = tma and TMA_MIN_C <= C <= WHOLE_C and C * element_bytes % TMA_BYTES == 0
+    forward = row.by_tma if row.by_tma and by_tma else row.forward if whole else row.wide
     # With a single chunk the compiler melts both walks together, and spills.
     chunk = min(row.backward.chunk, max(16, 1 << ((C - 1).bit_length() - 1)))
-    forward = replace(row.forward if C <= WHOLE_C else row.wide, programs=PROGRAMS[known])
-    backward = replace(row.backward, chunk=chunk, programs=PROGRAMS[known])
-    return Blocks(words, forward, backward)
+    return Blocks(
+        words,
+        replace(forward, programs=at_once(forward, device)),
+        replace(row.backward, chunk=chunk, programs=at_once(row.backward, device)),
+    )
+
+
+def at_once(walk: Walk, device: Limits) -> int:
+    """How many of its programs run at once on a device."""
+    return device.processors * max(1, WARPS_AT_ONCE // walk.warps)
+
+
+@lru_cache(maxsize=4096)
+def split_evenly(tiles: int, owners: int, programs: int) -> tuple[int, int]:
+    """Tiles a program and programs an owner (an expression forward, an image backward), none of them idle.
+
+    ``programs`` run at once, the others in waves after them. Chosen is the split whose waves take the fewest
+    tiles one after the other, of equal ones that with the fewest programs.
+    """
+
+    def one_after_the_other(tiles_per_split: int) -> int:
+        waves = -(-owners * -(-tiles // tiles_per_split) // programs)
+        # What a program does before its first tile and after its last takes about as long as half a tile.
+        return waves * (2 * tiles_per_split + 1)
+
+    most = max(1, -(-tiles * owners // programs))
+    candidates = {-(-tiles // parts) for parts in range(1, tiles + 1) if -(-tiles // parts) <= 2 * most}
+    best = min(sorted(candidates, reverse=True), key=one_after_the_other)
+    return best, -(-tiles // best)
 
 
 def cut_otherwise(own: Blocks, cut: str) -> Blocks:

@@ -54,6 +54,9 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
         forward, backward = (
             replace(walk, rows=max(16, walk.rows // 2)) for walk in (own.forward, own.backward)
         )
+        if own.forward.by_tma:
+            of_pointers = blocks(architecture(device), dtype.itemsize, kind.words, kind.C, tma=False)
+            forward = of_pointers.forward
         others = [f"{TRITON}:{forward}+{own.backward}"]
         others += [f"{TRITON}:{own.forward}+{backward}"] if kind.gradient else []
     as_it_is = f"{TRITON}:{own.forward}+{own.backward}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_finish_kernel,
@@ -15,7 +16,13 @@ from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_kernel,
     mutual_attention_bwd_words_kernel,
 )
-from maris_fast.kernels.mutual_attention.blocks import Blocks, blocks, cut_otherwise, why_unfit
+from maris_fast.kernels.mutual_attention.blocks import (
+    Blocks,
+    blocks,
+    cut_otherwise,
+    split_evenly,
+    why_unfit,
+)
 from maris_fast.kernels.mutual_attention.forward import (
     KEEP_ALL,
     KEEP_IRRELEVANT,
@@ -24,8 +31,9 @@ from maris_fast.kernels.mutual_attention.forward import (
     mutual_attention_fwd_kernel,
     mutual_attention_fwd_words_kernel,
 )
+from maris_fast.kernels.mutual_attention.forward_hopper import mutual_attention_fwd_hopper_kernel
 from maris_fast.kernels.mutual_attention.reference import Keep, logit
-from maris_fast.kernels.triton_here import architecture, why_not_here
+from maris_fast.kernels.triton_here import limits, why_not_here
 
 KEEPS: dict[Keep, int] = {"relevant": KEEP_RELEVANT, "irrelevant": KEEP_IRRELEVANT, "all": KEEP_ALL}
 
@@ -112,20 +120,28 @@ def mutual_attention_fwd(
     f_lav, f_val, mean, rstd, gate, y = outputs
     # Triton launches on the current device, whichever the tensors are on.
     with torch.cuda.device_of(z_v):
-        z_v, z_l = z_v.contiguous(), z_l.contiguous()
+        z_v, z_l = _aligned(z_v), _aligned(z_l)
         sizes = _blocks(z_v, L_t, cut)
         walk = sizes.forward
-        tiles_per_split, splits = _splits(L_v, walk.rows, E, walk.programs)
+        tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), E, walk.programs)
         shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
-        kernel = mutual_attention_fwd_chunked_kernel if walk.chunk else mutual_attention_fwd_kernel
+        block_c = walk.chunk or triton.next_power_of_2(C)
+        visual: Any = z_v
+        f_lav_out: Any = f_lav
+        if walk.by_tma:
+            kernel = mutual_attention_fwd_hopper_kernel
+            visual = TensorDescriptor.from_tensor(z_v, [1, walk.rows, block_c])
+            f_lav_out = TensorDescriptor.from_tensor(f_lav, [1, walk.rows, block_c // 4])
+        else:
+            kernel = mutual_attention_fwd_chunked_kernel if walk.chunk else mutual_attention_fwd_kernel
         kernel[(E, splits)](
-            z_v,
+            visual,
             z_l,
             ln_v_weight.contiguous(),
             ln_v_bias.contiguous(),
             z_l if word_mask is None else word_mask.contiguous().view(torch.uint8),
             z_l if expr_offsets is None else expr_offsets.contiguous(),
-            f_lav,
+            f_lav_out,
             mean,
             rstd,
             gate,
@@ -143,7 +159,7 @@ def mutual_attention_fwd(
             HAS_GROUPS=expr_offsets is not None,
             BLOCK_V=walk.rows,
             BLOCK_T=sizes.words,
-            BLOCK_C=walk.chunk or triton.next_power_of_2(C),
+            BLOCK_C=block_c,
             num_warps=walk.warps,
             num_stages=walk.stages,
         )
@@ -224,7 +240,7 @@ def mutual_attention_bwd(
             torch.zeros_like(ln_l_weight),
         )
     with torch.cuda.device_of(z_v):
-        z_v, z_l = z_v.contiguous(), z_l.contiguous()
+        z_v, z_l = _aligned(z_v), _aligned(z_l)
         wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
         sizes = _blocks(z_v, L_t, cut)
         walk = sizes.backward
@@ -260,13 +276,13 @@ def mutual_attention_bwd(
                 CHUNK=walk.chunk,
                 num_warps=walk.warps,
             )
-        tiles_per_split, splits = _splits(L_v, walk.rows, images, walk.programs)
+        tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), images, walk.programs)
         dz_v = torch.empty_like(z_v)
         dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
         dz_l_partial = wide(E, splits, L_t, C)
         dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
         mutual_attention_bwd_kernel[(images, splits)](
-            grad_f_lav.contiguous(),
+            _aligned(grad_f_lav),
             z_v,
             z_l,
             ln_v_weight.contiguous(),
@@ -367,12 +383,17 @@ mutual_attention_fwd.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _blocks(z_v: Tensor, L_t: int, cut: str) -> Blocks:
-    own = blocks(architecture(z_v.device), z_v.element_size(), L_t, z_v.shape[2])
+    return _blocks_of(z_v.device, z_v.element_size(), L_t, z_v.shape[2], cut)
+
+
+@lru_cache(maxsize=1024)
+def _blocks_of(device: torch.device, element_bytes: int, L_t: int, C: int, cut: str) -> Blocks:
+    here = limits(device)
+    own = blocks(here.architecture, element_bytes, L_t, C, here)
     return cut_otherwise(own, cut) if cut else own
 
 
-def _splits(L_v: int, rows: int, owners: int, programs: int) -> tuple[int, int]:
-    """Tiles a program and programs an owner, so that about ``programs`` run and none is idle."""
-    tiles = triton.cdiv(L_v, rows)
-    tiles_per_split = triton.cdiv(tiles, max(1, programs // owners))
-    return tiles_per_split, triton.cdiv(tiles, tiles_per_split)
+def _aligned(tensor: Tensor) -> Tensor:
+    """Contiguous, from an address that 16 divides: TMA needs it, and other loads are wide with it alone."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
