@@ -5,42 +5,44 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from maris_fast.kernels.sass import cuobjdump
 from maris_fast.kernels.triton_here import ARCHITECTURES
 
-PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
-# What a block may use of a multiprocessor's shared memory: CUDA's programming guide, compute capabilities.
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 ELEMENT = {2: "bf16", 4: "fp32"}
 
 
 class Used(NamedTuple):
-    """Of one configuration: registers a thread, spilled bytes (stores and loads), shared memory a block."""
+    """Of one configuration: registers a thread, its bytes of spilled ones, shared memory a block."""
 
     registers: int
     spilled_bytes: int
     shared_bytes: int
 
 
-def compile_kernel(
-    kernel: Any, types: Mapping[str, str], architecture: int, warps: int, stages: int, **constants: int
-) -> Used:
-    """Compiles one configuration and asks ptxas. TRITON_INTERPRET must not be set.
+def compile_to_cubin(
+    kernel: Any,
+    types: Mapping[str, str],
+    architecture: int,
+    warps: int,
+    stages: int,
+    unaligned: Collection[str] = (),
+    **constants: int,
+) -> tuple[bytes, int]:
+    """The machine code of one configuration, and its shared memory. TRITON_INTERPRET must not be set.
 
     Args:
         kernel: a ``triton.jit`` function.
         types: of its arguments that are neither int32 nor a pointer (``*_ptr``) to fp32.
         architecture: compute capability, 90 for Hopper.
         warps, stages: of the launch.
+        unaligned: pointers that are no multiple of 16.
         constants: its ``tl.constexpr`` arguments.
     """
     signature = {
@@ -50,30 +52,49 @@ def compile_kernel(
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(kernel.arg_names)
-        if name.endswith("_ptr")
+        if name.endswith("_ptr") and name not in unaligned
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     target = GPUTarget("cuda", architecture, 32)
-    options = {"num_warps": warps, "num_stages": stages}
-    compiled = triton.compile(source, target=target, options=options)
-    ptx = compiled.asm["ptx"]
-    name = re.search(r"\.target (\w+)", ptx)
-    assert name is not None
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "kernel.ptx").write_text(ptx)
-        command = [PTXAS, "-v", "--gpu-name", name[1], "kernel.ptx", "-o", "kernel.cubin"]
-        said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
-    registers = re.search(r"Used (\d+) registers", said)
-    spills = re.findall(r"(\d+) bytes spill", said)
-    assert registers is not None
-    assert spills
-    return Used(int(registers[1]), sum(map(int, spills)), compiled.metadata.shared)
+    compiled = triton.compile(source, target=target, options={"num_warps": warps, "num_stages": stages})
+    return compiled.asm["cubin"], compiled.metadata.shared
 
 
-def print_reports(description: str | None, report: Callable[[int], Iterable[Mapping[str, Any]]]) -> None:
-    """A module's command line: of the architectures asked for, or all, a JSON line a kernel."""
+def used(cubin: bytes, shared_bytes: int) -> Used:
+    """What machine code takes, as it says itself. What spills stands on the stack; nothing else does."""
+    said = re.search(r"REG:(\d+) STACK:(\d+)", cuobjdump(cubin, "-res-usage"))
+    assert said is not None
+    return Used(int(said[1]), int(said[2]), shared_bytes)
+
+
+def compile_kernel(
+    kernel: Any, types: Mapping[str, str], architecture: int, warps: int, stages: int, **options: Any
+) -> Used:
+    """Compiles one configuration; arguments as in ``compile_to_cubin``."""
+    return used(*compile_to_cubin(kernel, types, architecture, warps, stages, **options))
+
+
+# Of an architecture; of all rows, or those of one dtype and block, such as bf16/32.
+Report = Callable[[int, str | None], Iterable[Mapping[str, Any]]]
+
+
+def print_reports(
+    description: str | None,
+    report: Report,
+    of_sass: Callable[[int], Iterable[Mapping[str, Any]]] | None = None,
+) -> None:
+    """A module's command line: of the architectures asked for, or all, a JSON line a kernel.
+
+    ``of_sass`` is the report of ``--sass``, of Hopper unless others are asked for.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("architectures", nargs="*", type=int, default=ARCHITECTURES)
-    for architecture in parser.parse_args().architectures:
-        for row in report(architecture):
+    parser.add_argument("architectures", nargs="*", type=int)
+    parser.add_argument("--only", metavar="DTYPE/BLOCK", help="such as bf16/32")
+    if of_sass is not None:
+        parser.add_argument("--sass", action="store_true", help="count each row's instructions in the SASS")
+    asked = parser.parse_args()
+    sass = of_sass is not None and asked.sass
+    for architecture in asked.architectures or ((90,) if sass else ARCHITECTURES):
+        rows = of_sass(architecture) if of_sass is not None and sass else report(architecture, asked.only)
+        for row in rows:
             print(json.dumps(row), flush=True)

@@ -24,7 +24,7 @@ class Limits(NamedTuple):
 KNOWN = {
     of.architecture: of
     for of in (
-        Limits(INTERPRETER, 4, 227 * 1024),
+        Limits(INTERPRETER, 2, 227 * 1024),
         Limits(80, 108, 163 * 1024),
         Limits(86, 72, 99 * 1024),
         Limits(89, 142, 99 * 1024),

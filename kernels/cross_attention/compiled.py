@@ -11,33 +11,36 @@ from typing import Any
 
 from maris_fast.kernels.ahead_of_time import ELEMENT, compile_kernel, print_reports
 from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
-from maris_fast.kernels.cross_attention.tiles import MAX_C, TABLE, WARPS
+from maris_fast.kernels.cross_attention.tiles import KEY_BLOCKS, MAX_C, WARPS, tile
 
+# On a GPU the kernels take 16 bits alone.
+ELEMENT_BYTES = 2
 OF_THE_INPUTS = ("grad_ptr", "x_ptr", "K_ptr", "V_ptr", "out_ptr", "dx_ptr", "A_ptr", "dS_ptr")
 
 
-def report(architecture: int) -> Iterator[dict[str, Any]]:
-    """Compiles every row of an architecture at its widest."""
-    for (row_architecture, element_bytes), rows in TABLE.items():
-        if row_architecture != architecture:
+def report(architecture: int, only: str | None = None) -> Iterator[dict[str, Any]]:
+    """Compiles every row of an architecture at its widest, or those of one dtype and key block."""
+    dtype = ELEMENT[ELEMENT_BYTES]
+    types = dict.fromkeys(OF_THE_INPUTS, f"*{dtype}")
+    for keys in KEY_BLOCKS:
+        if only not in (None, f"{dtype}/{keys}"):
             continue
-        types = dict.fromkeys(OF_THE_INPUTS, f"*{ELEMENT[element_bytes]}")
-        for keys, cut in rows.items():
-            for kernel, queries in (
-                (cross_attention_fwd_kernel, cut.forward),
-                (cross_attention_bwd_kernel, cut.backward),
-            ):
-                constants = {"C": MAX_C, "BLOCK_Q": queries, "BLOCK_K": keys, "BLOCK_C": MAX_C}
-                used = compile_kernel(kernel, types, architecture, WARPS, 1, **constants)
-                yield {
-                    "kernel": kernel.__name__,
-                    "architecture": architecture,
-                    "dtype": ELEMENT[element_bytes],
-                    "keys": keys,
-                    "queries": queries,
-                    "warps": WARPS,
-                    **used._asdict(),
-                }
+        cut = tile(architecture, ELEMENT_BYTES, keys)
+        for kernel, queries in (
+            (cross_attention_fwd_kernel, cut.forward),
+            (cross_attention_bwd_kernel, cut.backward),
+        ):
+            constants = {"C": MAX_C, "BLOCK_Q": queries, "BLOCK_K": keys, "BLOCK_C": MAX_C}
+            used = compile_kernel(kernel, types, architecture, WARPS, 1, **constants)
+            yield {
+                "kernel": kernel.__name__,
+                "architecture": architecture,
+                "dtype": dtype,
+                "keys": keys,
+                "queries": queries,
+                "warps": WARPS,
+                **used._asdict(),
+            }
 
 
 if __name__ == "__main__":

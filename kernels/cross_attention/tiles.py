@@ -31,6 +31,8 @@ TABLE: dict[tuple[int, int], dict[int, Tile]] = {
     (INTERPRETER, 4): INTERPRETED,
     (80, 2): GPU,
     (90, 2): GPU,
+    (100, 2): {**GPU, 64: Tile(32, 32)},
+    (120, 2): GPU,
 }
 
 

@@ -112,9 +112,15 @@ TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (INTERPRETER, 4): dict.fromkeys(WORD_BLOCKS, INTERPRETED),
     (80, 2): SMALL_TILES,
     (80, 4): FP32,
+    # What spills elsewhere of a table that otherwise serves gets rows of its own.
+    (86, 2): {
+        **SMALL_TILES,
+        16: replace(SMALL_TILES[16], forward=Walk(16, 4, 2)),
+        64: replace(SMALL_TILES[64], backward=Walk(16, 8, 1, 64)),
+    },
+    (86, 4): FP32,
     (90, 2): {words: replace(row, by_tma=HOPPER.get(words)) for words, row in WIDE_TILES.items()},
     (90, 4): FP32,
-    # Blackwells spill a wide walk of the others'.
     (100, 2): {**WIDE_TILES, 64: replace(WIDE_TILES[64], wide=Walk(32, 8, 1, 64))},
     (100, 4): FP32,
     (120, 2): {**SMALL_TILES, 32: replace(SMALL_TILES[32], wide=Walk(32, 8, 2, 64))},

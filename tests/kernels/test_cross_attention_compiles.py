@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from maris_fast.kernels.cross_attention.tiles import KEY_BLOCKS
-from maris_fast.kernels.triton_here import ARCHITECTURES
 from tests.kernels.compiling import compiled_for, too_large
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [80, 90])
 def test_every_tile_fits_and_nothing_spills(architecture: int) -> None:
     compiled = compiled_for("cross_attention", architecture)
     kernels = ("cross_attention_fwd_kernel", "cross_attention_bwd_kernel")

@@ -1,21 +1,47 @@
-"""Every row of the block-size table, compiled ahead of time for the GPUs it is meant for."""
+"""The block-size table, compiled ahead of time for the GPUs it is meant for, and what its SASS does."""
 
 from __future__ import annotations
 
 import pytest
 
-from maris_fast.kernels.mutual_attention.blocks import TABLE
-from maris_fast.kernels.triton_here import ARCHITECTURES
+from maris_fast.kernels.mutual_attention.blocks import WORD_BLOCKS
 from tests.kernels.compiling import compiled_for, too_large
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [80, 90])
 def test_every_row_fits_and_nothing_spills(architecture: int) -> None:
     compiled = compiled_for("mutual_attention", architecture)
     walks = {(c["kernel"], c["dtype"], c["words"]) for c in compiled}
-    for element, dtype in ((2, "bf16"), (4, "fp32")):
-        for words in TABLE[architecture, element]:
+    for dtype in ("bf16", "fp32"):
+        for words in WORD_BLOCKS:
             assert ("mutual_attention_bwd_kernel", dtype, words) in walks
             assert ("mutual_attention_fwd_chunked_kernel", dtype, words) in walks
+    by_tma = {c["words"] for c in compiled if c["kernel"] == "mutual_attention_fwd_hopper_kernel"}
+    assert by_tma == ({16, 32, 64} if architecture == 90 else set())
+    assert {c["kernel"] for c in compiled if c["unaligned"]} >= {"mutual_attention_bwd_kernel"}
     assert too_large(compiled, architecture) == []
+
+
+# All of every architecture: python -m maris_fast.kernels.mutual_attention.compiled.
+@pytest.mark.slow
+@pytest.mark.parametrize(("architecture", "only"), [(89, "bf16/64"), (100, "bf16/64"), (120, "bf16/32")])
+def test_what_other_gpus_differ_in_fits_and_does_not_spill(architecture: int, only: str) -> None:
+    compiled = compiled_for("mutual_attention", architecture, "--only", only)
+    assert {c["words"] for c in compiled} == {int(only.partition("/")[2])}
+    assert too_large(compiled, architecture) == []
+
+
+@pytest.mark.slow
+def test_hoppers_forward_takes_few_instructions_and_clocks_a_row() -> None:
+    rows = compiled_for("mutual_attention", 90, "--sass")
+    forward = {row["words"]: row for row in rows if row["kernel"] == "mutual_attention_fwd_hopper_kernel"}
+    assert forward.keys() == {16, 32, 64}
+    for row in forward.values():
+        # Z_v and f_lav are 512 bytes a row each; the weights' loads are 1024, of the cache.
+        assert row["instructions_per_row"] <= 120
+        assert row["shared_clocks_per_row"] <= 20
+        assert 1024 < row["l2_bytes_per_row"] <= 2200
+        assert row["spilled_bytes"] == 0
+    backward = {row["words"] for row in rows if row["kernel"] == "mutual_attention_bwd_kernel"}
+    assert backward == set(WORD_BLOCKS)

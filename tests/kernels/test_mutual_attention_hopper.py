@@ -21,9 +21,9 @@ fp32, fp16, bf16 = torch.float32, torch.float16, torch.bfloat16
 
 CASES = [
     # All word blocks, several tiles a program, channels that do not fill their block, groups, padding.
-    Case(L_v=300, L_t=16, C=256, images=2, scale=4.0),
+    Case(L_v=260, L_t=16, C=256, scale=4.0),
     Case(L_v=70, L_t=7, C=96, counts=(2, 0, 1), padded=True),
-    Case(L_v=300, L_t=40, C=200, counts=(1, 1), padded=True, keep="irrelevant"),
+    Case(L_v=140, L_t=40, C=200, counts=(1, 1), padded=True, keep="irrelevant"),
     Case(L_v=130, L_t=64, C=128, keep="all", scale=4.0, shift=1.0),
     Case(L_v=1, L_t=1, C=128),
 ]
@@ -68,7 +68,7 @@ MUTATIONS = {
     "padded channels in the variance": ("centred = tl.where(is_channel[None, :], centred, 0.0)", "pass"),
 }
 NOTICED_BY = [
-    Case(L_v=300, L_t=40, C=200, dtype=bf16, counts=(1, 1), padded=True, keep="all", scale=8.0, shift=0.5),
+    Case(L_v=140, L_t=40, C=96, dtype=bf16, counts=(1, 2), padded=True, keep="all", scale=8.0, shift=0.5),
 ]
 
 
@@ -146,8 +146,8 @@ H100 = KNOWN[90]
 
 @pytest.mark.parametrize(
     ("expressions", "tokens", "longest"),
-    # 1024 tiles of 128 rows on 132 multiprocessors: 8 each; 1344 tiles: 11 with a program a tile, or 12.
-    [(32, 4096, 8), (56, 3072, 12), (1, 4096, 1), (132, 4096, 32), (133, 4096, 35)],
+    # On 132 multiprocessors, 1024 tiles of 128 rows are 7.8 each, 1344 are 10.2, 4256 are 32.2.
+    [(32, 4096, 8), (56, 3072, 12), (1, 4096, 1), (132, 4096, 32), (133, 4096, 36)],
 )
 def test_programs_that_run_one_after_the_other_waste_no_wave(
     expressions: int, tokens: int, longest: int

@@ -1,0 +1,109 @@
+"""The kernels as calls launch them, for the compiler ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from maris_fast.kernels.ahead_of_time import ELEMENT
+from maris_fast.kernels.mutual_attention import backward, forward, forward_hopper
+from maris_fast.kernels.mutual_attention.blocks import MAX_C, WHOLE_C, WORD_BLOCKS, Walk, blocks
+
+NARROW_C = 64
+# Rows that TMA can't read: no multiple of 16 bytes.
+ODD_C = 252
+
+OF_THE_INPUTS = ("z_v_ptr", "z_l_ptr", "f_lav_ptr", "f_val_ptr", "grad_ptr", "dz_v_ptr", "dz_l_ptr")
+# The operator hands on the inputs aligned, the parameters and the mask wherever they stand.
+MAYBE_UNALIGNED = ("weight_ptr", "bias_ptr", "word_mask_ptr")
+TYPES = {
+    "word_mask_ptr": "*u8",
+    "expr_offsets_ptr": "*i32",
+    "gate_ptr": "*i32",
+    "threshold": "fp32",
+    "eps": "fp32",
+}
+
+
+class Configuration(NamedTuple):
+    """One kernel as a call launches it."""
+
+    kernel: Any
+    element_bytes: int
+    words: int
+    C: int
+    walk: Walk
+    constants: dict[str, int]
+    unaligned: tuple[str, ...] = ()
+
+    def types(self) -> dict[str, str]:
+        """Of the kernel's arguments."""
+        element = ELEMENT[self.element_bytes]
+        types = {**TYPES, **dict.fromkeys(OF_THE_INPUTS, f"*{element}")}
+        if self.walk.by_tma:
+            rows, channels = self.walk.rows, self.constants["BLOCK_C"]
+            types["z_v_desc"] = f"tensordesc<{element}[1, {rows}, {channels}]>"
+            types["f_lav_desc"] = f"tensordesc<{element}[1, {rows}, {channels // 4}]>"
+        return types
+
+
+def forward_configuration(element_bytes: int, words: int, C: int, walk: Walk) -> Configuration:
+    """The forward with all features switched on."""
+    if walk.by_tma:
+        kernel = forward_hopper.mutual_attention_fwd_hopper_kernel
+    elif walk.chunk:
+        kernel = forward.mutual_attention_fwd_chunked_kernel
+    else:
+        kernel = forward.mutual_attention_fwd_kernel
+    block_c = walk.chunk or 1 << (C - 1).bit_length()
+    constants = {"C": C, "GATE_WORDS": max(1, words // 32), "BLOCK_T": words, "BLOCK_V": walk.rows}
+    constants |= {"BLOCK_C": block_c, "KEEP": 0, "HAS_MASK": True, "HAS_GROUPS": True}
+    return Configuration(kernel, element_bytes, words, C, walk, constants)
+
+
+def backward_configuration(
+    element_bytes: int, words: int, C: int, walk: Walk, groups: bool = True
+) -> Configuration:
+    """The backward. Prefetch in it is its first loop's own affair."""
+    constants = {"C": C, "GATE_WORDS": max(1, words // 32), "BLOCK_T": words, "BLOCK_V": walk.rows}
+    constants |= {"CHUNK": walk.chunk, "STAGES": walk.stages, "HAS_GROUPS": groups}
+    constants |= {"HAS_GRAM": element_bytes == 2}
+    kernel = backward.mutual_attention_bwd_kernel
+    return Configuration(kernel, element_bytes, words, C, replace(walk, stages=1), constants)
+
+
+def configurations(architecture: int) -> Iterator[Configuration]:
+    """Every kernel that a call can launch on an architecture, at the widths where the compiler differs."""
+    for element_bytes in (2, 4):
+        for words in WORD_BLOCKS:
+            # Half as many channels once: the compiler then aims at fewer registers.
+            widths = [MAX_C, WHOLE_C, ODD_C, *([WHOLE_C // 2] if words == 32 else [])]
+            walks: dict[Walk, int] = {}
+            for C in widths:
+                walk = blocks(architecture, element_bytes, words, C).forward
+                if walk not in walks or C == WHOLE_C // 2:
+                    walks.setdefault(walk, C)
+                    yield forward_configuration(element_bytes, words, C, walk)
+            # The narrow one once: the compiler treats a walk of few chunks differently.
+            for C in (WHOLE_C, NARROW_C) if words == 32 else (WHOLE_C,):
+                walk = blocks(architecture, element_bytes, words, C).backward
+                yield backward_configuration(element_bytes, words, C, walk)
+            if element_bytes == 2:
+                constants = {"C": WHOLE_C, "BLOCK_T": words, "CHUNK": walk.chunk}
+                kernel = backward.mutual_attention_bwd_gram_kernel
+                yield Configuration(kernel, element_bytes, words, WHOLE_C, replace(walk, stages=1), constants)
+        own = blocks(architecture, element_bytes, 32, WHOLE_C)
+        for walked in (
+            forward_configuration(element_bytes, 32, WHOLE_C, own.forward),
+            backward_configuration(element_bytes, 32, WHOLE_C, own.backward),
+        ):
+            yield walked._replace(unaligned=MAYBE_UNALIGNED)
+        over_words = {"C": MAX_C, "BLOCK_C": MAX_C}
+        walk = Walk(rows=1, warps=4, stages=1, chunk=MAX_C)
+        for kernel, others in (
+            (forward.mutual_attention_fwd_words_kernel, {}),
+            (backward.mutual_attention_bwd_finish_kernel, {}),
+            (backward.mutual_attention_bwd_words_kernel, {"BLOCK_R": 4}),
+        ):
+            yield Configuration(kernel, element_bytes, 1, MAX_C, walk, over_words | others)
