@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from maris_fast.cli import app
 from maris_fast.scoring import tables
 from maris_fast.terminal import Table, printable
+from maris_fast.train.reporting import figures
+from maris_fast.train.reporting.run_data import RunData
 from maris_fast.weights import HEADER
 
 CLEAR = "\x1b[2J\x1b]0;owned\x07"
@@ -86,3 +88,13 @@ def test_a_warning_in_the_log_does_not_command_the_terminal(capsys: pytest.Captu
     assert logging.lastResort is not None
     logging.lastResort.handle(logging.makeLogRecord({"msg": "took %s", "args": (CLEAR,)}))
     assert capsys.readouterr().err == "took \\x1b[2J\\x1b]0;owned\\x07\n"
+
+
+def test_the_name_of_a_run_is_no_formula_in_its_curves() -> None:
+    names = ("a_$x_{$", "b <i>")
+    steps = [{"kind": "train", "step": step, "loss": 1.0} for step in (1, 2)]
+    runs = [RunData(name, Path(name), {}, {}, steps, evaluations=[], pictures=[]) for name in names]
+    drawn = figures.draw(figures.LEARNING[0], runs)
+    assert drawn is not None
+    assert "a_$x_{$" in drawn
+    assert "b &lt;i&gt;" in drawn
