@@ -53,7 +53,7 @@ class Twin(NamedTuple):
 
 def look_of(image: Image.Image) -> Look:
     """Of an RGB image."""
-    import imagehash  # brings scipy along, which only this needs
+    import imagehash
 
     marks = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
     marks.update(image.tobytes())

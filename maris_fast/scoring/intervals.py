@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -113,7 +114,7 @@ class _Statistic:
         low, high = np.percentile(students, (tail, 100 - tail), method="inverted_cdf")
         if self._symmetric:
             both = np.percentile(np.abs(students), 100 * LEVEL, method="inverted_cdf")
-            high = max(both, student_quantile(len(self.columns) - 1))
+            high = max(both, _student_quantile(len(self.columns) - 1))
             low = -high
         ends = np.clip((self._value - high * error, self._value - low * error), *self._ends)
         return float(ends[0]), float(ends[1])
@@ -150,7 +151,7 @@ def wilson(share: Ratio) -> Interval:
     images, p = int(has.sum()), share.value
     error = _linearised_error(over, under, p)
     effective = images if error <= _NOTHING else min(p * (1 - p) / error**2, float(under.sum()))
-    z = student_quantile(images - 1)
+    z = _student_quantile(images - 1)
     middle = (p + z * z / (2 * effective)) / (1 + z * z / effective)
     half = z / (1 + z * z / effective) * math.sqrt(p * (1 - p) / effective + (z / (2 * effective)) ** 2)
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -161,18 +162,6 @@ def _linearised_error(over: NDArray[np.float64], under: NDArray[np.float64], rat
     return float(np.sqrt(images / (images - 1) * ((over - ratio * under) ** 2).sum()) / under.sum())
 
 
-def student_quantile(freedom: int) -> float:
-    """97.5% quantile of Student's t; exact for 1 and 2 degrees of freedom, to 0.5% from 3 on.
-
-    Abramowitz and Stegun, 26.7.5.
-    """
-    if freedom <= 2:
-        return math.tan(math.pi * LEVEL / 2) if freedom == 1 else LEVEL * math.sqrt(2 / (1 - LEVEL**2))
-    z, v = 1.959963984540054, freedom
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4)
-    )
+def _student_quantile(freedom: int) -> float:
+    """Of Student's t, with half of what lies outside of ``LEVEL`` above it."""
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))
