@@ -58,10 +58,11 @@ def uploaded(client: httpx.Client, size: tuple[int, int] = (64, 48), name: str =
     return str(found)
 
 
-def queued(client: httpx.Client, function: int, data: list[Any], **more: Any) -> Any:
+def queued(client: httpx.Client, function: str, data: list[Any], **more: Any) -> Any:
     """What the queue answers at last."""
+    functions = {one["api_name"]: one["id"] for one in client.get("/config").json()["dependencies"]}
     session = f"session{next(SESSIONS)}"
-    asked = {"fn_index": function, "data": data, "session_hash": session, **more}
+    asked = {"fn_index": functions[function], "data": data, "session_hash": session, **more}
     kind = {"content-type": "application/json"}
     joined = client.post("/gradio_api/queue/join", content=json.dumps(asked), headers=kind)
     assert joined.status_code == 200, joined.text
@@ -76,7 +77,7 @@ def test_a_path_as_sentences_is_no_file(client: httpx.Client, secret: Path) -> N
     mine = described(uploaded(client))
     for path in (secret, "/etc/passwd", "/proc/self/environ"):
         for sentences in (described(path), [described(path)], {"value": described(path)}, [str(path)]):
-            said = queued(client, 0, [mine, sentences])
+            said = queued(client, "segment", [mine, sentences])
             assert said.get("error", "").startswith("Sentences, one a line is no text"), said
 
 
@@ -89,7 +90,7 @@ def test_other_fields_and_functions_take_no_file_either(client: httpx.Client, se
         ([mine, "dog", True, 1], "x of the spot is no number"),
     ]
     for data, wanted in attention:
-        assert queued(client, 1, data)["error"] == wanted + (
+        assert queued(client, "attention", data)["error"] == wanted + (
             "; needed is text alone" if "text" in wanted else ""
         )
     for name, data, wanted in (
@@ -129,11 +130,11 @@ def test_only_an_uploaded_photograph_is_segmented(
         "",
         mine.partition("/")[2],
     ):
-        said = queued(client, 0, [described(path, url=f"file://{outside}"), "dog"])
+        said = queued(client, "segment", [described(path, url=f"file://{outside}"), "dog"])
         assert said["error"].startswith(NO_FILE), (path, said)
     for value in (str(outside), [described(outside)], 7):
-        assert queued(client, 0, [value, "dog"])["error"].startswith(NO_FILE)
-    assert queued(client, 0, [described(mine), "dog"])["data"][0][0]["caption"].startswith("dog: ")
+        assert queued(client, "segment", [value, "dog"])["error"].startswith(NO_FILE)
+    assert queued(client, "segment", [described(mine), "dog"])["data"][0][0]["caption"].startswith("dog: ")
 
 
 def test_ways_around_the_queue_take_no_file(client: httpx.Client, secret: Path) -> None:
@@ -210,7 +211,10 @@ def test_answers_and_errors_tell_no_path_of_the_server(
     (broken,) = client.post("/gradio_api/upload", files={"files": ("broken.png", b"no pixels")}).json()
     said = [
         *(client.get(path).text for path in ("/", "/config", "/gradio_api/info", "/manifest.json")),
-        *(json.dumps(queued(client, 0, [described(name), "dog"])) for name in (uploaded(client), broken)),
+        *(
+            json.dumps(queued(client, "segment", [described(name), "dog"]))
+            for name in (uploaded(client), broken)
+        ),
         client.post("/gradio_api/run/example", json={"data": [0]}).text,
         client.post("/gradio_api/queue/join", json={"fn_index": 99, "data": [], "session_hash": "a"}).text,
     ]
@@ -257,10 +261,13 @@ def test_sizes_are_limited(client: httpx.Client) -> None:
     assert client.post("/gradio_api/upload", content=pieces(), headers=kind).status_code == 413
     assert client.post("/gradio_api/queue/join", json={"data": ["x" * 70_000]}).status_code == 413
     wide = uploaded(client, (5001, 5000))
-    assert "25,005,000 pixels; at most 25,000,000" in queued(client, 0, [described(wide), "dog"])["error"]
+    assert (
+        "25,005,000 pixels; at most 25,000,000"
+        in queued(client, "segment", [described(wide), "dog"])["error"]
+    )
     small = described(uploaded(client))
-    assert "1001 letters; at most 1000" in queued(client, 0, [small, "x" * 1001])["error"]
-    assert "half a character at 4" in queued(client, 0, [small, "dog \ud83d"])["error"]
+    assert "1001 letters; at most 1000" in queued(client, "segment", [small, "x" * 1001])["error"]
+    assert "half a character at 4" in queued(client, "segment", [small, "dog \ud83d"])["error"]
 
 
 @pytest.mark.parametrize(
@@ -353,7 +360,7 @@ def test_fifty_visitors_are_answered_while_one_request_takes_long(slow: tuple[Sl
     def visit(size: tuple[int, int]) -> str:
         with httpx.Client(base_url=address, timeout=120) as client:
             assert client.get("/").status_code == 200
-            said = queued(client, 0, [described(uploaded(client, size)), "dog"])
+            said = queued(client, "segment", [described(uploaded(client, size)), "dog"])
             return str(said["data"][0][0]["caption"])
 
     with ThreadPoolExecutor(50) as visitors:
