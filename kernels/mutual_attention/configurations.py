@@ -15,8 +15,8 @@ NARROW_C = 64
 ODD_C = 252
 
 OF_THE_INPUTS = ("z_v_ptr", "z_l_ptr", "f_lav_ptr", "f_val_ptr", "grad_ptr", "dz_v_ptr", "dz_l_ptr")
-# The operator hands on the inputs aligned, the parameters and the mask wherever they stand.
-MAYBE_UNALIGNED = ("weight_ptr", "bias_ptr", "word_mask_ptr")
+# The operator hands on inputs and parameters aligned, these wherever they stand.
+MAYBE_UNALIGNED = ("word_mask_ptr", "expr_offsets_ptr")
 TYPES = {
     "word_mask_ptr": "*u8",
     "expr_offsets_ptr": "*i32",

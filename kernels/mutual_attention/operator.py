@@ -137,8 +137,8 @@ def mutual_attention_fwd(
         kernel[(E, splits)](
             visual,
             z_l,
-            ln_v_weight.contiguous(),
-            ln_v_bias.contiguous(),
+            _aligned(ln_v_weight),
+            _aligned(ln_v_bias),
             z_l if word_mask is None else word_mask.contiguous().view(torch.uint8),
             z_l if expr_offsets is None else expr_offsets.contiguous(),
             f_lav_out,
@@ -166,8 +166,8 @@ def mutual_attention_fwd(
         mutual_attention_fwd_words_kernel[(E * L_t,)](
             z_l,
             shares,
-            ln_l_weight.contiguous(),
-            ln_l_bias.contiguous(),
+            _aligned(ln_l_weight),
+            _aligned(ln_l_bias),
             y,
             f_val,
             L_t,
@@ -249,9 +249,9 @@ def mutual_attention_bwd(
         programs = triton.cdiv(E * L_t, WORDS_ROWS)
         dw_l, db_l = wide(programs, C), wide(programs, C)
         mutual_attention_bwd_words_kernel[(programs,)](
-            grad_f_val.contiguous(),
+            _aligned(grad_f_val),
             y,
-            ln_l_weight.contiguous(),
+            _aligned(ln_l_weight),
             dy,
             dw_l,
             db_l,
@@ -285,7 +285,7 @@ def mutual_attention_bwd(
             _aligned(grad_f_lav),
             z_v,
             z_l,
-            ln_v_weight.contiguous(),
+            _aligned(ln_v_weight),
             z_l if expr_offsets is None else expr_offsets.contiguous(),
             mean,
             rstd,
