@@ -1,15 +1,16 @@
-"""Training needs little of its machine: no encoder's library, no name of its user."""
+"""Training needs little: no encoder's library, no name of its user, hardly a file of its own."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.faults import NAMELESS, require_nameless_user
-from tests.training.processes import ROOT, run
+from tests.training.processes import ROOT, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
 
 ENCODERS = ("segment_anything", "torchvision", "open_clip", "timm", "transformers")
@@ -49,3 +50,36 @@ def test_a_user_without_a_name_has_the_encoders(tmp_path: Path) -> None:
     require_nameless_user()
     done = run(*NAMELESS, sys.executable, "-c", "from maris_fast.encoders import SamEncoder, TextEncoder")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_two_ranks_train_where_hardly_anything_is_allowed(cache: Path, tmp_path: Path) -> None:
+    """No compiler, nothing to write but the run folder, 64 open files, a path with a space and an accent."""
+    require_nameless_user()  # the machine's own administrator may write anywhere
+    folder = tmp_path / "à côté"
+    shutil.copytree(cache, folder / "cache")
+    for name in ("home", "tmp"):
+        (folder / name).mkdir(mode=0o555)
+    unshare, *more = NAMELESS
+    limited = ("/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh")
+    ranks = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port())
+    python, *arguments = training(folder / "cache", folder / "run")
+    done = run(
+        *(*limited, shutil.which(unshare) or unshare, *more, python, *ranks, *arguments),
+        changed={
+            "HOME": str(folder / "home"),
+            "TMPDIR": str(folder / "tmp"),
+            "PATH": f"{Path(sys.executable).parent}:{bare_path(tmp_path)}",
+        },
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "finished 4 steps" in done.stdout
+    assert (folder / "run" / "report.html").is_file()
+    assert not [*(folder / "home").iterdir(), *(folder / "tmp").iterdir()]
+
+
+def bare_path(folder: Path) -> Path:
+    """A folder for PATH that has no compiler."""
+    bare = folder / "bin"
+    bare.mkdir()
+    (bare / "env").symlink_to(shutil.which("env") or "/usr/bin/env")
+    return bare
