@@ -21,9 +21,10 @@ os.environ["MARIS_FAST_CERTIFICATES"] = str(
     Path(tempfile.gettempdir(), "maris-fast-tests", "no-certificates")
 )
 
-# A shell's background jobs ignore SIGINT and pass that on to the runs that tests start and interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background jobs ignore SIGINT, nohup's SIGHUP, and pass that on to the runs that tests end by it.
+for ended_by, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(ended_by) is signal.SIG_IGN:
+        signal.signal(ended_by, handler)
 
 # Examples touch files; how long that takes says nothing on a busy machine.
 settings.register_profile("maris", deadline=None)

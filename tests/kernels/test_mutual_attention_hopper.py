@@ -68,7 +68,7 @@ MUTATIONS = {
     "padded channels in the variance": ("centred = tl.where(is_channel[None, :], centred, 0.0)", "pass"),
 }
 NOTICED_BY = [
-    Case(L_v=140, L_t=40, C=96, dtype=bf16, counts=(1, 2), padded=True, keep="all", scale=8.0, shift=0.5),
+    Case(L_v=140, L_t=40, C=96, dtype=bf16, counts=(1, 3), padded=True, keep="all", scale=8.0, shift=0.5),
 ]
 
 
