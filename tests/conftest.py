@@ -21,11 +21,6 @@ os.environ["MARIS_FAST_CERTIFICATES"] = str(
     Path(tempfile.gettempdir(), "maris-fast-tests", "no-certificates")
 )
 
-# A shell's background jobs ignore SIGINT, nohup's SIGHUP, and pass that on to the runs that tests end by it.
-for ended_by, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(ended_by) is signal.SIG_IGN:
-        signal.signal(ended_by, handler)
-
 # Examples touch files; how long that takes says nothing on a busy machine.
 settings.register_profile("maris", deadline=None)
 settings.load_profile("maris")
@@ -41,3 +36,11 @@ def refmini() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}; set {TEST_DATA} to the folder that holds refmini")
     return root
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Background jobs of a shell ignore SIGINT, nohup's SIGHUP, and runs that tests start inherit that."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
