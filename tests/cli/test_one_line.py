@@ -13,13 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maris_fast.cli import app
-from maris_fast.config import ModelSettings
-from maris_fast.data_shards.cache import read_manifest
-from maris_fast.model import Maris
-from maris_fast.train.source import Source
-from maris_fast.weights import WeightsMeta, save_weights
+from tests.faults import small_disk
 from tests.training.processes import ROOT
-from tests.training.tiny_cache import write_tiny_cache
+from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 QUICKSTART = ROOT / "train" / "configs" / "quickstart.yaml"
 LONG = "x" * 300
@@ -29,21 +25,9 @@ LONG = "x" * 300
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds ``cache``, ``run/best.safetensors`` of a model that was never trained, and ``photo.png``."""
     folder = tmp_path_factory.mktemp("one-line")
-    manifest = read_manifest(write_tiny_cache(folder))
-    source, settings = Source.of(manifest, "train"), ModelSettings(channels=16, heads=2)
-    meta = WeightsMeta(
-        model=settings,
-        visual_channels=source.visual_channels,
-        text_channels=source.text_channels,
-        tau=0.5,
-        step=1,
-        scores=None,
-        encoders=source.encoders,
-        random_encoders=source.random_encoders,
-    )
+    cache = write_tiny_cache(folder)
     (folder / "run").mkdir()
-    model = Maris(settings, manifest.channels, manifest.text_channels)
-    save_weights(folder / "run" / "best.safetensors", model.state_dict(), meta)
+    write_untrained_for(cache, folder / "run" / "best.safetensors")
     (folder / "run" / "settings.yaml").write_text(f"data:\n  cache: {folder / 'cache'}\n  val_split: val\n")
     Image.new("RGB", (64, 48), "green").save(folder / "photo.png")
     return folder
@@ -52,16 +36,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk of its own without room."""
-    place = tmp_path / "full"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], check=False).returncode:
-        pytest.skip("no right to mount a tmpfs")
-    try:
+    with small_disk(tmp_path / "full", "16k") as place:
         with pytest.raises(OSError, match="No space left"):
             (place / "filling").write_bytes(b"0" * 20_000)
         yield place
-    finally:
-        subprocess.run(["umount", place], check=True)
 
 
 def last_line(*arguments: object) -> str:

@@ -13,41 +13,23 @@ import pytest
 import torch
 
 from maris_fast import scoring
-from maris_fast.config import ModelSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.manifest import MANIFEST
 from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.records import ImportedDataset, LeftOut, LostCounts, Rle, Target
 from maris_fast.data_shards.stream import CacheReader
-from maris_fast.model import Maris
 from maris_fast.scoring import PROTOCOLS
 from maris_fast.train import scoring as command
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.source import Source
-from maris_fast.weights import WeightsMeta, save_weights
 from tests.data.cache_dataset import default_records, rle, tiny_settings, write_dataset
-from tests.training.tiny_cache import write_tiny_cache
+from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds ``cache`` and ``model.safetensors``, of a model that was never trained."""
     folder = tmp_path_factory.mktemp("scored")
-    manifest = read_manifest(write_tiny_cache(folder))
-    source, settings = Source.of(manifest, "train"), ModelSettings(channels=16, heads=2)
-    meta = WeightsMeta(
-        model=settings,
-        visual_channels=source.visual_channels,
-        text_channels=source.text_channels,
-        tau=0.5,
-        step=1,
-        scores=None,
-        encoders=source.encoders,
-        random_encoders=source.random_encoders,
-    )
-    torch.manual_seed(0)
-    model = Maris(settings, manifest.channels, manifest.text_channels)
-    save_weights(folder / "model.safetensors", model.state_dict(), meta)
+    write_untrained_for(write_tiny_cache(folder), folder / "model.safetensors")
     return folder
 
 

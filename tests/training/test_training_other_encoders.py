@@ -9,17 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from maris_fast.config import ModelSettings, TrainingSettings
+from maris_fast.config import TrainingSettings
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.cache.manifest import CacheManifest
 from maris_fast.errors import CheckpointError
-from maris_fast.model import Maris
 from maris_fast.train import checkpoints, resuming
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.scoring import score
-from maris_fast.train.source import Source
-from maris_fast.weights import WeightsMeta, save_weights
-from tests.training.tiny_cache import write_tiny_cache
+from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +34,7 @@ def with_sam(manifest: CacheManifest, folder: Path, sha256: str) -> None:
 def test_scoring_refuses_a_cache_of_other_weights_with_both_hashes(cache: Path, tmp_path: Path) -> None:
     manifest = read_manifest(cache)
     with_sam(manifest, cache, "a" * 64)
-    trained_on = Source.of(read_manifest(cache), "train")
-    settings = ModelSettings(channels=16, heads=2)
-    meta = WeightsMeta(
-        model=settings,
-        visual_channels=trained_on.visual_channels,
-        text_channels=trained_on.text_channels,
-        tau=0.5,
-        step=1,
-        scores=None,
-        encoders=trained_on.encoders,
-        random_encoders=trained_on.random_encoders,
-    )
-    weights = tmp_path / "model.safetensors"
-    save_weights(weights, Maris(settings, manifest.channels, manifest.text_channels).state_dict(), meta)
+    weights = write_untrained_for(cache, tmp_path / "model.safetensors")
     with_sam(manifest, cache, "b" * 64)
     with pytest.raises(CheckpointError, match=f"sam.sha256: {'a' * 64} against {'b' * 64}"):
         score(weights, cache, "val", Ranks(torch.device("cpu")), swapped=False)

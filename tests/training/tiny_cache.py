@@ -1,10 +1,16 @@
-"""A real cache of five images, made with the tiny random encoders."""
+"""A real cache of five images, of the tiny random encoders, and a model for it that needs no training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from maris_fast.data_shards.cache import write_cache
+import torch
+
+from maris_fast.config import ModelSettings
+from maris_fast.data_shards.cache import read_manifest, write_cache
+from maris_fast.model import Maris
+from maris_fast.train.source import Source
+from maris_fast.weights import WeightsMeta, save_weights
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
 
@@ -14,3 +20,22 @@ def write_tiny_cache(folder: Path) -> Path:
     dataset = write_dataset(folder / "dataset", {"train": records, "val": records[2:4]})
     write_cache(dataset, folder / "cache", tiny_settings(), progress=False)
     return folder / "cache"
+
+
+def write_untrained_for(cache: Path, path: Path) -> Path:
+    """Weights at ``path`` as training on ``cache`` would have saved them; the same each time."""
+    manifest = read_manifest(cache)
+    source, settings = Source.of(manifest, "train"), ModelSettings(channels=16, heads=2)
+    meta = WeightsMeta(
+        model=settings,
+        visual_channels=source.visual_channels,
+        text_channels=source.text_channels,
+        tau=0.5,
+        step=1,
+        scores=None,
+        encoders=source.encoders,
+        random_encoders=source.random_encoders,
+    )
+    torch.manual_seed(0)
+    save_weights(path, Maris(settings, manifest.channels, manifest.text_channels).state_dict(), meta)
+    return path
