@@ -16,6 +16,11 @@ Kind = Any
 """A NamedTuple of int, str and bool: what calls must share to share an implementation."""
 
 
+def _on_cuda(device: torch.device) -> bool:
+    """A CPU proves kernels in the interpreter, whose time says nothing about them."""
+    return device.type == "cuda"
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operation, its kinds and its candidates.
@@ -32,9 +37,9 @@ class Operation:
     candidates: Callable[[Kind, torch.device], Sequence[str]]
     failures: Callable[[str, Kind, torch.device], list[str]]
     ready: Callable[[str, Kind, torch.device], Callable[[], object]]
-    timed: Callable[[torch.device], bool]
     sources: tuple[Path, ...]
     """Files, or folders of them, that count: a change proves again."""
+    timed: Callable[[torch.device], bool] = _on_cuda
 
     def sources_hash(self) -> str:
         """Of the operation's sources and of the proof's own."""

@@ -97,7 +97,6 @@ OPERATION = Operation(
     candidates=candidates,
     failures=failures,
     ready=ready,
-    timed=lambda device: device.type == "cuda",
     sources=(
         HERE,
         *(HERE.parent / f"{name}.py" for name in ("error_bounds", "poisoned_memory", "triton_here")),

@@ -116,11 +116,6 @@ def _drawn(kind: Kind, device: torch.device) -> Inputs:
     return draw(case, device)
 
 
-def _timed(device: torch.device) -> bool:
-    """The interpreter proves kernels; its time says nothing about them."""
-    return device.type == "cuda"
-
-
 OPERATION = Operation(
     name="mutual_attention",
     where=f"{__name__}:OPERATION",
@@ -128,7 +123,6 @@ OPERATION = Operation(
     candidates=candidates,
     failures=failures,
     ready=ready,
-    timed=_timed,
     sources=(
         HERE,
         *(HERE.parent / f"{name}.py" for name in ("error_bounds", "poisoned_memory", "triton_here")),
