@@ -11,6 +11,7 @@ from torch import Tensor
 from maris_fast.kernels.cross_attention.folding import fold
 from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
 from maris_fast.kernels.cross_attention.tiles import WARPS, Tile, key_block, tile, why_unfit
+from maris_fast.kernels.operators import operator, with_gradient
 from maris_fast.kernels.triton_here import architecture, why_not_here
 
 # A kernel is fixed as interpreted or compiled when its module is imported.
@@ -40,7 +41,7 @@ def cross_attention_triton(
     return cross_attention_fwd(x.to(k.dtype), K.to(k.dtype), c, V.to(k.dtype), b_o)
 
 
-@torch.library.custom_op("maris_fast::cross_attention_fwd", mutates_args=())
+@operator(lambda x, *_: x.new_empty(x.shape))
 def cross_attention_fwd(x: Tensor, K: Tensor, c: Tensor, V: Tensor, b_o: Tensor) -> Tensor:
     """Σ_h softmax(x K_hᵀ + c_h) V_h + b_o: x [E, L_q, C], K and V [E, heads, L_k, C], c in fp32."""
     out = x.new_empty(x.shape)
@@ -48,30 +49,20 @@ def cross_attention_fwd(x: Tensor, K: Tensor, c: Tensor, V: Tensor, b_o: Tensor)
     return out
 
 
-@cross_attention_fwd.register_fake
-def _(x: Tensor, K: Tensor, c: Tensor, V: Tensor, b_o: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
+def _empty_gradients(grad: Tensor, x: Tensor, K: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    E, heads, L_k, _C = K.shape
+    pairs = (E, heads, L_k, x.shape[1])
+    return x.new_empty(x.shape), x.new_empty(pairs), x.new_empty(pairs)
 
 
-@torch.library.custom_op("maris_fast::cross_attention_bwd", mutates_args=())
+@operator(_empty_gradients)
 def cross_attention_bwd(
     grad: Tensor, x: Tensor, K: Tensor, c: Tensor, V: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dx [E, L_q, C], A and dS [E, heads, L_k, L_q] in the dtype of x."""
-    outputs = _empty_outputs(x, K)
+    outputs = _empty_gradients(grad, x, K)
     _launch(cross_attention_bwd_kernel, _tile(x, K).backward, x, K, c, V, grad, *outputs)
     return outputs
-
-
-@cross_attention_bwd.register_fake
-def _(grad: Tensor, x: Tensor, K: Tensor, c: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_outputs(x, K)
-
-
-def _empty_outputs(x: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    E, heads, L_k, _ = K.shape
-    pairs = (E, heads, L_k, x.shape[1])
-    return x.new_empty(x.shape), x.new_empty(pairs), x.new_empty(pairs)
 
 
 def _tile(x: Tensor, K: Tensor) -> Tile:
@@ -100,13 +91,13 @@ def _launch(kernel: Any, queries: int, x: Tensor, K: Tensor, *others: Tensor) ->
         )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    x, K, c, V, b_o = inputs
+def _save(ctx: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+    x, K, c, V, b_o = arguments
     ctx.save_for_backward(x, K, c, V)
     ctx.bias_dtype = b_o.dtype
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
     """The kernel makes what queries own; what keys own are sums over queries: plain products."""
     x, K, c, V = ctx.saved_tensors
     dx, A, dS = cross_attention_bwd(grad, x, K, c, V)
@@ -115,4 +106,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
     return dx, dK, dS.sum(3, dtype=c.dtype), dV, grad.sum((0, 1), dtype=c.dtype).to(ctx.bias_dtype)
 
 
-cross_attention_fwd.register_autograd(_backward, setup_context=_setup_context)
+with_gradient(cross_attention_fwd, _save, _gradients)

@@ -33,6 +33,7 @@ from maris_fast.kernels.mutual_attention.forward import (
 )
 from maris_fast.kernels.mutual_attention.forward_hopper import mutual_attention_fwd_hopper_kernel
 from maris_fast.kernels.mutual_attention.reference import Keep, logit
+from maris_fast.kernels.operators import operator, with_gradient
 from maris_fast.kernels.triton_here import limits, why_not_here
 
 KEEPS: dict[Keep, int] = {"relevant": KEEP_RELEVANT, "irrelevant": KEEP_IRRELEVANT, "all": KEEP_ALL}
@@ -93,7 +94,22 @@ def unpack_gate(gate: Tensor, L_t: int) -> Tensor:
     return bits.flatten(2)[..., :L_t] != 0
 
 
-@torch.library.custom_op("maris_fast::mutual_attention_fwd", mutates_args=())
+def _empty_outputs(
+    z_v: Tensor, z_l: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    E, L_t, C = z_l.shape
+    L_v = z_v.shape[1]
+    return (
+        z_v.new_empty(E, L_v, C),
+        z_l.new_empty(E, L_t, C),
+        z_v.new_empty(E, L_v, dtype=torch.float32),
+        z_v.new_empty(E, L_v, dtype=torch.float32),
+        z_v.new_empty(E, L_v, (L_t + 31) // 32, dtype=torch.int32),
+        z_v.new_empty(E, L_t, C, dtype=torch.float32),
+    )
+
+
+@operator(_empty_outputs)
 def mutual_attention_fwd(
     z_v: Tensor,
     z_l: Tensor,
@@ -106,7 +122,7 @@ def mutual_attention_fwd(
     tau: Tensor,
     keep: int,
     eps: float,
-    cut: str = "",
+    cut: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """f_lav, f_val and what the backward needs: mean and 1 / deviation of each row of X, the gate, Y.
 
@@ -180,38 +196,26 @@ def mutual_attention_fwd(
     return outputs
 
 
-@mutual_attention_fwd.register_fake
-def _(
+def _empty_gradients(
+    grad_f_lav: Tensor,
+    grad_f_val: Tensor,
     z_v: Tensor,
     z_l: Tensor,
     ln_v_weight: Tensor,
-    ln_v_bias: Tensor,
     ln_l_weight: Tensor,
-    ln_l_bias: Tensor,
-    word_mask: Tensor | None,
-    expr_offsets: Tensor | None,
-    tau: Tensor,
-    keep: int,
-    eps: float,
-    cut: str = "",
+    *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _empty_outputs(z_v, z_l)
-
-
-def _empty_outputs(z_v: Tensor, z_l: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    E, L_t, C = z_l.shape
-    L_v = z_v.shape[1]
     return (
-        z_v.new_empty(E, L_v, C),
-        z_l.new_empty(E, L_t, C),
-        z_v.new_empty(E, L_v, dtype=torch.float32),
-        z_v.new_empty(E, L_v, dtype=torch.float32),
-        z_v.new_empty(E, L_v, (L_t + 31) // 32, dtype=torch.int32),
-        z_v.new_empty(E, L_t, C, dtype=torch.float32),
+        z_v.new_empty(z_v.shape),
+        z_l.new_empty(z_l.shape),
+        ln_v_weight.new_empty(ln_v_weight.shape),
+        ln_v_weight.new_empty(ln_v_weight.shape),
+        ln_l_weight.new_empty(ln_l_weight.shape),
+        ln_l_weight.new_empty(ln_l_weight.shape),
     )
 
 
-@torch.library.custom_op("maris_fast::mutual_attention_bwd", mutates_args=())
+@operator(_empty_gradients)
 def mutual_attention_bwd(
     grad_f_lav: Tensor,
     grad_f_val: Tensor,
@@ -225,7 +229,7 @@ def mutual_attention_bwd(
     gate: Tensor,
     y: Tensor,
     eps: float,
-    cut: str = "",
+    cut: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of z_v, z_l, and of weight and bias of the two LayerNorms, f_lav's first."""
     E, L_t, C = z_l.shape
@@ -333,42 +337,16 @@ def mutual_attention_bwd(
         )
 
 
-@mutual_attention_bwd.register_fake
-def _(
-    grad_f_lav: Tensor,
-    grad_f_val: Tensor,
-    z_v: Tensor,
-    z_l: Tensor,
-    ln_v_weight: Tensor,
-    ln_l_weight: Tensor,
-    expr_offsets: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    gate: Tensor,
-    y: Tensor,
-    eps: float,
-    cut: str = "",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        z_v.new_empty(z_v.shape),
-        z_l.new_empty(z_l.shape),
-        ln_v_weight.new_empty(ln_v_weight.shape),
-        ln_v_weight.new_empty(ln_v_weight.shape),
-        ln_l_weight.new_empty(ln_l_weight.shape),
-        ln_l_weight.new_empty(ln_l_weight.shape),
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    z_v, z_l, ln_v_weight, _, ln_l_weight, _, _, expr_offsets, _, _, eps, cut = inputs
-    _, _, mean, rstd, gate, y = output
+def _save(ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+    z_v, z_l, ln_v_weight, _, ln_l_weight, _, _, expr_offsets, _, _, eps, cut = arguments
+    _, _, mean, rstd, gate, y = outputs
     ctx.mark_non_differentiable(mean, rstd, gate, y)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y)
     ctx.eps, ctx.cut = eps, cut
 
 
-def _backward(ctx: Any, grad_f_lav: Tensor | None, grad_f_val: Tensor | None, *_: None) -> tuple[Any, ...]:
+def _gradients(ctx: Any, grad_f_lav: Tensor | None, grad_f_val: Tensor | None, *_: None) -> tuple[Any, ...]:
     z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y = ctx.saved_tensors
     if grad_f_lav is None:
         grad_f_lav = z_v.new_zeros(mean.shape[0], *z_v.shape[1:])
@@ -379,7 +357,7 @@ def _backward(ctx: Any, grad_f_lav: Tensor | None, grad_f_val: Tensor | None, *_
     return (*gradients, None, None, None, None, None, None)
 
 
-mutual_attention_fwd.register_autograd(_backward, setup_context=_setup_context)
+with_gradient(mutual_attention_fwd, _save, _gradients)
 
 
 def _blocks(z_v: Tensor, L_t: int, cut: str) -> Blocks:

@@ -137,7 +137,7 @@ def test_inputs_at_odd_addresses_are_taken() -> None:
 def test_opcheck() -> None:
     leaves = [torch.randn(2, n, 96, device=DEVICE).to(bf16).requires_grad_() for n in (70, 7)]
     parameters = [torch.ones(96, device=DEVICE) for _ in range(4)]
-    arguments = (*leaves, *parameters, None, None, torch.tensor(0.5), 0, 1e-5)
+    arguments = (*leaves, *parameters, None, None, torch.tensor(0.5), 0, 1e-5, "")
     torch.library.opcheck(mutual_attention_fwd, arguments, test_utils=("test_schema", "test_faketensor"))
 
 

@@ -260,7 +260,7 @@ def test_autocast_leaves_the_operation_alone() -> None:
 def test_opcheck(case: Case) -> None:
     drawn = draw(case, DEVICE)
     leaves = [t.detach().requires_grad_() for t in drawn.leaves]
-    arguments = (*leaves, drawn.word_mask, drawn.expr_offsets, torch.tensor(0.5), KEEPS[case.keep], 1e-5)
+    arguments = (*leaves, drawn.word_mask, drawn.expr_offsets, torch.tensor(0.5), KEEPS[case.keep], 1e-5, "")
     torch.library.opcheck(mutual_attention_fwd, arguments)
 
 
@@ -286,7 +286,7 @@ def test_torch_compile_takes_it_whole(counts: tuple[int, ...] | None, dynamic: b
 
 def test_the_saved_gate_holds_a_bit_a_pair() -> None:
     drawn = draw(Case(L_v=70, L_t=40, C=64, images=2, padded=True), DEVICE)
-    everything = (drawn.word_mask, None, torch.tensor(0.0), KEEPS["all"], 1e-5)
+    everything = (drawn.word_mask, None, torch.tensor(0.0), KEEPS["all"], 1e-5, "")
     *_, bits, _ = mutual_attention_fwd(*drawn.leaves, *everything)
     assert bits.shape == (2, 70, 2)
     assert drawn.word_mask is not None
