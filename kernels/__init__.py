@@ -7,9 +7,10 @@ dtype (``chosen_impl`` tells what it picks); a named implementation never falls 
 from maris_fast.kernels.cross_attention import cross_attention
 from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.multihead_attention import multihead_attention
-from maris_fast.kernels.mutual_attention import mutual_attention, mutual_attention_weights
+from maris_fast.kernels.mutual_attention import Reading, mutual_attention, mutual_attention_weights
 
 __all__ = [
+    "Reading",
     "UnsupportedError",
     "cross_attention",
     "multihead_attention",

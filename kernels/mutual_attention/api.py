@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from operator import index
-from typing import Literal, get_args
+from typing import Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.mutual_attention.blocks import smallest_block
 from maris_fast.kernels.mutual_attention.candidates import OPERATION, REFERENCE, TRITON, Kind, cut_of
 from maris_fast.kernels.mutual_attention.reference import (
+    AS_PRINTED,
     Keep,
+    Reading,
     mutual_attention_reference,
     mutual_attention_weights_reference,
 )
@@ -38,6 +40,7 @@ def mutual_attention(
     word_mask: Tensor | None = None,
     expr_offsets: Tensor | None = None,
     eps: float = 1e-5,
+    reading: Reading = AS_PRINTED,
     impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Mutual-aware attention, eqs. 3-5: both directions from one attention matrix.
@@ -57,17 +60,18 @@ def mutual_attention(
         expr_offsets: int32 [I + 1], expressions expr_offsets[i] to expr_offsets[i + 1] belong to image i;
             None: one expression an image, I = E. On a GPU its values are not checked: that would wait for it.
         eps: of both LayerNorms.
+        reading: other readings of the equations than the letter; see ``Reading``.
         impl: "reference" (plain PyTorch), "triton", or "auto" (see ``chosen_impl``).
 
     Returns:
-        f_lav [E, L_v, C] and f_val [E, L_t, C]. A row of A that keeps no word is 0 (f_lav = LN(z_v)), so is
-        a column that no pixel keeps (f_val = LN(z_l)).
+        f_lav [E, L_v, C] and f_val [E, L_t, C]. As printed a row of A that keeps no word is 0
+        (f_lav = LN(z_v)), so is a column that no pixel keeps (f_val = LN(z_l)).
 
     Raises:
         ValueError: shapes, dtypes or settings that do not fit together.
         UnsupportedError: the named implementation can't compute this here.
     """
-    _check(z_v, z_l, tau, keep, word_mask, expr_offsets)
+    _check(z_v, z_l, tau, keep, word_mask, expr_offsets, reading)
     for name, parameter in (
         ("ln_v_weight", ln_v_weight),
         ("ln_v_bias", ln_v_bias),
@@ -82,7 +86,7 @@ def mutual_attention(
             raise ValueError(f"{name} is {parameter.dtype}; needed is a floating-point dtype")
         if parameter.device != z_v.device:
             raise ValueError(f"z_v is on {z_v.device} and {name} on {parameter.device}; needed is one device")
-    taken, cut = _implementation(impl, z_v, z_l, word_mask, expr_offsets)
+    taken, cut = _implementation(impl, z_v, z_l, word_mask, expr_offsets, reading)
     implementation: Callable[..., tuple[Tensor, Tensor]]
     if taken == TRITON:
         from maris_fast.kernels.mutual_attention.operator import mutual_attention_triton
@@ -102,6 +106,7 @@ def mutual_attention(
         word_mask=word_mask,
         expr_offsets=expr_offsets,
         eps=eps,
+        reading=reading,
     )
 
 
@@ -113,14 +118,15 @@ def mutual_attention_weights(
     keep: Keep = "relevant",
     word_mask: Tensor | None = None,
     expr_offsets: Tensor | None = None,
+    reading: Reading = AS_PRINTED,
 ) -> Tensor:
     """A of eq. 3, [E, L_v, L_t] in fp32 (fp64 for fp64 inputs); arguments as in ``mutual_attention``.
 
     It holds all of A, which training never does: meant for pictures and for checks.
     """
-    _check(z_v, z_l, tau, keep, word_mask, expr_offsets)
+    _check(z_v, z_l, tau, keep, word_mask, expr_offsets, reading)
     return mutual_attention_weights_reference(
-        z_v, z_l, tau=tau, keep=keep, word_mask=word_mask, expr_offsets=expr_offsets
+        z_v, z_l, tau=tau, keep=keep, word_mask=word_mask, expr_offsets=expr_offsets, reading=reading
     )
 
 
@@ -144,20 +150,26 @@ def _chosen_candidate(
     grouped: bool,
     masked: bool,
     gradient: bool,
+    reading: Reading,
 ) -> str:
-    kind = Kind(str(dtype).removeprefix("torch."), words, C, tokens, grouped, masked, gradient)
+    kind = Kind(str(dtype).removeprefix("torch."), words, C, tokens, grouped, masked, gradient, *reading)
     return chosen_impl(kind, device)
 
 
 def _implementation(
-    impl: Impl, z_v: Tensor, z_l: Tensor, word_mask: Tensor | None, expr_offsets: Tensor | None
+    impl: Impl,
+    z_v: Tensor,
+    z_l: Tensor,
+    word_mask: Tensor | None,
+    expr_offsets: Tensor | None,
+    reading: Reading,
 ) -> tuple[str, str]:
     """The implementation's name, and block sizes other than the table's."""
     if impl not in get_args(Impl):
         raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
     _, L_t, C = z_l.shape
     if impl == "triton":
-        reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C)
+        reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C, reading)
         if reason is not None:
             raise UnsupportedError(f"{reason}; use impl='reference' or 'auto'")
     words = smallest_block(L_t)
@@ -173,17 +185,20 @@ def _implementation(
         expr_offsets is not None,
         word_mask is not None,
         torch.is_grad_enabled() and (z_v.requires_grad or z_l.requires_grad),
+        reading,
     )
     return candidate.partition(":")[0], cut_of(candidate)
 
 
-def _why_not_triton(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
+def _why_not_triton(
+    device: torch.device, dtype: torch.dtype, L_t: int, C: int, reading: Reading
+) -> str | None:
     """Why the Triton kernels can't take such inputs; None when they can."""
     try:
         from maris_fast.kernels.mutual_attention import operator
     except ImportError as error:
         return f"triton can't be imported ({error})"
-    return operator.why_unsupported(device, dtype, L_t, C)
+    return operator.why_unsupported(device, dtype, L_t, C, reading)
 
 
 def _check(
@@ -193,6 +208,7 @@ def _check(
     keep: Keep,
     word_mask: Tensor | None,
     expr_offsets: Tensor | None,
+    reading: Reading,
 ) -> None:
     if z_v.ndim != 3 or z_l.ndim != 3 or z_v.shape[2] != z_l.shape[2]:
         raise ValueError(
@@ -214,6 +230,11 @@ def _check(
     _check_tau(tau)
     if keep not in get_args(Keep):
         raise ValueError(f"keep = {keep!r}; known are {', '.join(get_args(Keep))}")
+    for name, known in get_type_hints(Reading).items():
+        if getattr(reading, name) not in get_args(known):
+            raise ValueError(
+                f"reading.{name} = {getattr(reading, name)!r}; known are {', '.join(get_args(known))}"
+            )
     if word_mask is not None and (word_mask.shape != z_l.shape[:2] or word_mask.dtype != torch.bool):
         raise ValueError(
             f"word_mask is {word_mask.dtype} {tuple(word_mask.shape)}; needed is bool {tuple(z_l.shape[:2])}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from maris_fast.kernels.choice.operation import Operation
+from maris_fast.kernels.mutual_attention.reference import Reading
 
 if TYPE_CHECKING:
     from maris_fast.kernels.mutual_attention.parity import Case, Inputs
@@ -24,7 +25,7 @@ SHORT = 40
 class Kind(NamedTuple):
     """What calls share that share an implementation.
 
-    ``words`` is the block that holds L_t, ``tokens`` L_v to a power of two.
+    ``words`` is the block that holds L_t, ``tokens`` L_v to a power of two; the last three are a ``Reading``.
     """
 
     dtype: str
@@ -34,6 +35,13 @@ class Kind(NamedTuple):
     grouped: bool
     masked: bool
     gradient: bool
+    language_norm: str = "none"
+    empty_rows: str = "none"
+    score_scale: str = "none"
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.language_norm, self.empty_rows, self.score_scale)  # type: ignore[arg-type]
 
 
 def candidates(kind: Kind, device: torch.device) -> list[str]:
@@ -46,7 +54,7 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
     from maris_fast.kernels.triton_here import INTERPRETER, architecture
 
     dtype = getattr(torch, kind.dtype)
-    if why_unsupported(device, dtype, kind.words, kind.C) is not None:
+    if why_unsupported(device, dtype, kind.words, kind.C, kind.reading) is not None:
         return [REFERENCE]
     own = blocks(architecture(device), dtype.itemsize, kind.words, kind.C)
     others = []

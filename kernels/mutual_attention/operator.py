@@ -32,7 +32,7 @@ from maris_fast.kernels.mutual_attention.forward import (
     mutual_attention_fwd_words_kernel,
 )
 from maris_fast.kernels.mutual_attention.forward_hopper import mutual_attention_fwd_hopper_kernel
-from maris_fast.kernels.mutual_attention.reference import Keep, logit
+from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Keep, Reading, logit
 from maris_fast.kernels.operators import operator, with_gradient
 from maris_fast.kernels.triton_here import limits, why_not_here
 
@@ -47,8 +47,14 @@ WORDS_ROWS = 4
 WORDS_WARPS = 4
 
 
-def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
+def why_unsupported(
+    device: torch.device, dtype: torch.dtype, L_t: int, C: int, reading: Reading = AS_PRINTED
+) -> str | None:
     """Why the kernels can't take inputs of this device, dtype and size; None when they can."""
+    if reading != AS_PRINTED:
+        others = {name: getattr(reading, name) for name in Reading._fields}
+        named = ", ".join(f"{name} = {value}" for name, value in others.items() if value != "none")
+        return f"{named}, and the Triton kernels compute eqs. 3-5 as printed alone"
     return why_not_here(device, dtype, INTERPRETED) or why_unfit(L_t, C)
 
 
@@ -65,6 +71,7 @@ def mutual_attention_triton(
     word_mask: Tensor | None,
     expr_offsets: Tensor | None,
     eps: float,
+    reading: Reading = AS_PRINTED,
     cut: str = "",
 ) -> tuple[Tensor, Tensor]:
     """f_lav [E, L_v, C] and f_val [E, L_t, C] of eq. 5; arguments as in ``mutual_attention``.

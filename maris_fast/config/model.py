@@ -54,6 +54,18 @@ class ModelSettings(Settings):
         description="pairs that pass eq. 4's gate, which only fusion: mutual has; 'irrelevant' is as printed",
     )
     tau: float = Field(0.5, ge=0, lt=1, description="threshold of eq. 4; 0 keeps every pair")
+    # Weights without these in their header were trained on the equations as printed: the defaults stay so.
+    language_norm: Literal["none", "columns"] = Field(
+        "none",
+        description="of what words gather in eq. 5: Aᵀ Z_v as printed, or divided by the sums of A's "
+        "columns, a mean of pixels; of fusion: mutual, as are the next two",
+    )
+    empty_rows: Literal["none", "all"] = Field(
+        "none", description="words that a pixel attends to where the gate of eq. 4 leaves it none"
+    )
+    score_scale: Literal["none", "channels"] = Field(
+        "none", description="of S in eqs. 3 and 4: Z_v Z_lᵀ as printed, or Z_v Z_lᵀ / √C"
+    )
 
     input_norm: Literal["none", "layer"] = Field(
         "none", description="parameter-free LayerNorm over the channels of each frozen feature map"

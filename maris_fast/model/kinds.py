@@ -15,6 +15,7 @@ from maris_fast.kernels.cross_attention import candidates as cross
 from maris_fast.kernels.multihead_attention import candidates as multihead
 from maris_fast.kernels.mutual_attention import candidates as mutual
 from maris_fast.kernels.mutual_attention.blocks import WORD_BLOCKS, smallest_block
+from maris_fast.model.mutual_aware_attention import reading_of
 
 # Of the paper: photographs of 1024 pixels in tokens of 16, and up to 32 words.
 TOKENS, WORDS = (64 * 48,), 32
@@ -49,8 +50,9 @@ def _mutual_attention(
     largest = smallest_block(most_words) or WORD_BLOCKS[-1]
     blocks = [block for block in WORD_BLOCKS if block <= largest]
     groups = (True, False) if settings.ma_blocks > 1 else (True,)
+    reading = reading_of(settings)
     for words, length, grouped, gradient in product(blocks, lengths, groups, (True, False)):
-        kind = mutual.Kind(dtype, words, settings.channels, length, grouped, True, gradient)
+        kind = mutual.Kind(dtype, words, settings.channels, length, grouped, True, gradient, *reading)
         yield mutual.OPERATION, kind
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from maris_fast.config import ModelSettings
-from maris_fast.kernels import mutual_attention, mutual_attention_weights
+from maris_fast.kernels import Reading, mutual_attention, mutual_attention_weights
+
+
+def reading_of(settings: ModelSettings) -> Reading:
+    """How the settings read eqs. 3-5."""
+    return Reading(settings.language_norm, settings.empty_rows, settings.score_scale)
 
 
 class MutualAwareAttention(nn.Module):
@@ -14,6 +19,7 @@ class MutualAwareAttention(nn.Module):
     def __init__(self, settings: ModelSettings, channels_v: int, channels_l: int) -> None:
         super().__init__()
         self.keep = settings.keep
+        self.reading = reading_of(settings)
         self.impl = settings.mutual_attention_impl
         self.W_v = nn.Linear(channels_v, settings.channels, bias=False)
         self.W_l = nn.Linear(channels_l, settings.channels, bias=False)
@@ -42,6 +48,7 @@ class MutualAwareAttention(nn.Module):
             word_mask=word_mask,
             expr_offsets=expr_offsets,
             eps=self.norm_v.eps,
+            reading=self.reading,
             impl=self.impl,
         )
 
@@ -62,4 +69,5 @@ class MutualAwareAttention(nn.Module):
             keep=self.keep,
             word_mask=word_mask,
             expr_offsets=expr_offsets,
+            reading=self.reading,
         )

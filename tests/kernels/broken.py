@@ -1,4 +1,4 @@
-"""Kernels broken on purpose, one line at a time."""
+"""Modules broken on purpose, one line at a time."""
 
 from __future__ import annotations
 
@@ -18,9 +18,17 @@ def use_broken(
     folder: Path,
 ) -> None:
     """``operator`` launches the kernels of ``module`` with ``wrong`` in place of ``right``."""
+    mutant = mutant_of(module, right, wrong, folder)
+    for kernel in vars(mutant):
+        if kernel.endswith("_kernel"):
+            monkeypatch.setattr(operator, kernel, getattr(mutant, kernel))
+
+
+def mutant_of(module: ModuleType, right: str, wrong: str, folder: Path) -> ModuleType:
+    """``module`` with ``wrong`` in place of ``right``."""
     assert module.__file__ is not None
     source = Path(module.__file__).read_text()
-    assert right in source, "the kernels have moved on: mutate what they are now"
+    assert right in source, "the code has moved on: mutate what it is now"
     broken = folder / "broken.py"
     broken.write_text(source.replace(right, wrong))
     spec = importlib.util.spec_from_file_location("broken", broken)
@@ -28,6 +36,4 @@ def use_broken(
     assert spec.loader is not None
     mutant = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(mutant)
-    for kernel in vars(mutant):
-        if kernel.endswith("_kernel"):
-            monkeypatch.setattr(operator, kernel, getattr(mutant, kernel))
+    return mutant

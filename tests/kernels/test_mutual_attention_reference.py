@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from maris_fast.kernels import mutual_attention, mutual_attention_weights
-from maris_fast.kernels.mutual_attention.reference import Keep
+from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Keep, Reading
 
 EPS = 1e-5
 
@@ -30,8 +30,9 @@ def loops(
     keep: Keep,
     word_mask: np.ndarray,
     image_of: list[int],
+    reading: Reading = AS_PRINTED,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eqs. 3-5 as printed, one pixel and one word at a time, with the sigmoid itself."""
+    """Eqs. 3-5, one pixel and one word at a time, with the sigmoid itself."""
     E, L_t, C = z_l.shape
     L_v = z_v.shape[1]
     A = np.zeros((E, L_v, L_t))
@@ -39,19 +40,27 @@ def loops(
     for e in range(E):
         tokens = z_v[image_of[e]]
         for i in range(L_v):
-            weights = {}
+            weights, real = {}, {}
             for j in range(L_t):
                 score = sum(tokens[i, c] * z_l[e, j, c] for c in range(C))
+                if reading.score_scale == "channels":
+                    score = score / C**0.5
                 relevant = 1 / (1 + math.exp(-score)) >= tau
                 wanted = {"relevant": relevant, "irrelevant": not relevant, "all": True}[keep]
-                if wanted and word_mask[e, j]:
-                    weights[j] = math.exp(score)
+                if word_mask[e, j]:
+                    real[j] = math.exp(score)
+                    if wanted:
+                        weights[j] = real[j]
+            if reading.empty_rows == "all" and not weights:
+                weights = real
             for j, weight in weights.items():
                 A[e, i, j] = weight / sum(weights.values())
             mixed = tokens[i] + sum(A[e, i, j] * z_l[e, j] for j in range(L_t))
             f_lav[e, i] = layer_norm_by_hand(mixed, parameters[0], parameters[1])
         for j in range(L_t):
-            mixed = z_l[e, j] + sum(A[e, i, j] * tokens[i] for i in range(L_v))
+            column = sum(A[e, i, j] for i in range(L_v))
+            share = 1 / column if reading.language_norm == "columns" and column else 1
+            mixed = z_l[e, j] + sum(share * A[e, i, j] * tokens[i] for i in range(L_v))
             f_val[e, j] = layer_norm_by_hand(mixed, parameters[2], parameters[3])
     return A, f_lav, f_val
 
