@@ -15,10 +15,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from maris_fast.config import ModelSettings
 from maris_fast.kernels.mutual_attention.reference import attention_weights, gate, relevance
 from maris_fast.model import Maris
+from maris_fast.model.mutual_aware_attention import MutualAwareAttention
 
 SIZES = {(10, 10): 64, (32, 24): 64, (64, 48): 256}
 WORDS, C_V, C_T = 10, 64, 64
@@ -49,6 +51,7 @@ def main() -> None:
         model = Maris(ModelSettings(channels=channels), C_V, C_T).double().train()
         features = [torch.randn(1, *grid, C_V, dtype=torch.float64) for _ in range(3)]
         block = model.ma_blocks[0]
+        assert isinstance(block, MutualAwareAttention)
         z_v = block.W_v(model.feature_enhancement(features).flatten(1, 2))
         z_l = block.W_l(torch.randn(1, WORDS, C_T, dtype=torch.float64))
         deviation = relevance(z_v, z_l).std().item()
@@ -61,7 +64,7 @@ def main() -> None:
             for name, weights in ways(v, words[None]).items():
                 U = weights @ v[0]
                 spread = (weights.sum(1) ** 2 / (weights**2).sum(1)).nanmean()
-                beside = U.norm(dim=1).mean() / words.norm(dim=1).mean()
+                beside = vector_norm(U, dim=1).mean() / vector_norm(words, dim=1).mean()
                 f_val = F.layer_norm(U + words, words.shape[1:])
                 print(f"  {name:24} {beside:9.3f} {cosine(f_val):6.2f} {spread:7.0f} pixels")
 

@@ -25,6 +25,8 @@ from maris_fast.kernels.mutual_attention.reference import (
 )
 
 Impl = Literal["auto", "triton", "reference"]
+# Looked up here, as torch.compile can't trace it.
+READINGS = {name: get_args(known) for name, known in get_type_hints(Reading).items()}
 
 
 def mutual_attention(
@@ -230,11 +232,9 @@ def _check(
     _check_tau(tau)
     if keep not in get_args(Keep):
         raise ValueError(f"keep = {keep!r}; known are {', '.join(get_args(Keep))}")
-    for name, known in get_type_hints(Reading).items():
-        if getattr(reading, name) not in get_args(known):
-            raise ValueError(
-                f"reading.{name} = {getattr(reading, name)!r}; known are {', '.join(get_args(known))}"
-            )
+    for (name, known), value in zip(READINGS.items(), reading, strict=True):
+        if value not in known:
+            raise ValueError(f"reading.{name} = {value!r}; known are {', '.join(known)}")
     if word_mask is not None and (word_mask.shape != z_l.shape[:2] or word_mask.dtype != torch.bool):
         raise ValueError(
             f"word_mask is {word_mask.dtype} {tuple(word_mask.shape)}; needed is bool {tuple(z_l.shape[:2])}"

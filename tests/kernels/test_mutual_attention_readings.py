@@ -152,3 +152,12 @@ def test_an_unknown_reading_is_named() -> None:
     wanted = "reading.language_norm = 'rows'; known are none, columns"
     with pytest.raises(ValueError, match=wanted):
         mutual_attention(z_v, z_l, *parameters, reading=Reading("rows"))  # type: ignore[arg-type]
+
+
+def test_a_reading_compiles_into_one_graph() -> None:
+    z_v, z_l, parameters = inputs(1, 1, L_v=5, L_t=4, C=16)
+    reading = Reading("columns", "all", "channels")
+    compiled = torch.compile(mutual_attention, fullgraph=True, backend="aot_eager", dynamic=True)
+    got = compiled(z_v, z_l, *parameters, reading=reading)
+    needed = mutual_attention(z_v, z_l, *parameters, reading=reading)
+    assert all(torch.equal(*pair) for pair in zip(got, needed, strict=True))
