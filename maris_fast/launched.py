@@ -1,7 +1,8 @@
 """Which process of how many this is, in the words of whatever launcher has started it.
 
 torchrun's and DeepSpeed's words are PyTorch's own, and count before all others: they may have been started by
-srun or mpirun. srun comes last, since mpirun starts its daemons by it.
+srun or mpirun. The same words without either may be left over, and must agree with srun or mpirun. srun comes
+last, since mpirun starts its daemons by it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _LONELY = (
     "PALS_RANKID",
     "FLUX_TASK_RANK",
 )
+# What torchrun and DeepSpeed set beside PyTorch's words, and nobody by hand.
+_OF_TORCH = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,8 @@ def tasks_per_node(counts: str) -> list[int]:
 def _torch(given: Mapping[str, str], others: Place | None) -> Place | None:
     rank, world = _number(given, "RANK"), _number(given, "WORLD_SIZE")
     if rank is not None and world is not None:
+        if others is not None and others.world > 1 and (rank, world) != (others.rank, others.world):
+            _require_torch_launcher(given, others)
         local_world = _number(given, "LOCAL_WORLD_SIZE") or _number(given, "LOCAL_SIZE")  # DeepSpeed's
         return Place(
             rank, world, _number(given, "LOCAL_RANK") or 0, local_world or 1, "the environment", "RANK"
@@ -164,6 +169,16 @@ def _torch(given: Mapping[str, str], others: Place | None) -> Place | None:
                 "for one process alone, or start with deepspeed, torchrun, srun or mpirun"
             )
     return None
+
+
+def _require_torch_launcher(given: Mapping[str, str], others: Place) -> None:
+    """Left over, ``RANK=0 WORLD_SIZE=1`` would make every rank a run of its own."""
+    if not any(map(given.get, _OF_TORCH)):
+        raise ConfigError(
+            f"RANK={given['RANK']} WORLD_SIZE={given['WORLD_SIZE']} are set, and {others.launcher} calls "
+            f"this process rank {others.rank} of {others.world}; unset RANK, WORLD_SIZE and LOCAL_RANK where "
+            f"they are left over, or {others.rank_name} where they are right"
+        )
 
 
 def _mpi(given: Mapping[str, str]) -> Place | None:

@@ -41,6 +41,16 @@ SRUN = {
     "SLURM_LOCALID": "0",
 }
 TORCH = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29501"}
+TORCHRUN = {**TORCH, "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}
+DEEPSPEED = {**TORCH, "LOCAL_SIZE": "2", "CROSS_RANK": "0", "CROSS_SIZE": "1"}
+ALONE = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29501",
+}
+"""As a container or a profile may leave it."""
 
 
 def numbers(place: Place) -> tuple[int | None, ...]:
@@ -55,14 +65,19 @@ def numbers(place: Place) -> tuple[int | None, ...]:
         (HYDRA, (1, 2, 1, 2)),
         (CRAY, (5, 8, 1, 4)),
         (SRUN, (3, 4, 0, 1)),
-        ({**TORCH, "LOCAL_SIZE": "2"}, (1, 2, 1, 2)),  # DeepSpeed's name
+        (DEEPSPEED, (1, 2, 1, 2)),
         # One launcher starts another: the inner one counts.
-        ({**OPENMPI, **TORCH, "LOCAL_WORLD_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "9"}, (1, 2, 1, 2)),
+        ({**OPENMPI, **TORCHRUN, "OMPI_COMM_WORLD_SIZE": "9"}, (1, 2, 1, 2)),
+        ({**SRUN, **DEEPSPEED}, (1, 2, 1, 2)),
         ({**SRUN, **HYDRA}, (1, 2, 1, 2)),
         # srun --mpi=pmi2 names the ranks twice.
         ({**SRUN, "PMI_RANK": "3", "PMI_SIZE": "4"}, (3, 4, 0, 1)),
         # Left over and right.
         ({**OPENMPI, "WORLD_SIZE": "2"}, (1, 2, 1, 2)),
+        ({**SRUN, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, (3, 4, 0, 1)),
+        (ALONE, (0, 1, 0, 1)),
+        # One rank of mpirun that starts two itself.
+        ({**HYDRA, **TORCH, "PMI_RANK": "0", "PMI_SIZE": "1", "LOCAL_WORLD_SIZE": "2"}, (1, 2, 1, 2)),
         (
             {**HYDRA, "PMI_RANK": "0", "PMI_SIZE": "1", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "1"},
             (0, 1, 0, 1),
@@ -82,6 +97,12 @@ def test_each_launchers_numbers_are_taken_for_training_and_for_caching(
         ({"WORLD_SIZE": "2"}, ["WORLD_SIZE=2 is set and RANK is not", "unset WORLD_SIZE"]),
         ({"RANK": "1"}, ["RANK=1 is set and WORLD_SIZE is not", "unset RANK"]),
         ({**OPENMPI, "WORLD_SIZE": "3"}, ["WORLD_SIZE=3 is set and RANK is not"]),
+        (
+            {**OPENMPI, **ALONE},
+            ["RANK=0 WORLD_SIZE=1 are set, and OpenMPI calls this process rank 1 of 2", "unset RANK, WORLD"],
+        ),
+        ({**HYDRA, **ALONE}, ["RANK=0 WORLD_SIZE=1", "rank 1 of 2", "or PMI_RANK where they are right"]),
+        ({**SRUN, **ALONE}, ["RANK=0 WORLD_SIZE=1 are set, and srun calls this process rank 3 of 4"]),
         ({"RANK": "2", "WORLD_SIZE": "2"}, ["rank 2 of 2", "the last is 1"]),
         ({"RANK": "one", "WORLD_SIZE": "2"}, ["RANK='one' is not a number"]),
         ({"RANK": "0", "WORLD_SIZE": "2"}, ["does not say where rank 0 is", "set MASTER_ADDR"]),
