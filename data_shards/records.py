@@ -157,6 +157,10 @@ class LeftOut(LostCounts):
     reasons: dict[str, LostCounts]
 
 
+MEANING = {"void": "void (255)", "soft": "darker than half of white"}
+"""Of pixels that are dropped."""
+
+
 class DroppedPixels(Frozen):
     """Pixels of mask files that are neither 0 nor inside, and count as outside."""
 
@@ -228,7 +232,10 @@ class DatasetInfo(Frozen):
         description="of mask files: 'void', which nobody decided on, and 'soft', below half of white",
     )
 
-    masks_are_boxes: bool = Field(default=False, description="every mask is its annotation's box")
+    masks_are_boxes: bool | tuple[str, ...] = Field(
+        default=False,
+        description="every mask is its annotation's box; of a mix, the data sets of which that is so",
+    )
 
     @model_serializer(mode="wrap")
     def _of_what_there_is(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -244,6 +251,22 @@ class DatasetInfo(Frozen):
         named = self.splits if splits is None else splits
         lost = {split: self.left_out[split] for split in (*named, UNKNOWN_SPLIT) if split in self.left_out}
         return [self._warning(split, out) for split, out in lost.items() if out.expressions]
+
+    def about_masks(self) -> list[str]:
+        """A warning for each thing that makes masks other than they seem."""
+        lines = [
+            f"warning: {dropped.pixels:,} pixels of {dropped.files:,} mask files are {MEANING[what]} and "
+            "count as outside"
+            for what, dropped in self.dropped_pixels.items()
+        ]
+        boxes = self.masks_are_boxes
+        if boxes:
+            of_these = "" if boxes is True else f" of {' and of '.join(boxes)}"
+            lines.append(
+                f"warning: every mask{of_these} is the box of its annotation, so that boxes are learned and "
+                "scored; where there are masks, export those"
+            )
+        return lines
 
     def _warning(self, split: str, lost: LeftOut) -> str:
         if split == UNKNOWN_SPLIT:

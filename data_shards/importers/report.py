@@ -15,8 +15,6 @@ from maris_fast.data_shards.importers.published import (
 from maris_fast.data_shards.records import DatasetInfo
 from maris_fast.terminal import Table
 
-MEANING = {"void": "void (255)", "soft": "darker than half of white"}
-
 
 @dataclass(frozen=True)
 class ImportReport:
@@ -57,17 +55,7 @@ class ImportReport:
 
     def warnings(self) -> list[str]:
         """What must be known of splits that are not complete or share photographs; none of sound ones."""
-        lines = self.info.incomplete()
-        lines += [
-            f"warning: {dropped.pixels:,} pixels of {dropped.files:,} mask files are {MEANING[what]} and "
-            "count as outside"
-            for what, dropped in self.info.dropped_pixels.items()
-        ]
-        if self.info.masks_are_boxes:
-            lines.append(
-                "warning: every mask is the box of its annotation, so that boxes are learned and scored; "
-                "where there are masks, export those"
-            )
+        lines = [*self.info.incomplete(), *self.info.about_masks()]
         if self.info.left_out:
             lines.append(f"each row that is left out is named in {self.folder / LISTING}")
         return [*lines, *map(str, self.info.shared)]

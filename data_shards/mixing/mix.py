@@ -18,7 +18,14 @@ from maris_fast.data_shards.mixing.joining import Joining
 from maris_fast.data_shards.mixing.pairs import draw_pairs
 from maris_fast.data_shards.mixing.parts import Part, parts_of
 from maris_fast.data_shards.new_folder import new_folder
-from maris_fast.data_shards.records import TRAIN, UNKNOWN_SPLIT, DatasetInfo, LeftOut, together
+from maris_fast.data_shards.records import (
+    TRAIN,
+    UNKNOWN_SPLIT,
+    DatasetInfo,
+    DroppedPixels,
+    LeftOut,
+    together,
+)
 from maris_fast.errors import InputError
 from maris_fast.terminal import Table
 
@@ -63,7 +70,7 @@ class MixReport:
         held_out = [split for split in self.info.splits if split != TRAIN]
         if held_out:
             lines.append(f"held-out splits, to score on: {', '.join(held_out)}")
-        return lines + self.info.incomplete()
+        return [*lines, *self.info.incomplete(), *self.info.about_masks()]
 
 
 def mix_datasets(
@@ -128,7 +135,7 @@ def mix_datasets(
             raise InputError("no train image is left: all of them are held out")
         info = DatasetInfo(
             name=name,
-            split_by=" & ".join(f"{part.info.name} {part.info.split_by}" for part in parts),
+            split_by=" & ".join(part.name for part in parts),
             image_root=str(root),
             source="; ".join(str(part.dataset.folder.absolute()) for part in parts),
             synthetic=any(part.info.synthetic for part in parts),
@@ -138,6 +145,8 @@ def mix_datasets(
                 for split, records in {TRAIN: train, **rest}.items()
             },
             left_out=_left_out(parts),
+            dropped_pixels=_dropped_pixels(parts),
+            masks_are_boxes=tuple(part.name for part in parts if part.info.masks_are_boxes),
         )
         write_head(folder, info)
         summary = guard.summary(parts, others)
@@ -159,6 +168,18 @@ def _left_out(parts: Sequence[Part]) -> dict[str, LeftOut]:
         if split in part.info.left_out:
             lost[name].append(part.info.left_out[split])
     return {split: together(of_it) for split, of_it in lost.items()}
+
+
+def _dropped_pixels(parts: Sequence[Part]) -> dict[str, DroppedPixels]:
+    """What the data sets' imports dropped of mask files, held-out splits' too."""
+    of_all: dict[str, list[DroppedPixels]] = defaultdict(list)
+    for part in parts:
+        for what, dropped in part.info.dropped_pixels.items():
+            of_all[what].append(dropped)
+    return {
+        what: DroppedPixels(files=sum(one.files for one in both), pixels=sum(one.pixels for one in both))
+        for what, both in of_all.items()
+    }
 
 
 def _common_root(parts: Sequence[Part]) -> Path:

@@ -36,6 +36,10 @@ class Part:
     def info(self) -> DatasetInfo:
         return self.dataset.info
 
+    @property
+    def name(self) -> str:
+        return f"{self.info.name} {self.info.split_by}"
+
     def label(self, split: str) -> str:
         return f"{self.info.name} ({self.info.split_by}) {split}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from maris_fast.data_shards.mixing import mix_datasets
 from maris_fast.data_shards.mixing.joining import ID_STRIDE, IMAGE_STRIDE
 from maris_fast.data_shards.records import (
     DatasetInfo,
+    DroppedPixels,
     Expression,
     ImageRecord,
     ImportedDataset,
@@ -67,6 +69,7 @@ def dataset(
     images: str = "coco/train2014",
     coco_annotations: bool = True,
     synthetic: bool = False,
+    counted: dict[str, Any] | None = None,
     **splits: list[ImageRecord],
 ) -> Path:
     """An imported data set; its image files need not be there to be mixed."""
@@ -80,6 +83,7 @@ def dataset(
         synthetic=synthetic,
         coco_annotations=coco_annotations,
         splits={split: count(records) for split, records in splits.items()},
+        **(counted or {}),
     )
     (place / "dataset.json").write_text(info.model_dump_json())
     for split, records in splits.items():
@@ -318,6 +322,31 @@ def test_what_cannot_be_mixed_is_named_and_nothing_is_written(tmp_path: Path) ->
         mix_datasets([mixed, alone], out)
     with pytest.raises(InputError, match="not empty"):
         mix_datasets([one, alone], mixed)
+
+
+def test_what_the_imports_counted_of_masks_is_kept_and_said(tmp_path: Path) -> None:
+    void, soft = ({"files": 1, "pixels": pixels} for pixels in (7, 2))
+    parts = [
+        dataset(tmp_path, "a", counted={"dropped_pixels": {"void": void}}, train=[record(1)]),
+        dataset(
+            tmp_path,
+            "b",
+            counted={"dropped_pixels": {"void": void, "soft": soft}, "masks_are_boxes": True},
+            train=[record(2)],
+        ),
+    ]
+    other = dataset(tmp_path, "c", counted={"dropped_pixels": {"void": void}}, val=[record(3)])
+    report = mix_datasets(parts, tmp_path / "mix", held_out=[other])
+    for info in (report.info, ImportedDataset(tmp_path / "mix").info):
+        assert info.dropped_pixels == {
+            "void": DroppedPixels(files=2, pixels=14),
+            "soft": DroppedPixels(files=1, pixels=2),
+        }
+        assert info.masks_are_boxes == ("b unc",)
+    void_line, soft_line, boxes_line = report.lines()[-3:]
+    assert void_line == "warning: 14 pixels of 2 mask files are void (255) and count as outside"
+    assert soft_line.startswith("warning: 2 pixels of 1 mask files are darker than half of white")
+    assert boxes_line.startswith("warning: every mask of b unc is the box of its annotation")
 
 
 def test_held_out_splits_of_data_sets_with_the_same_name_stay_apart(tmp_path: Path) -> None:
