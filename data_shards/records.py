@@ -261,7 +261,7 @@ class DatasetInfo(Frozen):
         ]
         boxes = self.masks_are_boxes
         if boxes:
-            of_these = "" if boxes is True else f" of {' and of '.join(boxes)}"
+            of_these = f" of {' and of '.join(boxes)}" if isinstance(boxes, tuple) else ""
             lines.append(
                 f"warning: every mask{of_these} is the box of its annotation, so that boxes are learned and "
                 "scored; where there are masks, export those"

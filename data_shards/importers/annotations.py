@@ -1,8 +1,7 @@
-"""The annotation files of the RefCOCO family and of gRefCOCO, read and checked for their structure."""
+"""Rows of the annotation files of the RefCOCO family and of gRefCOCO."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -14,10 +13,6 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-
-from maris_fast.data_shards.importers.reading import read_json
-from maris_fast.data_shards.plain_json import checked_json
-from maris_fast.errors import InputError, first_of
 
 SplitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 """It becomes a file name."""
@@ -106,27 +101,3 @@ class CategoryRow(BaseModel):
 
 class InfoRow(BaseModel):
     synthetic: bool = False
-
-
-def _ours(info: Any) -> Any:
-    """COCO's free text about a data set is whatever people write there."""
-    return info if isinstance(info, dict) and isinstance(info.get("synthetic"), bool) else {}
-
-
-class InstancesFile(BaseModel):
-    info: Annotated[InfoRow, BeforeValidator(_ours)] = InfoRow()
-    images: list[ImageRow]
-    annotations: list[AnnotationRow]
-    categories: Annotated[list[CategoryRow], or_default(())]
-
-
-def read_instances(path: Path) -> InstancesFile:
-    """COCO's ``instances.json``.
-
-    Raises:
-        InputError: no such file, not JSON, or not COCO's structure.
-    """
-    try:
-        return checked_json(InstancesFile, read_json(path))
-    except ValueError as error:
-        raise InputError(f"{path} is not COCO's instances.json: {first_of(error)}") from error

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -18,24 +18,22 @@ from maris_fast.data_shards.importers.annotations import (
     AnnotationRow,
     CategoryRow,
     ImageRow,
-    InstancesFile,
     RefRow,
     SentenceRow,
     SplitName,
     or_default,
 )
 from maris_fast.data_shards.importers.grouping import write_refs
+from maris_fast.data_shards.importers.instances import Instances, read_instances
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.own import SPLIT, own_head
-from maris_fast.data_shards.importers.reading import read_json
 from maris_fast.data_shards.importers.refs import Refs
 from maris_fast.data_shards.importers.report import ImportReport
-from maris_fast.data_shards.importers.rows import Misshapen, each
+from maris_fast.data_shards.importers.rows import Misshapen, split_of
 from maris_fast.data_shards.importers.splits import files_by_split
 from maris_fast.data_shards.new_folder import new_folder
-from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.data_shards.records import UNKNOWN_SPLIT
-from maris_fast.errors import InputError, first_of
+from maris_fast.errors import InputError
 
 UNKNOWN_CATEGORY = -1
 
@@ -74,31 +72,34 @@ class SaidRefRow(RefRow):
         return self.image_id, self.split, [sentence.sent for sentence in self.sentences]
 
 
-class SaidInstancesFile(InstancesFile):
-    images: list[SaidImageRow]  # type: ignore[assignment]
-    annotations: Any
-    """Those that somebody refers to, once they are read."""
-
-
 @dataclass(frozen=True)
 class _File:
-    """What a file says, and for which split, if its name tells."""
+    """What a file says, and for which split, if its name tells; annotations only that somebody refers to."""
 
     split: str | None
     path: Path
-    said: SaidInstancesFile
-    annotations: list[SaidAnnotationRow]
-    misshapen: list[Misshapen]
+    said: Instances[SaidImageRow, SaidAnnotationRow]
 
     @cached_property
-    def _splits(self) -> dict[Hashable, str | None]:
-        return {image.id: image.split for image in self.said.images}
+    def misshapen(self) -> list[Misshapen]:
+        """With their split."""
+        return [one._replace(keys={**_keys(one), "split": self._split(one)}) for one in self.said.misshapen]
+
+    @cached_property
+    def _splits(self) -> dict[int | None, str | None]:
+        broken = {one.id(): self._split(one) for one in self.said.misshapen if one.of == "images"}
+        return {image.id: image.split for image in self.said.images} | broken
 
     @cached_property
     def _of_unknown(self) -> str:
-        return UNKNOWN_SPLIT if any(self._splits.values()) else SPLIT
+        return UNKNOWN_SPLIT if any(image.split for image in self.said.images) else SPLIT
 
-    def split_of(self, image_id: Hashable) -> str:
+    def _split(self, one: Misshapen) -> str:
+        if one.of == "annotations":
+            return self.split_of(one.id("image_id"))
+        return self.split or (split_of(one.keys, missing=SPLIT) if one.of == "images" else UNKNOWN_SPLIT)
+
+    def split_of(self, image_id: int | None) -> str:
         """``UNKNOWN_SPLIT`` of an image that the file lacks, where images say their split."""
         return self.split or self._splits.get(image_id, self._of_unknown) or SPLIT
 
@@ -131,22 +132,20 @@ def import_coco(
         rows: list[RefRow] = []
         for file in read:
             rows += _refs(file, first_sentence=1 + sum(len(ref.sentences) for ref in rows))
-        misshapen = [_with_split(one, file) for file in read for one in file.misshapen]
+        misshapen = [one for file in read for one in file.misshapen if one.of == "annotations"]
         if not rows and not misshapen:
             raise InputError(
                 f"no annotation in {root / dataset} has `sentences` or a `caption`, so nothing is referred to"
             )
-        return ImportReport(out, write_refs(folder, Refs(rows, misshapen), _joined(read), head, options))
+        return ImportReport(
+            out,
+            write_refs(folder, Refs(rows, misshapen), _joined(read, Path(head.source).name), head, options),
+        )
 
 
 def _read(split: str | None, path: Path) -> _File:
-    content = read_json(path)
-    try:
-        said: SaidInstancesFile = checked_json(SaidInstancesFile, content)
-        annotations, misshapen = each(SaidAnnotationRow, said.annotations, _is_said)
-    except ValueError as error:
-        raise InputError(f"{path} is not COCO's instances.json with sentences: {first_of(error)}") from error
-    return _File(split, path, said, list(annotations.values()), misshapen)
+    what = "COCO's instances.json with sentences"
+    return _File(split, path, read_instances(path, SaidImageRow, SaidAnnotationRow, _is_said, what))
 
 
 def _is_said(keys: Any) -> bool:
@@ -156,11 +155,8 @@ def _is_said(keys: Any) -> bool:
     return keys.get("sentences") not in (None, []) or keys.get("caption") is not None
 
 
-def _with_split(one: Misshapen, file: _File) -> Misshapen:
-    keys = one.keys if isinstance(one.keys, dict) else {}
-    image_id = keys.get("image_id")
-    split = file.split_of(image_id if isinstance(image_id, Hashable) else None)
-    return one._replace(keys={**keys, "split": split})
+def _keys(one: Misshapen) -> dict[str, Any]:
+    return one.keys if isinstance(one.keys, dict) else {}
 
 
 def _refs(file: _File, *, first_sentence: int) -> list[RefRow]:
@@ -172,7 +168,7 @@ def _refs(file: _File, *, first_sentence: int) -> list[RefRow]:
         )
     refs: list[RefRow] = []
     sentence = first_sentence
-    for annotation in file.annotations:
+    for annotation in file.said.annotations:
         texts = annotation.texts
         refs.append(
             SaidRefRow.model_construct(  # of checked parts; an id of -1 is an object here
@@ -187,23 +183,28 @@ def _refs(file: _File, *, first_sentence: int) -> list[RefRow]:
     return refs
 
 
-def _joined(files: Sequence[_File]) -> InstancesFile:
-    """One file of all. Category ids mean what their own file says."""
+def _joined(files: Sequence[_File], file: str) -> Instances[ImageRow, AnnotationRow]:
+    """One of all, named ``file``. Category ids mean what their own file says."""
     images: list[ImageRow] = []
     annotations: list[AnnotationRow] = []
     categories: list[CategoryRow] = []
+    misshapen: list[Misshapen] = []
     numbers = count()
-    for file in files:
-        several = {"split": None} if file.split is not None else {}
-        images += [image.model_copy(update=several) for image in file.said.images]
+    for one in files:
+        several = {"split": None} if one.split is not None else {}
+        images += [image.model_copy(update=several) for image in one.said.images]
         number: dict[int | None, int | None] = {None: None}
-        for row in file.said.categories:
-            number.setdefault(row.id, next(numbers))
-        categories += [row.model_copy(update={"id": number[row.id]}) for row in file.said.categories]
+        for category in one.said.categories:
+            number.setdefault(category.id, next(numbers))
+            categories.append(category.model_copy(update={"id": number[category.id]}))
+        for row in one.misshapen:
+            keys = dict(row.keys)
+            if row.of == "categories":
+                keys["id"] = number.setdefault(row.id(), next(numbers))
+            if row.of != "annotations":
+                misshapen.append(row._replace(keys=keys))
         annotations += [
-            row.model_copy(update={"category_id": number.get(row.category_id, UNKNOWN_CATEGORY)})
-            for row in file.annotations
+            said.model_copy(update={"category_id": number.get(said.category_id, UNKNOWN_CATEGORY)})
+            for said in one.said.annotations
         ]
-    return InstancesFile(
-        info=files[0].said.info, images=images, annotations=annotations, categories=categories
-    )
+    return Instances(files[0].said.info, images, annotations, categories, misshapen, file)

@@ -10,12 +10,12 @@ from maris_fast.data_shards.importers.annotations import (
     AnnotationRow,
     CategoryRow,
     ImageRow,
-    InstancesFile,
     RefRow,
 )
 from maris_fast.data_shards.importers.coco_images import coco_id_of, flickr_id_of
 from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
 from maris_fast.data_shards.importers.images import look_at_images, size_fault
+from maris_fast.data_shards.importers.instances import Instances
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.masks import (
     BOX_ALONE,
@@ -42,7 +42,7 @@ NO_CATEGORY = CategoryRow(id=-1, name="")
 def write_refs(
     folder: Path,
     refs: Refs,
-    instances: InstancesFile,
+    instances: Instances[ImageRow, AnnotationRow],
     info: DatasetInfo,
     options: ImportOptions,
 ) -> DatasetInfo:
@@ -67,6 +67,9 @@ def write_refs(
     for one in refs.misshapen:
         split = split_of(one.keys)
         bad.add(one.row(file_of(split, file), split), one.fault)
+    for one in instances.misshapen:
+        split = split_of(one.keys)
+        bad.add(one.row(file_of(split, instances.file), split, said=False), one.fault)
     by_split = grouping.refs_with_own_ids(refs.rows)
     groups = {split: grouping.records(by_split[split]) for split in chosen}
     grouping.records(by_split[UNKNOWN_SPLIT])  # none: these are refs to images that nobody knows
@@ -90,10 +93,13 @@ def write_refs(
 class Grouping:
     """Refs to image groups; what cannot be used is added to ``bad`` and left out."""
 
-    def __init__(self, instances: InstancesFile, image_root: Path, file: str, bad: BadRows) -> None:
+    def __init__(
+        self, instances: Instances[ImageRow, AnnotationRow], image_root: Path, file: str, bad: BadRows
+    ) -> None:
         self._images, self._images_at_odds = by_id(instances.images, lambda row: row.id)
         self._annotations, self._annotations_at_odds = by_id(instances.annotations, lambda row: row.id)
         self._categories, self._categories_at_odds = by_id(instances.categories, lambda row: row.id)
+        self._misshapen = {(one.of, one.id()): one for one in instances.misshapen}
         self._synthetic = instances.info.synthetic
         self._root, self._file, self._bad = image_root, file, bad
         self._used: dict[int, ImageRow] = {}
@@ -171,6 +177,8 @@ class Grouping:
 
     def _image(self, image_id: int) -> ImageRow | Fault:
         """With its path in one spelling."""
+        if misshapen := self._misshapen.get(("images", image_id)):
+            return misshapen.needed(f"image_id {image_id}")
         image = self._images.get(image_id)
         if image is None:
             return Fault("refs to images that instances.json lacks", f"image_id {image_id}")
@@ -236,7 +244,10 @@ class Grouping:
         category: CategoryRow | None = NO_CATEGORY
         if annotation is not None and annotation.category_id is not None:
             category = self._categories.get(annotation.category_id)
-        if annotation is None or category is None:
+        of_category = annotation and self._misshapen.get(("categories", annotation.category_id))
+        if misshapen := self._misshapen.get(("annotations", ann_id)) or of_category:
+            faults.append(misshapen.needed(where))
+        elif annotation is None or category is None:
             faults.append(Fault("refs to annotations or categories that instances.json lacks", where))
         elif rows := self._annotations_at_odds.get(ann_id):
             faults.append(Fault(TWICE.format("annotations"), f"{where} ({len(rows)} times)"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,14 +21,14 @@ from maris_fast.data_shards.importers.masks import BOX_ALONE, mask_of_pixels
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.reading import read_json
 from maris_fast.data_shards.importers.report import ImportReport
-from maris_fast.data_shards.importers.rows import Misshapen, each
+from maris_fast.data_shards.importers.rows import Misshapen, each, split_of
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits
 from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.new_folder import new_folder
-from maris_fast.data_shards.plain_json import checked_json, parse_json
+from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
-from maris_fast.errors import InputError, first_of
+from maris_fast.errors import InputError
 
 IMAGE_DATA = ("image_data_split.json", "image_data_split3000.json")
 """Both names are about."""
@@ -87,7 +87,10 @@ def import_phrasecut(
         if not there:
             raise InputError(f"no refer_<split>.json in {place}; PhraseCut's authors publish one a split")
         chosen = chosen_splits(there, options.splits, place)
-        image_data = _read_image_data(place)
+        listing = next(
+            (place / name for name in IMAGE_DATA if (place / name).is_file()), place / IMAGE_DATA[0]
+        )
+        image_data, misshapen = _read_image_data(listing)
         head = DatasetInfo(
             name="phrasecut",
             split_by="official",
@@ -96,8 +99,11 @@ def import_phrasecut(
             splits={},
         )
         bad = BadRows(f"phrasecut in {place}")
+        for one in misshapen:
+            bad.add(one.row(listing.name, split_of(one.keys), said=False), one.fault)
+        broken = {one.id("image_id"): one for one in misshapen}
         splits = (  # one after the other: a file takes gigabytes while it is read
-            (split, _Split(split, place, image_data, bad).records(Path(head.image_root), options))
+            (split, _Split(split, place, image_data, broken, bad).records(Path(head.image_root), options))
             for split in chosen
         )
         return ImportReport(out, write_dataset(folder, head, splits, bad, options))
@@ -106,7 +112,14 @@ def import_phrasecut(
 class _Split:
     """The phrases of one file; what cannot be used is added to ``bad`` and left out."""
 
-    def __init__(self, name: str, place: Path, listed: Sequence[ImageDataRow], bad: BadRows) -> None:
+    def __init__(
+        self,
+        name: str,
+        place: Path,
+        listed: Sequence[ImageDataRow],
+        broken: Mapping[int | None, Misshapen],
+        bad: BadRows,
+    ) -> None:
         self._name, self._file, self._bad = name, f"refer_{name}.json", bad
         self._tasks, misshapen = _read_tasks(place / self._file)
         for one in misshapen:
@@ -124,6 +137,8 @@ class _Split:
             if number in counts:
                 detail = f"{name} {number}: task_id {task.task_id} ({counts[number]} times)"
                 bad.add(self._row(number), Fault(TWICE.format("phrases"), detail))
+            elif task.image_id in broken:
+                bad.add(self._row(number), broken[task.image_id].needed(f"{name} {number}"))
             elif image is None:
                 bad.add(
                     self._row(number),
@@ -274,12 +289,12 @@ def _read_tasks(path: Path) -> tuple[dict[int, TaskRow], list[Misshapen]]:
     return tasks, misshapen
 
 
-def _read_image_data(place: Path) -> list[ImageDataRow]:
-    path = next((place / name for name in IMAGE_DATA if (place / name).is_file()), place / IMAGE_DATA[0])
+def _read_image_data(path: Path) -> tuple[list[ImageDataRow], list[Misshapen]]:
+    content = read_json(path)
     try:
-        rows: list[ImageDataRow] = checked_json(list[ImageDataRow], read_json(path))
+        rows, misshapen = each(ImageDataRow, parse_json(content), of="images")
     except ValueError as error:
         raise InputError(
-            f"{path} is not the list of images as PhraseCut's authors publish it: {first_of(error)}"
+            f"{path} is not the list of images as PhraseCut's authors publish it: {error}"
         ) from error
-    return rows
+    return list(rows.values()), misshapen

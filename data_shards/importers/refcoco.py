@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maris_fast.data_shards.importers.annotations import read_instances
+from maris_fast.data_shards.importers.annotations import AnnotationRow, ImageRow
 from maris_fast.data_shards.importers.grouping import write_refs
 from maris_fast.data_shards.importers.images import find_image_root
+from maris_fast.data_shards.importers.instances import read_instances
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.refs import read_refs
 from maris_fast.data_shards.importers.report import ImportReport
@@ -43,7 +44,7 @@ def import_refcoco(
         source = root / dataset / f"refs({split_by}).p"
         _check_dataset(root, dataset, split_by)
         refs = read_refs(source)
-        instances = read_instances(root / dataset / "instances.json")
+        instances = read_instances(root / dataset / "instances.json", ImageRow, AnnotationRow)
         head = DatasetInfo(
             name=dataset,
             split_by=split_by,

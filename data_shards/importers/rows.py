@@ -15,37 +15,65 @@ from maris_fast.errors import first_of
 M = TypeVar("M", bound=BaseModel)
 
 MISSHAPEN = "rows that are not as their format says"
-"""Kind of fault."""
+NEEDED = "rows that need one which is not as its format says"
+"""Kinds of faults."""
 
 
 class Misshapen(NamedTuple):
-    """Such a row, with its place in the file, from 0."""
+    """Such a row, with its place in the list, from 0.
+
+    Attributes:
+        of: the list's name in its file; "" where the file is the list.
+    """
 
     place: int
     keys: Any
     why: str
+    of: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.of} row {self.place}".lstrip()
 
     @property
     def fault(self) -> Fault:
-        return Fault(MISSHAPEN, f"row {self.place}: {self.why}")
+        return Fault(MISSHAPEN, f"{self.name}: {self.why}")
 
-    def row(self, file: str, split: str) -> Row:
-        """With as many expressions as it seems to have."""
-        said = self.keys.get("sentences") if isinstance(self.keys, dict) else None
-        lost = len(said) if isinstance(said, list) and said else 1
-        return Row(file=file, split=split, row=f"row {self.place}", image=None, expressions=lost)
+    def needed(self, by: str) -> Fault:
+        """Of a row that is lost with this one."""
+        return Fault(NEEDED, f"{by}: {self.name}: {self.why}")
+
+    def id(self, key: str = "id") -> int | None:
+        """By which others name it, if it has that."""
+        try:
+            number: int = TypeAdapter(int).validate_python(self.keys[key])
+        except (TypeError, LookupError, ValidationError):
+            return None
+        return number
+
+    def row(self, file: str, split: str, *, said: bool = True) -> Row:
+        """
+        Args:
+            said: it has sentences; as many expressions are lost as there seem to be, else none.
+        """
+        there = self.keys.get("sentences") if isinstance(self.keys, dict) else None
+        lost = len(there) if isinstance(there, list) and there else 1
+        return Row(file=file, split=split, row=self.name, image=None, expressions=lost if said else 0)
 
 
 def each(
-    kind: type[M], rows: Any, of_use: Callable[[Any], bool] = lambda keys: True
+    kind: type[M], rows: Any, of_use: Callable[[Any], bool] = lambda keys: True, *, of: str = ""
 ) -> tuple[dict[int, M], list[Misshapen]]:
     """The rows that are of use, by place, and those of them that are no ``kind``.
+
+    Args:
+        of: the list's name in its file.
 
     Raises:
         ValueError: there is no list of rows.
     """
     if not isinstance(rows, list):
-        raise ValueError(f"it holds no list, but {type(rows).__name__}")
+        raise ValueError(f"{of or 'it'} holds no list, but {type(rows).__name__}")
     checked = TypeAdapter(kind)
     good: dict[int, M] = {}
     misshapen = []
@@ -55,16 +83,17 @@ def each(
         try:
             good[place] = checked.validate_python(keys)
         except ValidationError as error:
-            misshapen.append(Misshapen(place, keys, first_of(error)))
+            misshapen.append(Misshapen(place, keys, first_of(error), of))
     return good, misshapen
 
 
 def split_of(keys: Any, missing: str = UNKNOWN_SPLIT) -> str:
-    """What a row that is otherwise wrong says of its split; ``missing``: what none means."""
+    """What a row that is otherwise wrong says of its split; ``missing``: what none and null mean."""
     if not isinstance(keys, dict):
         return UNKNOWN_SPLIT
+    said = keys.get("split")
     try:
-        split: str = TypeAdapter(SplitName).validate_python(keys.get("split", missing))
+        split: str = TypeAdapter(SplitName).validate_python(missing if said is None else said)
     except ValidationError:
         return UNKNOWN_SPLIT
     return split

@@ -198,7 +198,7 @@ def a_path_for_a_split(coco: Instances) -> None:
         (no_images, r"not COCO's instances\.json with sentences: images"),
         (missing_picture, r"missing images.*image 5: .*a\.png"),
         (another_size, r"another size.*image 5: .*annotated 61 x 40"),
-        (a_path_for_a_split, r"images\.1\.split"),
+        (a_path_for_a_split, r"images row 1: split"),
     ],
 )
 def test_bad_instances_are_named_and_nothing_is_written(

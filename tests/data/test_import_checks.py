@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -524,7 +525,8 @@ def test_what_is_no_row_is_left_out_alone(tmp_path: Path, form: str, instead: An
         imported(subject, tmp_path / "refused")
     imported(subject, tmp_path / "left", leave_out_bad=True)
     place = len(rows_of(subject)) - 1
-    assert len(of_rows(tmp_path / "left", f"line {place + 1}" if form == "jsonl" else f"row {place}")) == 1
+    name = {"jsonl": f"line {place + 1}", "coco": f"annotations row {place}"}.get(form, f"row {place}")
+    assert len(of_rows(tmp_path / "left", name)) == 1
     rows_of(subject).pop()
     subject.made.write()
     imported(subject, tmp_path / "plain")
@@ -539,12 +541,87 @@ def test_a_row_without_a_key_is_left_out_with_its_sentences(tmp_path: Path, form
     def without_image(one: Subject) -> None:
         del rows_of(one)[-1]["image_id"]
 
+    row = f"row {place}"
     if form == "coco":
         subject.split = "?"  # which the image would say
+        row = f"annotations {row}"
     reason = "rows that are not as their format says"
-    expect_left_out(
-        tmp_path, subject, without_image, reason, f"row {place}: image_id: Field required", row=f"row {place}"
-    )
+    expect_left_out(tmp_path, subject, without_image, reason, f"{row}: image_id: Field required", row=row)
+
+
+LISTED = [
+    *((form, one) for form in ("refcoco", "grefcoco") for one in ("images", "annotations", "categories")),
+    *((form, one) for form in ("coco",) for one in ("images", "categories")),
+    ("phrasecut", "images"),
+]
+"""Rows that others need."""
+BROKEN: dict[str, dict[str, Any]] = {
+    "images": {"width": "wide"},
+    "annotations": {"image_id": None},
+    "categories": {"name": None},
+}
+LACKING = r"(refs|phrases) (to|on) (images|annotations or categories) that .*\.json lacks"
+
+
+@pytest.mark.parametrize(("form", "of"), LISTED)
+@pytest.mark.parametrize("known", [True, False], ids=["with its id", "without"])
+def test_a_broken_row_that_others_need_is_left_out_with_them(
+    tmp_path: Path, form: str, of: str, known: bool
+) -> None:
+    subject = SUBJECTS[form](tmp_path)
+    subject.made.write()
+    imported(subject, tmp_path / "whole")
+    rows = getattr(subject, of)
+    key = "image_id" if form == "phrasecut" else "id"
+    rows[-1] = {**rows[-1], **(BROKEN[of] if known else {key: "mine"})}
+    rows.append("no row at all")
+    subject.made.write()
+    with pytest.raises(InputError) as caught:
+        imported(subject, tmp_path / "refused")
+    assert "  rows that are not as their format says (2):" in str(caught.value)
+    assert f"    {of} row {len(rows) - 2}: " in str(caught.value)
+    info = imported(subject, tmp_path / "left", leave_out_bad=True).info
+    assert records(tmp_path / "left") == others(records(tmp_path / "whole"))
+    listed = [
+        LeftOutRow.model_validate_json(line)
+        for line in (tmp_path / "left" / LISTING).read_text().splitlines()
+    ]
+    broken = [one for one in listed if one.reason == "rows that are not as their format says"]
+    assert [one.row for one in broken] == [f"{of} row {place}" for place in (len(rows) - 2, len(rows) - 1)]
+    assert {one.file for one in broken} == {subject.files[-1 if form == "phrasecut" else 0].name}
+    (needing,) = (one for one in listed if one not in broken)
+    assert (needing.row, needing.expressions) == (subject.row, 1)
+    if known:
+        assert needing.reason == "rows that need one which is not as its format says"
+        assert f"{of} row {len(rows) - 2}: " in needing.detail
+    else:
+        assert re.fullmatch(LACKING, needing.reason)
+    split = "?" if form == "coco" and of == "images" and not known else subject.split  # the image says it
+    assert info.left_out[split].expressions == 1
+    assert sum(lost.expressions for lost in info.left_out.values()) == 1
+
+
+def test_a_broken_image_is_not_another_split_files_of_the_same_id(tmp_path: Path) -> None:
+    coco = SUBJECTS["coco"](tmp_path)
+    whole = coco.made.said
+    for split in ("train", "val"):
+        coco.made.said = json.loads(json.dumps(whole))
+        coco.made.said["images"] = [{**row, "split": split} for row in coco.made.said["images"]]
+        if split == "train":
+            coco.made.said["images"][-1]["height"] = "tall"
+        coco.made.said["annotations"] = [
+            {**row, "id": row["id"] + 1000 * (split == "val")} for row in coco.made.said["annotations"]
+        ]
+        coco.made.write(f"two_{split}.json")
+    coco.dataset = "annotations/two_{split}.json"
+    imported(coco, tmp_path / "out", leave_out_bad=True)
+    lines = (tmp_path / "out" / LISTING).read_text().splitlines()
+    listed = [LeftOutRow.model_validate_json(line) for line in lines]
+    assert sorted((one.file, one.split, one.row, one.expressions) for one in listed) == [
+        ("two_train.json", "train", f"images row {len(whole['images']) - 1}", 0),
+        ("two_train.json", "train", "ref 90", 1),
+        ("two_val.json", "val", "ref 1090", 1),
+    ]
 
 
 @every_format

@@ -1,0 +1,84 @@
+"""COCO's ``instances.json``, of which a row that is not as its format says is lost alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator
+
+from maris_fast.data_shards.importers.annotations import (
+    AnnotationRow,
+    CategoryRow,
+    ImageRow,
+    InfoRow,
+    or_default,
+)
+from maris_fast.data_shards.importers.reading import read_json
+from maris_fast.data_shards.importers.rows import Misshapen, each
+from maris_fast.data_shards.plain_json import checked_json
+from maris_fast.errors import InputError, first_of
+
+
+def _ours(info: Any) -> Any:
+    """COCO's free text about a data set is whatever people write there."""
+    return info if isinstance(info, dict) and isinstance(info.get("synthetic"), bool) else {}
+
+
+class _Lists(BaseModel):
+    info: Annotated[InfoRow, BeforeValidator(_ours)] = InfoRow()
+    images: Any
+    annotations: Any
+    categories: Annotated[Any, or_default([])]
+
+
+ImageT = TypeVar("ImageT", bound=ImageRow)
+AnnotationT = TypeVar("AnnotationT", bound=AnnotationRow)
+
+
+@dataclass(frozen=True)
+class Instances(Generic[ImageT, AnnotationT]):
+    """The rows that can be used, and those of ``file`` that cannot, by the list that they stand in."""
+
+    info: InfoRow
+    images: Sequence[ImageT]
+    annotations: Sequence[AnnotationT]
+    categories: Sequence[CategoryRow]
+    misshapen: Sequence[Misshapen]
+    file: str
+
+
+def read_instances(
+    path: Path,
+    image: type[ImageT],
+    annotation: type[AnnotationT],
+    of_use: Callable[[Any], bool] = lambda keys: True,
+    what: str = "COCO's instances.json",
+) -> Instances[ImageT, AnnotationT]:
+    """
+    Args:
+        image, annotation: kinds of the rows.
+        of_use: tells of an annotation's keys whether anybody cares.
+        what: the file should be.
+
+    Raises:
+        InputError: no such file, not JSON, or not COCO's structure.
+    """
+    content = read_json(path)
+    try:
+        said: _Lists = checked_json(_Lists, content)
+        images, of_images = each(image, said.images, of="images")
+        annotations, of_annotations = each(annotation, said.annotations, of_use, of="annotations")
+        categories, of_categories = each(CategoryRow, said.categories, of="categories")
+    except ValueError as error:
+        raise InputError(f"{path} is not {what}: {first_of(error)}") from error
+    return Instances(
+        info=said.info,
+        images=list(images.values()),
+        annotations=list(annotations.values()),
+        categories=list(categories.values()),
+        misshapen=[*of_images, *of_annotations, *of_categories],
+        file=path.name,
+    )
