@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from maris_fast.config import MOST_CHANNELS, ModelSettings
 from maris_fast.errors import CheckpointError, first_of
 from maris_fast.files import flush, replaced
 from maris_fast.model import Maris
+from maris_fast.weight_files import find_weights
 
 FORMAT_VERSION = 1
 HEADER = "maris_fast"
@@ -61,24 +63,25 @@ def save_weights(path: Path, model_state: Mapping[str, Tensor], meta: WeightsMet
         ) from error
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
-    """Parameters and buffers on the CPU, and what the file says of them.
+def load_weights(path: str | PathLike[str]) -> tuple[dict[str, Tensor], WeightsMeta]:
+    """Parameters and buffers on the CPU, and what the file (``find_weights``) says of them.
 
     Raises:
         CheckpointError: no such file, not safetensors (a pickle is never opened), not written by us, or with
             values that are not finite.
     """
+    path = find_weights(path)
     with _opened(path) as (file, meta):
         return _tensors(path, file), meta
 
 
-def read_meta(path: Path) -> WeightsMeta:
+def read_meta(path: str | PathLike[str]) -> WeightsMeta:
     """What the file says of its tensors, without reading them.
 
     Raises:
         CheckpointError: as ``load_weights``, but for the tensors' values.
     """
-    with _opened(path) as (_, meta):
+    with _opened(find_weights(path)) as (_, meta):
         return meta
 
 
@@ -89,12 +92,16 @@ def caution(random_encoders: Sequence[str]) -> str | None:
     return f"these weights were trained on features of random encoders ({' and '.join(random_encoders)})"
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Maris, WeightsMeta]:
+def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") -> tuple[Maris, WeightsMeta]:
     """The trained model, in evaluation mode on ``device``, and what the file says of it.
+
+    Args:
+        path: a weights file or a run's folder, see ``find_weights``.
 
     Raises:
         CheckpointError: as ``load_weights``; or tensors that do not fit the model the header describes.
     """
+    path = find_weights(path)
     with _opened(path) as (file, meta):
         _require_fit(path, file, meta)
         tensors = _tensors(path, file)
@@ -106,10 +113,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Maris, W
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[safe_open, WeightsMeta]]:
-    if not Path(path).is_file():
-        raise CheckpointError(f"no weights {path}; training writes best.safetensors and last.safetensors")
     try:
-        with Path(path).open("rb"):  # whatever the reason, safetensors says that there is no such file
+        with path.open("rb"):  # whatever the reason, safetensors says that there is no such file
             pass
         with safe_open(path, framework="pt") as file:
             yield file, _meta(path, (file.metadata() or {}).get(HEADER))

@@ -41,6 +41,7 @@ from maris_fast.train.stopping import StopRequest
 from maris_fast.train.utilisation import peak_tflops
 from maris_fast.train.wandb_mirror import require_wandb
 from maris_fast.train.whereabouts import Phase
+from maris_fast.weight_files import BEST, LAST
 from maris_fast.weights import WeightsMeta, save_weights
 
 log = logging.getLogger(__name__)
@@ -296,7 +297,7 @@ class Trainer:
         self._draw(masks, journal)
         if self.best is None or self.scores["oIoU"] > self.best.score:
             self.best = Best(step=self.step, score=self.scores["oIoU"])
-            self._save_weights(run_files.BEST, state)
+            self._save_weights(BEST, state)
 
     def _draw(self, masks: SampleMasks, journal: Journal) -> None:
         for kept in self.ranks.gather(masks.kept()):
@@ -333,7 +334,7 @@ class Trainer:
             checkpoints.save(run.folder, where, tensors, run.keep_checkpoints)
 
         self.ranks.from_rank_zero(save)
-        self._save_weights(run_files.LAST, state)
+        self._save_weights(LAST, state)
 
     def _save_weights(self, name: str, state: dict[str, Tensor]) -> None:
         meta = WeightsMeta(
@@ -414,4 +415,4 @@ def _farewell(outcome: Outcome, settings: TrainingSettings) -> str:
             "run.resume=auto goes on from there"
         )
     best = f"; best oIoU {outcome.best.score:.4f} at step {outcome.best.step}" if outcome.best else ""
-    return f"finished {outcome.total_steps} steps{best}; weights in {folder / run_files.BEST}"
+    return f"finished {outcome.total_steps} steps{best}; weights in {folder / BEST}"

@@ -7,10 +7,10 @@ import logging
 from pathlib import Path
 
 from maris_fast.train import checkpoints
+from maris_fast.weight_files import BEST, LAST
 
 SETTINGS, ENVIRONMENT = "settings.yaml", "environment.json"
 METRICS, PICTURES, BOARD, REPORT = "metrics.jsonl", "pictures", "tensorboard", "report.html"
-BEST, LAST = "best.safetensors", "last.safetensors"
 WANDB, WANDB_ID = "wandb", "wandb_id"
 SCORES = "scores-*.json"
 FORMER = "former-"

@@ -38,9 +38,10 @@ def examples(
     from maris_fast.train.examples import RULE, choose, examples_of, examples_sheet
     from maris_fast.train.ranks import Ranks, device_kind
     from maris_fast.train.scoring import require_same_encoders
+    from maris_fast.weight_files import find_weights
     from maris_fast.weights import caution, load_model
 
-    paths = [weights, *(weights_b or ())]
+    paths = [find_weights(path) for path in (weights, *(weights_b or ()))]
     ranks = Ranks(torch.device(device_kind(device)))
     with CacheReader(cache, split, device=ranks.device) as reader:
         models = []

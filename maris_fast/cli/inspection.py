@@ -32,20 +32,26 @@ def describe(path: Path) -> dict[str, Any]:
     from maris_fast.data_shards.cache import read_manifest
     from maris_fast.data_shards.cache.manifest import MANIFEST
     from maris_fast.data_shards.records import ImportedDataset
-    from maris_fast.errors import InputError
-    from maris_fast.weights import load_weights
+    from maris_fast.errors import CheckpointError, InputError
+    from maris_fast.weight_files import find_weights
 
-    if path.is_file():
-        tensors, meta = load_weights(path)
-        parameters = sum(tensor.numel() for tensor in tensors.values())
-        return {"tensors": f"{len(tensors)}, {parameters:,} numbers", **meta.model_dump(mode="json")}
     if (path / MANIFEST).is_file():
         manifest = read_manifest(path)
         return _with(manifest.model_dump(mode="json"), manifest.dataset.incomplete(manifest.splits))
     if (path / "dataset.json").is_file():
         head = ImportedDataset(path).info
         return _with(head.model_dump(mode="json"), head.incomplete())
-    raise InputError(f"{path} is no weights file, imported data set or cache of this project")
+    try:
+        weights = find_weights(path)
+    except CheckpointError as error:
+        raise InputError(
+            f"{path} is no weights file, imported data set or cache of this project, nor a run's folder"
+        ) from error
+    from maris_fast.weights import load_weights
+
+    tensors, meta = load_weights(weights)
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    return {"tensors": f"{len(tensors)}, {parameters:,} numbers", **meta.model_dump(mode="json")}
 
 
 def _with(rows: dict[str, Any], warnings: list[str]) -> dict[str, Any]:

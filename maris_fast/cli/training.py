@@ -84,12 +84,11 @@ def evaluate(
     ranks: Ranks = 1,
 ) -> None:
     """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size, and as other papers do."""
-    from maris_fast.errors import CheckpointError
     from maris_fast.train.splits import require_split
+    from maris_fast.weight_files import find_weights
 
     # Told here, not between the launcher's lines.
-    if not weights.is_file():
-        raise CheckpointError(f"no weights {weights}; training writes best.safetensors and last.safetensors")
+    weights = find_weights(weights)
     require_split(cache, split)
     command = scoring_command(weights, cache, split=split, swapped=swapped, out=out)
     command += [argument for name in protocol or () for argument in ("--protocol", name)]

@@ -18,9 +18,9 @@ from maris_fast.train.reporting.attention import AttentionOfRun, attention_of_ru
 from maris_fast.train.reporting.examples import ExamplesOfRuns, examples_of_runs
 from maris_fast.train.reporting.run_data import RunData
 from maris_fast.train.scoring import require_same_encoders
+from maris_fast.weight_files import BEST
 from maris_fast.weights import WeightsMeta, load_model
 
-WEIGHTS = "best.safetensors"
 SIDE_BY_SIDE = 4
 """Models of one sheet at most, as in Fig. 2."""
 MOST_RUNS = 8
@@ -80,7 +80,7 @@ def draw_models(runs: Sequence[RunData], drawing: Drawing) -> ModelPictures:
     for run, cache in list(zip(runs, _caches(runs, drawing.caches), strict=True))[:MOST_RUNS]:
         split = run.settings.get("data.val_split", "val")
         try:
-            loaded = _Loaded(run, *load_model(run.folder / WEIGHTS, ranks.device))
+            loaded = _Loaded(run, *load_model(run.folder / BEST, ranks.device))
         except MarisError as error:
             drawn.missing.append((run.name, str(error)))
         else:

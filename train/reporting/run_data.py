@@ -13,7 +13,8 @@ from typing import Any
 
 from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.errors import CheckpointError, InputError
-from maris_fast.train.run_files import BEST, ENVIRONMENT, LAST, METRICS, PICTURES, SETTINGS
+from maris_fast.train.run_files import ENVIRONMENT, METRICS, PICTURES, SETTINGS
+from maris_fast.weight_files import BEST, LAST
 from maris_fast.weights import caution, read_meta
 
 Record = dict[str, Any]
