@@ -24,6 +24,10 @@ class InputError(MarisError):
     """Data or a file that cannot be used as it is."""
 
 
+class ArgumentError(InputError, ValueError):
+    """An argument of the right type with a value that cannot be used: Python's ``ValueError`` too."""
+
+
 class ConfigError(MarisError):
     """A setting that is unknown, of the wrong kind, or at odds with another."""
 

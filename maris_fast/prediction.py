@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from maris_fast.config import RANDOM, SamSettings, TextSettings
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, TextFeatures
 from maris_fast.encoders.placement import usable
 from maris_fast.encoders.provenance import EncoderProvenance
-from maris_fast.errors import CheckpointError, first_of
+from maris_fast.errors import ArgumentError, CheckpointError, first_of
 from maris_fast.geometry import ImageGeometry, to_original_size
-from maris_fast.images import as_shown
+from maris_fast.images import as_shown, load_image
+from maris_fast.weight_files import find_weights
 from maris_fast.weights import caution, load_model
 
 
@@ -34,31 +36,46 @@ class EncodedImage:
     """Of the image; (h, w) is its grid."""
 
 
+Picture = str | PathLike[str] | Image.Image | NDArray[np.uint8] | EncodedImage
+"""An image as a path, as Pillow has it, as an RGB array uint8 [H, W, 3], or as ``Predictor.encode`` gave it.
+
+Of a file and of a Pillow image EXIF's orientation counts: masks are for the image as it is shown.
+"""
+
+
 class Predictor:
     """A trained model with its frozen encoders.
+
+    ::
+
+        predictor = maris_fast.Predictor("runs/quickstart/training")
+        mask = predictor.masks("photo.jpg", "the red circle")  # bool [H, W]
+        masks = predictor.masks("photo.jpg", ["the red circle", "the bar"])  # bool [2, H, W]
 
     An image is encoded each time that it is given; where more sentences may come, give what ``encode`` made
     of it.
 
     Args:
-        weights: a ``best.safetensors`` or ``last.safetensors`` that training wrote.
+        weights: a run's folder, or a ``best.safetensors`` or ``last.safetensors`` of one.
         sam_weights, text_weights: paths (or open_clip tag) of the encoders' weights; None where the model
             was trained on random ones, which its header can make again.
         device: where everything runs.
 
     Raises:
+        TypeError: ``weights`` is no path.
         ConfigError: a device that is not here.
         CheckpointError: weights missing, unsafe, or other than those the features were made with.
     """
 
     def __init__(
         self,
-        weights: Path,
+        weights: str | PathLike[str],
         *,
-        sam_weights: str | None = None,
-        text_weights: str | None = None,
+        sam_weights: str | PathLike[str] | None = None,
+        text_weights: str | PathLike[str] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        weights = find_weights(weights)
         self.device = usable(device)
         self.model, self.meta = load_model(weights, self.device)
         made_with = _encoders_of(weights, self.meta.encoders)
@@ -68,7 +85,7 @@ class Predictor:
         if differences := loaded.differences(made_with):
             raise CheckpointError(
                 f"these encoders are not the ones {weights} was trained with: {'; '.join(differences)}; "
-                "give their weights with --sam-weights and --text-weights"
+                "give their weights with `sam_weights` and `text_weights`"
             )
 
     @property
@@ -77,59 +94,107 @@ class Predictor:
         return caution(self.meta.random_encoders)
 
     @torch.inference_mode()
-    def encode(self, image: Image.Image) -> EncodedImage:
-        """SAM's features of an image, turned as its EXIF data say, if it still has any.
-
-        On a GPU they may still be under way when this returns.
+    def encode(self, image: Picture) -> EncodedImage:
+        """SAM's features of an image; on a GPU they may still be under way when this returns.
 
         Raises:
-            InputError: an image that cannot be decoded (``as_shown``), or so narrow that its short side would
-                vanish.
+            TypeError: no image; an array of another dtype than uint8.
+            ArgumentError: an array of another shape than [H, W, 3].
+            InputError: no image that can be read, or one so narrow that its short side would vanish.
         """
-        image = as_shown(image)
-        geometry = self.sam.grid(image.height, image.width)
-        (features,) = self.sam.encode([image])
+        if isinstance(image, EncodedImage):
+            return image
+        picture = _picture(image)
+        geometry = self.sam.grid(picture.height, picture.width)
+        (features,) = self.sam.encode([picture])
         return EncodedImage(features, geometry)
 
     @torch.inference_mode()
-    def logits(self, image: Image.Image | EncodedImage, expressions: Sequence[str]) -> torch.Tensor:
-        """Logits [E, height, width] at the size at which the image is shown, one for each expression.
+    def logits(self, image: Picture, expressions: str | Sequence[str]) -> torch.Tensor:
+        """Logits [E, H, W] of several expressions, [H, W] of one, at the size at which the image is shown.
 
-        They are far below 0 where the model says that an expression refers to nothing.
+        ``logits.sigmoid()`` is what the model holds for the probability of each pixel. All are far below 0
+        where it says that an expression refers to nothing.
 
         Raises:
-            InputError: an empty expression, or one longer than the text tower takes.
+            TypeError, InputError: as ``encode``; or of expressions that are no text.
+            ArgumentError: no expression, an empty one, or one longer than the text tower takes.
         """
-        encoded = self._encoded(image)
-        words, word_mask = _padded(self.text.encode(expressions))
-        expr_offsets = torch.tensor([0, len(expressions)], dtype=torch.int32, device=self.device)
+        texts = _texts(expressions)
+        tokens = self.text.encode(texts)
+        encoded = self.encode(image)
+        words, word_mask = _padded(tokens)
+        expr_offsets = torch.tensor([0, len(texts)], dtype=torch.int32, device=self.device)
         said = self.model([level[None] for level in encoded.features], words, word_mask, expr_offsets)
         said.require_finite()
-        return to_original_size(said.answer(), encoded.geometry)
+        logits = to_original_size(said.answer(), encoded.geometry)
+        return logits[0] if isinstance(expressions, str) else logits
 
-    def masks(self, image: Image.Image | EncodedImage, expressions: Sequence[str]) -> NDArray[np.bool_]:
-        """Masks bool [E, height, width]: where the logits are above 0."""
+    def masks(self, image: Picture, expressions: str | Sequence[str]) -> NDArray[np.bool_]:
+        """Masks, bool [E, H, W] of several expressions, [H, W] of one: where ``logits`` are above 0."""
         return (self.logits(image, expressions) > 0).cpu().numpy()
 
+    @overload
+    def attention(  # type: ignore[overload-overlap]  # a str is a sequence of str
+        self, image: Picture, expressions: str
+    ) -> tuple[NDArray[np.bool_], Attention]: ...
+
+    @overload
     def attention(
-        self, image: Image.Image | EncodedImage, expressions: Sequence[str]
-    ) -> tuple[NDArray[np.bool_], list[Attention]]:
+        self, image: Picture, expressions: Sequence[str]
+    ) -> tuple[NDArray[np.bool_], list[Attention]]: ...
+
+    def attention(
+        self, image: Picture, expressions: str | Sequence[str]
+    ) -> tuple[NDArray[np.bool_], Attention | list[Attention]]:
         """Masks as ``masks`` gives them, and what each expression's words and the image made of each other.
 
         Raises:
             ConfigError: the model has no mutual-aware attention.
-            InputError: as ``logits``.
+            TypeError, ArgumentError, InputError: as ``logits``.
         """
+        read = [self.text.tokenise(text).tokens for text in _texts(expressions)]
         with watched(self.model) as blocks:
-            encoded = self._encoded(image)
+            encoded = self.encode(image)
             masks = self.masks(encoded, expressions)
-        return masks, [
-            of_expression(blocks, place, text, self.text.tokenise(text).tokens, encoded.geometry)
-            for place, text in enumerate(expressions)
+        found = [
+            of_expression(blocks, place, text, tokens, encoded.geometry)
+            for place, (text, tokens) in enumerate(zip(_texts(expressions), read, strict=True))
         ]
+        return masks, found[0] if isinstance(expressions, str) else found
 
-    def _encoded(self, image: Image.Image | EncodedImage) -> EncodedImage:
-        return image if isinstance(image, EncodedImage) else self.encode(image)
+
+def _picture(image: object) -> Image.Image:
+    if isinstance(image, str | PathLike):
+        return load_image(Path(image))
+    if isinstance(image, Image.Image):
+        return as_shown(image)
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"image is {type(image).__name__}; needed is a path, a Pillow image or an array uint8 [H, W, 3]"
+        )
+    came = f"image is an array {image.dtype} {list(image.shape)}; needed is uint8 [H, W, 3], RGB"
+    if image.dtype != np.uint8:
+        raise TypeError(came)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ArgumentError(came)
+    return Image.fromarray(image)
+
+
+def _texts(expressions: object) -> list[str]:
+    if isinstance(expressions, str):
+        return [expressions]
+    if not isinstance(expressions, Iterable) or isinstance(expressions, bytes):
+        raise TypeError(
+            f"expressions is {type(expressions).__name__}; needed is a sentence (str) or a list of sentences"
+        )
+    texts = list(expressions)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"expressions[{place}] is {type(text).__name__}; needed is a sentence (str)")
+    if not texts:
+        raise ArgumentError("expressions is empty; needed is a sentence, or a list of at least one")
+    return texts
 
 
 def _padded(texts: Sequence[TextFeatures]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,30 +212,30 @@ def _encoders_of(weights: Path, said: dict[str, Any]) -> EncodersProvenance:
         ) from error
 
 
-def _sam_settings(made_with: EncodersProvenance, weights: str | None) -> SamSettings:
+def _sam_settings(made_with: EncodersProvenance, weights: str | PathLike[str] | None) -> SamSettings:
     sam = made_with.sam
     return SamSettings(
         arch=sam.arch,
-        weights=RANDOM if sam.random else _needed(weights, sam, "--sam-weights"),
+        weights=RANDOM if sam.random else _needed(weights, sam, "sam_weights"),
         image_size=sam.image_size,
         seed=sam.seed or 0,
     )
 
 
-def _text_settings(made_with: EncodersProvenance, weights: str | None) -> TextSettings:
+def _text_settings(made_with: EncodersProvenance, weights: str | PathLike[str] | None) -> TextSettings:
     text = made_with.text
     return TextSettings(
         arch=text.arch,
-        weights=RANDOM if text.random else _needed(weights, text, "--text-weights"),
+        weights=RANDOM if text.random else _needed(weights, text, "text_weights"),
         max_words=text.max_words,
         seed=text.seed or 0,
     )
 
 
-def _needed(weights: str | None, made_with: EncoderProvenance, option: str) -> str:
+def _needed(weights: str | PathLike[str] | None, made_with: EncoderProvenance, argument: str) -> str:
     if weights is None:
         raise CheckpointError(
             f"the model was trained on features of {made_with.arch} with the weights {made_with.weights}; "
-            f"say where they are with {option}"
+            f"say where they are with `{argument}`"
         )
-    return weights
+    return str(weights)

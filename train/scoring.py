@@ -11,16 +11,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from maris_fast import scoring
 from maris_fast.config import EngineSettings
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.stream import CacheReader
-from maris_fast.encoders import EncodersProvenance
+from maris_fast.encoders.placement import usable
+from maris_fast.encoders.provenance import EncodersProvenance
 from maris_fast.errors import CheckpointError, MarisError
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
@@ -32,6 +35,7 @@ from maris_fast.train.per_expression import KeptMasks, require_place, write_line
 from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.scores_file import write_scores
 from maris_fast.train.watch import Watch
+from maris_fast.weight_files import find_weights
 from maris_fast.weights import WeightsMeta, caution, load_model
 
 
@@ -44,22 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, streams: Streams) -> int:
     try:
-        protocols = scoring.named([name for names in options.protocol or () for name in names.split(",")])
+        protocols = [name for names in options.protocol or () for name in names.split(",")]
+        scoring.named(protocols)  # before anything slow
+        weights = find_weights(options.weights)
         keep = None
         if options.per_expression is not None:
             require_place(options.per_expression)
             keep = KeptMasks()
         engine = EngineSettings(device=options.device)
-        ranks = join(engine)
+        ranks = join(engine, alone=True)
         with Watch(ranks, engine):
-            results = score(
-                options.weights,
+            results = evaluate(
+                weights,
                 options.cache,
                 options.split,
-                ranks,
                 swapped=options.swapped,
                 protocols=protocols,
                 bootstrap=options.bootstrap,
+                ranks=ranks,
                 keep=keep,
             )
             if ranks.first:
@@ -70,7 +76,7 @@ def _run(options: argparse.Namespace, streams: Streams) -> int:
                 if told := caution(manifest.random):
                     say(f"note: {told}", err=True)
                 if options.out is not None:
-                    made_of = {"weights": str(options.weights), "random_encoders": manifest.random}
+                    made_of = {"weights": str(weights), "random_encoders": manifest.random}
                     file = write_scores(options.out, results, manifest.dataset, options.split, made_of)
                     say(f"wrote {file}")
                 if keep is not None:
@@ -84,23 +90,40 @@ def _run(options: argparse.Namespace, streams: Streams) -> int:
     return 0
 
 
-def score(
-    weights: Path,
-    cache: Path,
-    split: str,
-    ranks: Ranks,
+def evaluate(
+    weights: str | PathLike[str],
+    cache: str | PathLike[str],
+    split: str = "val",
     *,
-    swapped: bool,
-    protocols: Sequence[scoring.Protocol] = (scoring.MARIS,),
+    swapped: bool = False,
+    protocols: Sequence[str] = (),
     bootstrap: int = BOOTSTRAP,
+    device: torch.device | str = "cpu",
+    ranks: Ranks | None = None,
     keep: KeptMasks | None = None,
 ) -> dict[str, Any]:
-    """``{"as written": scoring.whole}``, and with ``swapped`` the same model on exchanged expressions too.
+    """Scores of weights on a split of a cache, at the images' original size, as ``maris-fast eval`` has them.
+
+    Args:
+        weights: a run's folder or a weights file.
+        cache: what ``write_cache`` wrote.
+        swapped: also score expressions that are exchanged for one about another object of the same image.
+        protocols: other papers' ways of scoring, by name, or "all".
+        bootstrap: resamples of the images for 95% intervals; 0: none.
+        device: where a process alone runs.
+        ranks: the processes that share the work; None: this one alone.
+        keep: is shown every mask as written.
+
+    Returns:
+        ``{"as written": {"oIoU": ..., "mIoU": ..., ...}}``, and with ``swapped`` "exchanged" too.
 
     Raises:
         CheckpointError: weights that can't be used, or of features from other encoders than the cache's.
         InputError: a cache that can't be read, or without that split.
+        ConfigError: no such protocol or device.
     """
+    ways, cache = scoring.named(protocols), Path(cache)
+    ranks = ranks or Ranks(usable(device))
     model, meta = load_model(weights, ranks.device)
     conditions = {"as written": False, "exchanged": True} if swapped else {"as written": False}
     with CacheReader(cache, split, device=ranks.device) as reader:
@@ -113,7 +136,7 @@ def score(
                 reader,
                 ranks,
                 swapped=exchange,
-                protocols=protocols,
+                protocols=ways,
                 see=kept.see if kept is not None else None,
             )
             if kept is not None:
@@ -133,7 +156,7 @@ def require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: 
 
 
 def show(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
-    """Prints what ``score`` returns as tables."""
+    """Prints what ``evaluate`` returns as tables."""
     console = Console()
     console.print(tables.of_conditions(results, f"{split}, at the images' original size"))
     for line in dict.fromkeys(line for summary in results.values() for line in summary.get("warnings", ())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -49,10 +50,18 @@ class Commands(TyperGroup):
                 result = super().invoke(ctx)
                 streams.require_written()
             except MarisError as error:
-                _end(str(error))
+                _end(_as_typed(str(error), self.get_command(ctx, ctx.invoked_subcommand or "")))
             except OSError as error:
                 _end(_of_the_system(error))
         return result
+
+
+def _as_typed(message: str, command: Any) -> str:
+    """With the command's options in place of the library's arguments, which errors name in backticks."""
+    options = {
+        one.name: one.opts[-1] for one in getattr(command, "params", ()) if one.opts[-1].startswith("--")
+    }
+    return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
 
 
 def _of_the_system(error: OSError) -> str:

@@ -45,7 +45,7 @@ def attention(
     predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
     if predictor.caution:
         say(f"note: {predictor.caution}", err=True)
-    (mask,), (found,) = predictor.attention(picture, [expression])
+    mask, found = predictor.attention(picture, expression)
     if block is not None and block > len(found.blocks):
         raise ConfigError(
             f"--block {block}, but the model has {len(found.blocks)} (model.ma_blocks); name one of them"

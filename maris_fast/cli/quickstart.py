@@ -174,7 +174,7 @@ def _draw(weights: Path, dataset: Path, out: Path) -> None:
         image = load_image(
             Path(source.info.image_root) / record.image, (record.height, record.width), record.orientation
         )
-        (mask,) = predictor.masks(image, [expression.text])
+        mask = predictor.masks(image, expression.text)
         truth = decode_rle(record.targets[expression.target].mask) > 0
         panels.append(Panel(image, mask, expression.text, truth))
     sheet(panels, columns=4).save(out)

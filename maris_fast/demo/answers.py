@@ -106,7 +106,7 @@ class Demo:
         if (x is None) != (y is None):
             raise InputError("half a spot; needed are both x and y, or neither for one inside the mask")
         encoded, _ = self._encoded(image)
-        (mask,), (found,) = self.predictor.attention(encoded, [text])
+        mask, found = self.predictor.attention(encoded, text)
         pixel = pixel_of(mask) if x is None or y is None else (x, y)
         regions = [
             (regions_picture(image, mask, found, block), f"block {block + 1}: where each word looks")

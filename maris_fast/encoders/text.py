@@ -19,7 +19,7 @@ from maris_fast.config import RANDOM, TextSettings
 from maris_fast.encoders.provenance import TextProvenance
 from maris_fast.encoders.tokens import readable, tokeniser
 from maris_fast.encoders.weights import load_tensors
-from maris_fast.errors import CheckpointError, ConfigError, InputError
+from maris_fast.errors import ArgumentError, CheckpointError, ConfigError
 from maris_fast.files import sha256_of
 
 TINY = "tiny"
@@ -109,13 +109,15 @@ class TextEncoder:
         """Tokens of one expression, cut to ``max_words``.
 
         Raises:
-            InputError: an expression without a word, or longer than the tower takes.
+            ArgumentError: an expression without a word, or longer than the tower takes.
         """
         words = self._tokenizer.encode(text)
         if not words:
-            raise InputError(f"the expression {text!r} holds no word; remove it or write what it refers to")
+            raise ArgumentError(
+                f"the expression {text!r} holds no word; remove it or write what it refers to"
+            )
         if len(words) + 2 > self.context_length:
-            raise InputError(
+            raise ArgumentError(
                 f"the expression {text!r} has {len(words) + 2} tokens with start and end, the text tower "
                 f"{self.provenance.arch} takes {self.context_length}; shorten it"
             )
@@ -128,7 +130,7 @@ class TextEncoder:
         """Features of each expression.
 
         Raises:
-            InputError: see ``tokenise``.
+            ArgumentError: see ``tokenise``.
         """
         tokenised = [self.tokenise(text) for text in texts]
         features: list[TextFeatures] = []

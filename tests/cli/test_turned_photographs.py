@@ -45,10 +45,12 @@ def wanted(predictor: Predictor, scene: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_the_predictor_gives_a_turned_twin_the_same_logits(
+def test_the_predictor_gives_a_turned_twin_the_same_logits_and_mask_by_path_and_as_an_image(
     predictor: Predictor, scene: np.ndarray, wanted: np.ndarray, tmp_path: Path, turn: int
 ) -> None:
-    with Image.open(turned(tmp_path / "photo.png", turn, scene)) as image:
+    photo = turned(tmp_path / "photo.png", turn, scene)
+    np.testing.assert_array_equal(predictor.masks(photo, SENTENCE), wanted > 0)
+    with Image.open(photo) as image:
         np.testing.assert_array_equal(predictor.logits(image, [SENTENCE])[0].numpy(), wanted)
         masks, _ = predictor.attention(image, [SENTENCE])
     np.testing.assert_array_equal(masks[0], wanted > 0)

@@ -12,7 +12,7 @@ from maris_fast.weights import WeightsMeta, save_weights
 
 def write_untrained(folder: Path) -> Path:
     """``untrained.safetensors``: a model of the tiny encoders, as training would have saved it."""
-    sam = SamEncoder(SamSettings(arch="vit_tiny", weights="random"))
+    sam = SamEncoder(SamSettings(arch="vit_tiny", weights="random", image_size=256))
     text = TextEncoder(TextSettings(arch="tiny", weights="random"))
     settings = ModelSettings(channels=16, heads=2)
     meta = WeightsMeta(

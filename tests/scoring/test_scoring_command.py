@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from maris_fast import scoring
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.manifest import MANIFEST
 from maris_fast.data_shards.cache.masks import decode_rle
@@ -20,7 +19,6 @@ from maris_fast.data_shards.records import ImportedDataset, LeftOut, LostCounts,
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.scoring import PROTOCOLS
 from maris_fast.train import scoring as command
-from maris_fast.train.ranks import Ranks
 from tests.data.cache_dataset import default_records, rle, tiny_settings, write_dataset
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
@@ -34,9 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scored(folder: Path, **options: Any) -> dict[str, Any]:
-    alone = Ranks(torch.device("cpu"))
     weights, cache = folder / "model.safetensors", folder / "cache"
-    return command.score(weights, cache, "train", alone, **{"swapped": False, **options})
+    return command.evaluate(weights, cache, "train", **options)
 
 
 def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Path) -> None:
@@ -67,7 +64,7 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
     assert "note: these weights were trained on features of random encoders (sam and text)" in done.stderr
     assert found.keys() == {"as written", "exchanged"}
     names = ["lavt", "cris", "cris-val", "rela", "vlt", "phrasecut"]
-    wanted = scored(folder, swapped=True, protocols=scoring.named(names), bootstrap=50)
+    wanted = scored(folder, swapped=True, protocols=names, bootstrap=50)
     for condition, summary in found.items():
         assert list(summary["protocols"]) == ["maris", *names]
         same_numbers(summary, wanted[condition])
@@ -146,7 +143,7 @@ def same_numbers(found: Any, wanted: Any) -> None:
 
 
 def test_the_headline_is_maris_whatever_else_is_asked_for(folder: Path) -> None:
-    alone, others = scored(folder, bootstrap=0), scored(folder, protocols=tuple(PROTOCOLS.values()))
+    alone, others = scored(folder, bootstrap=0), scored(folder, protocols=tuple(PROTOCOLS))
     assert "protocols" not in alone["as written"]
     for key, value in alone["as written"].items():
         assert others["as written"][key] == value
@@ -157,7 +154,7 @@ def test_the_headline_is_maris_whatever_else_is_asked_for(folder: Path) -> None:
 def test_a_cache_that_does_not_know_of_overlaps_is_read_and_it_says_so(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = scored(folder, protocols=tuple(PROTOCOLS.values()))
+    results = scored(folder, protocols=tuple(PROTOCOLS))
     command.show(results, "train", breakdown=False)
     said = " ".join(capsys.readouterr().out.split())
     number = results["as written"]["expressions"]

@@ -14,8 +14,7 @@ from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.cache.manifest import CacheManifest
 from maris_fast.errors import CheckpointError
 from maris_fast.train import checkpoints, resuming
-from maris_fast.train.ranks import Ranks
-from maris_fast.train.scoring import score
+from maris_fast.train.scoring import evaluate
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 
@@ -37,9 +36,9 @@ def test_scoring_refuses_a_cache_of_other_weights_with_both_hashes(cache: Path, 
     weights = write_untrained_for(cache, tmp_path / "model.safetensors")
     with_sam(manifest, cache, "b" * 64)
     with pytest.raises(CheckpointError, match=f"sam.sha256: {'a' * 64} against {'b' * 64}"):
-        score(weights, cache, "val", Ranks(torch.device("cpu")), swapped=False)
+        evaluate(weights, cache, "val")
     with_sam(manifest, cache, "a" * 64)
-    assert score(weights, cache, "val", Ranks(torch.device("cpu")), swapped=False)["as written"]
+    assert evaluate(weights, cache, "val")["as written"]
 
 
 def test_resuming_refuses_a_cache_of_other_features_with_both_fingerprints(
