@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from maris_fast.kernels.compiled_constant import constant_when_compiled
+
 INTERPRETER = 0
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -37,7 +39,7 @@ ARCHITECTURES = tuple(known for known in KNOWN if known != INTERPRETER)
 
 
 # torch.compile can't look into a device's properties, and they don't change.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def why_not_here(device: torch.device, dtype: torch.dtype, interpreted: bool) -> str | None:
     """Why Triton kernels can't take inputs of this device and dtype; None when they can.
 

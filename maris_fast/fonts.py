@@ -2,7 +2,8 @@
 
 DejaVu Sans, which comes with matplotlib, draws what it has, so that captions look alike on every machine;
 for other letters the fonts are searched that are installed. A letter that none of them has is written as its
-escape: an empty box would hide which one it is.
+escape: an empty box would hide which one it is. matplotlib is imported by the first caption: every rank of a
+training imports this module, and few draw.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
 
 from maris_fast.terminal import printable
@@ -68,6 +67,8 @@ def drawable(text: str) -> str:
 
 def families(text: str) -> list[str]:
     """Families that matplotlib draws a drawable text with."""
+    from matplotlib.ft2font import FT2Font
+
     files = dict.fromkeys(_file_with(letter) for letter in text)
     return list(dict.fromkeys([FIRST, *(FT2Font(file).family_name for file in files if file)]))
 
@@ -106,6 +107,8 @@ def _file_with(letter: str) -> str | None:
 @cache
 def _files() -> tuple[str, ...]:
     """DejaVu Sans, then the others: upright before slanted, of ordinary weight first, sans before serif."""
+    from matplotlib import font_manager
+
     found = sorted(
         font_manager.fontManager.ttflist,
         key=lambda font: (font.style != "normal", font.weight != 400, "Sans" not in font.name, font.name),
@@ -117,6 +120,8 @@ def _files() -> tuple[str, ...]:
 @cache
 def _letters(file: str) -> frozenset[int]:
     """Code points that a font has; none where it is no outline font, which has one size only."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         font = FT2Font(file)
         return frozenset(font.get_charmap()) if font.scalable else frozenset()
@@ -126,6 +131,8 @@ def _letters(file: str) -> frozenset[int]:
 
 @cache
 def _first() -> str:
+    from matplotlib import font_manager
+
     return str(font_manager.findfont(FIRST))
 
 

@@ -135,8 +135,9 @@ def _init_distributed(place: Place, device: torch.device, timeout: timedelta) ->
     os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
 
-    # Only DeepSpeed's inference uses this operator; building it takes half a minute, g++ and ninja.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # The one entry that is ever read, for an operator of DeepSpeed's inference: building it takes half a
+    # minute, g++ and ninja, and asking which could be built runs the C compiler in every rank.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         if (store := _store_of_a_restart(place, timeout)) is not None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from maris_fast.kernels.choice.operation import Operation
+from maris_fast.kernels.compiled_constant import constant_when_compiled
 
 FOLDER_VARIABLE = "MARIS_FAST_CERTIFICATES"
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def forget() -> None:
     _sources_hash.cache_clear()
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def chosen(operation: Operation, kind: str, device: torch.device) -> str | None:
     """The implementation that a certificate names for this kind of call; None where there is none.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maris_fast.kernels.choice.operation import power_of_two, text
 from maris_fast.kernels.choice.table import chosen
+from maris_fast.kernels.compiled_constant import constant_when_compiled
 from maris_fast.kernels.cross_attention.candidates import OPERATION, Kind
 from maris_fast.kernels.cross_attention.folded import cross_attention_folded
 from maris_fast.kernels.cross_attention.projected import cross_attention_projected
@@ -85,7 +86,7 @@ def _auto(x: Tensor, k: Tensor, key_mask: Tensor | None, gradient: bool) -> Impl
 
 
 # torch.compile can't look into a certificate, and it doesn't change.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _chosen(
     device: torch.device,
     dtype: torch.dtype,

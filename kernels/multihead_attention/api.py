@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maris_fast.kernels.choice.operation import power_of_two, text
 from maris_fast.kernels.choice.table import chosen
+from maris_fast.kernels.compiled_constant import constant_when_compiled
 from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.multihead_attention.candidates import OPERATION, Kind, usual
 from maris_fast.kernels.multihead_attention.implementations import IMPLEMENTATIONS, Named, why_unsupported
@@ -70,7 +71,7 @@ def chosen_impl(kind: Kind, device: torch.device) -> Named:
 
 
 # torch.compile can't look into a device's properties or a certificate, and they don't change.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _chosen(
     device: torch.device,
     dtype: torch.dtype,

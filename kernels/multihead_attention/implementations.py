@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maris_fast.kernels.compiled_constant import constant_when_compiled
 from maris_fast.kernels.multihead_attention import memory_efficient, sdpa
 from maris_fast.kernels.multihead_attention.reference import multihead_attention_reference
 
@@ -24,7 +25,7 @@ IMPLEMENTATIONS: dict[Named, Callable[[Tensor, Tensor, Tensor, Tensor | None], T
 
 
 # torch.compile can't look into a device's properties, and they don't change.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def why_unsupported(
     impl: Named, device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool
 ) -> str | None:

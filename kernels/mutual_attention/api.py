@@ -13,6 +13,7 @@ from torch import Tensor
 
 from maris_fast.kernels.choice.operation import power_of_two, text
 from maris_fast.kernels.choice.table import chosen
+from maris_fast.kernels.compiled_constant import constant_when_compiled
 from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.mutual_attention.blocks import smallest_block
 from maris_fast.kernels.mutual_attention.candidates import OPERATION, REFERENCE, TRITON, Kind, cut_of
@@ -142,7 +143,7 @@ def chosen_impl(kind: Kind, device: torch.device) -> str:
 
 
 # torch.compile can't look into a certificate, and it doesn't change.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _chosen_candidate(
     device: torch.device,
     dtype: torch.dtype,

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -164,4 +163,6 @@ def _linearised_error(over: NDArray[np.float64], under: NDArray[np.float64], rat
 
 def _student_quantile(freedom: int) -> float:
     """Of Student's t, with half of what lies outside of ``LEVEL`` above it."""
+    from scipy.special import stdtrit  # half a second, which evaluations without intervals need not wait
+
     return float(stdtrit(freedom, (1 + LEVEL) / 2))
