@@ -108,7 +108,7 @@ class RunJournal:
             self._bar.advance(step)
 
     def record(self, kind: str, values: dict[str, Any]) -> None:
-        """One record of ``values['step']``; ``kind`` is 'train' or 'evaluation'."""
+        """One record of ``values['step']``; ``kind`` is 'train', 'evaluation' or 'attention'."""
         self._step = values["step"]
         self._write_untold()
         self._write({"kind": kind, **values})

@@ -6,11 +6,10 @@ from typing import Any
 
 
 def log_line(kind: str, record: dict[str, Any], total_steps: int) -> str:
-    """Of a 'train' or 'evaluation' record; ``docs/training.md`` explains each part."""
-    parts = _step_parts(record) if kind == "train" else _score_parts(record)
+    """Of a 'train', 'evaluation' or 'attention' record; ``docs/training.md`` explains each part."""
+    head, parts_of = LINES[kind]
     width = len(str(total_steps))
-    head = "step" if kind == "train" else "eval"
-    return "  ".join([f"{head} {record['step']:{width}}/{total_steps}", *parts])
+    return "  ".join([f"{head} {record['step']:{width}}/{total_steps}", *parts_of(record)])
 
 
 def _step_parts(record: dict[str, Any]) -> list[str]:
@@ -49,3 +48,25 @@ def _score_parts(record: dict[str, Any]) -> list[str]:
         f"Pr@{thresholds} {precisions}",
         f"{record['expressions']:,} expressions",
     ]
+
+
+def _attention_parts(record: dict[str, Any]) -> list[str]:
+    blocks: dict[str, dict[str, float]] = {}
+    for name, value in record.items():
+        block, slash, what = name.partition("/")
+        if slash:
+            blocks.setdefault(block, {})[what] = value
+    return [
+        f"{block.replace('_', ' ')} (kept {of.get('kept_pairs', 0):.1%} "
+        f"empty {of.get('empty_pixels', 0):.1%}/{of.get('empty_words', 0):.1%} "
+        f"|S| {of.get('score', 0):.2f} gathered {of.get('gathered', 0):.2f} "
+        f"cosine {of.get('cosine_before', 0):.2f}/{of.get('cosine_after', 0):.2f})"
+        for block, of in blocks.items()
+    ]
+
+
+LINES = {
+    "train": ("step", _step_parts),
+    "evaluation": ("eval", _score_parts),
+    "attention": ("attn", _attention_parts),
+}

@@ -23,7 +23,7 @@ from maris_fast.errors import ConfigError, TrainingError
 from maris_fast.files import replace_text
 from maris_fast.model import Maris
 from maris_fast.terminal import write_line
-from maris_fast.train import checkpoints, implementations, master_state, resuming, run_files
+from maris_fast.train import attention_health, checkpoints, implementations, master_state, resuming, run_files
 from maris_fast.train.batch_statistics import average_batch_statistics
 from maris_fast.train.by_products import ByProduct
 from maris_fast.train.checkpoints import Best, RunState
@@ -112,6 +112,7 @@ class Trainer:
         self.scores: dict[str, Any] | None = None
         self.best: Best | None = None
         self.sheet = SampleSheet(source.image_root)
+        self.attention_warnings = attention_health.Warnings(settings.model)
 
         # Evaluated and saved are the whole weights in a plain module: no ZeRO stage, no waiting for ranks.
         self.plain = copy.deepcopy(model).to(ranks.device).eval().requires_grad_(False)
@@ -146,6 +147,8 @@ class Trainer:
                     urgent = request.agreed()
                     stop = urgent or self._steps_are_used_up()
                     with self.pace.paused():
+                        if self._attention_due():
+                            self._look_at_attention(parts[0], journal)
                         if self._evaluation_due() and not urgent:
                             self._evaluate(journal)
                         if self._checkpoint_due() or stop:
@@ -238,7 +241,27 @@ class Trainer:
                 journal.say(f"rank {rank} {line}")
         return sum(count for count, _ in ranks)
 
+    def _look_at_attention(self, batch: Batch, journal: Journal) -> None:
+        """Of the weights as they are after this step, on part of its batch."""
+        with self.ranks.whereabouts.waiting():
+            self.plain.load_state_dict(self._own_state())
+            self.plain.tau = self.model.tau
+            bf16 = self.settings.engine.precision == "bf16"
+            sums = attention_health.attention_sums(self.plain, batch, bf16)
+            dist.all_reduce(sums)
+        values: dict[str, Any] = attention_health.numbers(sums)
+        if warnings := self.attention_warnings.new(values):
+            values["warnings"] = warnings
+        journal.record("attention", {"step": self.step, **values})
+        if self.ranks.first:
+            for text in warnings:
+                log.warning("%s", text)
+
     # When
+
+    def _attention_due(self) -> bool:
+        wanted = self.settings.run.attention_health and self._log_due()
+        return wanted and attention_health.has_attention(self.plain)
 
     def _log_due(self) -> bool:
         return self.step % self.settings.run.log_every == 0 or self.step == self.total_steps
@@ -266,13 +289,15 @@ class Trainer:
             TrainingError: they are not finite; nothing that follows may keep them.
         """
         average_batch_statistics(self.model)
-        state = {
-            **self.model.state_dict(),
-            **master_state.whole_parameters(self.engine.wrapped, self.model),
-        }
+        state = self._own_state()
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             raise _diverged(f"after step {self.step} the weights are not finite, and are not kept")
         return state
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """The same, but for this rank's own batch statistics."""
+        whole = master_state.whole_parameters(self.engine.wrapped, self.model)
+        return {**self.model.state_dict(), **whole}
 
     def _evaluate(self, journal: Journal) -> None:
         with self.ranks.whereabouts.busy("evaluating", self.step):

@@ -113,6 +113,11 @@ class RunSettings(Settings):
     )
     seed: Seed = 0
     log_every: int = Field(10, gt=0, description="steps")
+    attention_health: bool = Field(
+        False,
+        description="with each log line also what mutual-aware attention does: pairs kept, pixels and words "
+        "with none, how alike words are; costs a forward of the MA blocks",
+    )
     checkpoint_every: int | None = Field(None, gt=0, description="steps; None: at the end of each epoch")
     keep_checkpoints: int = Field(2, gt=0)
     evaluate_every: int | None = Field(1, gt=0, description="epochs; None: only after the last")

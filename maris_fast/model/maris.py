@@ -77,15 +77,20 @@ class Maris(nn.Module):
     def _segment(
         self, features: Sequence[Tensor], words: Tensor, word_mask: Tensor, expr_offsets: Tensor
     ) -> Segmentation:
-        f_v = self.feature_enhancement(features)
-        grid = (f_v.shape[1], f_v.shape[2])
-        if self.settings.feature_positions == "sine":
-            f_v = f_v + sine_positions(*grid, f_v.shape[3], device=f_v.device, dtype=f_v.dtype)
-        f_lav, f_val = self.mutual_aware(f_v.flatten(1, 2), words, word_mask, expr_offsets, grid)
+        f_v, grid = self.visual_tokens(features)
+        f_lav, f_val = self.mutual_aware(f_v, words, word_mask, expr_offsets, grid)
         if self.settings.linguistic_guidance == "product":
             f_lav, f_val, word_mask = words_into_pixels(f_lav, f_val, word_mask)
         logits, f_m = self.mask_decoder(f_lav, f_val, word_mask, grid)
         return Segmentation(logits, None if self.no_target is None else self.no_target(f_m)[:, 0])
+
+    def visual_tokens(self, features: Sequence[Tensor]) -> tuple[Tensor, tuple[int, int]]:
+        """F_v [I, h·w, C] of eq. 2, and its grid (h, w)."""
+        f_v = self.feature_enhancement(features)
+        grid = (f_v.shape[1], f_v.shape[2])
+        if self.settings.feature_positions == "sine":
+            f_v = f_v + sine_positions(*grid, f_v.shape[3], device=f_v.device, dtype=f_v.dtype)
+        return f_v.flatten(1, 2), grid
 
     def mutual_aware(
         self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, expr_offsets: Tensor, grid: tuple[int, int]

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -44,12 +44,12 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A value of the records: in ``steps`` or, with ``evaluated``, in ``evaluations``."""
+    """A value of the records ``of`` a run."""
 
     name: str
     label: str
     scale: float = 1.0
-    evaluated: bool = False
+    of: Literal["steps", "evaluations", "attention"] = "steps"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Panel:
 
 LEARNING = (
     Panel("Loss", (Curve("loss", "total"), Curve("dice", "dice"), Curve("focal", "focal"))),
-    Panel("oIoU", (Curve("oIoU", "validation", evaluated=True), Curve("oIoU", "training"))),
+    Panel("oIoU", (Curve("oIoU", "validation", of="evaluations"), Curve("oIoU", "training"))),
     Panel("Gradient norm before clipping", (Curve("gradient_norm", "norm"),), log=True),
     Panel("Learning rate", (Curve("lr", "lr"),)),
 )
@@ -73,6 +73,24 @@ SPEED = (
     Panel("Waiting for data, % of the time", (Curve("data_wait_share", "wait", 100),)),
     Panel("Peak memory, GiB", (Curve("memory_mb", "memory", 1 / 1024),)),
     Panel("MFU, % of the peak", (Curve("mfu", "MFU", 100),)),
+)
+
+
+def _of_blocks(name: str, scale: float = 1.0) -> tuple[Curve, ...]:
+    return tuple(
+        Curve(f"block_{place}/{name}", f"block {place}", scale, of="attention")
+        for place in range(1, len(COLOURS) + 1)
+    )
+
+
+ATTENTION = (
+    Panel("Pairs that eq. 4 keeps, %", _of_blocks("kept_pairs", 100)),
+    Panel("Pixels that keep no word, %", _of_blocks("empty_pixels", 100)),
+    Panel("Words that no pixel keeps, %", _of_blocks("empty_words", 100)),
+    Panel("Mean |S|", _of_blocks("score")),
+    Panel("Length of what words gather, over Z_l's", _of_blocks("gathered"), log=True),
+    Panel("Cosine between different words, before a block", _of_blocks("cosine_before")),
+    Panel("Cosine between different words, after a block", _of_blocks("cosine_after")),
 )
 
 
@@ -100,7 +118,7 @@ def draw(panel: Panel, runs: Sequence[RunData]) -> str | None:
 
 def _draw_curve(axes: Axes, run: RunData, curve: Curve, label: str, colour: str) -> bool:
     """False where the run has no such value."""
-    points = _points(run.evaluations if curve.evaluated else run.steps, curve)
+    points = _points(getattr(run, curve.of), curve)
     if not len(points):
         return False
     steps, low, mean, high = _thinned(points)
@@ -108,7 +126,7 @@ def _draw_curve(axes: Axes, run: RunData, curve: Curve, label: str, colour: str)
         steps,
         mean,
         color=colour,
-        marker="o" if curve.evaluated or len(steps) == 1 else None,
+        marker="o" if curve.of == "evaluations" or len(steps) == 1 else None,
         markersize=3.5,
         label=label,
     )

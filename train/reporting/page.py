@@ -59,6 +59,7 @@ def render(runs: Sequence[RunData], counted: Sequence[RunData], seen: ModelPictu
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         learning=_figures(figures.LEARNING, runs),
         speed=_figures(figures.SPEED, runs),
+        health=_figures(figures.ATTENTION, runs),
         scores=tables.scores(runs),
         kinds=[(run, table) for run in runs if (table := tables.kinds(run)) is not None],
         speeds=tables.speed(runs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunData:
-    """``steps`` and ``evaluations`` in the order of steps; either may be empty."""
+    """``steps``, ``evaluations`` and ``attention`` in the order of steps; each may be empty."""
 
     name: str
     folder: Path
@@ -34,6 +34,8 @@ class RunData:
     evaluations: list[Record]
     pictures: list[Path]
     """Sheets of samples, the oldest first."""
+    attention: list[Record] = field(default_factory=list)
+    """With run.attention_health."""
     random_encoders: tuple[str, ...] = ()
     """That made the features, as the weights say."""
 
@@ -55,6 +57,7 @@ class RunData:
             environment=dict(_flat(_json(folder / ENVIRONMENT))),
             steps=[one for one in records if one["kind"] == "train"],
             evaluations=[one for one in records if one["kind"] == "evaluation"],
+            attention=[one for one in records if one["kind"] == "attention"],
             pictures=sorted((folder / PICTURES).glob("step-*.png")),
             random_encoders=_random_encoders(folder),
         )
@@ -93,6 +96,11 @@ class RunData:
             return None
         elapsed = [*(one["elapsed_s"] for one in self.steps), 0.0]  # falls where the run was started again
         return sum(before for before, after in pairwise(elapsed) if after < before)
+
+    @property
+    def attention_warnings(self) -> list[str]:
+        """Each once, though a run that was started again tells it again."""
+        return list(dict.fromkeys(text for one in self.attention for text in one.get("warnings", ())))
 
     def typical(self, name: str) -> float | None:
         """The median of a step record's value: warm-up and pauses of the machine do not move it."""
