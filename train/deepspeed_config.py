@@ -1,7 +1,7 @@
 """DeepSpeed's configuration, generated: nobody writes its JSON by hand.
 
 Precision is not in it. Parameters, gradients and Adam's moments are fp32 at every ZeRO stage, and
-``engine.precision = bf16`` is an autocast around the model (``objective``): about 10 M parameters leave
+``engine.precision = bf16`` is an autocast around the model (``objective``): six million parameters leave
 nothing to win from bf16 copies, BatchNorm keeps fp32 statistics, and all stages compute the same numbers.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from maris_fast.config import TrainingSettings
 from maris_fast.errors import ConfigError
 
-# Elements. DeepSpeed's default of 5e8 would hold 2 GB a rank for a model of 40 MB.
+# Elements. DeepSpeed's default of 5e8 would hold 2 GB a rank for a model of 24 MB.
 BUCKET = 1 << 24
 
 

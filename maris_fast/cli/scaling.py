@@ -28,6 +28,7 @@ def plan(
     grid: Annotated[str, typer.Option(help="tokens of an image without padding")] = "64x48",
     channels: Annotated[int, typer.Option(min=1, help="C_v; 1280 is ViT-H")] = 1280,
     dtype: FeatureDtype = "int8",
+    shard_bytes: Annotated[int, typer.Option(min=1, help="the cache's setting of this name")] = 2 << 30,
     epochs: Annotated[int, typer.Option(min=1)] = 50,
     sam_images_per_s: Given = None,
     step_expressions_per_s: Given = None,
@@ -51,6 +52,7 @@ def plan(
         grid=_grid(grid),
         channels=channels,
         feature_dtype=dtype,
+        shard_bytes=shard_bytes,
         epochs=epochs,
     )
     given = {
