@@ -7,12 +7,13 @@ BIN := $(abspath $(VENV)/bin)
 # The launcher starts its ranks with what is on PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup quickstart test lint types bench clean
+.PHONY: help setup quickstart test lint types bench docs clean
 
 help:
 	@echo "make quickstart   synthetic scenes -> import -> cache -> train -> evaluate -> predict"
 	@echo "make test         ruff, mypy and all tests"
 	@echo "make bench        microbenchmarks, results under bench/results/"
+	@echo "make docs         the documents as a site, in build/site"
 	@echo "make setup        only the virtual environment"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -39,6 +40,14 @@ test: lint types
 
 bench: setup
 	maris-fast bench run
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# Any warning, such as a link that leads nowhere, is an error.
+docs: $(VENV)/.docs
+	mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -46,8 +46,6 @@ Of a file and of a Pillow image EXIF's orientation counts: masks are for the ima
 class Predictor:
     """A trained model with its frozen encoders.
 
-    ::
-
         predictor = maris_fast.Predictor("runs/quickstart/training")
         mask = predictor.masks("photo.jpg", "the red circle")  # bool [H, W]
         masks = predictor.masks("photo.jpg", ["the red circle", "the bar"])  # bool [2, H, W]
@@ -57,8 +55,9 @@ class Predictor:
 
     Args:
         weights: a run's folder, or a ``best.safetensors`` or ``last.safetensors`` of one.
-        sam_weights, text_weights: paths (or open_clip tag) of the encoders' weights; None where the model
-            was trained on random ones, which its header can make again.
+        sam_weights: SAM's checkpoint, the one that made the features; None where the model was trained on
+            features of a random encoder, which its header can make again.
+        text_weights: likewise CLIP's weights, a path or open_clip's tag.
         device: where everything runs.
 
     Raises:

@@ -31,7 +31,10 @@ def import_dataset(
     ``refs(*).p`` (``refcoco``), ``grefs(*).json`` (``grefcoco``), ``refer_*.json`` (``phrasecut``).
 
     Args:
-        root, out: as the importers'.
+        root: folder that holds the data set, and its images if they are at their usual place.
+        dataset: folder or file below ``root``.
+        out: new folder.
+        options: which splits, where images are, what becomes of rows that cannot be used.
         split_by: for ``refcoco`` and ``grefcoco``; None: the only one there is.
 
     Raises:

@@ -195,7 +195,8 @@ class CacheReader:
         Every rank gets the same number of batches; the last may be padding with weight 0.
 
         Args:
-            rank, world: whose batches, of how many ranks.
+            rank: whose batches.
+            world: of how many ranks.
             max_expressions: of a batch, unless one image has more.
             swapped: exchange each expression's words for those of an expression of another object of the
                 same image, leaving its target as it is. A model that reads the sentence must then fail.

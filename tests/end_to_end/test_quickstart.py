@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -30,12 +33,15 @@ def the_launchers_port_is_taken() -> Iterator[None]:
 
 
 STEPS = 12
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("the_launchers_port_is_taken")
-def test_quickstart_goes_from_nothing_to_scores_and_pictures_with_a_stop_on_the_way(tmp_path: Path) -> None:
-    folder = tmp_path / "quickstart"
+def test_quickstart_goes_from_nothing_to_scores_pictures_and_python_with_a_stop_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "quickstart"
     command = [sys.executable, "-u", "-m", "maris_fast.cli", "quickstart", "--folder", str(folder)]
     command += [
         "--train-images",
@@ -80,6 +86,21 @@ def test_quickstart_goes_from_nothing_to_scores_and_pictures_with_a_stop_on_the_
     wrong = subprocess.run([*evaluate, "test"], capture_output=True, text=True, timeout=120)
     assert wrong.returncode == 2
     assert "error: no split 'test'" in wrong.stdout + wrong.stderr
+
+    monkeypatch.chdir(tmp_path)
+    scene = sorted((folder / "scenes" / "images" / "train2014").glob("*.jpg"))[0]
+    Image.open(scene).resize((200, 120)).save("photo.jpg")
+    (python,) = re.findall(r"\n```python\n(.*?)\n```\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    readme: dict[str, Any] = {}
+    exec(python, readme)
+    assert (readme["mask"].dtype, readme["mask"].shape) == (np.bool_, (120, 200))
+    notebook: dict[str, Any] = {}
+    for cell in json.loads((ROOT / "docs" / "predict.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), notebook)
+    assert notebook["masks"].shape == (3, *notebook["mask"].shape)
+    np.testing.assert_array_equal(notebook["probabilities"] > 0.5, notebook["masks"])
+    assert notebook["scores"]["oIoU"] == on_one["oIoU"]
 
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.returncode == 2
