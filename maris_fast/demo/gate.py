@@ -6,6 +6,7 @@ here. Refusals are one line of text.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -24,8 +25,11 @@ UPLOAD = "/gradio_api/upload"
 FILE = "/gradio_api/file="
 MOST_UPLOADED = 32 << 20
 """Bytes of an upload."""
+UPLOAD_SECONDS = 120.0
+"""In which it has to come, from its headers to its last byte."""
 MOST_ASKED = 64 << 10
 """Bytes of any other request."""
+ASKED_SECONDS = 20.0
 
 FROM_HERE = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -71,12 +75,13 @@ class Gate:
         if refusal := self._refusal(scope, headers):
             await refusal(scope, receive, send)
             return
-        most = MOST_UPLOADED if scope["path"] == UPLOAD else MOST_ASKED
+        uploads = scope["path"] == UPLOAD
+        most, seconds = (MOST_UPLOADED, UPLOAD_SECONDS) if uploads else (MOST_ASKED, ASKED_SECONDS)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             await _too_large(most)(scope, receive, send)
             return
-        taken = 0
+        taken, whole, until = 0, False, asyncio.get_running_loop().time() + seconds
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -87,9 +92,17 @@ class Gate:
             await send(message)
 
         async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
+            nonlocal taken, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError as error:
+                # Whatever still comes is not waited for.
+                raise HTTPException(408, f"not whole after {seconds:g} s", {"Connection": "close"}) from error
             taken += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if taken > most:
                 raise HTTPException(413, f"more than {most:,} bytes")
             return message

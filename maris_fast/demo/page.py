@@ -20,12 +20,11 @@ from PIL import Image
 from maris_fast.demo.answers import Answer, Demo, sentences_of
 from maris_fast.demo.gate import FILE
 from maris_fast.demo.served import ServedFiles
+from maris_fast.demo.turns import Turns
 from maris_fast.errors import InputError, MarisError
 
 AT_ONCE = 4
 """Requests computed side by side, so that one large photograph does not hold up the others."""
-WAITING = 200
-"""Requests in the queue; more are told that it is full."""
 
 _Result = TypeVar("_Result")
 
@@ -164,7 +163,8 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
             **unqueued,
         )
         gr.on([attention_tab.select, sentences.blur], _choices, [sentences, sentence], sentence, **unqueued)
-    blocks.queue(api_open=False, max_size=WAITING)
+    blocks.queue(api_open=False)
+    blocks._queue = Turns(blocks)
     return blocks
 
 

@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 
 from maris_fast.demo.answers import Demo
+from maris_fast.demo.connections import Connection
 from maris_fast.demo.gate import FILE, UPLOAD, Gate, names_of
 from maris_fast.demo.page import page
 from maris_fast.demo.served import ServedFiles
@@ -121,17 +122,20 @@ def serve(
     # A thread may still be writing when it ends.
     with tempfile.TemporaryDirectory(prefix="maris-fast-demo-", ignore_cleanup_errors=True) as folder:
         app = application(demo, ServedFiles(Path(folder)), title, examples)
-        server = _Server(
-            # A page that is open in a browser holds a connection; Ctrl-C does not wait for it.
-            uvicorn.Config(
-                Gate(app, {*names, *allowed_hosts}, any_address=any_address),
-                log_level="warning",
-                timeout_graceful_shutdown=1,
-                server_header=False,
-            ),
-            lambda: started(_address(listener)),
-        )
-        server.run(sockets=[listener])
+        gate = Gate(app, {*names, *allowed_hosts}, any_address=any_address)
+        _Server(settings(gate), lambda: started(_address(listener))).run(sockets=[listener])
+
+
+def settings(gate: Gate) -> uvicorn.Config:
+    """Of the server that shows what is behind the gate."""
+    return uvicorn.Config(
+        gate,
+        http=Connection,
+        log_level="warning",
+        # A page that is open in a browser holds a connection; Ctrl-C does not wait for it.
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
 
 
 class _Server(uvicorn.Server):

@@ -6,11 +6,14 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from tests.cli.demo_process import Running
 from tests.training.processes import ROOT
 
 SECRET = "secret-5f0c"
+AT_ONCE = 4
 SESSIONS = itertools.count()
 NO_FILE = "no such file on this page"
 NO_TEXT = "is no text"
@@ -316,15 +320,19 @@ class Slow:
 
         self.device = torch.device("cpu")
         self.begun, self.go_on = threading.Event(), threading.Event()
+        self.encoded: list[tuple[int, int]] = []
+        self.answered: list[tuple[int, int]] = []
 
     def encode(self, image: Image.Image) -> tuple[int, int]:
+        self.encoded.append(image.size)
         if image.size == self.SIZE:
             self.begun.set()
             assert self.go_on.wait(300)
-        return image.height, image.width
+        return image.width, image.height
 
     def masks(self, encoded: tuple[int, int], texts: list[str]) -> np.ndarray:
-        return np.ones((len(texts), *encoded), dtype=bool)
+        self.answered.append(encoded)
+        return np.ones((len(texts), *encoded[::-1]), dtype=bool)
 
 
 @pytest.fixture
@@ -336,16 +344,14 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Slow
     from maris_fast.demo.answers import Demo
     from maris_fast.demo.gate import Gate
     from maris_fast.demo.served import ServedFiles
-    from maris_fast.demo.server import application, listening
+    from maris_fast.demo.server import application, listening, settings
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     predictor = Slow()
     app = application(Demo(predictor), ServedFiles(tmp_path), "slow")  # type: ignore[arg-type]
     with listening("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(Gate(app, {"localhost"}, any_address=False), timeout_graceful_shutdown=1)
-        )
+        server = uvicorn.Server(settings(Gate(app, {"localhost"}, any_address=False)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield predictor, f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -371,6 +377,109 @@ def test_fifty_visitors_are_answered_while_one_request_takes_long(slow: tuple[Sl
         assert not long.done()
         predictor.go_on.set()
         assert long.result(timeout=60) == "dog: 100.0% of the image"
+
+
+def test_one_visitor_neither_fills_the_queue_nor_keeps_others_waiting(slow: tuple[Slow, str]) -> None:
+    predictor, address = slow
+    other = httpx.Client(
+        base_url=address, timeout=120, transport=httpx.HTTPTransport(local_address="127.0.0.2")
+    )
+    with httpx.Client(base_url=address, timeout=120) as many, other:
+        mine = described(uploaded(many, Slow.SIZE))
+
+        def ask(number: int) -> httpx.Response:
+            asked = {"fn_index": 0, "data": [mine, "dog"], "session_hash": f"many{number}"}
+            return many.post("/gradio_api/queue/join", json=asked)
+
+        wait_until(lambda: (ask(0).status_code, len(predictor.encoded) == AT_ONCE)[1])
+        statuses = [ask(number).status_code for number in range(80)]
+        taken = statuses.count(200)
+        assert statuses == [200] * taken + [503] * (80 - taken)
+        assert 60 <= taken <= 64
+        refused = ask(81).json()["detail"]
+        assert refused == "64 requests of yours are waiting; send more when they are done"
+        photo = described(uploaded(other, (40, 30)))
+        asked = {"fn_index": 0, "data": [photo, "dog"], "session_hash": "other"}
+        assert other.post("/gradio_api/queue/join", json=asked).status_code == 200
+        predictor.go_on.set()
+        wait_until(lambda: (40, 30) in predictor.answered)
+        # Not behind the 64: among the first whose turn it was.
+        assert predictor.answered.index((40, 30)) < 3 * AT_ONCE
+
+
+def opened(address: str) -> socket.socket:
+    host, _, port = address.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def test_what_comes_too_slowly_is_not_waited_for(
+    slow: tuple[Slow, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maris_fast.demo import connections, gate
+
+    monkeypatch.setattr(gate, "UPLOAD_SECONDS", 1.0)
+    monkeypatch.setattr(gate, "ASKED_SECONDS", 1.0)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 1.0)
+    _, address = slow
+    host = "Host: localhost\r\nContent-Length: 5000\r\n"
+    upload = (
+        f"POST {gate.UPLOAD} HTTP/1.1\r\n{host}Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+    )
+    join = f"POST /gradio_api/queue/join HTTP/1.1\r\n{host}Content-Type: application/json\r\n\r\n{{"
+    for begun, answer in (
+        (upload, b"HTTP/1.1 408"),
+        (join, b"HTTP/1.1 408"),
+        ("GET / HTTP/1.1\r\nHost: ", b""),
+    ):
+        with opened(address) as visitor:
+            visitor.sendall(begun.encode())
+            said, before = b"", time.monotonic()
+            # A byte now and then does not help.
+            while time.monotonic() < before + 60:
+                with suppress(OSError):
+                    visitor.sendall(b"a")
+                visitor.settimeout(0.2)
+                with suppress(TimeoutError):
+                    try:
+                        got = visitor.recv(4096)
+                    except ConnectionResetError:
+                        got = b""
+                    if not got:
+                        break
+                    said += got
+            assert time.monotonic() < before + 30
+            assert said.startswith(answer)
+            assert bool(said) == bool(answer)
+    assert httpx.get(f"{address}/config").status_code == 200
+
+
+def test_one_visitor_has_so_many_connections(slow: tuple[Slow, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from maris_fast.demo import connections
+
+    monkeypatch.setattr(connections, "OF_ONE", 5)
+    _, address = slow
+    with ExitStack() as stack:
+        held = [stack.enter_context(opened(address)) for _ in range(5)]
+        with opened(address) as sixth, suppress(ConnectionError):
+            assert sixth.recv(1) == b""
+        other = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"))
+        assert stack.enter_context(other).get(f"{address}/config").status_code == 200
+        held.pop().close()
+        with httpx.Client(base_url=address) as again:
+            wait_until(lambda: answered(again))
+
+
+def answered(client: httpx.Client) -> bool:
+    with suppress(httpx.TransportError):
+        return client.get("/config").status_code == 200
+    return False
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_ctrl_c_does_not_wait_for_a_request(weights: Path, tmp_path: Path) -> None:
