@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maris_fast.config import EngineSettings
+from maris_fast.train.watch import Watch
 from maris_fast.train.watch.identity import Identity
 from maris_fast.train.watch.post import Post
-from maris_fast.train.watch.verdict import FAILED, GRACE, LOST, Beat, Heard, Limits, judge
+from maris_fast.train.watch.verdict import FAILED, GRACE, LOST, Beat, Heard, Limits, Verdict, judge
 from maris_fast.train.watch.wire import Wire, listen
+from tests.training.two_watches import Ranks, TwoWatches, stays
 
 LIMITS = Limits(silence=30, stall=180, patience=600)
 RANKS = [Identity(rank, f"host-{rank // 2}", 100 + rank, "boot", "1") for rank in range(4)]
@@ -163,3 +165,42 @@ def test_only_the_very_process_is_killed() -> None:
         assert process.poll() is None
         known.kill()
         assert process.wait(5) == -signal.SIGKILL
+
+
+def test_a_run_that_was_suspended_as_a_whole_goes_on(tmp_path: Path) -> None:
+    """As by a batch system for another job, or with a laptop: nobody was heard, and nobody is lost."""
+    with TwoWatches(tmp_path / "log", silence=2, work=lambda ranks, watch: stays(6)) as both:
+        time.sleep(0.5)
+        both.signal(signal.SIGSTOP)
+        time.sleep(4)
+        os.kill(both.pids[1], signal.SIGCONT)
+        time.sleep(0.3)  # in which it hears nothing yet
+        os.kill(both.pids[0], signal.SIGCONT)
+        assert both.ends() == [0, 0], both.log.read_text()
+    assert both.log.read_text() == ""
+
+
+def test_a_rank_that_is_late_hears_rank_zero_before_it_judges(tmp_path: Path) -> None:
+    """Its turns take longer than the pause between them: it cannot wait for words, but it reads them."""
+
+    def late(ranks: Ranks, watch: Watch) -> None:
+        if not ranks.first:
+            send = watch._wire.send
+            watch._wire.send = lambda **words: (time.sleep(0.5), send(**words))  # type: ignore[method-assign]
+        stays(4)
+
+    with TwoWatches(tmp_path / "log", silence=2, work=late) as both:
+        assert both.ends() == [0, 0], both.log.read_text()
+    assert both.log.read_text() == ""
+
+
+def test_of_two_ranks_that_blame_each_other_at_once_one_speaks(tmp_path: Path) -> None:
+    def blame(ranks: Ranks, watch: Watch) -> None:
+        other = 1 - ranks.rank
+        ranks.gather(None)
+        watch._act(Verdict((other,), f"rank {other} is silent"))
+
+    with TwoWatches(tmp_path / "log", silence=30, work=blame) as both:
+        assert both.ends() == [LOST, LOST]
+    (line,) = both.log.read_text().splitlines()
+    assert line in ("error: rank 0 is silent", "error: rank 1 is silent")

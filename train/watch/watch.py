@@ -20,6 +20,7 @@ from maris_fast.terminal import write_line
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.watch.identity import Identity
 from maris_fast.train.watch.post import Post
+from maris_fast.train.watch.speaker import Speaker
 from maris_fast.train.watch.verdict import FAILED, GRACE, LOST, Beat, Limits, Verdict, lost_rank_zero
 from maris_fast.train.watch.wire import Wire, listen
 from maris_fast.train.whereabouts import place_of
@@ -65,6 +66,7 @@ class Watch:
         self._ranks = [Identity(**one) for one in self._comm.gather(asdict(Identity.own(self._rank)))]
         listener = listen() if self._comm.first else None
         port, token = self._comm.from_rank_zero(lambda: (_port(listener), secrets.token_hex(16)))
+        self._speaker = Speaker(token)
         if listener is not None:
             self._post = Post(listener, token, self._ranks, self._limits, self._interval)
             self._post.start()
@@ -106,21 +108,23 @@ class Watch:
     def _run(self) -> None:
         turn = time.monotonic()
         while not self._ended:
+            self._wire.send(beat=asdict(self._beat()))
+            # At least once, however late it is: what rank 0 has said may lie there unread.
+            self._listen(turn + self._interval - time.monotonic())
+            while not self._ended and (left := turn + self._interval - time.monotonic()) > 0:
+                self._listen(left)
             now = time.monotonic()
             if now - turn > 3 * self._interval + 1:
                 self._last = now  # this process itself stood still
             turn = now
-            self._wire.send(beat=asdict(self._beat()))
-            while not self._ended and (left := turn + self._interval - time.monotonic()) > 0:
-                self._listen(left)
-            if not self._ended and time.monotonic() - self._last > self._limits.silence:
+            if not self._ended and now - self._last > self._limits.silence:
                 self._act(lost_rank_zero(self._ranks, self._first, self._limits, silent=True))
 
     def _listen(self, seconds: float) -> None:
         try:
             messages = self._wire.receive(seconds)
         except (OSError, ValueError):
-            time.sleep(min(seconds, 0.1))  # out of reach: that is silence
+            time.sleep(min(max(seconds, 0.01), 0.1))  # out of reach: that is silence
             return
         if messages is None:
             if not self._leaving:
@@ -156,7 +160,7 @@ class Watch:
         survivors = [
             one.rank for one in self._ranks if one.machine == machine and one.rank not in verdict.culprits
         ]
-        if survivors and self._rank == survivors[0]:
+        if survivors and self._rank == survivors[0] and self._speaker.takes_the_word():
             _say(f"error: {verdict.text}")
             if verdict.hung:
                 # Its launcher would wait for it, half a minute or for ever.

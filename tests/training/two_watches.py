@@ -1,0 +1,101 @@
+"""Two ranks that are watched and train nothing: processes that start in milliseconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from maris_fast.config import EngineSettings
+from maris_fast.train.watch import Watch
+from maris_fast.train.whereabouts import Whereabouts
+
+
+class Ranks:
+    """``maris_fast.train.ranks.Ranks`` of two processes, over a pair of sockets instead of gloo."""
+
+    world = 2
+
+    def __init__(self, rank: int, line: TextIO) -> None:
+        self.rank, self.first, self.line = rank, rank == 0, line
+        self.whereabouts = Whereabouts()
+
+    def gather(self, value: Any) -> list[Any]:
+        self._send(value)
+        values = [value, json.loads(self.line.readline())]
+        return values if self.first else values[::-1]
+
+    def from_rank_zero(self, work: Callable[[], Any]) -> Any:
+        if self.first:
+            value = work()
+            self._send(value)
+            return value
+        return json.loads(self.line.readline())
+
+    def _send(self, value: Any) -> None:
+        self.line.write(json.dumps(value) + "\n")
+        self.line.flush()
+
+
+class TwoWatches:
+    """Ranks 0 and 1 of a run: ``work`` is what each does while watched, ``log`` has what they say."""
+
+    def __init__(self, log: Path, silence: float, work: Callable[[Ranks, Watch], None]) -> None:
+        self.log = log
+        log.touch()
+        ends = socket.socketpair()
+        settings = EngineSettings(device="cpu", heartbeat_seconds=silence)
+        self.pids = [self._start(rank, ends[rank], settings, work) for rank in (0, 1)]
+        self._left = list(self.pids)
+        for end in ends:
+            end.close()
+
+    def __enter__(self) -> TwoWatches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self._left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def signal(self, number: signal.Signals) -> None:
+        for pid in self.pids:
+            os.kill(pid, number)
+
+    def ends(self) -> list[int]:
+        """Exit codes, when both have ended."""
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids]
+        self._left.clear()
+        return codes
+
+    def _start(
+        self, rank: int, end: socket.socket, settings: EngineSettings, work: Callable[[Ranks, Watch], None]
+    ) -> int:
+        if pid := os.fork():
+            return pid
+        try:
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+            sys.stderr = self.log.open("a", buffering=1)
+            ranks: Any = Ranks(rank, end.makefile("rw"))
+            with Watch(ranks, settings) as watch:
+                work(ranks, watch)
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+
+
+def stays(seconds: float) -> None:
+    """Sleeps on a clock that goes on while the process is stopped."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(left)
