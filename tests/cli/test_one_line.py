@@ -13,8 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maris_fast.cli import app
+from maris_fast.launched import free_port
 from tests.faults import small_disk
-from tests.training.processes import ROOT
+from tests.training.processes import ROOT, TWO_RANKS, run
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 QUICKSTART = ROOT / "train" / "configs" / "quickstart.yaml"
@@ -138,6 +139,17 @@ def test_a_mistyped_split_is_told_before_torch_is_imported(folder: Path) -> None
     asked = ["eval", weights, str(folder / "cache"), "--split", "vall"]
     done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_under_deepspeed_a_mistyped_split_can_be_the_last_line(folder: Path) -> None:
+    """Its launcher starts ranks whatever the settings are, and by default writes of each that it ends."""
+    settings = (f"data.cache={folder / 'cache'}", f"run.folder={folder / 'new'}", "data.val_split=vall")
+    launcher = (*TWO_RANKS, "--log_level", "critical", "--master_port", str(free_port()))
+    done = run(*launcher, "train/main.py", "--config", QUICKSTART, *settings)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert lines == [f"error: no split 'vall' in the cache {folder / 'cache'}; it has train, val"]
+    assert done.stderr.rstrip().endswith(lines[0])
 
 
 def test_names_too_long_for_a_disk(folder: Path, tmp_path: Path) -> None:
