@@ -35,6 +35,8 @@ MOST_HEAD_BYTES = 2**26
 
 TRAIN = "train"
 """The split that nobody scores on."""
+VAL = "val"
+"""The split that a training is judged on."""
 
 UNKNOWN_SPLIT = "?"
 """In place of a split's name, of left-out rows that do not say their split."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from maris_fast.config.training import DataSettings
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.cache.manifest import MANIFEST
+from maris_fast.errors import InputError
 
 
 def require_split(cache: Path, split: str) -> None:
@@ -16,9 +17,17 @@ def require_split(cache: Path, split: str) -> None:
 
 def require_own_splits(data: DataSettings) -> None:
     """As ``require_split``, of both splits of a training; a cache that is fetched later is not looked at."""
-    if data.shards is None:
-        require_split(data.cache, data.train_split)
-        require_split(data.cache, data.val_split)
+    if data.shards is not None:
+        return
+    manifest = read_manifest(data.cache)
+    for setting in ("train_split", "val_split"):
+        try:
+            manifest.of_split(getattr(data, setting), data.cache)
+        except InputError as error:
+            raise InputError(
+                f"{error}. Set data.{setting} to a split that is there; to make a split val of some of the "
+                "train images, import the data set with --hold-out 0.1 and cache it again"
+            ) from error
 
 
 def require_known_splits(data: DataSettings) -> None:

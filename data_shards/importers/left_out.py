@@ -18,6 +18,7 @@ from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.problems import Problems
 from maris_fast.data_shards.records import (
     UNKNOWN_SPLIT,
+    VAL,
     DatasetInfo,
     Frozen,
     ImageRecord,
@@ -83,6 +84,16 @@ class BadRows:
             row = row.model_copy(update={"image": _printable(row.image)})
         self._rows.append((row, tuple(map(_told, faults))))
 
+    def move(self, images: Iterable[str], split: str, other: str) -> None:
+        """Rows of these images, by path, are of another split than their files say."""
+        paths = {*map(_printable, images)}
+        self._rows = [
+            (row.model_copy(update={"split": other}), faults)
+            if row.split == split and row.image in paths
+            else (row, faults)
+            for row, faults in self._rows
+        ]
+
     def note(self, faults: Iterable[Fault]) -> None:
         """Faults to be told though no row may be lost by them, as those that it has are lost already."""
         self._notes += map(_told, faults)
@@ -124,7 +135,7 @@ class BadRows:
         Raises:
             InputError: there are bad rows, and they may not be left out or are too many.
         """
-        wanted = {*options.splits, UNKNOWN_SPLIT}
+        wanted = {*options.splits, UNKNOWN_SPLIT, *([VAL] if options.hold_out else [])}
         rows = [(row, faults) for row, faults in self._rows if not options.splits or row.split in wanted]
         problems = Problems(self._subject, done=self._done)
         for fault in [fault for _, faults in rows for fault in faults] + self._notes:

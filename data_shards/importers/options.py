@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maris_fast.data_shards.importers.mask_values import MaskValues
+from maris_fast.errors import ArgumentError
 from maris_fast.images import Orientation
 
 
@@ -23,7 +24,12 @@ class ImportOptions:
         mask_values: which values of mask PNGs are inside, see ``mask_values``; None: as the values tell.
         leave_out_bad: leave out, count and list rows that cannot be used, see ``left_out``; else they refuse
             the whole import.
+        hold_out: share of the train images, over 0 and below 1, that become the split ``val``; for data that
+            have none. Which ones follows from their paths and ``seed``.
         progress: called with images checked and images in all.
+
+    Raises:
+        ArgumentError: ``hold_out`` is no such share.
     """
 
     splits: Sequence[str] = ()
@@ -32,7 +38,15 @@ class ImportOptions:
     orientation: Orientation | None = None
     mask_values: MaskValues | None = None
     leave_out_bad: bool = False
+    hold_out: float | None = None
+    seed: int = 0
     progress: Callable[[int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
+            raise ArgumentError(
+                f"`hold_out` is {self.hold_out}; needed is a share over 0 and below 1, as 0.1"
+            )
 
 
 DEFAULT = ImportOptions()

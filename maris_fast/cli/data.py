@@ -82,6 +82,13 @@ def import_annotations(
             help="leave out rows that cannot be used, count and list them; else they refuse the import",
         ),
     ] = False,
+    hold_out: Annotated[
+        float | None,
+        typer.Option(
+            help="make a split val of this share of the train images, such as 0.1; for data without one"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="with --hold-out: another choice of images")] = 0,
 ) -> None:
     """Read annotations and images; check them; write records and compare with the published counts."""
     from rich.console import Console
@@ -98,6 +105,8 @@ def import_annotations(
             orientation=orientation,
             mask_values=mask_values,
             leave_out_bad=leave_out_bad,
+            hold_out=hold_out,
+            seed=seed,
             progress=progress,
         )
         try:
@@ -177,7 +186,9 @@ def cache(
     dataset: Annotated[Path, typer.Argument(help="folder that `maris-fast import` wrote")],
     out: Annotated[Path, typer.Argument(help="folder for the shards: new, or one that this command began")],
     overrides: Overrides = None,
-    config: Annotated[Path | None, typer.Option(help="YAML of cache settings")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML of cache settings, or the name of a shipped one, such as vit_h")
+    ] = None,
     split: Annotated[list[str] | None, typer.Option(help="only this split; may be given again")] = None,
     leave_out_bad: Annotated[
         bool,

@@ -124,9 +124,13 @@ def test_a_mistyped_split_is_told_before_the_launcher_starts(
     assert last_line("eval", weights, cache, "--split", split) == wanted
     assert last_line("examples", weights, cache, "--split", split, "--device", "cpu") == wanted
     settings = (f"data.cache={cache}", f"run.folder={folder / 'new'}", f"data.val_split={split}")
-    assert last_line("train", "--config", QUICKSTART, *settings) == wanted
+    way_out = (
+        ". Set data.val_split to a split that is there; to make a split val of some of the train images, "
+    )
+    way_out += "import the data set with --hold-out 0.1 and cache it again"
+    assert last_line("train", "--config", QUICKSTART, *settings) == wanted + way_out
     resumed = ("train", "--config", QUICKSTART, "--resume", "auto", *settings)
-    assert last_line(*resumed) == wanted
+    assert last_line(*resumed) == wanted + way_out
     assert last_line("eval", folder / "none.safetensors", cache).startswith("error: no weights ")
 
 
