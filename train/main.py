@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         action="append",
-        help="YAML of a run, see train/configs; may be repeated, later files win",
+        help="YAML of a run, or the name of one in train/configs, such as refcoco; again: later files win",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="on top of the files")
     parser.add_argument("--resume", choices=("never", "auto", "restart"), help="the same as run.resume=...")

@@ -48,7 +48,9 @@ def ablate(
     ] = None,
     config: Annotated[
         list[Path] | None,
-        typer.Option(help="YAML that all rows start from; may be given again; RefCOCO's by default"),
+        typer.Option(
+            help="YAML that all rows start from, or a shipped one's name; again: later win; else refcoco"
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="split of the cache that rows are scored on")] = "val",
     ranks: training.Ranks = 1,

@@ -30,7 +30,9 @@ def doctor(
     ] = None,
     config: Annotated[
         list[Path] | None,
-        typer.Option(help="YAML of the run or of the cache to be made; again, later files win"),
+        typer.Option(
+            help="YAML of the run or of the cache to be made, or a shipped one's name; again: later win"
+        ),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="a cache to look at; with --config, data.cache")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="processes on this machine; 1 unless told")] = None,

@@ -28,7 +28,7 @@ def train(
     config: Annotated[
         list[Path],
         typer.Option(
-            help="YAML of training settings; train/configs/ has some; may be given again, later files win"
+            help="YAML of training settings, or the name of a shipped one, such as refcoco; again: later win"
         ),
     ],
     overrides: Annotated[

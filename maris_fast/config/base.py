@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -16,6 +16,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 class Settings(BaseModel):
     """Immutable settings; an unknown key is an error that names its neighbours (see ``loading``)."""
+
+    shipped: ClassVar[str | None] = None
+    """Folder of the package whose YAML can be named without path and suffix."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 

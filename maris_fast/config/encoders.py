@@ -53,6 +53,8 @@ class EncoderSettings(Settings):
 class CacheSettings(Settings):
     """How features are written to shards."""
 
+    shipped = "data_shards/configs"
+
     encoders: EncoderSettings
     feature_dtype: FeatureDtype = Field(
         "int8", description="int8 and fp8 (e4m3): one scale a channel and image"

@@ -16,6 +16,8 @@ from maris_fast.errors import ConfigError
 S = TypeVar("S", bound=Settings)
 
 EXTENDS = "extends"
+PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = ("train/configs", "data_shards/configs")
 
 
 def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides: Sequence[str] = ()) -> S:
@@ -23,29 +25,35 @@ def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides:
 
     Values are read as YAML, so ``null``, ``true``, ``[0.9, 0.95]`` and ``1e-3`` work; ``plain_yaml`` says
     what is a number. A file may start from others, ``extends: [a.yaml, b.yaml]``, paths relative to itself:
-    what comes later wins, and the file itself comes last.
+    what comes later wins, and the file itself comes last. A configuration that the package has may be named
+    without folder and suffix: ``refcoco_fast``, ``vit_h``, ``ablations/without_ma``.
 
     Raises:
         ConfigError: no such file, not YAML, files that extend each other in a circle or no files, an unknown
             key (with the nearest known one), a wrong value.
     """
     files = [] if paths is None else [paths] if isinstance(paths, Path) else list(paths)
-    values = read_values(files, overrides)
+    values = read_values(files, overrides, [kind.shipped] if kind.shipped else ())
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(kind, error, files)) from error
 
 
-def read_values(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_values(
+    files: Sequence[Path], overrides: Sequence[str] = (), shipped: Sequence[str] = SHIPPED
+) -> dict[str, Any]:
     """What ``load_settings`` would check: nothing is known yet of what kind they are.
+
+    Args:
+        shipped: folders of the package whose files have short names.
 
     Raises:
         ConfigError: no such file, not YAML, or files that extend each other in a circle.
     """
     values: dict[str, Any] = {}
     for file in files:
-        _merge(values, _read(file, ()))
+        _merge(values, _read(_found(file, shipped), ()))
     for override in overrides:
         _override(values, override)
     return values
@@ -54,6 +62,21 @@ def read_values(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[st
 def dump_settings(settings: Settings) -> str:
     """YAML that ``load_settings`` reads back to the same settings."""
     return dump_yaml(settings.model_dump(mode="json"))
+
+
+def _found(file: Path, shipped: Sequence[str]) -> Path:
+    if file.is_file():
+        return file
+    folders = [PACKAGE / folder for folder in shipped]
+    known = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in reversed(folders)
+        for path in sorted(folder.rglob("*.yaml"))
+    }
+    if file.as_posix() in known:
+        return known[file.as_posix()]
+    names = ", ".join(name for name in sorted(known) if "/" not in name)
+    raise ConfigError(f"no configuration file {file}; of the package's own there are {names}")
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:

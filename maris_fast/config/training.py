@@ -138,6 +138,8 @@ class RunSettings(Settings):
 class TrainingSettings(Settings):
     """The whole of a training run (``train/configs/*.yaml``)."""
 
+    shipped = "train/configs"
+
     data: DataSettings
     run: RunSettings
     model: ModelSettings = ModelSettings()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maris_fast.config import TrainingSettings, load_settings
+from maris_fast.config import CacheSettings, TrainingSettings, load_settings
 from maris_fast.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
@@ -62,6 +62,23 @@ def test_a_circle_and_a_missing_file_name_the_files(tmp_path: Path) -> None:
     lost = write(tmp_path, "lost.yaml", "extends: nowhere.yaml\n")
     with pytest.raises(ConfigError, match=r"no configuration .*nowhere\.yaml \(which .*lost\.yaml"):
         load_settings(TrainingSettings, lost)
+
+
+def test_a_shipped_configuration_is_named_without_its_folder_unless_a_file_has_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = load_settings(TrainingSettings, [Path("refcoco"), Path("ablations/without_ma")])
+    assert row == load_settings(
+        TrainingSettings, [CONFIGS / "refcoco.yaml", CONFIGS / "ablations" / "without_ma.yaml"]
+    )
+    for kind, folder in ((TrainingSettings, "train"), (CacheSettings, "data_shards")):
+        shipped = CONFIGS.parents[1] / folder / "configs" / "quickstart.yaml"
+        assert load_settings(kind, Path("quickstart")) == load_settings(kind, shipped)
+    with pytest.raises(ConfigError, match=r"file refcocoo; .* there are .*refcoco, refcoco\+"):
+        load_settings(TrainingSettings, Path("refcocoo"))
+    write(tmp_path, "refcoco", "data: {cache: own}\nrun: {folder: r}\n")
+    assert str(load_settings(TrainingSettings, Path("refcoco")).data.cache) == "own"
 
 
 def test_the_fast_preset_is_the_papers_but_for_what_it_names() -> None:
