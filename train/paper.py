@@ -25,7 +25,7 @@ ABLATIONS_ON = DataSplit("refcoco", "unc", "val")
 
 @dataclass(frozen=True)
 class Variant:
-    """One configuration of the model, a fragment of ``train/configs/ablations``.
+    """One configuration of the model: a fragment of ``train/configs/ablations``, or another ``file``.
 
     ``number`` is the paper's "Settings"; None where the paper has no such row, or no number for it.
     ``scores``: in the order of ``METRICS``, on RefCOCO val, as far as the paper has them.
@@ -35,10 +35,11 @@ class Variant:
     title: str
     number: int | None = None
     scores: tuple[float | None, ...] = (None,) * len(METRICS)
+    file: Path | None = None
 
     @property
     def fragment(self) -> Path:
-        return FRAGMENTS / f"{self.name}.yaml"
+        return self.file or FRAGMENTS / f"{self.name}.yaml"
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -38,7 +38,10 @@ def ablate(
     ] = None,
     rows: Annotated[
         str | None,
-        typer.Option(help="the paper's numbers or names, such as 2,5,without_mask; all by default"),
+        typer.Option(
+            help="the paper's numbers or names, such as 2,5,without_mask, or your own: YAML files or a "
+            "folder of them; all of the paper's by default"
+        ),
     ] = None,
     seeds: Annotated[
         str | None,
@@ -282,7 +285,7 @@ def _list(plan: Plan, has_cache: bool) -> None:
             variant.title,
             ", ".join(tables),
             f"{count:,}",
-            str(variant.fragment.relative_to(variant.fragment.parents[2])),
+            str(variant.file or variant.fragment.relative_to(variant.fragment.parents[2])),
         )
     _console().print(table)
 
@@ -293,7 +296,7 @@ def _show(record: Record, folder: Path) -> None:
     from maris_fast.train.ablation.record import ABLATION
 
     console = _console()
-    for section in sections({name: record.scores(name) for name in record.variants}):
+    for section in sections({name: record.scores(name) for name in record.variants}, record.rows()):
         table = Table(title=section.title, title_justify="left")
         for number, column in enumerate(HEAD):
             table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)

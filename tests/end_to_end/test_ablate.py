@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from maris_fast.cli import app
+from maris_fast.train.ablation.comparison import sections
+from maris_fast.train.ablation.record import Record
 from maris_fast.train.scores_file import headline
 from tests.training.processes import ROOT, Launched, run
 
@@ -145,7 +147,12 @@ def test_a_page_counts_the_runs_of_an_ablation(folder: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cache", "--rows", "12"), "no such row; there are 1 (without_fe), 2 (without_ma)"),
+        (
+            ("cache", "--rows", "12"),
+            "no YAML file or folder of them; rows are 1 (without_fe), 2 (without_ma)",
+        ),
+        (("cache", "--rows", "{new}.yaml"), "no such row, and no YAML file"),
+        (("cache", "--rows", "ablations"), "there is another row as_printed; rename as_printed.yaml"),
         (("cache", "--seeds", "one"), "whole numbers"),
         (("cache", "run.seed=3"), "sets run.seed of each run itself"),
         (("cache", "--rows", "tau_01,te", "model.tau=0.2"), "would undo what makes tau_01; leave it out"),
@@ -171,3 +178,28 @@ def test_the_list_has_every_fragment_and_trains_nothing(tmp_path: Path) -> None:
     ours = next(line for line in result.output.splitlines() if "ours.yaml" in line)
     assert "6,098,880" in ours
     assert not (tmp_path / "none").exists()
+
+
+def test_rows_of_ones_own_are_files_or_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "narrow.yaml").write_text("model:\n  channels: 64\n")
+    result = ablate("--list", "--rows", f"ours,{tmp_path / 'narrow.yaml'},readings")
+    assert result.exit_code == 0, result.output
+    names = [line.split("│")[2].strip() for line in result.output.splitlines() if line.startswith("│")]
+    readings = sorted(file.stem for file in (ROOT / "train" / "configs" / "readings").glob("*.yaml"))
+    assert len(readings) > 3
+    assert names == ["ours", "narrow", *readings]
+
+
+def test_a_row_of_ones_own_stands_beside_ours(folder: Path, tmp_path: Path) -> None:
+    """As the next run finds it: the record of a finished ablation, with a row that the paper lacks."""
+    content = record(folder)
+    content["variants"]["my_row"] = {**content["variants"]["ours"], "title": "my row"}
+    content["runs"]["my_row-seed-0"] = {**content["runs"]["ours-seed-0"], "row": "my_row"}
+    (tmp_path / "ablation.json").write_text(json.dumps(content))
+    kept = Record.read(tmp_path)
+    (_, others) = sections({name: kept.scores(name) for name in kept.variants}, kept.rows())
+    assert others.title == "Not in Tables 2-5."
+    mine = next(cells for cells in others.cells() if cells[0] == "" and cells[1] == "my row")
+    assert mine[2:] == ("–",) * 5
+    assert others.lines[0].measured is not None
+    assert others.lines[0].measured.differences == {0: 0.0}

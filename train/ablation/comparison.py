@@ -86,11 +86,14 @@ class Section:
         return [row for line in self.lines for row in line.cells()]
 
 
-def sections(rows: Mapping[str, Mapping[int, Scores]]) -> list[Section]:
+def sections(
+    rows: Mapping[str, Mapping[int, Scores]], variants: Mapping[str, Variant] = VARIANTS
+) -> list[Section]:
     """Tables 2-5 as far as something of them was measured, and then what else was.
 
     Args:
         rows: by name of the variant, scores by seed.
+        variants: by name, in the order of what is in no table of the paper's.
     """
     measured = {name for name, scores in rows.items() if scores}
     found = [
@@ -99,15 +102,15 @@ def sections(rows: Mapping[str, Mapping[int, Scores]]) -> list[Section]:
         if measured & set(names) - {OURS} or (table == 2 and measured == {OURS})
     ]
     placed = {name for names in ABLATION_TABLES.values() for name in names}
-    others = [name for name in VARIANTS if name in measured and name not in placed]
+    others = [name for name in variants if name in measured and name not in placed]
     if others:
-        found.append(_section("Not in Tables 2-5.", [*others, OURS], rows))
+        found.append(_section("Not in Tables 2-5.", [*others, OURS], rows, variants))
     return found
 
 
 def table_section(table: int, rows: Mapping[str, Mapping[int, Scores]]) -> Section:
     """One of Tables 2-5, whatever of it was measured."""
-    return _section(f"Table {table}. {CAPTIONS[table]}", ABLATION_TABLES[table], rows)
+    return _section(f"Table {table}. {CAPTIONS[table]}", ABLATION_TABLES[table], rows, VARIANTS)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -133,10 +136,15 @@ def shown_differences(differences: Mapping[int, float]) -> str:
     return f"{middle:+.2f} ± {deviation:.2f} ({', '.join(f'{value:+.2f}' for value in values)})"
 
 
-def _section(title: str, names: Iterable[str], rows: Mapping[str, Mapping[int, Scores]]) -> Section:
+def _section(
+    title: str,
+    names: Iterable[str],
+    rows: Mapping[str, Mapping[int, Scores]],
+    variants: Mapping[str, Variant],
+) -> Section:
     ours = rows.get(OURS, {})
     lines = (
-        Line(VARIANTS[name], Measured.of(rows[name], ours) if rows.get(name) else None) for name in names
+        Line(variants[name], Measured.of(rows[name], ours) if rows.get(name) else None) for name in names
     )
     return Section(title, tuple(lines))
 
@@ -145,7 +153,7 @@ def verdicts(record: Record) -> list[str]:
     """Whether "Ours" is ahead of each row that was trained with several seeds, whichever way it falls."""
     ours = record.scores(OURS)
     told = []
-    for name, variant in VARIANTS.items():
+    for name, variant in record.rows().items():
         differences = Measured.of(runs, ours).differences if (runs := record.scores(name)) else {}
         if name == OURS or len(differences) < 2:
             continue

@@ -9,7 +9,7 @@ from typing import Any
 
 from maris_fast.config import ReadingSettings, TrainingSettings, load_settings
 from maris_fast.errors import ConfigError
-from maris_fast.train.paper import VARIANTS, Variant, flat
+from maris_fast.train.paper import FRAGMENTS, VARIANTS, Variant, flat
 
 OWN = ("run.folder", "run.seed", "run.resume", "data.cache")
 """Settings that an ablation gives each run itself."""
@@ -84,6 +84,9 @@ class Plan:
 def choose(text: str | None) -> list[Variant]:
     """Rows by the paper's numbers or by name, ``2,5,without_mask``; all for None, in the paper's order.
 
+    A path is a row of one's own: a YAML file whose settings go on top of the base, or a folder of such files;
+    a folder of ``train/configs`` goes by its name, as ``readings``.
+
     Raises:
         ConfigError: no such row; the message names those there are.
     """
@@ -91,15 +94,36 @@ def choose(text: str | None) -> list[Variant]:
         return list(VARIANTS.values())
     numbered = {str(each.number): each for each in VARIANTS.values() if each.number is not None}
     chosen: dict[str, Variant] = {}
-    for word in text.split(","):
-        key = word.strip().removeprefix("#")
+    for word in map(str.strip, text.split(",")):
+        key = word.removeprefix("#")
         found = VARIANTS.get(key) or numbered.get(key)
-        if found is None:
+        if found is not None:
+            chosen[found.name] = found
+            continue
+        for own in _own_rows(word):
+            if own.name in VARIANTS or chosen.setdefault(own.name, own) != own:
+                raise ConfigError(
+                    f"--rows {word!r}: there is another row {own.name}; rename {own.fragment.name}, as runs "
+                    "are told apart by their rows' names"
+                )
+        if not _own_rows(word):
             known = (f"{number} ({each.name})" for number, each in numbered.items())
             unnumbered = (each.name for each in VARIANTS.values() if each.number is None)
-            raise ConfigError(f"--rows {word!r}: no such row; there are {', '.join([*known, *unnumbered])}")
-        chosen[found.name] = found
+            raise ConfigError(
+                f"--rows {word!r}: no such row, and no YAML file or folder of them; rows are "
+                f"{', '.join([*known, *unnumbered])}"
+            )
     return list(chosen.values())
+
+
+def _own_rows(word: str) -> list[Variant]:
+    """Of a YAML file, or of those in a folder, by name; none for anything else."""
+    path, shipped = Path(word), FRAGMENTS.parent / word
+    if path.suffix in (".yaml", ".yml"):
+        files = [path] if path.is_file() else []
+    else:
+        files = sorted((path if path.is_dir() else shipped).glob("*.yaml"))
+    return [Variant(file.stem, file.stem.replace("_", " "), file=file.resolve()) for file in files]
 
 
 def every(variants: Iterable[Variant], seeds: Sequence[int]) -> tuple[PlannedRun, ...]:

@@ -19,6 +19,7 @@ from maris_fast.files import replace_text
 from maris_fast.model.parameters import parameter_counts
 from maris_fast.ownership import SUFFIX, OccupiedError, living_owner, owned_folder
 from maris_fast.train.ablation.plan import Plan, PlannedRun, changes, compared
+from maris_fast.train.paper import VARIANTS, Variant
 
 ABLATION = "ablation.json"
 FORMAT_VERSION = 1
@@ -145,6 +146,11 @@ class Record:
 
     def _put(self, run: PlannedRun, content: dict[str, Any]) -> None:
         self.runs[run.name] = {"row": run.variant.name, "seed": run.seed, **content}
+
+    def rows(self) -> dict[str, Variant]:
+        """All there are: the paper's in its order, then a person's own."""
+        own = {name: Variant(name, made["title"]) for name, made in self.variants.items()}
+        return {**VARIANTS, **{name: row for name, row in own.items() if name not in VARIANTS}}
 
     def scores(self, row: str) -> dict[int, dict[str, Any]]:
         """A row's scores by seed."""
