@@ -86,17 +86,19 @@ def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
     """Joins the processes that a launcher started; a process without a launcher is a run of one rank.
 
     Args:
-        alone: a run of one rank needs no process group, nor DeepSpeed, whose import takes seconds.
+        alone: whatever has started this process, it is a run of one rank, without a process group and without
+            DeepSpeed, whose import takes seconds.
 
     Raises:
         ConfigError: no CUDA device for this rank, ranks that a launcher does not name as it should, or an
             address where they cannot meet.
     """
+    if alone:
+        _share_cores(1)
+        return Ranks(_device(device_kind(settings.device), 0))
     place = take_place()
     device = _device(device_kind(settings.device), place.local_rank or 0)
     _share_cores(place.local_world or 1)
-    if alone and place.world == 1:
-        return Ranks(device)
     # The watch judges first, and can say who it was; then the collectives give up by themselves.
     timeout = timedelta(minutes=settings.timeout_minutes + 1)
     _init_distributed(place, device, timeout)

@@ -39,14 +39,18 @@ from maris_fast.weight_files import find_weights
 from maris_fast.weights import WeightsMeta, caution, load_model
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Scores weights on a split; returns the exit status, 2 for an error that a person can act on."""
+def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> int:
+    """Scores weights on a split; returns the exit status, 2 for an error that a person can act on.
+
+    Args:
+        alone: in this process, whatever has started it.
+    """
     options = _parser().parse_args(arguments)
     with sturdy() as streams:
-        return _run(options, streams)
+        return _run(options, streams, alone)
 
 
-def _run(options: argparse.Namespace, streams: Streams) -> int:
+def _run(options: argparse.Namespace, streams: Streams, alone: bool) -> int:
     try:
         protocols = [name for names in options.protocol or () for name in names.split(",")]
         scoring.named(protocols)  # before anything slow
@@ -56,7 +60,7 @@ def _run(options: argparse.Namespace, streams: Streams) -> int:
             require_place(options.per_expression)
             keep = KeptMasks()
         engine = EngineSettings(device=options.device)
-        ranks = join(engine, alone=True)
+        ranks = join(engine, alone=alone)
         with Watch(ranks, engine):
             results = evaluate(
                 weights,

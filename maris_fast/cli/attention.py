@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor
 from maris_fast.terminal import say
 
 
 def attention(
     image: Annotated[Path, typer.Argument(help="a photograph or scene")],
     expression: Annotated[str, typer.Argument(help="what to segment")],
-    weights: Annotated[Path, typer.Option(help="best.safetensors of a training run")],
+    weights: Annotated[Path, typer.Option(help=WEIGHTS)],
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("attention"),
     pixel: Annotated[
         list[str] | None,
@@ -22,29 +23,26 @@ def attention(
     block: Annotated[
         int | None, typer.Option(min=1, help="mutual-aware attention block, counted from 1; else all")
     ] = None,
-    sam_weights: Annotated[
-        str | None, typer.Option(help="SAM's checkpoint the features were made with")
-    ] = None,
-    text_weights: Annotated[str | None, typer.Option(help="CLIP's weights: open_clip tag or path")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    sam_weights: SamWeights = None,
+    text_weights: TextWeights = None,
+    device: Device = "cpu",
 ) -> None:
     """Draw the words that matter to a pixel and the region of each word (the paper's Figs. 1 and 5).
 
     Writes <image>-words.png and, for each block, <image>-regions-block<N>.png.
     """
-    from maris_fast.attention import pixel_of
-    from maris_fast.attention_pictures import regions_picture, words_picture
     from maris_fast.errors import ConfigError
     from maris_fast.files import writing
     from maris_fast.images import load_image
-    from maris_fast.pictures import save_png
-    from maris_fast.prediction import Predictor
 
     chosen = [_pixel(one) for one in pixel or ()]
     picture = load_image(image)
-    predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
-    if predictor.caution:
-        say(f"note: {predictor.caution}", err=True)
+    predictor = load_predictor(weights, sam_weights, text_weights, device)
+    from maris_fast.attention import pixel_of
+    from maris_fast.attention_pictures import regions_picture, words_picture
+    from maris_fast.pictures import save_png
+
+    say(f"encoding {image}", err=True)
     mask, found = predictor.attention(picture, expression)
     if block is not None and block > len(found.blocks):
         raise ConfigError(

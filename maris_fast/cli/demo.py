@@ -7,18 +7,17 @@ from typing import Annotated
 
 import typer
 
+from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor
 from maris_fast.terminal import say
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def demo(
-    weights: Annotated[Path, typer.Argument(help="best.safetensors of a training run")],
-    sam_weights: Annotated[
-        str | None, typer.Option(help="SAM's checkpoint the features were made with")
-    ] = None,
-    text_weights: Annotated[str | None, typer.Option(help="CLIP's weights: open_clip tag or path")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    weights: Annotated[Path, typer.Argument(help=WEIGHTS)],
+    sam_weights: SamWeights = None,
+    text_weights: TextWeights = None,
+    device: Device = "cpu",
     host: Annotated[str, typer.Option(help="address to listen at; another than this lets others in")] = (
         "127.0.0.1"
     ),
@@ -53,7 +52,6 @@ def demo(
             "the demo's page needs Gradio, which is not installed: pip install 'maris-fast[demo]'"
         ) from error
     from maris_fast.demo.answers import Demo, photograph
-    from maris_fast.prediction import Predictor
 
     examples = example or []
     for path in examples:
@@ -61,9 +59,7 @@ def demo(
     if host not in LOCAL:
         say(f"note: whoever reaches {host} can use this page, it asks for no password", err=True)
     with listening(host, port) as listener:
-        predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
-        if predictor.caution:
-            say(f"note: {predictor.caution}", err=True)
+        predictor = load_predictor(weights, sam_weights, text_weights, device)
         # Ended this way too, it removes what was uploaded.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):

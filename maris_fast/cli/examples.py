@@ -11,7 +11,7 @@ from maris_fast.terminal import say
 
 
 def examples(
-    weights: Annotated[Path, typer.Argument(help="best.safetensors of a training run")],
+    weights: Annotated[Path, typer.Argument(help="a run's folder, or a weights file")],
     cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
     split: Annotated[str, typer.Option(help="split of the cache")] = "val",
     weights_b: Annotated[

@@ -7,32 +7,30 @@ from typing import Annotated
 
 import typer
 
+from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor
 from maris_fast.terminal import say
 
 
 def predict(
     image: Annotated[Path, typer.Argument(help="a photograph or scene")],
     expressions: Annotated[list[str], typer.Argument(metavar="EXPRESSION...", help="what to segment")],
-    weights: Annotated[Path, typer.Option(help="best.safetensors of a training run")],
+    weights: Annotated[Path, typer.Option(help=WEIGHTS)],
     out: Annotated[Path, typer.Option(help="folder for the masks and overlays")] = Path("predictions"),
-    sam_weights: Annotated[
-        str | None, typer.Option(help="SAM's checkpoint the features were made with")
-    ] = None,
-    text_weights: Annotated[str | None, typer.Option(help="CLIP's weights: open_clip tag or path")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    sam_weights: SamWeights = None,
+    text_weights: TextWeights = None,
+    device: Device = "cpu",
 ) -> None:
     """Segment what a sentence refers to; writes <image>-<n>-mask.png and <image>-<n>-overlay.png."""
     from PIL import Image
 
     from maris_fast.files import writing
     from maris_fast.images import load_image
-    from maris_fast.pictures import Panel, overlay, save_png
-    from maris_fast.prediction import Predictor
 
     picture = load_image(image)
-    predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
-    if predictor.caution:
-        say(f"note: {predictor.caution}", err=True)
+    predictor = load_predictor(weights, sam_weights, text_weights, device)
+    from maris_fast.pictures import Panel, overlay, save_png
+
+    say(f"encoding {image}", err=True)
     masks = predictor.masks(picture, expressions)
     for number, (expression, mask) in enumerate(zip(expressions, masks, strict=True), start=1):
         stem = f"{image.stem}-{number}"

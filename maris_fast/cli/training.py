@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from maris_fast import process_table
+from maris_fast.terminal import say
 
 SECONDS_TO_STOP = 120.0
 """For a step and a checkpoint."""
@@ -48,7 +49,7 @@ def train(
 
 
 def evaluate(
-    weights: Annotated[Path, typer.Argument(help="best.safetensors of a training run")],
+    weights: Annotated[Path, typer.Argument(help="a run's folder, or a weights file")],
     cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
     split: Annotated[str, typer.Option(help="split of the cache")] = "val",
     swapped: Annotated[
@@ -94,7 +95,16 @@ def evaluate(
     command += [argument for name in protocol or () for argument in ("--protocol", name)]
     command += ["--bootstrap", str(bootstrap), *(["--breakdown"] if breakdown else [])]
     command += ["--per-expression", str(per_expression)] if per_expression is not None else []
-    sys.exit(launch(ranks, *command))
+    say(f"scoring {weights} on {split} of {cache}", err=True)
+    if status := _score_here(command[2:]) if ranks == 1 else launch(ranks, *command):
+        sys.exit(status)
+
+
+def _score_here(arguments: Sequence[str]) -> int:
+    """One rank needs no launcher, whose start takes seconds."""
+    from maris_fast.train.scoring import main
+
+    return main(arguments, alone=True)
 
 
 def scoring_command(
@@ -167,7 +177,9 @@ def launcher_command(ranks: int, *command: str, devices: Sequence[str] = ()) -> 
     where = ["--include", f"localhost:{','.join(devices)}"] if devices else ["--num_gpus", str(ranks)]
     # The launcher's own choice is one fixed port, and two runs on a machine would meet there.
     port = ["--master_port", str(free_port())]
-    return [sys.executable, str(_launcher()), *where, *port, *command]
+    # What it does all the time would stand before what the command has to say.
+    quiet = ["--log_level", "warning"]
+    return [sys.executable, str(_launcher()), *quiet, *where, *port, *command]
 
 
 def launcher_environment() -> dict[str, str]:

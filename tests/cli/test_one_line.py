@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 QUICKSTART = ROOT / "train" / "configs" / "quickstart.yaml"
 LONG = "x" * 300
+WAY_OUT = (
+    ". Set data.val_split to a split that is there; to make a split val of some of the train images, import "
+    "the data set with --hold-out 0.1 and cache it again"
+)
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +129,31 @@ def test_a_mistyped_split_is_told_before_the_launcher_starts(
     assert last_line("eval", weights, cache, "--split", split) == wanted
     assert last_line("examples", weights, cache, "--split", split, "--device", "cpu") == wanted
     settings = (f"data.cache={cache}", f"run.folder={folder / 'new'}", f"data.val_split={split}")
-    way_out = (
-        ". Set data.val_split to a split that is there; to make a split val of some of the train images, "
-    )
-    way_out += "import the data set with --hold-out 0.1 and cache it again"
-    assert last_line("train", "--config", QUICKSTART, *settings) == wanted + way_out
+    assert last_line("train", "--config", QUICKSTART, *settings) == wanted + WAY_OUT
     resumed = ("train", "--config", QUICKSTART, "--resume", "auto", *settings)
-    assert last_line(*resumed) == wanted + way_out
+    assert last_line(*resumed) == wanted + WAY_OUT
     assert last_line("eval", folder / "none.safetensors", cache).startswith("error: no weights ")
+
+
+@pytest.mark.parametrize("command", ["predict", "attention", "eval"])
+def test_a_command_says_what_it_does_before_torch_is_imported(
+    folder: Path, command: str, tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')\n")
+    run, photo = folder / "run", folder / "photo.png"
+    arguments = (run, folder / "cache") if command == "eval" else (photo, "the circle", "--weights", run)
+    done = subprocess.run(
+        [sys.executable, "-m", "maris_fast.cli", command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    weights = run / "best.safetensors"
+    first = {"eval": f"scoring {weights} on val of {folder / 'cache'}"}
+    assert done.stderr.splitlines() == [
+        first.get(command, f"loading {weights} and its encoders"),
+        "torch is imported",
+    ]
 
 
 def test_a_mistyped_split_is_told_before_torch_is_imported(folder: Path) -> None:
@@ -152,7 +174,7 @@ def test_under_deepspeed_a_mistyped_split_can_be_the_last_line(folder: Path) -> 
     done = run(*launcher, "train/main.py", "--config", QUICKSTART, *settings)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert lines == [f"error: no split 'vall' in the cache {folder / 'cache'}; it has train, val"]
+    assert lines == [f"error: no split 'vall' in the cache {folder / 'cache'}; it has train, val{WAY_OUT}"]
     assert done.stderr.rstrip().endswith(lines[0])
 
 

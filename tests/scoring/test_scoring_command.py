@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import maris_fast
+from maris_fast.cli import app
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.manifest import MANIFEST
 from maris_fast.data_shards.cache.masks import decode_rle
@@ -69,6 +72,23 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
         assert list(summary["protocols"]) == ["maris", *names]
         same_numbers(summary, wanted[condition])
     every_expression_is_there(folder / "expressions.jsonl", folder, found["as written"])
+
+
+def test_one_rank_scores_in_this_process_what_python_gives_of_the_runs_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a launcher was started"))
+    monkeypatch.setenv("SLURM_PROCID", "1")  # one task of several, as in an array's script
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    (tmp_path / "best.safetensors").hardlink_to(folder / "model.safetensors")
+    out = tmp_path / "scores.json"
+    typed = ["eval", str(tmp_path), str(folder / "cache"), "--split", "train", "--out", str(out)]
+    done = CliRunner().invoke(app, typed)
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    assert found["weights"] == str(tmp_path / "best.safetensors")
+    wanted = maris_fast.evaluate(tmp_path, folder / "cache", "train")
+    assert found["as written"] == json.loads(json.dumps(wanted["as written"]))
 
 
 def every_expression_is_there(file: Path, folder: Path, scores: dict[str, Any]) -> None:

@@ -1,0 +1,38 @@
+"""What the commands share that predict: their options, and a predictor that says what it loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maris_fast.terminal import say
+
+if TYPE_CHECKING:
+    from maris_fast.prediction import Predictor
+
+WEIGHTS = "a run's folder, or a weights file"
+SamWeights = Annotated[str | None, typer.Option(help="SAM's checkpoint the features were made with")]
+TextWeights = Annotated[str | None, typer.Option(help="CLIP's weights: open_clip tag or path")]
+Device = Annotated[str, typer.Option(help="cpu or cuda")]
+
+
+def load_predictor(
+    weights: Path, sam_weights: str | None, text_weights: str | None, device: str
+) -> Predictor:
+    """Says at once what is loaded, then what to know of it; importing the libraries alone takes seconds.
+
+    Raises:
+        CheckpointError, ConfigError: as ``Predictor``.
+    """
+    from maris_fast.weight_files import find_weights
+
+    weights = find_weights(weights)
+    say(f"loading {weights} and its encoders", err=True)
+    from maris_fast.prediction import Predictor
+
+    predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
+    if predictor.caution:
+        say(f"note: {predictor.caution}", err=True)
+    return predictor
