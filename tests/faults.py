@@ -24,6 +24,24 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+class Disk:
+    """What another program writes to a small disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._filler = folder / "filler"
+
+    def fill(self, but_for: int = 0) -> None:
+        with self._filler.open("ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                file.truncate(file.tell() - but_for)
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
 def require_nameless_user() -> None:
     _or_skip(*NAMELESS, "true")
 

@@ -26,6 +26,7 @@ from PIL import Image
 
 from maris_fast.errors import InputError
 from tests.cli.demo_process import Running
+from tests.faults import small_disk
 from tests.training.processes import ROOT
 
 SECRET = "secret-5f0c"
@@ -307,6 +308,17 @@ def test_the_oldest_files_make_room_but_examples_stay(tmp_path: Path) -> None:
         served.path(first)
     kept = {served.path(name) for name in (example, second, third)}
     assert {path for path in tmp_path.resolve().rglob("*") if path.is_file()} == kept
+
+
+def test_a_full_disk_of_the_server_is_told_and_nothing_half_stays(tmp_path: Path) -> None:
+    from maris_fast.demo.served import ServedFiles
+
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        served = ServedFiles(disk)
+        with pytest.raises(InputError, match=r"cannot keep mine\.png: No space left on device"):
+            served.add("mine.png", b"0" * 80_000)
+        assert not list(disk.iterdir())
+        assert served.path(served.add("mine.png", b"0" * 30_000)).stat().st_size == 30_000
 
 
 class Slow:

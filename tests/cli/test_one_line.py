@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from maris_fast.cli import app
 from maris_fast.launched import free_port
-from tests.faults import small_disk
+from tests.faults import NAMELESS, require_nameless_user, small_disk
 from tests.training.processes import ROOT, TWO_RANKS, run
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
@@ -176,6 +177,70 @@ def test_under_deepspeed_a_mistyped_split_can_be_the_last_line(folder: Path) -> 
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert lines == [f"error: no split 'vall' in the cache {folder / 'cache'}; it has train, val{WAY_OUT}"]
     assert done.stderr.rstrip().endswith(lines[0])
+
+
+IN_TURN = """
+import json, os, sys
+from typer.testing import CliRunner
+from maris_fast.cli import app
+for file, *arguments in json.load(sys.stdin):
+    os.chmod(file, 0)
+    done = CliRunner().invoke(app, arguments)
+    os.chmod(file, 0o644)
+    print(json.dumps([done.exit_code, done.output]))
+"""
+"""Commands, each without the right to read a file."""
+
+
+def test_files_that_this_user_may_not_read(folder: Path, tmp_path: Path) -> None:
+    """They are named with the reason, and not called missing or damaged."""
+    require_nameless_user()
+    cache, dataset, weights = folder / "cache", folder / "dataset", folder / "run" / "best.safetensors"
+    photo, lines = folder / "photo.png", folder / "own.jsonl"
+    lines.write_text('{"image": "photo.png", "sentence": "dog", "mask": [[0, 0, 9, 0, 9, 9]]}\n')
+    (tmp_path / "base.yaml").write_text("run: {}\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\n")
+    shard, index = cache / "val-000000.tar", cache / "val-000000.index.npz"
+    seen = ("examples", weights, cache, "--device", "cpu", "--out", tmp_path / "seen")
+    may_not = "cannot be read: [Errno 13] Permission denied: "
+    asked: list[tuple[int, str, tuple[object, ...]]] = [
+        (1, f"{shard.name}: {may_not}'{shard}'", (shard, "verify", cache)),
+        (1, f"{shard.name}: {may_not}'{index}'", (index, "verify", cache)),
+        (2, f"error: shard {shard}, image 000000000003: {may_not}'{shard}'", (shard, *seen)),
+        (2, f"error: index {index} {may_not}'{index}'", (index, *seen)),
+        (2, f"error: {cache}/manifest.json: Permission denied", (cache / "manifest.json", *seen)),
+        (
+            2,
+            f"error: {lines}: Permission denied",
+            (lines, "import", folder, lines.name, "--out", tmp_path / "out"),
+        ),
+        (
+            2,
+            f"    own.jsonl:1: {photo} is no readable image: [Errno 13] Permission denied: '{photo}'",
+            (photo, "import", folder, lines.name, "--out", tmp_path / "out"),
+        ),
+        (
+            2,
+            f"error: {dataset}/dataset.json: Permission denied",
+            (dataset / "dataset.json", "mix", dataset, "--out", tmp_path / "out"),
+        ),
+        (
+            2,
+            f"error: {tmp_path}/base.yaml {may_not}'{tmp_path}/base.yaml'",
+            (tmp_path / "base.yaml", "train", "--config", tmp_path / "mine.yaml"),
+        ),
+    ]
+    said = subprocess.run(
+        [*NAMELESS, sys.executable, "-c", IN_TURN],
+        input=json.dumps([[str(word) for word in words] for _, _, words in asked]),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for (status, line, _), told in zip(asked, map(json.loads, said.splitlines()), strict=True):
+        assert told[0] == status
+        assert line in told[1].splitlines(), told[1]
 
 
 def test_names_too_long_for_a_disk(folder: Path, tmp_path: Path) -> None:

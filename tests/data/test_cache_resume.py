@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ from typer.testing import CliRunner
 from maris_fast.cli import app
 from maris_fast.config import CacheSettings, TextSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
+from maris_fast.data_shards.cache import write as write_module
 from maris_fast.data_shards.cache.files import new_file
+from maris_fast.data_shards.cache.group import EncodedGroup
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.workers import Worker, find_worker
 from maris_fast.data_shards.cache.write import CacheJob, encode_groups
@@ -31,6 +34,7 @@ from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.errors import ConfigError, InputError
 from tests.data.cache_dataset import SIZES, WORDS, default_records, record, tiny_settings, write_dataset
 from tests.data.killed_writers import SETTINGS
+from tests.faults import Disk, small_disk
 from tests.training.processes import TWO_RANKS, free_port, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -308,6 +312,34 @@ def test_a_disk_that_fills_up_leaves_nothing_incomplete_and_says_how_to_go_on(
     assert left.pop("writing.json")
     assert all(expected[name] == content for name, content in left.items())
     assert_same_after_restart(dataset, out, whole)
+
+
+@pytest.mark.parametrize(("shard", "room"), [(1, 0), (3, 12_288), (6, 4096)])
+def test_a_disk_that_another_program_fills_leaves_whole_shards_and_says_how_to_go_on(
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int, room: int
+) -> None:
+    """Checked before, there was room; ``room`` is left when a shard is begun."""
+    begun = 0
+
+    def filled(*arguments: Any) -> Iterator[EncodedGroup]:
+        nonlocal begun
+        begun += 1
+        if begun == shard:
+            disk.fill(but_for=room)
+        return encode_groups(*arguments)
+
+    expected = contents(whole)
+    with small_disk(tmp_path / "disk", "4m") as folder:
+        disk = Disk(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(write_module, "encode_groups", filled)
+            with pytest.raises(InputError, match=rf"No space left on device; {shard - 1} of 6 shards are"):
+                write_cache(dataset, folder / "cache", settings(), progress=False)
+        left = contents(folder / "cache")
+        assert left.pop("writing.json")
+        assert all(expected[name] == content for name, content in left.items())
+        disk.free()
+        assert_same_after_restart(dataset, folder / "cache", whole)
 
 
 def assert_same_after_restart(dataset: Path, out: Path, whole: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from maris_fast.config import TextSettings
 from maris_fast.encoders import TextEncoder
 from maris_fast.errors import CheckpointError, ConfigError, InputError
+from maris_fast.launched import free_port
 
 
 def tiny(**changes: object) -> TextSettings:
@@ -90,12 +93,18 @@ def test_random_weights_follow_their_seed() -> None:
     assert TextEncoder(tiny(seed=1)).provenance.random
 
 
-def test_a_tag_that_cannot_be_fetched_says_where_to_put_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(tag: object) -> str:
-        raise FileNotFoundError("no network")
-
-    monkeypatch.setattr(open_clip, "download_pretrained", unreachable)
-    with pytest.raises(CheckpointError, match=r"no network.*encoders\.text\.weights.*ViT-L-14-quickgelu"):
+def test_a_tag_that_cannot_be_fetched_says_where_to_put_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the hub's own client, at a port where nobody listens."""
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"http://127.0.0.1:{free_port()}/{{filename}}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the client's attempts
+    with pytest.raises(
+        CheckpointError, match=r"check your connection.*encoders\.text\.weights.*ViT-L-14-quickgelu"
+    ):
         TextEncoder(TextSettings(arch="ViT-L-14", weights="openai"))
 
 

@@ -19,28 +19,13 @@ from maris_fast.errors import MarisError
 from maris_fast.train.checkpoints import Best
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks, join, leave
+from tests.faults import Disk
 from tests.training.board_files import curve, pictured
 from tests.training.toy_run import Batch, ToyReader, metrics, replaced, toy_settings, toy_trainer
 
 NEVER = 1000
 SMALL = 16 * 1024
 """Bytes that toy weights fit in, and a sheet of pictures does not."""
-
-
-class Disk:
-    def __init__(self, folder: Path) -> None:
-        self._filler = folder / "filler"
-
-    def fill(self, but_for: int = 0) -> None:
-        with self._filler.open("ab", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                file.truncate(file.tell() - but_for)
-
-    def free(self) -> None:
-        self._filler.unlink()
 
 
 class HookedReader(ToyReader):
