@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,14 +21,14 @@ from safetensors import safe_open
 
 from maris_fast.cli import app
 from maris_fast.errors import InputError
+from maris_fast.launched import free_port
 from maris_fast.standard_streams import Streams, sturdy
 from maris_fast.train.ablation.record import Record
 from maris_fast.train.ablation.running import Command, Runner
 from maris_fast.train.by_products import RecordFile
 from maris_fast.train.journal import RunJournal
-from tests.faults import small_disk
+from tests.faults import Disk, small_disk
 from tests.training.board_files import curve
-from tests.training.full_disk import Disk
 from tests.training.processes import ROOT, run
 from tests.training.tiny_cache import write_tiny_cache
 from tests.training.toy_run import metrics, toy_settings
@@ -221,6 +222,29 @@ def test_every_by_product_may_fail_at_once(cache: Path, tmp_path: Path) -> None:
     assert [want for want, line in zip(wanted, warnings, strict=True) if want not in line] == [], warnings
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["commit"] is None
+    assert [one["step"] for one in records(tmp_path / "run") if one["kind"] == "train"] == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb, which the project does not depend on")
+def test_wandb_at_a_port_where_nobody_listens_ends_no_run(cache: Path, tmp_path: Path) -> None:
+    here = {
+        "WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}",
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_INIT_TIMEOUT": "10",
+        "WANDB_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [*command(cache, tmp_path / "run"), "run.wandb_project=maris"],
+        env={**os.environ, **here},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    (warning,) = (line for line in done.stderr.splitlines() if "WARNING" in line)
+    assert warning.startswith("WARNING: W&B cannot be written (CommError: ")
+    assert "it is off from here on, and the training goes on" in done.stderr
     assert [one["step"] for one in records(tmp_path / "run") if one["kind"] == "train"] == [1, 2, 3, 4]
 
 
