@@ -83,14 +83,16 @@ def draw(root: Path = ROOT) -> list[Path]:
         replace_block(guide, "position-words", position_words_block(read_json(words)))
     written = [readme, guide]
     if suites:
+        benchmarks = root / "docs" / "benchmarks.md"
         pictures = {}
         for suite in suites:
             device = device_folder(suite.environment)
             file = root / "docs" / f"{suite.suite}-{device}.png"
             plot(suite, file)
-            pictures[f"{suite.suite} {suite.environment['device']}"] = f"docs/{file.name}"
+            pictures[f"{suite.suite} {suite.environment['device']}"] = file.name
             written.append(file)
-        replace_block(readme, "benchmarks", suite_block(suites, pictures))
+        replace_block(benchmarks, "benchmarks", suite_block(suites, pictures))
+        written.append(benchmarks)
     steps = measured(results, ["step"])
     if steps:
         pictures = {}

@@ -38,12 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from maris_fast.errors import MarisError
+    from maris_fast.linux import require_linux
     from maris_fast.terminal import PrintableFormatter
 
     logging.basicConfig()
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
     try:
+        require_linux()
         settings = _settings(options)
         if options.dry_run:
             _show(settings, options.ranks)

@@ -31,6 +31,7 @@ from maris_fast.cli.kernels import kernels
 from maris_fast.end_signals import interrupting
 from maris_fast.errors import MarisError
 from maris_fast.files import FULL
+from maris_fast.linux import require_linux
 from maris_fast.standard_streams import sturdy
 from maris_fast.terminal import PrintableFormatter, printable
 
@@ -47,6 +48,7 @@ class Commands(TyperGroup):
             logging.lastResort.setFormatter(PrintableFormatter())
         with sturdy() as streams, interrupting():
             try:
+                require_linux()
                 result = super().invoke(ctx)
                 streams.require_written()
             except MarisError as error:

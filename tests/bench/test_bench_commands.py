@@ -96,6 +96,7 @@ def test_a_suite_with_a_wrong_result_keeps_no_figure(tmp_path: Path, monkeypatch
 DRAWN = (
     "README.md",
     "docs/ablations.md",
+    "docs/benchmarks.md",
     "docs/quickstart.md",
     "docs/training.md",
     "data_shards/cache/README.md",
@@ -140,22 +141,23 @@ def test_report_draws_tables_and_plots_from_results_alone_and_twice_the_same(che
     write_suite(checkout, "cpu", [row("eager", 7.0, load_average=3.25, machine_shared=True, timer="wall")])
     status, said = called("bench", "report", "--root", checkout)
     assert status == 0, said
-    readme = (checkout / "README.md").read_text()
+    drawn = (checkout / "docs" / "benchmarks.md").read_text()
     assert (
         "| mutual_attention, NVIDIA H100, ms | eager-autocast | compiled | flex-attention (A Z_l only) "
         "| triton | GB/s | of a copy | eager-autocast / triton | compiled / triton | peak memory |"
-    ) in readme
-    assert "| training: both | 2.25 | 1.5 | 0.25 | 0.5 | 3000 | 75% | 4.50 | 3.00 | 64 MiB |" in readme
-    assert "| saved for the backward, MiB a pair | compiled | triton |" in readme
-    assert "| training | 1.50 | 1.50 |" in readme
-    assert "| training: both | 7 |" in readme
-    assert "the machine was shared during 1 of 1 rows (load average up to 3.2)" in readme
-    assert "they have not been timed" not in readme
+    ) in drawn
+    assert "| training: both | 2.25 | 1.5 | 0.25 | 0.5 | 3000 | 75% | 4.50 | 3.00 | 64 MiB |" in drawn
+    assert "| saved for the backward, MiB a pair | compiled | triton |" in drawn
+    assert "| training | 1.50 | 1.50 |" in drawn
+    assert "| training: both | 7 |" in drawn
+    assert "the machine was shared during 1 of 1 rows (load average up to 3.2)" in drawn
+    assert "they have not been timed" not in drawn
     plots = sorted((checkout / "docs").glob("*.png"))
     assert [plot.name for plot in plots] == ["mutual_attention-cpu.png", "mutual_attention-nvidia-h100.png"]
-    before = [readme, *(plot.read_bytes() for plot in plots)]
+    before = [drawn, *(plot.read_bytes() for plot in plots)]
     assert called("bench", "report", "--root", checkout)[0] == 0
-    assert [(checkout / "README.md").read_text(), *(plot.read_bytes() for plot in plots)] == before
+    again = (checkout / "docs" / "benchmarks.md").read_text()
+    assert [again, *(plot.read_bytes() for plot in plots)] == before
 
 
 def test_a_block_says_plainly_where_the_kernels_were_not_timed(checkout: Path) -> None:
@@ -179,8 +181,8 @@ def test_report_draws_what_the_fast_preset_costs_beside_it(checkout: Path) -> No
 
 def test_report_needs_the_block_that_holds_a_table(checkout: Path) -> None:
     write_suite(checkout, "cpu", [row("eager", 7.0)])
-    readme = checkout / "README.md"
-    readme.write_text(readme.read_text().replace("<!-- benchmarks:begin -->", ""))
+    document = checkout / "docs" / "benchmarks.md"
+    document.write_text(document.read_text().replace("<!-- benchmarks:begin -->", ""))
     status, said = called("bench", "report", "--root", checkout)
     assert status == 2
     assert "has no block benchmarks" in said

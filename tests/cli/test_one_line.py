@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from maris_fast.cli import app
 from maris_fast.launched import free_port
+from maris_fast.train.main import main
 from tests.faults import NAMELESS, require_nameless_user, small_disk
 from tests.training.processes import ROOT, TWO_RANKS, run
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
@@ -255,3 +256,14 @@ def test_the_report_of_random_encoders_says_so(folder: Path, tmp_path: Path) -> 
     assert CliRunner().invoke(app, report).exit_code == 0
     told = "Note: these weights were trained on features of random encoders (sam and text)."
     assert told in page.read_text()
+
+
+def test_another_system_than_linux(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    result = CliRunner().invoke(app, ["info"])
+    assert (result.exit_code, main(["--config", "tiny", "--dry-run"])) == (2, 2)
+    told = "maris-fast runs on Linux, and this is darwin; use a Linux machine, a container or WSL 2"
+    for said in (result.stderr, capfd.readouterr().err):
+        assert " ".join(said.split()) == f"error: {told}"
