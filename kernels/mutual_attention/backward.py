@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from maris_fast.kernels.mutual_attention.forward import SIZES, inside, softmax_of_kept
+from maris_fast.kernels.mutual_attention.forward import SIZES, inside, softmax_of_kept, where_also
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -267,7 +267,7 @@ def mutual_attention_bwd_kernel(
                 x_hat = (X - mean[:, None]) * rstd[:, None]
                 grad = tl.load(grad_ptr + row_base * C + places_v, mask=is_z_v, other=0.0).to(tl.float32)
 
-                is_later = is_channel & ((tile > first_tile) | (e > first_e))
+                is_later = where_also(is_channel, (tile > first_tile) | (e > first_e))
                 dw = tl.load(dw_partial_ptr + channels, mask=is_later, other=0.0)
                 db = tl.load(db_partial_ptr + channels, mask=is_later, other=0.0)
                 dw += tl.sum(grad * x_hat, axis=0)
@@ -287,16 +287,16 @@ def mutual_attention_bwd_kernel(
                     tl.debug_barrier()
                 dz_l = tl.dot(tl.trans(dS), z_v, dz_l, input_precision="ieee")
                 own_l = dz_l_partial_ptr + (word_base * splits + split * L_t) * C + places_l
-                dz_l += tl.load(own_l, mask=is_z_l & (tile > first_tile), other=0.0)
+                dz_l += tl.load(own_l, mask=where_also(is_z_l, tile > first_tile), other=0.0)
                 tl.store(own_l, dz_l, mask=is_z_l)
 
                 dy = tl.load(dy_ptr + word_base * C + places_l, mask=is_z_l, other=0.0).to(z_v.dtype)
                 dz_v = sum_over_words(A, dy, dX, BLOCK_V, BLOCK_T, CHUNK, IN_QUARTERS)
                 dz_v = sum_over_words(dS, z_l, dz_v, BLOCK_V, BLOCK_T, CHUNK, IN_QUARTERS)
                 if HAS_GROUPS:
-                    dz_v += tl.load(dz_v_sum_ptr + places_v, mask=is_z_v & (e > first_e), other=0.0)
-                    tl.store(dz_v_sum_ptr + places_v, dz_v, mask=is_z_v & (e + 1 < end_e))
-                    is_z_v = is_z_v & (e + 1 == end_e)
+                    dz_v += tl.load(dz_v_sum_ptr + places_v, mask=where_also(is_z_v, e > first_e), other=0.0)
+                    tl.store(dz_v_sum_ptr + places_v, dz_v, mask=where_also(is_z_v, e + 1 < end_e))
+                    is_z_v = where_also(is_z_v, e + 1 == end_e)
                 dz_v = dz_v.to(dz_v_ptr.dtype.element_ty)
                 tl.store(dz_v_ptr + start_v * C + places_v, dz_v, mask=is_z_v)
             # What one thread stored, another may read back in the next round.

@@ -36,6 +36,15 @@ def inside(is_row: tl.tensor, channels: tl.tensor, C: tl.constexpr, BLOCK_C: tl.
 
 
 @triton.jit
+def where_also(mask: tl.tensor, condition: tl.tensor) -> tl.tensor:
+    """A block's mask, nothing of it unless a condition of scalars holds too.
+
+    Compared with 0, because the interpreter widens such a condition to int32: no mask from Triton 3.9 on.
+    """
+    return (mask & condition) != 0
+
+
+@triton.jit
 def gate(S: tl.tensor, may_keep: tl.tensor, threshold: tl.tensor, KEEP: tl.constexpr) -> tl.tensor:
     """Which pairs eq. 4 keeps, of the words that may be kept at all."""
     if KEEP == 0:
@@ -263,7 +272,7 @@ def mutual_attention_fwd_chunked_kernel(
             tl.store(f_lav_ptr + (row_base + start) * C + places_v, f_lav, mask=is_z_v)
 
             gathered = tl.dot(tl.trans(A), z_v, input_precision="ieee")
-            gathered += tl.load(partial_ptr + places_l, mask=is_z_l & (tile > first), other=0.0)
+            gathered += tl.load(partial_ptr + places_l, mask=where_also(is_z_l, tile > first), other=0.0)
             tl.store(partial_ptr + places_l, gathered, mask=is_z_l)
         # What one thread stored, another may read back in the next round.
         tl.debug_barrier()

@@ -2,7 +2,7 @@
 
 As released it keeps bfloat16 as bit patterns, multiplies these (triton issue 11584), and truncates where it
 casts from fp32. Here PyTorch widens operands and rounds casts to the nearest, and TF32 products drop the 13
-bits that tensor cores do not read.
+bits that tensor cores do not read. Masks have to be boolean, as every Triton from 3.9 on asks.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def use_bf16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until ``monkeypatch`` is undone, in this process."""
     cast, fp_to_fp = InterpreterBuilder.cast_impl, InterpreterBuilder.create_fp_to_fp
     dot, binary_op = InterpreterBuilder.create_dot, InterpreterBuilder.binary_op
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
 
     def cast_impl(self: Any, src: TensorHandle, dst_type: Any) -> TensorHandle:
         wanted = dst_type.scalar
@@ -68,6 +69,18 @@ def use_bf16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not is_bf16(lhs), "arithmetic in bfloat16 is not interpreted: compute in fp32 and cast"
         return binary_op(self, lhs, rhs, op)
 
+    def checked_load(self: Any, ptrs: TensorHandle, mask: TensorHandle, *others: Any) -> TensorHandle:
+        assert mask.data.dtype == np.bool_, f"a mask of {mask.data.dtype}"
+        return load(self, ptrs, mask, *others)
+
+    def checked_store(
+        self: Any, ptrs: TensorHandle, value: TensorHandle, mask: TensorHandle, *others: Any
+    ) -> Any:
+        assert mask.data.dtype == np.bool_, f"a mask of {mask.data.dtype}"
+        return store(self, ptrs, value, mask, *others)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", checked_load)
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_store", checked_store)
     monkeypatch.setattr(InterpreterBuilder, "cast_impl", cast_impl)
     monkeypatch.setattr(InterpreterBuilder, "create_fp_to_fp", create_fp_to_fp)
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
