@@ -178,7 +178,7 @@ def launcher_command(ranks: int, *command: str, devices: Sequence[str] = ()) -> 
     # The launcher's own choice is one fixed port, and two runs on a machine would meet there.
     port = ["--master_port", str(free_port())]
     # What it does all the time would stand before what the command has to say.
-    quiet = ["--log_level", "warning"]
+    quiet = ["--log_level", "error"]
     return [sys.executable, str(_launcher()), *quiet, *where, *port, *command]
 
 

@@ -178,4 +178,5 @@ def test_the_page_says_which_run_is_which_row_and_which_is_none(tmp_path: Path) 
     assert done.exit_code == 0, done.output
     text = page.read_text()
     assert all(line.replace("'", "&#39;") in text for line in told)
-    assert text.count("No run here fits a row.") == 1  # Table 6
+    assert text.index('id="curves"') < text.index('id="paper"') < text.index("Table 1.")
+    assert "Table 6." not in text  # in which no run is a row

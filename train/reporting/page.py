@@ -70,7 +70,7 @@ def render(runs: Sequence[RunData], counted: Sequence[RunData], seen: ModelPictu
         sheets=[(run, _sheets(run)) for run in runs if run.pictures],
         colours=figures.COLOURS,
         counted=counted,
-        paper_tables=paper_tables.paper_tables(counted),
+        paper_tables=[table for table in paper_tables.paper_tables(counted) if table.filled],
         placing=paper_tables.placing(counted),
         seen=seen,
         rule=RULE,
