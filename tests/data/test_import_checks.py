@@ -297,6 +297,14 @@ def test_a_missing_image_is_told_with_the_file_of_the_same_letters(tmp_path: Pat
     expect_left_out(tmp_path, subject, rename, "missing images", f"; there is {other.name}")
 
 
+@with_paths
+def test_an_image_in_a_folder_that_is_not_there_is_missing(tmp_path: Path, form: str) -> None:
+    subject = SUBJECTS[form](tmp_path)
+    assert subject.name is not None
+    rename = subject.name
+    expect_left_out(tmp_path, subject, lambda _: rename("nowhere/x.png"), "missing images", "nowhere/x.png")
+
+
 # Sizes
 
 

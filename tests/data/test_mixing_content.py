@@ -22,6 +22,7 @@ from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.errors import InputError
 from maris_fast.images import load_image
 from tests.data.test_mixing import dataset, record
+from tests.faults import small_disk
 
 NUMBER = 391895
 
@@ -227,6 +228,11 @@ def test_suspected_pairs_can_be_looked_at_and_kept(tmp_path: Path, real: list[Pa
     # Side by side stand the two, and not others.
     assert np.count_nonzero(look_of(left).bits != look_of(right).bits) <= LOOK_ALIKE
     assert np.count_nonzero(look_of(left).bits != look_of(load_image(real[0])).bits) <= LOOK_ALIKE
+    with small_disk(tmp_path / "full", "4k") as full:
+        nowhere = CliRunner().invoke(app, [*typed[:-1], str(full / "p.png")])
+        assert (
+            f"error: {full / 'p.png'} cannot be written: [Errno 28] No space left on device" in nowhere.output
+        )
     kept = CliRunner().invoke(app, [*typed, "--keep-look-alikes"])
     assert kept.exit_code == 0, kept.output
     said = " ".join(kept.output.split())

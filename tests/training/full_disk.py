@@ -19,6 +19,7 @@ from maris_fast.errors import MarisError
 from maris_fast.train.checkpoints import Best
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks, join, leave
+from maris_fast.train.run_folder import owned_by_rank_zero
 from tests.faults import Disk
 from tests.training.board_files import curve, pictured
 from tests.training.toy_run import Batch, ToyReader, metrics, replaced, toy_settings, toy_trainer
@@ -113,7 +114,28 @@ def full_for_the_best(ranks: Ranks, disk: Disk, folder: Path) -> Any:
     return {**left, "kept": best.read_bytes() == before[0]}
 
 
-SCENARIOS = (full_for_records, full_for_pictures, full_for_a_checkpoint, full_for_the_best)
+def full_from_the_start(ranks: Ranks, disk: Disk, folder: Path) -> list[str]:
+    """Without room for the lock; with room for the lock alone."""
+    said = []
+    for room in (0, 4096):
+        settings = toy_settings(folder / str(room), **{"run.checkpoint_every": NEVER})
+        disk.fill(but_for=room)
+        try:
+            with owned_by_rank_zero(settings.run.folder, ranks):
+                toy_trainer(settings, ranks).run()
+        except MarisError as error:
+            said.append(str(error))
+        disk.free()
+    return said
+
+
+SCENARIOS = (
+    full_from_the_start,
+    full_for_records,
+    full_for_pictures,
+    full_for_a_checkpoint,
+    full_for_the_best,
+)
 
 
 def _main() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,14 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         )
         assert done.returncode == 0, done.stderr[-4000:]
         yield json.loads((folder / "left.json").read_text())
+
+
+def test_a_folder_on_a_full_disk_is_told_before_anything_is_trained(left: dict[str, Any]) -> None:
+    no_lock, no_settings = left["full_from_the_start"]
+    for said in (no_lock, no_settings):
+        assert re.fullmatch(
+            rf"run\.folder \S+ cannot be written: {re.escape(FULL)}.*; set it to another", said
+        )
 
 
 def test_records_that_a_full_disk_does_not_take_are_caught_up(left: dict[str, Any]) -> None:

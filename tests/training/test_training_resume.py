@@ -131,10 +131,10 @@ def test_what_may_not_be_read_is_neither_torn_nor_missing(folder: Path) -> None:
     require_nameless_user()
     state, weights = folder / "checkpoints" / "step-00000008" / STATE, folder / "best.safetensors"
     script = """
-import sys
+import os, sys
 from pathlib import Path
 from maris_fast.config import RunSettings
-from maris_fast.errors import CheckpointError
+from maris_fast.errors import MarisError
 from maris_fast.train import resuming
 from maris_fast.weights import load_weights
 folder = Path(sys.argv[1])
@@ -144,18 +144,25 @@ for read in (
 ):
     try:
         read()
-    except CheckpointError as error:
+    except MarisError as error:
         print(error)
+os.chmod(folder, 0)
+try:
+    resuming.find(RunSettings(folder=folder, resume="auto"))
+except MarisError as error:
+    print(error)
+os.chmod(folder, 0o755)
 """
     for path in (state, weights):
         path.chmod(0)
     done = run(*NAMELESS, sys.executable, "-c", script, folder)  # root itself may read everything
     for path in (state, weights):
         path.chmod(0o644)
-    found, loaded = done.stdout.splitlines()
+    found, loaded, closed = done.stdout.splitlines()
     assert f"step-00000008 has a {STATE} that this user has no right to read" in found
     assert "step-00000004 is whole" in found
     assert "torn" not in found
+    assert closed.startswith(f"run.folder {folder} cannot be read: [Errno 13] Permission denied: ")
     assert loaded == f"weights {weights} cannot be read: [Errno 13] Permission denied: '{weights}'"
 
 

@@ -11,11 +11,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from maris_fast.config import EngineSettings
-from maris_fast.train.watch import Watch
+from maris_fast.errors import TrainingError
+from maris_fast.launched import free_port
+from maris_fast.train.watch import Watch, watch
 from maris_fast.train.watch.identity import Identity
 from maris_fast.train.watch.post import Post
 from maris_fast.train.watch.verdict import FAILED, GRACE, LOST, Beat, Heard, Limits, Verdict, judge
@@ -25,6 +28,12 @@ from tests.training.two_watches import Ranks, TwoWatches, stays
 LIMITS = Limits(silence=30, stall=180, patience=600)
 RANKS = [Identity(rank, f"host-{rank // 2}", 100 + rank, "boot", "1") for rank in range(4)]
 NOW = 1000.0
+
+
+def test_a_watch_that_cannot_be_reached_is_named() -> None:
+    port = free_port()  # nobody listens
+    with pytest.raises(TrainingError, match=rf"at 127\.0\.0\.1 port {port} cannot be reached: .*refused"):
+        watch._connect("127.0.0.1", port)
 
 
 def beat(phase: str = "computing", step: int = 7, waiting: float = 0, still: float = 0) -> Beat:
