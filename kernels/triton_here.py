@@ -50,11 +50,15 @@ def why_not_here(device: torch.device, dtype: torch.dtype, interpreted: bool) ->
     if interpreted:
         if device.type != "cpu":
             return f"TRITON_INTERPRET is set, which runs kernels on the CPU, and the inputs are on {device}"
-        if dtype == torch.bfloat16:
-            from maris_fast.kernels.interpreted_bf16 import interpreter_computes_bf16
+        from maris_fast.kernels.interpreter import interpreter_computes_bf16, interpreter_counts
 
-            if not interpreter_computes_bf16():
-                return "Triton's interpreter multiplies bfloat16 wrongly (triton issue 11584)"
+        if not interpreter_counts():
+            return (
+                "Triton's interpreter can't run loops with this NumPy (triton issue 9171); "
+                "install triton>=3.7 or numpy<2.4"
+            )
+        if dtype == torch.bfloat16 and not interpreter_computes_bf16():
+            return "Triton's interpreter multiplies bfloat16 wrongly (triton issue 11584)"
     elif device.type != "cuda":
         return f"Triton kernels run on CUDA, and the inputs are on {device} (or set TRITON_INTERPRET=1)"
     elif torch.version.cuda is None:

@@ -196,12 +196,13 @@ def test_a_missing_compiler_is_broken_where_the_run_compiles_and_a_warning_elsew
 
 
 def test_a_numpy_that_breaks_the_interpreter_is_told_with_what_to_install(tmp_path: Path) -> None:
-    about = tmp_path / "numpy-2.9.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.9.0\n")
+    for name, version in (("numpy", "2.9.0"), ("triton", "3.6.0")):
+        about = tmp_path / f"{name}-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     done = run(*DOCTOR, *only("packages"), packages=[tmp_path], changed={"TRITON_INTERPRET": "1"})
     assert done.returncode == 1
-    assert "numpy 2.9.0" in done.stdout
+    assert "numpy 2.9.0 beside triton 3.6.0" in done.stdout
     assert "pip install 'numpy<2.4'" in done.stdout
 
 

@@ -30,8 +30,11 @@ IMPORTED = (
     "pycocotools.mask",
     "crc32c",
 )
-# Triton 3.6's interpreter; kernels/README and constraints.txt name the same.
-INTERPRETER_BREAKS_ON = SpecifierSet(">=2.4", prereleases=True)
+# Both together: Triton 3.6's interpreter can't loop under NumPy 2.4 and later (triton issue 9171).
+INTERPRETER_BREAKS_ON = {
+    "triton": SpecifierSet("<3.7", prereleases=True),
+    "numpy": SpecifierSet(">=2.4", prereleases=True),
+}
 
 
 def python(_: Subject) -> Finding:
@@ -90,13 +93,14 @@ def _against(
 def _interpreter(
     installed: Mapping[str, tuple[str, tuple[str, ...]]], environment: Mapping[str, str]
 ) -> Finding | None:
-    version = installed.get("numpy", ("0",))[0]
-    if not INTERPRETER_BREAKS_ON.contains(version):
+    found = {name: installed.get(name, ("0",))[0] for name in INTERPRETER_BREAKS_ON}
+    if not all(versions.contains(found[name]) for name, versions in INTERPRETER_BREAKS_ON.items()):
         return None
-    came, todo = f"numpy {version}", "pip install 'numpy<2.4'"
+    came, todo = f"numpy {found['numpy']} beside triton {found['triton']}", "pip install 'numpy<2.4'"
     if environment.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        return broken(came, "numpy<2.4 where TRITON_INTERPRET is set", f"{todo}, or unset TRITON_INTERPRET")
-    return warning(came, "numpy<2.4 for the tests, which run kernels in Triton's interpreter", todo)
+        needed = "triton>=3.7 or numpy<2.4 where TRITON_INTERPRET is set"
+        return broken(came, needed, f"{todo}, or unset TRITON_INTERPRET")
+    return warning(came, "triton>=3.7 or numpy<2.4 to run kernels in Triton's interpreter", todo)
 
 
 def imports(_: Subject) -> Finding:

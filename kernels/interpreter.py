@@ -1,4 +1,4 @@
-"""Whether Triton's interpreter computes bfloat16 as a GPU does: it is asked, by one small product."""
+"""What Triton's interpreter gets wrong as released: it is asked, by one small kernel a fault."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.errors import InterpreterError
 
 
 @triton.jit
@@ -17,6 +18,13 @@ def bf16_product_kernel(a_ptr: tl.tensor, out_ptr: tl.tensor) -> None:
     tl.store(out_ptr + places, tl.dot(a, tl.trans(a)).to(tl.bfloat16))
 
 
+@triton.jit
+def count_kernel(out_ptr: tl.tensor, end: tl.tensor) -> None:
+    """out[i] = i up to an argument of the kernel."""
+    for i in range(0, end):
+        tl.store(out_ptr + i, i)
+
+
 @cache
 def interpreter_computes_bf16() -> bool:
     """Only where kernels are interpreted. As released it multiplies bit patterns (triton issue 11584)."""
@@ -25,3 +33,14 @@ def interpreter_computes_bf16() -> bool:
     out = torch.empty_like(a)
     bf16_product_kernel[(1,)](a, out)
     return torch.equal(out, (a.float() @ a.float().T).bfloat16())
+
+
+@cache
+def interpreter_counts() -> bool:
+    """Only where kernels are interpreted. Triton 3.6's can't under NumPy 2.4 or later (triton issue 9171)."""
+    out = torch.zeros(3, dtype=torch.int32)
+    try:
+        count_kernel[(1,)](out, 3)
+    except InterpreterError:
+        return False
+    return out.tolist() == [0, 1, 2]

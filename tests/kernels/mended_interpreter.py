@@ -1,8 +1,9 @@
-"""Triton's interpreter with bfloat16 as a GPU has it: for tests alone.
+"""Triton's interpreter without its faults: for tests alone.
 
 As released it keeps bfloat16 as bit patterns, multiplies these (triton issue 11584), and truncates where it
 casts from fp32. Here PyTorch widens operands and rounds casts to the nearest, and TF32 products drop the 13
-bits that tensor cores do not read. Masks have to be boolean, as every Triton from 3.9 on asks.
+bits that tensor cores do not read. Triton 3.6's can't loop up to a tensor under NumPy 2.4 and later (triton
+issue 9171); here it can. Masks have to be boolean, as Triton asks from 3.9 on.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import pytest
 import torch
 import triton.language as tl
 from triton._C.libtriton import ir
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, _get_np_dtype
 
-from maris_fast.kernels.interpreted_bf16 import interpreter_computes_bf16
+from maris_fast.kernels.interpreter import interpreter_computes_bf16, interpreter_counts
 
 TF32_BITS = np.uint32(0xFFFFE000)
 
@@ -44,11 +46,17 @@ def operand(handle: TensorHandle, precision: Any) -> TensorHandle:
     return handle
 
 
-def use_bf16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def mend_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until ``monkeypatch`` is undone, in this process."""
     cast, fp_to_fp = InterpreterBuilder.cast_impl, InterpreterBuilder.create_fp_to_fp
     dot, binary_op = InterpreterBuilder.create_dot, InterpreterBuilder.binary_op
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     def cast_impl(self: Any, src: TensorHandle, dst_type: Any) -> TensorHandle:
         wanted = dst_type.scalar
@@ -85,4 +93,6 @@ def use_bf16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InterpreterBuilder, "create_fp_to_fp", create_fp_to_fp)
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
     monkeypatch.setattr(InterpreterBuilder, "binary_op", checked_binary_op)
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_lang_tensor)
     interpreter_computes_bf16.cache_clear()
+    interpreter_counts.cache_clear()
