@@ -170,7 +170,7 @@ class CacheJob:
         if needed > free:
             raise InputError(
                 f"{self.out} needs {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free; "
-                "name a folder on another disk, choose fewer splits (--split), or a smaller feature_dtype "
+                "name a folder on another disk, choose fewer splits, or a smaller feature_dtype "
                 f"(it is {self._settings.feature_dtype}; int8 is the smallest)"
             )
 

@@ -45,7 +45,7 @@ def import_dataset(
     form = format_of(root, dataset)
     if form in _WITHOUT_SPLIT_BY:
         if split_by is not None:
-            raise ConfigError(f"--split-by {split_by}: {dataset} is divided in one way only; leave it out")
+            raise ConfigError(f"`split_by` {split_by}: {dataset} is divided in one way only; leave it out")
         return _WITHOUT_SPLIT_BY[form](root, dataset, out, options)
     importer, file = _WITH_SPLIT_BY[form]
     chosen = split_by or _only_split_by(root / dataset, file)
@@ -89,5 +89,5 @@ def _only_split_by(place: Path, file: str) -> str:
     head, tail = file.split("{}")
     there = sorted(path.name[len(head) : -len(tail)] for path in place.glob(file.format("*")))
     if len(there) != 1:
-        raise InputError(f"{place} is divided in several ways; choose one of --split-by {', '.join(there)}")
+        raise InputError(f"{place} is divided in several ways; choose one of `split_by` {', '.join(there)}")
     return there[0]

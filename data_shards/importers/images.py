@@ -29,17 +29,17 @@ def find_image_root(root: Path, named: Path | None = None, places: Sequence[str]
         if (root / place).is_dir():
             return root / place
     if named is not None:
-        raise InputError(f"no folder {root / named}; --images names the folder that image paths start from")
+        raise InputError(f"no folder {root / named}; `images` names the folder that image paths start from")
     raise InputError(
         f"no images below {root}: they are looked for at {' and '.join(places)}; put the folder, or a "
-        "symbolic link to it, there, or name it with --images"
+        "symbolic link to it, there, or name it with `images`"
     )
 
 
 NARROW = "images so narrow that nothing is left of their short side where SAM reads them; crop them"
 TURNED = (
-    "images that EXIF turns, so that nobody knows which way round the masks are; say it with --orientation "
-    "stored (as the file has its pixels) or --orientation shown (as EXIF turns them)"
+    "images that EXIF turns, so that nobody knows which way round the masks are; say it with `orientation` "
+    "stored (as the file has its pixels) or `orientation` shown (as EXIF turns them)"
 )
 """Kinds of faults."""
 

@@ -142,7 +142,7 @@ class BadRows:
             problems.add(*fault)
         if not options.leave_out_bad:
             problems.raise_if_any(
-                f"--leave-out-bad leaves such rows out instead, counts them and names each in {LISTING}"
+                f"`leave_out_bad` leaves such rows out instead, counts them and names each in {LISTING}"
             )
         if not rows:
             return info, []
@@ -177,7 +177,7 @@ class BadRows:
                             *problems.lines(),
                             f"check that {info.source} and the files beside it are of one data set and in "
                             f"the format of docs/datasets.md, and that {info.image_root} is the folder which "
-                            "its image paths start from (--images)",
+                            "its image paths start from (`images`)",
                         ]
                     )
                 )

@@ -63,7 +63,7 @@ def inside(
         return (pixels != 0) & (pixels != VOID)
     if rule is None and len(values) > (2 if 0 in values else 1):
         raise ValueError(
-            f"{path} has the values {_listed(values)}, which do not tell what is inside: with --mask-values "
+            f"{path} has the values {_listed(values)}, which do not tell what is inside: with `mask_values` "
             "nonzero all but 0, with void all but 0 and 255, with soft those from half of white on; in a "
             'file with a value an object, {"file": PATH, "value": NUMBER} names one'
         )

@@ -12,7 +12,7 @@ from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.sentences import label_fault
 
 OUTSIDE = (
-    "image paths that leave the image folder; write them relative to it, or name the folder with --images"
+    "image paths that leave the image folder; write them relative to it, or name the folder with `images`"
 )
 """Kind of fault."""
 

@@ -216,5 +216,5 @@ def named(names: Sequence[str]) -> tuple[Protocol, ...]:
     """
     for name in names:
         if name not in PROTOCOLS and name != ALL:
-            raise ConfigError(f"no protocol {name!r}; --protocol takes {', '.join(PROTOCOLS)} or {ALL}")
+            raise ConfigError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}, and {ALL}")
     return tuple(one for one in PROTOCOLS.values() if one.name in names or ALL in names)

@@ -93,7 +93,7 @@ def test_all_that_cannot_be_encoded_is_told_at_once_and_nothing_is_written(
     for name in ROWS:
         assert f"    {name}: " in message
     assert "102 tokens with start and end, the text tower tiny takes 77" in message
-    assert "--leave-out-bad leaves such rows out instead" in message
+    assert "`leave_out_bad` leaves such rows out instead" in message
     assert not (tmp_path / "out").exists()
 
 

@@ -267,7 +267,7 @@ def no_images(grefs: Grefs) -> None:
         (no_refs, r"holds no refs"),
         (no_categories, r"instances\.json is not COCO's.*categories"),
         (another_size, r"another size.*annotated \d+ x 33"),
-        (no_images, r"no images below .*--images"),
+        (no_images, r"no images below .*`images`"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(

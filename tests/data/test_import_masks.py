@@ -281,7 +281,7 @@ def test_values_that_do_not_tell_are_asked_for(tmp_path: Path, pixels: np.ndarra
     with pytest.raises(InputError) as caught:
         photos.imported()
     message = str(caught.value)
-    assert f"cup.png has the values {listed}, which do not tell what is inside: with --mask-values" in message
+    assert f"cup.png has the values {listed}, which do not tell what is inside: with `mask_values`" in message
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def test_by_default_the_import_is_refused_with_every_reason_and_the_way_out(
         written(made)
     for reason in case.left_out.values():
         assert reason in str(caught.value)
-    assert "--leave-out-bad leaves such rows out instead" in str(caught.value)
+    assert "`leave_out_bad` leaves such rows out instead" in str(caught.value)
     assert not list(made.out.parent.iterdir())
 
 
@@ -394,7 +394,7 @@ def test_more_than_half_of_a_split_is_never_left_out(tmp_path: Path) -> None:
     said = (
         r"(?s)2 of 3 expressions of test would be left out, more than 50%.*nothing was written.*"
         r"usable mask \(2\).*people\.jsonl:8.*people\.jsonl:9.*"
-        rf"check that {photos.root}/people\.jsonl .*{photos.root} is the folder.*\(--images\)"
+        rf"check that {photos.root}/people\.jsonl .*{photos.root} is the folder.*\(`images`\)"
     )
     with pytest.raises(InputError, match=said):
         written(photos, leave_out_bad=True)

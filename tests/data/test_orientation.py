@@ -24,7 +24,7 @@ from tests.data.test_images import exif_of, stored_for, turned
 SHOWN = np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)
 SQUARE = SHOWN[:, :64]
 CORNER = [0, 0, 30, 0, 30, 20, 0, 20]
-UNDECIDED = r"EXIF turns, so that nobody knows.*--orientation stored .* or --orientation shown"
+UNDECIDED = r"EXIF turns, so that nobody knows.*`orientation` stored .* or `orientation` shown"
 
 
 def jsonl(root: Path, pixels: np.ndarray, turn: int, **said: Any) -> str:

@@ -281,7 +281,7 @@ def no_image_folder(phrases: Phrases) -> None:
         (no_phrases, r"refer_val\.json holds no phrases"),
         (tasks_by_id, r"refer_val\.json is not a list of phrases"),
         (images_by_id, r"image_data_split\.json is not the list of images"),
-        (no_image_folder, r"no images below .*phrasecut/images.*--images"),
+        (no_image_folder, r"no images below .*phrasecut/images.*`images`"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(

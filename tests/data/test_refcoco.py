@@ -445,7 +445,7 @@ def test_images_may_lie_at_a_named_place(tiny: TinyDataset) -> None:
     tiny.write()
     tiny.images.rename(tiny.root / "pictures")
     assert tiny.imported(images=Path("pictures")).info.image_root == str(tiny.root / "pictures")
-    with pytest.raises(InputError, match=r"no folder .*photos; --images names the folder"):
+    with pytest.raises(InputError, match=r"no folder .*photos; `images` names the folder"):
         import_refcoco(
             tiny.root, "refcoco", "unc", tiny.out.with_name("x"), ImportOptions(images=Path("photos"))
         )

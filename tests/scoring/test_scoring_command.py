@@ -204,4 +204,4 @@ def test_an_unknown_protocol_is_one_sentence_and_status_2(
 ) -> None:
     arguments = [str(folder / "model.safetensors"), str(folder / "cache"), "--protocol", "maris,lvat"]
     assert command.main(arguments) == 2
-    assert "error: no protocol 'lvat'; --protocol takes maris, lavt" in capsys.readouterr().err
+    assert "error: no protocol 'lvat'; there are maris, lavt" in capsys.readouterr().err

@@ -265,7 +265,7 @@ def test_the_spread_is_over_printed_numbers_of_every_sentence() -> None:
 def test_names_are_put_in_the_tables_order_and_unknown_ones_are_refused() -> None:
     assert [one.name for one in named(["rela", "lavt", "rela"])] == ["lavt", "rela"]
     assert {one.name for one in named(["all"])} == EVERYBODY
-    with pytest.raises(ConfigError, match="no protocol 'lvat'; --protocol takes maris, lavt, cris"):
+    with pytest.raises(ConfigError, match="no protocol 'lvat'; there are maris, lavt, cris"):
         named(["lvat"])
 
 
