@@ -19,16 +19,18 @@ Overrides = Annotated[
 
 
 def scenes(
-    root: Annotated[Path, typer.Argument(help="new folder; gets RefCOCO's layout")],
+    root: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="the same as --out")] = None,
     train_images: Annotated[int, typer.Option(min=1)] = 1200,
     val_images: Annotated[int, typer.Option(min=1)] = 160,
     image_size: Annotated[int, typer.Option(min=64, help="pixels, square")] = 256,
     seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="new folder; gets RefCOCO's layout")] = None,
 ) -> None:
     """Render synthetic scenes with expressions, in the layout that RefCOCO has on disk."""
     from maris_fast.cli.progress import counted
     from maris_fast.data_shards.synthetic import generate_scenes
 
+    root = _named(out, root)
     with counted("scenes") as progress:
         generate_scenes(
             root,
@@ -40,6 +42,15 @@ def scenes(
         )
     say(f"wrote {train_images} train and {val_images} val scenes to {root}")
     say(f"next: maris-fast import {root} scenes --split-by synthetic --out DATASET")
+
+
+def _named(option: Path | None, argument: Path | str | None) -> Path:
+    """A new folder, by ``--out`` or as it was named before all commands had that."""
+    from maris_fast.errors import ConfigError
+
+    if option is None and argument is None:
+        raise ConfigError("no folder to write to; name one with --out")
+    return Path(option or argument or "")
 
 
 def import_annotations(
@@ -184,8 +195,14 @@ def mix(
 
 def cache(
     dataset: Annotated[Path, typer.Argument(help="folder that `maris-fast import` wrote")],
-    out: Annotated[Path, typer.Argument(help="folder for the shards: new, or one that this command began")],
+    out: Annotated[
+        str | None, typer.Argument(metavar="[OUT]", help="the same as --out, unless it is KEY=VALUE")
+    ] = None,
     overrides: Overrides = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="folder for the shards: new, or one that this command began"),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML of cache settings, or the name of a shipped one, such as vit_h")
     ] = None,
@@ -214,11 +231,14 @@ def cache(
     from maris_fast.data_shards.cache.workers import find_worker
     from maris_fast.data_shards.cache.write import CacheJob
 
+    if folder is not None and out is not None:
+        overrides = [str(out), *(overrides or ())]
+    target = _named(folder, out)
     settings = load_settings(CacheSettings, config, overrides or ())
     worker = find_worker(rank, world)
     job: CacheJob | None = None
     try:
-        job = CacheJob(dataset, out, settings, splits=split, worker=worker, leave_out_bad=leave_out_bad)
+        job = CacheJob(dataset, target, settings, splits=split, worker=worker, leave_out_bad=leave_out_bad)
         if worker.first:
             _print_plan(job, job.seconds_an_image() if estimate and job.missing else None)
         if plan:

@@ -25,7 +25,9 @@ BEGUN, SECONDS = "quickstart.json", "seconds.json"
 
 
 def quickstart(
-    folder: Annotated[Path, typer.Option(help="new folder for all that is made")] = Path("runs/quickstart"),
+    folder: Annotated[Path, typer.Option("--out", "--folder", help="new folder for all that is made")] = Path(
+        "runs/quickstart"
+    ),
     ranks: Annotated[int, typer.Option(min=1, help="processes that train")] = 2,
     train_images: Annotated[int, typer.Option(min=1)] = 1200,
     val_images: Annotated[int, typer.Option(min=1)] = 160,
@@ -83,13 +85,13 @@ def _begin(folder: Path, asked: dict[str, Any]) -> None:
         if before != asked:
             raise InputError(
                 f"{folder} has a quickstart of other settings: {before}, these are {asked}; give the same "
-                "or name another folder with --folder"
+                "or name another folder with --out"
             )
         if "predict" in _seconds(folder / SECONDS):
-            raise InputError(f"{folder} has a finished quickstart; remove it, or name another with --folder")
+            raise InputError(f"{folder} has a finished quickstart; remove it, or name another with --out")
     elif folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; remove it, or name another with --folder")
-    with writing(folder, "--folder"):
+        raise InputError(f"{folder} is not empty; remove it, or name another with --out")
+    with writing(folder, "--out"):
         folder.mkdir(parents=True, exist_ok=True)
         replace_text(begun, [json.dumps(asked) + "\n"])
 
@@ -110,7 +112,7 @@ def prepare(
     with watch.step("cache", "cache the frozen encoders' features") as wanted:
         if wanted:
             config = _beside(data_shards, "configs/quickstart.yaml")
-            data.cache(dataset, folder / "cache", [*cache_settings], config=config)
+            data.cache(dataset, overrides=[*cache_settings], folder=folder / "cache", config=config)
 
 
 class Stopwatch:

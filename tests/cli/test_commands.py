@@ -74,6 +74,23 @@ def test_import_prints_counts_and_cache_says_random_weights(folder: Path) -> Non
     assert sorted(path.name for path in (folder / "cache2").glob("*.tar")) == ["val-000000.tar"]
 
 
+def test_every_command_takes_its_folder_as_out_and_as_before(folder: Path, tmp_path: Path) -> None:
+    assert (
+        maris_fast("scenes", "--out", tmp_path / "s", "--train-images", 4, "--val-images", 2).exit_code == 0
+    )
+    whole = [one for one in (folder / "scenes").rglob("*") if one.is_file()]
+    assert all((tmp_path / "s" / one.relative_to(folder / "scenes")).is_file() for one in whole)
+    named = maris_fast(
+        "cache", folder / "dataset", "--out", tmp_path / "cache", *TINY, *TINY_TEXT, "--split", "val"
+    )
+    assert named.exit_code == 0, named.output
+    before = (folder / "cache" / "val-000000.tar").read_bytes()
+    assert (tmp_path / "cache" / "val-000000.tar").read_bytes() == before
+    nowhere = maris_fast("cache", folder / "dataset")
+    assert nowhere.exit_code == 2
+    assert "error: no folder to write to; name one with --out" in said(nowhere)
+
+
 def test_predict_writes_a_mask_and_an_overlay_for_each_expression(
     folder: Path, weights: Path, photo: Path, tmp_path: Path
 ) -> None:

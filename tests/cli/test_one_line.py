@@ -86,7 +86,7 @@ def test_a_full_disk(folder: Path, full: Path) -> None:
         last_line("report", folder / "run", "--no-draw", "--out", page) == f"error: {page} {what} with --out"
     )
     quickstart = full / "quickstart"
-    assert last_line("quickstart", "--folder", quickstart) == f"error: {quickstart} {what} with --folder"
+    assert last_line("quickstart", "--folder", quickstart) == f"error: {quickstart} {what} with --out"
     scenes = full / "scenes"
     assert last_line("scenes", scenes, "--train-images", 2, "--val-images", 1) == f"error: {scenes} {what}"
     assert sorted(one.name for one in full.iterdir()) in (["filling"], ["filling", "quickstart"])
