@@ -37,6 +37,10 @@ def folder() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "maris-fast" / "kernels"
 
 
+# The last two bring FlashAttention 3 and 4.
+PACKAGES = ("torch", "triton", "xformers", "flash-attn-3", "flash-attn-4")
+
+
 @lru_cache
 def machine(device: torch.device) -> dict[str, Any]:
     """What a certificate holds for: the device, and the versions of all that computes there."""
@@ -47,7 +51,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "driver": _driver() if cuda else None,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "interpreted": bool(os.environ.get("TRITON_INTERPRET")) and not cuda,
-        **{name: _version(name) for name in ("torch", "triton", "xformers")},
+        **{name: _version(name) for name in PACKAGES},
     }
 
 

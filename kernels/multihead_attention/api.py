@@ -28,7 +28,8 @@ def multihead_attention(
         k, v: keys and values [B, L_k, heads, d], same dtype and device.
         key_mask: bool [B, L_k], True for a key that counts; each row needs at least one.
         impl: "xformers" (CUDA), "sdpa" (PyTorch picks its backend), "sdpa-flash", "sdpa-cudnn",
-            "sdpa-efficient" (that backend or none), "reference", or "auto" (see ``chosen_impl``).
+            "sdpa-efficient" (that backend or none), "sdpa-flash3", "sdpa-flash4" (that FlashAttention, from a
+            package of its own), "reference", or "auto" (see ``chosen_impl``).
 
     Returns:
         [B, L_q, heads, d].

@@ -9,10 +9,19 @@ import torch
 from torch import Tensor
 
 from maris_fast.kernels.compiled_constant import constant_when_compiled
-from maris_fast.kernels.multihead_attention import memory_efficient, sdpa
+from maris_fast.kernels.multihead_attention import memory_efficient, newer_flash, sdpa
 from maris_fast.kernels.multihead_attention.reference import multihead_attention_reference
 
-Named = Literal["xformers", "sdpa", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "reference"]
+Named = Literal[
+    "xformers",
+    "sdpa",
+    "sdpa-flash",
+    "sdpa-cudnn",
+    "sdpa-efficient",
+    "sdpa-flash3",
+    "sdpa-flash4",
+    "reference",
+]
 
 IMPLEMENTATIONS: dict[Named, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
     "xformers": memory_efficient.multihead_attention_xformers,
@@ -20,6 +29,8 @@ IMPLEMENTATIONS: dict[Named, Callable[[Tensor, Tensor, Tensor, Tensor | None], T
     "sdpa-flash": sdpa.multihead_attention_flash,
     "sdpa-cudnn": sdpa.multihead_attention_cudnn,
     "sdpa-efficient": sdpa.multihead_attention_efficient,
+    "sdpa-flash3": newer_flash.multihead_attention_flash3,
+    "sdpa-flash4": newer_flash.multihead_attention_flash4,
     "reference": multihead_attention_reference,
 }
 
@@ -34,4 +45,6 @@ def why_unsupported(
         return memory_efficient.why_unsupported(device, dtype, head_dim, masked)
     if impl in sdpa.BACKENDS:
         return sdpa.why_unsupported(impl, device, dtype, head_dim, masked)
+    if impl in newer_flash.VERSIONS:
+        return newer_flash.why_unsupported(impl, device, dtype, head_dim, masked)
     return None

@@ -81,7 +81,15 @@ class ModelSettings(Settings):
 
     mutual_attention_impl: Literal["auto", "triton", "reference"] = "auto"
     attention_impl: Literal[
-        "auto", "xformers", "sdpa", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "reference"
+        "auto",
+        "xformers",
+        "sdpa",
+        "sdpa-flash",
+        "sdpa-cudnn",
+        "sdpa-efficient",
+        "sdpa-flash3",
+        "sdpa-flash4",
+        "reference",
     ] = "auto"
     cross_attention_impl: Literal["auto", "projected", "folded", "triton"] = Field(
         "auto",

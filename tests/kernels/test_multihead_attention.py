@@ -235,7 +235,7 @@ def test_on_a_gpu_values_and_gradients_are_the_references(impl: Any, dtype: torc
         ({"q": torch.zeros(2, 5, 2, 4)}, "twice \\[B, L_k, heads, d\\]"),
         ({"key_mask": torch.ones(3, 5, dtype=torch.bool)}, "needed is bool \\(3, 7\\)"),
         ({"key_mask": torch.ones(3, 7)}, "needed is bool \\(3, 7\\)"),
-        ({"impl": "flash"}, "auto, xformers, sdpa, sdpa-flash, sdpa-cudnn, sdpa-efficient, reference"),
+        ({"impl": "flash"}, "auto, xformers, sdpa, sdpa-flash, sdpa-cudnn, sdpa-efficient, sdpa-flash3"),
     ],
 )
 def test_bad_input_says_what_came_and_what_is_needed(change: dict[str, Any], message: str) -> None:
