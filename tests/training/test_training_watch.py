@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,10 +19,21 @@ from hypothesis import strategies as st
 from maris_fast.config import EngineSettings
 from maris_fast.errors import TrainingError
 from maris_fast.launched import free_port
-from maris_fast.train.watch import Watch, watch
+from maris_fast.train.watch import Watch
+from maris_fast.train.watch import watch as watch_module
 from maris_fast.train.watch.identity import Identity
 from maris_fast.train.watch.post import Post
-from maris_fast.train.watch.verdict import FAILED, GRACE, LOST, Beat, Heard, Limits, Verdict, judge
+from maris_fast.train.watch.verdict import (
+    FAILED,
+    GRACE,
+    LOST,
+    Beat,
+    Heard,
+    Limits,
+    Verdict,
+    judge,
+    lost_rank_zero,
+)
 from maris_fast.train.watch.wire import Wire, listen
 from tests.training.two_watches import Ranks, TwoWatches, stays
 
@@ -33,7 +45,7 @@ NOW = 1000.0
 def test_a_watch_that_cannot_be_reached_is_named() -> None:
     port = free_port()  # nobody listens
     with pytest.raises(TrainingError, match=rf"at 127\.0\.0\.1 port {port} cannot be reached: .*refused"):
-        watch._connect("127.0.0.1", port)
+        watch_module._connect("127.0.0.1", port)
 
 
 def beat(phase: str = "computing", step: int = 7, waiting: float = 0, still: float = 0) -> Beat:
@@ -162,6 +174,7 @@ def test_strangers_at_the_post_change_nothing() -> None:
     rank.close()
 
 
+@pytest.mark.process
 def test_only_the_very_process_is_killed() -> None:
     with subprocess.Popen((sys.executable, "-c", "import time; time.sleep(60)")) as process:
         own = Identity.own(0)
@@ -203,13 +216,29 @@ def test_a_rank_that_is_late_hears_rank_zero_before_it_judges(tmp_path: Path) ->
     assert both.log.read_text() == ""
 
 
-def test_of_two_ranks_that_blame_each_other_at_once_one_speaks(tmp_path: Path) -> None:
-    def blame(ranks: Ranks, watch: Watch) -> None:
-        other = 1 - ranks.rank
-        ranks.gather(None)
-        watch._act(Verdict((other,), f"rank {other} is silent"))
+@pytest.mark.parametrize("behind", [0.0, 0.5])
+def test_of_two_ranks_that_blame_each_other_at_once_one_speaks(tmp_path: Path, behind: float) -> None:
+    """Rank 0 judges while rank 1 has found it silent, and perhaps has spoken and ended before rank 1 can."""
 
-    with TwoWatches(tmp_path / "log", silence=30, work=blame) as both:
-        assert both.ends() == [LOST, LOST]
+    def blame(ranks: Ranks, watch: Watch) -> None:
+        if ranks.first:
+            ranks.gather("judges")
+            assert watch._post is not None
+            watch._post._tell(verdict=Verdict((1,), "rank 1 is stuck").plain())
+        else:
+
+            def found_silent(*found: Any, **more: Any) -> Verdict:
+                ranks.gather("judges")
+                time.sleep(behind)
+                return lost_rank_zero(*found, **more)
+
+            watch_module.lost_rank_zero = found_silent
+            watch._limits = replace(watch._limits, silence=0)
+        stays(10)
+
+    with TwoWatches(tmp_path / "log", silence=2, work=blame) as both:
+        codes = both.ends()
     (line,) = both.log.read_text().splitlines()
-    assert line in ("error: rank 0 is silent", "error: rank 1 is silent")
+    assert line.startswith(("error: rank 1 is stuck", "error: rank 0 on "))
+    # Who speaks of a hung rank ends it.
+    assert codes in ([LOST, LOST], [-signal.SIGKILL, LOST])

@@ -29,6 +29,9 @@ INTERRUPTED = 130
 GOODBYE = 10.0
 """Seconds for all to say goodbye, after the last thing that they did together."""
 
+LINGER = 0.5
+"""Seconds for which a rank that has spoken still has the word, for one that judges just then."""
+
 
 class Watch:
     """Entered by all ranks together, around everything in which one of them could be lost.
@@ -160,17 +163,26 @@ class Watch:
         survivors = [
             one.rank for one in self._ranks if one.machine == machine and one.rank not in verdict.culprits
         ]
-        if survivors and self._rank == survivors[0] and self._speaker.takes_the_word():
+        speaks = bool(survivors) and self._rank == survivors[0] and not self._overruled()
+        if speaks and self._speaker.takes_the_word():
             _say(f"error: {verdict.text}")
             if verdict.hung:
                 # Its launcher would wait for it, half a minute or for ever.
                 for rank in verdict.culprits:
                     self._ranks[rank].kill()
+            time.sleep(LINGER)
         sys.stdout.flush()
         sys.stderr.flush()
         release_all()
         # Not an exception: the main thread may wait in a collective that nothing ends.
         os._exit(verdict.status)
+
+    def _overruled(self) -> bool:
+        """Whether rank 0 has judged meanwhile: it tells everybody before it speaks."""
+        try:
+            return any("verdict" in message for message in self._wire.receive() or ())
+        except (OSError, ValueError):
+            return False
 
 
 def _port(listener: socket.socket | None) -> int:
