@@ -11,6 +11,7 @@ export PATH := $(BIN):$(PATH)
 
 help:
 	@echo "make quickstart   synthetic scenes -> import -> cache -> train -> evaluate -> predict"
+	@echo "make check        ruff, mypy and the tests that start no process: two minutes"
 	@echo "make test         ruff, mypy and all tests"
 	@echo "make bench        microbenchmarks, results under bench/results/"
 	@echo "make docs         the documents as a site, in build/site"
@@ -35,8 +36,11 @@ lint: setup
 types: setup
 	mypy
 
+check: lint types
+	$(PYTEST) -m "not process and not interpreter and not slow"
+
 test: lint types
-	python -m pytest
+	$(PYTEST)
 
 bench: setup
 	maris-fast bench run

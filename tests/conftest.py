@@ -1,13 +1,19 @@
-"""Settings of all tests, and where they find real data."""
+"""Settings of all tests, what their marks mean, and where they find real data."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
+
+# What tests compute is so small that a second thread mostly waits, and two workers share the cores. Read when
+# PyTorch is first imported, here and in every process that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -29,6 +35,9 @@ settings.load_profile("maris")
 
 TEST_DATA = "MARIS_FAST_TEST_DATA"
 
+PYTHONS = ("python", "deepspeed", "torchrun", "maris-fast")
+"""Programs that start Python, which imports PyTorch for seconds."""
+
 
 @pytest.fixture(scope="session")
 def refmini() -> Path:
@@ -38,6 +47,28 @@ def refmini() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}; set {TEST_DATA} to the folder that holds refmini")
     return root
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "refmini" in getattr(item, "fixturenames", ()):
+            item.add_marker("real_data")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "not process" not in config.option.markexpr:
+        return
+
+    def starts_python(event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "subprocess.Popen" or "PYTEST_CURRENT_TEST" not in os.environ:
+            return
+        words = arguments[1] if isinstance(arguments[1], list | tuple) else [arguments[1]]
+        program, *others = map(os.fsdecode, words)
+        if Path(program).name.startswith(PYTHONS) or sys.executable in others:
+            pytest.fail(f"starts {program} {others}: mark it `process`, which `make check` leaves out")
+
+    sys.addaudithook(starts_python)
 
 
 @pytest.hookimpl(tryfirst=True)

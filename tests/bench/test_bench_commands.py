@@ -54,6 +54,7 @@ def test_what_cannot_be_done_is_said(arguments: tuple[object, ...], message: str
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_run_writes_a_suite_with_its_conditions_once_and_a_row_a_case(tmp_path: Path) -> None:
     done = maris_fast(
         "bench", "run", "mutual_attention", "-k", "small-eager", "--out", tmp_path, CUDA_VISIBLE_DEVICES=""
@@ -74,6 +75,7 @@ def test_run_writes_a_suite_with_its_conditions_once_and_a_row_a_case(tmp_path: 
     assert [json.loads(line.strip(" ,")) for line in lines[7:-2]] == suite.rows
 
 
+@pytest.mark.process
 def test_a_suite_with_a_wrong_result_keeps_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = tmp_path / "bench"
     bench.mkdir()

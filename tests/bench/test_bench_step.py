@@ -19,6 +19,8 @@ from maris_fast.config import ModelSettings, TrainingSettings, load_settings
 from maris_fast.data_shards.scaling import measured_rates
 from maris_fast.model.flops import training_flops
 
+pytestmark = pytest.mark.process
+
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TINY = SIZES["tiny"]
 

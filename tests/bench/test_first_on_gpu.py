@@ -29,6 +29,7 @@ def told() -> tuple[Facts, first_steps.Tell]:
     return facts, tell
 
 
+@pytest.mark.interpreter
 def test_one_call_with_groups_is_right_and_repeats(told: tuple[Facts, first_steps.Tell]) -> None:
     facts, tell = told
     assert first_steps.once(first_steps.REHEARSED, tell)
@@ -39,6 +40,7 @@ def test_one_call_with_groups_is_right_and_repeats(told: tuple[Facts, first_step
     assert (repetitions["runs"], repetitions["differing"]) == (2, 0)
 
 
+@pytest.mark.interpreter
 def test_a_call_that_is_wrong_ends_its_step_as_wrong(
     told: tuple[Facts, first_steps.Tell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +58,7 @@ def test_a_call_that_is_wrong_ends_its_step_as_wrong(
     assert any(said.startswith("f_lav: error") for said in facts[1]["failures"])
 
 
+@pytest.mark.interpreter
 def test_each_column_is_timed_at_each_shape_forward_and_both(told: tuple[Facts, first_steps.Tell]) -> None:
     facts, tell = told
     assert first_steps.times(first_steps.REHEARSED, tell)
@@ -84,12 +87,14 @@ def test_attention_tells_a_time_or_a_reason_of_every_implementation(
     assert all("reason" in fact for fact in facts if fact["impl"] == "xformers")
 
 
+@pytest.mark.interpreter
 def test_the_walks_to_profile_run_and_differ(told: tuple[Facts, first_steps.Tell]) -> None:
     facts, tell = told
     assert first_steps.walks(first_steps.REHEARSED, tell)
     assert len({(fact["forward"], fact["backward"]) for fact in facts}) == len(facts) == 4
 
 
+@pytest.mark.process
 @pytest.mark.timeout(300)
 def test_the_rest_runs_as_a_person_runs_it_and_leaves_facts_and_suites(tmp_path: Path) -> None:
     command = ["--rehearse", "--out", str(tmp_path), "--commit", "c0ffee"]
@@ -124,6 +129,7 @@ sys.exit(3 if name == "fails" else 0)
 """
 
 
+@pytest.mark.process
 def test_a_step_that_crashes_or_hangs_costs_the_others_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ exec "$@"
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_finds_its_tests_and_commands(part: str, tmp_path: Path) -> None:
     for name, text in (("python", PYTHON), ("compute-sanitizer", SANITIZER)):
@@ -65,6 +66,7 @@ def test_the_workflow_names_parts_that_there_are() -> None:
     assert set(listed.split(", ")) <= set(PARTS)
 
 
+@pytest.mark.process
 def test_an_unknown_part_is_told_which_there_are() -> None:
     done = subprocess.run(["bash", SCRIPT, "everything"], capture_output=True, text=True)
     assert done.returncode == 2

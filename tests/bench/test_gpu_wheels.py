@@ -32,6 +32,7 @@ def test_every_line_is_pinned_and_agrees_with_the_projects_constraints() -> None
     assert BUILT.partition("==")[2] == constrained["deepspeed"]
 
 
+@pytest.mark.process
 def test_the_registry_has_wheels_of_the_list_for_the_machine_and_each_ones_needs_are_met() -> None:
     try:
         wheels = resolved(FIRST)

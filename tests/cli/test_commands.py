@@ -225,6 +225,7 @@ def test_a_mistake_is_one_sentence_and_status_2(
     assert not (folder / "new").exists()
 
 
+@pytest.mark.process
 def test_the_installed_command_starts_without_loading_torch() -> None:
     code = "import sys, maris_fast.cli; print({'torch', 'deepspeed'} & sys.modules.keys())"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -45,6 +45,7 @@ def test_of_several_files_the_later_win_section_by_section(tmp_path: Path) -> No
         load_settings(TrainingSettings, [base, wrong])
 
 
+@pytest.mark.process
 def test_a_row_of_an_ablation_is_one_command(tmp_path: Path) -> None:
     main = Path(__file__).parents[2] / "train" / "main.py"
     command = [sys.executable, str(main), "--config", str(CONFIGS / "refcoco.yaml")]

@@ -73,6 +73,7 @@ def test_own_data_are_imported_by_their_files_name(tmp_path: Path) -> None:
         assert "no published counts" in said(result)
 
 
+@pytest.mark.process
 def test_left_out_rows_are_told_wherever_counts_or_scores_are(tmp_path: Path) -> None:
     grefs = Grefs(tmp_path)
     for ref_id, split in ((6, "testA"), (7, "testB")):
@@ -117,6 +118,7 @@ def test_left_out_rows_are_told_wherever_counts_or_scores_are(tmp_path: Path) ->
     assert [*read_scores(tmp_path).values()] == [{"oiou": 0.5}]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_terminated_import_says_so_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     grefs = Grefs(tmp_path)
@@ -162,6 +164,7 @@ def test_a_mistake_is_one_sentence_and_status_2(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.process
 def test_real_data_sets_are_mixed_without_their_test_images_and_cached(refmini: Path, tmp_path: Path) -> None:
     """RefCOCO's real refs twice, divided in two ways over the same images, as RefCOCO and G-Ref do."""
     root = tmp_path / "root"

@@ -65,6 +65,7 @@ def only(*checks: str) -> tuple[str, ...]:
 # The command
 
 
+@pytest.mark.process
 def test_a_machine_that_can_do_the_run_passes_every_check_and_is_left_as_it_was(
     cache: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def misspelt_setting(cache: Path, folder: Path) -> tuple[object, ...]:
     return (*only("settings", "python"), "model.haeds=2")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("faults", "broken_checks", "told"),
     [
@@ -185,6 +187,7 @@ def test_a_run_that_would_fail_is_told_before_it_starts(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.process
 def test_a_missing_compiler_is_broken_where_the_run_compiles_and_a_warning_elsewhere(tmp_path: Path) -> None:
     without = {"PATH": str(tmp_path), "CC": "", "CXX": ""}
     command = (*DOCTOR, "--config", TINY, *only("compilers"))
@@ -195,6 +198,7 @@ def test_a_missing_compiler_is_broken_where_the_run_compiles_and_a_warning_elsew
     assert run(*command, "engine.compile=false", changed=without).returncode == 0
 
 
+@pytest.mark.process
 def test_a_numpy_that_breaks_the_interpreter_is_told_with_what_to_install(tmp_path: Path) -> None:
     for name, version in (("numpy", "2.9.0"), ("triton", "3.6.0")):
         about = tmp_path / f"{name}-{version}.dist-info"
@@ -206,6 +210,7 @@ def test_a_numpy_that_breaks_the_interpreter_is_told_with_what_to_install(tmp_pa
     assert "pip install 'numpy<2.4'" in done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_kernels_are_run_where_they_can_be_and_missed_where_the_settings_name_them() -> None:
     command = (*DOCTOR, "--config", TINY, *only("mutual attention"), "model.mutual_attention_impl=triton")
@@ -217,6 +222,7 @@ def test_kernels_are_run_where_they_can_be_and_missed_where_the_settings_name_th
     assert "Triton's kernels run on cpu and agree" in interpreted.stdout
 
 
+@pytest.mark.process
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_settings_that_ask_for_a_gpu_are_broken_without_one() -> None:
     done = run(*DOCTOR, "--config", TINY, *only("gpu"), "engine.device=cuda")
@@ -224,6 +230,7 @@ def test_settings_that_ask_for_a_gpu_are_broken_without_one() -> None:
     assert "set device to auto" in done.stdout
 
 
+@pytest.mark.process
 def test_weights_of_another_encoder_are_told_without_encoding_anything(tmp_path: Path) -> None:
     tiny = SamEncoder(SamSettings(arch="vit_tiny", weights="random")).vit.state_dict()
     torch.save({f"image_encoder.{name}": value for name, value in tiny.items()}, tmp_path / "sam.pth")
@@ -237,6 +244,7 @@ def test_weights_of_another_encoder_are_told_without_encoding_anything(tmp_path:
     assert fitting.came == "random weights in text"
 
 
+@pytest.mark.process
 def test_ranks_that_srun_starts_meet_and_one_of_them_reports() -> None:
     port = str(free_port())
     tasks = [
@@ -255,6 +263,7 @@ def test_ranks_that_srun_starts_meet_and_one_of_them_reports() -> None:
     assert second == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(("--only", "gpus"), "known: python, packages"), (("model.heads=2",), "name its file with --config")],
@@ -317,6 +326,7 @@ def test_a_check_that_raises_dies_or_hangs_is_broken_and_the_next_one_runs(tmp_p
     assert_gone(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.process
 def test_what_checks_inherit_has_not_looked_for_a_gpu() -> None:
     """CUDA that was opened before a fork fails after it, so the GPU's own check would be wrong."""
     opened = [module for check in CHECKS for module in check.opens]
@@ -450,6 +460,7 @@ def test_memory_is_judged_against_the_rings_of_every_rank() -> None:
     assert judge_host_memory(30 * GIB, 4 * GIB, ranks=8).status == "broken"
 
 
+@pytest.mark.process
 def test_cores_files_and_shared_memory_that_are_too_few_are_told() -> None:
     assert judge_cores(16, None, 8).status == "ok"
     assert judge_cores(4, None, 8).status == "warning"
@@ -460,6 +471,7 @@ def test_cores_files_and_shared_memory_that_are_too_few_are_told() -> None:
     assert "--shm-size" in judge_shared_memory(64 * 2**20, 2).todo
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("addresses", "chosen", "machines", "status"),
     [

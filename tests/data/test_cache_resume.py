@@ -99,6 +99,7 @@ def same_threads() -> int:
     return torch.get_num_threads()
 
 
+@pytest.mark.process
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
     moments = random.Random(4)
     deaths = killed_writers(dataset, tmp_path, *(moments.uniform(0, 1) for _ in range(20)))
@@ -109,6 +110,7 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(dataset: Pa
         assert_same(tmp_path / str(i), tmp_path / "whole")
 
 
+@pytest.mark.process
 def test_killed_before_any_change_of_a_name_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset", {"train": many_records(5)})
     out = tmp_path / "killed"
@@ -129,6 +131,7 @@ def command(dataset: Path, out: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "maris_fast.cli", "cache", str(dataset), str(out), *OVERRIDES, *options]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_the_command_killed_or_stopped_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     dataset = write_dataset(tmp_path / "dataset", {"train": many_records(40)})
@@ -173,6 +176,7 @@ def test_any_number_of_workers_in_any_order_writes_the_same_bytes(
     assert_same(out, whole)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_two_processes_of_a_launcher_share_the_work(
     dataset: Path, whole: Path, tmp_path: Path, launcher: str

@@ -120,6 +120,7 @@ CORRUPTIONS: tuple[Callable[[Path, random.Random], None], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_thousand_corruptions_are_each_named_or_harmless(cache: Path, pristine: Path) -> None:
     chance = random.Random(7)
     names = sorted(path.name for path in pristine.iterdir())

@@ -229,6 +229,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.process
 def test_what_is_no_file_is_not_opened_and_100_megapixels_are_no_bomb(tmp_path: Path) -> None:
     """In a process of its own, which would hang, and where warnings are shown."""
     for name, (make, _) in NO_FILES.items():

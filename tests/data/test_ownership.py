@@ -127,6 +127,7 @@ def test_all_who_wait_come_to_it_one_at_a_time(tmp_path: Path) -> None:
     assert counter.read_text() == "55"
 
 
+@pytest.mark.process
 def test_who_owns_it_is_told_and_how_to_take_it_by_hand(tmp_path: Path) -> None:
     with owner_elsewhere(tmp_path) as other:
         with pytest.raises(ownership.OccupiedError) as raised, owned_folder(tmp_path):
@@ -144,6 +145,7 @@ def test_who_owns_it_is_told_and_how_to_take_it_by_hand(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_a_number_that_another_process_has_now_is_not_taken_for_the_owner(tmp_path: Path) -> None:
     with owner_elsewhere(tmp_path) as other:
         before = json.loads(lock_in(tmp_path).read_text())
@@ -180,6 +182,7 @@ def test_it_is_given_back_however_its_block_ends(tmp_path: Path, error: type[Bas
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_an_owner_in_another_container_is_believed_while_it_gives_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

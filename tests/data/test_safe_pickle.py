@@ -129,6 +129,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.process
 def test_sizes_that_a_pickle_states_are_not_believed(tmp_path: Path) -> None:
     """Each of these few bytes takes gigabytes in pickle.load; memory is what the process had at most."""
     pickles = {

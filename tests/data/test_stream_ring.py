@@ -101,6 +101,7 @@ print(read(large) - before)
 """
 
 
+@pytest.mark.process
 def test_memory_stays_within_the_buffer_while_more_than_twice_as_much_is_read(tmp_path: Path) -> None:
     h, w, channels, images = 32, 32, 256, 360
     write_made_up_cache(tmp_path / "small", 2, grids=[(8, 8)], channels=16)

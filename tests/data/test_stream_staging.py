@@ -193,6 +193,7 @@ with CacheReader(Path(cache), "train", settings) as reader:
 """
 
 
+@pytest.mark.process
 def test_ranks_share_one_folder(cache: Path, tmp_path: Path) -> None:
     with CacheReader(cache, "train") as local:
         expected = hashlib.sha256(repr(everything(local)).encode()).hexdigest()

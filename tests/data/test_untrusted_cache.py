@@ -178,6 +178,7 @@ def sparse(path: Path, size: int) -> None:
         file.truncate(size)
 
 
+@pytest.mark.process
 def test_files_are_no_larger_than_what_they_should_hold(pristine: Path, tmp_path: Path) -> None:
     caches = [Path(shutil.copytree(pristine / "cache", tmp_path / name)) for name in "abc"]
     zeros, rows, head = caches

@@ -74,6 +74,7 @@ def record(folder: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.process
 def test_a_run_that_was_killed_and_stopped_goes_on_and_loses_no_step(folder: Path) -> None:
     for name, stops in (("without_ma-seed-0", 2), ("ours-seed-0", 0)):
         assert steps(folder / name) == list(range(1, STEPS + 1))
@@ -81,6 +82,7 @@ def test_a_run_that_was_killed_and_stopped_goes_on_and_loses_no_step(folder: Pat
         assert (log.count("stopped after step"), log.count(f"finished {STEPS} steps")) == (stops, 1), log
 
 
+@pytest.mark.process
 def test_the_record_holds_scores_conditions_and_versions(folder: Path) -> None:
     content = record(folder)
     assert content["runs"].keys() == {"without_ma-seed-0", "ours-seed-0"}
@@ -95,6 +97,7 @@ def test_the_record_holds_scores_conditions_and_versions(folder: Path) -> None:
     assert content["variants"]["ours"]["changes"] == {}
 
 
+@pytest.mark.process
 def test_the_paper_stands_above_what_was_measured_here(folder: Path) -> None:
     lines = (folder.parent / "stdout").read_text().splitlines()
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if "│" in line]
@@ -107,6 +110,7 @@ def test_the_paper_stands_above_what_was_measured_here(folder: Path) -> None:
     assert any("compare differences to Ours, not levels" in line for line in lines)
 
 
+@pytest.mark.process
 def test_a_changed_setting_is_refused_by_name(folder: Path) -> None:
     before = (folder / "ablation.json").read_bytes()
     words = command(folder, "optimiser.lr=1.0e-5")[len(ABLATE) :]
@@ -118,6 +122,7 @@ def test_a_changed_setting_is_refused_by_name(folder: Path) -> None:
     assert "holds 6 scenes to train on" in said(ablate(*more))
 
 
+@pytest.mark.process
 def test_a_row_that_fails_does_not_lose_the_others(folder: Path) -> None:
     weights = folder / "ours-seed-0" / "best.safetensors"
     before = weights.stat().st_mtime_ns
@@ -133,6 +138,7 @@ def test_a_row_that_fails_does_not_lose_the_others(folder: Path) -> None:
     assert record(folder)["runs"]["without_mask-seed-0"]["state"] == "failed"
 
 
+@pytest.mark.process
 def test_a_page_counts_the_runs_of_an_ablation(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", str(folder), "--out", str(page)])

@@ -36,6 +36,7 @@ def maris_fast(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_refmini_is_imported_cached_learned_by_heart_and_predicted(refmini: Path, tmp_path: Path) -> None:

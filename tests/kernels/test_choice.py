@@ -38,6 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget()
 
 
+@pytest.mark.process
 def test_the_fastest_right_one_is_chosen_and_the_others_are_left_out_by_name(cache: Path) -> None:
     lines: list[str] = []
     prove([(OPERATION, DYING), (OPERATION, USUAL), (OPERATION, DYING)], CPU, lines.append, patience=5)
@@ -61,6 +62,7 @@ def test_the_fastest_right_one_is_chosen_and_the_others_are_left_out_by_name(cac
     assert summary(OPERATION, CPU, "slow") == "of 2 proven kinds of calls fast for 1, usual for 1; else slow"
 
 
+@pytest.mark.process
 def test_what_is_found_of_a_kind_is_told_and_written_at_once(cache: Path) -> None:
     """Who stops it at the second kind has the first."""
 
@@ -95,6 +97,7 @@ def test_a_second_start_proves_nothing_again(cache: Path) -> None:
     assert chosen(OPERATION, text(PLAIN), CPU) == "fast"
 
 
+@pytest.mark.process
 def test_a_changed_source_counts_for_nothing_until_it_is_proven_again(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +126,7 @@ def test_another_version_device_or_driver_has_a_file_of_its_own(cache: Path, oth
     assert chosen(OPERATION, text(PLAIN), CPU) == "fast"
 
 
+@pytest.mark.process
 def test_a_home_that_cannot_be_written_keeps_it_in_memory_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +223,7 @@ def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
 def test_prove_ends_with_a_certificate_after_which_auto_takes_the_kernels(proven: tuple[Path, str]) -> None:
     folder, said = proven
@@ -229,6 +234,7 @@ def test_prove_ends_with_a_certificate_after_which_auto_takes_the_kernels(proven
     assert done.stdout.split() == ["triton", "reference", "reference"], done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
 def test_show_tells_what_each_kind_gets(proven: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
@@ -254,6 +260,7 @@ def test_auto_is_the_reference_where_nothing_is_proven() -> None:
     assert all(torch.equal(*pair) for pair in zip(auto, plain, strict=True))
 
 
+@pytest.mark.interpreter
 @pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
 def test_under_torch_compile_the_choice_is_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = MutualKind("float32", 16, 16, 64, False, False, True)

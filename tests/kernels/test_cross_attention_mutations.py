@@ -12,6 +12,8 @@ from maris_fast.kernels.cross_attention import fused, operator
 from maris_fast.kernels.cross_attention.parity import Case, draw, failures
 from tests.kernels.broken import use_broken
 
+pytestmark = pytest.mark.interpreter
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 bf16 = torch.bfloat16
 

@@ -17,6 +17,8 @@ from maris_fast.kernels.cross_attention.folding import fold
 from maris_fast.kernels.cross_attention.operator import INTERPRETED, cross_attention_fwd
 from maris_fast.kernels.cross_attention.parity import Case, draw, failures, run
 
+pytestmark = pytest.mark.interpreter
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROOT = Path(__file__).parents[2]
 fp16, fp32, bf16 = torch.float16, torch.float32, torch.bfloat16
@@ -137,6 +139,7 @@ def test_a_named_impl_says_why_it_cannot(case: Case, message: str) -> None:
         run("triton", draw(case, DEVICE))
 
 
+@pytest.mark.process
 def test_on_a_cpu_without_the_interpreter_it_says_what_is_missing() -> None:
     """In a process of its own: kernels are fixed as interpreted or compiled when they are imported."""
     code = (

@@ -15,6 +15,8 @@ from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY, generate_scenes
 from tests.data.cache_dataset import tiny_settings
 from tests.training.processes import run
 
+pytestmark = pytest.mark.process
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = 50
 

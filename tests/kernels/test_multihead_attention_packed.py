@@ -123,6 +123,7 @@ def test_packing_reads_no_value_from_the_device() -> None:
     assert bias.k_seqinfo.seqstart.shape == (4,)
 
 
+@pytest.mark.process
 def test_the_pinned_xformers_loads_its_extension_into_the_pinned_pytorch() -> None:
     """In a process of its own: an import that failed once is not tried again."""
     module = "maris_fast.kernels.multihead_attention.memory_efficient"

@@ -7,6 +7,8 @@ import pytest
 from maris_fast.kernels.mutual_attention.blocks import WORD_BLOCKS
 from tests.kernels.compiling import compiled_for, too_large
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", [80, 90])

@@ -16,6 +16,8 @@ from maris_fast.kernels.mutual_attention.parity import Case, parity
 from maris_fast.kernels.triton_here import ARCHITECTURES, KNOWN, Limits
 from tests.kernels.broken import use_broken
 
+pytestmark = pytest.mark.interpreter
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 fp32, fp16, bf16 = torch.float32, torch.float16, torch.bfloat16
 

@@ -11,6 +11,8 @@ from maris_fast.kernels.mutual_attention import backward, forward, operator
 from maris_fast.kernels.mutual_attention.parity import Case, parity
 from tests.kernels.broken import use_broken
 
+pytestmark = pytest.mark.interpreter
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 bf16 = torch.bfloat16

@@ -13,6 +13,8 @@ from maris_fast.kernels import mutual_attention
 from maris_fast.kernels.mutual_attention.operator import INTERPRETED
 from maris_fast.model import Maris
 
+pytestmark = pytest.mark.interpreter
+
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 RAMP = [0.09 * step for step in range(10)]
 

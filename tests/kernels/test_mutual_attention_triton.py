@@ -25,6 +25,8 @@ from maris_fast.kernels.mutual_attention.operator import (
 from maris_fast.kernels.mutual_attention.parity import Case, draw, parity
 from maris_fast.kernels.poisoned_memory import poisoned_memory
 
+pytestmark = pytest.mark.interpreter
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROOT = Path(__file__).parents[2]
 fp32, fp16, bf16 = torch.float32, torch.float16, torch.bfloat16

@@ -115,6 +115,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.process
 def test_a_file_is_bounded_before_it_is_written_out(tmp_path: Path) -> None:
     for name, text in BOMBS.items():
         assert len(text) < 1500

@@ -121,6 +121,7 @@ LYING: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.process
 def test_a_header_is_believed_only_within_bounds_and_if_the_tensors_are_there(
     weights: Path, tmp_path: Path
 ) -> None:

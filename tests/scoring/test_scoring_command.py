@@ -39,6 +39,7 @@ def scored(folder: Path, **options: Any) -> dict[str, Any]:
     return command.evaluate(weights, cache, "train", **options)
 
 
+@pytest.mark.process
 def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Path) -> None:
     out = folder / "scores.json"
     typed = [sys.executable, "-m", "maris_fast.cli", "eval", str(folder / "model.safetensors")]
@@ -134,6 +135,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_scored(
         assert "oIoU" not in said.out
 
 
+@pytest.mark.process
 def test_a_split_that_is_not_complete_is_scored_with_a_warning(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     shutil.copytree(folder / "cache", cache)

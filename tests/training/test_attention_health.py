@@ -56,6 +56,7 @@ def of_kind(ran: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [record for record in ran["records"] if record["kind"] == kind]
 
 
+@pytest.mark.process
 def test_asking_adds_a_record_a_log_step_and_changes_nothing_else(runs: dict[str, dict[str, Any]]) -> None:
     asked, not_asked = runs["alike"], runs["alike, not asked"]
     assert [record["step"] for record in of_kind(asked, "attention")] == [1, 2, 3]
@@ -67,6 +68,7 @@ def test_asking_adds_a_record_a_log_step_and_changes_nothing_else(runs: dict[str
     assert scores[0] == scores[1]
 
 
+@pytest.mark.process
 def test_words_that_become_alike_are_told_once_with_the_setting(runs: dict[str, dict[str, Any]]) -> None:
     ran = runs["alike"]
     texts = [text for record in of_kind(ran, "attention") for text in record.get("warnings", ())]
@@ -82,6 +84,7 @@ def test_words_that_become_alike_are_told_once_with_the_setting(runs: dict[str, 
         assert record["block_1/gathered"] > 10
 
 
+@pytest.mark.process
 def test_a_gate_that_closes_is_told_once_by_two_ranks_with_the_setting(
     runs: dict[str, dict[str, Any]],
 ) -> None:
@@ -95,6 +98,7 @@ def test_a_gate_that_closes_is_told_once_by_two_ranks_with_the_setting(
     assert all(record["block_1/empty_pixels"] > 0.3 for record in told)
 
 
+@pytest.mark.process
 def test_the_numbers_are_curves_a_log_line_and_figures_of_the_report(runs: dict[str, dict[str, Any]]) -> None:
     ran = runs["closed"]
     for name in SHARES:

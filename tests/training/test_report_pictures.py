@@ -83,6 +83,7 @@ def section(page: Page, name: str, following: str) -> str:
     return page.text.split(name, 1)[1].split(following, 1)[0]
 
 
+@pytest.mark.process
 def test_attention_and_examples_stand_in_the_page_of_a_run(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     assert maris_fast("report", folder / "run", "--out", out).exit_code == 0
@@ -94,6 +95,7 @@ def test_attention_and_examples_stand_in_the_page_of_a_run(folder: Path, tmp_pat
     assert out.stat().st_size < 3_000_000
 
 
+@pytest.mark.process
 def test_runs_stand_side_by_side_and_one_without_attention_says_why(page: Path) -> None:
     shown = read(page)
     attention = section(shown, "\nAttention\n", "\nSuccesses and failures\n")
@@ -105,11 +107,13 @@ def test_runs_stand_side_by_side_and_one_without_attention_says_why(page: Path) 
         assert f"{name} 0." in text.split('alt="Failures, IoU by model.')[1].split('"')[0]
 
 
+@pytest.mark.process
 def test_the_end_of_a_training_draws_nothing_with_the_model(folder: Path) -> None:
     page = read(folder / "run" / "report.html")
     assert section(page, "\nAttention\n", "\nSpeed\n").count("maris-fast report") == 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("lost", "reason"),
     [("weights", "no weights"), ("cache", "holds no feature cache"), ("images", "masks are drawn on grey")],
@@ -137,6 +141,7 @@ def test_what_is_missing_is_said_and_the_page_is_written(
     assert reason in section(page, "\nSuccesses and failures\n", "\nSpeed\n")
 
 
+@pytest.mark.process
 def test_caches_that_fit_no_number_of_runs_are_refused(folder: Path, tmp_path: Path) -> None:
     runs = [folder / name for name in ("run", "second", "without_ma")]
     caches = ("--cache", folder / "cache", "--cache", folder / "cache")
@@ -145,6 +150,7 @@ def test_caches_that_fit_no_number_of_runs_are_refused(folder: Path, tmp_path: P
     assert "--cache is given 2 times for 3 runs" in said(result)
 
 
+@pytest.mark.process
 def test_of_many_runs_the_first_are_drawn_and_the_others_named(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +172,7 @@ def test_few_colours_are_near_those_of_the_picture() -> None:
 # The commands
 
 
+@pytest.mark.process
 def test_examples_draws_models_side_by_side_and_records_the_rule(folder: Path, tmp_path: Path) -> None:
     weights = [folder / name / "best.safetensors" for name in ("run", "without_ma")]
     result = maris_fast(
@@ -185,6 +192,7 @@ def test_examples_draws_models_side_by_side_and_records_the_rule(folder: Path, t
         assert [len(record[name]), Image.open(tmp_path / f"{name}.png").width] == [2, 4 * 208 + 8]
 
 
+@pytest.mark.process
 def test_examples_refuses_features_of_other_encoders(folder: Path, tmp_path: Path) -> None:
     tensors, meta = load_weights(folder / "run" / "best.safetensors")
     made_with = EncodersProvenance.model_validate(meta.encoders)
@@ -200,6 +208,7 @@ def test_examples_refuses_features_of_other_encoders(folder: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.process
 def test_attention_draws_words_and_regions(folder: Path, tmp_path: Path) -> None:
     arguments = ("attention", folder / "dataset" / "images" / "2.png", "the green one")
     weights = ("--weights", folder / "run" / "best.safetensors", "--out", tmp_path)
@@ -223,6 +232,7 @@ def test_attention_draws_words_and_regions(folder: Path, tmp_path: Path) -> None
     assert {path.name for path in one.iterdir()} == {"2-words.png", "2-regions-block2.png"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -248,6 +258,7 @@ def test_attention_says_what_is_wrong_and_writes_nothing(
 # In a browser
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("device", WIDTHS)
 def test_the_page_loads_fits_and_has_a_silent_console(page: Path, device: str) -> None:
     seen = opened(page, width=WIDTHS[device])
@@ -258,6 +269,7 @@ def test_the_page_loads_fits_and_has_a_silent_console(page: Path, device: str) -
     assert seen.scroll_width <= seen.width
 
 
+@pytest.mark.process
 def test_a_tapped_picture_tells_the_words_of_that_spot(folder: Path, page: Path) -> None:
     ask = """
     const box = page.querySelector(".clickmap"), picture = box.querySelector(".tokens");

@@ -13,6 +13,8 @@ from tests.faults import NAMELESS, require_nameless_user
 from tests.training.processes import ROOT, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
 
+pytestmark = pytest.mark.process
+
 ENCODERS = ("segment_anything", "torchvision", "open_clip", "timm", "transformers")
 
 

@@ -52,6 +52,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         yield json.loads((folder / "left.json").read_text())
 
 
+@pytest.mark.process
 def test_a_folder_on_a_full_disk_is_told_before_anything_is_trained(left: dict[str, Any]) -> None:
     no_lock, no_settings = left["full_from_the_start"]
     for said in (no_lock, no_settings):
@@ -60,6 +61,7 @@ def test_a_folder_on_a_full_disk_is_told_before_anything_is_trained(left: dict[s
         )
 
 
+@pytest.mark.process
 def test_records_that_a_full_disk_does_not_take_are_caught_up(left: dict[str, Any]) -> None:
     found = left["full_for_records"]
     assert found["end"] is True
@@ -70,6 +72,7 @@ def test_records_that_a_full_disk_does_not_take_are_caught_up(left: dict[str, An
     ]
 
 
+@pytest.mark.process
 def test_pictures_that_a_full_disk_does_not_take_are_counted(left: dict[str, Any]) -> None:
     found = left["full_for_pictures"]
     assert found["end"] is True
@@ -84,6 +87,7 @@ def test_pictures_that_a_full_disk_does_not_take_are_counted(left: dict[str, Any
     ]
 
 
+@pytest.mark.process
 def test_a_checkpoint_that_does_not_fit_ends_the_run_and_loses_no_other(left: dict[str, Any]) -> None:
     first, second = left["full_for_a_checkpoint"]
     assert "step-00000006 could not be written: " in first["end"]
@@ -95,6 +99,7 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_and_loses_no_other(left: di
     assert second["steps"] == second["curve"] == EVERY
 
 
+@pytest.mark.process
 def test_weights_that_do_not_fit_end_the_run_and_the_former_best_stays(left: dict[str, Any]) -> None:
     found = left["full_for_the_best"]
     assert "best.safetensors could not be written: " in found["end"]
@@ -121,6 +126,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.process
 def test_a_checkpoint_on_a_full_disk_is_one_line_of_a_real_run(cache: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "400k") as disk:
         done = run(*command(cache, disk / "run", "run.pictures=0"))
@@ -149,6 +155,7 @@ def unread(cache: Path) -> tuple[Path, str]:
     return folder, first
 
 
+@pytest.mark.process
 def test_nobody_who_reads_the_output_ends_no_run(unread: tuple[Path, str]) -> None:
     folder, first = unread
     assert first.startswith("step 1/4")
@@ -162,6 +169,7 @@ def test_nobody_who_reads_the_output_ends_no_run(unread: tuple[Path, str]) -> No
     assert (folder / "report.html").is_file()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("target", "status"), [("/dev/full", 2), ("closed", 0)])
 def test_scores_that_cannot_be_shown_are_written_all_the_same(
     cache: Path, unread: tuple[Path, str], tmp_path: Path, target: str, status: int
@@ -203,6 +211,7 @@ def test_commands_make_all_that_they_make_with_nobody_to_read(
     assert told == [f"WARNING: standard output cannot be written ({GONE}); going on without it"] * 3
 
 
+@pytest.mark.process
 def test_every_by_product_may_fail_at_once(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "tensorboard.py").write_text("raise ImportError('numpy.core.multiarray failed to import')\n")
     (tmp_path / "git").write_text("#!/bin/sh\nsleep 300\n")

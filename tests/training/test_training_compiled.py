@@ -51,6 +51,7 @@ def gradients(model: Maris, inputs: tuple[object, ...]) -> dict[str, torch.Tenso
     return {"logits": logits, **dict(zip(names, gradients, strict=True))}
 
 
+@pytest.mark.slow
 def test_batches_of_all_shapes_share_compilations_and_give_the_plain_numbers() -> None:
     torch.manual_seed(0)
     plain = Maris(settings(), VISUAL, TEXT)
@@ -72,6 +73,7 @@ def test_batches_of_all_shapes_share_compilations_and_give_the_plain_numbers() -
     assert graphs[-1] <= 2 * graphs[0]
 
 
+@pytest.mark.slow
 def test_a_block_whose_tokens_look_at_the_image_is_one_graph_too() -> None:
     torch.manual_seed(0)
     plain = Maris(settings().model_copy(update={"token_to_image": True}), VISUAL, TEXT)
@@ -82,6 +84,7 @@ def test_a_block_whose_tokens_look_at_the_image_is_one_graph_too() -> None:
     torch.testing.assert_close(compiled(*inputs).logits, plain(*inputs).logits)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_compiled_run_has_the_plain_runs_losses(tmp_path: Path) -> None:
     cache = write_tiny_cache(tmp_path)

@@ -89,6 +89,7 @@ def test_finding_nothing_is_right_where_nothing_is_meant(cache: Path) -> None:
     assert (scores["expressions"], scores["mIoU"], scores["oIoU"]) == (2, 0.5, 0.0)
 
 
+@pytest.mark.process
 def test_training_learns_from_it_and_scores_and_draws_it(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = run_process(

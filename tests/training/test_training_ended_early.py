@@ -20,6 +20,8 @@ from tests.training.processes import ROOT, TWO_RANKS, Launched, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
 from tests.training.toy_run import metrics
 
+pytestmark = pytest.mark.process
+
 MAIN = ROOT / "train" / "main.py"
 TINY = ROOT / "train" / "configs" / "tiny.yaml"
 RECIPE = re.compile(r"```\n(#!/bin/bash\n.*?)```", re.DOTALL)

@@ -15,6 +15,8 @@ from maris_fast.train import checkpoints
 from tests.training.processes import ROOT, TWO_RANKS, Launched, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
 
+pytestmark = pytest.mark.process
+
 MAIN = ROOT / "train" / "main.py"
 TINY = ROOT / "train" / "configs" / "tiny.yaml"
 SILENCE = 6

@@ -12,6 +12,8 @@ import pytest
 from tests.training import golden
 from tests.training.tiny_cache import write_tiny_cache
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -62,6 +62,7 @@ def right(**ms: float) -> dict[str, Any]:
     return {name: {"ms": time} for name, time in ms.items()}
 
 
+@pytest.mark.process
 def test_ranks_of_different_devices_take_what_holds_on_all(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     broken = {"fast": {"reason": "crashed: SIGABRT"}}
@@ -97,6 +98,7 @@ def test_ranks_of_different_devices_take_what_holds_on_all(tmp_path: Path, monke
     assert [out.strip() for out, _ in said] == ["taken usual None fast"] * 2, said
 
 
+@pytest.mark.process
 def test_a_rank_alone_proves_what_it_lacks_and_takes_it(
     tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:

@@ -19,6 +19,8 @@ from tests.training.recorded_run import EACH, EPOCHS, EXPRESSIONS, SEED
 from tests.training.tiny_cache import write_tiny_cache
 from tests.training.toy_run import metrics
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).with_name("recorded_run.py")
 
 

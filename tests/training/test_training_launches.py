@@ -15,6 +15,8 @@ from maris_fast.launched import first_host, tasks_per_node
 from tests.training.processes import ROOT, Launched, free_port, srun_task
 from tests.training.tiny_cache import write_tiny_cache
 
+pytestmark = pytest.mark.process
+
 SEEN = Path(__file__).with_name("seen.py")
 TINY = ROOT / "train" / "configs" / "tiny.yaml"
 EPOCHS = 2

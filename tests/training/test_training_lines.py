@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.training.processes import ROOT
 
 LINES, RANKS = 2000, 3
@@ -18,6 +20,7 @@ for _ in range({lines}):
 """
 
 
+@pytest.mark.process
 def test_lines_of_unbuffered_ranks_stay_whole_in_a_shared_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("ab") as shared:

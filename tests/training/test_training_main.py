@@ -38,6 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_a_run_leaves_its_settings_metrics_weights_and_checkpoint(trained: Path) -> None:
     run_folder = trained / "run"
     names = {path.name for path in run_folder.iterdir()}
@@ -62,6 +63,7 @@ def test_a_run_leaves_its_settings_metrics_weights_and_checkpoint(trained: Path)
     assert json.loads((run_folder / "environment.json").read_text())["ranks"] == 2
 
 
+@pytest.mark.process
 def test_saved_weights_alone_give_the_score_that_they_name(trained: Path) -> None:
     model, meta = load_model(trained / "run" / "best.safetensors")
     assert set(meta.random_encoders) == {"sam", "text"}
@@ -74,6 +76,7 @@ def test_saved_weights_alone_give_the_score_that_they_name(trained: Path) -> Non
     assert scores["expressions"] == meta.scores["expressions"] == 7
 
 
+@pytest.mark.process
 def test_a_used_folder_is_refused_in_one_line(trained: Path) -> None:
     done = run(
         sys.executable,
@@ -88,6 +91,7 @@ def test_a_used_folder_is_refused_in_one_line(trained: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 def test_a_skipped_sample_is_counted_and_told(trained: Path, tmp_path: Path) -> None:
     cache = Path(shutil.copytree(trained / "cache", tmp_path / "cache"))
     with CacheReader(cache, "train") as reader:
@@ -111,6 +115,7 @@ def test_a_skipped_sample_is_counted_and_told(trained: Path, tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 def test_help_is_quick() -> None:
     before = time.perf_counter()
     done = run(sys.executable, MAIN, "--help")
@@ -145,6 +150,7 @@ def test_a_wrong_setting_ends_with_what_to_change(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("operation", ["mutual_attention", "cross_attention"])
 def test_kernels_that_cannot_run_here_end_a_run_with_the_setting_that_named_them(
     operation: str, trained: Path, tmp_path: Path

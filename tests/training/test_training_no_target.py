@@ -61,6 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_the_third_loss_is_in_the_total_and_in_each_line(trained: Path) -> None:
     lines = (trained / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [record for record in map(json.loads, lines) if record["kind"] == "train"]
@@ -71,6 +72,7 @@ def test_the_third_loss_is_in_the_total_and_in_each_line(trained: Path) -> None:
     assert f"no-target {steps[0]['no_target']:.4f})" in (trained / "output").read_text()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("says_nothing", [True, False])
 def test_an_expression_that_the_model_calls_aimless_is_scored_with_an_empty_mask(
     trained: Path, says_nothing: bool
@@ -90,6 +92,7 @@ def test_an_expression_that_the_model_calls_aimless_is_scored_with_an_empty_mask
         assert (scores["oIoU"], scores["mIoU"]) == (0, pytest.approx(2 / 9))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("says_nothing", [True, False])
 def test_prediction_gives_it_an_empty_mask(trained: Path, says_nothing: bool, tmp_path: Path) -> None:
     tensors, meta = load_weights(trained / "run" / "best.safetensors")

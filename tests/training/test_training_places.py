@@ -147,6 +147,7 @@ def test_two_steps_of_one_job_meet_at_different_ports() -> None:
     assert taken({**SRUN, "MASTER_PORT": "4711"})["MASTER_PORT"] == "4711"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("mpi", [OPENMPI, HYDRA])
 def test_ranks_of_mpirun_on_one_machine_meet_there(mpi: dict[str, str]) -> None:
     script = "from maris_fast.launched import *; print(take_place().rank, *map(os.environ.get, NAMES))"
@@ -168,6 +169,7 @@ def test_a_run_of_one_needs_no_meeting() -> None:
     assert (alone["RANK"], alone["WORLD_SIZE"], alone["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
 
 
+@pytest.mark.process
 def test_a_port_in_use_is_one_line_that_names_the_launchers_option(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -184,6 +186,7 @@ def test_a_port_in_use_is_one_line_that_names_the_launchers_option(tmp_path: Pat
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "mpirun", [("mpirun.openmpi", "--allow-run-as-root", "--oversubscribe"), ("mpirun.mpich",)]
 )

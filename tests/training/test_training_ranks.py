@@ -12,6 +12,8 @@ import pytest
 from tests.training.processes import TWO_RANKS, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
 
+pytestmark = pytest.mark.process
+
 SCENARIOS = Path(__file__).with_name("scenarios.py")
 STAGES = ("0", "1", "2", "3")
 

@@ -69,6 +69,7 @@ def records(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.process
 def test_each_record_is_a_line_and_missing_images_are_said_once(folder: Path) -> None:
     lines = (folder / "stdout").read_text().splitlines()
     assert [line.split()[:2] for line in lines if line.startswith("step")] == [
@@ -81,12 +82,14 @@ def test_each_record_is_a_line_and_missing_images_are_said_once(folder: Path) ->
     assert lines[-1].startswith("report: ")
 
 
+@pytest.mark.process
 def test_oiou_of_the_batches_is_on_record(records: list[dict[str, object]]) -> None:
     steps = [one for one in records if one["kind"] == "train"]
     assert all(0 < float(str(one["oIoU"])) < 1 for one in steps)
     assert all(float(str(one["mfu"])) > 0 and one["peak_tflops"] == 0.5 for one in steps)
 
 
+@pytest.mark.process
 def test_tensorboard_has_the_scores_by_kind_and_the_pictures(folder: Path) -> None:
     board = EventAccumulator(str(folder / "run" / "tensorboard"))
     board.Reload()
@@ -97,6 +100,7 @@ def test_tensorboard_has_the_scores_by_kind_and_the_pictures(folder: Path) -> No
     assert [event.step for event in board.Images("samples")] == [4, 8]
 
 
+@pytest.mark.process
 def test_pictures_of_both_evaluations_show_the_same_truth(folder: Path) -> None:
     sheets = sorted((folder / "run" / "pictures").iterdir())
     assert [sheet.name for sheet in sheets] == ["step-000004.png", "step-000008.png"]
@@ -106,6 +110,7 @@ def test_pictures_of_both_evaluations_show_the_same_truth(folder: Path) -> None:
     assert (first[below] == second[below]).all()
 
 
+@pytest.mark.process
 def test_wandb_is_told_the_same(folder: Path, records: list[dict[str, object]]) -> None:
     start, *told = json.loads((folder / "packages" / "told.json").read_text())
     assert (start["project"], start["name"], start["resume"]) == ("maris", "run", "allow")
@@ -177,6 +182,7 @@ def command(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.process
 def test_a_finished_run_leaves_its_report(folder: Path, records: list[dict[str, object]]) -> None:
     page = read(folder / "run" / "report.html")
     assert len(page.pictures) == 2
@@ -197,6 +203,7 @@ def but_for_the_time(page: Path) -> list[str]:
     return lines[5:]
 
 
+@pytest.mark.process
 def test_the_command_writes_the_same_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
     assert str(out) in command(folder / "run", "--out", out, "--no-draw")
@@ -217,6 +224,7 @@ def unfinished(folder: Path, tmp_path: Path) -> Path:
     return other
 
 
+@pytest.mark.process
 def test_runs_stand_side_by_side_whatever_they_lack(folder: Path, unfinished: Path, tmp_path: Path) -> None:
     out = tmp_path / "both.html"
     command(folder / "run", unfinished, "--out", out)
@@ -227,6 +235,7 @@ def test_runs_stand_side_by_side_whatever_they_lack(folder: Path, unfinished: Pa
     assert "No environment.json" in read(out).text
 
 
+@pytest.mark.process
 def test_a_run_without_a_step_has_a_report(unfinished: Path) -> None:
     (unfinished / "metrics.jsonl").unlink()
     command(unfinished)
@@ -241,6 +250,7 @@ def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "holds no run (no settings.yaml)" in " ".join(result.output.split())
 
 
+@pytest.mark.process
 def test_a_report_that_fails_costs_no_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -252,6 +262,7 @@ def test_a_report_that_fails_costs_no_run(
     assert f"again: maris-fast report {folder / 'run'}" in caplog.text
 
 
+@pytest.mark.process
 def test_times_add_up_over_the_starts_of_a_run(folder: Path) -> None:
     data = RunData.read(folder / "run")
     data.steps[:] = [{"elapsed_s": seconds} for seconds in (1800, 3600, 600, 1800)]

@@ -127,6 +127,7 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(folder: Path, gone: lis
     assert content(folder) == before
 
 
+@pytest.mark.process
 def test_what_may_not_be_read_is_neither_torn_nor_missing(folder: Path) -> None:
     require_nameless_user()
     state, weights = folder / "checkpoints" / "step-00000008" / STATE, folder / "best.safetensors"
@@ -287,6 +288,7 @@ def training(trained: Path, folder: Path, *more: str):  # type: ignore[no-untype
     )
 
 
+@pytest.mark.process
 def test_a_real_run_without_its_checkpoints_is_refused_and_untouched(trained: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(trained / "run", tmp_path / "run"))
     shutil.rmtree(folder / "checkpoints")
@@ -298,6 +300,7 @@ def test_a_real_run_without_its_checkpoints_is_refused_and_untouched(trained: Pa
     assert content(folder) == before
 
 
+@pytest.mark.process
 def test_a_restart_moves_all_of_a_real_run_aside(trained: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(trained / "run", tmp_path / "run"))
     names = set(os.listdir(folder))

@@ -16,6 +16,8 @@ from tests.training.nodes import INTERFACE, Node, two_nodes
 from tests.training.processes import ROOT, Launched, run
 from tests.training.tiny_cache import write_tiny_cache
 
+pytestmark = pytest.mark.process
+
 MAIN = ROOT / "train" / "main.py"
 TINY = ROOT / "train" / "configs" / "tiny.yaml"
 SILENCE, PORT = 6, "29517"
