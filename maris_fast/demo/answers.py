@@ -71,7 +71,7 @@ class Demo:
         Raises:
             InputError: no photograph or none that can be read; no sentence, too many, or one too long.
         """
-        texts, image = _some(sentences_of(sentences)), photograph(photo)
+        texts, image = _asked(photo, sentences)
         encoded, encoding_seconds = self._encoded(image)
         before = time.perf_counter()
         together = max(1, LOGITS // (image.width * image.height))
@@ -100,7 +100,7 @@ class Demo:
             ConfigError: the model has no mutual-aware attention.
             InputError: as ``segment``, half a pixel, or one outside the photograph.
         """
-        (text, *more), image = _some(sentences_of(sentence)), photograph(photo)
+        (text, *more), image = _asked(photo, sentence)
         if more:
             raise InputError(f"{1 + len(more)} sentences; attention is shown of one, choose it")
         if (x is None) != (y is None):
@@ -132,6 +132,15 @@ class Demo:
             while len(self._kept) > ENCODED:
                 self._kept.popitem(last=False)
         return encoded, seconds
+
+
+def _asked(photo: Path | None, text: str) -> tuple[Sequence[str], Image.Image]:
+    sentences = sentences_of(text)
+    if photo is None and not sentences:
+        raise InputError(
+            "no photograph and no sentence; upload or choose a photograph, and write what to segment"
+        )
+    return _some(sentences), photograph(photo)
 
 
 def photograph(path: Path | None) -> Image.Image:

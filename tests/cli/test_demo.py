@@ -60,6 +60,8 @@ def test_a_wrong_number_of_sentences_is_told(
 def test_a_missing_photograph_is_told(running: Running) -> None:
     with pytest.raises(Exception, match="no photograph; upload one"):
         running.segment(None, "the circle")
+    with pytest.raises(Exception, match="no photograph and no sentence; upload or choose"):
+        running.segment(None)
 
 
 def test_a_file_that_is_no_image_is_told_by_its_name(running: Running, tmp_path: Path) -> None:
