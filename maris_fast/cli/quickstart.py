@@ -50,9 +50,8 @@ def quickstart(
             if wanted:
                 _launch(
                     ranks,
-                    str(_beside(train, "main.py")),
-                    "--config",
-                    str(_beside(train, "configs/quickstart.yaml")),
+                    str(Path(train.__file__).with_name("main.py")),
+                    *("--config", "quickstart"),
                     f"data.cache={cache}",
                     f"run.folder={run}",
                     "run.resume=auto",
@@ -100,8 +99,6 @@ def prepare(
     folder: Path, watch: Stopwatch, *, train_images: int, val_images: int, cache_settings: Sequence[str] = ()
 ) -> None:
     """Scenes -> import -> cache, in ``folder``; what an earlier call has finished there is not done again."""
-    from maris_fast import data_shards
-
     root, dataset = folder / "scenes", folder / "dataset"
     with watch.step("scenes", "render scenes") as wanted:
         if wanted and not root.exists():
@@ -111,8 +108,9 @@ def prepare(
             data.import_annotations(root, "scenes", split_by="synthetic", out=dataset)
     with watch.step("cache", "cache the frozen encoders' features") as wanted:
         if wanted:
-            config = _beside(data_shards, "configs/quickstart.yaml")
-            data.cache(dataset, overrides=[*cache_settings], folder=folder / "cache", config=config)
+            data.cache(
+                dataset, overrides=[*cache_settings], folder=folder / "cache", config=Path("quickstart")
+            )
 
 
 class Stopwatch:
@@ -156,10 +154,6 @@ def _launch(ranks: int, *command: str) -> None:
         raise MarisError(f"the step above ended with status {status}; its own message stands above")
 
 
-def _beside(package: Any, name: str) -> Path:
-    return Path(package.__file__).parent / name
-
-
 def _draw(weights: Path, dataset: Path, out: Path) -> None:
     """Overlays of the first held-out expressions of each kind."""
     from maris_fast.data_shards.cache.masks import decode_rle
@@ -199,7 +193,7 @@ def _conclude(scores: dict[str, Any], weights: Path, picture: Path, seconds: flo
     say(f"oIoU on held-out scenes           {written:.3f}")
     say(f"... with expressions exchanged    {exchanged:.3f}  ({_verdict(written, exchanged)})")
     say(f"pictures                          {picture}")
-    say(f'your own:  maris-fast predict IMAGE "the red circle" --weights {weights}')
+    say(f'your own:  maris-fast predict IMAGE "the red circle" --weights {weights.parent}')
 
 
 def _verdict(written: float, exchanged: float) -> str:
