@@ -17,7 +17,7 @@ from maris_fast.data_shards.importers.problems import Problems
 from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, Rle
 from maris_fast.data_shards.run_lengths import require_whole
-from maris_fast.errors import InputError, first_of
+from maris_fast.errors import first_of
 from maris_fast.scoring import Expression, Rows, Truth
 from maris_fast.scoring.rows import Table
 from maris_fast.train.per_expression import Kept, Key, ScoredMask, encoded, lines_of
@@ -112,11 +112,7 @@ def score_masks(
 def _read(file: Path, problems: Problems) -> dict[int, list[_Line]]:
     """The lines by their sent_id; those that are no prediction are added to ``problems``."""
     given: dict[int, list[_Line]] = defaultdict(list)
-    try:
-        lines = file.open("rb")
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-    with lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

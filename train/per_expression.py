@@ -141,14 +141,10 @@ def read_scored(file: Path) -> list[Scored]:
     """The expressions of a file in the order of their keys.
 
     Raises:
-        InputError: no such file, or lines that are no scored expressions, or two about the same one.
+        InputError: lines that are no scored expressions, or two about the same one.
     """
     found: dict[Key, Scored] = {}
-    try:
-        lines = file.open("rb")
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-    with lines:  # of bytes: in texts there are other ends of lines, which mean nothing here
+    with file.open("rb") as lines:  # of bytes: texts have other ends of lines, which mean nothing here
         for number, line in enumerate(lines, start=1):
             try:
                 one: Scored = checked_json(Scored, line)

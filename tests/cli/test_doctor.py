@@ -25,7 +25,7 @@ from maris_fast.model import Maris
 from maris_fast.train import checkpoints
 from maris_fast.train.checkpoints import RunState
 from maris_fast.train.doctor import CHECKS, Check, Finding, Subject, examine
-from maris_fast.train.doctor.compilers import judge_compiler
+from maris_fast.train.doctor.compilers import compilers, judge_compiler
 from maris_fast.train.doctor.encoders import encoder_weights
 from maris_fast.train.doctor.finding import broken, not_run, ok, together, warning
 from maris_fast.train.doctor.folders import GIB, Place, file_system, judge_kernel_folder, look_at
@@ -438,6 +438,7 @@ def test_kernels_are_to_be_built_on_a_disk_of_the_machine_with_room(tmp_path: Pa
 
 
 def test_looking_at_a_folder_that_does_not_exist_yet_makes_nothing(tmp_path: Path) -> None:
+    assert look_at(Path("/proc/self/none")).why_not == "cannot be written: No such file or directory"
     place = look_at(tmp_path / "a" / "b")
     assert (place.path, place.why_not) == (tmp_path, None)
     assert place.free > 0
@@ -548,6 +549,12 @@ def test_missing_headers_are_told_from_a_missing_compiler() -> None:
     made = (False, "cc fails: Python.h: No such file or directory")
     assert "python3-dev" in judge_compiler(made, "C compiler", "Triton", "CC", used=True).todo
     assert judge_compiler((True, "cc works"), "C compiler", "Triton", "CC", used=True).status == "ok"
+
+
+def test_a_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", f"{tmp_path}/cc")
+    found = compilers(Subject())
+    assert f"CC={tmp_path}/cc cannot be run: [Errno 2] No such file or directory" in found.came
 
 
 def test_the_step_that_is_tried_is_one_ranks_part_of_the_runs() -> None:

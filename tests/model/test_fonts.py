@@ -82,6 +82,13 @@ def test_a_letter_that_no_font_has_is_escaped_and_told_once(
     np.testing.assert_array_equal(captioned("狗"), captioned("\\u72d7"))
 
 
+def test_a_font_that_is_gone_or_none_has_no_letters(tmp_path: Path) -> None:
+    """By FreeType itself."""
+    (tmp_path / "text.ttf").write_text("no font")
+    assert fonts._letters(str(tmp_path / "text.ttf")) == frozenset()
+    assert fonts._letters(str(tmp_path / "gone.ttf")) == frozenset()
+
+
 def test_controls_and_joiners_of_a_caption_draw_no_box(installed: None) -> None:
     assert fonts.drawable("a\x1b[31m\u202e b\U000e0101") == "a\\x1b[31m\\u202e b"
 

@@ -97,7 +97,7 @@ class Record:
             if version != FORMAT_VERSION:
                 raise InputError(f"{file} has format version {version}, this program reads {FORMAT_VERSION}")
             return cls(**content)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{file} holds no ablation ({error}); `maris-fast ablate` writes one") from error
 
     def save(self, folder: Path) -> None:
