@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from maris_fast.kernels.sass import cuobjdump
-from maris_fast.kernels.triton_here import ARCHITECTURES
+from maris_fast.kernels.triton_here import ARCHITECTURES, FP_FUSION
 
 ELEMENT = {2: "bf16", 4: "fp32"}
 
@@ -56,7 +56,8 @@ def compile_to_cubin(
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     target = GPUTarget("cuda", architecture, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": warps, "num_stages": stages})
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": FP_FUSION}
+    compiled = triton.compile(source, target=target, options=options)
     return compiled.asm["cubin"], compiled.metadata.shared
 
 

@@ -12,7 +12,7 @@ from maris_fast.kernels.cross_attention.folding import fold
 from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
 from maris_fast.kernels.cross_attention.tiles import WARPS, Tile, key_block, tile, why_unfit
 from maris_fast.kernels.operators import operator, with_gradient
-from maris_fast.kernels.triton_here import architecture, why_not_here
+from maris_fast.kernels.triton_here import FP_FUSION, architecture, why_not_here
 
 # A kernel is fixed as interpreted or compiled when its module is imported.
 INTERPRETED = not isinstance(cross_attention_fwd_kernel, triton.JITFunction)
@@ -88,6 +88,7 @@ def _launch(kernel: Any, queries: int, x: Tensor, K: Tensor, *others: Tensor) ->
             BLOCK_C=triton.next_power_of_2(C),
             num_warps=WARPS,
             num_stages=1,
+            enable_fp_fusion=FP_FUSION,
         )
 
 

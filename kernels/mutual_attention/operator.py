@@ -34,7 +34,7 @@ from maris_fast.kernels.mutual_attention.forward import (
 from maris_fast.kernels.mutual_attention.forward_hopper import mutual_attention_fwd_hopper_kernel
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Keep, Reading, logit
 from maris_fast.kernels.operators import operator, with_gradient
-from maris_fast.kernels.triton_here import limits, why_not_here
+from maris_fast.kernels.triton_here import FP_FUSION, limits, why_not_here
 
 KEEPS: dict[Keep, int] = {"relevant": KEEP_RELEVANT, "irrelevant": KEEP_IRRELEVANT, "all": KEEP_ALL}
 
@@ -185,6 +185,7 @@ def mutual_attention_fwd(
             BLOCK_C=block_c,
             num_warps=walk.warps,
             num_stages=walk.stages,
+            enable_fp_fusion=FP_FUSION,
         )
         mutual_attention_fwd_words_kernel[(E * L_t,)](
             z_l,
@@ -199,6 +200,7 @@ def mutual_attention_fwd(
             C=C,
             BLOCK_C=triton.next_power_of_2(C),
             num_warps=WORDS_WARPS,
+            enable_fp_fusion=FP_FUSION,
         )
     return outputs
 
@@ -272,6 +274,7 @@ def mutual_attention_bwd(
             BLOCK_R=WORDS_ROWS,
             BLOCK_C=triton.next_power_of_2(C),
             num_warps=WORDS_WARPS,
+            enable_fp_fusion=FP_FUSION,
         )
         has_gram = z_v.element_size() == 2
         gram, word_sum = dy, dy
@@ -286,6 +289,7 @@ def mutual_attention_bwd(
                 BLOCK_T=sizes.words,
                 CHUNK=walk.chunk,
                 num_warps=walk.warps,
+                enable_fp_fusion=FP_FUSION,
             )
         tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), images, walk.programs)
         dz_v = torch.empty_like(z_v)
@@ -322,6 +326,7 @@ def mutual_attention_bwd(
             STAGES=walk.stages,
             num_warps=walk.warps,
             num_stages=1,
+            enable_fp_fusion=FP_FUSION,
         )
         dz_l = torch.empty_like(z_l)
         mutual_attention_bwd_finish_kernel[(E * L_t,)](
@@ -333,6 +338,7 @@ def mutual_attention_bwd(
             C=C,
             BLOCK_C=triton.next_power_of_2(C),
             num_warps=WORDS_WARPS,
+            enable_fp_fusion=FP_FUSION,
         )
         return (
             dz_v,

@@ -1,0 +1,47 @@
+"""What all launches have in common, and the compiler ahead of time with them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from triton.runtime.interpreter import InterpretedFunction
+
+from maris_fast.kernels import ahead_of_time, cross_attention, mutual_attention
+from maris_fast.kernels.cross_attention.parity import Case, draw
+from maris_fast.kernels.mutual_attention.operator import INTERPRETED
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
+def test_every_launch_names_fp_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: dict[str, Any] = {}
+    run = InterpretedFunction.run
+
+    def recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "attention" in self.fn.__name__:
+            named[self.fn.__name__] = kwargs.get("enable_fp_fusion")
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(InterpretedFunction, "run", recorded)
+    z = torch.randn(1, 4, 32, dtype=torch.float16, requires_grad=True)
+    outputs = mutual_attention(z, z, *[torch.ones(32)] * 4, impl="triton")
+    sum(out.float().sum() for out in outputs).backward()  # type: ignore[union-attr]
+    leaves = draw(Case(C=32)).leaves
+    cross_attention(**leaves, impl="triton").sum().backward()
+    assert len(named) == 8
+    assert set(named.values()) == {True}
+
+
+def test_the_compiler_ahead_of_time_names_fp_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def compiled(source: Any, target: Any, options: dict[str, Any]) -> Any:
+        asked.update(options)
+        return SimpleNamespace(asm={"cubin": b""}, metadata=SimpleNamespace(shared=0))
+
+    monkeypatch.setattr(ahead_of_time, "ASTSource", lambda **_: None)
+    monkeypatch.setattr(ahead_of_time.triton, "compile", compiled)
+    ahead_of_time.compile_to_cubin(SimpleNamespace(arg_names=["x_ptr"]), {}, 90, 4, 1)
+    assert asked == {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
