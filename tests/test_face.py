@@ -41,6 +41,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.process
 def test_importing_the_package_imports_neither_torch_nor_numpy_and_names_come_when_used() -> None:
     program = (
         "import sys, maris_fast; assert set(maris_fast.__all__) <= set(dir(maris_fast)); "

@@ -137,6 +137,7 @@ def test_a_mistyped_split_is_told_before_the_launcher_starts(
     assert last_line("eval", folder / "none.safetensors", cache).startswith("error: no weights ")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", ["predict", "attention", "eval"])
 def test_a_command_says_what_it_does_before_torch_is_imported(
     folder: Path, command: str, tmp_path: Path
