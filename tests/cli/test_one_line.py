@@ -159,6 +159,7 @@ def test_a_command_says_what_it_does_before_torch_is_imported(
     ]
 
 
+@pytest.mark.process
 def test_a_mistyped_split_is_told_before_torch_is_imported(folder: Path) -> None:
     code = (
         "import sys\nfrom maris_fast.cli import app\n"
@@ -170,6 +171,7 @@ def test_a_mistyped_split_is_told_before_torch_is_imported(folder: Path) -> None
     assert done.stdout == "False\n"
 
 
+@pytest.mark.process
 def test_under_deepspeed_a_mistyped_split_can_be_the_last_line(folder: Path) -> None:
     """Its launcher starts ranks whatever the settings are, and by default writes of each that it ends."""
     settings = (f"data.cache={folder / 'cache'}", f"run.folder={folder / 'new'}", "data.val_split=vall")
@@ -194,6 +196,7 @@ for file, *arguments in json.load(sys.stdin):
 """Commands, each without the right to read a file."""
 
 
+@pytest.mark.process
 def test_files_that_this_user_may_not_read(folder: Path, tmp_path: Path) -> None:
     """They are named with the reason, and not called missing or damaged."""
     require_nameless_user()
