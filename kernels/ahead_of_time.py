@@ -33,7 +33,7 @@ def compile_to_cubin(
     warps: int,
     stages: int,
     unaligned: Collection[str] = (),
-    **constants: int,
+    **constants: float,
 ) -> tuple[bytes, int]:
     """The machine code of one configuration, and its shared memory. TRITON_INTERPRET must not be set.
 
@@ -75,27 +75,32 @@ def compile_kernel(
     return used(*compile_to_cubin(kernel, types, architecture, warps, stages, **options))
 
 
-# Of an architecture; of all rows, or those of one dtype and block, such as bf16/32.
-Report = Callable[[int, str | None], Iterable[Mapping[str, Any]]]
+# Of an architecture; of all rows, or those of one dtype and block, such as bf16/32; and of its own options.
+Report = Callable[..., Iterable[Mapping[str, Any]]]
 
 
 def print_reports(
     description: str | None,
     report: Report,
-    of_sass: Callable[[int], Iterable[Mapping[str, Any]]] | None = None,
+    of_sass: Report | None = None,
+    **options: tuple[str, Any],
 ) -> None:
     """A module's command line: of the architectures asked for, or all, a JSON line a kernel.
 
-    ``of_sass`` is the report of ``--sass``, of Hopper unless others are asked for.
+    ``of_sass`` is the report of ``--sass``, of Hopper unless others are asked for. ``options``: switches,
+    each with its help and what the report then gets by its name.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("architectures", nargs="*", type=int)
     parser.add_argument("--only", metavar="DTYPE/BLOCK", help="such as bf16/32")
     if of_sass is not None:
         parser.add_argument("--sass", action="store_true", help="count each row's instructions in the SASS")
+    for name, (told, value) in options.items():
+        parser.add_argument(f"--{name}", action="store_const", const=value, help=told)
     asked = parser.parse_args()
-    sass = of_sass is not None and asked.sass
+    given = {name: getattr(asked, name) for name in options if getattr(asked, name) is not None}
+    sass = of_sass if of_sass is not None and asked.sass else None
     for architecture in asked.architectures or ((90,) if sass else ARCHITECTURES):
-        rows = of_sass(architecture) if of_sass is not None and sass else report(architecture, asked.only)
+        rows = (sass or report)(architecture, asked.only, **given)
         for row in rows:
             print(json.dumps(row), flush=True)

@@ -172,7 +172,7 @@ def _implementation(
         raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
     _, L_t, C = z_l.shape
     if impl == "triton":
-        reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C, reading)
+        reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C)
         if reason is not None:
             raise UnsupportedError(f"{reason}; use impl='reference' or 'auto'")
     words = smallest_block(L_t)
@@ -193,15 +193,13 @@ def _implementation(
     return candidate.partition(":")[0], cut_of(candidate)
 
 
-def _why_not_triton(
-    device: torch.device, dtype: torch.dtype, L_t: int, C: int, reading: Reading
-) -> str | None:
+def _why_not_triton(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
     """Why the Triton kernels can't take such inputs; None when they can."""
     try:
         from maris_fast.kernels.mutual_attention import operator
     except ImportError as error:
         return f"triton can't be imported ({error})"
-    return operator.why_unsupported(device, dtype, L_t, C, reading)
+    return operator.why_unsupported(device, dtype, L_t, C)
 
 
 def _check(

@@ -12,17 +12,24 @@ from maris_fast.kernels.mutual_attention.forward import SIZES, inside, softmax_o
 def mutual_attention_bwd_words_kernel(
     grad_ptr: tl.tensor,  # [E * L_t, C], dL/df_val
     y_ptr: tl.tensor,  # [E * L_t, C], fp32
+    z_l_ptr: tl.tensor,  # [E * L_t, C]
+    column_sum_ptr: tl.tensor,  # [E * L_t], fp32
     weight_ptr: tl.tensor,  # [C]
-    dy_ptr: tl.tensor,  # [E * L_t, C], fp32
+    dy_ptr: tl.tensor,  # [E * L_t, C], fp32, with COLUMNS over the column's sum
+    shift_ptr: tl.tensor,  # [E * L_t], fp32, with COLUMNS: dy · Aᵀ Z_v over the column's sum
     dw_partial_ptr: tl.tensor,  # [programs, C]
     db_partial_ptr: tl.tensor,  # [programs, C]
     total: tl.tensor,
     eps: tl.tensor,
     C: tl.constexpr,
+    COLUMNS: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """Grid (ceil(E * L_t / BLOCK_R)): dY through the LayerNorm of f_val, for a block of words."""
+    """Grid (ceil(E * L_t / BLOCK_R)): dY through the LayerNorm of f_val, for a block of words.
+
+    With COLUMNS Y = U / c + Z_l: dU = dY / c, and each A of the column gets -dU · U / c.
+    """
     program = tl.program_id(0).to(tl.int64)
     rows = program * BLOCK_R + tl.arange(0, BLOCK_R)
     channels = tl.arange(0, BLOCK_C)
@@ -40,6 +47,11 @@ def mutual_attention_bwd_words_kernel(
     c1 = tl.sum(gw, axis=1) / C
     c2 = tl.sum(gw * y_hat, axis=1) / C
     dy = rstd[:, None] * (gw - c1[:, None] - y_hat * c2[:, None])
+    if COLUMNS:
+        column = tl.load(column_sum_ptr + rows, mask=rows < total, other=1.0)
+        dy = dy / column[:, None]
+        mean_of_pixels = y - tl.load(z_l_ptr + places, mask=is_place, other=0.0).to(tl.float32)
+        tl.store(shift_ptr + rows, tl.sum(dy * mean_of_pixels, axis=1), mask=rows < total)
     tl.store(dy_ptr + places, dy, mask=is_place)
     tl.store(dw_partial_ptr + program * C + channels, tl.sum(grad * y_hat, axis=0), mask=is_channel)
     tl.store(db_partial_ptr + program * C + channels, tl.sum(grad, axis=0), mask=is_channel)
@@ -121,7 +133,8 @@ def mutual_attention_bwd_kernel(
     mean_ptr: tl.tensor,  # [E, L_v]
     rstd_ptr: tl.tensor,  # [E, L_v]
     gate_ptr: tl.tensor,  # [E, L_v, GATE_WORDS], 32 pairs an int32
-    dy_ptr: tl.tensor,  # [E, L_t, C], fp32
+    dy_ptr: tl.tensor,  # [E, L_t, C], fp32, of the words kernel
+    shift_ptr: tl.tensor,  # [E, L_t], fp32
     gram_ptr: tl.tensor,  # [E, BLOCK_T, BLOCK_T], fp32
     word_sum_ptr: tl.tensor,  # [E, BLOCK_T], fp32
     dz_v_ptr: tl.tensor,  # [I, L_v, C]
@@ -134,6 +147,8 @@ def mutual_attention_bwd_kernel(
     tiles_per_split: tl.tensor,
     C: tl.constexpr,
     GATE_WORDS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SCALE: tl.constexpr,
     HAS_GROUPS: tl.constexpr,
     HAS_GRAM: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -222,7 +237,7 @@ def mutual_attention_bwd_kernel(
                 gate_ptr + row_base * GATE_WORDS + slots, mask=is_row[:, None] & is_word[None, :], other=0
             )
             kept = ((packed >> (words % 32)[None, :]) & 1) != 0
-            A = softmax_of_kept(S, kept)
+            A = softmax_of_kept(S * SCALE if SCALE != 1.0 else S, kept)
 
             c1 = gw_sum / C
             c2 = rstd * (tl.sum(A * gw_z_l, axis=1) + gw_z_v - mean * gw_sum) / C
@@ -249,7 +264,11 @@ def mutual_attention_bwd_kernel(
             dx_z_l = gw_z_l - c2_rstd[:, None] * x_z_l
             dx_z_l -= (c1 - c2_rstd * mean)[:, None] * word_sum[None, :]
             dA = rstd[:, None] * dx_z_l + z_v_dy
+            if COLUMNS:
+                dA -= tl.load(shift_ptr + word_base + words, mask=is_word, other=0.0)[None, :]
             dS = A * (dA - tl.sum(A * dA, axis=1)[:, None])
+            if SCALE != 1.0:
+                dS *= SCALE
             A = A.to(z_v_ptr.dtype.element_ty)
             dS = dS.to(z_v_ptr.dtype.element_ty)
 
@@ -307,10 +326,12 @@ def mutual_attention_bwd_kernel(
 def mutual_attention_bwd_finish_kernel(
     dy_ptr: tl.tensor,  # [E, L_t, C], fp32
     partial_ptr: tl.tensor,  # [E, splits, L_t, C]
+    column_sum_ptr: tl.tensor,  # [E, L_t], fp32
     dz_l_ptr: tl.tensor,  # [E, L_t, C]
     L_t: tl.tensor,
     splits: tl.tensor,
     C: tl.constexpr,
+    COLUMNS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
     """Grid (E * L_t): dZ_l of one word, dY and its splits added in their order."""
@@ -320,6 +341,8 @@ def mutual_attention_bwd_finish_kernel(
     channels = tl.arange(0, BLOCK_C)
     is_channel = channels < C
     dz_l = tl.load(dy_ptr + row * C + channels, mask=is_channel, other=0.0)
+    if COLUMNS:
+        dz_l *= tl.load(column_sum_ptr + row)
     for split in range(0, splits):
         place = ((e * splits + split) * L_t + word) * C
         dz_l += tl.load(partial_ptr + place + channels, mask=is_channel, other=0.0)

@@ -126,6 +126,11 @@ TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (120, 2): {**SMALL_TILES, 32: replace(SMALL_TILES[32], wide=Walk(32, 8, 2, 64))},
     (120, 4): FP32,
 }
+# What differs where Aᵀ Z_v is divided by A's column sums, whose registers would spill in the table's rows.
+DIVIDED: dict[tuple[int, int], dict[int, dict[str, Walk | None]]] = {
+    (80, 2): {32: {"backward": Walk(32, 8, 2, 64)}, 64: {"backward": Walk(16, 8, 1, 64)}},
+    (90, 2): {64: {"by_tma": None}, 128: {"forward": Walk(16, 8, 2)}},
+}
 # Programs of eight warps and more than 128 registers a thread fill a multiprocessor.
 WARPS_AT_ONCE = 8
 
@@ -161,15 +166,20 @@ def blocks(
     C: int,
     device: Limits | None = None,
     tma: bool = True,
+    divided: bool = False,
 ) -> Blocks:
     """The table's block sizes for a call.
 
     An architecture without rows takes those of the one before, on its own shared memory. ``device``: what the
     device at hand has; None: what is known of the architecture. ``tma``: whether the forward may use it.
+    ``divided``: whether Aᵀ Z_v is divided by A's column sums.
     """
     device = device or KNOWN[max(known for known in KNOWN if known <= architecture)]
     words = word_block(L_t)
-    row = TABLE[max(known for known, _ in TABLE if known <= architecture), element_bytes][words]
+    known = max(known for known, _ in TABLE if known <= architecture)
+    row = TABLE[known, element_bytes][words]
+    if divided:
+        row = replace(row, **DIVIDED.get((known, element_bytes), {}).get(words, {}))  # type: ignore[arg-type]
     whole = C <= WHOLE_C and row.forward_kb * 1024 <= device.shared_bytes
     by_tma = tma and TMA_MIN_C <= C <= WHOLE_C and C * element_bytes % TMA_BYTES == 0
     forward = row.by_tma if row.by_tma and by_tma else row.forward if whole else row.wide

@@ -53,18 +53,18 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
     from maris_fast.kernels.mutual_attention.operator import why_unsupported
     from maris_fast.kernels.triton_here import INTERPRETER, architecture
 
-    dtype = getattr(torch, kind.dtype)
-    if why_unsupported(device, dtype, kind.words, kind.C, kind.reading) is not None:
+    dtype, divided = getattr(torch, kind.dtype), kind.language_norm == "columns"
+    if why_unsupported(device, dtype, kind.words, kind.C) is not None:
         return [REFERENCE]
-    own = blocks(architecture(device), dtype.itemsize, kind.words, kind.C)
+    own = blocks(architecture(device), dtype.itemsize, kind.words, kind.C, divided=divided)
     others = []
     if architecture(device) != INTERPRETER:
         forward, backward = (
             replace(walk, rows=max(16, walk.rows // 2)) for walk in (own.forward, own.backward)
         )
         if own.forward.by_tma:
-            of_pointers = blocks(architecture(device), dtype.itemsize, kind.words, kind.C, tma=False)
-            forward = of_pointers.forward
+            size = (architecture(device), dtype.itemsize, kind.words, kind.C)
+            forward = blocks(*size, tma=False, divided=divided).forward
         others = [f"{TRITON}:{forward}+{own.backward}"]
         others += [f"{TRITON}:{own.forward}+{backward}"] if kind.gradient else []
     as_it_is = f"{TRITON}:{own.forward}+{own.backward}"
@@ -92,7 +92,7 @@ def ready(candidate: str, kind: Kind, device: torch.device) -> Callable[[], obje
 
     drawn = _drawn(kind, device)
     impl = candidate.partition(":")[0]
-    return lambda: run(drawn, impl, cut_of(candidate), kind.gradient)
+    return lambda: run(drawn, impl, cut_of(candidate), kind.gradient, kind.reading)
 
 
 def _ragged(kind: Kind, device: torch.device) -> Case:
@@ -100,7 +100,8 @@ def _ragged(kind: Kind, device: torch.device) -> Case:
     from maris_fast.kernels.mutual_attention.parity import Case
 
     L_v, L_t, dtype = 100 if device.type == "cuda" else 37, kind.words - 3, getattr(torch, kind.dtype)
-    return Case(L_v, L_t, kind.C, dtype, (2, 0, 1) if kind.grouped else None, 3, padded=kind.masked)
+    counts = (2, 0, 1) if kind.grouped else None
+    return Case(L_v, L_t, kind.C, dtype, counts, 3, padded=kind.masked, reading=kind.reading)
 
 
 def _whole(kind: Kind, device: torch.device) -> Case:
@@ -109,7 +110,8 @@ def _whole(kind: Kind, device: torch.device) -> Case:
 
     L_v = kind.tokens if device.type == "cuda" else min(kind.tokens, SHORT)
     counts = (2, 1) if kind.grouped else None
-    return Case(L_v, kind.words, kind.C, getattr(torch, kind.dtype), counts, 2, padded=kind.masked)
+    dtype = getattr(torch, kind.dtype)
+    return Case(L_v, kind.words, kind.C, dtype, counts, 2, padded=kind.masked, reading=kind.reading)
 
 
 # The candidates of a kind are timed on the same inputs.

@@ -2,7 +2,8 @@
 
 ``python -m maris_fast.kernels.mutual_attention.compiled`` prints a JSON line a kernel, with its registers,
 spilled bytes and shared memory; with ``--sass`` what forward and backward do for each row of visual tokens
-(sass_report.py), on sm_90 unless others are named. TRITON_INTERPRET must not be set.
+(sass_report.py), on sm_90 unless others are named. ``--reading``: not of the equations as printed, but with
+every other reading switched on. TRITON_INTERPRET must not be set.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from typing import Any
 
 from maris_fast.kernels.ahead_of_time import ELEMENT, compile_kernel, print_reports
 from maris_fast.kernels.mutual_attention.configurations import configurations
+from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 from maris_fast.kernels.mutual_attention.sass_report import sass_report
 
+OTHERWISE = Reading("columns", "all", "channels")
 
-def report(architecture: int, only: str | None = None) -> Iterator[dict[str, Any]]:
+
+def report(
+    architecture: int, only: str | None = None, reading: Reading = AS_PRINTED
+) -> Iterator[dict[str, Any]]:
     """Compiles every configuration of an architecture, or those of one dtype and word block."""
-    for one in configurations(architecture):
+    for one in configurations(architecture, reading):
         walk = one.walk
         if only not in (None, f"{ELEMENT[one.element_bytes]}/{one.words}"):
             continue
@@ -46,4 +52,4 @@ def report(architecture: int, only: str | None = None) -> Iterator[dict[str, Any
 
 
 if __name__ == "__main__":
-    print_reports(__doc__, report, sass_report)
+    print_reports(__doc__, report, sass_report, reading=("every other reading switched on", OTHERWISE))

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from maris_fast.kernels.ahead_of_time import ELEMENT
 from maris_fast.kernels.mutual_attention import backward, forward, forward_hopper
 from maris_fast.kernels.mutual_attention.blocks import MAX_C, WHOLE_C, WORD_BLOCKS, Walk, blocks
+from maris_fast.kernels.mutual_attention.operator import scale, switches
+from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 
 NARROW_C = 64
 # Rows that TMA can't read: no multiple of 16 bytes.
@@ -34,7 +36,7 @@ class Configuration(NamedTuple):
     words: int
     C: int
     walk: Walk
-    constants: dict[str, int]
+    constants: dict[str, Any]
     unaligned: tuple[str, ...] = ()
 
     def types(self) -> dict[str, str]:
@@ -48,8 +50,11 @@ class Configuration(NamedTuple):
         return types
 
 
-def forward_configuration(element_bytes: int, words: int, C: int, walk: Walk) -> Configuration:
+def forward_configuration(
+    element_bytes: int, words: int, C: int, walk: Walk, reading: Reading = AS_PRINTED
+) -> Configuration:
     """The forward with all features switched on."""
+    columns, fill, scaled = switches(reading)
     if walk.by_tma:
         kernel = forward_hopper.mutual_attention_fwd_hopper_kernel
     elif walk.chunk:
@@ -57,49 +62,67 @@ def forward_configuration(element_bytes: int, words: int, C: int, walk: Walk) ->
     else:
         kernel = forward.mutual_attention_fwd_kernel
     block_c = walk.chunk or 1 << (C - 1).bit_length()
-    constants = {"C": C, "GATE_WORDS": max(1, words // 32), "BLOCK_T": words, "BLOCK_V": walk.rows}
+    constants: dict[str, Any] = {
+        "C": C,
+        "GATE_WORDS": max(1, words // 32),
+        "BLOCK_T": words,
+        "BLOCK_V": walk.rows,
+    }
     constants |= {"BLOCK_C": block_c, "KEEP": 0, "HAS_MASK": True, "HAS_GROUPS": True}
+    constants |= {"COLUMNS": columns, "FILL": fill, "SCALE": scale(scaled, C)}
     return Configuration(kernel, element_bytes, words, C, walk, constants)
 
 
 def backward_configuration(
-    element_bytes: int, words: int, C: int, walk: Walk, groups: bool = True
+    element_bytes: int,
+    words: int,
+    C: int,
+    walk: Walk,
+    groups: bool = True,
+    reading: Reading = AS_PRINTED,
 ) -> Configuration:
     """The backward. Prefetch in it is its first loop's own affair."""
-    constants = {"C": C, "GATE_WORDS": max(1, words // 32), "BLOCK_T": words, "BLOCK_V": walk.rows}
+    columns, _, scaled = switches(reading)
+    constants: dict[str, Any] = {
+        "C": C,
+        "GATE_WORDS": max(1, words // 32),
+        "BLOCK_T": words,
+        "BLOCK_V": walk.rows,
+    }
     constants |= {"CHUNK": walk.chunk, "STAGES": walk.stages, "HAS_GROUPS": groups}
-    constants |= {"HAS_GRAM": element_bytes == 2}
+    constants |= {"HAS_GRAM": element_bytes == 2, "COLUMNS": columns, "SCALE": scale(scaled, C)}
     kernel = backward.mutual_attention_bwd_kernel
     return Configuration(kernel, element_bytes, words, C, replace(walk, stages=1), constants)
 
 
-def configurations(architecture: int) -> Iterator[Configuration]:
+def configurations(architecture: int, reading: Reading = AS_PRINTED) -> Iterator[Configuration]:
     """Every kernel that a call can launch on an architecture, at the widths where the compiler differs."""
+    columns = switches(reading)[0]
     for element_bytes in (2, 4):
         for words in WORD_BLOCKS:
             # Half as many channels once: the compiler then aims at fewer registers.
             widths = [MAX_C, WHOLE_C, ODD_C, *([WHOLE_C // 2] if words == 32 else [])]
             walks: dict[Walk, int] = {}
             for C in widths:
-                walk = blocks(architecture, element_bytes, words, C).forward
+                walk = blocks(architecture, element_bytes, words, C, divided=columns).forward
                 if walk not in walks or C == WHOLE_C // 2:
                     walks.setdefault(walk, C)
-                    yield forward_configuration(element_bytes, words, C, walk)
+                    yield forward_configuration(element_bytes, words, C, walk, reading)
             # The narrow one once: the compiler treats a walk of few chunks differently.
             for C in (WHOLE_C, NARROW_C) if words == 32 else (WHOLE_C,):
-                walk = blocks(architecture, element_bytes, words, C).backward
-                yield backward_configuration(element_bytes, words, C, walk)
+                walk = blocks(architecture, element_bytes, words, C, divided=columns).backward
+                yield backward_configuration(element_bytes, words, C, walk, reading=reading)
             if element_bytes == 2:
                 constants = {"C": WHOLE_C, "BLOCK_T": words, "CHUNK": walk.chunk}
                 kernel = backward.mutual_attention_bwd_gram_kernel
                 yield Configuration(kernel, element_bytes, words, WHOLE_C, replace(walk, stages=1), constants)
-        own = blocks(architecture, element_bytes, 32, WHOLE_C)
+        own = blocks(architecture, element_bytes, 32, WHOLE_C, divided=columns)
         for walked in (
-            forward_configuration(element_bytes, 32, WHOLE_C, own.forward),
-            backward_configuration(element_bytes, 32, WHOLE_C, own.backward),
+            forward_configuration(element_bytes, 32, WHOLE_C, own.forward, reading),
+            backward_configuration(element_bytes, 32, WHOLE_C, own.backward, reading=reading),
         ):
             yield walked._replace(unaligned=MAYBE_UNALIGNED)
-        over_words = {"C": MAX_C, "BLOCK_C": MAX_C}
+        over_words = {"C": MAX_C, "BLOCK_C": MAX_C, "COLUMNS": columns}
         walk = Walk(rows=1, warps=4, stages=1, chunk=MAX_C)
         for kernel, others in (
             (forward.mutual_attention_fwd_words_kernel, {}),

@@ -12,7 +12,10 @@ KEEP_ALL = 2
 
 # No variant of a kernel for a size of 1 or a multiple of 16: what is compiled ahead of time is what runs, and
 # a batch with one word or one image more doesn't compile anew in the middle of training.
-SIZES = ("images", "L_v", "L_t", "tiles_per_split", "splits", "total")
+SIZES = ("images", "L_v", "L_t", "tiles_per_split", "splits", "tiles", "total")
+
+# Of the kernel over words: tiles whose column sums are read at once.
+TILES = tl.constexpr(128)
 
 
 @triton.jit
@@ -45,15 +48,21 @@ def where_also(mask: tl.tensor, condition: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def gate(S: tl.tensor, may_keep: tl.tensor, threshold: tl.tensor, KEEP: tl.constexpr) -> tl.tensor:
-    """Which pairs eq. 4 keeps, of the words that may be kept at all."""
+def gate(
+    S: tl.tensor, may_keep: tl.tensor, threshold: tl.tensor, KEEP: tl.constexpr, FILL: tl.constexpr
+) -> tl.tensor:
+    """Which pairs eq. 4 keeps, of the words that may be kept; with FILL all of these where it keeps none."""
     if KEEP == 0:
         kept = threshold <= S
     elif KEEP == 1:
         kept = threshold > S
     else:
         kept = tl.full(S.shape, 1, tl.int1)
-    return kept & may_keep[None, :]
+    kept = kept & may_keep[None, :]
+    if FILL:
+        keeps_none = tl.max(kept.to(tl.int32), axis=1) == 0
+        kept = kept | (keeps_none[:, None] & may_keep[None, :])
+    return kept
 
 
 @triton.jit
@@ -69,14 +78,43 @@ def store_gate(gate_ptr: tl.tensor, kept: tl.tensor, is_row: tl.tensor, GATE_WOR
 
 
 @triton.jit
-def softmax_of_kept(S: tl.tensor, kept: tl.tensor) -> tl.tensor:
-    """Softmax over the kept words of each row; a row that keeps nothing is 0."""
+def softmax_of_kept(S: tl.tensor, kept: tl.tensor, is_row: tl.tensor | None = None) -> tl.tensor:
+    """Softmax over the kept words of each row; 0 in a row that keeps nothing, and in one that is none."""
     S = tl.where(kept, S, float("-inf"))
     highest = tl.max(S, axis=1)
     highest = tl.where(highest == float("-inf"), 0.0, highest)
     P = tl.where(kept, tl.exp(S - highest[:, None]), 0.0)
     total = tl.sum(P, axis=1)
+    if is_row is not None:
+        total = tl.where(is_row, total, float("inf"))
     return P / tl.where(total > 0, total, 1.0)[:, None]
+
+
+@triton.jit
+def store_column_sums(
+    column_partial_ptr: tl.tensor,  # [E, tiles, L_t]
+    A: tl.tensor,
+    e: tl.tensor,
+    tile: tl.tensor,
+    tiles: tl.tensor,
+    L_t: tl.tensor,
+    ROWS: tl.constexpr,
+) -> None:
+    """A tile's sums of A's columns, of what enters Aᵀ Z_v: rounded, and 0 in rows beyond L_v.
+
+    To memory, a tile at a time: through the loop they would cost registers. In 16 bits as a product with
+    ``ROWS`` rows of ones, for which A is where tensor cores want it; its sum over threads would spill.
+    """
+    column_partial_ptr += (e.to(tl.int64) * tiles + tile) * L_t
+    words = tl.arange(0, A.shape[1])
+    if A.dtype == tl.float32:
+        tl.store(column_partial_ptr + words, tl.sum(A, axis=0), mask=words < L_t)
+    else:
+        rows = tl.arange(0, ROWS)
+        ones = tl.full((ROWS, A.shape[0]), 1.0, tl.float32).to(A.dtype)
+        sums = tl.dot(ones, A, input_precision="ieee")
+        places = words[None, :] + 0 * rows[:, None]
+        tl.store(column_partial_ptr + places, sums, mask=(rows == 0)[:, None] & (words < L_t)[None, :])
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -92,6 +130,7 @@ def mutual_attention_fwd_kernel(
     rstd_ptr: tl.tensor,  # [E, L_v]
     gate_ptr: tl.tensor,  # [E, L_v, GATE_WORDS], 32 pairs an int32
     partial_ptr: tl.tensor,  # [E, splits, L_t, C], this split's share of Aᵀ Z_v
+    column_partial_ptr: tl.tensor,  # [E, tiles, L_t], with COLUMNS: sums of A's columns
     images: tl.tensor,
     L_v: tl.tensor,
     L_t: tl.tensor,
@@ -101,6 +140,9 @@ def mutual_attention_fwd_kernel(
     C: tl.constexpr,
     GATE_WORDS: tl.constexpr,
     KEEP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FILL: tl.constexpr,
+    SCALE: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_GROUPS: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -139,9 +181,13 @@ def mutual_attention_fwd_kernel(
         z_v = tl.load(z_v_ptr + start * C + places_v, mask=is_z_v, other=0.0)
 
         S = tl.dot(z_v, tl.trans(z_l), input_precision="ieee")
-        kept = gate(S, may_keep, threshold, KEEP)
+        if SCALE != 1.0:
+            S *= SCALE
+        kept = gate(S, may_keep, threshold, KEEP, FILL)
         store_gate(gate_ptr + (row_base + start) * GATE_WORDS, kept, is_row, GATE_WORDS)
-        A = softmax_of_kept(S, kept).to(z_v.dtype)
+        A = softmax_of_kept(S, kept, is_row if COLUMNS else None).to(z_v.dtype)
+        if COLUMNS:
+            store_column_sums(column_partial_ptr, A, e, tile, tl.cdiv(L_v, BLOCK_V), L_t, 16)
 
         gathered = tl.dot(tl.trans(A), z_v, gathered, input_precision="ieee")
 
@@ -178,6 +224,7 @@ def mutual_attention_fwd_chunked_kernel(
     rstd_ptr: tl.tensor,  # [E, L_v]
     gate_ptr: tl.tensor,  # [E, L_v, GATE_WORDS], 32 pairs an int32
     partial_ptr: tl.tensor,  # [E, splits, L_t, C], this split's share of Aᵀ Z_v
+    column_partial_ptr: tl.tensor,  # [E, tiles, L_t], with COLUMNS: sums of A's columns
     images: tl.tensor,
     L_v: tl.tensor,
     L_t: tl.tensor,
@@ -187,6 +234,9 @@ def mutual_attention_fwd_chunked_kernel(
     C: tl.constexpr,
     GATE_WORDS: tl.constexpr,
     KEEP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FILL: tl.constexpr,
+    SCALE: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_GROUPS: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -232,9 +282,13 @@ def mutual_attention_fwd_chunked_kernel(
             S = tl.dot(z_v, tl.trans(z_l), S, input_precision="ieee")
             row_sum += tl.sum(z_v.to(tl.float32), axis=1)
             word_sum += tl.sum(z_l.to(tl.float32), axis=1)
-        kept = gate(S, may_keep, threshold, KEEP)
+        if SCALE != 1.0:
+            S *= SCALE
+        kept = gate(S, may_keep, threshold, KEEP, FILL)
         store_gate(gate_ptr + (row_base + start) * GATE_WORDS, kept, is_row, GATE_WORDS)
-        A = softmax_of_kept(S, kept).to(z_v_ptr.dtype.element_ty)
+        A = softmax_of_kept(S, kept, is_row if COLUMNS else None).to(z_v_ptr.dtype.element_ty)
+        if COLUMNS:
+            store_column_sums(column_partial_ptr, A, e, tile, tl.cdiv(L_v, BLOCK_V), L_t, 16)
         mean = (row_sum + tl.sum(A.to(tl.float32) * word_sum[None, :], axis=1)) / C
 
         squares = tl.zeros((BLOCK_V,), dtype=tl.float32)
@@ -282,17 +336,24 @@ def mutual_attention_fwd_chunked_kernel(
 def mutual_attention_fwd_words_kernel(
     z_l_ptr: tl.tensor,  # [E, L_t, C]
     partial_ptr: tl.tensor,  # [E, splits, L_t, C]
+    column_partial_ptr: tl.tensor,  # [E, tiles, L_t]
     weight_ptr: tl.tensor,  # [C]
     bias_ptr: tl.tensor,  # [C]
     y_ptr: tl.tensor,  # [E, L_t, C], fp32
     f_val_ptr: tl.tensor,  # [E, L_t, C]
+    column_sum_ptr: tl.tensor,  # [E, L_t], fp32, with COLUMNS: what divides, 1 for an empty column
     L_t: tl.tensor,
     splits: tl.tensor,
+    tiles: tl.tensor,
     eps: tl.tensor,
     C: tl.constexpr,
+    COLUMNS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """Grid (E * L_t): Y = Aᵀ Z_v + Z_l of one word, its splits added in their order, and its LayerNorm."""
+    """Grid (E * L_t): Y = Aᵀ Z_v + Z_l of one word, its splits added in their order, and its LayerNorm.
+
+    With COLUMNS Aᵀ Z_v is divided by the sum of A's column.
+    """
     row = tl.program_id(0).to(tl.int64)
     e = row // L_t
     word = row % L_t
@@ -302,6 +363,17 @@ def mutual_attention_fwd_words_kernel(
     for split in range(0, splits):
         place = ((e * splits + split) * L_t + word) * C
         y += tl.load(partial_ptr + place + channels, mask=is_channel, other=0.0)
+    if COLUMNS:
+        column = tl.zeros((TILES,), dtype=tl.float32)
+        for start in range(0, tiles, TILES):
+            tile = start + tl.arange(0, TILES)
+            column += tl.load(
+                column_partial_ptr + (e * tiles + tile) * L_t + word, mask=tile < tiles, other=0.0
+            )
+        total = tl.sum(column, axis=0)
+        total = tl.where(total > 0, total, 1.0)
+        tl.store(column_sum_ptr + row, total)
+        y = y / total
     y += tl.load(z_l_ptr + row * C + channels, mask=is_channel, other=0.0).to(tl.float32)
     tl.store(y_ptr + row * C + channels, y, mask=is_channel)
 

@@ -10,6 +10,7 @@ from maris_fast.kernels.mutual_attention.forward import (
     gate,
     image_of_expression,
     inside,
+    store_column_sums,
     store_gate,
 )
 
@@ -17,13 +18,15 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def softmax_of_kept(S: tl.tensor, kept: tl.tensor) -> tl.tensor:
+def softmax_of_kept(S: tl.tensor, kept: tl.tensor, is_row: tl.tensor | None = None) -> tl.tensor:
     """As the other forward's, with neither the exponential's slow path nor a division a pair."""
     S = tl.where(kept, S, float("-inf"))
     highest = tl.max(S, axis=1)
     highest = tl.where(highest == float("-inf"), 0.0, highest)
     P = tl.exp2((S - highest[:, None]) * LOG2_E)
     total = tl.sum(P, axis=1)
+    if is_row is not None:
+        total = tl.where(is_row, total, float("inf"))
     return P * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
 
 
@@ -75,6 +78,7 @@ def mutual_attention_fwd_hopper_kernel(
     rstd_ptr: tl.tensor,  # [E, L_v]
     gate_ptr: tl.tensor,  # [E, L_v, GATE_WORDS], 32 pairs an int32
     partial_ptr: tl.tensor,  # [E, splits, L_t, C], this split's share of Aᵀ Z_v
+    column_partial_ptr: tl.tensor,  # [E, tiles, L_t], with COLUMNS: sums of A's columns
     images: tl.tensor,
     L_v: tl.tensor,
     L_t: tl.tensor,
@@ -84,6 +88,9 @@ def mutual_attention_fwd_hopper_kernel(
     C: tl.constexpr,
     GATE_WORDS: tl.constexpr,
     KEEP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FILL: tl.constexpr,
+    SCALE: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_GROUPS: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -130,11 +137,15 @@ def mutual_attention_fwd_hopper_kernel(
         z_v = tl.reshape(z_v_desc.load([image, start, 0]), (BLOCK_V, BLOCK_C))
 
         S = tl.dot(z_v, tl.trans(z_l), input_precision="ieee")
+        if SCALE != 1.0:
+            S *= SCALE
         # A tile's number is never negative. With it, no register a word is held through the loop.
         bits = tl.where(words < 32, may_keep_0 | (tile >> 31), may_keep_1 | (tile >> 31))
-        kept = gate(S, ((bits >> (words % 32)) & 1) != 0, threshold, KEEP)
+        kept = gate(S, ((bits >> (words % 32)) & 1) != 0, threshold, KEEP, FILL)
         store_gate(gate_ptr + (row_base + start) * GATE_WORDS, kept, is_row, GATE_WORDS)
-        A = softmax_of_kept(S, kept).to(z_v.dtype)
+        A = softmax_of_kept(S, kept, is_row if COLUMNS else None).to(z_v.dtype)
+        if COLUMNS:
+            store_column_sums(column_partial_ptr, A, e, tile, tl.cdiv(L_v, BLOCK_V), L_t, 64)
 
         X = tl.dot(A, z_l, z_v.to(tl.float32), input_precision="ieee")
         gathered = tl.dot(tl.trans(z_v), A, gathered, input_precision="ieee")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache, partial
 from typing import Any
 
@@ -47,14 +48,8 @@ WORDS_ROWS = 4
 WORDS_WARPS = 4
 
 
-def why_unsupported(
-    device: torch.device, dtype: torch.dtype, L_t: int, C: int, reading: Reading = AS_PRINTED
-) -> str | None:
+def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
     """Why the kernels can't take inputs of this device, dtype and size; None when they can."""
-    if reading != AS_PRINTED:
-        others = {name: getattr(reading, name) for name in Reading._fields}
-        named = ", ".join(f"{name} = {value}" for name, value in others.items() if value != "none")
-        return f"{named}, and the Triton kernels compute eqs. 3-5 as printed alone"
     return why_not_here(device, dtype, INTERPRETED) or why_unfit(L_t, C)
 
 
@@ -90,9 +85,15 @@ def mutual_attention_triton(
         tau if isinstance(tau, Tensor) else torch.tensor(tau, dtype=torch.float64, device="cpu"),
         KEEPS[keep],
         eps,
+        *switches(reading),
         cut,
     )
     return f_lav, f_val
+
+
+def switches(reading: Reading) -> tuple[bool, bool, bool]:
+    """The operator's columns, fill and scaled."""
+    return reading.language_norm == "columns", reading.empty_rows == "all", reading.score_scale == "channels"
 
 
 def unpack_gate(gate: Tensor, L_t: int) -> Tensor:
@@ -102,9 +103,10 @@ def unpack_gate(gate: Tensor, L_t: int) -> Tensor:
 
 
 def _empty_outputs(
-    z_v: Tensor, z_l: Tensor, *_: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    z_v: Tensor, z_l: Tensor, *others: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     E, L_t, C = z_l.shape
+    columns, *_ = others[-4:]
     L_v = z_v.shape[1]
     return (
         z_v.new_empty(E, L_v, C),
@@ -113,6 +115,7 @@ def _empty_outputs(
         z_v.new_empty(E, L_v, dtype=torch.float32),
         z_v.new_empty(E, L_v, (L_t + 31) // 32, dtype=torch.int32),
         z_v.new_empty(E, L_t, C, dtype=torch.float32),
+        z_v.new_empty(E, L_t if columns else 0, dtype=torch.float32),
     )
 
 
@@ -129,25 +132,32 @@ def mutual_attention_fwd(
     tau: Tensor,
     keep: int,
     eps: float,
+    columns: bool,
+    fill: bool,
+    scaled: bool,
     cut: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """f_lav, f_val and what the backward needs: mean and 1 / deviation of each row of X, the gate, Y.
 
+    ``columns``, ``fill`` and ``scaled`` are the fields of a ``Reading``. With ``columns`` the last output
+    [E, L_t] is what divides each word's Aᵀ Z_v, else [E, 0]. With ``fill`` the filled gate is saved.
     tau is a tensor [] on the CPU: a compiled graph would be made anew for each value of a number.
     """
     E, L_t, C = z_l.shape
     L_v = z_v.shape[1]
-    outputs = _empty_outputs(z_v, z_l)
+    outputs = _empty_outputs(z_v, z_l, columns, fill, scaled, cut)
     if E == 0:
         return outputs
-    f_lav, f_val, mean, rstd, gate, y = outputs
+    f_lav, f_val, mean, rstd, gate, y, column_sum = outputs
     # Triton launches on the current device, whichever the tensors are on.
     with torch.cuda.device_of(z_v):
         z_v, z_l = _aligned(z_v), _aligned(z_l)
-        sizes = _blocks(z_v, L_t, cut)
+        sizes = _blocks(z_v, L_t, cut, columns)
         walk = sizes.forward
-        tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), E, walk.programs)
+        tiles = triton.cdiv(L_v, walk.rows)
+        tiles_per_split, splits = split_evenly(tiles, E, walk.programs)
         shares = z_v.new_empty(E, splits, L_t, C, dtype=torch.float32)
+        column_shares = z_v.new_empty(E, tiles, L_t, dtype=torch.float32) if columns else shares
         block_c = walk.chunk or triton.next_power_of_2(C)
         visual: Any = z_v
         f_lav_out: Any = f_lav
@@ -169,6 +179,7 @@ def mutual_attention_fwd(
             rstd,
             gate,
             shares,
+            column_shares,
             z_v.shape[0],
             L_v,
             L_t,
@@ -178,6 +189,9 @@ def mutual_attention_fwd(
             C=C,
             GATE_WORDS=gate.shape[2],
             KEEP=keep,
+            COLUMNS=columns,
+            FILL=fill,
+            SCALE=scale(scaled, C),
             HAS_MASK=word_mask is not None,
             HAS_GROUPS=expr_offsets is not None,
             BLOCK_V=walk.rows,
@@ -190,14 +204,18 @@ def mutual_attention_fwd(
         mutual_attention_fwd_words_kernel[(E * L_t,)](
             z_l,
             shares,
+            column_shares,
             _aligned(ln_l_weight),
             _aligned(ln_l_bias),
             y,
             f_val,
+            column_sum,
             L_t,
             splits,
+            tiles,
             eps,
             C=C,
+            COLUMNS=columns,
             BLOCK_C=triton.next_power_of_2(C),
             num_warps=WORDS_WARPS,
             enable_fp_fusion=FP_FUSION,
@@ -237,7 +255,10 @@ def mutual_attention_bwd(
     rstd: Tensor,
     gate: Tensor,
     y: Tensor,
+    column_sum: Tensor,
     eps: float,
+    columns: bool,
+    scaled: bool,
     cut: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of z_v, z_l, and of weight and bias of the two LayerNorms, f_lav's first."""
@@ -255,22 +276,26 @@ def mutual_attention_bwd(
     with torch.cuda.device_of(z_v):
         z_v, z_l = _aligned(z_v), _aligned(z_l)
         wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
-        sizes = _blocks(z_v, L_t, cut)
+        sizes = _blocks(z_v, L_t, cut, columns)
         walk = sizes.backward
 
-        dy = wide(E, L_t, C)
+        dy, shift = wide(E, L_t, C), wide(E, L_t)
         programs = triton.cdiv(E * L_t, WORDS_ROWS)
         dw_l, db_l = wide(programs, C), wide(programs, C)
         mutual_attention_bwd_words_kernel[(programs,)](
             _aligned(grad_f_val),
             y,
+            z_l,
+            column_sum,
             _aligned(ln_l_weight),
             dy,
+            shift,
             dw_l,
             db_l,
             E * L_t,
             eps,
             C=C,
+            COLUMNS=columns,
             BLOCK_R=WORDS_ROWS,
             BLOCK_C=triton.next_power_of_2(C),
             num_warps=WORDS_WARPS,
@@ -306,6 +331,7 @@ def mutual_attention_bwd(
             rstd,
             gate,
             dy,
+            shift,
             gram,
             word_sum,
             dz_v,
@@ -318,6 +344,8 @@ def mutual_attention_bwd(
             tiles_per_split,
             C=C,
             GATE_WORDS=gate.shape[2],
+            COLUMNS=columns,
+            SCALE=scale(scaled, C),
             HAS_GROUPS=expr_offsets is not None,
             HAS_GRAM=has_gram,
             BLOCK_V=walk.rows,
@@ -332,10 +360,12 @@ def mutual_attention_bwd(
         mutual_attention_bwd_finish_kernel[(E * L_t,)](
             dy,
             dz_l_partial,
+            column_sum,
             dz_l,
             L_t,
             splits,
             C=C,
+            COLUMNS=columns,
             BLOCK_C=triton.next_power_of_2(C),
             num_warps=WORDS_WARPS,
             enable_fp_fusion=FP_FUSION,
@@ -351,36 +381,41 @@ def mutual_attention_bwd(
 
 
 def _save(ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
-    z_v, z_l, ln_v_weight, _, ln_l_weight, _, _, expr_offsets, _, _, eps, cut = arguments
-    _, _, mean, rstd, gate, y = outputs
-    ctx.mark_non_differentiable(mean, rstd, gate, y)
+    z_v, z_l, ln_v_weight, _, ln_l_weight, _, _, expr_offsets, _, _, eps, columns, _, scaled, cut = arguments
+    _, _, mean, rstd, gate, y, column_sum = outputs
+    ctx.mark_non_differentiable(mean, rstd, gate, y, column_sum)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y)
-    ctx.eps, ctx.cut = eps, cut
+    ctx.save_for_backward(z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y, column_sum)
+    ctx.settings = (eps, columns, scaled, cut)
 
 
 def _gradients(ctx: Any, grad_f_lav: Tensor | None, grad_f_val: Tensor | None, *_: None) -> tuple[Any, ...]:
-    z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y = ctx.saved_tensors
+    z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y, column_sum = ctx.saved_tensors
     if grad_f_lav is None:
         grad_f_lav = z_v.new_zeros(mean.shape[0], *z_v.shape[1:])
     if grad_f_val is None:
         grad_f_val = torch.zeros_like(z_l)
-    saved = (z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y)
-    gradients = mutual_attention_bwd(grad_f_lav, grad_f_val, *saved, ctx.eps, ctx.cut)
-    return (*gradients, None, None, None, None, None, None)
+    saved = (z_v, z_l, ln_v_weight, ln_l_weight, expr_offsets, mean, rstd, gate, y, column_sum)
+    gradients = mutual_attention_bwd(grad_f_lav, grad_f_val, *saved, *ctx.settings)
+    return (*gradients, *(None,) * 9)
 
 
 with_gradient(mutual_attention_fwd, _save, _gradients)
 
 
-def _blocks(z_v: Tensor, L_t: int, cut: str) -> Blocks:
-    return _blocks_of(z_v.device, z_v.element_size(), L_t, z_v.shape[2], cut)
+def scale(scaled: bool, C: int) -> float:
+    """What S is multiplied by."""
+    return 1 / math.sqrt(C) if scaled else 1.0
+
+
+def _blocks(z_v: Tensor, L_t: int, cut: str, divided: bool) -> Blocks:
+    return _blocks_of(z_v.device, z_v.element_size(), L_t, z_v.shape[2], cut, divided)
 
 
 @lru_cache(maxsize=1024)
-def _blocks_of(device: torch.device, element_bytes: int, L_t: int, C: int, cut: str) -> Blocks:
+def _blocks_of(device: torch.device, element_bytes: int, L_t: int, C: int, cut: str, divided: bool) -> Blocks:
     here = limits(device)
-    own = blocks(here.architecture, element_bytes, L_t, C, here)
+    own = blocks(here.architecture, element_bytes, L_t, C, here, divided=divided)
     return cut_otherwise(own, cut) if cut else own
 
 

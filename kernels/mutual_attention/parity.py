@@ -20,12 +20,16 @@ from maris_fast.kernels.mutual_attention.operator import (
     KEEPS,
     mutual_attention_fwd,
     mutual_attention_triton,
+    switches,
     unpack_gate,
 )
 from maris_fast.kernels.mutual_attention.reference import (
+    AS_PRINTED,
     Keep,
+    Reading,
     attention_weights,
     gate,
+    gathered,
     logit,
     mutual_attention_reference,
     relevance,
@@ -67,6 +71,7 @@ class Case:
     scale: float = 1.0
     shift: float = 0.0
     seed: int = 0
+    reading: Reading = AS_PRINTED
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,12 @@ def draw(case: Case, device: torch.device) -> Inputs:
     return Inputs([z_v, z_l, *parameters], word_mask, expr_offsets, gradients)
 
 
-def run(drawn: Inputs, impl: str, cut: str = "", gradient: bool = True) -> list[Tensor]:
+def run(
+    drawn: Inputs, impl: str, cut: str = "", gradient: bool = True, reading: Reading = AS_PRINTED
+) -> list[Tensor]:
     """Outputs of one call as a step makes it, and with ``gradient`` those of all leaves."""
     leaves = [leaf.detach().requires_grad_(gradient) for leaf in drawn.leaves]
-    settings: dict[str, Any] = {"tau": 0.5, "keep": "relevant", "eps": 1e-5}
+    settings: dict[str, Any] = {"tau": 0.5, "keep": "relevant", "eps": 1e-5, "reading": reading}
     settings |= {"word_mask": drawn.word_mask, "expr_offsets": drawn.expr_offsets}
     if impl == "triton":
         outputs = mutual_attention_triton(*leaves, **settings, cut=cut)
@@ -134,7 +141,11 @@ def run(drawn: Inputs, impl: str, cut: str = "", gradient: bool = True) -> list[
 
 
 def same_dtype_eager(
-    leaves: list[Tensor], kept: Tensor, expr_offsets: Tensor | None, eps: float
+    leaves: list[Tensor],
+    kept: Tensor,
+    expr_offsets: Tensor | None,
+    eps: float,
+    reading: Reading = AS_PRINTED,
 ) -> tuple[Tensor, Tensor]:
     """The equations in plain PyTorch, each step rounded to the inputs' dtype.
 
@@ -143,8 +154,8 @@ def same_dtype_eager(
     z_v, z_l, *parameters = leaves
     ln_v_weight, ln_v_bias, ln_l_weight, ln_l_bias = (t.float() for t in parameters)
     z_v = tokens_of_expressions(z_v, expr_offsets)
-    A = attention_weights(relevance(z_v.float(), z_l.float()), kept).to(z_v.dtype)
-    X, Y = A @ z_l + z_v, A.transpose(1, 2) @ z_v + z_l
+    A = attention_weights(relevance(z_v.float(), z_l.float(), reading), kept).to(z_v.dtype)
+    X, Y = A @ z_l + z_v, gathered(A, z_v, reading) + z_l
     f_lav = F.layer_norm(X.float(), X.shape[2:], ln_v_weight, ln_v_bias, eps)
     f_val = F.layer_norm(Y.float(), Y.shape[2:], ln_l_weight, ln_l_bias, eps)
     return f_lav.to(z_v.dtype), f_val.to(z_v.dtype)
@@ -159,8 +170,15 @@ def parity(case: Case, device: torch.device, eps: float = 1e-5, cut: str = "") -
     leaves = [t.detach().requires_grad_() for t in drawn.leaves]
     tau = torch.tensor(case.tau, dtype=torch.float64)
     with poisoned_memory():
-        f_lav, f_val, _, _, bits, _ = mutual_attention_fwd(
-            *leaves, drawn.word_mask, drawn.expr_offsets, tau, KEEPS[case.keep], eps, cut
+        f_lav, f_val, _, _, bits, *_ = mutual_attention_fwd(
+            *leaves,
+            drawn.word_mask,
+            drawn.expr_offsets,
+            tau,
+            KEEPS[case.keep],
+            eps,
+            *switches(case.reading),
+            cut,
         )
         own = [f_lav, f_val, *torch.autograd.grad([f_lav, f_val], leaves, drawn.gradients)]
     kept = unpack_gate(bits, case.L_t)
@@ -173,18 +191,23 @@ def parity(case: Case, device: torch.device, eps: float = 1e-5, cut: str = "") -
         word_mask=drawn.word_mask,
         expr_offsets=drawn.expr_offsets,
         eps=eps,
+        reading=case.reading,
         kept=kept,
     )
     truth = [*outputs, *torch.autograd.grad(outputs, wide, [g.double() for g in drawn.gradients])]
     eager = [t.detach().clone().requires_grad_() for t in leaves]
-    outputs = same_dtype_eager(eager, kept, drawn.expr_offsets, eps)
+    outputs = same_dtype_eager(eager, kept, drawn.expr_offsets, eps, case.reading)
     plain = [*outputs, *torch.autograd.grad(outputs, eager, drawn.gradients)]
 
-    S = relevance(tokens_of_expressions(wide[0], drawn.expr_offsets), wide[1]).detach()
+    S = relevance(tokens_of_expressions(wide[0], drawn.expr_offsets), wide[1], case.reading).detach()
     sure = (S - logit(case.tau)).abs() > GATE_BAND * max(1.0, S.std(correction=0).item())
     if drawn.word_mask is not None:
         sure |= ~drawn.word_mask[:, None, :]
-    wrong = (kept != gate(S, case.tau, case.keep, drawn.word_mask)) & sure
+    if case.reading.empty_rows == "all":
+        # A pair that is not sure decides about its whole row, unless another one surely keeps that open.
+        surely = gate(S, case.tau, case.keep, drawn.word_mask) & sure
+        sure &= surely.any(2, keepdim=True) | sure.all(2, keepdim=True)
+    wrong = (kept != gate(S, case.tau, case.keep, drawn.word_mask, case.reading)) & sure
 
     got, plainly, needed = (dict(zip(NAMES, t, strict=True)) for t in (own, plain, truth))
     return Report(int(wrong.sum()), errors_and_bounds(got, plainly, needed, case.dtype, LARGEST_FACTOR))

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from maris_fast.kernels.ahead_of_time import compile_to_cubin, used
+from maris_fast.kernels.ahead_of_time import ELEMENT, compile_to_cubin, used
 from maris_fast.kernels.mutual_attention.blocks import WHOLE_C, WORD_BLOCKS, blocks
 from maris_fast.kernels.mutual_attention.configurations import (
     Configuration,
     backward_configuration,
     forward_configuration,
 )
+from maris_fast.kernels.mutual_attention.operator import switches
+from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 from maris_fast.kernels.sass import PRODUCTS, count_turn, disassembled, loops, opcodes
 
 
-def sass_report(architecture: int) -> Iterator[dict[str, Any]]:
+def sass_report(
+    architecture: int, only: str | None = None, reading: Reading = AS_PRINTED
+) -> Iterator[dict[str, Any]]:
     """A row a kernel and word block, bf16 and C = 256; the backward without and with image groups.
 
     Of a row of Z_v: a warp's instructions, clocks of the shared-memory pipe, bytes through L1 and L2 at most
@@ -23,10 +27,12 @@ def sass_report(architecture: int) -> Iterator[dict[str, Any]]:
     expression, the loops over chunks taken as often as there are chunks.
     """
     for words in WORD_BLOCKS:
-        own = blocks(architecture, 2, words, WHOLE_C)
-        yield _row(forward_configuration(2, words, WHOLE_C, own.forward), architecture)
+        if only not in (None, f"{ELEMENT[2]}/{words}"):
+            continue
+        own = blocks(architecture, 2, words, WHOLE_C, divided=switches(reading)[0])
+        yield _row(forward_configuration(2, words, WHOLE_C, own.forward, reading), architecture)
         for groups in (False, True):
-            yield _row(backward_configuration(2, words, WHOLE_C, own.backward, groups), architecture)
+            yield _row(backward_configuration(2, words, WHOLE_C, own.backward, groups, reading), architecture)
 
 
 def _row(one: Configuration, architecture: int) -> dict[str, Any]:

@@ -25,6 +25,14 @@ def test_every_row_fits_and_nothing_spills(architecture: int) -> None:
     assert too_large(compiled, architecture) == []
 
 
+# All of them: python -m maris_fast.kernels.mutual_attention.compiled 80 90 --reading.
+@pytest.mark.slow
+def test_with_other_readings_the_usual_rows_fit_and_do_not_spill() -> None:
+    compiled = compiled_for("mutual_attention", 90, "--reading", "--only", "bf16/32")
+    assert "mutual_attention_fwd_hopper_kernel" in {c["kernel"] for c in compiled}
+    assert too_large(compiled, 90) == []
+
+
 # All of every architecture: python -m maris_fast.kernels.mutual_attention.compiled.
 @pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "only"), [(89, "bf16/64"), (100, "bf16/64"), (120, "bf16/32")])

@@ -11,8 +11,13 @@ from torch import Tensor
 
 from maris_fast.kernels.mutual_attention import forward_hopper, operator
 from maris_fast.kernels.mutual_attention.blocks import TMA_ROWS, Blocks, Walk, blocks, split_evenly
-from maris_fast.kernels.mutual_attention.operator import mutual_attention_fwd, mutual_attention_triton
+from maris_fast.kernels.mutual_attention.operator import (
+    mutual_attention_fwd,
+    mutual_attention_triton,
+    switches,
+)
 from maris_fast.kernels.mutual_attention.parity import Case, parity
+from maris_fast.kernels.mutual_attention.reference import AS_PRINTED
 from maris_fast.kernels.triton_here import ARCHITECTURES, KNOWN, Limits
 from tests.kernels.broken import use_broken
 
@@ -139,7 +144,7 @@ def test_inputs_at_odd_addresses_are_taken() -> None:
 def test_opcheck() -> None:
     leaves = [torch.randn(2, n, 96, device=DEVICE).to(bf16).requires_grad_() for n in (70, 7)]
     parameters = [torch.ones(96, device=DEVICE) for _ in range(4)]
-    arguments = (*leaves, *parameters, None, None, torch.tensor(0.5), 0, 1e-5, "")
+    arguments = (*leaves, *parameters, None, None, torch.tensor(0.5), 0, 1e-5, *switches(AS_PRINTED), "")
     torch.library.opcheck(mutual_attention_fwd, arguments, test_utils=("test_schema", "test_faketensor"))
 
 

@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maris_fast.kernels import Reading, UnsupportedError, mutual_attention, mutual_attention_weights
+from maris_fast.kernels import Reading, mutual_attention, mutual_attention_weights
 from maris_fast.kernels.mutual_attention import reference
-from maris_fast.kernels.mutual_attention.candidates import REFERENCE, Kind, candidates
-from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, mutual_attention_reference
+from maris_fast.kernels.mutual_attention.reference import AS_PRINTED
 from tests.kernels.broken import mutant_of
 from tests.kernels.test_mutual_attention_reference import EPS, inputs, loops
 
@@ -130,21 +129,6 @@ def test_a_broken_reference_is_noticed(name: str, tmp_path: Path) -> None:
     mutant = mutant_of(reference, right, broken, tmp_path)
     difference = wrong(mutant, reading, "relevant")
     assert math.isnan(difference) or difference > 1e-3
-
-
-def test_the_kernels_refuse_what_they_do_not_compute_and_auto_takes_the_reference() -> None:
-    z_v, z_l, parameters = inputs(1, 1, L_v=5, L_t=4, C=16)
-    leaves = [t.float() for t in (z_v, z_l, *parameters)]
-    reading = Reading("columns", "all")
-    with pytest.raises(UnsupportedError, match="language_norm = columns, empty_rows = all, and the Triton"):
-        mutual_attention(*leaves, reading=reading, impl="triton")
-    got = mutual_attention(*leaves, reading=reading)
-    needed = mutual_attention_reference(
-        *leaves, tau=0.5, keep="relevant", word_mask=None, expr_offsets=None, eps=EPS, reading=reading
-    )
-    assert all(torch.equal(*pair) for pair in zip(got, needed, strict=True))
-    kind = Kind("float32", 16, 16, 8, False, False, False, *reading)
-    assert candidates(kind, torch.device("cpu")) == [REFERENCE]
 
 
 def test_an_unknown_reading_is_named() -> None:

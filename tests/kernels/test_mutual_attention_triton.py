@@ -20,9 +20,11 @@ from maris_fast.kernels.mutual_attention.operator import (
     INTERPRETED,
     KEEPS,
     mutual_attention_fwd,
+    switches,
     unpack_gate,
 )
 from maris_fast.kernels.mutual_attention.parity import Case, draw, parity
+from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 from maris_fast.kernels.poisoned_memory import poisoned_memory
 
 pytestmark = pytest.mark.interpreter
@@ -258,11 +260,22 @@ def test_autocast_leaves_the_operation_alone() -> None:
     assert all(torch.equal(*pair) for pair in zip(plain, cast, strict=True))
 
 
-@pytest.mark.parametrize("case", [SMALL, Case(L_v=37, L_t=40, C=64, dtype=fp16)], ids=named)
+@pytest.mark.parametrize(
+    "case", [SMALL, Case(L_v=37, L_t=40, C=64, dtype=fp16, reading=Reading("columns"))], ids=named
+)
 def test_opcheck(case: Case) -> None:
     drawn = draw(case, DEVICE)
     leaves = [t.detach().requires_grad_() for t in drawn.leaves]
-    arguments = (*leaves, drawn.word_mask, drawn.expr_offsets, torch.tensor(0.5), KEEPS[case.keep], 1e-5, "")
+    arguments = (
+        *leaves,
+        drawn.word_mask,
+        drawn.expr_offsets,
+        torch.tensor(0.5),
+        KEEPS[case.keep],
+        1e-5,
+        *switches(case.reading),
+        "",
+    )
     torch.library.opcheck(mutual_attention_fwd, arguments)
 
 
@@ -288,8 +301,8 @@ def test_torch_compile_takes_it_whole(counts: tuple[int, ...] | None, dynamic: b
 
 def test_the_saved_gate_holds_a_bit_a_pair() -> None:
     drawn = draw(Case(L_v=70, L_t=40, C=64, images=2, padded=True), DEVICE)
-    everything = (drawn.word_mask, None, torch.tensor(0.0), KEEPS["all"], 1e-5, "")
-    *_, bits, _ = mutual_attention_fwd(*drawn.leaves, *everything)
+    everything = (drawn.word_mask, None, torch.tensor(0.0), KEEPS["all"], 1e-5, *switches(AS_PRINTED), "")
+    *_, bits, _, _ = mutual_attention_fwd(*drawn.leaves, *everything)
     assert bits.shape == (2, 70, 2)
     assert drawn.word_mask is not None
     assert torch.equal(unpack_gate(bits, 40), drawn.word_mask[:, None, :].expand(2, 70, 40))
