@@ -46,6 +46,12 @@ def operand(handle: TensorHandle, precision: Any) -> TensorHandle:
     return handle
 
 
+def require_boolean(mask: TensorHandle | np.ndarray) -> None:
+    """That a load or store has one; of a tensor's descriptor Triton 3.6 hands on a bare array."""
+    values = mask if isinstance(mask, np.ndarray) else mask.data
+    assert values.dtype == np.bool_, f"a mask of {values.dtype}"
+
+
 def mend_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until ``monkeypatch`` is undone, in this process."""
     cast, fp_to_fp = InterpreterBuilder.cast_impl, InterpreterBuilder.create_fp_to_fp
@@ -77,14 +83,16 @@ def mend_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not is_bf16(lhs), "arithmetic in bfloat16 is not interpreted: compute in fp32 and cast"
         return binary_op(self, lhs, rhs, op)
 
-    def checked_load(self: Any, ptrs: TensorHandle, mask: TensorHandle, *others: Any) -> TensorHandle:
-        assert mask.data.dtype == np.bool_, f"a mask of {mask.data.dtype}"
-        return load(self, ptrs, mask, *others)
+    def checked_load(
+        self: Any, ptrs: TensorHandle, mask: TensorHandle, *others: Any, **named: Any
+    ) -> TensorHandle:
+        require_boolean(mask)
+        return load(self, ptrs, mask, *others, **named)
 
     def checked_store(
         self: Any, ptrs: TensorHandle, value: TensorHandle, mask: TensorHandle, *others: Any
     ) -> Any:
-        assert mask.data.dtype == np.bool_, f"a mask of {mask.data.dtype}"
+        require_boolean(mask)
         return store(self, ptrs, value, mask, *others)
 
     monkeypatch.setattr(InterpreterBuilder, "create_masked_load", checked_load)
