@@ -81,7 +81,7 @@ def test_attention_tells_a_time_or_a_reason_of_every_implementation(
 ) -> None:
     facts, tell = told
     assert first_steps.attention(first_steps.REHEARSED, tell)
-    assert len(facts) == 3 * 6
+    assert len(facts) == 3 * 8
     timed = {fact["impl"] for fact in facts if fact["fact"] == "row"}
     assert timed == {"sdpa", "sdpa-flash", "reference"}
     assert all("reason" in fact for fact in facts if fact["impl"] == "xformers")

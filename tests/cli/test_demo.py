@@ -16,6 +16,8 @@ from PIL import Image
 from tests.cli.demo_process import COMMAND, Running, started
 from tests.training.processes import ROOT, run
 
+pytestmark = pytest.mark.process
+
 SENTENCES = ("the red circle", "the square on the left")
 
 

@@ -29,6 +29,8 @@ from tests.cli.demo_process import Running
 from tests.faults import small_disk
 from tests.training.processes import ROOT
 
+pytestmark = pytest.mark.process
+
 SECRET = "secret-5f0c"
 AT_ONCE = 4
 SESSIONS = itertools.count()
