@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from maris_fast.config.encoders import FeatureDtype
 from maris_fast.terminal import say
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def plan(
     expressions_per_visit: Annotated[int, typer.Option(min=1, help="K: data.expressions_per_image")] = 8,
     grid: Annotated[str, typer.Option(help="tokens of an image without padding")] = "64x48",
     channels: Annotated[int, typer.Option(min=1, help="C_v; 1280 is ViT-H")] = 1280,
-    dtype: FeatureDtype = "int8",
+    dtype: Literal["int8", "fp8", "bf16"] = "int8",
     shard_bytes: Annotated[int, typer.Option(min=1, help="the cache's setting of this name")] = 2 << 30,
     epochs: Annotated[int, typer.Option(min=1)] = 50,
     sam_images_per_s: Given = None,
