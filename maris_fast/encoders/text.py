@@ -202,10 +202,10 @@ def _source(settings: TextSettings) -> _Source:
     """Where the weights are: nowhere (random), behind a tag of open_clip, or in a file."""
     if settings.weights == RANDOM:
         return _Source(RANDOM, None, quick_gelu=False)
-    if settings.arch == TINY:
+    if settings.arch == TINY and not Path(settings.weights).is_file():
         raise ConfigError(
-            f"encoders.text.arch = {TINY!r} has no trained weights; set encoders.text.weights to "
-            f"{RANDOM!r} (it is {settings.weights!r}), or encoders.text.arch to 'ViT-L-14'"
+            f"encoders.text.arch = {TINY!r} has no trained weights but your own; set encoders.text.weights "
+            f"to {RANDOM!r} or a file (it is {settings.weights!r}), or encoders.text.arch to 'ViT-L-14'"
         )
     tag = open_clip.get_pretrained_cfg(settings.arch, settings.weights)
     if tag:

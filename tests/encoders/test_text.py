@@ -139,6 +139,17 @@ def test_a_state_dict_without_a_text_tower_is_refused(tmp_path: Path) -> None:
         TextEncoder(TextSettings(arch="ViT-B-32", weights=str(path)))
 
 
+def test_the_tiny_tower_takes_a_trained_file(tmp_path: Path) -> None:
+    trained = TextEncoder(tiny(seed=7))
+    path = tmp_path / "trained.pt"
+    torch.save({f"text.{name}": tensor for name, tensor in trained.tower.state_dict().items()}, path)
+    loaded = TextEncoder(tiny(weights=str(path)))
+    got, needed = (encoder.encode(["a red dog"])[0].words for encoder in (loaded, trained))
+    assert torch.equal(got, needed)
+    assert loaded.provenance.sha256 is not None
+    assert not loaded.provenance.random
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "match"),
     [

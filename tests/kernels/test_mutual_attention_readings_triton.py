@@ -24,6 +24,7 @@ from maris_fast.kernels.mutual_attention.parity import Case, draw, parity
 from tests.kernels.broken import use_broken
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = pytest.mark.interpreter
 fp32, fp16, bf16 = torch.float32, torch.float16, torch.bfloat16
 COLUMNS, ALL, SCALED = Reading("columns"), Reading(empty_rows="all"), Reading(score_scale="channels")
 EVERYTHING = Reading("columns", "all", "channels")

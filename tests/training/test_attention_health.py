@@ -25,6 +25,9 @@ ON = "run.attention_health=true"
 ALIKE = (ON, "model.keep=all", "model.ma_blocks=3", "model.channels=64")
 
 
+pytestmark = pytest.mark.process
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Real runs of three steps on grids of up to 24 x 24: their records, and what they printed."""
