@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,15 @@ INTERPRETER = 0
 # A product and the sum it goes into round once: what was proven and counted. Triton 3.10 changes its default.
 FP_FUSION = True
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def triton_version() -> tuple[int, int]:
+    """Major and minor number of the installed Triton; (0, 0) where there is none."""
+    try:
+        major, minor = version("triton").split(".")[:2]
+    except PackageNotFoundError:
+        return 0, 0
+    return int(major), int(minor)
 
 
 class Limits(NamedTuple):

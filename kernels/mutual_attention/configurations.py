@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from maris_fast.kernels.ahead_of_time import ELEMENT
 from maris_fast.kernels.mutual_attention import backward, forward, forward_hopper
-from maris_fast.kernels.mutual_attention.blocks import MAX_C, WHOLE_C, WORD_BLOCKS, Walk, blocks
+from maris_fast.kernels.mutual_attention.blocks import FP32_WORDS, MAX_C, WHOLE_C, WORD_BLOCKS, Walk, blocks
 from maris_fast.kernels.mutual_attention.operator import scale, switches
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 
@@ -99,7 +99,7 @@ def configurations(architecture: int, reading: Reading = AS_PRINTED) -> Iterator
     """Every kernel that a call can launch on an architecture, at the widths where the compiler differs."""
     columns = switches(reading)[0]
     for element_bytes in (2, 4):
-        for words in WORD_BLOCKS:
+        for words in (words for words in WORD_BLOCKS if element_bytes == 2 or words <= FP32_WORDS):
             # Half as many channels once: the compiler then aims at fewer registers.
             widths = [MAX_C, WHOLE_C, ODD_C, *([WHOLE_C // 2] if words == 32 else [])]
             walks: dict[Walk, int] = {}

@@ -18,6 +18,7 @@ from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_words_kernel,
 )
 from maris_fast.kernels.mutual_attention.blocks import (
+    FP32_WORDS,
     Blocks,
     blocks,
     cut_otherwise,
@@ -50,7 +51,13 @@ WORDS_WARPS = 4
 
 def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
     """Why the kernels can't take inputs of this device, dtype and size; None when they can."""
-    return why_not_here(device, dtype, INTERPRETED) or why_unfit(L_t, C)
+    reason = why_not_here(device, dtype, INTERPRETED) or why_unfit(L_t, C)
+    if reason is None and not INTERPRETED and dtype == torch.float32 and L_t > FP32_WORDS:
+        return (
+            f"L_t = {L_t} words in torch.float32, of which the Triton kernels take at most {FP32_WORDS} on a "
+            "GPU from Triton 3.8 on; use 16 bits, or impl='reference'"
+        )
+    return reason
 
 
 def mutual_attention_triton(

@@ -18,7 +18,7 @@ from maris_fast.kernels.mutual_attention.operator import (
 )
 from maris_fast.kernels.mutual_attention.parity import Case, parity
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED
-from maris_fast.kernels.triton_here import ARCHITECTURES, KNOWN, Limits
+from maris_fast.kernels.triton_here import ARCHITECTURES, KNOWN, Limits, triton_version
 from tests.kernels.broken import use_broken
 
 pytestmark = pytest.mark.interpreter
@@ -107,7 +107,9 @@ def test_hopper_alone_takes_the_forward_by_tma_and_where_it_can(architecture: in
 
 def test_128_words_go_in_chunks_where_shared_memory_is_small() -> None:
     chunks = {at: blocks(at, 2, 100, 256).forward.chunk for at in ARCHITECTURES}
-    assert chunks == {80: 0, 86: 64, 89: 64, 90: 0, 100: 0, 120: 64}
+    # Triton 3.9 spills of whole rows.
+    whole = 64 if triton_version() >= (3, 9) else 0
+    assert chunks == {80: whole, 86: 64, 89: 64, 90: whole, 100: whole, 120: 64}
     assert blocks(80, 2, 100, 256, KNOWN[80]._replace(shared_bytes=100 * 1024)).forward.chunk == 64
 
 
