@@ -30,8 +30,15 @@ BATCHES = (
 
 
 def settings() -> ModelSettings:
+    """Two blocks of each kind: what the second shares with the first, all others would."""
     return ModelSettings(
-        channels=16, heads=2, decoder_positions="sine", decoder_norm="pre", decoder_feed_forward=2
+        channels=16,
+        heads=2,
+        ma_blocks=2,
+        decoder_blocks=2,
+        decoder_positions="sine",
+        decoder_norm="pre",
+        decoder_feed_forward=2,
     )
 
 
