@@ -149,8 +149,8 @@ class Record:
 
     def rows(self) -> dict[str, Variant]:
         """All there are: the paper's in its order, then a person's own."""
-        own = {name: Variant(name, made["title"]) for name, made in self.variants.items()}
-        return {**VARIANTS, **{name: row for name, row in own.items() if name not in VARIANTS}}
+        own = (name for name in self.variants if name not in VARIANTS)
+        return {**VARIANTS, **{name: Variant(name, self.variants[name]["title"]) for name in own}}
 
     def scores(self, row: str) -> dict[int, dict[str, Any]]:
         """A row's scores by seed."""
