@@ -392,7 +392,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CacheJob, "free_bytes", lambda self: 1000)
-    with pytest.raises(InputError, match=r"needs 0\.00 GB more.*--split.*feature_dtype"):
+    with pytest.raises(InputError, match=r"needs 0\.00 GB more.*fewer splits.*feature_dtype"):
         write_cache(dataset, tmp_path / "cache", settings(), progress=False)
     assert not (tmp_path / "cache").exists()
 
