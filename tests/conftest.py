@@ -24,6 +24,10 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# A pytest that a test starts is no worker of this one; pytest-benchmark would take it for one by these.
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    del os.environ[name]
+
 # What this machine's user has proven says nothing here; nothing is in this folder, and no test writes there.
 os.environ["MARIS_FAST_CERTIFICATES"] = str(
     Path(tempfile.gettempdir(), "maris-fast-tests", "no-certificates")
