@@ -196,6 +196,7 @@ def test_rows_of_ones_own_are_files_or_a_folder(tmp_path: Path) -> None:
     assert names == ["ours", "narrow", *readings]
 
 
+@pytest.mark.process
 def test_a_row_of_ones_own_stands_beside_ours(folder: Path, tmp_path: Path) -> None:
     """As the next run finds it: the record of a finished ablation, with a row that the paper lacks."""
     content = record(folder)
