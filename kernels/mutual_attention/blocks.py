@@ -32,7 +32,7 @@ class Walk:
 
     @property
     def by_tma(self) -> bool:
-        """Whether this is the forward for Hopper: no other has tiles of 128 whole rows."""
+        """Whether this is a walk for Hopper: no other has tiles of 128 whole rows."""
         return self.rows == TMA_ROWS and not self.chunk
 
     def __str__(self) -> str:
@@ -105,6 +105,10 @@ WIDE_TILES = {
     128: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64), forward_kb=160),
 }
 HOPPER = dict.fromkeys((16, 32, 64), Walk(TMA_ROWS, 8, 3))
+# No row of the table: it spills, and only a time on a GPU can tell whether it is worth that (candidates.py).
+# PARTS_BY_TMA: the parts of the channels that it takes one after the other.
+HOPPER_BACKWARD = dict.fromkeys((16, 32), Walk(TMA_ROWS, 8, 2))
+PARTS_BY_TMA = 2
 # Later versions of Triton spill 32 to 776 bytes of these. What takes their place spills nothing, but executes
 # a quarter more instructions, lacks prefetch or reads Z_v three times: earlier versions keep them.
 if triton_version() >= (3, 8):

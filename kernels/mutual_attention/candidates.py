@@ -49,9 +49,9 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
 
     A candidate is a name, and after a colon the walks of ``blocks.cut_otherwise``.
     """
-    from maris_fast.kernels.mutual_attention.blocks import blocks
+    from maris_fast.kernels.mutual_attention.blocks import HOPPER_BACKWARD, at_once, blocks
     from maris_fast.kernels.mutual_attention.operator import why_unsupported
-    from maris_fast.kernels.triton_here import INTERPRETER, architecture
+    from maris_fast.kernels.triton_here import INTERPRETER, architecture, limits
 
     dtype, divided = getattr(torch, kind.dtype), kind.language_norm == "columns"
     if why_unsupported(device, dtype, kind.words, kind.C) is not None:
@@ -67,6 +67,10 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
             forward = blocks(*size, tma=False, divided=divided).forward
         others = [f"{TRITON}:{forward}+{own.backward}"]
         others += [f"{TRITON}:{own.forward}+{backward}"] if kind.gradient else []
+        by_tma = HOPPER_BACKWARD.get(own.words) if own.forward.by_tma and kind.gradient else None
+        if by_tma and not (kind.grouped or divided or kind.score_scale != "none"):
+            by_tma = replace(by_tma, programs=at_once(by_tma, limits(device)))
+            others += [f"{TRITON}:{own.forward}+{by_tma}"]
     as_it_is = f"{TRITON}:{own.forward}+{own.backward}"
     return [TRITON, *(other for other in others if other != as_it_is), REFERENCE]
 

@@ -7,8 +7,16 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from maris_fast.kernels.ahead_of_time import ELEMENT
-from maris_fast.kernels.mutual_attention import backward, forward, forward_hopper
-from maris_fast.kernels.mutual_attention.blocks import FP32_WORDS, MAX_C, WHOLE_C, WORD_BLOCKS, Walk, blocks
+from maris_fast.kernels.mutual_attention import backward, backward_hopper, forward, forward_hopper
+from maris_fast.kernels.mutual_attention.blocks import (
+    FP32_WORDS,
+    MAX_C,
+    PARTS_BY_TMA,
+    WHOLE_C,
+    WORD_BLOCKS,
+    Walk,
+    blocks,
+)
 from maris_fast.kernels.mutual_attention.operator import scale, switches
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 
@@ -45,7 +53,8 @@ class Configuration(NamedTuple):
         types = {**TYPES, **dict.fromkeys(OF_THE_INPUTS, f"*{element}")}
         if self.walk.by_tma:
             rows, channels = self.walk.rows, self.constants["BLOCK_C"]
-            types["z_v_desc"] = f"tensordesc<{element}[1, {rows}, {channels}]>"
+            part = channels // self.constants.get("PARTS", 1)
+            types["z_v_desc"] = types["grad_desc"] = f"tensordesc<{element}[1, {rows}, {part}]>"
             types["f_lav_desc"] = f"tensordesc<{element}[1, {rows}, {channels // 4}]>"
         return types
 
@@ -81,7 +90,12 @@ def backward_configuration(
     groups: bool = True,
     reading: Reading = AS_PRINTED,
 ) -> Configuration:
-    """The backward. Prefetch in it is its first loop's own affair."""
+    """The backward. Prefetch in the one in chunks is its first loop's own affair."""
+    if walk.by_tma:
+        taken: dict[str, Any] = {"C": C, "BLOCK_V": walk.rows, "BLOCK_T": words}
+        taken |= {"BLOCK_C": 1 << (C - 1).bit_length(), "PARTS": PARTS_BY_TMA}
+        kernel = backward_hopper.mutual_attention_bwd_hopper_kernel
+        return Configuration(kernel, element_bytes, words, C, walk, taken)
     columns, _, scaled = switches(reading)
     constants: dict[str, Any] = {
         "C": C,

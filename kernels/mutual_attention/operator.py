@@ -11,14 +11,17 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_finish_kernel,
     mutual_attention_bwd_gram_kernel,
     mutual_attention_bwd_kernel,
     mutual_attention_bwd_words_kernel,
 )
+from maris_fast.kernels.mutual_attention.backward_hopper import mutual_attention_bwd_hopper_kernel
 from maris_fast.kernels.mutual_attention.blocks import (
     FP32_WORDS,
+    PARTS_BY_TMA,
     Blocks,
     blocks,
     cut_otherwise,
@@ -47,6 +50,8 @@ INTERPRETED = not isinstance(mutual_attention_fwd_kernel, triton.JITFunction)
 # Of the kernels over words: rows a program and warps; a row of the widest C still fits in registers.
 WORDS_ROWS = 4
 WORDS_WARPS = 4
+# Of the Gram matrix's kernel, beside a backward that takes all channels at once.
+GRAM_CHUNK = 64
 
 
 def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
@@ -285,6 +290,11 @@ def mutual_attention_bwd(
         wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
         sizes = _blocks(z_v, L_t, cut, columns)
         walk = sizes.backward
+        if walk.by_tma and (expr_offsets is not None or gate.shape[2] > 1 or columns or scaled):
+            raise UnsupportedError(
+                f"the backward by TMA ({walk}) takes up to 32 words, no expr_offsets, and no other reading "
+                "of language_norm or score_scale; needed for this call is one in chunks"
+            )
 
         dy, shift = wide(E, L_t, C), wide(E, L_t)
         programs = triton.cdiv(E * L_t, WORDS_ROWS)
@@ -319,50 +329,83 @@ def mutual_attention_bwd(
                 L_t,
                 C=C,
                 BLOCK_T=sizes.words,
-                CHUNK=walk.chunk,
+                CHUNK=walk.chunk or GRAM_CHUNK,
                 num_warps=walk.warps,
                 enable_fp_fusion=FP_FUSION,
             )
         tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), images, walk.programs)
         dz_v = torch.empty_like(z_v)
-        dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
         dz_l_partial = wide(E, splits, L_t, C)
         dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
-        mutual_attention_bwd_kernel[(images, splits)](
-            _aligned(grad_f_lav),
-            z_v,
-            z_l,
-            _aligned(ln_v_weight),
-            z_l if expr_offsets is None else expr_offsets.contiguous(),
-            mean,
-            rstd,
-            gate,
-            dy,
-            shift,
-            gram,
-            word_sum,
-            dz_v,
-            dz_v_sum,
-            dz_l_partial,
-            dw_v,
-            db_v,
-            L_v,
-            L_t,
-            tiles_per_split,
-            C=C,
-            GATE_WORDS=gate.shape[2],
-            COLUMNS=columns,
-            SCALE=scale(scaled, C),
-            HAS_GROUPS=expr_offsets is not None,
-            HAS_GRAM=has_gram,
-            BLOCK_V=walk.rows,
-            BLOCK_T=sizes.words,
-            CHUNK=walk.chunk,
-            STAGES=walk.stages,
-            num_warps=walk.warps,
-            num_stages=1,
-            enable_fp_fusion=FP_FUSION,
-        )
+        if walk.by_tma:
+            block_c = triton.next_power_of_2(C)
+            grad = _aligned(grad_f_lav)
+            mutual_attention_bwd_hopper_kernel[(E, splits)](
+                TensorDescriptor.from_tensor(grad, [1, walk.rows, block_c // PARTS_BY_TMA]),
+                TensorDescriptor.from_tensor(z_v, [1, walk.rows, block_c // PARTS_BY_TMA]),
+                grad,
+                z_v,
+                z_l,
+                _aligned(ln_v_weight),
+                mean,
+                rstd,
+                gate,
+                dy,
+                gram,
+                word_sum,
+                dz_v,
+                dz_l_partial,
+                dw_v,
+                db_v,
+                L_v,
+                L_t,
+                tiles_per_split,
+                C=C,
+                BLOCK_V=walk.rows,
+                BLOCK_T=sizes.words,
+                BLOCK_C=block_c,
+                PARTS=PARTS_BY_TMA,
+                num_warps=walk.warps,
+                num_stages=walk.stages,
+                enable_fp_fusion=FP_FUSION,
+            )
+        else:
+            dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
+            mutual_attention_bwd_kernel[(images, splits)](
+                _aligned(grad_f_lav),
+                z_v,
+                z_l,
+                _aligned(ln_v_weight),
+                z_l if expr_offsets is None else expr_offsets.contiguous(),
+                mean,
+                rstd,
+                gate,
+                dy,
+                shift,
+                gram,
+                word_sum,
+                dz_v,
+                dz_v_sum,
+                dz_l_partial,
+                dw_v,
+                db_v,
+                L_v,
+                L_t,
+                tiles_per_split,
+                C=C,
+                GATE_WORDS=gate.shape[2],
+                COLUMNS=columns,
+                SCALE=scale(scaled, C),
+                HAS_GROUPS=expr_offsets is not None,
+                HAS_GRAM=has_gram,
+                BLOCK_V=walk.rows,
+                BLOCK_T=sizes.words,
+                CHUNK=walk.chunk,
+                STAGES=walk.stages,
+                num_warps=walk.warps,
+                num_stages=1,
+                enable_fp_fusion=FP_FUSION,
+            )
         dz_l = torch.empty_like(z_l)
         mutual_attention_bwd_finish_kernel[(E * L_t,)](
             dy,

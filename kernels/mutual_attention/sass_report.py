@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from maris_fast.kernels.ahead_of_time import ELEMENT, compile_to_cubin, used
-from maris_fast.kernels.mutual_attention.blocks import WHOLE_C, WORD_BLOCKS, blocks
+from maris_fast.kernels.mutual_attention.blocks import HOPPER_BACKWARD, WHOLE_C, WORD_BLOCKS, blocks
 from maris_fast.kernels.mutual_attention.configurations import (
     Configuration,
     backward_configuration,
@@ -33,6 +33,9 @@ def sass_report(
         yield _row(forward_configuration(2, words, WHOLE_C, own.forward, reading), architecture)
         for groups in (False, True):
             yield _row(backward_configuration(2, words, WHOLE_C, own.backward, groups, reading), architecture)
+        if own.forward.by_tma and reading == AS_PRINTED and words in HOPPER_BACKWARD:
+            by_tma = HOPPER_BACKWARD[words]
+            yield _row(backward_configuration(2, words, WHOLE_C, by_tma, groups=False), architecture)
 
 
 def _row(one: Configuration, architecture: int) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""The backward for Hopper, interpreted; and which calls it is tried for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from maris_fast.kernels import UnsupportedError
+from maris_fast.kernels.mutual_attention import backward_hopper, candidates, operator
+from maris_fast.kernels.mutual_attention.blocks import HOPPER_BACKWARD, Blocks, blocks
+from maris_fast.kernels.mutual_attention.candidates import Kind
+from maris_fast.kernels.mutual_attention.parity import Case, parity
+from maris_fast.kernels.mutual_attention.reference import Reading
+from maris_fast.kernels.triton_here import KNOWN
+from tests.kernels.broken import use_broken
+
+pytestmark = pytest.mark.interpreter
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+fp16, bf16 = torch.float16, torch.bfloat16
+
+CASES = [
+    # Both word blocks, several tiles a program, channels that do not fill their block, padding, no word kept.
+    Case(L_v=260, L_t=16, C=256, dtype=bf16, scale=4.0),
+    Case(L_v=140, L_t=7, C=96, dtype=bf16, images=3, padded=True),
+    Case(L_v=130, L_t=20, C=192, dtype=bf16, images=2, padded=True, keep="irrelevant", shift=0.5),
+    Case(L_v=130, L_t=32, C=72, dtype=bf16, keep="all", scale=8.0, shift=1.0),
+    Case(L_v=140, L_t=20, C=256, dtype=fp16, images=2, padded=True, scale=4.0),
+    Case(L_v=1, L_t=1, C=128, dtype=fp16),
+]
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every backward is Hopper's: two programs at once, which is several tiles each."""
+    table = operator._blocks
+
+    def with_tma(*call: object) -> Blocks:
+        own = table(*call)  # type: ignore[arg-type]
+        return replace(own, backward=replace(HOPPER_BACKWARD[min(own.words, 32)], programs=2))
+
+    monkeypatch.setattr(operator, "_blocks", with_tma)
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.L_v}x{case.L_t}x{case.C}-{case.dtype}")
+def test_parity(case: Case) -> None:
+    assert parity(case, DEVICE).failures() == []
+
+
+MUTATIONS = {
+    "only the last tile's Gᵀ (r A)": ("rA, H[part], input", "rA, input"),
+    "only the last tile's Z_vᵀ B": ("B, P[part], input", "B, input"),
+    "only the last tile's (r A)ᵀ (c2 r A)": ("cA, Q, input", "cA, input"),
+    "Q of B": ("tl.join(rA, B)", "tl.join(B, rA)"),
+    "no sum of k": ("u += tl.sum(rA", "u += 0 * tl.sum(rA"),
+    "the first part's weight for all": (
+        "channels = part * PART + tl.arange(0, PART)\n    return",
+        "channels = tl.arange(0, PART)\n    return",
+    ),
+    "dX without c1": ("k = c2_rstd * mean - c1", "k = c2_rstd * mean"),
+    "dX without the mean": ("k = c2_rstd * mean - c1", "k = -c1"),
+    "dZ_v without a Z_v": ("dz_v -= a[:, None] * z_v", "pass"),
+    "dZ_l without the weight": ("weight[:, None] * H[part]", "H[part]"),
+    "dA without the words' sums": ("+ k[:, None] * word_sum[None, :]", ""),
+    "no Gram matrix": ("x_z_l = tl.dot(rounded_A, gram, S", "x_z_l = S + 0 * tl.dot(rounded_A, gram, S"),
+    "forget Z_v dYᵀ": ("* dx_z_l + z_v_dy", "* dx_z_l"),
+    "forget A dY": ("dz_v = tl.dot(rounded_A, dy[part]", "dz_v = 0 * tl.dot(rounded_A, dy[part]"),
+    "forget B Z_l": ("dz_v = tl.dot(B, z_l[part], dz_v", "tl.dot(B, z_l[part], dz_v"),
+    "softmax without its row sum": ("(dA - tl.sum(A * dA, axis=1)[:, None])", "dA"),
+    "weight's gradient without the words": ("dw[part] + tl.sum(z_l_t", "dw[part] + 0 * tl.sum(z_l_t"),
+    "weight's gradient without the mean": ("rstd[:, None] - mean_rstd[:, None])", "rstd[:, None])"),
+    "quarters in another order": ("2 * part + 1,", "2 * part,"),
+    "skip the last tile": ("tl.cdiv(L_v, BLOCK_V))", "tl.cdiv(L_v, BLOCK_V) - 1)"),
+    "every sum in bf16": (
+        'input_precision="ieee")',
+        'input_precision="ieee").to(tl.bfloat16).to(tl.float32)',
+    ),
+}
+NOTICED_BY = Case(L_v=260, L_t=20, C=72, dtype=bf16, scale=4.0, shift=0.5)
+
+
+@pytest.mark.usefixtures("hopper")
+def test_the_case_of_the_mutations_passes_unbroken() -> None:
+    assert parity(NOTICED_BY, DEVICE).failures() == []
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong = MUTATIONS[name]
+    use_broken(monkeypatch, operator, backward_hopper, right, wrong, tmp_path)
+    assert parity(NOTICED_BY, DEVICE).failures()
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(L_v=5, L_t=4, C=96, dtype=bf16, counts=(1,)),
+        Case(L_v=5, L_t=40, C=96, dtype=bf16),
+        Case(L_v=5, L_t=4, C=96, dtype=bf16, reading=Reading(language_norm="columns")),
+        Case(L_v=5, L_t=4, C=96, dtype=bf16, reading=Reading(score_scale="channels")),
+    ],
+    ids=["groups", "words", "columns", "scale"],
+)
+def test_what_it_does_not_take_it_refuses(case: Case) -> None:
+    with pytest.raises(UnsupportedError, match="takes up to 32 words, no expr_offsets, and no other reading"):
+        parity(case, DEVICE)
+
+
+KIND = Kind("bfloat16", 32, 256, 4096, False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "tried"),
+    [
+        (KIND, 90, True),
+        (KIND._replace(words=16, dtype="float16"), 90, True),
+        (KIND._replace(words=64), 90, False),
+        (KIND._replace(grouped=True), 90, False),
+        (KIND._replace(gradient=False), 90, False),
+        (KIND._replace(language_norm="columns"), 90, False),
+        (KIND._replace(score_scale="channels"), 90, False),
+        (KIND._replace(dtype="float32"), 90, False),
+        (KIND._replace(C=252), 90, False),
+        (KIND, 80, False),
+        (KIND, 100, False),
+    ],
+)
+def test_hopper_alone_tries_it_and_the_table_keeps_its_own(
+    kind: Kind, architecture: int, tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = "maris_fast.kernels.triton_here"
+    monkeypatch.setattr(f"{here}.architecture", lambda device: architecture)
+    monkeypatch.setattr(f"{here}.limits", lambda device: KNOWN[architecture])
+    monkeypatch.setattr(operator, "why_unsupported", lambda *call: None)
+    offered = candidates.candidates(kind, DEVICE)
+    own = blocks(architecture, 2, kind.words, kind.C)
+    assert (f"triton:{own.forward}+128/8/2/0/132" in offered) == tried
+    assert offered[0] == "triton"
+    assert not own.backward.by_tma
