@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(abspath $(VENV)/bin)
+# A file's tests share what they have made, so a file goes to one worker.
+WORKERS ?= 2
+PYTEST := python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The launcher starts its ranks with what is on PATH.
 export PATH := $(BIN):$(PATH)
 
