@@ -9,6 +9,9 @@ import triton.language as tl
 from maris_fast.kernels.mutual_attention.forward import SIZES, inside
 from maris_fast.kernels.mutual_attention.forward_hopper import halves, softmax_of_kept
 
+# Columns of the thinnest product on tensor cores.
+THIN = tl.constexpr(16)
+
 
 @triton.jit
 def part_of_words(
@@ -37,9 +40,18 @@ def part_of_weight(
 
 
 @triton.jit
-def store_quarter(
-    quarter: tl.constexpr,
-    dz_v: tl.tensor,  # [BLOCK_V, QUARTER], A dY + B Z_l
+def in_columns(x: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
+    """[n, THIN] in 16 bits, whose rows add up to x [n]: x rounded, and what rounding took of it."""
+    column = tl.arange(0, THIN)[None, :]
+    rounded = x.to(dtype).to(tl.float32)
+    rest = tl.where(column == 1, (x - rounded)[:, None], 0.0)
+    return tl.where(column == 0, rounded[:, None], rest).to(dtype)
+
+
+@triton.jit
+def store_piece(
+    piece: tl.constexpr,
+    dz_v: tl.tensor,  # [BLOCK_V, PIECE], A dY + B Z_l
     grad_ptr: tl.tensor,  # of the tile's first row, as the next two
     z_v_ptr: tl.tensor,
     dz_v_ptr: tl.tensor,
@@ -53,11 +65,11 @@ def store_quarter(
 ) -> None:
     """dZ_v = r (G w + k) - a Z_v + A dY + B Z_l, with G and Z_v from the cache: no registers held them."""
     BLOCK_V: tl.constexpr = dz_v.shape[0]
-    QUARTER: tl.constexpr = dz_v.shape[1]
-    channels = quarter * QUARTER + tl.arange(0, QUARTER)
+    PIECE: tl.constexpr = dz_v.shape[1]
+    channels = piece * PIECE + tl.arange(0, PIECE)
     places = tl.arange(0, BLOCK_V)[:, None] * C + channels[None, :]
     is_place = inside(is_row, channels, C, BLOCK_C)
-    weight = part_of_weight(weight_ptr, quarter, C, QUARTER)
+    weight = part_of_weight(weight_ptr, piece, C, PIECE)
     grad = tl.load(grad_ptr + places, mask=is_place, other=0.0).to(tl.float32)
     dz_v += rstd[:, None] * (grad * weight[None, :] + k[:, None])
     z_v = tl.load(z_v_ptr + places, mask=is_place, other=0.0).to(tl.float32)
@@ -81,8 +93,8 @@ def mutual_attention_bwd_hopper_kernel(
     word_sum_ptr: tl.tensor,  # [E, BLOCK_T], fp32
     dz_v_ptr: tl.tensor,  # [E, L_v, C]
     dz_l_partial_ptr: tl.tensor,  # [E, splits, L_t, C], this split's share of dZ_l - dY
-    dw_partial_ptr: tl.tensor,  # [E, splits, C]
-    db_partial_ptr: tl.tensor,  # [E, splits, C]
+    dw_partial_ptr: tl.tensor,  # [E, splits, C], zeros
+    db_partial_ptr: tl.tensor,  # [E, splits, C], zeros
     L_v: tl.tensor,
     L_t: tl.tensor,
     tiles_per_split: tl.tensor,
@@ -98,6 +110,10 @@ def mutual_attention_bwd_hopper_kernel(
     dZ_v = r (G w + k) - a Z_v + A dY + B Z_l, and over all tiles H = Gᵀ (r A), P = Z_vᵀ B,
     Q = (r A)ᵀ (c2 r A) and u = (r A)ᵀ k. Then dZ_l - dY = w Hᵀ + Pᵀ - Q Z_l + u, and
     dw = Σ G r (Z_v - μ) + Σ_words Z_l Hᵀ.
+
+    Sums over the channels of a row are thin products with w. Sums over rows, dw and db, collect in memory:
+    in registers they would take one a channel of every thread. The atomic additions to a number are this
+    program's alone, a tile's by one and the same thread, so they have an order.
     """
     PART: tl.constexpr = BLOCK_C // PARTS
     e = tl.program_id(0)
@@ -105,26 +121,27 @@ def mutual_attention_bwd_hopper_kernel(
     words = tl.arange(0, BLOCK_T)
     in_tile = tl.arange(0, BLOCK_V)
     row_base = e.to(tl.int64) * L_v
+    program = e.to(tl.int64) * tl.num_programs(1) + split
+    dw_partial_ptr += program * C
+    db_partial_ptr += program * C
     z_l_ptr += e.to(tl.int64) * L_t * C
     dy_ptr += e.to(tl.int64) * L_t * C
     dtype: tl.constexpr = z_l_ptr.dtype.element_ty
 
     z_l = ()
     z_l_w = ()
+    w = ()
     dy = ()
     H = ()
     P = ()
-    dw = ()
-    db = ()
     for part in tl.static_range(PARTS):
         z_l += (part_of_words(z_l_ptr, L_t, part, C, BLOCK_T, PART, BLOCK_C),)
         dy += (part_of_words(dy_ptr, L_t, part, C, BLOCK_T, PART, BLOCK_C).to(dtype),)
         weight = part_of_weight(weight_ptr, part, C, PART)
+        w += (in_columns(weight, dtype),)
         z_l_w += ((z_l[part].to(tl.float32) * weight[None, :]).to(dtype),)
         H += (tl.zeros((PART, BLOCK_T), dtype=tl.float32),)
         P += (tl.zeros((PART, BLOCK_T), dtype=tl.float32),)
-        dw += (tl.zeros((PART,), dtype=tl.float32),)
-        db += (tl.zeros((PART,), dtype=tl.float32),)
     square = words[:, None] * BLOCK_T + words[None, :]
     gram = tl.load(gram_ptr + e.to(tl.int64) * BLOCK_T * BLOCK_T + square).to(dtype)
     word_sum = tl.load(word_sum_ptr + e.to(tl.int64) * BLOCK_T + words)
@@ -144,22 +161,21 @@ def mutual_attention_bwd_hopper_kernel(
         mean_rstd = mean * rstd
         z_v = ()
         grad = ()
-        new_dw = ()
-        new_db = ()
-        gw_sum = tl.zeros((BLOCK_V,), dtype=tl.float32)
-        gw_z_v = tl.zeros((BLOCK_V,), dtype=tl.float32)
+        gw_sum = tl.zeros((BLOCK_V, THIN), dtype=tl.float32)
+        gw_z_v = tl.zeros((BLOCK_V, THIN), dtype=tl.float32)
         for part in tl.static_range(PARTS):
             z_v += (tl.reshape(z_v_desc.load([e, start, part * PART]), (BLOCK_V, PART)),)
             grad += (tl.reshape(grad_desc.load([e, start, part * PART]), (BLOCK_V, PART)),)
-            weight = part_of_weight(weight_ptr, part, C, PART)
             g = grad[part].to(tl.float32)
-            gw_sum += tl.sum(g * weight[None, :], axis=1)
             z = z_v[part].to(tl.float32)
-            gw_z_v += tl.sum(g * z * weight[None, :], axis=1)
-            new_dw += (dw[part] + tl.sum(g * (z * rstd[:, None] - mean_rstd[:, None]), axis=0),)
-            new_db += (db[part] + tl.sum(g, axis=0),)
-        dw = new_dw
-        db = new_db
+            gw_sum = tl.dot(grad[part], w[part], gw_sum, input_precision="ieee")
+            gw_z_v = tl.dot((g * z).to(dtype), w[part], gw_z_v, input_precision="ieee")
+            channels = part * PART + tl.arange(0, PART)
+            dw = tl.sum(g * (z * rstd[:, None] - mean_rstd[:, None]), axis=0)
+            tl.atomic_add(dw_partial_ptr + channels, dw, mask=channels < C, sem="relaxed")
+            tl.atomic_add(db_partial_ptr + channels, tl.sum(g, axis=0), mask=channels < C, sem="relaxed")
+        gw_sum = tl.sum(gw_sum, axis=1)
+        gw_z_v = tl.sum(gw_z_v, axis=1)
 
         S = tl.zeros((BLOCK_V, BLOCK_T), dtype=tl.float32)
         gw_z_l = tl.zeros((BLOCK_V, BLOCK_T), dtype=tl.float32)
@@ -205,7 +221,7 @@ def mutual_attention_bwd_hopper_kernel(
             dz_v = tl.dot(rounded_A, dy[part], input_precision="ieee")
             dz_v = tl.dot(B, z_l[part], dz_v, input_precision="ieee")
             low, high = halves(dz_v, BLOCK_V, PART // 2)
-            store_quarter(
+            store_piece(
                 2 * part,
                 low,
                 grad_ptr + first_row,
@@ -219,7 +235,7 @@ def mutual_attention_bwd_hopper_kernel(
                 C,
                 BLOCK_C,
             )
-            store_quarter(
+            store_piece(
                 2 * part + 1,
                 high,
                 grad_ptr + first_row,
@@ -234,9 +250,8 @@ def mutual_attention_bwd_hopper_kernel(
                 BLOCK_C,
             )
 
-    program = e.to(tl.int64) * tl.num_programs(1) + split
-    dw_partial_ptr += program * C
-    db_partial_ptr += program * C
+    # The additions below come after those of other threads to the same numbers.
+    tl.debug_barrier()
     dz_l_partial_ptr += program * L_t * C
     Q, _ = tl.split(tl.permute(tl.reshape(Q, (BLOCK_T, 2, BLOCK_T)), (0, 2, 1)))
     rounded_Q = Q.to(dtype)
@@ -248,9 +263,8 @@ def mutual_attention_bwd_hopper_kernel(
         is_place = (words < L_t)[None, :] & is_channel[:, None]
         z_l_t = tl.load(z_l_ptr + places, mask=is_place, other=0.0)
         weight = part_of_weight(weight_ptr, part, C, PART)
-        dw_sum = dw[part] + tl.sum(z_l_t.to(tl.float32) * H[part], axis=1)
-        tl.store(dw_partial_ptr + channels, dw_sum, mask=is_channel)
-        tl.store(db_partial_ptr + channels, db[part], mask=is_channel)
+        dw = tl.sum(z_l_t.to(tl.float32) * H[part], axis=1)
+        tl.atomic_add(dw_partial_ptr + channels, dw, mask=is_channel, sem="relaxed")
         Q_z_l = tl.dot(z_l_t, tl.trans(rounded_Q), input_precision="ieee")
         Q_z_l = tl.dot(z_l_t, tl.trans(rest_of_Q), Q_z_l, input_precision="ieee")
         dz_l = weight[:, None] * H[part] + P[part] - Q_z_l + u[None, :]

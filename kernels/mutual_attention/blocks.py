@@ -105,10 +105,11 @@ WIDE_TILES = {
     128: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64), forward_kb=160),
 }
 HOPPER = dict.fromkeys((16, 32, 64), Walk(TMA_ROWS, 8, 3))
-# No row of the table: it spills, and only a time on a GPU can tell whether it is worth that (candidates.py).
-# PARTS_BY_TMA: the parts of the channels that it takes one after the other.
-HOPPER_BACKWARD = dict.fromkeys((16, 32), Walk(TMA_ROWS, 8, 2))
-PARTS_BY_TMA = 2
+# No row of the table: it takes no image groups, and only a time on a GPU can tell what it is worth there
+# (candidates.py). Fewer words take the block of 32 as well: that of 16 spills. PARTS_BY_TMA: the parts of the
+# channels that it takes one after the other; where they are narrower than BY_TMA_MIN_C makes them, it spills.
+HOPPER_BACKWARD = dict.fromkeys((16, 32), Walk(TMA_ROWS, 8, 1))
+WORDS_BY_TMA, PARTS_BY_TMA, BY_TMA_MIN_C = 32, 4, 129
 # Later versions of Triton spill 32 to 776 bytes of these. What takes their place spills nothing, but executes
 # a quarter more instructions, lacks prefetch or reads Z_v three times: earlier versions keep them.
 if triton_version() >= (3, 8):

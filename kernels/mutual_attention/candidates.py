@@ -49,7 +49,7 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
 
     A candidate is a name, and after a colon the walks of ``blocks.cut_otherwise``.
     """
-    from maris_fast.kernels.mutual_attention.blocks import HOPPER_BACKWARD, at_once, blocks
+    from maris_fast.kernels.mutual_attention.blocks import BY_TMA_MIN_C, HOPPER_BACKWARD, at_once, blocks
     from maris_fast.kernels.mutual_attention.operator import why_unsupported
     from maris_fast.kernels.triton_here import INTERPRETER, architecture, limits
 
@@ -68,7 +68,7 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
         others = [f"{TRITON}:{forward}+{own.backward}"]
         others += [f"{TRITON}:{own.forward}+{backward}"] if kind.gradient else []
         by_tma = HOPPER_BACKWARD.get(own.words) if own.forward.by_tma and kind.gradient else None
-        if by_tma and not (kind.grouped or divided or kind.score_scale != "none"):
+        if by_tma and kind.C >= BY_TMA_MIN_C and not (kind.grouped or divided or kind.score_scale != "none"):
             by_tma = replace(by_tma, programs=at_once(by_tma, limits(device)))
             others += [f"{TRITON}:{own.forward}+{by_tma}"]
     as_it_is = f"{TRITON}:{own.forward}+{own.backward}"

@@ -14,6 +14,7 @@ from maris_fast.kernels.mutual_attention.blocks import (
     PARTS_BY_TMA,
     WHOLE_C,
     WORD_BLOCKS,
+    WORDS_BY_TMA,
     Walk,
     blocks,
 )
@@ -92,7 +93,7 @@ def backward_configuration(
 ) -> Configuration:
     """The backward. Prefetch in the one in chunks is its first loop's own affair."""
     if walk.by_tma:
-        taken: dict[str, Any] = {"C": C, "BLOCK_V": walk.rows, "BLOCK_T": words}
+        taken: dict[str, Any] = {"C": C, "BLOCK_V": walk.rows, "BLOCK_T": WORDS_BY_TMA}
         taken |= {"BLOCK_C": 1 << (C - 1).bit_length(), "PARTS": PARTS_BY_TMA}
         kernel = backward_hopper.mutual_attention_bwd_hopper_kernel
         return Configuration(kernel, element_bytes, words, C, walk, taken)

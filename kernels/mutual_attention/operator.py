@@ -22,6 +22,7 @@ from maris_fast.kernels.mutual_attention.backward_hopper import mutual_attention
 from maris_fast.kernels.mutual_attention.blocks import (
     FP32_WORDS,
     PARTS_BY_TMA,
+    WORDS_BY_TMA,
     Blocks,
     blocks,
     cut_otherwise,
@@ -319,16 +320,17 @@ def mutual_attention_bwd(
             enable_fp_fusion=FP_FUSION,
         )
         has_gram = z_v.element_size() == 2
+        word_block = WORDS_BY_TMA if walk.by_tma else sizes.words
         gram, word_sum = dy, dy
         if has_gram:
-            gram, word_sum = wide(E, sizes.words, sizes.words), wide(E, sizes.words)
+            gram, word_sum = wide(E, word_block, word_block), wide(E, word_block)
             mutual_attention_bwd_gram_kernel[(E,)](
                 z_l,
                 gram,
                 word_sum,
                 L_t,
                 C=C,
-                BLOCK_T=sizes.words,
+                BLOCK_T=word_block,
                 CHUNK=walk.chunk or GRAM_CHUNK,
                 num_warps=walk.warps,
                 enable_fp_fusion=FP_FUSION,
@@ -336,8 +338,8 @@ def mutual_attention_bwd(
         tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), images, walk.programs)
         dz_v = torch.empty_like(z_v)
         dz_l_partial = wide(E, splits, L_t, C)
-        dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
         if walk.by_tma:
+            dw_v, db_v = torch.zeros(2, E * splits, C, dtype=torch.float32, device=z_v.device)
             block_c = triton.next_power_of_2(C)
             grad = _aligned(grad_f_lav)
             mutual_attention_bwd_hopper_kernel[(E, splits)](
@@ -362,7 +364,7 @@ def mutual_attention_bwd(
                 tiles_per_split,
                 C=C,
                 BLOCK_V=walk.rows,
-                BLOCK_T=sizes.words,
+                BLOCK_T=word_block,
                 BLOCK_C=block_c,
                 PARTS=PARTS_BY_TMA,
                 num_warps=walk.warps,
@@ -370,6 +372,7 @@ def mutual_attention_bwd(
                 enable_fp_fusion=FP_FUSION,
             )
         else:
+            dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
             dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
             mutual_attention_bwd_kernel[(images, splits)](
                 _aligned(grad_f_lav),
@@ -399,7 +402,7 @@ def mutual_attention_bwd(
                 HAS_GROUPS=expr_offsets is not None,
                 HAS_GRAM=has_gram,
                 BLOCK_V=walk.rows,
-                BLOCK_T=sizes.words,
+                BLOCK_T=word_block,
                 CHUNK=walk.chunk,
                 STAGES=walk.stages,
                 num_warps=walk.warps,

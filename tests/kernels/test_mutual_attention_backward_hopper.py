@@ -71,9 +71,15 @@ MUTATIONS = {
     "forget A dY": ("dz_v = tl.dot(rounded_A, dy[part]", "dz_v = 0 * tl.dot(rounded_A, dy[part]"),
     "forget B Z_l": ("dz_v = tl.dot(B, z_l[part], dz_v", "tl.dot(B, z_l[part], dz_v"),
     "softmax without its row sum": ("(dA - tl.sum(A * dA, axis=1)[:, None])", "dA"),
-    "weight's gradient without the words": ("dw[part] + tl.sum(z_l_t", "dw[part] + 0 * tl.sum(z_l_t"),
+    "weight's gradient without the words": ("dw = tl.sum(z_l_t", "dw = 0 * tl.sum(z_l_t"),
+    "no bias' gradient": ("db_partial_ptr + channels, tl.sum(g", "db_partial_ptr + channels, 0 * tl.sum(g"),
+    "c1 by the first part": (
+        "gw_sum = tl.dot(grad[part], w[part], gw_sum",
+        "gw_sum = tl.dot(grad[0], w[0], gw_sum",
+    ),
+    "c2 by a part": ("w[part], gw_z_v, input", "w[part], input"),
     "weight's gradient without the mean": ("rstd[:, None] - mean_rstd[:, None])", "rstd[:, None])"),
-    "quarters in another order": ("2 * part + 1,", "2 * part,"),
+    "pieces in another order": ("2 * part + 1,", "2 * part,"),
     "skip the last tile": ("tl.cdiv(L_v, BLOCK_V))", "tl.cdiv(L_v, BLOCK_V) - 1)"),
     "every sum in bf16": (
         'input_precision="ieee")',
@@ -127,6 +133,8 @@ KIND = Kind("bfloat16", 32, 256, 4096, False, False, True)
         (KIND._replace(score_scale="channels"), 90, False),
         (KIND._replace(dtype="float32"), 90, False),
         (KIND._replace(C=252), 90, False),
+        (KIND._replace(C=192), 90, True),
+        (KIND._replace(C=128), 90, False),
         (KIND, 80, False),
         (KIND, 100, False),
     ],
@@ -140,6 +148,6 @@ def test_hopper_alone_tries_it_and_the_table_keeps_its_own(
     monkeypatch.setattr(operator, "why_unsupported", lambda *call: None)
     offered = candidates.candidates(kind, DEVICE)
     own = blocks(architecture, 2, kind.words, kind.C)
-    assert (f"triton:{own.forward}+128/8/2/0/132" in offered) == tried
+    assert (f"triton:{own.forward}+128/8/1/0/132" in offered) == tried
     assert offered[0] == "triton"
     assert not own.backward.by_tma
