@@ -181,8 +181,9 @@ class StagedFiles:
                     used -= bytes_of
                 for other in partials if used + size > self._most else ():
                     if _abandoned(other):
-                        used -= other.stat().st_size
-                        other.unlink(missing_ok=True)
+                        with suppress(FileNotFoundError):  # it is whole since, and its lock free for that
+                            used -= other.stat().st_size
+                            other.unlink()
                 if used + size <= self._most:
                     with partial.open("wb") as file:
                         file.truncate(size)
