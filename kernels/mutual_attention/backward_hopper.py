@@ -220,35 +220,22 @@ def mutual_attention_bwd_hopper_kernel(
         for part in tl.static_range(PARTS):
             dz_v = tl.dot(rounded_A, dy[part], input_precision="ieee")
             dz_v = tl.dot(B, z_l[part], dz_v, input_precision="ieee")
-            low, high = halves(dz_v, BLOCK_V, PART // 2)
-            store_piece(
-                2 * part,
-                low,
-                grad_ptr + first_row,
-                z_v_ptr + first_row,
-                dz_v_ptr + first_row,
-                own_weight_ptr,
-                rstd,
-                a,
-                k,
-                is_row,
-                C,
-                BLOCK_C,
-            )
-            store_piece(
-                2 * part + 1,
-                high,
-                grad_ptr + first_row,
-                z_v_ptr + first_row,
-                dz_v_ptr + first_row,
-                own_weight_ptr,
-                rstd,
-                a,
-                k,
-                is_row,
-                C,
-                BLOCK_C,
-            )
+            pieces = halves(dz_v, BLOCK_V, PART // 2)
+            for half in tl.static_range(2):
+                store_piece(
+                    2 * part + half,
+                    pieces[half],
+                    grad_ptr + first_row,
+                    z_v_ptr + first_row,
+                    dz_v_ptr + first_row,
+                    own_weight_ptr,
+                    rstd,
+                    a,
+                    k,
+                    is_row,
+                    C,
+                    BLOCK_C,
+                )
 
     # The additions below come after those of other threads to the same numbers.
     tl.debug_barrier()

@@ -79,7 +79,7 @@ MUTATIONS = {
     ),
     "c2 by a part": ("w[part], gw_z_v, input", "w[part], input"),
     "weight's gradient without the mean": ("rstd[:, None] - mean_rstd[:, None])", "rstd[:, None])"),
-    "pieces in another order": ("2 * part + 1,", "2 * part,"),
+    "pieces in another order": ("2 * part + half,", "2 * part,"),
     "skip the last tile": ("tl.cdiv(L_v, BLOCK_V))", "tl.cdiv(L_v, BLOCK_V) - 1)"),
     "every sum in bf16": (
         'input_precision="ieee")',
