@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maris_fast.kernels.mutual_attention import forward_hopper, operator
-from maris_fast.kernels.mutual_attention.blocks import TMA_ROWS, Blocks, Walk, blocks, split_evenly
+from maris_fast.kernels.mutual_attention.blocks import blocks, split_evenly
 from maris_fast.kernels.mutual_attention.operator import (
     mutual_attention_fwd,
     mutual_attention_triton,
@@ -34,17 +34,6 @@ CASES = [
     Case(L_v=130, L_t=64, C=128, keep="all", scale=4.0, shift=1.0),
     Case(L_v=1, L_t=1, C=128),
 ]
-
-
-@pytest.fixture
-def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every forward is Hopper's: six programs at once, which is several tiles each."""
-    table = operator._blocks
-
-    def with_tma(*call: object) -> Blocks:
-        return replace(table(*call), forward=Walk(TMA_ROWS, 8, 3, programs=2))  # type: ignore[arg-type]
-
-    monkeypatch.setattr(operator, "_blocks", with_tma)
 
 
 @pytest.mark.usefixtures("hopper")

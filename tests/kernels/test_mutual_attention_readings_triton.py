@@ -10,7 +10,6 @@ import torch
 
 from maris_fast.kernels import Reading, mutual_attention
 from maris_fast.kernels.mutual_attention import backward, forward, forward_hopper, operator
-from maris_fast.kernels.mutual_attention.blocks import TMA_ROWS, Blocks, Walk
 from maris_fast.kernels.mutual_attention.candidates import (
     REFERENCE,
     TRITON,
@@ -42,17 +41,6 @@ CASES = [
     Case(L_v=37, L_t=7, C=64, keep="irrelevant", tau=0.05, dtype=bf16, reading=EVERYTHING),
     Case(L_v=1, L_t=1, C=16, tau=0.9, reading=EVERYTHING),
 ]
-
-
-@pytest.fixture
-def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every forward is Hopper's, of several tiles a program."""
-    table = operator._blocks
-
-    def with_tma(*call: object) -> Blocks:
-        return replace(table(*call), forward=Walk(TMA_ROWS, 8, 3, programs=2))  # type: ignore[arg-type]
-
-    monkeypatch.setattr(operator, "_blocks", with_tma)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.L_v}x{case.L_t}x{case.C}-{case.dtype}")
