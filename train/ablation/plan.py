@@ -100,19 +100,20 @@ def choose(text: str | None) -> list[Variant]:
         if found is not None:
             chosen[found.name] = found
             continue
-        for own in _own_rows(word):
-            if own.name in VARIANTS or chosen.setdefault(own.name, own) != own:
-                raise ConfigError(
-                    f"--rows {word!r}: there is another row {own.name}; rename {own.fragment.name}, as runs "
-                    "are told apart by their rows' names"
-                )
-        if not _own_rows(word):
+        rows = _own_rows(word)
+        if not rows:
             known = (f"{number} ({each.name})" for number, each in numbered.items())
             unnumbered = (each.name for each in VARIANTS.values() if each.number is None)
             raise ConfigError(
                 f"--rows {word!r}: no such row, and no YAML file or folder of them; rows are "
                 f"{', '.join([*known, *unnumbered])}"
             )
+        for own in rows:
+            if own.name in VARIANTS or chosen.setdefault(own.name, own) != own:
+                raise ConfigError(
+                    f"--rows {word!r}: there is another row {own.name}; rename {own.fragment.name}, as runs "
+                    "are told apart by their rows' names"
+                )
     return list(chosen.values())
 
 
