@@ -12,8 +12,7 @@ Of each block, before the optimiser's next step:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +24,9 @@ from maris_fast.kernels.mutual_attention import tokens_of_expressions
 from maris_fast.kernels.mutual_attention.reference import attention_weights, gate, gathered, relevance
 from maris_fast.model import Maris
 from maris_fast.model.mutual_aware_attention import MutualAwareAttention
+
+if TYPE_CHECKING:
+    from maris_fast.train.engine import TrainingBatch
 
 SHARES = {
     "kept_pairs": ("kept pairs", "pairs"),
@@ -43,26 +45,13 @@ ALIKE, RISE = 0.8, 0.2
 MOST_EMPTY_PIXELS, MOST_EMPTY_WORDS = 0.3, 0.5
 
 
-class HealthBatch(Protocol):
-    @property
-    def features(self) -> Sequence[Tensor]: ...
-    @property
-    def words(self) -> Tensor: ...
-    @property
-    def word_mask(self) -> Tensor: ...
-    @property
-    def expr_offsets(self) -> Tensor: ...
-    @property
-    def weights(self) -> Tensor: ...
-
-
 def has_attention(model: Maris) -> bool:
     """Whether there is anything to look at."""
     return any(isinstance(block, MutualAwareAttention) for block in model.ma_blocks)
 
 
 @torch.no_grad()
-def attention_sums(model: Maris, batch: HealthBatch, bf16: bool = False) -> Tensor:
+def attention_sums(model: Maris, batch: TrainingBatch, bf16: bool = False) -> Tensor:
     """fp64 [blocks, len(SUMS)], of a plain model's blocks; expressions of weight 0 do not count.
 
     The model is left in evaluation mode. BatchNorm sees the batch as in training, so its running statistics
