@@ -11,11 +11,11 @@ from pathlib import Path
 from maris_fast.bench.drawing import step
 from maris_fast.bench.drawing.ablations import ablations_block
 from maris_fast.bench.drawing.markdown import replace_block
-from maris_fast.bench.drawing.quickstart import fast_preset_block, position_words_block, quickstart_block
+from maris_fast.bench.drawing.quickstart import quickstart_block
 from maris_fast.bench.drawing.reading import reading_block
 from maris_fast.bench.drawing.step_memory import step_memory_block
 from maris_fast.bench.drawing.suites import plot, suite_block
-from maris_fast.bench.drawing.writing import stored_scores_block, writing_block
+from maris_fast.bench.drawing.writing import writing_block
 from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, read_json
 from maris_fast.errors import InputError
 from maris_fast.train.ablation.record import ABLATION, Record
@@ -78,9 +78,6 @@ def draw(root: Path = ROOT) -> list[Path]:
     suites = measured(results)
     replace_block(readme, "quickstart", quickstart_block(quickstart, "docs/quickstart.png"))
     replace_block(guide, "quickstart", quickstart_block(quickstart, "quickstart.png"))
-    words = results / "cpu" / "position_words.json"
-    if words.is_file():
-        replace_block(guide, "position-words", position_words_block(read_json(words)))
     written = [readme, guide]
     if suites:
         benchmarks = root / "docs" / "benchmarks.md"
@@ -104,10 +101,6 @@ def draw(root: Path = ROOT) -> list[Path]:
         training = root / "docs" / "training.md"
         replace_block(training, "step", step.step_block(steps, pictures))
         written.append(training)
-    presets = results / "cpu" / "fast_preset.json"
-    if presets.is_file():
-        replace_block(root / "docs" / "training.md", "fast-preset", fast_preset_block(read_json(presets)))
-        written.append(root / "docs" / "training.md")
     kept = measured(results, ["step_memory"])
     if kept:
         replace_block(root / "docs" / "training.md", "step-memory", step_memory_block(kept[0]))
@@ -120,11 +113,9 @@ def draw(root: Path = ROOT) -> list[Path]:
     for suite in measured(results, ["reading"])[:1]:
         replace_block(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
         written.append(root / "data_shards" / "stream" / "README.md")
-    cache = root / "data_shards" / "cache" / "README.md"
-    for name, block in (("writing", writing_block), ("stored_scores", stored_scores_block)):
-        for suite in measured(results, [name])[:1]:
-            replace_block(cache, name.replace("_", "-"), block(suite))
-            written.append(cache)
+    for suite in measured(results, ["writing"])[:1]:
+        replace_block(root / "data_shards" / "cache" / "README.md", "writing", writing_block(suite))
+        written.append(root / "data_shards" / "cache" / "README.md")
     return written
 
 

@@ -5,9 +5,9 @@ a copy without loss shares. The other is a perceptual hash of 256 bits (ImageHas
 about their median, of the lowest 16 x 16 frequencies of the grey image at 64 x 64), in which a copy that was
 compressed or resized differs in few bits.
 
-Measured on 128 photographs of COCO (``python -m maris_fast.bench.look_alikes``): copies as JPEG, PNG or WebP,
-in half, in a quarter or stretched to a square, differ in 10 bits at most, and no two photographs in fewer
-than 96. A copy that was cut at its borders or framed is not met.
+Measured on 128 photographs of COCO (docs/datasets.md): copies as JPEG, PNG or WebP, in half, in a quarter
+or stretched to a square, differ in 10 bits at most, and no two photographs in fewer than 96. A copy that was
+cut at its borders or framed is not met.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def measured_rates(results: Path) -> dict[str, Rate]:
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text())
         rows = content.get("rows") if isinstance(content, dict) else None
-        for row in rows if isinstance(rows, list) else []:  # stored_types.json has its rows by name
+        for row in rows if isinstance(rows, list) else []:
             for name, value in row.get(PLAN_RATES, {}).items():
                 shared = ", on a busy machine" if row.get("machine_shared") else ""
                 where = f"{content['environment']['device']}, {path.name}"

@@ -1,4 +1,4 @@
-"""The quickstart's scores and what makes position words learnable, as tables."""
+"""The quickstart's scores as a table."""
 
 from __future__ import annotations
 
@@ -33,32 +33,6 @@ def quickstart_block(result: dict[str, Any], picture: str) -> str:
         f"of which {result['seconds']['train'] / 60:.1f} train, without installation.)",
     ]
     return "\n".join(lines)
-
-
-def position_words_block(result: dict[str, Any]) -> str:
-    """A row a variant: oIoU by kind."""
-    rows = []
-    for row in result["rows"]:
-        scores = row["scores"]
-        rows.append(_row(row["name"], [scores["oIoU"], *(scores["kinds"][kind]["oIoU"] for kind in KINDS)]))
-    first = result["rows"][0]
-    told = f"{conditions(first['environment'])}, {first['date']}"
-    told += f"; {result['epochs']} epochs, one run each, seed {first['seed']}"
-    return "\n".join([*table(["variant", "all", *KINDS], rows), "", f"({told}.)"])
-
-
-def fast_preset_block(result: dict[str, Any]) -> str:
-    """A row a run: oIoU by kind with the paper's heads and with the fast preset's."""
-    rows = []
-    for row in result["rows"]:
-        scores = row["scores"]
-        by_kind = (scores["kinds"][kind]["oIoU"] for kind in KINDS)
-        rows.append(_row(f"{row['name']}, seed {row['seed']}", [scores["oIoU"], *by_kind]))
-    first = result["rows"][0]
-    told = f"{conditions(first['environment'])}, {first['date']}; {result['epochs']} epochs"
-    return "\n".join(
-        [*table(["oIoU on the quickstart's held-out scenes", "all", *KINDS], rows), "", f"({told}.)"]
-    )
 
 
 def conditions(environment: dict[str, Any]) -> str:

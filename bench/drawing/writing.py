@@ -1,4 +1,4 @@
-"""The cache's tables: what writing takes, and what a stored type costs in scores."""
+"""The cache's table: what writing takes."""
 
 from __future__ import annotations
 
@@ -27,31 +27,4 @@ def writing_block(suite: Suite) -> str:
         f"{first['arch']} at {first['image_size']} px with random weights; shards of ViT-H's size, "
         f"with fsync; {told}, commit {str(suite.commit)[:12]}, {suite.date[:10]}.)"
     )
-    return "\n".join(parts)
-
-
-def stored_scores_block(suite: Suite) -> str:
-    """oIoU of each training on each cache, and what int8 changed."""
-    oiou = {(row["trained_on"], row["scored_on"]): row["oIoU"] for row in suite.rows}
-    trained = list(dict.fromkeys(row["trained_on"] for row in suite.rows))
-    lines = [
-        [
-            name,
-            f"{oiou[name, 'int8']:.4f}",
-            f"{oiou[name, 'bf16']:.4f}",
-            f"{oiou[name, 'int8'] - oiou[name, 'bf16']:+.4f}",
-        ]
-        for name in trained
-    ]
-    parts = table(["quickstart trained on", "scored on int8", "scored on bf16", "int8 - bf16"], lines)
-    if {"int8", "bf16"} <= set(trained):
-        change = oiou["int8", "int8"] - oiou["bf16", "bf16"]
-        parts += ["", f"Trained *and* scored on int8 against on bf16: {change:+.4f}."]
-    here = suite.environment
-    parts += [
-        "",
-        f"({suite.rows[0]['expressions']:,} expressions on held-out scenes, one run each, seed 0; "
-        f"{here['device']}, torch {here['packages']['torch']}, commit {str(suite.commit)[:12]}, "
-        f"{suite.date[:10]}.)",
-    ]
     return "\n".join(parts)

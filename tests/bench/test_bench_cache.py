@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from maris_fast.bench.drawing.reading import RAW_TWO
-from maris_fast.bench.drawing.writing import stored_scores_block
 from maris_fast.bench.made_up import write_made_up_cache
 from maris_fast.bench.reading import OURS, RAW, STOCK, measured
-from maris_fast.bench.results import Suite
 from maris_fast.bench.writing import AS_IT_IS, encoding, shards
 from maris_fast.bench.writing import RAW as RAW_WRITE
 from maris_fast.data_shards.cache.verify import verify_cache
@@ -40,23 +38,3 @@ def test_every_way_of_reading_is_held_against_stock_and_raw(tmp_path: Path) -> N
     assert (rows[STOCK]["to_stock"], rows[RAW]["to_raw"], rows[RAW_TWO]["to_raw_two"]) == (1, 1, 1)
     assert all(row["gb_per_s"] > 0 for row in rows.values())
     assert [name for name, row in rows.items() if "plan_rates" in row] == [OURS]
-
-
-def test_the_table_of_scores_says_what_int8_changed() -> None:
-    scores = (
-        ("int8", "int8", 0.6961),
-        ("int8", "bf16", 0.697),
-        ("bf16", "int8", 0.7),
-        ("bf16", "bf16", 0.698),
-    )
-    rows = [
-        {"trained_on": trained, "scored_on": scored, "oIoU": oiou, "expressions": 1120}
-        for trained, scored, oiou in scores
-    ]
-    environment = {"device": "cpu", "packages": {"torch": "2.11.0"}}
-    block = stored_scores_block(Suite("stored_scores", "2026-11-25", "a" * 40, False, environment, rows))
-    assert "| int8 | 0.6961 | 0.6970 | -0.0009 |" in block
-    assert "| bf16 | 0.7000 | 0.6980 | +0.0020 |" in block
-    assert "against on bf16: -0.0019." in block
-    one = stored_scores_block(Suite("stored_scores", "2026-11-25", "a" * 40, False, environment, rows[:2]))
-    assert "against on bf16" not in one

@@ -112,9 +112,6 @@ def checkout(tmp_path: Path) -> Path:
     for name in (*DRAWN, "bench/results/cpu/quickstart.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copy(
-        ROOT / "bench/results/cpu/position_words.json", tmp_path / "bench/results/cpu/position_words.json"
-    )
     return tmp_path
 
 
@@ -166,19 +163,6 @@ def test_a_block_says_plainly_where_the_kernels_were_not_timed(checkout: Path) -
     write_suite(checkout, "cpu", [row("eager", 7.0)])
     suites = measured(checkout / "bench" / "results")
     assert "**they have not been timed**" in suite_block(suites, {"mutual_attention cpu": "plot.png"})
-
-
-def test_report_draws_what_the_fast_preset_costs_beside_it(checkout: Path) -> None:
-    words = json.loads((checkout / "bench/results/cpu/position_words.json").read_text())
-    for row, name, seed in zip(words["rows"], ("paper: 8 heads", "fast: 2 heads"), (0, 1), strict=False):
-        row |= {"name": name, "seed": seed}
-    file = checkout / "bench/results/cpu/fast_preset.json"
-    file.write_text(json.dumps({**words, "rows": words["rows"][:2]}))
-    status, said = called("bench", "report", "--root", checkout)
-    assert status == 0, said
-    training = (checkout / "docs/training.md").read_text()
-    assert "| paper: 8 heads, seed 0 | 0.484 | 0.821 |" in training
-    assert "| fast: 2 heads, seed 1 | 0.397 | 0.738 |" in training
 
 
 def test_report_needs_the_block_that_holds_a_table(checkout: Path) -> None:

@@ -270,7 +270,7 @@ def test_no_two_of_128_photographs_look_alike(real: list[Path]) -> None:
     seen, unseen = looks_of(real)
     assert not unseen
     nearest = [one.distance for found in twins(seen, seen, 256).values() for one in found]
-    # Copies of these, saved again and resized, are at 10 at most: bench/look_alikes.py.
+    # Copies of these, saved again and resized, are at 10 at most: docs/datasets.md.
     assert min(nearest) > 90
     assert twins(seen, seen) == {}
 

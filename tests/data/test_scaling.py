@@ -128,7 +128,7 @@ def test_rates_are_given_or_measured_or_assumed_and_say_so(tmp_path: Path) -> No
     (tmp_path / "sam_attention.json").write_text(json.dumps(content))
     (tmp_path / "quickstart.json").write_text("{}")
     (tmp_path / "list.json").write_text("[]")
-    (tmp_path / "stored_types.json").write_text(json.dumps({"rows": {"int8": {"bytes_an_image": 1.0}}}))
+    (tmp_path / "by_name.json").write_text(json.dumps({"rows": {"int8": {"bytes_an_image": 1.0}}}))
     chosen = choose_rates({"disk_GBps": 7.0, "network_GBps": None}, tmp_path)
     assert chosen.disk_GBps == Rate(7.0, "given")
     assert chosen.sam_images_per_s == Rate(33.0, "measured: ViT-H at 1024 px, X1, sam_attention.json")

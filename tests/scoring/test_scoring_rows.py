@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from maris_fast import scoring
-from maris_fast.bench.interval_coverage import coverage
 from maris_fast.scoring import MARIS, PROTOCOLS, Expression, Rows, Truth
 from maris_fast.scoring.groups import LENGTH, SIZE, WORDS, groups_of
 from maris_fast.scoring.protocols import count
 from maris_fast.scoring.summary import FEW, intervals
+from tests.scoring.coverage import coverage
 
 MASKS = nps.arrays(bool, (6, 7))
 

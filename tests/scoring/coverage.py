@@ -1,21 +1,12 @@
-"""How often 95% intervals of scores hold the truth, over made-up test sets whose truth is known.
+"""A made-up population whose scores are known: how often 95% intervals of test sets drawn from it hold them.
 
-::
-
-    python -m maris_fast.bench.interval_coverage
-
-Images have one to twelve expressions about targets of COCO's sizes; an easy image's are mostly hits, of
-IoU about 0.85, and a miss has often no pixel in common. Of a population of 400,000 such images small test
-sets are drawn again and again. Printed is the share of test sets whose interval holds the population's
-score, and the intervals' mean width; "percentiles" is the plain bootstrap beside it, and "difference" the
-paired one of two models of which the second is a little better, as ``maris-fast compare`` gives it.
+Images have one to twelve expressions about targets of COCO's sizes; an easy image's are mostly hits, of IoU
+about 0.85, and a miss has often no pixel in common. docs/scoring.md has the shares at other sizes.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +17,13 @@ POPULATION = 400_000
 TERMS = {"oIoU": (1, 2), "mIoU": (3, 0), "Pr@50": (4, 0), "Pr@90": (5, 0)}
 """Columns of ``population``: numerator and denominator."""
 
-MODELS = {"a good model": 0.6, "a weak model": -1.2}
-"""Mean of an image's easiness; what is above 0 is likely hit."""
 
-
-@lru_cache(maxsize=2)
 def population(hits: float) -> NDArray[np.float64]:
-    """[images, 2, 6]: of an image and of two models Σ1, ΣI, ΣU, ΣIoU, and the IoU above .5 and .9."""
+    """[images, 2, 6]: of an image and of two models Σ1, ΣI, ΣU, ΣIoU, and the IoU above .5 and .9.
+
+    ``hits`` is the mean of an image's easiness (what is above 0 is likely hit); the second model is a little
+    better.
+    """
     random = np.random.default_rng(0)
     each = random.geometric(1 / 3, POPULATION).clip(1, 12)
     image = np.repeat(np.arange(POPULATION), each)
@@ -54,27 +45,17 @@ def population(hits: float) -> NDArray[np.float64]:
 
 def coverage(*, images: int, cases: int, resamples: int, hits: float) -> dict[str, dict[str, float]]:
     """Share of ``cases`` test sets of so many images whose interval holds the truth, by way and score."""
-    held, _ = _tried(images, cases, resamples, hits)
-    return held
-
-
-def _tried(
-    images: int, cases: int, resamples: int, hits: float
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     every = population(hits)
     truth = {name: [_ratio(every[:, model], name).value for model in (0, 1)] for name in TERMS}
     random = np.random.default_rng(1)
     held: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    width: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for _ in range(cases):
         drawn = every[random.integers(0, POPULATION, images)]
         for way, found in _intervals(drawn, resamples).items():
             for name, (low, high) in found.items():
                 first, second = truth[name]
-                true = second - first if way == "difference" else first
-                held[way][name] += (low <= true <= high) / cases
-                width[way][name] += (high - low) / cases
-    return {way: dict(of_it) for way, of_it in held.items()}, {way: dict(one) for way, one in width.items()}
+                held[way][name] += (low <= (second - first if way == "difference" else first) <= high) / cases
+    return held
 
 
 def _ratio(sums: NDArray[np.float64], name: str) -> Ratio:
@@ -97,23 +78,3 @@ def _intervals(drawn: NDArray[np.float64], resamples: int) -> dict[str, dict[str
         "ours": {**dict(zip(("oIoU", "mIoU"), means, strict=True)), **shares},
         "difference": dict(zip(TERMS, (a, b, c, d), strict=True)),
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="maris_fast.bench.interval_coverage", description=__doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=[5, 10, 30, 100, 300])
-    parser.add_argument("--cases", type=int, default=1000)
-    parser.add_argument("--resamples", type=int, default=1000)
-    options = parser.parse_args()
-    print("| model | images | interval | " + " | ".join(TERMS) + " |")
-    print("|---|---|---|" + "---|" * len(TERMS))
-    for model, hits in MODELS.items():
-        for images in options.images:
-            held, width = _tried(images, options.cases, options.resamples, hits)
-            for way, of_it in held.items():
-                cells = (f"{100 * of_it[name]:.1f}% ({width[way][name]:.3f})" for name in TERMS)
-                print(f"| {model} | {images} | {way} | " + " | ".join(cells) + " |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
