@@ -17,7 +17,7 @@ from rich.text import Text
 from maris_fast.terminal import printable
 
 if TYPE_CHECKING:
-    from maris_fast.train.doctor import Check, Result, Subject
+    from maris_fast.doctor import Check, Result, Subject
 
 COLOURS = {"ok": "green", "not run": "dim", "warning": "yellow", "broken": "red"}
 INDENT = 28
@@ -44,9 +44,9 @@ def doctor(
 
     Under srun or torchrun all ranks meet, and the first of each machine examines it.
     """
+    from maris_fast.doctor.checks import MEETING
+    from maris_fast.doctor.subject import subject_of
     from maris_fast.errors import ConfigError
-    from maris_fast.train.doctor.checks import MEETING
-    from maris_fast.train.doctor.subject import subject_of
 
     if overrides and not config:
         raise ConfigError(f"{overrides[0]} changes the settings of a run; name its file with --config")
@@ -62,8 +62,8 @@ def doctor(
 
 
 def _chosen(names: Sequence[str]) -> list[Check]:
+    from maris_fast.doctor.checks import CHECKS
     from maris_fast.errors import ConfigError
-    from maris_fast.train.doctor.checks import CHECKS
 
     known = [check.name for check in CHECKS]
     for name in names:
@@ -73,8 +73,8 @@ def _chosen(names: Sequence[str]) -> list[Check]:
 
 
 def _examined(subject: Subject, report: Report, checks: Sequence[Check]) -> list[Result]:
-    from maris_fast.train.doctor.checks import MEETING
-    from maris_fast.train.doctor.running import examine
+    from maris_fast.doctor.checks import MEETING
+    from maris_fast.doctor.running import examine
 
     if subject.launched:  # ranks meet before all else, so that none waits for another's checks
         checks = sorted(checks, key=lambda check: check is not MEETING)

@@ -18,20 +18,14 @@ import torch
 
 from maris_fast.cli.doctor import COLOURS
 from maris_fast.config import SamSettings, TrainingSettings, load_settings
-from maris_fast.encoders import SamEncoder
-from maris_fast.errors import InputError
-from maris_fast.launched import free_port
-from maris_fast.model import Maris
-from maris_fast.train import checkpoints
-from maris_fast.train.checkpoints import RunState
-from maris_fast.train.doctor import CHECKS, Check, Finding, Subject, examine
-from maris_fast.train.doctor.compilers import compilers, judge_compiler
-from maris_fast.train.doctor.encoders import encoder_weights
-from maris_fast.train.doctor.finding import broken, not_run, ok, together, warning
-from maris_fast.train.doctor.folders import GIB, Place, file_system, judge_kernel_folder, look_at
-from maris_fast.train.doctor.gpu import Driver, Gpu, judge_absence, judge_gpus
-from maris_fast.train.doctor.kernels import judge_parity
-from maris_fast.train.doctor.machine import (
+from maris_fast.doctor import CHECKS, Check, Finding, Subject, examine
+from maris_fast.doctor.compilers import compilers, judge_compiler
+from maris_fast.doctor.encoders import encoder_weights
+from maris_fast.doctor.finding import broken, not_run, ok, together, warning
+from maris_fast.doctor.folders import GIB, Place, file_system, judge_kernel_folder, look_at
+from maris_fast.doctor.gpu import Driver, Gpu, judge_absence, judge_gpus
+from maris_fast.doctor.kernels import judge_parity
+from maris_fast.doctor.machine import (
     Allowance,
     allowance,
     judge_cores,
@@ -39,11 +33,17 @@ from maris_fast.train.doctor.machine import (
     judge_open_files,
     judge_shared_memory,
 )
-from maris_fast.train.doctor.machine import judge_memory as judge_host_memory
-from maris_fast.train.doctor.packages import judge_packages, judge_python
-from maris_fast.train.doctor.run import judge_room
-from maris_fast.train.doctor.step import alone, judge_loss, judge_memory
-from maris_fast.train.doctor.subject import subject_of
+from maris_fast.doctor.machine import judge_memory as judge_host_memory
+from maris_fast.doctor.packages import judge_packages, judge_python
+from maris_fast.doctor.run import judge_room
+from maris_fast.doctor.step import alone, judge_loss, judge_memory
+from maris_fast.doctor.subject import subject_of
+from maris_fast.encoders import SamEncoder
+from maris_fast.errors import InputError
+from maris_fast.launched import free_port
+from maris_fast.model import Maris
+from maris_fast.train import checkpoints
+from maris_fast.train.checkpoints import RunState
 from tests.training.processes import ROOT, run, srun_task
 from tests.training.tiny_cache import write_tiny_cache
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from maris_fast.train.doctor.finding import Finding, broken, ok, size, together, warning
-from maris_fast.train.doctor.subject import Subject
+from maris_fast.doctor.finding import Finding, broken, ok, size, together, warning
+from maris_fast.doctor.subject import Subject
 
 GIB = 2**30
 NETWORK = (

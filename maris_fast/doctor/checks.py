@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from maris_fast.train.doctor import (
+from maris_fast.doctor import (
     compilers,
     encoders,
     folders,
@@ -17,8 +17,8 @@ from maris_fast.train.doctor import (
     run,
     step,
 )
-from maris_fast.train.doctor.finding import Finding
-from maris_fast.train.doctor.subject import Subject
+from maris_fast.doctor.finding import Finding
+from maris_fast.doctor.subject import Subject
 
 
 def _always(_: Subject) -> bool:

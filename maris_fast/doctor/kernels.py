@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maris_fast.train.doctor.finding import Finding, broken, not_run, ok, together, warning
-from maris_fast.train.doctor.subject import Subject
+from maris_fast.doctor.finding import Finding, broken, not_run, ok, together, warning
+from maris_fast.doctor.subject import Subject
 
 if TYPE_CHECKING:
     import torch

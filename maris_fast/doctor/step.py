@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from maris_fast.config import TrainingSettings
+from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size
+from maris_fast.doctor.subject import Subject
 from maris_fast.launched import be_alone
-from maris_fast.train.doctor.finding import Finding, broken, count, not_run, ok, size
-from maris_fast.train.doctor.subject import Subject
 
 if TYPE_CHECKING:
     from maris_fast.train.ranks import Ranks

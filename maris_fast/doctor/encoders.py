@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maris_fast.config import RANDOM
-from maris_fast.train.doctor.finding import Finding, ok, together, warning
-from maris_fast.train.doctor.subject import Subject
+from maris_fast.doctor.finding import Finding, ok, together, warning
+from maris_fast.doctor.subject import Subject
 
 
 def encoder_weights(subject: Subject) -> Finding:

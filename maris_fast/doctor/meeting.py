@@ -8,8 +8,8 @@ import time
 import traceback
 from multiprocessing.connection import Connection, wait
 
-from maris_fast.train.doctor.finding import Finding, broken, count, ok
-from maris_fast.train.doctor.subject import Subject
+from maris_fast.doctor.finding import Finding, broken, count, ok
+from maris_fast.doctor.subject import Subject
 
 SECONDS = 40.0
 PATIENCE = 0.1

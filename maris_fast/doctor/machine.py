@@ -9,9 +9,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from maris_fast.doctor.finding import Finding, broken, count, ok, size, together, warning
+from maris_fast.doctor.subject import Subject
 from maris_fast.errors import MarisError
-from maris_fast.train.doctor.finding import Finding, broken, count, ok, size, together, warning
-from maris_fast.train.doctor.subject import Subject
 
 GIB = 2**30
 PROCESS_BYTES = 2 * GIB

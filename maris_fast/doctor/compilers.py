@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from maris_fast.train.doctor.finding import Finding, broken, ok, together, warning
-from maris_fast.train.doctor.subject import Subject
+from maris_fast.doctor.finding import Finding, broken, ok, together, warning
+from maris_fast.doctor.subject import Subject
 
 INSTALL = "apt-get install g++ (or `module load gcc` on a cluster), or set {variable} to one"
 # Triton builds its launcher as a Python extension.

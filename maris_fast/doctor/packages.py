@@ -15,8 +15,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from maris_fast.train.doctor.finding import Finding, broken, ok, together, warning
-from maris_fast.train.doctor.subject import Subject
+from maris_fast.doctor.finding import Finding, broken, ok, together, warning
+from maris_fast.doctor.subject import Subject
 
 PROJECT = "maris-fast"
 IMPORTED = (

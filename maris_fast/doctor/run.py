@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maris_fast.doctor.encoders import judge_random
+from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size
+from maris_fast.doctor.folders import Place, look_at
+from maris_fast.doctor.subject import Subject
 from maris_fast.errors import InputError, MarisError
-from maris_fast.train.doctor.encoders import judge_random
-from maris_fast.train.doctor.finding import Finding, broken, count, not_run, ok, size
-from maris_fast.train.doctor.folders import Place, look_at
-from maris_fast.train.doctor.subject import Subject
 
 if TYPE_CHECKING:
     from maris_fast.model import Maris

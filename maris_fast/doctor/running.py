@@ -17,12 +17,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import IO, TYPE_CHECKING
 
+from maris_fast.doctor.finding import Finding, broken, not_run
+from maris_fast.doctor.subject import Subject
 from maris_fast.errors import MarisError
-from maris_fast.train.doctor.finding import Finding, broken, not_run
-from maris_fast.train.doctor.subject import Subject
 
 if TYPE_CHECKING:
-    from maris_fast.train.doctor.checks import Check
+    from maris_fast.doctor.checks import Check
 
 # A check inherits what was imported by then (``Check.opens``), and no CUDA context.
 _FORK = multiprocessing.get_context("fork")

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from maris_fast.train.doctor.finding import Finding, broken, count, not_run, ok, size, together, warning
-from maris_fast.train.doctor.subject import Subject
+from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size, together, warning
+from maris_fast.doctor.subject import Subject
 
 # The oldest driver for each CUDA (docs.nvidia.com/deploy/cuda-compatibility, minor version compatibility).
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
