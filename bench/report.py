@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from maris_fast.ablation.record import ABLATION, Record
 from maris_fast.bench.drawing import step
 from maris_fast.bench.drawing.ablations import ablations_block
 from maris_fast.bench.drawing.markdown import replace_block
@@ -18,7 +19,6 @@ from maris_fast.bench.drawing.suites import plot, suite_block
 from maris_fast.bench.drawing.writing import writing_block
 from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, read_json
 from maris_fast.errors import InputError
-from maris_fast.train.ablation.record import ABLATION, Record
 
 ABLATIONS = "ablations.json"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from maris_fast.ablation.comparison import HEAD, conditions_told, sections, verdicts
+from maris_fast.ablation.record import Record
 from maris_fast.bench.drawing.markdown import table
-from maris_fast.train.ablation.comparison import HEAD, conditions_told, sections, verdicts
-from maris_fast.train.ablation.record import Record
 
 
 def ablations_block(records: list[Record]) -> str:

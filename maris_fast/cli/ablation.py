@@ -17,9 +17,9 @@ from maris_fast.terminal import say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from maris_fast.train.ablation.plan import Plan, PlannedRun
-    from maris_fast.train.ablation.record import Record
-    from maris_fast.train.ablation.running import Command
+    from maris_fast.ablation.plan import Plan, PlannedRun
+    from maris_fast.ablation.record import Record
+    from maris_fast.ablation.running import Command
 
 QUICK_DATA = "data"
 QUICK_IMAGE_SIZE = 160
@@ -110,7 +110,7 @@ def _plan(
     quick: bool,
 ) -> Plan:
     from maris_fast import train
-    from maris_fast.train.ablation.plan import Plan, choose, every
+    from maris_fast.ablation.plan import Plan, choose, every
 
     configs = Path(train.__file__).with_name("configs")
     folder = out or Path("runs/ablate_quick" if quick else "runs/ablate")
@@ -142,10 +142,10 @@ def _seeds(text: str) -> list[int]:
 
 def _work(plan: Plan, ranks: int, jobs: int, quick: tuple[int, int] | None) -> Record:
     """Everything that is not done yet; the record of what is then."""
+    from maris_fast.ablation.record import ABLATION, Record, alone_in
+    from maris_fast.ablation.running import Runner
     from maris_fast.cli.progress import Runs
     from maris_fast.data_shards.cache import read_manifest
-    from maris_fast.train.ablation.record import ABLATION, Record, alone_in
-    from maris_fast.train.ablation.running import Runner
 
     steps = _Steps(plan, ranks, jobs)
     with alone_in(plan.folder, beside=[QUICK_DATA]):
@@ -209,7 +209,7 @@ class _Steps:
         ]
 
     def _command(self, place: int, *words: str) -> Command:
-        from maris_fast.train.ablation.running import Command
+        from maris_fast.ablation.running import Command
 
         gpus = self._gpus[place * self._ranks : (place + 1) * self._ranks]
         environment = {**training.launcher_environment()}
@@ -265,10 +265,10 @@ def _gpus(needed: int) -> list[str]:
 
 
 def _list(plan: Plan, has_cache: bool) -> None:
+    from maris_fast.ablation.paper import ABLATION_TABLES
     from maris_fast.data_shards.cache import read_manifest
     from maris_fast.model.parameters import parameter_counts
     from maris_fast.terminal import Table
-    from maris_fast.train.paper import ABLATION_TABLES
 
     manifest = read_manifest(plan.cache) if has_cache else None
     features = "this cache" if manifest else "ViT-H and CLIP ViT-L/14"
@@ -291,9 +291,9 @@ def _list(plan: Plan, has_cache: bool) -> None:
 
 
 def _show(record: Record, folder: Path) -> None:
+    from maris_fast.ablation.comparison import HEAD, conditions_told, sections, verdicts
+    from maris_fast.ablation.record import ABLATION
     from maris_fast.terminal import Table
-    from maris_fast.train.ablation.comparison import HEAD, conditions_told, sections, verdicts
-    from maris_fast.train.ablation.record import ABLATION
 
     console = _console()
     for section in sections({name: record.scores(name) for name in record.variants}, record.rows()):

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from maris_fast.ablation.comparison import sections
+from maris_fast.ablation.record import Record
 from maris_fast.cli import app
-from maris_fast.train.ablation.comparison import sections
-from maris_fast.train.ablation.record import Record
 from maris_fast.train.scores_file import headline
 from tests.training.processes import ROOT, Launched, run
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from maris_fast.ablation import paper
 from maris_fast.config import TrainingSettings, load_settings
-from maris_fast.train import paper
 from tests.conftest import TEST_DATA
 
 QUICK = paper.FRAGMENTS.parent / "ablate_quick.yaml"

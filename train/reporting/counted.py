@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from maris_fast.ablation.paper import OURS
+from maris_fast.ablation.record import ABLATION, DONE, Record
 from maris_fast.errors import InputError
-from maris_fast.train.ablation.record import ABLATION, DONE, Record
-from maris_fast.train.paper import OURS
 
 
 def shown_and_counted(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maris_fast.config import ModelSettings
-from maris_fast.train import paper
-from maris_fast.train.ablation.comparison import (
+from maris_fast.ablation import paper
+from maris_fast.ablation.comparison import (
     HEAD,
     NONE,
     Scores,
@@ -18,7 +17,8 @@ from maris_fast.train.ablation.comparison import (
     spread,
     table_section,
 )
-from maris_fast.train.paper import Variant, flat
+from maris_fast.ablation.paper import Variant, flat
+from maris_fast.config import ModelSettings
 from maris_fast.train.reporting.run_data import RunData
 from maris_fast.train.scores_file import DataSplit, read_scores
 

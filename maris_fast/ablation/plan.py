@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maris_fast.ablation.paper import FRAGMENTS, VARIANTS, Variant, flat
 from maris_fast.config import ReadingSettings, TrainingSettings, load_settings
 from maris_fast.errors import ConfigError
-from maris_fast.train.paper import FRAGMENTS, VARIANTS, Variant, flat
 
 OWN = ("run.folder", "run.seed", "run.resume", "data.cache")
 """Settings that an ablation gives each run itself."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from maris_fast.train.ablation.plan import PlannedRun
-from maris_fast.train.ablation.record import ABLATION, Record
+from maris_fast.ablation.plan import PlannedRun
+from maris_fast.ablation.record import ABLATION, Record
 from maris_fast.train.by_products import ByProduct
 from maris_fast.train.run_files import METRICS
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maris_fast.config.loading import PACKAGE
 from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.train.scores_file import DataSplit
 
-FRAGMENTS = Path(__file__).with_name("configs") / "ablations"
+FRAGMENTS = PACKAGE / "train/configs/ablations"
 
 METRICS = ("Pr@70", "Pr@80", "Pr@90", "oIoU")
 """The columns of Tables 2-5, as ``maris_fast.scoring`` names them."""

@@ -13,17 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from maris_fast.ablation.paper import VARIANTS, Variant
+from maris_fast.ablation.plan import Plan, PlannedRun, changes, compared
+from maris_fast.config.loading import PACKAGE
 from maris_fast.data_shards.cache import CacheManifest
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.files import replace_text
 from maris_fast.model.parameters import parameter_counts
 from maris_fast.ownership import SUFFIX, OccupiedError, living_owner, owned_folder
-from maris_fast.train.ablation.plan import Plan, PlannedRun, changes, compared
-from maris_fast.train.paper import VARIANTS, Variant
 
 ABLATION = "ablation.json"
 FORMAT_VERSION = 1
-PACKAGE = Path(__file__).resolve().parents[2]
+# Where `train/configs` lies, past the link that leads there in a clone.
+ROOT = (PACKAGE / "train").resolve().parent
 DONE, FAILED = "done", "failed"
 
 
@@ -195,7 +197,7 @@ def _require_no_run_left(folder: Path) -> None:
 def _in_package(file: Path) -> str:
     """A path that means the same on another machine, where it is one of ours."""
     file = file.resolve()
-    return str(file.relative_to(PACKAGE) if file.is_relative_to(PACKAGE) else file)
+    return str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file)
 
 
 def _fixed(conditions: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from maris_fast.train.ablation.record import DONE, Record
-from maris_fast.train.paper import (
+from maris_fast.ablation.paper import (
     ABLATION_TABLES,
     ABLATIONS_ON,
     CAPTIONS,
@@ -17,6 +16,7 @@ from maris_fast.train.paper import (
     VARIANTS,
     Variant,
 )
+from maris_fast.ablation.record import DONE, Record
 from maris_fast.train.scores_file import DataSplit
 
 HEAD = ("Settings", "Methods", *METRICS[:-1], "IoU", "IoU to Ours")
