@@ -8,7 +8,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,14 @@ class Outcome:
     best: Best | None
 
 
-def train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
+WriteReport = Callable[[Path, Path], None]
+"""Writes the page of the run in a folder, the first, to a file."""
+
+
+def train(settings: TrainingSettings, ranks: Ranks, write_report: WriteReport | None = None) -> Outcome:
     """Trains MARIS as ``settings`` say, from the start or from the run folder's newest checkpoint.
 
-    All ranks call it, and all of them raise what goes wrong.
+    All ranks call it, and all of them raise what goes wrong. Rank 0 calls ``write_report`` of a finished run.
 
     Raises:
         ConfigError: the run folder is not empty and not to be resumed, or another run's; settings that do
@@ -70,7 +74,10 @@ def train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
         CheckpointError: the checkpoint is of another run, or one cannot be written.
     """
     with owned_by_rank_zero(settings.run.folder, ranks):
-        return _train(settings, ranks)
+        outcome = _train(settings, ranks)
+        if write_report is not None and outcome.finished and ranks.first:
+            _report(settings.run.folder, write_report)
+        return outcome
 
 
 def _train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
@@ -160,8 +167,6 @@ class Trainer:
             finished = self.step >= self.total_steps and self.evaluated == self.step
             outcome = Outcome(self.step, self.total_steps, finished, self.best)
             journal.say(_farewell(outcome, self.settings))
-        if finished and self.ranks.first:
-            _report(self.settings.run.folder)
         return outcome
 
     # A step
@@ -420,16 +425,11 @@ def _diverged(what: str) -> TrainingError:
     )
 
 
-def _report(folder: Path) -> None:
+def _report(folder: Path, write_report: WriteReport) -> None:
     """The page of a finished run, which no failure of it may cost."""
-
-    def write() -> None:
-        from maris_fast.train.reporting import write_report
-
-        write_report([folder], folder / run_files.REPORT)
-
-    if ByProduct(run_files.REPORT, f"again: maris-fast report {folder}").attempt(write):
-        write_line(f"report: {folder / run_files.REPORT}", sys.stdout)
+    page = folder / run_files.REPORT
+    if ByProduct(page.name, f"again: maris-fast report {folder}").attempt(lambda: write_report(folder, page)):
+        write_line(f"report: {page}", sys.stdout)
 
 
 def _farewell(outcome: Outcome, settings: TrainingSettings) -> str:

@@ -148,8 +148,14 @@ def _train(settings: TrainingSettings) -> None:
 
     ranks = join(settings.engine)
     with Watch(ranks, settings.engine):
-        train(settings, ranks)
+        train(settings, ranks, _write_report)
         leave()
+
+
+def _write_report(folder: Path, page: Path) -> None:
+    from maris_fast.reports import write_report
+
+    write_report([folder], page)
 
 
 if __name__ == "__main__":

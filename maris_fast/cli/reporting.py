@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Write scores, curves, pictures, settings and speed of runs as one HTML page that needs no network."""
     from maris_fast.files import writing
-    from maris_fast.train.reporting import Drawing, write_report
+    from maris_fast.reports import Drawing, write_report
     from maris_fast.train.run_files import REPORT
 
     page = out or (runs[0] / REPORT if len(runs) == 1 else Path(REPORT))

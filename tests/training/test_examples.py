@@ -13,9 +13,9 @@ from maris_fast.config import ModelSettings
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.pictures import PREDICTION, TRUTH
-from maris_fast.train.attention import attention_of
+from maris_fast.reports.examples import Example, _iou, choose, examples_of, examples_sheet
+from maris_fast.reports.split_attention import attention_of
 from maris_fast.train.evaluation import evaluate
-from maris_fast.train.examples import Example, _iou, choose, examples_of, examples_sheet
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.samples import Drawn, decoded, order_of
 from tests.data.cache_dataset import box, rle

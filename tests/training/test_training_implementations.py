@@ -19,10 +19,10 @@ from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forge
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.launched import free_port
 from maris_fast.model.kinds import of_model
+from maris_fast.reports.run_data import RunData
 from maris_fast.train import implementations
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.reporting.run_data import RunData
 from tests.kernels.fake_operation import OPERATION, Kind
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ from maris_fast.kernels.choice import chosen, table, text
 from maris_fast.train.implementations import agree
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.reporting.run_data import RunData
+from maris_fast.reports.run_data import RunData
 from tests.kernels.fake_operation import OPERATION, Kind
 
 dist.init_process_group("gloo", timeout=timedelta(minutes=5))

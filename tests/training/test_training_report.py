@@ -17,10 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from maris_fast.cli import app
-from maris_fast.train import reporting
+from maris_fast.reports import figures, tables
+from maris_fast.reports.run_data import RunData
 from maris_fast.train.loop import _report
-from maris_fast.train.reporting import figures, tables
-from maris_fast.train.reporting.run_data import RunData
 from tests.training.processes import ROOT, run
 from tests.training.tiny_cache import write_tiny_cache
 
@@ -251,14 +250,11 @@ def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_a_report_that_fails_costs_no_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_report_that_fails_costs_no_run(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(reporting, "write_report", full)
-    _report(folder / "run")
+    _report(folder / "run", full)
     assert f"again: maris-fast report {folder / 'run'}" in caplog.text
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maris_fast.metrics import THRESHOLDS
-from maris_fast.train.reporting.run_data import RunData
+from maris_fast.reports.run_data import RunData
 
 SCORES = ("oIoU", "mIoU", *(f"Pr@{round(100 * x)}" for x in THRESHOLDS))
 NONE = "–"

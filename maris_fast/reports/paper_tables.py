@@ -19,7 +19,7 @@ from maris_fast.ablation.comparison import (
 )
 from maris_fast.ablation.paper import Variant, flat
 from maris_fast.config import ModelSettings
-from maris_fast.train.reporting.run_data import RunData
+from maris_fast.reports.run_data import RunData
 from maris_fast.train.scores_file import DataSplit, read_scores
 
 # How a model is computed, not which model it is.

@@ -14,10 +14,10 @@ from maris_fast.attention import Attention, pixel_of
 from maris_fast.attention_pictures import regions_picture
 from maris_fast.geometry import PATCH
 from maris_fast.pictures import Panel, masked
-from maris_fast.train.attention import attention_of
+from maris_fast.reports.data_uris import small_png_uri
+from maris_fast.reports.examples import Example
+from maris_fast.reports.split_attention import attention_of
 from maris_fast.train.evaluation import EvaluationReader
-from maris_fast.train.examples import Example
-from maris_fast.train.reporting.data_uris import small_png_uri
 from maris_fast.train.samples import SampleSheet, decoded
 
 WIDTH = 480
