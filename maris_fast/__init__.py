@@ -23,9 +23,9 @@ if TYPE_CHECKING:
         MarisError,
         TrainingError,
     )
+    from maris_fast.evaluation.evaluate import evaluate
     from maris_fast.model import Maris
     from maris_fast.prediction import Predictor
-    from maris_fast.train.scoring import evaluate
     from maris_fast.weights import load_model
 
 __version__ = "0.1.0"
@@ -64,9 +64,9 @@ _MODULES = {
         "MarisError",
         "TrainingError",
     ),
+    "evaluation.evaluate": ("evaluate",),
     "model": ("Maris",),
     "prediction": ("Predictor",),
-    "train.scoring": ("evaluate",),
     "weights": ("load_model",),
 }
 

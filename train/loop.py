@@ -29,16 +29,16 @@ from maris_fast.train.by_products import ByProduct
 from maris_fast.train.checkpoints import Best, RunState
 from maris_fast.train.engine import Engine, StepResult
 from maris_fast.train.environment import environment
-from maris_fast.train.evaluation import evaluate
 from maris_fast.train.journal import Journal, NoJournal, RunJournal
 from maris_fast.train.pace import Pace
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.run_folder import owned_by_rank_zero, require_still_owned
-from maris_fast.train.samples import SampleMasks, SampleSheet
 from maris_fast.train.schedules import gate_threshold, learning_rate, total_steps
 from maris_fast.train.source import Source
+from maris_fast.train.split_scores import score_split
 from maris_fast.train.stopping import StopRequest
 from maris_fast.train.utilisation import peak_tflops
+from maris_fast.train.validation_pictures import SampleMasks, SampleSheet
 from maris_fast.train.wandb_mirror import require_wandb
 from maris_fast.train.whereabouts import Phase
 from maris_fast.weight_files import BEST, LAST
@@ -313,7 +313,7 @@ class Trainer:
         self.plain.load_state_dict(state)
         self.plain.tau = self.model.tau
         masks = SampleMasks(self.settings.run.pictures)
-        self.scores = evaluate(
+        self.scores = score_split(
             self.plain,
             self.validation,
             self.ranks,

@@ -17,7 +17,7 @@ from maris_fast.ablation.paper import (
     Variant,
 )
 from maris_fast.ablation.record import DONE, Record
-from maris_fast.train.scores_file import DataSplit
+from maris_fast.evaluation.scores_file import DataSplit
 
 HEAD = ("Settings", "Methods", *METRICS[:-1], "IoU", "IoU to Ours")
 NONE = "–"

@@ -12,7 +12,7 @@ from typing import Any
 
 from maris_fast.config.loading import PACKAGE
 from maris_fast.config.plain_yaml import read_yaml
-from maris_fast.train.scores_file import DataSplit
+from maris_fast.evaluation.scores_file import DataSplit
 
 FRAGMENTS = PACKAGE / "train/configs/ablations"
 

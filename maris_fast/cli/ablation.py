@@ -226,8 +226,8 @@ class _Steps:
     def collect(self, run: PlannedRun) -> tuple[dict[str, Any], dict[str, Any]]:
         """A finished run's scores and how it was trained, and its environment."""
         from maris_fast.data_shards.cache import read_manifest
+        from maris_fast.evaluation.scores_file import DataSplit, headline, read_scores
         from maris_fast.reports.run_data import RunData
-        from maris_fast.train.scores_file import DataSplit, headline, read_scores
 
         folder = self._plan.run_folder(run)
         trained = RunData.read(folder)

@@ -46,11 +46,11 @@ def score(
     from maris_fast import scoring
     from maris_fast.cli.progress import counted
     from maris_fast.data_shards.records import ImportedDataset
+    from maris_fast.evaluation.evaluate import show
+    from maris_fast.evaluation.expression_file import require_place, write_lines
+    from maris_fast.evaluation.score_masks import score_masks
+    from maris_fast.evaluation.scores_file import write_scores
     from maris_fast.scoring import from_masks
-    from maris_fast.train.mask_scoring import score_masks
-    from maris_fast.train.per_expression import require_place, write_lines
-    from maris_fast.train.scores_file import write_scores
-    from maris_fast.train.scoring import show
 
     names = [name for names in protocol or () for name in names.split(",")]
     asked = scoring.named(names)
@@ -90,13 +90,13 @@ def compare(
 
     from rich.console import Console
 
+    from maris_fast.evaluation import paired
     from maris_fast.files import replace_text, writing
     from maris_fast.scoring.summary import warnings
-    from maris_fast.train import comparing
 
-    found = comparing.compare(first, second, resamples=bootstrap, most=most)
+    found = paired.compare(first, second, resamples=bootstrap, most=most)
     console = Console()
-    for grid in comparing.tables(found, ("A", "B")):
+    for grid in paired.tables(found, ("A", "B")):
         console.print(grid)
     equal = found.expressions - found.better - found.worse
     say(f"A: {first}\nB: {second}")

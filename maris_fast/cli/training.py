@@ -102,7 +102,7 @@ def evaluate(
 
 def _score_here(arguments: Sequence[str]) -> int:
     """One rank needs no launcher, whose start takes seconds."""
-    from maris_fast.train.scoring import main
+    from maris_fast.evaluation.evaluate import main
 
     return main(arguments, alone=True)
 
@@ -111,7 +111,7 @@ def scoring_command(
     weights: Path, cache: Path, *, split: str, swapped: bool = False, out: Path | None = None
 ) -> list[str]:
     """What the launcher is given to score ``weights`` on a split of ``cache``."""
-    command = ["--module", "maris_fast.train.scoring", str(weights), str(cache), "--split", split]
+    command = ["--module", "maris_fast.evaluation", str(weights), str(cache), "--split", split]
     if swapped:
         command.append("--swapped")
     if out is not None:

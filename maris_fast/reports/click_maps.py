@@ -17,8 +17,8 @@ from maris_fast.pictures import Panel, masked
 from maris_fast.reports.data_uris import small_png_uri
 from maris_fast.reports.examples import Example
 from maris_fast.reports.split_attention import attention_of
-from maris_fast.train.evaluation import EvaluationReader
-from maris_fast.train.samples import SampleSheet, decoded
+from maris_fast.train.split_scores import EvaluationReader
+from maris_fast.train.validation_pictures import SampleSheet, decoded
 
 WIDTH = 480
 """Pixels of the picture that answers to the pointer."""

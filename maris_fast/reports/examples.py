@@ -15,9 +15,9 @@ from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.stream import Batch
 from maris_fast.images import Orientation
 from maris_fast.pictures import TRUTH, Panel, sheet
-from maris_fast.train.evaluation import EvaluationReader, evaluate
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.samples import Drawn, SampleMasks, SampleSheet, decoded
+from maris_fast.train.split_scores import EvaluationReader, score_split
+from maris_fast.train.validation_pictures import Drawn, SampleMasks, SampleSheet, decoded
 
 RULE = (
     "One expression an image, chosen by a hash of its ids; of those, the ones where the first model's IoU is "
@@ -120,7 +120,7 @@ def examples_sheet(
 
 def _masks(model: nn.Module, reader: EvaluationReader, ranks: Ranks) -> dict[bytes, Drawn]:
     masks = SampleMasks(None)
-    evaluate(model, reader, ranks, see=masks.see)
+    score_split(model, reader, ranks, see=masks.see)
     return {one.order: one for one in masks.kept()}
 
 

@@ -19,8 +19,8 @@ from maris_fast.ablation.comparison import (
 )
 from maris_fast.ablation.paper import Variant, flat
 from maris_fast.config import ModelSettings
+from maris_fast.evaluation.scores_file import DataSplit, read_scores
 from maris_fast.reports.run_data import RunData
-from maris_fast.train.scores_file import DataSplit, read_scores
 
 # How a model is computed, not which model it is.
 NO_PART = ("model.mutual_attention_impl", "model.attention_impl", "model.cross_attention_impl")

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from maris_fast.attention import Attention, of_expression, watched
-from maris_fast.train.evaluation import EvaluationReader
-from maris_fast.train.samples import order_of
+from maris_fast.train.split_scores import EvaluationReader
+from maris_fast.train.validation_pictures import order_of
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from maris_fast.cli import app
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
-from maris_fast.train.scores_file import AS_WRITTEN, read_scores, write_scores
+from maris_fast.evaluation.scores_file import AS_WRITTEN, read_scores, write_scores
 from tests.data.test_coco_sentences import Instances
 from tests.data.test_grefcoco import Grefs
 from tests.data.test_jsonl import Photos

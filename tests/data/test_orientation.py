@@ -17,7 +17,7 @@ from maris_fast.data_shards.mixing import mix_datasets
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.data_shards.stream.reader import CacheReader
 from maris_fast.errors import InputError
-from maris_fast.train.samples import SampleMasks, SampleSheet
+from maris_fast.train.validation_pictures import SampleMasks, SampleSheet
 from tests.data.cache_dataset import tiny_settings
 from tests.data.test_images import exif_of, stored_for, turned
 

@@ -28,8 +28,8 @@ from maris_fast.data_shards.stream.samples import samples_of
 from maris_fast.errors import CheckpointError, InputError
 from maris_fast.geometry import ImageGeometry
 from maris_fast.model.segmentation import Segmentation
-from maris_fast.train.evaluation import evaluate
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.split_scores import score_split
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
 
@@ -218,7 +218,7 @@ def test_an_answer_that_is_not_finite_is_no_score(cache: Path) -> None:
         CacheReader(cache, "train") as reader,
         pytest.raises(CheckpointError, match="the model's answer is not finite"),
     ):
-        evaluate(Overflown(), reader, Ranks(torch.device("cpu")))
+        score_split(Overflown(), reader, Ranks(torch.device("cpu")))
 
 
 def test_a_packed_index_is_not_unpacked(cache: Path) -> None:

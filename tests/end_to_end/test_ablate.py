@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from maris_fast.ablation.comparison import sections
 from maris_fast.ablation.record import Record
 from maris_fast.cli import app
-from maris_fast.train.scores_file import headline
+from maris_fast.evaluation.scores_file import headline
 from tests.training.processes import ROOT, Launched, run
 
 ABLATE = (sys.executable, "-m", "maris_fast.cli", "ablate")

@@ -20,8 +20,8 @@ from maris_fast.data_shards.cache.manifest import MANIFEST
 from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.records import ImportedDataset, LeftOut, LostCounts, Rle, Target
 from maris_fast.data_shards.stream import CacheReader
+from maris_fast.evaluation import evaluate as command
 from maris_fast.scoring import PROTOCOLS
-from maris_fast.train import scoring as command
 from tests.data.cache_dataset import default_records, rle, tiny_settings, write_dataset
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
@@ -145,7 +145,7 @@ def test_a_split_that_is_not_complete_is_scored_with_a_warning(folder: Path, tmp
     dataset = manifest.dataset.model_copy(update={"left_out": left_out})
     manifest = manifest.model_copy(update={"dataset": dataset}).sealed()
     (cache / MANIFEST).write_text(manifest.model_dump_json())
-    typed = [sys.executable, "-m", "maris_fast.train.scoring", str(folder / "model.safetensors"), str(cache)]
+    typed = [sys.executable, "-m", "maris_fast.evaluation", str(folder / "model.safetensors"), str(cache)]
     typed += ["--split", "train", "--bootstrap", "0", "--out", str(tmp_path)]
     done = subprocess.run(typed, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

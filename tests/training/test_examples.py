@@ -15,9 +15,9 @@ from maris_fast.model import Maris
 from maris_fast.pictures import PREDICTION, TRUTH
 from maris_fast.reports.examples import Example, _iou, choose, examples_of, examples_sheet
 from maris_fast.reports.split_attention import attention_of
-from maris_fast.train.evaluation import evaluate
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.samples import Drawn, decoded, order_of
+from maris_fast.train.split_scores import score_split
+from maris_fast.train.validation_pictures import Drawn, decoded, order_of
 from tests.data.cache_dataset import box, rle
 from tests.training.tiny_cache import write_tiny_cache
 
@@ -81,7 +81,7 @@ def test_an_example_has_what_the_evaluation_saw_of_each_model(cache: Path) -> No
             def see(sample, mask, seen=seen):  # type: ignore[no-untyped-def]
                 seen[order_of(sample.image_id, sample.sent_id)] = (sample, mask)
 
-            evaluate(model, reader, ALONE, see=see)
+            score_split(model, reader, ALONE, see=see)
             for one in found:
                 sample, mask = seen[one.order]
                 assert (sample.text, sample.target) == (one.text, one.target)

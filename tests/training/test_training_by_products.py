@@ -175,7 +175,7 @@ def test_scores_that_cannot_be_shown_are_written_all_the_same(
     cache: Path, unread: tuple[Path, str], tmp_path: Path, target: str, status: int
 ) -> None:
     words = (
-        *("-m", "maris_fast.train.scoring", unread[0] / "best.safetensors", cache, "--device", "cpu"),
+        *("-m", "maris_fast.evaluation", unread[0] / "best.safetensors", cache, "--device", "cpu"),
         *("--bootstrap", "0", "--out", tmp_path / "scores.json"),
     )
     with closed_pipe() if target == "closed" else Path(target).open("w") as out:

@@ -20,8 +20,8 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.geometry import ImageGeometry
 from maris_fast.model.segmentation import Segmentation
 from maris_fast.scoring import headline
-from maris_fast.train.evaluation import evaluate, score_expressions
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.split_scores import score_expressions, score_split
 from maris_fast.weights import load_model
 from tests.data.cache_dataset import tiny_settings
 from tests.data.test_grefcoco import Grefs
@@ -85,7 +85,7 @@ class Silent(nn.Module):
 
 def test_finding_nothing_is_right_where_nothing_is_meant(cache: Path) -> None:
     with CacheReader(cache, "val", device="cpu") as reader:
-        scores = evaluate(Silent(), reader, Ranks(torch.device("cpu")))
+        scores = score_split(Silent(), reader, Ranks(torch.device("cpu")))
     assert (scores["expressions"], scores["mIoU"], scores["oIoU"]) == (2, 0.5, 0.0)
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from maris_fast.data_shards.stream import CacheReader
-from maris_fast.train.evaluation import evaluate
 from maris_fast.train.main import main
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model
 from tests.training.processes import ROOT, TWO_RANKS, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
@@ -69,7 +69,7 @@ def test_saved_weights_alone_give_the_score_that_they_name(trained: Path) -> Non
     assert set(meta.random_encoders) == {"sam", "text"}
     assert meta.model.channels == 16
     with CacheReader(trained / "cache", "val") as reader:
-        scores = evaluate(model, reader, Ranks(torch.device("cpu")), max_expressions=3)
+        scores = score_split(model, reader, Ranks(torch.device("cpu")), max_expressions=3)
     assert meta.scores is not None
     # Another batch size may turn a pixel at the threshold.
     assert scores["oIoU"] == pytest.approx(meta.scores["oIoU"], rel=1e-2)

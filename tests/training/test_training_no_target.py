@@ -17,9 +17,9 @@ from maris_fast.data_shards.records import ImageRecord, Target
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.prediction import Predictor
-from maris_fast.train.evaluation import evaluate
 from maris_fast.train.objective import Objective
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model, load_weights, save_weights
 from tests.data.cache_dataset import default_records, rle, tiny_settings, write_dataset
 from tests.training.processes import ROOT, run
@@ -81,7 +81,7 @@ def test_an_expression_that_the_model_calls_aimless_is_scored_with_an_empty_mask
     decided(model, says_nothing)
     seen: list[tuple[bool, bool]] = []
     with CacheReader(trained / "cache", "val") as reader:
-        scores = evaluate(
+        scores = score_split(
             model, reader, CPU, see=lambda sample, mask: seen.append((bool(sample.ann_ids), bool(mask.any())))
         )
     assert len(seen) == scores["expressions"] == 9

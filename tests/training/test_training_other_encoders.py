@@ -13,8 +13,8 @@ from maris_fast.config import TrainingSettings
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.cache.manifest import CacheManifest
 from maris_fast.errors import CheckpointError
+from maris_fast.evaluation.evaluate import evaluate
 from maris_fast.train import checkpoints, resuming
-from maris_fast.train.scoring import evaluate
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 

@@ -14,11 +14,11 @@ from maris_fast.ablation import paper
 from maris_fast.ablation.paper import VARIANTS
 from maris_fast.cli import app
 from maris_fast.config import TrainingSettings, dump_settings, load_settings
+from maris_fast.evaluation.scores_file import DataSplit
 from maris_fast.reports.paper_tables import paper_tables, placing, variant_of
 from maris_fast.reports.run_data import RunData
-from maris_fast.train.scores_file import DataSplit
 
-CONFIGS = Path(paper.__file__).resolve().with_name("configs")
+CONFIGS = paper.FRAGMENTS.parent
 BASES = ("refcoco.yaml", "refcoco_fast.yaml", "ablate_quick.yaml", "quickstart.yaml")
 
 

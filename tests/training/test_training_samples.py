@@ -16,7 +16,7 @@ from maris_fast.data_shards.stream import CacheReader, Sample
 from maris_fast.geometry import ImageGeometry
 from maris_fast.pictures import PREDICTION, TRUTH
 from maris_fast.train.journal import RunJournal
-from maris_fast.train.samples import GREY, SampleMasks, SampleSheet
+from maris_fast.train.validation_pictures import GREY, SampleMasks, SampleSheet
 from maris_fast.train.wandb_mirror import WandbMirror
 from tests.data.cache_dataset import box, rle
 from tests.training.tiny_cache import write_tiny_cache

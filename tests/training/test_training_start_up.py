@@ -12,7 +12,7 @@ pytestmark = pytest.mark.process
 
 JOINED = """
 import sys
-import maris_fast.train.loop, maris_fast.train.scoring
+import maris_fast.train.loop, maris_fast.evaluation.evaluate
 from maris_fast.config import EngineSettings
 from maris_fast.train.ranks import join, leave
 join(EngineSettings(device="cpu"))

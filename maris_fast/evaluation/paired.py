@@ -10,11 +10,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 
 from maris_fast.errors import InputError
+from maris_fast.evaluation.expression_file import Scored, read_scored, shown, table_of
 from maris_fast.scoring import MARIS
 from maris_fast.scoring.intervals import LEVEL, SEED, Difference, studentised
 from maris_fast.scoring.summary import ratios_of, sums_of_images, warnings
 from maris_fast.terminal import Table as Grid
-from maris_fast.train.per_expression import Scored, read_scored, shown, table_of
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class EvaluationReader(Protocol):
     ) -> Iterator[Batch]: ...
 
 
-def evaluate(
+def score_split(
     model: nn.Module,
     reader: EvaluationReader,
     ranks: Ranks,

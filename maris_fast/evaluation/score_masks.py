@@ -18,9 +18,9 @@ from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, Rle
 from maris_fast.data_shards.run_lengths import require_whole
 from maris_fast.errors import first_of
+from maris_fast.evaluation.expression_file import Kept, Key, ScoredMask, encoded, lines_of
 from maris_fast.scoring import Expression, Rows, Truth
 from maris_fast.scoring.rows import Table
-from maris_fast.train.per_expression import Kept, Key, ScoredMask, encoded, lines_of
 
 
 class Prediction(BaseModel):

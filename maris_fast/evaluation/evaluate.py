@@ -2,14 +2,13 @@
 
 ::
 
-    python -m maris_fast.train.scoring WEIGHTS CACHE --split val [--protocol all] [--out FILE or FOLDER]
-    deepspeed --num_gpus 2 --module maris_fast.train.scoring WEIGHTS CACHE ...
+    python -m maris_fast.evaluation WEIGHTS CACHE --split val [--protocol all] [--out FILE or FOLDER]
+    deepspeed --num_gpus 2 --module maris_fast.evaluation WEIGHTS CACHE ...
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -25,15 +24,15 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.encoders.placement import usable
 from maris_fast.encoders.provenance import EncodersProvenance
 from maris_fast.errors import CheckpointError, MarisError
+from maris_fast.evaluation.expression_file import KeptMasks, require_place, write_lines
+from maris_fast.evaluation.scores_file import write_scores
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
 from maris_fast.standard_streams import Streams, sturdy
 from maris_fast.terminal import say
-from maris_fast.train.evaluation import score_expressions
 from maris_fast.train.lines import report_error
-from maris_fast.train.per_expression import KeptMasks, require_place, write_lines
 from maris_fast.train.ranks import Ranks, join, leave
-from maris_fast.train.scores_file import write_scores
+from maris_fast.train.split_scores import score_expressions
 from maris_fast.train.watch import Watch
 from maris_fast.weight_files import find_weights
 from maris_fast.weights import WeightsMeta, caution, load_model
@@ -182,7 +181,7 @@ def show(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="maris_fast.train.scoring", description=__doc__)
+    parser = argparse.ArgumentParser(prog="maris_fast.evaluation", description=__doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("cache", type=Path)
     parser.add_argument("--split", default="val")
@@ -197,7 +196,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

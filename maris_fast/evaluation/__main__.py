@@ -1,0 +1,7 @@
+"""Entry of an evaluation for any launcher; see ``evaluate``."""
+
+import sys
+
+from maris_fast.evaluation.evaluate import main
+
+sys.exit(main())
