@@ -28,10 +28,11 @@ from maris_fast.data_shards.cache.manifest import (
 )
 from maris_fast.data_shards.cache.plan import GrowingShard, member_bytes
 from maris_fast.data_shards.cache.shards import split_entry, write_shard
-from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Rle, Target
+from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.encoders import EncodersProvenance, TextFeatures, TokenisedText
 from maris_fast.encoders.provenance import SamProvenance, TextProvenance
 from maris_fast.geometry import ImageGeometry
+from maris_fast.rle import Rle
 
 GRIDS = ((64, 48), (48, 64), (43, 64))
 """Of photographs 4:3 upright and flat, and 3:2."""

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as coco_mask
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
@@ -38,13 +37,13 @@ from maris_fast.data_shards.records import (
     Expression,
     ImageRecord,
     ImportedDataset,
-    Rle,
     Target,
     count,
 )
 from maris_fast.data_shards.scaling import PLAN_RATES
 from maris_fast.encoders import SamEncoder, TextEncoder, place
 from maris_fast.images import load_image
+from maris_fast.rle import Rle
 from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 
@@ -179,11 +178,10 @@ def write_pictures(folder: Path, images: int) -> Path:
 
 
 def _record(number: int) -> ImageRecord:
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
-    mask[100:300, 200:400] = 1
-    coded = coco_mask.encode(mask)
-    rle = Rle(size=(HEIGHT, WIDTH), counts=coded["counts"].decode())
-    target = Target(ref_id=number, ann_ids=(number,), category="thing", mask=rle, area=int(mask.sum()))
+    pixels = np.zeros((HEIGHT, WIDTH), np.bool_)
+    pixels[100:300, 200:400] = True
+    mask = Rle.encode(pixels)
+    target = Target(ref_id=number, ann_ids=(number,), category="thing", mask=mask, area=mask.area)
     return ImageRecord(
         image_id=number,
         image=f"{number}.jpg",

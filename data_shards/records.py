@@ -29,6 +29,7 @@ from pydantic import (
 from maris_fast.errors import InputError, first_of
 from maris_fast.files import plain_name, read_at_most
 from maris_fast.images import Orientation
+from maris_fast.rle import Rle
 
 FORMAT_VERSION = 2
 MOST_HEAD_BYTES = 2**26
@@ -46,13 +47,6 @@ class Frozen(BaseModel):
     """A record: fields are checked, unknown ones refused, nothing changes after construction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rle(Frozen):
-    """A mask as COCO's compressed run lengths, at the image's original size."""
-
-    size: tuple[int, int] = Field(description="height, width")
-    counts: str
 
 
 class Target(Frozen):

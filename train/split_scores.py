@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from maris_fast import scoring
-from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.stream import Batch, Sample
 from maris_fast.model.segmentation import Segmentation
 from maris_fast.scoring import MARIS, Expression, Rows, Truth
@@ -95,8 +94,8 @@ def _says_nothing(said: Segmentation) -> Sequence[bool | None]:
 
 
 def _truth(sample: Sample) -> Truth:
-    twice = None if sample.overlap is None else decode_rle(sample.overlap) > 0
-    return Truth(decode_rle(sample.target) > 0, twice)
+    twice = None if sample.overlap is None else sample.overlap.decode()
+    return Truth(sample.target.decode(), twice)
 
 
 def _expression(sample: Sample) -> Expression:

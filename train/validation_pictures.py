@@ -11,13 +11,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 
-from maris_fast.data_shards.cache.masks import decode_rle
-from maris_fast.data_shards.records import Rle
 from maris_fast.errors import InputError
 from maris_fast.images import Orientation, load_image
 from maris_fast.pictures import Panel, sheet
+from maris_fast.rle import Rle
 
 GREY = (150, 150, 150)
 COLUMNS = 4
@@ -79,8 +77,7 @@ class SampleMasks:
         """Called with every expression of this rank and its mask at the image's own size."""
         order = order_of(sample.image_id, sample.sent_id)
         if self._is_wanted(sample.image_id, order):
-            coded = coco_mask.encode(np.asfortranarray(prediction.astype(np.uint8)))
-            mask = Rle(size=sample.target.size, counts=coded["counts"].decode())
+            mask = Rle.encode(prediction)
             one = (sample.image_id, sample.image, sample.text, sample.target, mask, sample.orientation)
             self._keep(Drawn(order, *one))
 
@@ -120,7 +117,7 @@ class SampleSheet:
     def draw(self, drawn: Sequence[Drawn], say: Callable[[str], None]) -> Image.Image:
         """Prediction pink, truth green, the expression below; ``say`` hears once of missing images."""
         panels = [
-            Panel(self.background(one, say), decoded(one.prediction), one.text, decoded(one.target))
+            Panel(self.background(one, say), one.prediction.decode(), one.text, one.target.decode())
             for one in drawn
         ]
         return sheet(panels, columns=COLUMNS)
@@ -141,8 +138,3 @@ def order_of(image_id: int, sent_id: int) -> bytes:
     """Sorts expressions in an order that has nothing to do with what they are about."""
     # The image's hash comes first, so that one with many expressions is no more likely than another.
     return b"".join(hashlib.sha256(str(one).encode()).digest()[:8] for one in (image_id, sent_id))
-
-
-def decoded(rle: Rle) -> NDArray[np.bool_]:
-    """Bool [height, width]."""
-    return decode_rle(rle) > 0

@@ -6,25 +6,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from maris_fast.data_shards.records import Rle
 from maris_fast.geometry import MASK_STRIDE, PATCH, ImageGeometry
 
 
-def decode_rle(rle: Rle) -> NDArray[np.uint8]:
-    """The mask at the original size, [height, width] of 0 and 1."""
-    return coco_mask.decode({"size": list(rle.size), "counts": rle.counts.encode()})
-
-
-def mask_target(mask: NDArray[np.uint8], geometry: ImageGeometry) -> NDArray[np.bool_]:
+def mask_target(mask: NDArray[np.bool_], geometry: ImageGeometry) -> NDArray[np.bool_]:
     """What the decoder's logits should say: the mask resized as the image was, at a quarter of its pixels.
 
     Bilinear (antialiased) to the resized image, zero up to the grid's border, the mean of 4 x 4 blocks,
     true from 0.5 on. An object too small for that keeps its best covered pixels: a target must not vanish.
 
     Args:
-        mask: [height, width] of 0 and 1.
+        mask: [height, width].
         geometry: of the image.
 
     Returns:

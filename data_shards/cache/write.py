@@ -40,7 +40,7 @@ from maris_fast.data_shards.cache.manifest import (
     read_manifest,
     read_writing,
 )
-from maris_fast.data_shards.cache.masks import decode_rle, mask_target
+from maris_fast.data_shards.cache.masks import mask_target
 from maris_fast.data_shards.cache.plan import plan_split
 from maris_fast.data_shards.cache.progress import counting
 from maris_fast.data_shards.cache.shards import is_written, split_entry, write_shard
@@ -353,7 +353,7 @@ def encode_groups(
     def prepare(record: ImageRecord) -> _Prepared:
         image = load_image(root / record.image, (record.height, record.width), record.orientation)
         geometry = sam.grid(record.height, record.width)
-        targets = np.stack([mask_target(decode_rle(target.mask), geometry) for target in record.targets])
+        targets = np.stack([mask_target(target.mask.decode(), geometry) for target in record.targets])
         return _Prepared(record, geometry, sam.resize(image), targets)
 
     waiting = iter(records)

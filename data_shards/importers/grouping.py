@@ -17,14 +17,7 @@ from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
 from maris_fast.data_shards.importers.images import look_at_images, size_fault
 from maris_fast.data_shards.importers.instances import Instances
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
-from maris_fast.data_shards.importers.masks import (
-    BOX_ALONE,
-    empty_mask,
-    is_box,
-    overlap_mask,
-    union_mask,
-    union_of,
-)
+from maris_fast.data_shards.importers.masks import BOX_ALONE, is_box, overlap_mask, union_mask
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.paths import place_of, same_file
 from maris_fast.data_shards.importers.refs import Refs
@@ -32,8 +25,9 @@ from maris_fast.data_shards.importers.rows import split_of
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits, file_of
 from maris_fast.data_shards.importers.writing import write_dataset
-from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo, Expression, ImageRecord, Rle, Target
+from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError
+from maris_fast.rle import Rle, union
 
 NO_CATEGORY = CategoryRow(id=-1, name="")
 """Of annotations whose ``category_id`` is null."""
@@ -213,7 +207,7 @@ class Grouping:
     def _target(self, ref: RefRow, image: ImageRow) -> Target | None:
         """Of all the ref's objects; None if one of them cannot be used, as a part would be another target."""
         if not ref.ann_ids:
-            none = empty_mask(image.height, image.width)
+            none = Rle.empty(image.height, image.width)
             return Target(ref_id=ref.ref_id, ann_ids=(), category="", mask=none, area=0, overlap=none)
         where = f"ref {ref.ref_id}, annotation {{}}, image {ref.image_id} ({image.file_name})"
         faults: list[Fault] = []
@@ -226,8 +220,7 @@ class Grouping:
             self._bad.add(self._row(ref), *faults)
             return None
         self._boxes += [is_box(one.segmentation, one.bbox) for one in annotations]
-        mask, area = union_of([mask for mask, _ in masks])
-        overlap, _ = union_of([overlap for _, overlap in masks])
+        mask = union([mask for mask, _ in masks])
         categories = (one.category_id for one in annotations if one.category_id is not None)
         names = dict.fromkeys(self._categories[category].name for category in categories)
         return Target(
@@ -235,8 +228,8 @@ class Grouping:
             ann_ids=tuple(annotation.id for annotation in annotations),
             category=", ".join(names),
             mask=mask,
-            area=area,
-            overlap=overlap,
+            area=mask.area,
+            overlap=union([overlap for _, overlap in masks]),
         )
 
     def _annotation(self, ann_id: int, ref: RefRow, where: str, faults: list[Fault]) -> AnnotationRow | None:
@@ -292,7 +285,7 @@ def _masks(
     """What its polygons cover, and what they cover twice."""
     drawn = (annotation.segmentation, image.height, image.width)
     try:
-        mask, _ = union_mask(*drawn)
+        mask = union_mask(*drawn)
     except ValueError as error:
         if annotation.bbox and not annotation.segmentation:
             faults.append(Fault(BOX_ALONE, where))

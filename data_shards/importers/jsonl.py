@@ -17,7 +17,7 @@ from maris_fast.data_shards.importers.jsonl_lines import Line, ObjectRow, mask_f
 from maris_fast.data_shards.importers.jsonl_photos import Photo, PhotoFiles
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
 from maris_fast.data_shards.importers.mask_values import Dropped, inside
-from maris_fast.data_shards.importers.masks import empty_mask, mask_of_pixels, union_mask
+from maris_fast.data_shards.importers.masks import union_mask
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.own import own_head
 from maris_fast.data_shards.importers.paths import place_of
@@ -26,9 +26,10 @@ from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.splits import chosen_splits, files_by_split
 from maris_fast.data_shards.importers.writing import write_dataset
 from maris_fast.data_shards.new_folder import new_folder
-from maris_fast.data_shards.records import Expression, ImageRecord, Rle, Target
+from maris_fast.data_shards.records import Expression, ImageRecord, Target
 from maris_fast.errors import InputError
 from maris_fast.images import load_stored
+from maris_fast.rle import Rle
 
 
 @dataclass
@@ -131,7 +132,7 @@ class _Grouping:
         if not texts:
             return
         try:
-            mask, area = self._mask(one.mask, photo, line.where)
+            mask = self._mask(one.mask, photo, line.where)
         except (ValueError, TypeError) as error:
             fault = Fault("objects without a usable mask", f"{line.where}: {error}")
             self._bad.add(self._row(line, len(texts), number), fault)
@@ -142,9 +143,9 @@ class _Grouping:
         if same not in group.place:
             self._refs += 1
             group.place[same] = len(group.targets)
-            ann_ids = (self._refs,) if area else ()
+            ann_ids = (self._refs,) if mask.area else ()
             group.targets.append(
-                Target(ref_id=self._refs, ann_ids=ann_ids, category=one.category, mask=mask, area=area)
+                Target(ref_id=self._refs, ann_ids=ann_ids, category=one.category, mask=mask, area=mask.area)
             )
         for text in texts:
             self._sentences += 1
@@ -164,13 +165,13 @@ class _Grouping:
                 texts.append(said)
         return texts, faults
 
-    def _mask(self, said: Any, image: Photo, where: str) -> tuple[Rle, int]:
+    def _mask(self, said: Any, image: Photo, where: str) -> Rle:
         """
         Raises:
             ValueError, TypeError: it is nothing that can be drawn.
         """
         if said is None:
-            return empty_mask(image.height, image.width), 0
+            return Rle.empty(image.height, image.width)
         file = mask_file_of(said)
         if file is None:
             return union_mask(said, image.height, image.width)
@@ -179,10 +180,10 @@ class _Grouping:
             raise ValueError(f"{file.file!r} is one of the {place.reason}")
         path = self._root / place
         pixels = inside(_png(path, image), path, self._options.mask_values, file.values, self.dropped)
-        mask, area = mask_of_pixels(pixels)
-        if not area:
+        mask = Rle.encode(pixels)
+        if not mask.area:
             raise ValueError(f"{place} has no pixel; a sentence that means nothing has the mask null")
-        return mask, area
+        return mask
 
     def _row(self, line: Line, expressions: int, number: int | None = None) -> Row:
         return Row(

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
-
-from maris_fast.data_shards.records import Rle
-from maris_fast.data_shards.run_lengths import require_whole
+from maris_fast.rle import Rle, compress, draw_polygons, overlap, require_whole, union
 
 BOX_ALONE = (
     "objects that have a box and no mask; masks are what is trained on: export those, or make them from the "
@@ -22,8 +16,8 @@ _FARTHEST = 1_000_000
 """A corner's distance from the image, in pixels; no image is as large."""
 
 
-def union_mask(segmentation: Any, height: int, width: int) -> tuple[Rle, int]:
-    """The union of a segmentation's parts, and its area in pixels.
+def union_mask(segmentation: Any, height: int, width: int) -> Rle:
+    """The union of a segmentation's parts.
 
     Args:
         segmentation: whatever refer.py's ``getMask`` takes: a list of polygons (COCO), of run lengths
@@ -32,11 +26,10 @@ def union_mask(segmentation: Any, height: int, width: int) -> tuple[Rle, int]:
     Raises:
         ValueError: nothing that can be drawn, run lengths of another size, or a mask without a pixel.
     """
-    merged = coco_mask.merge(_parts(segmentation, height, width))
-    area = int(coco_mask.area(merged))
-    if area == 0:
+    whole = union(_parts(segmentation, height, width))
+    if not whole.area:
         raise ValueError("its mask has no pixel")
-    return Rle(size=(height, width), counts=merged["counts"].decode("ascii")), area
+    return whole
 
 
 def is_box(segmentation: Any, bbox: Any) -> bool:
@@ -56,15 +49,11 @@ def overlap_mask(segmentation: Any, height: int, width: int) -> Rle:
 
     refer.py's ``getMask`` sums an annotation's parts, so there it has a 2.
     """
-    parts = _parts(segmentation, height, width)
-    twice = np.zeros((height, width), np.uint8)
-    if len(parts) > 1:
-        twice[coco_mask.decode(parts).sum(axis=2) > 1] = 1
-    return mask_of_pixels(twice)[0]
+    return overlap(_parts(segmentation, height, width))
 
 
-def _parts(segmentation: Any, height: int, width: int) -> list[dict[str, Any]]:
-    """Compressed run lengths, at least one."""
+def _parts(segmentation: Any, height: int, width: int) -> list[Rle]:
+    """At least one."""
     if isinstance(segmentation, dict):
         return [_from_run_lengths(segmentation, height, width)]
     if not isinstance(segmentation, list):
@@ -79,7 +68,7 @@ def _drawable(polygons: list[Any]) -> list[list[float]]:
     return [p for p in polygons if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
 
 
-def _from_polygons(polygons: list[Any], height: int, width: int) -> list[dict[str, Any]]:
+def _from_polygons(polygons: list[Any], height: int, width: int) -> list[Rle]:
     drawable = _drawable(polygons)
     if len(polygons) == 4 and all(isinstance(number, int | float) for number in polygons):
         raise ValueError("it is four numbers, as of a box, and no mask")
@@ -89,10 +78,9 @@ def _from_polygons(polygons: list[Any], height: int, width: int) -> list[dict[st
         )
     _require_near([number for polygon in drawable for number in polygon])
     try:
-        drawn: list[dict[str, Any]] = coco_mask.frPyObjects(drawable, height, width)
+        return draw_polygons(drawable, height, width)
     except (TypeError, ValueError) as error:
         raise ValueError(f"its polygons cannot be drawn: {error}") from error
-    return drawn
 
 
 def _require_near(numbers: list[Any]) -> None:
@@ -107,34 +95,15 @@ def _require_near(numbers: list[Any]) -> None:
             raise ValueError(f"its polygons cannot be drawn: they have a corner at {number}")
 
 
-def _from_run_lengths(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+def _from_run_lengths(rle: dict[str, Any], height: int, width: int) -> Rle:
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width]:
         raise ValueError(f"its run lengths are for size {size}, the image is {[height, width]}")
     if isinstance(counts, str):
         require_whole(counts, height, width)
-        return {"size": size, "counts": counts.encode()}
+        return Rle(size=(height, width), counts=counts)
     if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
         raise ValueError("its run lengths have no counts")
     if sum(counts) != height * width:
         raise ValueError(f"its run lengths cover {sum(counts)} pixels of {height * width}")
-    uncompressed: dict[str, Any] = coco_mask.frPyObjects(rle, height, width)
-    return uncompressed
-
-
-def union_of(masks: Sequence[Rle]) -> tuple[Rle, int]:
-    """The union of masks of one size, at least one, and its area in pixels."""
-    merged = coco_mask.merge([{"size": list(one.size), "counts": one.counts.encode()} for one in masks])
-    return Rle(size=masks[0].size, counts=merged["counts"].decode("ascii")), int(coco_mask.area(merged))
-
-
-def mask_of_pixels(pixels: NDArray[Any]) -> tuple[Rle, int]:
-    """The pixels [height, width] that are not 0, and how many they are; none is no error here."""
-    inside = np.asfortranarray(pixels != 0, dtype=np.uint8)
-    counts = coco_mask.encode(inside)["counts"].decode("ascii")
-    return Rle(size=(pixels.shape[0], pixels.shape[1]), counts=counts), int(inside.sum())
-
-
-def empty_mask(height: int, width: int) -> Rle:
-    """Of an expression that means nothing in its image."""
-    return mask_of_pixels(np.zeros((height, width), np.uint8))[0]
+    return compress(counts, height, width)

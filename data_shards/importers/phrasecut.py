@@ -17,7 +17,7 @@ from maris_fast.data_shards.importers.annotations import ImageRow, or_default, t
 from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
 from maris_fast.data_shards.importers.images import find_image_root, look_at_images, size_fault
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
-from maris_fast.data_shards.importers.masks import BOX_ALONE, mask_of_pixels
+from maris_fast.data_shards.importers.masks import BOX_ALONE
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.reading import read_json
 from maris_fast.data_shards.importers.report import ImportReport
@@ -29,6 +29,7 @@ from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError
+from maris_fast.rle import Rle
 
 IMAGE_DATA = ("image_data_split.json", "image_data_split3000.json")
 """Both names are about."""
@@ -237,19 +238,19 @@ def _target(number: int, task: TaskRow, image: ImageDataRow, where: str) -> Targ
     if not task.ann_ids:
         return Fault("phrases without ann_ids", where)
     try:
-        mask, area = mask_of_pixels(draw_instances(task.polygons, image.height, image.width))
+        mask = Rle.encode(draw_instances(task.polygons, image.height, image.width))
     except (TypeError, ValueError, OverflowError) as error:
         return Fault("phrases whose polygons cannot be drawn", f"{where}: {error}")
-    if not area and not task.polygons and task.instance_boxes:
+    if not mask.area and not task.polygons and task.instance_boxes:
         return Fault(BOX_ALONE, where)
-    if not area:
+    if not mask.area:
         return Fault("phrases whose polygons have no pixel in the image", where)
     return Target(
         ref_id=number,
         ann_ids=tuple(dict.fromkeys(task.ann_ids)),
         category=task.phrase_structure.name if task.phrase_structure else "",
         mask=mask,
-        area=area,
+        area=mask.area,
     )
 
 

@@ -8,9 +8,9 @@ from functools import cached_property
 
 from torch import Tensor
 
-from maris_fast.data_shards.records import Rle
 from maris_fast.geometry import ImageGeometry
 from maris_fast.images import Orientation
+from maris_fast.rle import Rle
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.stream.batch import Sample
 from maris_fast.data_shards.stream.plan import Group
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
+from maris_fast.rle import Rle
 
 
 def samples_of(group: Group, annotation: bytearray, geometry: ImageGeometry, where: str) -> Iterator[Sample]:

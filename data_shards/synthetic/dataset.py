@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.synthetic.rendering import render
 from maris_fast.data_shards.synthetic.scene import OUTLINES, SceneObject, sample_scene
 from maris_fast.data_shards.synthetic.sentences import Sentence, choose_sentences
 from maris_fast.errors import InputError
+from maris_fast.rle import Rle
 
 DATASET, SPLIT_BY = "scenes", "synthetic"
 IMAGES = Path("images/train2014")
@@ -128,8 +128,7 @@ def _annotations(
 def _segmentation(thing: SceneObject, mask: NDArray[np.bool_]) -> list[list[float]] | dict[str, Any]:
     """Circles as run lengths, all else as polygons: the layout has both."""
     if thing.shape == "circle":
-        encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+        return Rle.encode(mask).model_dump(mode="json")
     return [np.round(thing.outline() * mask.shape[0], 2).ravel().tolist()]
 
 

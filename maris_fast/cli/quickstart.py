@@ -156,7 +156,6 @@ def _launch(ranks: int, *command: str) -> None:
 
 def _draw(weights: Path, dataset: Path, out: Path) -> None:
     """Overlays of the first held-out expressions of each kind."""
-    from maris_fast.data_shards.cache.masks import decode_rle
     from maris_fast.data_shards.records import ImportedDataset
     from maris_fast.images import load_image
     from maris_fast.pictures import Panel, sheet
@@ -171,7 +170,7 @@ def _draw(weights: Path, dataset: Path, out: Path) -> None:
             Path(source.info.image_root) / record.image, (record.height, record.width), record.orientation
         )
         mask = predictor.masks(image, expression.text)
-        truth = decode_rle(record.targets[expression.target].mask) > 0
+        truth = record.targets[expression.target].mask.decode()
         panels.append(Panel(image, mask, expression.text, truth))
     sheet(panels, columns=4).save(out)
 

@@ -19,14 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from pydantic import BaseModel, Field, FiniteFloat
 
 from maris_fast.data_shards.plain_json import checked_json
-from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.stream import Sample
 from maris_fast.errors import InputError, first_of
 from maris_fast.files import replace_text, writing
+from maris_fast.rle import Rle
 from maris_fast.scoring import MARIS
 from maris_fast.scoring.rows import Facts, Table
 from maris_fast.train.ranks import Ranks
@@ -85,7 +84,7 @@ class KeptMasks:
     def see(self, sample: Sample, prediction: NDArray[np.bool_]) -> None:
         """Called with each of this rank's expressions and its mask at the image's own size."""
         key = Key(sample.image_id, sample.ref_id, sample.sent_id)
-        self.kept.append(Kept(key, sample.image, sample.ann_ids, sample.text, encoded(prediction)))
+        self.kept.append(Kept(key, sample.image, sample.ann_ids, sample.text, Rle.encode(prediction)))
 
     def finish(self, table: Table, ranks: Ranks) -> None:
         """Joins the masks of all ranks with the numbers of the very table that the scores come from."""
@@ -110,12 +109,6 @@ def lines_of(table: Table, kept: Iterable[Kept]) -> list[ScoredMask]:
         )
         for one, (intersection, union, iou, _) in zip(by_key, counts, strict=True)
     ]
-
-
-def encoded(mask: NDArray[np.bool_]) -> Rle:
-    """Bool [height, width] as compressed run lengths."""
-    coded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return Rle(size=(mask.shape[0], mask.shape[1]), counts=coded["counts"].decode())
 
 
 def require_place(file: Path) -> None:

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from maris_fast import scoring
-from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.importers.problems import Problems
 from maris_fast.data_shards.plain_json import checked_json
-from maris_fast.data_shards.records import ImageRecord, ImportedDataset, Rle
-from maris_fast.data_shards.run_lengths import require_whole
+from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.errors import first_of
-from maris_fast.evaluation.expression_file import Kept, Key, ScoredMask, encoded, lines_of
+from maris_fast.evaluation.expression_file import Kept, Key, ScoredMask, lines_of
+from maris_fast.rle import Rle, require_whole
 from maris_fast.scoring import Expression, Rows, Truth
 from maris_fast.scoring.rows import Table
 
@@ -90,10 +89,10 @@ def score_masks(
                 continue
             first = all(other.target != expression.target for other in record.expressions[:place])
             known = Expression(*key, expression.text, target.category, expression.kind, first)
-            twice = None if target.overlap is None else decode_rle(target.overlap) > 0
+            twice = None if target.overlap is None else target.overlap.decode()
             says_none = lines[0].row.no_target
-            rows.add_mask(mask, Truth(decode_rle(target.mask) > 0, twice), known, says_none)
-            shown = encoded(np.zeros_like(mask)) if says_none else lines[0].row.prediction
+            rows.add_mask(mask, Truth(target.mask.decode(), twice), known, says_none)
+            shown = Rle.empty(*target.mask.size) if says_none else lines[0].row.prediction
             kept.append(Kept(key, record.image, target.ann_ids, expression.text, shown))
     for image, sentences in missing.items():
         problems.add(
@@ -145,7 +144,7 @@ def _mask(line: _Line, record: ImageRecord, problems: Problems) -> NDArray[np.bo
     except ValueError as error:
         problems.add("masks that cannot be used", f"{where}: {error}")
         return None
-    return decode_rle(said) > 0
+    return said.decode()
 
 
 def _ids(row: Prediction) -> str:

@@ -18,7 +18,7 @@ from maris_fast.reports.data_uris import small_png_uri
 from maris_fast.reports.examples import Example
 from maris_fast.reports.split_attention import attention_of
 from maris_fast.train.split_scores import EvaluationReader
-from maris_fast.train.validation_pictures import SampleSheet, decoded
+from maris_fast.train.validation_pictures import SampleSheet
 
 WIDTH = 480
 """Pixels of the picture that answers to the pointer."""
@@ -107,7 +107,7 @@ def attention_of_run(
     notes: list[str] = []
     shown = []
     for one in examples:
-        attention, mask = found[one.order], decoded(one.predictions[place])
+        attention, mask = found[one.order], one.predictions[place].decode()
         image = backgrounds.background(one, notes.append)
         last = len(attention.blocks) - 1
         picture = small_png_uri(masked(Panel(image, mask, ""), width=WIDTH))

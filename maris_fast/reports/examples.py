@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import nn
 
-from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.stream import Batch
 from maris_fast.images import Orientation
 from maris_fast.pictures import TRUTH, Panel, sheet
+from maris_fast.rle import Rle, iou
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import EvaluationReader, score_split
-from maris_fast.train.validation_pictures import Drawn, SampleMasks, SampleSheet, decoded
+from maris_fast.train.validation_pictures import Drawn, SampleMasks, SampleSheet
 
 RULE = (
     "One expression an image, chosen by a hash of its ids; of those, the ones where the first model's IoU is "
@@ -109,12 +108,12 @@ def examples_sheet(
     panels: list[Panel] = []
     for one in examples:
         image = backgrounds.background(one, say)
-        truth = decoded(one.target)
+        truth = one.target.decode()
         nothing = np.zeros_like(truth)
         panels.append(Panel(image, nothing, one.text))
         panels.append(Panel(image, truth, "truth" if truth.any() else "truth: no target", colour=TRUTH))
-        for name, prediction, iou in zip(names, one.predictions, one.ious, strict=True):
-            panels.append(Panel(image, decoded(prediction), f"{name}: IoU {iou:.2f}"))
+        for name, prediction, one_iou in zip(names, one.predictions, one.ious, strict=True):
+            panels.append(Panel(image, prediction.decode(), f"{name}: IoU {one_iou:.2f}"))
     return sheet(panels, columns=2 + len(names), width=WIDTH)
 
 
@@ -134,15 +133,8 @@ def _joined(masks: Sequence[dict[bytes, Drawn]]) -> list[Example]:
             text=one.text,
             target=one.target,
             predictions=tuple(each[order].prediction for each in masks),
-            ious=tuple(_iou(each[order]) for each in masks),
+            ious=tuple(iou(each[order].prediction, each[order].target) for each in masks),
             orientation=one.orientation,
         )
         for order, one in first.items()
     ]
-
-
-def _iou(one: Drawn) -> float:
-    prediction, target = one.prediction.model_dump(), one.target.model_dump()
-    if not coco_mask.area(prediction) and not coco_mask.area(target):
-        return 1.0
-    return float(coco_mask.iou([prediction], [target], [0])[0, 0])

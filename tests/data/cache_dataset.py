@@ -7,17 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from maris_fast.config import CacheSettings
-from maris_fast.data_shards.records import (
-    DatasetInfo,
-    Expression,
-    ImageRecord,
-    Rle,
-    Target,
-    count,
-)
+from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target, count
+from maris_fast.rle import Rle
 
 SIZES = ((64, 96), (96, 64), (64, 96), (80, 80), (64, 96))
 """Heights and widths of the images; three grids."""
@@ -32,11 +25,6 @@ def tiny_settings(**changes: object) -> CacheSettings:
         "text": {"arch": "tiny", "weights": "random"},
     }
     return CacheSettings.model_validate({"encoders": encoders, "device": "cpu", **changes})
-
-
-def rle(mask: np.ndarray) -> Rle:
-    coded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return Rle(size=mask.shape, counts=coded["counts"].decode())
 
 
 def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
@@ -56,7 +44,7 @@ def record(image_id: int, size: tuple[int, int], expressions: Sequence[tuple[int
                 ref_id=100 * image_id + t,
                 ann_ids=(1000 * image_id + t,),
                 category="thing",
-                mask=rle(mask),
+                mask=Rle.encode(mask),
                 area=int(mask.sum()),
             )
         )

@@ -14,7 +14,7 @@ from PIL import Image
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import members_of
-from maris_fast.data_shards.cache.masks import decode_rle, mask_target
+from maris_fast.data_shards.cache.masks import mask_target
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.errors import InputError
@@ -76,7 +76,7 @@ def test_stored_values_are_what_the_encoders_give(cache: Path, dataset: Path) ->
         words = torch.cat([each.words for each in text.encode([e.text for e in one.expressions])])
         torch.testing.assert_close(torch.from_numpy(sample["words.npy"]).float(), words, rtol=2e-3, atol=2e-3)
         geometry = sam.grid(one.height, one.width)
-        expected = np.stack([mask_target(decode_rle(target.mask), geometry) for target in one.targets])
+        expected = np.stack([mask_target(target.mask.decode(), geometry) for target in one.targets])
         packed = np.unpackbits(sample["masks.npy"], axis=-1, count=4 * geometry.w)
         assert np.array_equal(packed, expected)
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.importers.grefcoco import import_grefcoco
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED_SENTENCES, verdict_on_all
@@ -132,7 +131,7 @@ def test_several_targets_are_the_union_of_their_masks_and_none_is_an_empty_one(g
     two = grefs.objects[1]["id"]
     grefs.refs.append(grefs.ref(9, [two], grefs.first, "train", "the other"))
     grefs.imported()
-    one, both, none, other = (decode_rle(target.mask) > 0 for target in grefs.train().targets)
+    one, both, none, other = (target.mask.decode() for target in grefs.train().targets)
     np.testing.assert_array_equal(both, one | other)
     assert both.sum() == grefs.train().targets[1].area > max(one.sum(), other.sum())
     assert none.shape == both.shape

@@ -13,7 +13,6 @@ from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
 from maris_fast.cli.app import app
-from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImportedDataset, Target
 from maris_fast.errors import InputError
@@ -99,10 +98,10 @@ def test_every_form_of_a_mask_gives_the_same_pixels(
     tmp_path: Path, drawn: Callable[[Path, Callable[[int, int], Any]], Target], form: str
 ) -> None:
     target = drawn(tmp_path, FORMS[form])
-    np.testing.assert_array_equal(decode_rle(target.mask), pixels(*target.mask.size))
+    np.testing.assert_array_equal(target.mask.decode(), pixels(*target.mask.size))
     assert target.area == 150
     if target.overlap is not None:
-        assert decode_rle(target.overlap).sum() == (50 if form in SUMMED else 0)
+        assert target.overlap.decode().sum() == (50 if form in SUMMED else 0)
 
 
 BAD_LISTS: dict[str, tuple[Callable[[int, int], Any], str]] = {
@@ -256,7 +255,7 @@ def test_a_mask_files_values_mean_what_they_tell_or_what_is_said(
 ) -> None:
     photos = with_png(tmp_path, pixels)
     report = photos.imported(mask_values=rule)
-    np.testing.assert_array_equal(decode_rle(photos.record("train").targets[0].mask) > 0, expected)
+    np.testing.assert_array_equal(photos.record("train").targets[0].mask.decode(), expected)
     counted = {what: (one.files, one.pixels) for what, one in report.info.dropped_pixels.items()}
     assert counted == dropped
     warned = [line for line in report.warnings() if "count as outside" in line]
@@ -292,7 +291,7 @@ def test_an_object_of_a_file_of_several_is_named_by_its_value(
 ) -> None:
     photos = with_png(tmp_path, LABELS, {"file": "cup.png", "value": value})
     report = photos.imported()
-    np.testing.assert_array_equal(decode_rle(photos.record("train").targets[0].mask) > 0, expected)
+    np.testing.assert_array_equal(photos.record("train").targets[0].mask.decode(), expected)
     assert report.info.dropped_pixels == {}
 
 

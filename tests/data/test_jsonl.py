@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.importers.jsonl import import_jsonl
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.report import ImportReport
@@ -95,9 +94,9 @@ def test_polygons_run_lengths_and_png_say_the_same_pixels(photos: Photos) -> Non
     mug, cup = photos.record("train").targets
     stripe, same_cup, nothing = photos.record("val").targets
     assert mug.area == 100
-    np.testing.assert_array_equal(decode_rle(cup.mask), photos.pixels // 255)
+    np.testing.assert_array_equal(cup.mask.decode(), photos.pixels // 255)
     assert same_cup.mask == cup.mask
-    assert decode_rle(stripe.mask)[:, 1:3].all()
+    assert stripe.mask.decode()[:, 1:3].all()
     assert stripe.area == 80
     assert (nothing.ann_ids, nothing.area) == ((), 0)
 
@@ -117,7 +116,7 @@ def test_a_mask_may_be_any_png_of_one_channel(photos: Photos, mode: str) -> None
         picture.putpalette([0, 0, 0, 128, 0, 0])
     picture.save(photos.root / "cup.png")
     photos.imported()
-    np.testing.assert_array_equal(decode_rle(photos.record("train").targets[1].mask) > 0, inside)
+    np.testing.assert_array_equal(photos.record("train").targets[1].mask.decode(), inside)
 
 
 def test_one_file_a_split_is_named_by_a_placeholder(photos: Photos) -> None:

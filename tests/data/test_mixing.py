@@ -24,10 +24,11 @@ from maris_fast.data_shards.records import (
     count,
 )
 from maris_fast.errors import InputError
-from tests.data.cache_dataset import box, rle
+from maris_fast.rle import Rle
+from tests.data.cache_dataset import box
 
 HEIGHT, WIDTH = 8, 10
-MASK = rle(box(HEIGHT, WIDTH, 1, 1, 4, 5))
+MASK = Rle.encode(box(HEIGHT, WIDTH, 1, 1, 4, 5))
 
 
 def coco_name(number: int) -> str:
@@ -43,7 +44,7 @@ def record(
     size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> ImageRecord:
     """An image with a ref and two sentences for each of ``refs``; ids repeat in every data set."""
-    mask = MASK if size == (HEIGHT, WIDTH) else rle(box(*size, 1, 1, 4, 5))
+    mask = MASK if size == (HEIGHT, WIDTH) else Rle.encode(box(*size, 1, 1, 4, 5))
     targets = [Target(ref_id=ref, ann_ids=(ref,), category="thing", mask=mask, area=12) for ref in refs]
     said = [
         Expression(sent_id=10 * ref + i, target=t, text=f"ref {ref}, {i}")

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.phrasecut import draw_instances, import_phrasecut
 from maris_fast.data_shards.importers.published import PUBLISHED, verdict
@@ -135,7 +134,7 @@ def test_a_mask_is_all_instances_with_corners_cut_to_integers_and_their_outline(
     expected[10:21, 10:21] = True  # 10 to 20 with its outline; from 10.2, 20.7 and 20.9
     for y in range(5, 16):
         expected[y, 40 + (y - 5) : 51] = True
-    np.testing.assert_array_equal(decode_rle(dog.targets[0].mask) > 0, expected)
+    np.testing.assert_array_equal(dog.targets[0].mask.decode(), expected)
     assert dog.targets[1].area == 11 * 11
 
 

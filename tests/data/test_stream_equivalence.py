@@ -16,9 +16,10 @@ from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache import write_cache
 from maris_fast.data_shards.cache.features import as_tensor, from_stored, to_stored
 from maris_fast.data_shards.cache.write import encode_groups
-from maris_fast.data_shards.records import ImportedDataset, Rle
+from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.encoders import SamEncoder, TextEncoder, place
+from maris_fast.rle import Rle
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
 ON_GPU = pytest.param(

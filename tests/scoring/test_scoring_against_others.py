@@ -16,7 +16,6 @@ from torchmetrics.classification import BinaryJaccardIndex
 from torchmetrics.segmentation import MeanIoU
 
 from maris_fast import scoring
-from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.importers.masks import overlap_mask, union_mask
 from maris_fast.scoring import MARIS, PROTOCOLS, Expression, Rows, Truth
 from maris_fast.scoring.protocols import count
@@ -116,16 +115,16 @@ POLYGONS = st.lists(
 @example([polygon(0, 0, W, H)])
 def test_union_and_overlap_of_polygons_are_pycocotools_merges(polygons: list[list[float]]) -> None:
     each = coco_mask.frPyObjects(polygons, H, W)
-    union, area = union_mask(polygons, H, W)
-    assert area == coco_mask.area(coco_mask.merge(each)) == decode_rle(union).sum()
+    union = union_mask(polygons, H, W)
+    assert union.area == coco_mask.area(coco_mask.merge(each)) == union.decode().sum()
     pairs = [coco_mask.merge([a, b], intersect=True) for i, a in enumerate(each) for b in each[:i]]
     twice = coco_mask.decode(coco_mask.merge(pairs)) if pairs else np.zeros((H, W))
-    assert np.array_equal(decode_rle(overlap_mask(polygons, H, W)), twice)
+    assert np.array_equal(overlap_mask(polygons, H, W).decode(), twice)
     # What LAVT keeps of refer.py's sum over polygons.
     once = coco_mask.decode(each).sum(axis=2) == 1
-    assert np.array_equal(once, (decode_rle(union) > 0) & ~(twice > 0))
+    assert np.array_equal(once, union.decode() & ~(twice > 0))
 
 
 def test_run_lengths_have_no_pixel_twice() -> None:
     rle = {"size": [H, W], "counts": [3, 5, H * W - 8]}
-    assert decode_rle(overlap_mask(rle, H, W)).sum() == 0
+    assert overlap_mask(rle, H, W).decode().sum() == 0

@@ -17,12 +17,12 @@ import maris_fast
 from maris_fast.cli import app
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.manifest import MANIFEST
-from maris_fast.data_shards.cache.masks import decode_rle
-from maris_fast.data_shards.records import ImportedDataset, LeftOut, LostCounts, Rle, Target
+from maris_fast.data_shards.records import ImportedDataset, LeftOut, LostCounts, Target
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.evaluation import evaluate as command
+from maris_fast.rle import Rle
 from maris_fast.scoring import PROTOCOLS
-from tests.data.cache_dataset import default_records, rle, tiny_settings, write_dataset
+from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 
@@ -112,7 +112,7 @@ def every_expression_is_there(file: Path, folder: Path, scores: dict[str, Any]) 
             expression.sent_id,
             expression.text,
         ]
-        masks = [decode_rle(Rle(**line["prediction"])) > 0, decode_rle(target.mask) > 0]
+        masks = [Rle(**line["prediction"]).decode(), target.mask.decode()]
         assert [line["intersection"], line["union"]] == [
             (masks[0] & masks[1]).sum(),
             (masks[0] | masks[1]).sum(),
@@ -186,7 +186,7 @@ def test_a_cache_that_does_not_know_of_overlaps_is_read_and_it_says_so(
 def test_overlaps_and_first_sentences_come_through_the_cache(tmp_path: Path) -> None:
     records = default_records()
     target = records[0].targets[0]
-    twice = rle(torch.zeros(target.mask.size).index_fill_(0, torch.tensor([3]), 1).numpy())
+    twice = Rle.encode(torch.zeros(target.mask.size).index_fill_(0, torch.tensor([3]), 1).numpy())
     changed = Target(**{**target.model_dump(), "overlap": twice})
     records[0] = records[0].model_copy(update={"targets": (changed, *records[0].targets[1:])})
     dataset = write_dataset(tmp_path / "dataset", {"val": records})

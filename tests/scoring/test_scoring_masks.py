@@ -12,13 +12,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from maris_fast.cli import app
-from maris_fast.data_shards.cache.masks import decode_rle
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, Target
+from maris_fast.rle import Rle
 from maris_fast.scoring import PROTOCOLS, Expression, Rows, Truth, whole
 from maris_fast.scoring.intervals import Difference, studentised
 from maris_fast.scoring.protocols import Protocol, count
 from maris_fast.scoring.summary import ratios_of
-from tests.data.cache_dataset import box, default_records, rle, write_dataset
+from tests.data.cache_dataset import box, default_records, write_dataset
 
 AS_THEY_ARE = ("maris", "lisa", "phrasecut")
 RESAMPLED = ("lavt", "rela")
@@ -38,14 +38,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five images; of the first target, a stripe is inside two polygons."""
     records = default_records()
     target = records[0].targets[0]
-    twice = rle(box(*target.mask.size, 8, 8, 12, 20))
+    twice = Rle.encode(box(*target.mask.size, 8, 8, 12, 20))
     changed = Target(**{**target.model_dump(), "overlap": twice})
     records[0] = records[0].model_copy(update={"targets": (changed, *records[0].targets[1:])})
     return write_dataset(tmp_path_factory.mktemp("masks") / "dataset", {"val": records})
 
 
 def shifted(record: ImageRecord, target: Target, by: int) -> np.ndarray:
-    return np.roll(decode_rle(target.mask) > 0, by, axis=1)
+    return np.roll(target.mask.decode(), by, axis=1)
 
 
 def predicted(dataset: Path, by: Callable[[int], int]) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def predicted(dataset: Path, by: Callable[[int], int]) -> list[dict[str, Any]]:
     for record in ImportedDataset(dataset).records("val"):
         for one in record.expressions:
             mask = shifted(record, record.targets[one.target], by(one.sent_id))
-            lines.append({"sent_id": one.sent_id, "prediction": rle(mask).model_dump()})
+            lines.append({"sent_id": one.sent_id, "prediction": Rle.encode(mask).model_dump()})
     return lines
 
 
@@ -69,10 +69,10 @@ def by_hand(dataset: Path, protocol: Protocol, by: Callable[[int], int]) -> dict
     for record in ImportedDataset(dataset).records("val"):
         for place, one in enumerate(record.expressions):
             target = record.targets[one.target]
-            mask, truth = shifted(record, target, by(one.sent_id)), decode_rle(target.mask) > 0
+            mask, truth = shifted(record, target, by(one.sent_id)), target.mask.decode()
             wanted = truth.copy()
             if protocol.twice_covered == "dropped" and target.overlap is not None:
-                wanted &= ~(decode_rle(target.overlap) > 0)
+                wanted &= ~target.overlap.decode()
             if protocol.name in RESAMPLED:
                 mask, wanted = protocol.canvas.truth(mask), protocol.canvas.truth(wanted)
             first = all(other.target != one.target for other in record.expressions[:place])
@@ -137,7 +137,7 @@ def test_missing_double_strange_damaged_and_wrongly_sized_predictions_are_all_na
     lines.append({"sent_id": 777, "image_id": 3, "prediction": lines[2]["prediction"]})
     for line in lines:
         if line["sent_id"] == sized:
-            line["prediction"] = rle(np.zeros((7, 9))).model_dump()
+            line["prediction"] = Rle.encode(np.zeros((7, 9))).model_dump()
         if line["sent_id"] == damaged:
             line["prediction"] = {**line["prediction"], "counts": "0"}
     file = written(tmp_path / "p.jsonl", lines)

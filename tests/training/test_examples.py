@@ -13,19 +13,20 @@ from maris_fast.config import ModelSettings
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.pictures import PREDICTION, TRUTH
-from maris_fast.reports.examples import Example, _iou, choose, examples_of, examples_sheet
+from maris_fast.reports.examples import Example, choose, examples_of, examples_sheet
 from maris_fast.reports.split_attention import attention_of
+from maris_fast.rle import Rle
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
-from maris_fast.train.validation_pictures import Drawn, decoded, order_of
-from tests.data.cache_dataset import box, rle
+from maris_fast.train.validation_pictures import order_of
+from tests.data.cache_dataset import box
 from tests.training.tiny_cache import write_tiny_cache
 
 ALONE = Ranks(torch.device("cpu"))
 
 
 def example(image_id: int, *ious: float) -> Example:
-    mask = rle(box(20, 30, 5, 5, 15, 15))
+    mask = Rle.encode(box(20, 30, 5, 5, 15, 15))
     order = order_of(image_id, 1)
     return Example(order, image_id, f"{image_id}.png", "it", mask, (mask,) * len(ious), ious)
 
@@ -85,8 +86,8 @@ def test_an_example_has_what_the_evaluation_saw_of_each_model(cache: Path) -> No
             for one in found:
                 sample, mask = seen[one.order]
                 assert (sample.text, sample.target) == (one.text, one.target)
-                np.testing.assert_array_equal(decoded(one.predictions[place]), mask)
-                truth = decoded(sample.target)
+                np.testing.assert_array_equal(one.predictions[place].decode(), mask)
+                truth = sample.target.decode()
                 assert one.ious[place] == pytest.approx((mask & truth).sum() / (mask | truth).sum())
             least = {
                 image: min(o for o, (s, _) in seen.items() if s.image_id == image) for image in range(1, 6)
@@ -95,16 +96,6 @@ def test_an_example_has_what_the_evaluation_saw_of_each_model(cache: Path) -> No
         assert found[0].predictions[0] != found[0].predictions[1]
         few = examples_of(made[:1], reader, ALONE, images=1)
         assert 1 <= len(few) < 5
-
-
-def test_no_mask_for_no_target_is_agreement() -> None:
-    nothing, something = (rle(box(20, 30, 0, 0, size, size)) for size in (0, 4))
-    drawn = [
-        Drawn(b"", 1, "1.png", "it", target, prediction)
-        for target in (nothing, something)
-        for prediction in (nothing, something)
-    ]
-    assert [_iou(one) for one in drawn] == [1, 0, 0, 1]
 
 
 def test_attention_of_a_cache_is_that_of_its_expressions(cache: Path) -> None:

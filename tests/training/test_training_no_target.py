@@ -17,11 +17,12 @@ from maris_fast.data_shards.records import ImageRecord, Target
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.prediction import Predictor
+from maris_fast.rle import Rle
 from maris_fast.train.objective import Objective
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model, load_weights, save_weights
-from tests.data.cache_dataset import default_records, rle, tiny_settings, write_dataset
+from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.training.processes import ROOT, run
 
 CPU = Ranks(torch.device("cpu"))
@@ -33,7 +34,7 @@ def aimless(record: ImageRecord) -> ImageRecord:
         ref_id=100 * record.image_id + 99,
         ann_ids=(),
         category="",
-        mask=rle(np.zeros((record.height, record.width), np.uint8)),
+        mask=Rle.encode(np.zeros((record.height, record.width), np.uint8)),
         area=0,
     )
     last = record.expressions[0].model_copy(

@@ -15,10 +15,11 @@ from PIL import Image
 from maris_fast.data_shards.stream import CacheReader, Sample
 from maris_fast.geometry import ImageGeometry
 from maris_fast.pictures import PREDICTION, TRUTH
+from maris_fast.rle import Rle
 from maris_fast.train.journal import RunJournal
 from maris_fast.train.validation_pictures import GREY, SampleMasks, SampleSheet
 from maris_fast.train.wandb_mirror import WandbMirror
-from tests.data.cache_dataset import box, rle
+from tests.data.cache_dataset import box
 from tests.training.tiny_cache import write_tiny_cache
 from tests.training.toy_run import toy_settings
 
@@ -27,7 +28,7 @@ HEIGHT, WIDTH = 60, 90
 
 def sample(image_id: int, sent_id: int) -> Sample:
     geometry = ImageGeometry(HEIGHT, WIDTH, HEIGHT, WIDTH, 4, 6)
-    truth = rle(box(HEIGHT, WIDTH, 10, 10, 50, 40))
+    truth = Rle.encode(box(HEIGHT, WIDTH, 10, 10, 50, 40))
     name, text = f"{image_id}.png", f"thing {sent_id}"
     return Sample(image_id, name, 0, (0,), "", sent_id, text, (), None, truth, geometry)
 

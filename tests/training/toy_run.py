@@ -10,14 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 
 from maris_fast.config import ReadingSettings, TrainingSettings
-from maris_fast.data_shards.records import Rle
 from maris_fast.data_shards.stream.faults import BadSamples
 from maris_fast.geometry import ImageGeometry
+from maris_fast.rle import Rle
 from maris_fast.train import resuming
 from maris_fast.train.loop import Trainer
 from maris_fast.train.source import Source
@@ -92,8 +90,7 @@ class ToyReader:
 
 def _rle(target: torch.Tensor) -> Rle:
     pixels = target.repeat_interleave(4, 0).repeat_interleave(4, 1).numpy()
-    encoded = coco_mask.encode(np.asfortranarray(pixels))
-    return Rle(size=(48, 48), counts=encoded["counts"].decode())
+    return Rle.encode(pixels)
 
 
 def toy_settings(folder: Path, **changes: Any) -> TrainingSettings:

@@ -9,23 +9,34 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from maris_fast.data_shards.importers.masks import union_mask
-from maris_fast.data_shards.run_lengths import require_whole, run_lengths
-from tests.data.cache_dataset import rle
+from maris_fast.rle import Rle, decompress, iou, overlap, require_whole, union
 
 MASKS = nps.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 
 
 @given(MASKS)
 def test_numbers_are_those_of_the_mask_column_by_column(mask: np.ndarray) -> None:
-    runs = run_lengths(rle(mask).counts)
+    runs = decompress(Rle.encode(mask).counts)
     inside = np.repeat(np.arange(len(runs)) % 2, runs)
     assert np.array_equal(inside, mask.ravel(order="F"))
-    require_whole(rle(mask).counts, *mask.shape)
+    require_whole(Rle.encode(mask).counts, *mask.shape)
+
+
+@given(nps.arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))))
+def test_union_overlap_and_iou_are_those_of_the_pixels(masks: np.ndarray) -> None:
+    coded = [Rle.encode(mask) for mask in masks]
+    assert all(np.array_equal(one.decode(), mask) for one, mask in zip(coded, masks, strict=True))
+    assert np.array_equal(union(coded).decode(), masks.any(0))
+    assert np.array_equal(overlap(coded).decode(), masks.sum(0) > 1)
+    assert union(coded).area == masks.any(0).sum()
+    first, last = masks[0], masks[-1]
+    both = (first | last).sum()
+    assert iou(coded[0], coded[-1]) == ((first & last).sum() / both if both else 1)
 
 
 @given(MASKS, st.data())
 def test_counts_that_were_cut_are_refused(mask: np.ndarray, data: st.DataObject) -> None:
-    counts = rle(mask).counts
+    counts = Rle.encode(mask).counts
     cut = counts[: data.draw(st.integers(0, len(counts) - 1))]
     with pytest.raises(ValueError, match="damaged"):
         require_whole(cut, *mask.shape)
