@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maris_fast.config import FeatureDtype
+from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.features import to_float16, to_stored
 from maris_fast.data_shards.cache.manifest import ANNOTATION, LEVELS, MASKS, SCALES, WORDS
 from maris_fast.data_shards.cache.masks import pack_masks
 from maris_fast.data_shards.records import ImageRecord
-from maris_fast.encoders import TextFeatures, TokenisedText
+from maris_fast.encoders import TextFeatures
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
 
@@ -66,28 +65,9 @@ def members(group: EncodedGroup, feature_dtype: FeatureDtype, random: tuple[str,
         raise InputError(f"image {group.record.image} (id {group.record.image_id}): {error}") from error
     arrays[MASKS] = pack_masks(group.targets)
     stored = {name: _npy(array) for name, array in arrays.items()}
-    content = annotation(group.record, group.geometry, group.expressions, random)
+    content = Annotation.of(group.record, group.geometry, group.expressions, random).to_bytes()
     stored[ANNOTATION] = Member(content, len(content))
     return stored
-
-
-def annotation(
-    record: ImageRecord,
-    geometry: ImageGeometry,
-    expressions: Sequence[TokenisedText | TextFeatures],
-    random: tuple[str, ...],
-) -> bytes:
-    """The ``json`` member: all that is known of an image without encoding it."""
-    lengths = [len(expression.tokens) for expression in expressions]
-    content: dict[str, Any] = {
-        "record": record.model_dump(mode="json"),
-        "geometry": asdict(geometry),
-        "word_offsets": [0, *np.cumsum(lengths).tolist()],
-        "tokens": [expression.tokens for expression in expressions],
-        "truncated": [expression.truncated for expression in expressions],
-        "random_encoders": random,
-    }
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _feature_arrays(

@@ -14,8 +14,8 @@ from functools import lru_cache
 import numpy as np
 
 from maris_fast.config import FeatureDtype
+from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.features import STORED
-from maris_fast.data_shards.cache.group import annotation
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import (
     ANNOTATION,
@@ -97,7 +97,7 @@ def member_bytes(
     words = sum(len(expression.tokens) for expression in expressions)
     level = npy_bytes(np.dtype(stored.bits), (*geometry.grid, channels))
     sizes = {name: level for name in LEVELS} | {
-        ANNOTATION: len(annotation(record, geometry, expressions, random)),
+        ANNOTATION: len(Annotation.of(record, geometry, expressions, random).to_bytes()),
         MASKS: npy_bytes(np.dtype(np.uint8), (len(record.targets), height, -(-width // 8))),
         WORDS: npy_bytes(np.dtype(np.float16), (words, text_channels)),
     }

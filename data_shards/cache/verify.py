@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from crc32c import crc32c
 
+from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.features import STORED
 from maris_fast.data_shards.cache.files import PART
 from maris_fast.data_shards.cache.index import ShardIndex, object_of
@@ -33,8 +33,7 @@ from maris_fast.data_shards.cache.manifest import (
 )
 from maris_fast.data_shards.cache.progress import counting
 from maris_fast.data_shards.cache.reading_index import read_index
-from maris_fast.data_shards.records import ImageRecord
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, first_of
 
 
 @dataclass(frozen=True)
@@ -286,27 +285,23 @@ class _Shard:
 
     def _wrong_annotation(self, content: bytes, index: ShardIndex, image: int) -> str | None:
         try:
-            annotation = json.loads(content)
-            record = ImageRecord.model_validate(annotation["record"])
-            geometry = tuple(
-                annotation["geometry"][name] for name in ("height", "width", "h_px", "w_px", "h", "w")
-            )
-            self._truncated += sum(annotation["truncated"])
-            tokens = [len(each) for each in annotation["tokens"]]
-            offsets, random = annotation["word_offsets"], tuple(annotation["random_encoders"])
-        except (ValueError, KeyError, TypeError) as error:
-            return f"cannot be read: {error}"
+            annotation = Annotation.model_validate_json(content)
+        except ValueError as error:
+            return f"cannot be read: {first_of(error)}"
+        record = annotation.record
+        self._truncated += sum(annotation.truncated)
         rows = slice(*index.expression_offset[image : image + 2])
         words = index.words[rows].tolist()
         agree = {
             "image_id": record.image_id == index.image_id[image],
-            "geometry": geometry == astuple(index.geometry_of(image)),
+            "geometry": annotation.geometry == index.geometry_of(image),
             "targets": len(record.targets) == index.targets[image],
             "expressions": [each.target for each in record.expressions] == index.target[rows].tolist(),
             "objects": [object_of(record, each.target) for each in record.expressions]
             == index.object[rows].tolist(),
-            "words": tokens == words and offsets == [0, *np.cumsum(words).tolist()],
-            "random_encoders": random == self._manifest.random,
+            "words": [len(each) for each in annotation.tokens] == words
+            and annotation.word_offsets == (0, *np.cumsum(words).tolist()),
+            "random_encoders": annotation.random_encoders == self._manifest.random,
         }
         wrong = [name for name, same in agree.items() if not same]
         return f"disagrees with the index in {', '.join(wrong)}" if wrong else None

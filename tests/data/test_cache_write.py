@@ -12,12 +12,15 @@ from crc32c import crc32c
 from PIL import Image
 
 from maris_fast.data_shards.cache import read_manifest, write_cache
+from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import members_of
 from maris_fast.data_shards.cache.masks import mask_target
-from maris_fast.data_shards.records import ImageRecord, ImportedDataset
-from maris_fast.encoders import SamEncoder, TextEncoder
+from maris_fast.data_shards.records import Expression, ImageRecord, ImportedDataset, Target
+from maris_fast.encoders import SamEncoder, TextEncoder, TokenisedText
 from maris_fast.errors import InputError
+from maris_fast.geometry import ImageGeometry
+from maris_fast.rle import Rle
 from tests.data.cache_dataset import default_records, record, tiny_settings, write_dataset
 
 
@@ -58,6 +61,30 @@ def test_a_stock_webdataset_reads_it_without_our_code(cache: Path, dataset: Path
         assert sample["words.npy"].shape == (offsets[-1], 64)
         assert sample["words.npy"].dtype == np.float16
         assert sample["masks.npy"].shape == (len(one.targets), 4 * h, -(-4 * w // 8))
+
+
+def test_an_annotation_has_these_bytes_and_is_read_back() -> None:
+    """Shards of caches that there are; ``json`` sorts keys, and has letters beyond ASCII as escapes."""
+    mask = Rle(size=(4, 6), counts="08")
+    record = ImageRecord(
+        image_id=7,
+        image="a/7.jpg",
+        height=4,
+        width=6,
+        targets=(Target(ref_id=1, ann_ids=(9,), category="tasse", mask=mask, area=4),),
+        expressions=(Expression(sent_id=3, target=0, text="tassé"),),
+    )
+    said = TokenisedText((1, 2), ("tassé", "<end>"), truncated=True)
+    annotation = Annotation.of(record, ImageGeometry(4, 6, 64, 96, 4, 6), [said], ("sam",))
+    written = (
+        rb'{"geometry":{"h":4,"h_px":64,"height":4,"w":6,"w_px":96,"width":6},"random_encoders":["sam"],'
+        rb'"record":{"coco_id":null,"expressions":[{"kind":null,"sent_id":3,"target":0,"text":"tass\u00e9"}],'
+        rb'"height":4,"image":"a/7.jpg","image_id":7,"targets":[{"ann_ids":[9],"area":4,"category":"tasse",'
+        rb'"mask":{"counts":"08","size":[4,6]},"overlap":null,"ref_id":1}],"width":6},'
+        rb'"tokens":[["tass\u00e9","<end>"]],"truncated":[true],"word_offsets":[0,2]}'
+    )
+    assert annotation.to_bytes() == written
+    assert Annotation.model_validate_json(written) == annotation
 
 
 def test_stored_values_are_what_the_encoders_give(cache: Path, dataset: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
+from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.index import ShardIndex, most_bytes
 from maris_fast.data_shards.cache.manifest import read_writing
 from maris_fast.data_shards.cache.verify import verify_cache
@@ -25,6 +26,7 @@ from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.data_shards.stream.plan import Group
 from maris_fast.data_shards.stream.samples import samples_of
+from maris_fast.encoders import TokenisedText
 from maris_fast.errors import CheckpointError, InputError
 from maris_fast.geometry import ImageGeometry
 from maris_fast.model.segmentation import Segmentation
@@ -282,16 +284,26 @@ def test_a_damaged_record_is_named_by_its_place(pristine: Path, tmp_path: Path) 
 
 def test_a_mask_has_the_size_of_its_image(pristine: Path) -> None:
     """Else whoever decodes it takes the memory that it asks for."""
-    record = default_records()[0].model_dump(mode="json")
-    annotation = {"record": record, "tokens": [["a"]] * len(record["expressions"])}
-    geometry = ImageGeometry(record["height"], record["width"], 64, 96, 4, 6)
+    record = default_records()[0]
+    geometry = ImageGeometry(record.height, record.width, 64, 96, 4, 6)
+    tokenised = [TokenisedText((), ("a",), False)] * len(record.expressions)
+    content = json.loads(Annotation.of(record, geometry, tokenised, ()).to_bytes())
 
     def read() -> list[Any]:
-        return list(samples_of(Group(0, (0,)), bytearray(json.dumps(annotation).encode()), geometry, "shard"))
+        return list(samples_of(Group(0, (0,)), bytearray(json.dumps(content).encode()), geometry, "shard"))
 
-    assert read()[0].target.size == (record["height"], record["width"])
-    record["targets"][0]["mask"]["size"] = [10**9, 10**9]
-    with pytest.raises(InputError, match=r"shard: its JSON .*a mask is \[1000000000, 1000000000\]"):
+    assert read()[0].target.size == (record.height, record.width)
+    huge = 10**9
+    content["record"]["targets"][0]["mask"]["size"] = [huge, huge]
+    with pytest.raises(InputError, match=r"shard: its JSON .*mask of ref \d+ is \(1000000000, 1000000000\)"):
+        read()
+    content["record"]["height"] = content["record"]["width"] = huge
+    for target in content["record"]["targets"]:
+        target["mask"]["size"] = [huge, huge]
+    with pytest.raises(InputError, match=r"shard: its JSON .*of an image \(1000000000, 1000000000\)"):
+        read()
+    content["geometry"] |= {"height": huge, "width": huge}
+    with pytest.raises(InputError, match=r"shard: its JSON .*height=1000000000.* the index says .*height=64"):
         read()
 
 
