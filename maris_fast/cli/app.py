@@ -90,6 +90,7 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.quickstart)
 app.command("scenes")(data.scenes)
+app.command("pretrain")(data.pretrain)
 app.command("import")(data.import_annotations)
 app.command("mix")(data.mix)
 app.command("cache")(data.cache)

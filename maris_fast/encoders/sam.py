@@ -207,7 +207,7 @@ def _build(settings: SamSettings, architecture: SamArchitecture, image_size: int
     if settings.weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            vit = _empty(architecture, image_size)
+            vit = empty_encoder(architecture, image_size)
         with torch.no_grad():
             vit.pos_embed.copy_(sine_cosine_positions(image_size // PATCH, architecture.width))
         return vit
@@ -218,7 +218,7 @@ def _build(settings: SamSettings, architecture: SamArchitecture, image_size: int
     _check_architecture(tensors, settings, architecture)
     # Meta tensors: the random initialisation of ViT-H would take longer than reading its weights.
     with torch.device("meta"):
-        vit = _empty(architecture, image_size)
+        vit = empty_encoder(architecture, image_size)
     _interpolate_positions(tensors, image_size // PATCH, architecture.global_blocks)
     try:
         vit.load_state_dict(tensors, assign=True)
@@ -229,7 +229,7 @@ def _build(settings: SamSettings, architecture: SamArchitecture, image_size: int
     return vit.float()
 
 
-def _empty(architecture: SamArchitecture, image_size: int) -> ImageEncoderViT:
+def empty_encoder(architecture: SamArchitecture, image_size: int) -> ImageEncoderViT:
     return ImageEncoderViT(
         img_size=image_size,
         patch_size=PATCH,

@@ -23,7 +23,7 @@ from maris_fast.errors import ArgumentError, CheckpointError, ConfigError
 from maris_fast.files import sha256_of
 
 TINY = "tiny"
-TINY_CONFIG = {
+TINY_CONFIG: dict[str, Any] = {
     "embed_dim": 64,
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
 }

@@ -1,0 +1,126 @@
+"""The ``tiny`` text tower trained as CLIP was: sentences and pictures that belong together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maris_fast.data_shards.synthetic.pretraining.schedule import (
+    HELD_OUT,
+    PAIRS,
+    Optimiser,
+    Progress,
+    stream,
+)
+from maris_fast.data_shards.synthetic.rendering import render
+from maris_fast.data_shards.synthetic.scene import sample_scene
+from maris_fast.data_shards.synthetic.sentences import choose_sentences
+from maris_fast.encoders.text import TINY_CONFIG
+from maris_fast.encoders.tokens import tokeniser
+
+SIDE = 64
+"""Of the pictures, pixels."""
+VISUAL_TOWER = {"layers": 3, "width": 96, "head_width": 32, "patch_size": 8, "image_size": SIDE}
+"""Thrown away after training: MARIS sees with SAM's encoder."""
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+MOST_SENTENCES = 3
+HELD_OUT_PAIRS = 256
+
+
+def pretrain_text_encoder(
+    *,
+    steps: int = 1500,
+    pairs: int = 20_000,
+    batch: int = 96,
+    lr: float = 1e-3,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Tensor], float]:
+    """Trains the text tower on pictures of one to five objects and what is said of them.
+
+    Args:
+        pairs: pictures with a text, drawn once and shown again and again.
+        batch: pairs a step, each told from all others (Radford et al. 2021).
+
+    Returns:
+        The tensors of an open_clip text tower (fp16), and the share of ``HELD_OUT_PAIRS`` texts that
+        training did not see whose own picture is the nearest of as many.
+    """
+    pictures, ids = _pairs(pairs, seed, PAIRS)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PAIRS,)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CustomTextCLIP(
+            embed_dim=TINY_CONFIG["embed_dim"],
+            vision_cfg=VISUAL_TOWER,
+            text_cfg={**TINY_CONFIG["text_cfg"], "output_tokens": True},
+        )
+    optimiser = Optimiser([model], lr, steps)
+    for step in range(steps):
+        which = rng.integers(0, pairs, batch)
+        image, text = _towers(model, pictures[which], [ids[one] for one in which])
+        logits = model.logit_scale.exp() * image @ text.T
+        own = torch.arange(batch)
+        loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        optimiser.step(loss)
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        if progress is not None:
+            progress(step + 1, steps)
+    tensors = {name: value.half().contiguous() for name, value in model.text.state_dict().items()}
+    return tensors, _recall(model, seed)
+
+
+def _pairs(number: int, seed: int, which: int) -> tuple[NDArray[np.uint8], list[list[int]]]:
+    """Pictures [N, SIDE, SIDE, 3], and the tokens of each one's text, start and end included."""
+    tokens = tokeniser()
+    most = TINY_CONFIG["text_cfg"]["context_length"] - 2
+    pictures, ids = np.empty((number, SIDE, SIDE, 3), np.uint8), []
+    for index in range(number):
+        rng = stream(seed, which, index)
+        while True:
+            # Fewer objects than a scene has: what a word means shows sooner where there is less to see.
+            objects = sample_scene(rng)[: rng.integers(1, 6)]
+            sentences = choose_sentences(objects, rng)
+            if sentences:
+                break
+        said = rng.permutation([sentence.text for sentence in sentences])
+        said = said[: rng.integers(1, MOST_SENTENCES + 1)]
+        words = tokens.encode(", ".join(said))[:most]
+        ids.append([tokens.sot_token_id, *words, tokens.eot_token_id])
+        pictures[index] = np.asarray(render(objects, SIDE, rng)[0])
+    return pictures, ids
+
+
+def _towers(
+    model: open_clip.CustomTextCLIP, pictures: NDArray[np.uint8], ids: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Unit vectors [B, embed_dim] of pictures and of texts."""
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (PIXEL_MEAN, PIXEL_STD))
+    padded = torch.zeros(len(ids), TINY_CONFIG["text_cfg"]["context_length"], dtype=torch.long)
+    for row, one in zip(padded, ids, strict=True):
+        row[: len(one)] = torch.tensor(one)
+    # The tower is causal: what stands behind the longest text's end need not be computed.
+    longest, whole = max(map(len, ids)), model.text.attn_mask
+    model.text.attn_mask = whole[:longest, :longest]
+    try:
+        text, _ = model.text(padded[:, :longest])
+    finally:
+        model.text.attn_mask = whole
+    return F.normalize(model.visual((pixels - mean) / std), dim=-1), F.normalize(text, dim=-1)
+
+
+@torch.no_grad()
+def _recall(model: open_clip.CustomTextCLIP, seed: int) -> float:
+    pictures, ids = _pairs(HELD_OUT_PAIRS, seed, HELD_OUT)
+    image, text = _towers(model.eval(), pictures, ids)
+    return float(((text @ image.T).argmax(dim=1) == torch.arange(HELD_OUT_PAIRS)).float().mean())

@@ -1,0 +1,48 @@
+"""Both encoders as files that ``maris-fast cache`` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from maris_fast.data_shards.new_folder import new_folder
+from maris_fast.data_shards.synthetic.pretraining.image_encoder import pretrain_image_encoder
+from maris_fast.data_shards.synthetic.pretraining.schedule import Progress
+from maris_fast.data_shards.synthetic.pretraining.text_encoder import HELD_OUT_PAIRS, pretrain_text_encoder
+
+SAM, TEXT = "sam_vit_tiny.safetensors", "clip_text_tiny.safetensors"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Two files, and how well they do on scenes that they did not see: see the two trainings."""
+
+    sam: Path
+    text: Path
+    point_iou: float
+    recall: float
+    pictures: int = HELD_OUT_PAIRS
+
+
+def pretrain_encoders(
+    out: Path,
+    *,
+    image_steps: int = 1500,
+    text_steps: int = 1500,
+    seed: int = 0,
+    image_progress: Progress | None = None,
+    text_progress: Progress | None = None,
+) -> Pretrained:
+    """Trains both and writes their weights to ``out``, a new folder; nothing is there if it is interrupted.
+
+    Raises:
+        InputError: ``out`` is not empty, or its disk is full.
+    """
+    with new_folder(out) as folder:
+        tensors, point_iou = pretrain_image_encoder(steps=image_steps, seed=seed, progress=image_progress)
+        save_file(tensors, folder / SAM)
+        tensors, recall = pretrain_text_encoder(steps=text_steps, seed=seed, progress=text_progress)
+        save_file(tensors, folder / TEXT)
+    return Pretrained(out / SAM, out / TEXT, point_iou, recall)
