@@ -25,7 +25,7 @@ import torch
 import webdataset
 
 from maris_fast.bench.drawing.reading import RAW_TWO
-from maris_fast.bench.made_up import write_hollow_cache, write_made_up_cache
+from maris_fast.bench.fake_cache import write_fake_cache, write_hollow_cache
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.scaling import PLAN_RATES
@@ -65,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="maris-reading-", dir=options.scratch))
     try:
-        write_made_up_cache(folder / "cache", options.images)
+        write_fake_cache(folder / "cache", options.images)
         rows = [
             *measured(folder / "cache", options.rounds, cold=False),
             *measured(folder / "cache", max(3, options.rounds // 2), cold=True),

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maris_fast.bench.made_up import write_made_up_cache
+from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.bench.measuring import load_told
 from maris_fast.config import RANDOM, FeatureDtype, SamSettings, TextSettings, TrainingSettings
 from maris_fast.data_shards.cache.manifest import MANIFEST
@@ -35,8 +35,8 @@ from maris_fast.kernels.multihead_attention.memory_efficient import why_not_buil
 from maris_fast.model import Maris
 from maris_fast.model.flops import training_flops
 from maris_fast.train.engine import Engine, TrainingBatch
+from maris_fast.train.peak_flops import peak_tflops
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.utilisation import peak_tflops
 
 Source = Literal["encoders", "bf16, padded", "int8"]
 SENTENCE = "the thing over there"
@@ -433,7 +433,7 @@ def _write_caches(
         if source not in sources or (caches[source] / MANIFEST).is_file():
             continue
         told(f"writing made-up features of {size.images} images: {source}")
-        write_made_up_cache(
+        write_fake_cache(
             caches[source],
             size.images,
             grids=[grid],

@@ -27,7 +27,7 @@ from PIL import Image
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from maris_fast.bench.made_up import RANDOM_ENCODERS, made_up_shard
+from maris_fast.bench.fake_cache import RANDOM_ENCODERS, fake_shard
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import CacheSettings, FeatureDtype
 from maris_fast.data_shards.cache.shards import write_shard
@@ -127,7 +127,7 @@ def shards(folder: Path, rounds: int, images: int = 12) -> list[Row]:
     sizes: dict[str, int] = {}
     stored: tuple[FeatureDtype, ...] = ("int8", "bf16")
     for dtype in stored:
-        plan, groups = made_up_shard(images, feature_dtype=dtype)
+        plan, groups = fake_shard(images, feature_dtype=dtype)
         name = f"a shard of {dtype}: {'quantised, ' if dtype == 'int8' else ''}checksums, index"
         kind: dict[str, Any] = {"feature_dtype": dtype, "random": RANDOM_ENCODERS, "ahead": 4}
         ways[name] = partial(_seconds, partial(write_shard, folder, plan, groups, **kind))

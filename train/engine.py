@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from maris_fast.config import TrainingSettings
-from maris_fast.train import master_state
+from maris_fast.train import optimiser_state
 from maris_fast.train.compiling import compile_blocks
 from maris_fast.train.deepspeed_config import deepspeed_config
-from maris_fast.train.objective import Objective
+from maris_fast.train.model_with_loss import ModelWithLoss
 from maris_fast.train.ranks import Ranks
 
 
@@ -54,7 +54,7 @@ class Engine:
     """A model, its AdamW and DeepSpeed around them.
 
     All ranks build it with the same weights. ``model`` stays the module that was given; under ZeRO 3 its
-    parameters are scattered, ``master_state`` makes them whole.
+    parameters are scattered, ``optimiser_state`` makes them whole.
     """
 
     def __init__(self, model: nn.Module, settings: TrainingSettings, ranks: Ranks) -> None:
@@ -77,12 +77,12 @@ class Engine:
         )
         self.wrapped: Any
         self.wrapped, *_ = deepspeed.initialize(
-            model=Objective(self.model, settings.loss, settings.engine.precision),
+            model=ModelWithLoss(self.model, settings.loss, settings.engine.precision),
             optimizer=optimiser,
             config=deepspeed_config(settings, ranks.world),
             dist_init_required=False,
         )
-        master_state.create_moments(self.wrapped)
+        optimiser_state.create_moments(self.wrapped)
 
     def step(self, parts: Sequence[TrainingBatch], lr: float) -> StepResult:
         """Updates the model from this rank's ``accumulation_steps`` parts of the step's batch.

@@ -23,24 +23,31 @@ from maris_fast.errors import ConfigError, TrainingError
 from maris_fast.files import replace_text
 from maris_fast.model import Maris
 from maris_fast.terminal import write_line
-from maris_fast.train import attention_health, checkpoints, implementations, master_state, resuming, run_files
+from maris_fast.train import (
+    attention_health,
+    checkpoints,
+    implementations,
+    optimiser_state,
+    resuming,
+    run_files,
+)
 from maris_fast.train.batch_statistics import average_batch_statistics
 from maris_fast.train.by_products import ByProduct
+from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.checkpoints import Best, RunState
 from maris_fast.train.engine import Engine, StepResult
 from maris_fast.train.environment import environment
-from maris_fast.train.journal import Journal, NoJournal, RunJournal
-from maris_fast.train.pace import Pace
+from maris_fast.train.peak_flops import peak_tflops
+from maris_fast.train.progress_state import Phase
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.run_folder import owned_by_rank_zero, require_still_owned
+from maris_fast.train.run_logger import NullLogger, RankZeroLogger, RunLogger
 from maris_fast.train.schedules import gate_threshold, learning_rate, total_steps
-from maris_fast.train.source import Source
 from maris_fast.train.split_scores import score_split
 from maris_fast.train.stopping import StopRequest
-from maris_fast.train.utilisation import peak_tflops
+from maris_fast.train.throughput import Throughput
 from maris_fast.train.validation_pictures import SampleMasks, SampleSheet
 from maris_fast.train.wandb_mirror import require_wandb
-from maris_fast.train.whereabouts import Phase
 from maris_fast.weight_files import BEST, LAST
 from maris_fast.weights import WeightsMeta, save_weights
 
@@ -89,11 +96,11 @@ def _train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
         CacheReader(data.cache, data.train_split, data, device=ranks.device, dtype=dtype) as training,
         CacheReader(data.cache, data.val_split, data, device=ranks.device, dtype=dtype) as validation,
     ):
-        source = Source.of(training.manifest, data.train_split)
+        cache_info = CacheInfo.of(training.manifest, data.train_split)
         kernels = implementations.settle(settings, ranks, training, dtype)
         torch.manual_seed(settings.run.seed)  # the same weights on all ranks
-        model = Maris(settings.model, source.visual_channels, source.text_channels)
-        return Trainer(settings, ranks, source, training, validation, model, found, kernels).run()
+        model = Maris(settings.model, cache_info.visual_channels, cache_info.text_channels)
+        return Trainer(settings, ranks, cache_info, training, validation, model, found, kernels).run()
 
 
 class Trainer:
@@ -103,7 +110,7 @@ class Trainer:
         self,
         settings: TrainingSettings,
         ranks: Ranks,
-        source: Source,
+        cache_info: CacheInfo,
         training: CacheReader,
         validation: CacheReader,
         model: Maris,
@@ -111,14 +118,14 @@ class Trainer:
         kernels: implementations.Table,
     ) -> None:
         self.settings, self.ranks, self.kernels = settings, ranks, kernels
-        self.source, self.training, self.validation = source, training, validation
+        self.cache_info, self.training, self.validation = cache_info, training, validation
         self.steps_per_epoch = training.steps_per_epoch(settings.data.expressions_per_step)
         self.total_steps = total_steps(settings.schedule, self.steps_per_epoch)
         self.step = 0
         self.evaluated: int | None = None
         self.scores: dict[str, Any] | None = None
         self.best: Best | None = None
-        self.sheet = SampleSheet(source.image_root)
+        self.sheet = SampleSheet(cache_info.image_root)
         self.attention_warnings = attention_health.Warnings(settings.model)
 
         # Evaluated and saved are the whole weights in a plain module: no ZeRO stage, no waiting for ranks.
@@ -127,37 +134,37 @@ class Trainer:
         moments = self._resume(*found) if found else None
         self.engine = Engine(self.model, settings, ranks)
         if moments is not None:
-            master_state.restore_moments(self.engine.wrapped, self.model, moments, self.step)
+            optimiser_state.restore_moments(self.engine.wrapped, self.model, moments, self.step)
         self.started_at = self.step
         self.began = time.perf_counter()
-        self.pace = Pace(settings.model, source)
+        self.throughput = Throughput(settings.model, cache_info)
         self.peak = peak_tflops(ranks.device, settings.run.peak_tflops)
         self.overlap = torch.zeros(2, dtype=torch.int64, device=ranks.device)
 
     def run(self) -> Outcome:
         """Trains to the end, or until it is asked to stop."""
         self.ranks.from_rank_zero(self._open_folder)
-        with self._journal() as journal, StopRequest(self.ranks) as request:
+        with self._logger() as logger, StopRequest(self.ranks) as request:
             stop = False
             if self._evaluation_due() and self.evaluated != self.step:
-                self._evaluate(journal)
-            self.pace.restart()
+                self._evaluate(logger)
+            self.throughput.restart()
             while self.step < self.total_steps and not stop:
                 epoch, first = divmod(self.step, self.steps_per_epoch)
                 self._at("reading data")
-                for parts in self.pace.watch(self._epoch(epoch, first)):
+                for parts in self.throughput.timed(self._epoch(epoch, first)):
                     self._at("computing")
                     result = self._step(parts)
-                    journal.advance(self.step)
+                    logger.advance(self.step)
                     if self._log_due():
-                        journal.record("train", self._record(epoch, result, journal))
+                        logger.record("train", self._record(epoch, result, logger))
                     urgent = request.agreed()
                     stop = urgent or self._steps_are_used_up()
-                    with self.pace.paused():
+                    with self.throughput.paused():
                         if self._attention_due():
-                            self._look_at_attention(parts[0], journal)
+                            self._look_at_attention(parts[0], logger)
                         if self._evaluation_due() and not urgent:
-                            self._evaluate(journal)
+                            self._evaluate(logger)
                         if self._checkpoint_due() or stop:
                             self._checkpoint()
                     if stop or self.step >= self.total_steps:
@@ -166,7 +173,7 @@ class Trainer:
             self._at("ending")
             finished = self.step >= self.total_steps and self.evaluated == self.step
             outcome = Outcome(self.step, self.total_steps, finished, self.best)
-            journal.say(_farewell(outcome, self.settings))
+            logger.say(_farewell(outcome, self.settings))
         return outcome
 
     # A step
@@ -189,14 +196,14 @@ class Trainer:
     def _at(self, phase: Phase) -> None:
         # The first step reads cold files, compiles and loads kernels: it is still part of the start.
         started = self.step > self.started_at or phase == "ending"
-        self.ranks.whereabouts.at(phase if started else "starting", self.step)
+        self.ranks.progress.at(phase if started else "starting", self.step)
 
     def _step(self, parts: tuple[Batch, ...]) -> StepResult:
         self.model.tau = self._tau()
         result = self.engine.step(parts, self._lr())
         self.step += 1
         self.overlap += result.overlap
-        self.pace.count(parts)
+        self.throughput.count(parts)
         return result
 
     def _lr(self) -> float:
@@ -205,19 +212,19 @@ class Trainer:
     def _tau(self) -> float:
         return gate_threshold(self.step, self.total_steps, self.settings.schedule, self.settings.model.tau)
 
-    def _record(self, epoch: int, result: StepResult, journal: Journal) -> dict[str, Any]:
+    def _record(self, epoch: int, result: StepResult, logger: RunLogger) -> dict[str, Any]:
         """Losses of the step just done, oIoU and speeds since the last record.
 
         The one place where a step's numbers are waited for.
         """
-        with self.ranks.whereabouts.waiting():
+        with self.ranks.progress.waiting():
             sums = torch.cat([result.losses.double(), self.overlap.double()])
             dist.all_reduce(sums)
             focal, dice, total, *no_target, intersection, union = sums.tolist()
         if not math.isfinite(total):
             raise _diverged(f"the loss of step {self.step} is {total}")
-        rates = self.pace.rates(self.ranks, self.peak)
-        self.pace.restart()
+        rates = self.throughput.rates(self.ranks, self.peak)
+        self.throughput.restart()
         self.overlap.zero_()
         return {
             "step": self.step,
@@ -233,22 +240,22 @@ class Trainer:
             "tau": self.model.tau,
             "gradient_norm": float(result.gradient_norm),
             **rates,
-            "bad_samples": self._bad_samples(journal),
+            "bad_samples": self._bad_samples(logger),
         }
 
-    def _bad_samples(self, journal: Journal) -> int:
+    def _bad_samples(self, logger: RunLogger) -> int:
         """Images that ranks have skipped so far; the new ones are told."""
         readers = (self.training, self.validation)
         lines = [line for reader in readers for line in reader.bad_samples.tell()]
         ranks = self.ranks.gather((sum(len(reader.bad_samples) for reader in readers), lines))
         for rank, (_, told) in enumerate(ranks):
             for line in told:
-                journal.say(f"rank {rank} {line}")
+                logger.say(f"rank {rank} {line}")
         return sum(count for count, _ in ranks)
 
-    def _look_at_attention(self, batch: Batch, journal: Journal) -> None:
+    def _look_at_attention(self, batch: Batch, logger: RunLogger) -> None:
         """Of the weights as they are after this step, on part of its batch."""
-        with self.ranks.whereabouts.waiting():
+        with self.ranks.progress.waiting():
             self.plain.load_state_dict(self._own_state())
             self.plain.tau = self.model.tau
             bf16 = self.settings.engine.precision == "bf16"
@@ -257,7 +264,7 @@ class Trainer:
         values: dict[str, Any] = attention_health.numbers(sums)
         if warnings := self.attention_warnings.new(values):
             values["warnings"] = warnings
-        journal.record("attention", {"step": self.step, **values})
+        logger.record("attention", {"step": self.step, **values})
         if self.ranks.first:
             for text in warnings:
                 log.warning("%s", text)
@@ -301,14 +308,14 @@ class Trainer:
 
     def _own_state(self) -> dict[str, Tensor]:
         """The same, but for this rank's own batch statistics."""
-        whole = master_state.whole_parameters(self.engine.wrapped, self.model)
+        whole = optimiser_state.whole_parameters(self.engine.wrapped, self.model)
         return {**self.model.state_dict(), **whole}
 
-    def _evaluate(self, journal: Journal) -> None:
-        with self.ranks.whereabouts.busy("evaluating", self.step):
-            self._score(journal)
+    def _evaluate(self, logger: RunLogger) -> None:
+        with self.ranks.progress.busy("evaluating", self.step):
+            self._score(logger)
 
-    def _score(self, journal: Journal) -> None:
+    def _score(self, logger: RunLogger) -> None:
         state = self._whole_state()
         self.plain.load_state_dict(state)
         self.plain.tau = self.model.tau
@@ -322,26 +329,26 @@ class Trainer:
             see=masks.see if self.settings.run.pictures else None,
         )
         self.evaluated = self.step
-        skipped = self._bad_samples(journal)
-        journal.record("evaluation", {"step": self.step, **self.scores, "bad_samples": skipped})
-        self._draw(masks, journal)
+        skipped = self._bad_samples(logger)
+        logger.record("evaluation", {"step": self.step, **self.scores, "bad_samples": skipped})
+        self._draw(masks, logger)
         if self.best is None or self.scores["oIoU"] > self.best.score:
             self.best = Best(step=self.step, score=self.scores["oIoU"])
             self._save_weights(BEST, state)
 
-    def _draw(self, masks: SampleMasks, journal: Journal) -> None:
+    def _draw(self, masks: SampleMasks, logger: RunLogger) -> None:
         for kept in self.ranks.gather(masks.kept()):
             masks.merge(kept)
         if self.ranks.first and masks.kept():
-            journal.picture(self.step, lambda: self.sheet.draw(masks.kept(), journal.say))
+            logger.picture(self.step, lambda: self.sheet.draw(masks.kept(), logger.say))
 
     def _checkpoint(self) -> None:
-        with self.ranks.whereabouts.busy("writing a checkpoint", self.step):
+        with self.ranks.progress.busy("writing a checkpoint", self.step):
             self._keep()
 
     def _keep(self) -> None:
         state = self._whole_state()
-        moments = master_state.whole_moments(self.engine.wrapped, self.model)
+        moments = optimiser_state.whole_moments(self.engine.wrapped, self.model)
         epoch, inside = divmod(self.step, self.steps_per_epoch)
         where = RunState(
             step=self.step,
@@ -350,7 +357,7 @@ class Trainer:
             seed=self.settings.run.seed,
             evaluated=self.evaluated,
             best=self.best,
-            data=self.source.fingerprint,
+            data=self.cache_info.fingerprint,
             settings=self.settings.model_dump(mode="json"),
         )
         tensors = {
@@ -369,13 +376,13 @@ class Trainer:
     def _save_weights(self, name: str, state: dict[str, Tensor]) -> None:
         meta = WeightsMeta(
             model=self.settings.model,
-            visual_channels=self.source.visual_channels,
-            text_channels=self.source.text_channels,
+            visual_channels=self.cache_info.visual_channels,
+            text_channels=self.cache_info.text_channels,
             tau=self.model.tau,
             step=self.step,
             scores=self.scores if self.evaluated == self.step else None,
-            encoders=self.source.encoders,
-            random_encoders=self.source.random_encoders,
+            encoders=self.cache_info.encoders,
+            random_encoders=self.cache_info.random_encoders,
         )
         folder = self.settings.run.folder
 
@@ -388,7 +395,7 @@ class Trainer:
     # Start
 
     def _resume(self, folder: Path, state: RunState) -> dict[str, Tensor]:
-        data = self.source.fingerprint
+        data = self.cache_info.fingerprint
         self.ranks.from_rank_zero(lambda: resuming.check(folder, state, self.settings, data, self.model))
         self.step, self.evaluated, self.best = state.step, state.evaluated, state.best
         self.model.tau = gate_threshold(
@@ -399,7 +406,7 @@ class Trainer:
     def _open_folder(self) -> None:
         folder = self.settings.run.folder
         require_wandb(self.settings.run.wandb_project)
-        made_with = {**environment(self.ranks), "data": self.source.dataset, "kernels": self.kernels}
+        made_with = {**environment(self.ranks), "data": self.cache_info.dataset, "kernels": self.kernels}
         changed = implementations.differing(folder / run_files.ENVIRONMENT, self.kernels)
         if self.step and changed:
             log.warning("the run goes on with other implementations: %s", "; ".join(changed))
@@ -412,10 +419,10 @@ class Trainer:
         except OSError as error:
             raise ConfigError(f"run.folder {folder} cannot be written: {error}; set it to another") from error
 
-    def _journal(self) -> Journal:
+    def _logger(self) -> RunLogger:
         if not self.ranks.first:
-            return NoJournal()
-        return RunJournal(self.settings, self.step, self.total_steps)
+            return NullLogger()
+        return RankZeroLogger(self.settings, self.step, self.total_steps)
 
 
 def _diverged(what: str) -> TrainingError:

@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
             return 0
         _train(settings)
     except MarisError as error:
-        from maris_fast.train.lines import report_error
+        from maris_fast.train.rank_output import report_error
 
         report_error(error)
         return USAGE_ERROR
@@ -142,12 +142,12 @@ def _train(settings: TrainingSettings) -> None:
     # Before the slow imports.
     deepspeed_config(settings, take_place().world)
     require_known_splits(settings.data)
+    from maris_fast.train.heartbeat import Heartbeat
     from maris_fast.train.loop import train
     from maris_fast.train.ranks import join, leave
-    from maris_fast.train.watch import Watch
 
     ranks = join(settings.engine)
-    with Watch(ranks, settings.engine):
+    with Heartbeat(ranks, settings.engine):
         train(settings, ranks, _write_report)
         leave()
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from maris_fast.config import EngineSettings
 from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError
 from maris_fast.launched import Place, take_place
-from maris_fast.train.whereabouts import Whereabouts
+from maris_fast.train.progress_state import ProgressState
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     control: dist.ProcessGroup | None = None
-    whereabouts: Whereabouts = field(default_factory=Whereabouts)
+    progress: ProgressState = field(default_factory=ProgressState)
 
     @property
     def first(self) -> bool:
@@ -99,7 +99,7 @@ def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
     place = take_place()
     device = _device(device_kind(settings.device), place.local_rank or 0)
     _share_cores(place.local_world or 1)
-    # The watch judges first, and can say who it was; then the collectives give up by themselves.
+    # The heartbeat judges first, and can say who it was; then the collectives give up by themselves.
     timeout = timedelta(minutes=settings.timeout_minutes + 1)
     _init_distributed(place, device, timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)

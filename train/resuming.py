@@ -16,7 +16,7 @@ from maris_fast.config import ReadingSettings, RunSettings, TrainingSettings
 from maris_fast.errors import CheckpointError, ConfigError
 from maris_fast.train import checkpoints, run_files
 from maris_fast.train.checkpoints import RunState
-from maris_fast.train.master_state import MOMENTS
+from maris_fast.train.optimiser_state import MOMENTS
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.run_files import SETTINGS
 

@@ -59,7 +59,7 @@ class StopRequest:
         """Whether all ranks stop now; every rank must ask once a step, in the same place."""
         stop = False
         if self._pending is not None:
-            with self._ranks.whereabouts.waiting():
+            with self._ranks.progress.waiting():
                 self._pending.wait()
             stop = bool(self._flag.item())
         if not stop:

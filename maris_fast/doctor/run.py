@@ -14,7 +14,7 @@ from maris_fast.errors import InputError, MarisError
 
 if TYPE_CHECKING:
     from maris_fast.model import Maris
-    from maris_fast.train.source import Source
+    from maris_fast.train.cache_info import CacheInfo
 
 SHOWN = 3
 
@@ -81,7 +81,7 @@ def run_folder(subject: Subject) -> Finding:
     """It can be written, has room for checkpoints, and what it holds can be gone on from."""
     from maris_fast.data_shards.cache import read_manifest
     from maris_fast.train import resuming
-    from maris_fast.train.source import Source
+    from maris_fast.train.cache_info import CacheInfo
 
     assert subject.training is not None
     run, data = subject.training.run, subject.training.data
@@ -91,7 +91,7 @@ def run_folder(subject: Subject) -> Finding:
     found = resuming.find(run)
     try:
         manifest = read_manifest(data.cache)
-        source = Source.of(manifest, data.train_split)
+        source = CacheInfo.of(manifest, data.train_split)
     except (MarisError, KeyError):  # the check of the cache says why; widths, and so sizes, are unknown
         return ok(f"{run.folder} can be written; what it needs follows from the cache")
     model = _model_without_memory(subject, source)
@@ -118,7 +118,7 @@ def judge_room(folder: Path, place: Place, needed: int, resumed: int | None = No
     return ok(f"{folder}: {start}; {room}")
 
 
-def _model_without_memory(subject: Subject, source: Source) -> Maris:
+def _model_without_memory(subject: Subject, source: CacheInfo) -> Maris:
     import torch
 
     from maris_fast.model import Maris

@@ -30,10 +30,10 @@ from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
 from maris_fast.standard_streams import Streams, sturdy
 from maris_fast.terminal import say
-from maris_fast.train.lines import report_error
+from maris_fast.train.heartbeat import Heartbeat
+from maris_fast.train.rank_output import report_error
 from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.split_scores import score_expressions
-from maris_fast.train.watch import Watch
 from maris_fast.weight_files import find_weights
 from maris_fast.weights import WeightsMeta, caution, load_model
 
@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace, streams: Streams, alone: bool) -> int:
             keep = KeptMasks()
         engine = EngineSettings(device=options.device)
         ranks = join(engine, alone=alone)
-        with Watch(ranks, engine):
+        with Heartbeat(ranks, engine):
             results = evaluate(
                 weights,
                 options.cache,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maris_fast.bench.drawing.reading import RAW_TWO
-from maris_fast.bench.made_up import write_made_up_cache
+from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.bench.reading import OURS, RAW, STOCK, measured
 from maris_fast.bench.writing import AS_IT_IS, encoding, shards
 from maris_fast.bench.writing import RAW as RAW_WRITE
@@ -33,7 +33,7 @@ def test_the_shard_writer_is_held_against_a_plain_write(tmp_path: Path) -> None:
 
 
 def test_every_way_of_reading_is_held_against_stock_and_raw(tmp_path: Path) -> None:
-    write_made_up_cache(tmp_path / "cache", 6, grids=[(8, 8)], channels=64)
+    write_fake_cache(tmp_path / "cache", 6, grids=[(8, 8)], channels=64)
     rows = {row["way"]: row for row in measured(tmp_path / "cache", 2, cold=True)}
     assert (rows[STOCK]["to_stock"], rows[RAW]["to_raw"], rows[RAW_TWO]["to_raw_two"]) == (1, 1, 1)
     assert all(row["gb_per_s"] > 0 for row in rows.values())

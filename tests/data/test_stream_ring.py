@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maris_fast.bench.made_up import write_made_up_cache
+from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.data_shards.stream.ring import ByteRing, Slot
@@ -64,7 +64,7 @@ def test_slots_go_round_and_wait_for_the_oldest() -> None:
 def test_a_batch_beyond_the_buffer_is_refused_with_the_bytes_it_needs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_made_up_cache(tmp_path / "cache", 4, grids=[(8, 8)], channels=64)
+    write_fake_cache(tmp_path / "cache", 4, grids=[(8, 8)], channels=64)
     plan = {"seed": 0, "epoch": 0, "expressions_per_step": 14, "expressions_per_image": 7}
     with CacheReader(tmp_path / "cache", "train", ReadingSettings(buffer_bytes=20_000)) as reader:
         with pytest.raises(ConfigError, match=r"needs up to [\d,]+ bytes, data.buffer_bytes is 20,000; set"):
@@ -104,8 +104,8 @@ print(read(large) - before)
 @pytest.mark.process
 def test_memory_stays_within_the_buffer_while_more_than_twice_as_much_is_read(tmp_path: Path) -> None:
     h, w, channels, images = 32, 32, 256, 360
-    write_made_up_cache(tmp_path / "small", 2, grids=[(8, 8)], channels=16)
-    write_made_up_cache(tmp_path / "large", images, grids=[(h, w)], channels=channels)
+    write_fake_cache(tmp_path / "small", 2, grids=[(8, 8)], channels=16)
+    write_fake_cache(tmp_path / "large", images, grids=[(h, w)], channels=channels)
     buffer = 128 * 2**20
     assert sum(path.stat().st_size for path in (tmp_path / "large").glob("*.tar")) > 2 * buffer
     done = subprocess.run(

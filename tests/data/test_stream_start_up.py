@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from maris_fast.bench.made_up import write_hollow_cache
+from maris_fast.bench.fake_cache import write_hollow_cache
 from maris_fast.data_shards.stream import CacheReader
 
 

@@ -7,7 +7,7 @@ import torch
 from maris_fast.config import LossSettings
 from maris_fast.losses import dice_loss, expression_losses, focal_loss
 from maris_fast.model import Segmentation
-from maris_fast.train.objective import Objective
+from maris_fast.train.model_with_loss import ModelWithLoss
 
 
 def test_focal_loss_of_two_pixels_computed_by_hand() -> None:
@@ -91,7 +91,7 @@ def test_the_objective_adds_no_target_and_counts_the_emptied_masks() -> None:
     said = torch.tensor([-2.0, 2.0, 2.0])
     weights = torch.tensor([1.0, 1.0, 1.0])
     settings = LossSettings(no_target_weight=0.3)
-    total, sums, overlap = Objective(Says(), settings, "fp32")(
+    total, sums, overlap = ModelWithLoss(Says(), settings, "fp32")(
         logits, said, torch.ones(3), torch.ones(3), targets, weights
     )
     alone = expression_losses(logits, targets, settings, said)

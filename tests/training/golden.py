@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.data_shards.cache import read_manifest
-from maris_fast.train.source import Source
+from maris_fast.train.cache_info import CacheInfo
 from tests.training.processes import ROOT, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
 
@@ -74,7 +74,7 @@ def curve(name: str, cache: Path, folder: Path, *changes: str) -> dict[str, Any]
     environment = json.loads((folder / "environment.json").read_text())
     return {
         "settings": [*LENGTH, *configuration.changes],
-        "data": Source.of(read_manifest(cache), "train").fingerprint,
+        "data": CacheInfo.of(read_manifest(cache), "train").fingerprint,
         "made_with": {key: environment[key] for key in ("packages", "commit", "platform", "device", "ranks")},
         "steps": [
             {key: one[key] for key in ("step", *COMPARED)} for one in records if one["kind"] == "train"

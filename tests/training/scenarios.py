@@ -22,7 +22,7 @@ from maris_fast.config import TrainingSettings
 from maris_fast.errors import MarisError
 from maris_fast.losses import expression_losses
 from maris_fast.train import engine as engine_module
-from maris_fast.train import master_state
+from maris_fast.train import optimiser_state
 from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.engine import Engine
 from maris_fast.train.loop import train
@@ -54,8 +54,8 @@ def parity(ranks: Ranks, folder: Path) -> Any:
             found["losses"].append(shares)
             found["norms"].append(torch.as_tensor(result.gradient_norm).float())
         # exp_avg is a weighted sum of the gradients, exp_avg_sq of their squares.
-        found["moments"] = [*master_state.whole_moments(engine.wrapped, engine.model).values()]
-        found["parameters"] = [*master_state.whole_parameters(engine.wrapped, engine.model).values()]
+        found["moments"] = [*optimiser_state.whole_moments(engine.wrapped, engine.model).values()]
+        found["parameters"] = [*optimiser_state.whole_parameters(engine.wrapped, engine.model).values()]
         differences[f"{stage}{' offload' if offload else ''}"] = {
             key: max((a - b).abs().max().item() for a, b in zip(found[key], expected[key], strict=True))
             for key in found
@@ -78,7 +78,7 @@ def _plain_pytorch() -> dict[str, list[torch.Tensor]]:
         found["losses"].append(means.detach())
         adam.step()
     found["moments"] = [
-        adam.state[one][key].detach() for key in master_state.MOMENTS for one in model.parameters()
+        adam.state[one][key].detach() for key in optimiser_state.MOMENTS for one in model.parameters()
     ]
     found["parameters"] = [one.detach() for one in model.parameters()]
     return found

@@ -27,7 +27,7 @@ from maris_fast.errors import InputError
 from maris_fast.launched import free_port
 from maris_fast.standard_streams import Streams, sturdy
 from maris_fast.train.by_products import RecordFile
-from maris_fast.train.journal import RunJournal
+from maris_fast.train.run_logger import RankZeroLogger
 from tests.faults import Disk, small_disk
 from tests.training.board_files import curve
 from tests.training.processes import ROOT, run
@@ -314,13 +314,13 @@ def write_steps(folder: Path, first: int, last: int) -> None:
     losses = ("loss", "focal", "dice", "oIoU", "lr", "tau", "gradient_norm")
     rates = ("expressions_per_s", "images_per_s", "data_wait_share", "gb_per_s", "memory_mb")
     values = dict.fromkeys((*losses, *rates), 0.5)
-    with RunJournal(toy_settings(folder), step=first - 1, total_steps=9) as journal:
+    with RankZeroLogger(toy_settings(folder), step=first - 1, total_steps=9) as logger:
         for step in range(first, last + 1):
-            journal.record("train", {"step": step, **values})
-            journal.advance(step)
+            logger.record("train", {"step": step, **values})
+            logger.advance(step)
 
 
-def test_a_resumed_journal_has_each_step_once(tmp_path: Path) -> None:
+def test_a_resumed_log_has_each_step_once(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 6)
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"kind": "train", "st\xff')  # torn by a crash

@@ -162,7 +162,7 @@ def test_the_run_folder_keeps_the_table_and_resuming_with_another_one_is_told(
     run = {"data": {"cache": "none"}, "run": {"folder": tmp_path}}
     trainer: Any = Trainer.__new__(Trainer)
     trainer.settings, trainer.ranks = TrainingSettings.model_validate(run), Ranks(CPU)
-    trainer.source, trainer.step = SimpleNamespace(dataset={"name": "made up"}), 0
+    trainer.cache_info, trainer.step = SimpleNamespace(dataset={"name": "made up"}), 0
     trainer.kernels = {"fake": {"a": "fast"}}
     trainer._open_folder()
     trainer.step, trainer.kernels = step, {"fake": {"a": "usual"}}

@@ -18,7 +18,7 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.prediction import Predictor
 from maris_fast.rle import Rle
-from maris_fast.train.objective import Objective
+from maris_fast.train.model_with_loss import ModelWithLoss
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model, load_weights, save_weights
@@ -128,7 +128,7 @@ def test_training_teaches_which_sentences_mean_nothing(decoder: str) -> None:
     settings = ModelSettings.model_validate(
         {"channels": 16, "heads": 2, "keep": "all", "decoder": decoder, "no_target": True}
     )
-    objective = Objective(Maris(settings, 6, 5), LossSettings(no_target_weight=1.0), "fp32")
+    objective = ModelWithLoss(Maris(settings, 6, 5), LossSettings(no_target_weight=1.0), "fp32")
     features = [torch.randn(2, 3, 4, 6) for _ in range(3)]
     words, word_mask = torch.randn(6, 3, 5), torch.ones(6, 3, dtype=torch.bool)
     offsets = torch.tensor([0, 4, 6], dtype=torch.int32)

@@ -16,7 +16,7 @@ from maris_fast.data_shards.stream import CacheReader, Sample
 from maris_fast.geometry import ImageGeometry
 from maris_fast.pictures import PREDICTION, TRUTH
 from maris_fast.rle import Rle
-from maris_fast.train.journal import RunJournal
+from maris_fast.train.run_logger import RankZeroLogger
 from maris_fast.train.validation_pictures import GREY, SampleMasks, SampleSheet
 from maris_fast.train.wandb_mirror import WandbMirror
 from tests.data.cache_dataset import box
@@ -96,9 +96,9 @@ def test_pictures_that_cannot_be_written_are_said_once_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "pictures").touch()  # no folder can be made there
-    with RunJournal(toy_settings(tmp_path), step=0, total_steps=9) as journal:
+    with RankZeroLogger(toy_settings(tmp_path), step=0, total_steps=9) as logger:
         for step in (3, 6):
-            journal.picture(step, lambda: Image.new("RGB", (8, 8)))
+            logger.picture(step, lambda: Image.new("RGB", (8, 8)))
     first, count = (record.getMessage() for record in caplog.records)
     assert first.startswith("pictures cannot be written (FileExistsError")
     assert count == "pictures: pictures that could not be written: 2"

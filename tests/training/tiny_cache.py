@@ -9,7 +9,7 @@ import torch
 from maris_fast.config import ModelSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.model import Maris
-from maris_fast.train.source import Source
+from maris_fast.train.cache_info import CacheInfo
 from maris_fast.weights import WeightsMeta, save_weights
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
@@ -25,7 +25,7 @@ def write_tiny_cache(folder: Path) -> Path:
 def write_untrained_for(cache: Path, path: Path) -> Path:
     """Weights at ``path`` as training on ``cache`` would have saved them; the same each time."""
     manifest = read_manifest(cache)
-    source, settings = Source.of(manifest, "train"), ModelSettings(channels=16, heads=2)
+    source, settings = CacheInfo.of(manifest, "train"), ModelSettings(channels=16, heads=2)
     meta = WeightsMeta(
         model=settings,
         visual_channels=source.visual_channels,

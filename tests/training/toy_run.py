@@ -1,4 +1,4 @@
-"""A whole run on the toy model: the real trainer, engine, checkpoints and journal, generated batches."""
+"""A whole run on the toy model: the real trainer, engine, checkpoints and logger, generated batches."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from maris_fast.data_shards.stream.faults import BadSamples
 from maris_fast.geometry import ImageGeometry
 from maris_fast.rle import Rle
 from maris_fast.train import resuming
+from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.loop import Trainer
-from maris_fast.train.source import Source
 from tests.training.toy import GRID, TEXT, VISUAL, ToyBatch, ToyModel, toy_batch
 
 STEPS_PER_EPOCH = 3
@@ -111,7 +111,7 @@ def toy_trainer(
     settings: TrainingSettings, ranks: Any, model: torch.nn.Module | None = None, **reader: Any
 ) -> Trainer:
     found = ranks.from_rank_zero(lambda: resuming.find(settings.run))
-    source = Source(VISUAL, TEXT, {"sam": "toy"}, ("sam",), "f00d", 1, Path("none"))
+    source = CacheInfo(VISUAL, TEXT, {"sam": "toy"}, ("sam",), "f00d", 1, Path("none"))
     training: Any = ToyReader(**reader)
     whole: Any = model or ToyModel(batch_norm=True)
     return Trainer(settings, ranks, source, training, training, whole, found, {})

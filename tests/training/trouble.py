@@ -16,8 +16,8 @@ from typing import Any
 
 from maris_fast.errors import InputError, MarisError
 from maris_fast.terminal import write_line
+from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.ranks import join, leave
-from maris_fast.train.watch import Watch
 from tests.training.toy_run import Batch, ToyReader, toy_settings, toy_trainer
 
 
@@ -58,7 +58,7 @@ def _main() -> int:
     )
     ranks = join(settings.engine)
     try:
-        with Watch(ranks, settings.engine):
+        with Heartbeat(ranks, settings.engine):
             trainer = toy_trainer(settings, ranks)
             trainer.training = TroubledReader()  # type: ignore[assignment]
             trainer.training.trouble = TROUBLE[options.trouble]  # type: ignore[attr-defined]

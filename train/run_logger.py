@@ -23,15 +23,15 @@ from maris_fast.train.run_files import BOARD, METRICS, PICTURES
 from maris_fast.train.wandb_mirror import WandbMirror
 
 if TYPE_CHECKING:
-    from maris_fast.train.board import Board
+    from maris_fast.train.event_file import EventFile
 
 log = logging.getLogger(__name__)
 
 
-class Journal(Protocol):
-    """Receives records; ``NoJournal`` on all ranks but the first."""
+class RunLogger(Protocol):
+    """Receives records; ``NullLogger`` on all ranks but the first."""
 
-    def __enter__(self) -> Journal: ...
+    def __enter__(self) -> RunLogger: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
@@ -41,8 +41,8 @@ class Journal(Protocol):
     def say(self, text: str) -> None: ...
 
 
-class NoJournal:
-    def __enter__(self) -> NoJournal:
+class NullLogger:
+    def __enter__(self) -> NullLogger:
         return self
 
     def __exit__(
@@ -63,7 +63,7 @@ class NoJournal:
         pass
 
 
-class RunJournal:
+class RankZeroLogger:
     """Writes ``metrics.jsonl``, ``tensorboard/`` and ``pictures/`` in the run folder, and to standard output.
 
     None of them ends a run: what cannot be written is told once. Records wait and are caught up, pictures are
@@ -81,12 +81,12 @@ class RunJournal:
         self._pictures = ByProduct(PICTURES)
         self._lines = RecordFile(folder / METRICS, lambda: _keep_until(folder / METRICS, step))
         self._metrics.attempt(self._lines.catch_up)
-        self._board: Board | None = None
+        self._board: EventFile | None = None
         self._curves.attempt(self._open_board)
         self._mirror = WandbMirror(settings) if settings.run.wandb_project is not None else None
         self._bar = _ProgressBar(step, total_steps) if sys.stdout.isatty() else None
 
-    def __enter__(self) -> RunJournal:
+    def __enter__(self) -> RankZeroLogger:
         return self
 
     def __exit__(
@@ -141,9 +141,9 @@ class RunJournal:
             write_line(text, sys.stdout)
 
     def _open_board(self) -> None:
-        from maris_fast.train.board import Board  # a TensorBoard that does not import costs no run
+        from maris_fast.train.event_file import EventFile  # a TensorBoard that does not import costs no run
 
-        self._board = Board(self._folder / BOARD, self._step + 1)
+        self._board = EventFile(self._folder / BOARD, self._step + 1)
 
     def _write(self, record: dict[str, Any]) -> None:
         self._metrics.attempt(partial(self._lines.append, f"{json.dumps(record)}\n".encode()))

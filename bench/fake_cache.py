@@ -42,7 +42,7 @@ TARGETS = 2
 RANDOM_ENCODERS = ("sam", "text")
 
 
-def write_made_up_cache(
+def write_fake_cache(
     folder: Path,
     images: int,
     *,
@@ -73,7 +73,7 @@ def write_made_up_cache(
     _write_manifest(folder, split_entry(folder, shards), feature_dtype, channels, text_channels)
 
 
-def made_up_shard(
+def fake_shard(
     images: int,
     *,
     grid: tuple[int, int] = GRIDS[0],
@@ -216,9 +216,9 @@ def _hollow_index(first: int, images: int, random: np.random.Generator) -> Shard
 def _write_manifest(
     folder: Path, entry: SplitEntry, feature_dtype: FeatureDtype, channels: int, text_channels: int
 ) -> None:
-    made_up = {"library": "none", "weights": "random", "sha256": None, "seed": 0}
-    sam = {**made_up, "arch": "made up", "channels": channels, "image_size": 1024, "blocks": (0, 1, 2)}
-    text = {**made_up, "arch": "made up", "channels": text_channels, "quick_gelu": False}
+    untrained = {"library": "none", "weights": "random", "sha256": None, "seed": 0}
+    sam = {**untrained, "arch": "made up", "channels": channels, "image_size": 1024, "blocks": (0, 1, 2)}
+    text = {**untrained, "arch": "made up", "channels": text_channels, "quick_gelu": False}
     manifest = CacheManifest(
         dataset=DatasetInfo(
             name="made up", split_by="none", image_root="/", source="none", synthetic=True, splits={}

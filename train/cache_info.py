@@ -12,7 +12,7 @@ from maris_fast.data_shards.cache.features import STORED
 
 
 @dataclass(frozen=True)
-class Source:
+class CacheInfo:
     """Widths of the features, who made them, and which expressions there are to train on.
 
     ``feature_itemsize``: bytes of a feature as the cache stores it. ``image_root``: where the images
@@ -29,7 +29,7 @@ class Source:
     dataset: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, manifest: CacheManifest, split: str) -> Source:
+    def of(cls, manifest: CacheManifest, split: str) -> CacheInfo:
         """Of one of the cache's splits; the fingerprint follows its contents, not where the cache lies."""
         contents = "".join(shard.index_sha256 for shard in manifest.splits[split].shards)
         return cls(

@@ -13,7 +13,7 @@ from maris_fast.losses import expression_losses
 from maris_fast.metrics import pixel_overlap
 
 
-class Objective(nn.Module):
+class ModelWithLoss(nn.Module):
     """The loss of a batch, summed over expressions; the model runs in ``precision``, the loss in fp32."""
 
     def __init__(self, model: nn.Module, settings: LossSettings, precision: Literal["fp32", "bf16"]) -> None:

@@ -9,11 +9,11 @@ import torch
 
 from maris_fast.config import ModelSettings
 from maris_fast.model.flops import training_flops
+from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.log_line import log_line
-from maris_fast.train.pace import Pace
+from maris_fast.train.peak_flops import peak_by_name, peak_tflops
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.source import Source
-from maris_fast.train.utilisation import peak_by_name, peak_tflops
+from maris_fast.train.throughput import Throughput
 from tests.training.toy import GRID, TEXT, VISUAL, WORDS, toy_batch
 from tests.training.toy_run import Batch
 
@@ -44,37 +44,37 @@ class Clock:
 
 def test_speeds_are_what_was_counted_over_the_time_outside_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    pace = Pace(ModelSettings(), Source(VISUAL, TEXT, {}, (), "", 2, Path()))
+    throughput = Throughput(ModelSettings(), CacheInfo(VISUAL, TEXT, {}, (), "", 2, Path()))
     batch = Batch.of(toy_batch(0, expressions=8))
-    for _ in pace.watch([batch]):
+    for _ in throughput.timed([batch]):
         clock.now += 4
-    with pace.paused():
+    with throughput.paused():
         clock.now += 1000
-    pace.count([batch, batch])
-    rates = pace.rates(Ranks(torch.device("cpu")), peak_tflops=1e-3)
+    throughput.count([batch, batch])
+    rates = throughput.rates(Ranks(torch.device("cpu")), peak_tflops=1e-3)
     assert rates["expressions_per_s"] == 7 / 4  # of the whole step; one of the eight is padding
     assert rates["images_per_s"] == 16 / 4
     assert rates["gb_per_s"] == pytest.approx(3 * 16 * GRID * GRID * VISUAL * 2 / 4e9)
     flops = training_flops(ModelSettings(), VISUAL, TEXT, (GRID, GRID), WORDS).of(16, 16)
     assert rates["tflops_per_s"] == pytest.approx(flops / 4e12)
     assert rates["mfu"] == pytest.approx(flops / 4e9)
-    pace.restart()
+    throughput.restart()
     clock.now += 1
-    assert pace.rates(Ranks(torch.device("cpu")), None)["expressions_per_s"] == 0
+    assert throughput.rates(Ranks(torch.device("cpu")), None)["expressions_per_s"] == 0
 
 
 def test_waiting_for_data_is_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    pace = Pace(ModelSettings(), Source(VISUAL, TEXT, {}, (), "", 1, Path()))
+    throughput = Throughput(ModelSettings(), CacheInfo(VISUAL, TEXT, {}, (), "", 1, Path()))
 
     def slow() -> Any:
         for _ in range(3):
             clock.now += 1
             yield None
 
-    for _ in pace.watch(slow()):
+    for _ in throughput.timed(slow()):
         clock.now += 3
-    assert pace.rates(Ranks(torch.device("cpu")), None)["data_wait_share"] == 3 / 12
+    assert throughput.rates(Ranks(torch.device("cpu")), None)["data_wait_share"] == 3 / 12
 
 
 @pytest.mark.parametrize(

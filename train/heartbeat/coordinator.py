@@ -1,4 +1,4 @@
-"""Rank 0's end of the watch: hears all ranks, judges, tells all of them."""
+"""Rank 0's end of the heartbeat: hears all ranks, judges, tells all of them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from dataclasses import asdict
 from threading import Thread
 from typing import Any
 
-from maris_fast.train.watch.identity import Identity
-from maris_fast.train.watch.verdict import GRACE, Beat, Heard, Limits, judge
-from maris_fast.train.watch.wire import Wire
+from maris_fast.train.heartbeat.diagnosis import GRACE, Beat, Heard, Timeouts, diagnose
+from maris_fast.train.heartbeat.identity import Identity
+from maris_fast.train.heartbeat.wire import Wire
 
 
-class Post(Thread):
-    """A thread beside rank 0's training; ends when all have said goodbye, or with a verdict."""
+class Coordinator(Thread):
+    """A thread beside rank 0's training; ends when all have said goodbye, or with a diagnosis."""
 
     def __init__(
-        self, listener: socket.socket, token: str, ranks: Sequence[Identity], limits: Limits, interval: float
+        self,
+        listener: socket.socket,
+        token: str,
+        ranks: Sequence[Identity],
+        limits: Timeouts,
+        interval: float,
     ) -> None:
-        super().__init__(name="watch-post", daemon=True)
+        super().__init__(name="heartbeat", daemon=True)
         self._listener, self._token = listener, token
         self._ranks, self._limits, self._interval = ranks, limits, interval
         self._selector = selectors.DefaultSelector()
@@ -51,9 +56,9 @@ class Post(Thread):
             if now - told >= self._interval:
                 told = now
                 self._tell(alive=self._own_beat())
-            verdict = judge(self._ranks, self._heard, now, self._limits)
-            if verdict is not None:
-                self._tell(verdict=verdict.plain())
+            diagnosis = diagnose(self._ranks, self._heard, now, self._limits)
+            if diagnosis is not None:
+                self._tell(diagnosis=diagnosis.plain())
                 return
         self._tell(over=True)
 

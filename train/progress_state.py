@@ -17,8 +17,8 @@ CLONE = Path(__file__).resolve().parents[1]
 
 
 @dataclass
-class Whereabouts:
-    """Written by the main thread, read by the watch. ``moves`` counts: the same number means no progress."""
+class ProgressState:
+    """Written by the main thread, read by the heartbeat's. The same ``moves`` as before means no progress."""
 
     phase: Phase = "starting"
     step: int = 0

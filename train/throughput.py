@@ -13,8 +13,8 @@ from torch import Tensor
 
 from maris_fast.config import ModelSettings
 from maris_fast.model.flops import training_flops
+from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.source import Source
 
 T = TypeVar("T")
 
@@ -42,11 +42,11 @@ class Totals(NamedTuple):
     memory_mb: float
 
 
-class Pace:
+class Throughput:
     """Counts what is done between one record and the next; its clock stands still while ``paused``."""
 
-    def __init__(self, model: ModelSettings, source: Source) -> None:
-        self._model, self._source = model, source
+    def __init__(self, model: ModelSettings, cache_info: CacheInfo) -> None:
+        self._model, self._cache_info = model, cache_info
         self.restart()
 
     def restart(self) -> None:
@@ -61,7 +61,7 @@ class Pace:
         yield
         self._away += time.perf_counter() - before
 
-    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """Passes ``batches`` on, and counts the time until each is there."""
         iterator = iter(batches)
         while True:
@@ -79,11 +79,11 @@ class Pace:
         self._expressions += parts[0].step_expressions
         for part in parts:
             expressions, words, _ = part.words.shape
-            channels = self._source.visual_channels
-            per = training_flops(self._model, channels, self._source.text_channels, part.grid, words)
+            channels = self._cache_info.visual_channels
+            per = training_flops(self._model, channels, self._cache_info.text_channels, part.grid, words)
             tokens = part.images * part.grid[0] * part.grid[1]
             self._images += part.images
-            self._feature_bytes += 3 * tokens * channels * self._source.feature_itemsize
+            self._feature_bytes += 3 * tokens * channels * self._cache_info.feature_itemsize
             self._flops += per.of(part.images, expressions)
 
     def rates(self, ranks: Ranks, peak_tflops: float | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Speaker:
 
     def __init__(self, token: str) -> None:
         # Abstract, as the first byte says: in the network namespace, not in a folder.
-        self._address = f"\0maris-fast-watch-{token}"
+        self._address = f"\0maris-fast-heartbeat-{token}"
         self._held: socket.socket | None = None
 
     def takes_the_word(self) -> bool:

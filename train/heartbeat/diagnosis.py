@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maris_fast.config import EngineSettings
-from maris_fast.train.watch.identity import Identity
+from maris_fast.train.heartbeat.identity import Identity
 
 LOST = 75
 """Exit status of a rank that ends because of another; sysexits' EX_TEMPFAIL: it may be tried again."""
@@ -15,7 +15,7 @@ FAILED = 2
 """Exit status after an error that a person can act on."""
 
 GRACE = 0.5
-"""Seconds from the first sign to the verdict: a rank's death reaches its peers as errors of their own."""
+"""Seconds from the first sign to the diagnosis: a rank's death reaches its peers as errors of their own."""
 ABRUPT = 0.1
 """Seconds within which ranks that go have gone together; later ones are the launcher's doing."""
 
@@ -47,7 +47,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Diagnosis:
     """``culprits`` are ranks; ``hung`` ones may have to be killed. ``shared``: all ranks met the same."""
 
     culprits: tuple[int, ...]
@@ -60,12 +60,12 @@ class Verdict:
         return {**self.__dict__, "culprits": list(self.culprits)}
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Verdict:
+    def of(cls, plain: Mapping[str, Any]) -> Diagnosis:
         return cls(**{**plain, "culprits": tuple(plain["culprits"])})
 
 
 @dataclass(frozen=True)
-class Limits:
+class Timeouts:
     """Seconds."""
 
     silence: float
@@ -74,7 +74,7 @@ class Limits:
     quick: frozenset[str] = field(default=frozenset({"reading data", "computing"}))
 
     @classmethod
-    def of(cls, engine: EngineSettings) -> Limits:
+    def of(cls, engine: EngineSettings) -> Timeouts:
         return cls(engine.heartbeat_seconds, engine.stall_seconds, 60 * engine.timeout_minutes)
 
     def wait(self, phase: str) -> tuple[float, str]:
@@ -84,10 +84,10 @@ class Limits:
         return self.patience, f"engine.timeout_minutes = {self.patience / 60:g}"
 
 
-def judge(
-    ranks: Sequence[Identity], heard: Mapping[int, Heard], now: float, limits: Limits
-) -> Verdict | None:
-    """The verdict on what rank 0 has heard, None while there is nothing, or not enough, to say.
+def diagnose(
+    ranks: Sequence[Identity], heard: Mapping[int, Heard], now: float, limits: Timeouts
+) -> Diagnosis | None:
+    """The diagnosis on what rank 0 has heard, None while there is nothing, or not enough, to say.
 
     A process that is gone comes before an error that a rank has met, since its peers meet errors for it;
     both come before silence, and silence before a stall.
@@ -102,22 +102,26 @@ def judge(
         if gone:
             first = gone[0][0]
             together = [rank for when, rank in gone if when - first < ABRUPT]
-            return Verdict(tuple(together), _ended(ranks, heard, together))
+            return Diagnosis(tuple(together), _ended(ranks, heard, together))
         return _failed(ranks, heard, failed)
     silent = [rank for rank, one in heard.items() if now - one.last > limits.silence]
     if silent:
-        return Verdict(tuple(silent), _silence(ranks, heard, silent, limits), hung=True)
+        return Diagnosis(tuple(silent), _silence(ranks, heard, silent, limits), hung=True)
     return _stall(ranks, heard, limits)
 
 
-def lost_rank_zero(ranks: Sequence[Identity], beat: Beat | None, limits: Limits, *, silent: bool) -> Verdict:
-    """The verdict of the others on rank 0, which judges everybody else; ``beat`` is its last one known."""
+def lost_rank_zero(
+    ranks: Sequence[Identity], beat: Beat | None, limits: Timeouts, *, silent: bool
+) -> Diagnosis:
+    """The diagnosis of the others on rank 0, which judges everybody else; ``beat`` is its last one known."""
     heard = {0: Heard(0.0, beat)}
     text = _silence(ranks, heard, [0], limits) if silent else _ended(ranks, heard, [0])
-    return Verdict((0,), text, hung=silent)
+    return Diagnosis((0,), text, hung=silent)
 
 
-def _silence(ranks: Sequence[Identity], heard: Mapping[int, Heard], silent: list[int], limits: Limits) -> str:
+def _silence(
+    ranks: Sequence[Identity], heard: Mapping[int, Heard], silent: list[int], limits: Timeouts
+) -> str:
     return (
         f"{_names(ranks, silent)} {_plural(silent, 'has', 'have')} been silent for {limits.silence:g} s"
         f"{_seen(heard, silent)}: stopped or swapping, the machine is down, or the network is cut. (If a "
@@ -136,15 +140,15 @@ def _failed(
     ranks: Sequence[Identity],
     heard: Mapping[int, Heard],
     failed: list[tuple[tuple[float, str, int], int]],
-) -> Verdict:
+) -> Diagnosis:
     (_, what, status), rank = failed[0]
     if len(failed) == len(ranks) and all(one[2] == FAILED for one, _ in failed):
-        return Verdict(tuple(rank for _, rank in failed), what, FAILED, shared=True)
+        return Diagnosis(tuple(rank for _, rank in failed), what, FAILED, shared=True)
     text = f"{ranks[rank]} failed{_where(heard, rank)}: {what}"
-    return Verdict((rank,), text if status == FAILED else f"{text}. {GO_ON}", status)
+    return Diagnosis((rank,), text if status == FAILED else f"{text}. {GO_ON}", status)
 
 
-def _stall(ranks: Sequence[Identity], heard: Mapping[int, Heard], limits: Limits) -> Verdict | None:
+def _stall(ranks: Sequence[Identity], heard: Mapping[int, Heard], limits: Timeouts) -> Diagnosis | None:
     beats = {rank: one.beat for rank, one in heard.items() if one.beat is not None}
     waiting = {rank: beat.waiting for rank, beat in beats.items() if beat.waiting > 0}
     if len(beats) < len(ranks) or not waiting:
@@ -163,7 +167,7 @@ def _stall(ranks: Sequence[Identity], heard: Mapping[int, Heard], limits: Limits
             "connection between two of them is broken, a device is stuck, or they wait in different places: "
             f"{places}. {GO_ON}"
         )
-        return Verdict((), text)
+        return Diagnosis((), text)
     behind = min(beat.step for beat in busy.values())
     laggards = sorted(rank for rank, beat in busy.items() if beat.step == behind)
     limit, setting = limits.wait(busy[laggards[0]].phase)
@@ -174,7 +178,7 @@ def _stall(ranks: Sequence[Identity], heard: Mapping[int, Heard], limits: Limits
         f"the other ranks have been waiting for {longest:.0f} s ({setting}) for {_names(ranks, laggards)}"
         f"{_seen(heard, laggards)}. If that is no fault, set it higher. {GO_ON}"
     )
-    return Verdict(tuple(laggards), text)
+    return Diagnosis(tuple(laggards), text)
 
 
 def _names(ranks: Sequence[Identity], some: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Who is at fault: the judgement on made-up reports, and what reaches the post from outside."""
+"""Who is at fault: the judgement on made-up reports, and what reaches the coordinator from outside."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from hypothesis import strategies as st
 from maris_fast.config import EngineSettings
 from maris_fast.errors import TrainingError
 from maris_fast.launched import free_port
-from maris_fast.train.watch import Watch
-from maris_fast.train.watch import watch as watch_module
-from maris_fast.train.watch.identity import Identity
-from maris_fast.train.watch.post import Post
-from maris_fast.train.watch.verdict import (
+from maris_fast.train.heartbeat import Heartbeat
+from maris_fast.train.heartbeat import rank as rank_module
+from maris_fast.train.heartbeat.coordinator import Coordinator
+from maris_fast.train.heartbeat.diagnosis import (
     FAILED,
     GRACE,
     LOST,
     Beat,
+    Diagnosis,
     Heard,
-    Limits,
-    Verdict,
-    judge,
+    Timeouts,
+    diagnose,
     lost_rank_zero,
 )
-from maris_fast.train.watch.wire import Wire, listen
-from tests.training.two_watches import Ranks, TwoWatches, stays
+from maris_fast.train.heartbeat.identity import Identity
+from maris_fast.train.heartbeat.wire import Wire, listen
+from tests.training.two_heartbeats import Ranks, TwoHeartbeats, stays
 
-LIMITS = Limits(silence=30, stall=180, patience=600)
+LIMITS = Timeouts(silence=30, stall=180, patience=600)
 RANKS = [Identity(rank, f"host-{rank // 2}", 100 + rank, "boot", "1") for rank in range(4)]
 NOW = 1000.0
 
 
-def test_a_watch_that_cannot_be_reached_is_named() -> None:
+def test_a_heartbeat_that_cannot_be_reached_is_named() -> None:
     port = free_port()  # nobody listens
     with pytest.raises(TrainingError, match=rf"at 127\.0\.0\.1 port {port} cannot be reached: .*refused"):
-        watch_module._connect("127.0.0.1", port)
+        rank_module._connect("127.0.0.1", port)
 
 
 def beat(phase: str = "computing", step: int = 7, waiting: float = 0, still: float = 0) -> Beat:
@@ -58,24 +58,25 @@ def heard(**changes: Heard) -> dict[int, Heard]:
 
 
 def text(reports: dict[int, Heard], culprits: tuple[int, ...], status: int = LOST) -> str:
-    verdict = judge(RANKS, reports, NOW, LIMITS)
-    assert verdict is not None
-    assert (verdict.culprits, verdict.status) == (culprits, status)
-    return verdict.text
+    diagnosis = diagnose(RANKS, reports, NOW, LIMITS)
+    assert diagnosis is not None
+    assert (diagnosis.culprits, diagnosis.status) == (culprits, status)
+    return diagnosis.text
 
 
 def test_nobody_is_at_fault_while_all_are_heard_and_nobody_waits_long() -> None:
-    assert judge(RANKS, heard(), NOW, LIMITS) is None
-    assert judge(RANKS, heard(r1=Heard(NOW - 29, beat())), NOW, LIMITS) is None
+    assert diagnose(RANKS, heard(), NOW, LIMITS) is None
+    assert diagnose(RANKS, heard(r1=Heard(NOW - 29, beat())), NOW, LIMITS) is None
     waits = Heard(NOW, beat(waiting=179))
     assert (
-        judge(RANKS, heard(r0=waits, r2=waits, r3=waits, r1=Heard(NOW, beat(still=900))), NOW, LIMITS) is None
+        diagnose(RANKS, heard(r0=waits, r2=waits, r3=waits, r1=Heard(NOW, beat(still=900))), NOW, LIMITS)
+        is None
     )
 
 
 def test_long_work_without_anybody_waiting_is_no_fault() -> None:
     slow = Heard(NOW, beat("evaluating", still=10_000))
-    assert judge(RANKS, heard(r0=slow, r1=slow, r2=slow, r3=slow), NOW, LIMITS) is None
+    assert diagnose(RANKS, heard(r0=slow, r1=slow, r2=slow, r3=slow), NOW, LIMITS) is None
 
 
 def test_death_comes_before_the_errors_that_it_causes_and_before_what_the_launcher_then_ends() -> None:
@@ -90,16 +91,16 @@ def test_death_comes_before_the_errors_that_it_causes_and_before_what_the_launch
 
 def test_the_verdict_waits_for_the_cause_to_be_heard() -> None:
     sign = Heard(NOW, beat(), failed=(NOW - GRACE / 2, "RuntimeError", LOST))
-    assert judge(RANKS, heard(r0=sign), NOW, LIMITS) is None
+    assert diagnose(RANKS, heard(r0=sign), NOW, LIMITS) is None
 
 
 def test_one_rank_that_fails_is_named_and_an_error_of_all_is_not_blamed_on_one() -> None:
     own = Heard(NOW, beat("reading data"), failed=(NOW - 1, "shard 3 is torn", FAILED))
     message = text(heard(r2=own), (2,), FAILED)
     assert message.startswith("rank 2 on host-1 (pid 102) failed after step 7, reading data")
-    verdict = judge(RANKS, {rank: replace(own) for rank in range(4)}, NOW, LIMITS)
-    assert verdict is not None
-    assert verdict.shared
+    diagnosis = diagnose(RANKS, {rank: replace(own) for rank in range(4)}, NOW, LIMITS)
+    assert diagnosis is not None
+    assert diagnosis.shared
 
 
 def test_a_silent_machine_is_named_with_all_its_ranks_and_the_setting() -> None:
@@ -117,7 +118,7 @@ def test_the_rank_that_others_wait_for_is_named_with_what_it_does_by_the_limit_o
     assert "rank 1 on host-0 (pid 101), last seen after step 7, reading data" in message
     for phase in ("starting", "evaluating", "writing a checkpoint"):
         reports = heard(r0=waits, r2=waits, r3=waits, r1=Heard(NOW, beat(phase, still=181)))
-        assert judge(RANKS, reports, NOW, LIMITS) is None
+        assert diagnose(RANKS, reports, NOW, LIMITS) is None
         long = Heard(NOW, beat(waiting=601))
         reports = heard(r0=long, r2=long, r3=long, r1=Heard(NOW, beat(phase, still=601)))
         assert "engine.timeout_minutes = 10" in text(reports, (1,))
@@ -145,18 +146,18 @@ def test_no_alarm_within_the_limits(states: list[tuple[str, float, float]]) -> N
         rank: Heard(NOW - silent, beat(phase, waiting=waiting))
         for rank, (phase, waiting, silent) in enumerate(states)
     }
-    assert judge(RANKS, reports, NOW, LIMITS) is None
+    assert diagnose(RANKS, reports, NOW, LIMITS) is None
 
 
 def test_defaults_end_a_run_within_a_minute() -> None:
-    assert Limits.of(EngineSettings()).silence + 10 < 60
+    assert Timeouts.of(EngineSettings()).silence + 10 < 60
 
 
 def test_strangers_at_the_post_change_nothing() -> None:
     listener = listen()
     port = listener.getsockname()[1]
-    post = Post(listener, "secret", RANKS[:1], LIMITS, interval=0.1)
-    post.start()
+    coordinator = Coordinator(listener, "secret", RANKS[:1], LIMITS, interval=0.1)
+    coordinator.start()
     for words in (b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 0, "token": "guess", "bye": true}\n', b"[1]\n", b""):
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(words)
@@ -169,8 +170,8 @@ def test_strangers_at_the_post_change_nothing() -> None:
     assert told
     assert all(set(message) == {"alive"} for message in told)
     rank.send(bye=True)
-    post.join(5)
-    assert not post.is_alive()
+    coordinator.join(5)
+    assert not coordinator.is_alive()
     rank.close()
 
 
@@ -191,7 +192,7 @@ def test_only_the_very_process_is_killed() -> None:
 
 def test_a_run_that_was_suspended_as_a_whole_goes_on(tmp_path: Path) -> None:
     """As by a batch system for another job, or with a laptop: nobody was heard, and nobody is lost."""
-    with TwoWatches(tmp_path / "log", silence=2, work=lambda ranks, watch: stays(6)) as both:
+    with TwoHeartbeats(tmp_path / "log", silence=2, work=lambda ranks, heartbeat: stays(6)) as both:
         time.sleep(0.5)
         both.signal(signal.SIGSTOP)
         time.sleep(4)
@@ -205,13 +206,13 @@ def test_a_run_that_was_suspended_as_a_whole_goes_on(tmp_path: Path) -> None:
 def test_a_rank_that_is_late_hears_rank_zero_before_it_judges(tmp_path: Path) -> None:
     """Its turns take longer than the pause between them: it cannot wait for words, but it reads them."""
 
-    def late(ranks: Ranks, watch: Watch) -> None:
+    def late(ranks: Ranks, heartbeat: Heartbeat) -> None:
         if not ranks.first:
-            send = watch._wire.send
-            watch._wire.send = lambda **words: (time.sleep(0.5), send(**words))  # type: ignore[method-assign]
+            send = heartbeat._wire.send
+            heartbeat._wire.send = lambda **words: (time.sleep(0.5), send(**words))  # type: ignore[method-assign]
         stays(4)
 
-    with TwoWatches(tmp_path / "log", silence=2, work=late) as both:
+    with TwoHeartbeats(tmp_path / "log", silence=2, work=late) as both:
         assert both.ends() == [0, 0], both.log.read_text()
     assert both.log.read_text() == ""
 
@@ -220,23 +221,23 @@ def test_a_rank_that_is_late_hears_rank_zero_before_it_judges(tmp_path: Path) ->
 def test_of_two_ranks_that_blame_each_other_at_once_one_speaks(tmp_path: Path, behind: float) -> None:
     """Rank 0 judges while rank 1 has found it silent, and perhaps has spoken and ended before rank 1 can."""
 
-    def blame(ranks: Ranks, watch: Watch) -> None:
+    def blame(ranks: Ranks, heartbeat: Heartbeat) -> None:
         if ranks.first:
             ranks.gather("judges")
-            assert watch._post is not None
-            watch._post._tell(verdict=Verdict((1,), "rank 1 is stuck").plain())
+            assert heartbeat._coordinator is not None
+            heartbeat._coordinator._tell(diagnosis=Diagnosis((1,), "rank 1 is stuck").plain())
         else:
 
-            def found_silent(*found: Any, **more: Any) -> Verdict:
+            def found_silent(*found: Any, **more: Any) -> Diagnosis:
                 ranks.gather("judges")
                 time.sleep(behind)
                 return lost_rank_zero(*found, **more)
 
-            watch_module.lost_rank_zero = found_silent
-            watch._limits = replace(watch._limits, silence=0)
+            rank_module.lost_rank_zero = found_silent
+            heartbeat._limits = replace(heartbeat._limits, silence=0)
         stays(10)
 
-    with TwoWatches(tmp_path / "log", silence=2, work=blame) as both:
+    with TwoHeartbeats(tmp_path / "log", silence=2, work=blame) as both:
         codes = both.ends()
     (line,) = both.log.read_text().splitlines()
     assert line.startswith(("error: rank 1 is stuck", "error: rank 0 on "))

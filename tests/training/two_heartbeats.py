@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from maris_fast.config import EngineSettings
-from maris_fast.train.watch import Watch
-from maris_fast.train.whereabouts import Whereabouts
+from maris_fast.train.heartbeat import Heartbeat
+from maris_fast.train.progress_state import ProgressState
 
 
 class Ranks:
@@ -26,7 +26,7 @@ class Ranks:
 
     def __init__(self, rank: int, line: TextIO) -> None:
         self.rank, self.first, self.line = rank, rank == 0, line
-        self.whereabouts = Whereabouts()
+        self.progress = ProgressState()
 
     def gather(self, value: Any) -> list[Any]:
         self._send(value)
@@ -45,10 +45,10 @@ class Ranks:
         self.line.flush()
 
 
-class TwoWatches:
+class TwoHeartbeats:
     """Ranks 0 and 1 of a run: ``work`` is what each does while watched, ``log`` has what they say."""
 
-    def __init__(self, log: Path, silence: float, work: Callable[[Ranks, Watch], None]) -> None:
+    def __init__(self, log: Path, silence: float, work: Callable[[Ranks, Heartbeat], None]) -> None:
         self.log = log
         log.touch()
         ends = socket.socketpair()
@@ -58,7 +58,7 @@ class TwoWatches:
         for end in ends:
             end.close()
 
-    def __enter__(self) -> TwoWatches:
+    def __enter__(self) -> TwoHeartbeats:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,7 +78,11 @@ class TwoWatches:
         return codes
 
     def _start(
-        self, rank: int, end: socket.socket, settings: EngineSettings, work: Callable[[Ranks, Watch], None]
+        self,
+        rank: int,
+        end: socket.socket,
+        settings: EngineSettings,
+        work: Callable[[Ranks, Heartbeat], None],
     ) -> int:
         if pid := os.fork():
             return pid
@@ -86,8 +90,8 @@ class TwoWatches:
             os.environ["MASTER_ADDR"] = "127.0.0.1"
             sys.stderr = self.log.open("a", buffering=1)
             ranks: Any = Ranks(rank, end.makefile("rw"))
-            with Watch(ranks, settings) as watch:
-                work(ranks, watch)
+            with Heartbeat(ranks, settings) as heartbeat:
+                work(ranks, heartbeat)
             os._exit(0)
         finally:
             traceback.print_exc()

@@ -23,7 +23,7 @@ from torch.utils.tensorboard.summary import image, scalar
 from maris_fast.train.by_products import RecordFile
 
 
-class Board:
+class EventFile:
     """Curves and pictures in ``folder``; an earlier start's, of step ``first`` and later, are dropped.
 
     What cannot be written raises OSError, waits, and goes with what comes next.

@@ -1,4 +1,4 @@
-"""Each rank's end of the watch: tells, listens, and ends the process on a verdict."""
+"""Each rank's end of the heartbeat: tells, listens, and ends the process on a diagnosis."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ from maris_fast.config import EngineSettings
 from maris_fast.errors import MarisError, TrainingError
 from maris_fast.ownership import release_all
 from maris_fast.terminal import write_line
+from maris_fast.train.heartbeat.coordinator import Coordinator
+from maris_fast.train.heartbeat.diagnosis import (
+    FAILED,
+    GRACE,
+    LOST,
+    Beat,
+    Diagnosis,
+    Timeouts,
+    lost_rank_zero,
+)
+from maris_fast.train.heartbeat.identity import Identity
+from maris_fast.train.heartbeat.speaker import Speaker
+from maris_fast.train.heartbeat.wire import Wire, listen
+from maris_fast.train.progress_state import place_of
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.watch.identity import Identity
-from maris_fast.train.watch.post import Post
-from maris_fast.train.watch.speaker import Speaker
-from maris_fast.train.watch.verdict import FAILED, GRACE, LOST, Beat, Limits, Verdict, lost_rank_zero
-from maris_fast.train.watch.wire import Wire, listen
-from maris_fast.train.whereabouts import place_of
 
 INTERRUPTED = 130
 GOODBYE = 10.0
@@ -33,7 +41,7 @@ LINGER = 0.5
 """Seconds for which a rank that has spoken still has the word, for one that judges just then."""
 
 
-class Watch:
+class Heartbeat:
     """Entered by all ranks together, around everything in which one of them could be lost.
 
     A thread of each rank tells rank 0 where its main thread is; a thread of rank 0 listens, and says that it
@@ -45,8 +53,8 @@ class Watch:
     """
 
     def __init__(self, ranks: Ranks, settings: EngineSettings) -> None:
-        self._where, self._rank = ranks.whereabouts, ranks.rank
-        self._limits = Limits.of(settings)
+        self._progress, self._rank = ranks.progress, ranks.rank
+        self._limits = Timeouts.of(settings)
         self._interval = min(2.0, settings.heartbeat_seconds / 10)
         self._on = ranks.world > 1 and settings.heartbeat_seconds > 0
         self._comm = ranks
@@ -54,15 +62,15 @@ class Watch:
         self._ended = False
         self._failed = False
         self._judged = Event()
-        self._post: Post | None = None
+        self._coordinator: Coordinator | None = None
         self._first: Beat | None = None
         self._signals: Any = signal.SIG_DFL
         self._moves = -1
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Heartbeat:
         """
         Raises:
-            TrainingError: this rank cannot reach rank 0's watch.
+            TrainingError: this rank cannot reach rank 0's heartbeat.
         """
         if not self._on:
             return self
@@ -71,13 +79,13 @@ class Watch:
         port, token = self._comm.from_rank_zero(lambda: (_port(listener), secrets.token_hex(16)))
         self._speaker = Speaker(token)
         if listener is not None:
-            self._post = Post(listener, token, self._ranks, self._limits, self._interval)
-            self._post.start()
+            self._coordinator = Coordinator(listener, token, self._ranks, self._limits, self._interval)
+            self._coordinator.start()
         self._signals = signal.signal(signal.SIGTERM, self._terminated)
         self._wire = _connect("127.0.0.1" if self._comm.first else os.environ["MASTER_ADDR"], port)
         self._wire.send(rank=self._rank, token=token)
         self._last = self._still_since = self._waiting_since = time.monotonic()
-        self._thread = Thread(target=self._run, name="watch", daemon=True)
+        self._thread = Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
         return self
 
@@ -99,11 +107,11 @@ class Watch:
         signal.signal(signal.SIGTERM, self._signals)
         # A thread that is left when Python ends may take the process down with it.
         self._thread.join(GOODBYE)
-        if self._post is not None:
-            self._post.join(GOODBYE)
+        if self._coordinator is not None:
+            self._coordinator.join(GOODBYE)
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
-        # A launcher that has seen a rank die ends the others at once: the verdict comes first.
+        # A launcher that has seen a rank die ends the others at once: the diagnosis comes first.
         self._judged.wait(4 * GRACE)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -140,47 +148,47 @@ class Watch:
                 self._first = Beat(**message["alive"])
             if "over" in message:
                 self._ended = True
-            if "verdict" in message and not self._ended:
-                self._act(Verdict.of(message["verdict"]))
+            if "diagnosis" in message and not self._ended:
+                self._act(Diagnosis.of(message["diagnosis"]))
 
     def _beat(self) -> Beat:
         now = time.monotonic()
-        waits, place = self._where.look()
-        if self._where.moves != self._moves:
-            self._moves, self._still_since = self._where.moves, now
+        waits, place = self._progress.look()
+        if self._progress.moves != self._moves:
+            self._moves, self._still_since = self._progress.moves, now
             self._waiting_since = now
         elif not waits:
             self._waiting_since = now
         waiting = max(now - self._waiting_since, 1e-3) if waits else 0.0
-        return Beat(self._where.phase, self._where.step, waiting, now - self._still_since, place)
+        return Beat(self._progress.phase, self._progress.step, waiting, now - self._still_since, place)
 
-    def _act(self, verdict: Verdict) -> None:
+    def _act(self, diagnosis: Diagnosis) -> None:
         self._ended = True
-        if self._failed and (verdict.shared or self._rank in verdict.culprits):
+        if self._failed and (diagnosis.shared or self._rank in diagnosis.culprits):
             self._judged.set()
             return
         machine = self._ranks[self._rank].machine
         survivors = [
-            one.rank for one in self._ranks if one.machine == machine and one.rank not in verdict.culprits
+            one.rank for one in self._ranks if one.machine == machine and one.rank not in diagnosis.culprits
         ]
         speaks = bool(survivors) and self._rank == survivors[0] and not self._overruled()
         if speaks and self._speaker.takes_the_word():
-            _say(f"error: {verdict.text}")
-            if verdict.hung:
+            _say(f"error: {diagnosis.text}")
+            if diagnosis.hung:
                 # Its launcher would wait for it, half a minute or for ever.
-                for rank in verdict.culprits:
+                for rank in diagnosis.culprits:
                     self._ranks[rank].kill()
             time.sleep(LINGER)
         sys.stdout.flush()
         sys.stderr.flush()
         release_all()
         # Not an exception: the main thread may wait in a collective that nothing ends.
-        os._exit(verdict.status)
+        os._exit(diagnosis.status)
 
     def _overruled(self) -> bool:
         """Whether rank 0 has judged meanwhile: it tells everybody before it speaks."""
         try:
-            return any("verdict" in message for message in self._wire.receive() or ())
+            return any("diagnosis" in message for message in self._wire.receive() or ())
         except (OSError, ValueError):
             return False
 
@@ -196,8 +204,8 @@ def _connect(address: str, port: int) -> Wire:
         return Wire(socket.create_connection((address, port), timeout=20))
     except OSError as error:
         raise TrainingError(
-            f"rank 0's watch at {address} port {port} cannot be reached: {error}; let ranks open any port to "
-            "each other (gloo needs that too), or set engine.heartbeat_seconds=0 to go unwatched"
+            f"rank 0's heartbeat at {address} port {port} cannot be reached: {error}; let ranks open any "
+            "port to each other (gloo needs that too), or set engine.heartbeat_seconds=0 to go without"
         ) from error
 
 
