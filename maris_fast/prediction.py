@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from maris_fast.attention import Attention, of_expression, watched
 from maris_fast.config import RANDOM, SamSettings, TextSettings
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, TextFeatures
 from maris_fast.encoders.placement import usable
@@ -22,6 +21,7 @@ from maris_fast.encoders.provenance import EncoderProvenance
 from maris_fast.errors import ArgumentError, CheckpointError, first_of
 from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.images import as_shown, load_image
+from maris_fast.pictures.attention_weights import Attention, of_expression, watched
 from maris_fast.weight_files import find_weights
 from maris_fast.weights import caution, load_model
 

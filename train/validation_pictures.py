@@ -14,7 +14,7 @@ from PIL import Image
 
 from maris_fast.errors import InputError
 from maris_fast.images import Orientation, load_image
-from maris_fast.pictures import Panel, sheet
+from maris_fast.pictures.overlays import Panel, sheet
 from maris_fast.rle import Rle
 
 GREY = (150, 150, 150)

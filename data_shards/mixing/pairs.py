@@ -10,7 +10,7 @@ import numpy as np
 from maris_fast.data_shards.mixing.guard import LookAlike
 from maris_fast.errors import InputError
 from maris_fast.images import load_image
-from maris_fast.pictures import Panel, sheet
+from maris_fast.pictures.overlays import Panel, sheet
 
 PAIRS_A_SHEET = 200
 _SIDE = 240

@@ -38,9 +38,9 @@ def attention(
     chosen = [_pixel(one) for one in pixel or ()]
     picture = load_image(image)
     predictor = load_predictor(weights, sam_weights, text_weights, device)
-    from maris_fast.attention import pixel_of
-    from maris_fast.attention_pictures import regions_picture, words_picture
-    from maris_fast.pictures import save_png
+    from maris_fast.pictures.attention_maps import regions_picture, words_picture
+    from maris_fast.pictures.attention_weights import pixel_of
+    from maris_fast.pictures.overlays import save_png
 
     say(f"encoding {image}", err=True)
     mask, found = predictor.attention(picture, expression)

@@ -28,7 +28,7 @@ def predict(
 
     picture = load_image(image)
     predictor = load_predictor(weights, sam_weights, text_weights, device)
-    from maris_fast.pictures import Panel, overlay, save_png
+    from maris_fast.pictures.overlays import Panel, overlay, save_png
 
     say(f"encoding {image}", err=True)
     masks = predictor.masks(picture, expressions)

@@ -158,7 +158,7 @@ def _draw(weights: Path, dataset: Path, out: Path) -> None:
     """Overlays of the first held-out expressions of each kind."""
     from maris_fast.data_shards.records import ImportedDataset
     from maris_fast.images import load_image
-    from maris_fast.pictures import Panel, sheet
+    from maris_fast.pictures.overlays import Panel, sheet
     from maris_fast.prediction import Predictor
 
     source = ImportedDataset(dataset)

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from maris_fast.attention import pixel_of
-from maris_fast.attention_pictures import regions_picture, words_picture
 from maris_fast.errors import InputError
 from maris_fast.images import load_image, views_of
-from maris_fast.pictures import Panel, masked
+from maris_fast.pictures.attention_maps import regions_picture, words_picture
+from maris_fast.pictures.attention_weights import pixel_of
+from maris_fast.pictures.overlays import Panel, masked
 from maris_fast.prediction import EncodedImage, Predictor
 
 MOST_SENTENCES = 16

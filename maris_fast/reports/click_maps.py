@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from maris_fast.attention import Attention, pixel_of
-from maris_fast.attention_pictures import regions_picture
 from maris_fast.geometry import PATCH
-from maris_fast.pictures import Panel, masked
+from maris_fast.pictures.attention_maps import regions_picture
+from maris_fast.pictures.attention_weights import Attention, pixel_of
+from maris_fast.pictures.overlays import Panel, masked
 from maris_fast.reports.data_uris import small_png_uri
 from maris_fast.reports.examples import Example
 from maris_fast.reports.split_attention import attention_of

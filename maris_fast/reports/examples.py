@@ -12,7 +12,7 @@ from torch import nn
 
 from maris_fast.data_shards.stream import Batch
 from maris_fast.images import Orientation
-from maris_fast.pictures import TRUTH, Panel, sheet
+from maris_fast.pictures.overlays import TRUTH, Panel, sheet
 from maris_fast.rle import Rle, iou
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import EvaluationReader, score_split

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from maris_fast.attention import Attention, of_expression, watched
+from maris_fast.pictures.attention_weights import Attention, of_expression, watched
 from maris_fast.train.split_scores import EvaluationReader
 from maris_fast.train.validation_pictures import order_of
 

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from maris_fast.attention import Attention, of_expression, pixel_of, watched
-from maris_fast.attention_pictures import regions_picture, words_picture
 from maris_fast.config import ModelSettings
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.geometry import ImageGeometry
 from maris_fast.kernels import mutual_attention_weights
 from maris_fast.model import Maris
-from maris_fast.pictures import Panel, overlay
+from maris_fast.pictures.attention_maps import regions_picture, words_picture
+from maris_fast.pictures.attention_weights import Attention, of_expression, pixel_of, watched
+from maris_fast.pictures.overlays import Panel, overlay
 
 GEOMETRY = ImageGeometry.of(60, 100, 128)  # 77 x 128 pixels, 5 x 8 tokens, the last row covered in part
 VISUAL, TEXT, WORDS = 12, 10, 5

@@ -13,12 +13,11 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-from maris_fast import fonts
-from maris_fast.attention import Attention
-from maris_fast.attention_pictures import regions_picture, words_picture
 from maris_fast.encoders.tokens import readable, tokeniser
 from maris_fast.geometry import ImageGeometry
-from maris_fast.pictures import Panel, overlay
+from maris_fast.pictures.attention_maps import regions_picture, words_picture
+from maris_fast.pictures.attention_weights import Attention
+from maris_fast.pictures.overlays import Panel, fonts, overlay
 
 
 @pytest.fixture

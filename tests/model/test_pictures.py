@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maris_fast.pictures import PREDICTION, Panel, overlay, sheet
+from maris_fast.pictures.overlays import PREDICTION, Panel, overlay, sheet
 
 
 def panel(height: int = 60, width: int = 80, caption: str = "the dog") -> Panel:

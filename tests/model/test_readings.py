@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from maris_fast.attention import watched
 from maris_fast.config import ModelSettings
 from maris_fast.kernels import Reading, mutual_attention
 from maris_fast.model import Maris
 from maris_fast.model.kinds import of_model
+from maris_fast.pictures.attention_weights import watched
 from maris_fast.weights import HEADER, WeightsMeta, load_model, save_weights
 from tests.model.by_hand import inputs, make
 

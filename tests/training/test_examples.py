@@ -12,7 +12,7 @@ from PIL import Image
 from maris_fast.config import ModelSettings
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
-from maris_fast.pictures import PREDICTION, TRUTH
+from maris_fast.pictures.overlays import PREDICTION, TRUTH
 from maris_fast.reports.examples import Example, choose, examples_of, examples_sheet
 from maris_fast.reports.split_attention import attention_of
 from maris_fast.rle import Rle

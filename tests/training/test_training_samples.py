@@ -14,7 +14,7 @@ from PIL import Image
 
 from maris_fast.data_shards.stream import CacheReader, Sample
 from maris_fast.geometry import ImageGeometry
-from maris_fast.pictures import PREDICTION, TRUTH
+from maris_fast.pictures.overlays import PREDICTION, TRUTH
 from maris_fast.rle import Rle
 from maris_fast.train.run_logger import RankZeroLogger
 from maris_fast.train.validation_pictures import GREY, SampleMasks, SampleSheet

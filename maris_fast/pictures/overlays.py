@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from maris_fast.files import replaced
-from maris_fast.fonts import CaptionFont, caption_font, drawable
+from maris_fast.pictures.fonts import CaptionFont, caption_font, drawable
 
 PREDICTION = (255, 64, 129)
 TRUTH = (0, 200, 83)

@@ -15,9 +15,9 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from maris_fast.attention import Attention
-from maris_fast.fonts import caption_font, drawable, families
-from maris_fast.pictures import Panel, masked, outline, wrapped
+from maris_fast.pictures.attention_weights import Attention
+from maris_fast.pictures.fonts import caption_font, drawable, families
+from maris_fast.pictures.overlays import Panel, masked, outline, wrapped
 
 INCHES, DPI = 4.8, 150
 """Width of a picture: read on a phone without zooming, sharp on a desktop."""
