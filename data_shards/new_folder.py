@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maris_fast.errors import InputError
-from maris_fast.files import FULL
+from maris_fast.system.files import FULL
 
 
 @contextmanager

@@ -27,9 +27,9 @@ from pydantic import (
 )
 
 from maris_fast.errors import InputError, first_of
-from maris_fast.files import plain_name, read_at_most
 from maris_fast.images import Orientation
 from maris_fast.rle import Rle
+from maris_fast.system.files import plain_name, read_at_most
 
 FORMAT_VERSION = 2
 MOST_HEAD_BYTES = 2**26

@@ -7,7 +7,7 @@ so that ``import maris_fast`` itself takes no PyTorch and no time.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from maris_fast.nameless_user import name_the_user
+from maris_fast.system.nameless_user import name_the_user
 
 if TYPE_CHECKING:
     from maris_fast.config import CacheSettings, TrainingSettings, load_settings

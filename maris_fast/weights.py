@@ -19,8 +19,8 @@ from torch import Tensor
 
 from maris_fast.config import MOST_CHANNELS, ModelSettings
 from maris_fast.errors import CheckpointError, first_of
-from maris_fast.files import flush, replaced
 from maris_fast.model import Maris
+from maris_fast.system.files import flush, replaced
 from maris_fast.weight_files import find_weights
 
 FORMAT_VERSION = 1

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maris_fast.errors import CheckpointError
-from maris_fast.files import flush, replace_text, sha256_of
+from maris_fast.system.files import flush, replace_text, sha256_of
 
 FORMAT_VERSION = 1
 FOLDER, TENSORS, STATE = "checkpoints", "state.safetensors", "state.json"

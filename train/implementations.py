@@ -15,7 +15,7 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.kernels.choice import Operation, prove, text
 from maris_fast.kernels.choice.table import Found, of_device
 from maris_fast.model.kinds import of_model
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 from maris_fast.train.ranks import Ranks
 
 Table = dict[str, dict[str, str | None]]

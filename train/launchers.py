@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from maris_fast import process_table
+from maris_fast.system import process_table
 
 PROGRAMS = ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "hydra_pmi_proxy")
 SCRIPTS = ("deepspeed", "torchrun", "maris-fast")

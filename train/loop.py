@@ -20,9 +20,9 @@ from torch import Tensor
 from maris_fast.config import TrainingSettings, dump_settings
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.errors import ConfigError, TrainingError
-from maris_fast.files import replace_text
 from maris_fast.model import Maris
-from maris_fast.terminal import write_line
+from maris_fast.system.files import replace_text
+from maris_fast.system.terminal import write_line
 from maris_fast.train import (
     attention_health,
     checkpoints,

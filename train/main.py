@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a training; returns the process's exit status, 2 for an error that a person can act on."""
     options = _parser().parse_intermixed_args(arguments)
     _find_package()
-    from maris_fast.standard_streams import sturdy
+    from maris_fast.system.standard_streams import sturdy
 
     with sturdy():
         return _run(options)
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from maris_fast.errors import MarisError
-    from maris_fast.linux import require_linux
-    from maris_fast.terminal import PrintableFormatter
+    from maris_fast.system.linux import require_linux
+    from maris_fast.system.terminal import PrintableFormatter
 
     logging.basicConfig()
     for handler in logging.getLogger().handlers:
@@ -124,7 +124,7 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
 
 def _show(settings: TrainingSettings, ranks: int | None) -> None:
     from maris_fast.config import dump_settings
-    from maris_fast.launched import place_of
+    from maris_fast.system.launchers import place_of
     from maris_fast.train.deepspeed_config import deepspeed_config
 
     place = place_of()
@@ -135,7 +135,7 @@ def _show(settings: TrainingSettings, ranks: int | None) -> None:
 
 
 def _train(settings: TrainingSettings) -> None:
-    from maris_fast.launched import take_place
+    from maris_fast.system.launchers import take_place
     from maris_fast.train.deepspeed_config import deepspeed_config
     from maris_fast.train.splits import require_known_splits
 

@@ -6,8 +6,8 @@ import sys
 import time
 
 from maris_fast.errors import MarisError, ReportedByRankZeroError
-from maris_fast.launched import own_rank
-from maris_fast.terminal import write_line
+from maris_fast.system.launchers import own_rank
+from maris_fast.system.terminal import write_line
 
 
 def report_error(error: MarisError) -> None:

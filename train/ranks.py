@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError
-from maris_fast.launched import Place, take_place
+from maris_fast.system.launchers import Place, take_place
 from maris_fast.train.progress_state import ProgressState
 
 T = TypeVar("T")

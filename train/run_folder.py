@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from maris_fast.errors import ConfigError
-from maris_fast.ownership import OccupiedError, confirm, owned_folder
+from maris_fast.system.locks import OccupiedError, confirm, owned_folder
 from maris_fast.train.ranks import Ranks
 
 

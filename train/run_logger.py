@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from maris_fast.config import TrainingSettings
-from maris_fast.files import replaced
-from maris_fast.standard_streams import lost_lines, take_untold
-from maris_fast.terminal import printable, write_line
+from maris_fast.system.files import replaced
+from maris_fast.system.standard_streams import lost_lines, take_untold
+from maris_fast.system.terminal import printable, write_line
 from maris_fast.train.by_products import ByProduct, RecordFile
 from maris_fast.train.log_line import log_line
 from maris_fast.train.run_files import BOARD, METRICS, PICTURES

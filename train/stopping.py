@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
-from maris_fast import end_signals
+from maris_fast.system import end_signals
 from maris_fast.train.launchers import Launchers
 from maris_fast.train.ranks import Ranks
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from maris_fast.errors import InputError
-from maris_fast.files import flush
-from maris_fast.ownership import SUFFIX, Held, OccupiedError, owned_file
+from maris_fast.system.files import flush
+from maris_fast.system.locks import SUFFIX, Held, OccupiedError, owned_file
 
 PART = ".part"
 

@@ -27,7 +27,7 @@ from maris_fast.config import MOST_CHANNELS, EncoderSettings, FeatureDtype
 from maris_fast.data_shards.records import DatasetInfo, FileName, Frozen
 from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import InputError, first_of
-from maris_fast.files import read_at_most
+from maris_fast.system.files import read_at_most
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"

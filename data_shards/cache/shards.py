@@ -21,7 +21,7 @@ from maris_fast.data_shards.cache.index import ShardIndex, object_of
 from maris_fast.data_shards.cache.manifest import ShardEntry, ShardPlan, SplitEntry, members_of
 from maris_fast.data_shards.cache.plan import TAR_BLOCK
 from maris_fast.errors import InputError
-from maris_fast.files import sha256_of
+from maris_fast.system.files import sha256_of
 
 
 def write_shard(

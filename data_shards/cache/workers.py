@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from maris_fast.errors import ConfigError
-from maris_fast.launched import place_of
+from maris_fast.system.launchers import place_of
 
 
 @dataclass(frozen=True)

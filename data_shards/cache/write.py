@@ -50,10 +50,10 @@ from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow, write
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, place
 from maris_fast.errors import InputError
-from maris_fast.files import flush, sha256_of
 from maris_fast.geometry import ImageGeometry
 from maris_fast.images import load_image
-from maris_fast.ownership import is_lock
+from maris_fast.system.files import flush, sha256_of
+from maris_fast.system.locks import is_lock
 
 DECODERS = 4
 """Threads that decode and resize images ahead of the encoder."""

@@ -13,7 +13,7 @@ from maris_fast.data_shards.importers.published import (
     verdict_on_all,
 )
 from maris_fast.data_shards.records import DatasetInfo
-from maris_fast.terminal import Table
+from maris_fast.system.terminal import Table
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from maris_fast.data_shards.records import (
     together,
 )
 from maris_fast.errors import InputError
-from maris_fast.terminal import Table
+from maris_fast.system.terminal import Table
 
 
 @dataclass(frozen=True)

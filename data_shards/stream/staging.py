@@ -29,8 +29,8 @@ from maris_fast.data_shards.cache.manifest import (
     read_manifest,
 )
 from maris_fast.errors import ConfigError, InputError
-from maris_fast.files import sha256_of
-from maris_fast.ownership import OccupiedError, owned_file, owned_folder
+from maris_fast.system.files import sha256_of
+from maris_fast.system.locks import OccupiedError, owned_file, owned_folder
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from maris_fast.ablation.plan import Plan, PlannedRun, changes, compared
 from maris_fast.config.loading import PACKAGE
 from maris_fast.data_shards.cache import CacheManifest
 from maris_fast.errors import ConfigError, InputError
-from maris_fast.files import replace_text
 from maris_fast.model.parameters import parameter_counts
-from maris_fast.ownership import SUFFIX, OccupiedError, living_owner, owned_folder
+from maris_fast.system.files import replace_text
+from maris_fast.system.locks import SUFFIX, OccupiedError, living_owner, owned_folder
 
 ABLATION = "ablation.json"
 FORMAT_VERSION = 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maris_fast.cli import data, quickstart, training
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -268,7 +268,7 @@ def _list(plan: Plan, has_cache: bool) -> None:
     from maris_fast.ablation.paper import ABLATION_TABLES
     from maris_fast.data_shards.cache import read_manifest
     from maris_fast.model.parameters import parameter_counts
-    from maris_fast.terminal import Table
+    from maris_fast.system.terminal import Table
 
     manifest = read_manifest(plan.cache) if has_cache else None
     features = "this cache" if manifest else "ViT-H and CLIP ViT-L/14"
@@ -293,7 +293,7 @@ def _list(plan: Plan, has_cache: bool) -> None:
 def _show(record: Record, folder: Path) -> None:
     from maris_fast.ablation.comparison import HEAD, conditions_told, sections, verdicts
     from maris_fast.ablation.record import ABLATION
-    from maris_fast.terminal import Table
+    from maris_fast.system.terminal import Table
 
     console = _console()
     for section in sections({name: record.scores(name) for name in record.variants}, record.rows()):

@@ -28,12 +28,12 @@ from maris_fast.cli import (
 )
 from maris_fast.cli.bench import bench
 from maris_fast.cli.kernels import kernels
-from maris_fast.end_signals import interrupting
 from maris_fast.errors import MarisError
-from maris_fast.files import FULL
-from maris_fast.linux import require_linux
-from maris_fast.standard_streams import sturdy
-from maris_fast.terminal import PrintableFormatter, printable
+from maris_fast.system.end_signals import interrupting
+from maris_fast.system.files import FULL
+from maris_fast.system.linux import require_linux
+from maris_fast.system.standard_streams import sturdy
+from maris_fast.system.terminal import PrintableFormatter, printable
 
 
 class Commands(TyperGroup):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 
 def attention(
@@ -32,8 +32,8 @@ def attention(
     Writes <image>-words.png and, for each block, <image>-regions-block<N>.png.
     """
     from maris_fast.errors import ConfigError
-    from maris_fast.files import writing
     from maris_fast.images import load_image
+    from maris_fast.system.files import writing
 
     chosen = [_pixel(one) for one in pixel or ()]
     picture = load_image(image)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks: run them, draw them, compare them.")
 Root = Annotated[
@@ -72,7 +72,7 @@ def compare(
     from rich.console import Console
 
     from maris_fast.bench.comparing import compare as compared
-    from maris_fast.terminal import Table
+    from maris_fast.system.terminal import Table
 
     changes = compared(new, old)
     if not changes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 if TYPE_CHECKING:
     from maris_fast.data_shards.cache.manifest import CacheManifest
@@ -290,7 +290,7 @@ def _print_plan(job: CacheJob, seconds_an_image: float | None) -> None:
 
     from rich.console import Console
 
-    from maris_fast.terminal import Table
+    from maris_fast.system.terminal import Table
 
     table = Table(title=f"plan of {job.out}", title_justify="left")
     for column in ("split", "images", "expressions", "shards", "GB"):
@@ -345,7 +345,7 @@ def verify(
     from rich.console import Console
 
     from maris_fast.data_shards.cache.verify import verify_cache
-    from maris_fast.terminal import Table
+    from maris_fast.system.terminal import Table
 
     report = verify_cache(cache, split, jobs=jobs)
     if report.manifest is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 

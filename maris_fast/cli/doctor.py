@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from maris_fast.terminal import printable
+from maris_fast.system.terminal import printable
 
 if TYPE_CHECKING:
     from maris_fast.doctor import Check, Result, Subject

@@ -14,7 +14,7 @@ def info(
     """Describe weights, a data set or a cache; without a path, the machine and what it would run."""
     from rich.console import Console
 
-    from maris_fast.terminal import Table
+    from maris_fast.system.terminal import Table
 
     rows = machine() if path is None else describe(path)
     table = Table(show_header=False, title=str(path) if path is not None else "this machine")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maris_fast.terminal import Table, say
+from maris_fast.system.terminal import Table, say
 
 kernels = typer.Typer(no_args_is_help=True, help="Implementations of the operations: prove them, show them.")
 

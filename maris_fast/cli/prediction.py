@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 
 def predict(
@@ -23,8 +23,8 @@ def predict(
     """Segment what a sentence refers to; writes <image>-<n>-mask.png and <image>-<n>-overlay.png."""
     from PIL import Image
 
-    from maris_fast.files import writing
     from maris_fast.images import load_image
+    from maris_fast.system.files import writing
 
     picture = load_image(image)
     predictor = load_predictor(weights, sam_weights, text_weights, device)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 if TYPE_CHECKING:
     from maris_fast.prediction import Predictor

@@ -10,7 +10,7 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from maris_fast.terminal import printable
+from maris_fast.system.terminal import printable
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import typer
 
 from maris_fast.cli import data, training
 from maris_fast.errors import InputError, MarisError
-from maris_fast.files import replace_text, writing
-from maris_fast.terminal import say
+from maris_fast.system.files import replace_text, writing
+from maris_fast.system.terminal import say
 
 if TYPE_CHECKING:
     from maris_fast.data_shards.records import ImageRecord

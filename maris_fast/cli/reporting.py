@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 
 def report(
@@ -29,8 +29,8 @@ def report(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where the models run")] = "auto",
 ) -> None:
     """Write scores, curves, pictures, settings and speed of runs as one HTML page that needs no network."""
-    from maris_fast.files import writing
     from maris_fast.reports import Drawing, write_report
+    from maris_fast.system.files import writing
     from maris_fast.train.run_files import REPORT
 
     page = out or (runs[0] / REPORT if len(runs) == 1 else Path(REPORT))

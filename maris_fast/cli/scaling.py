@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 if TYPE_CHECKING:
     from maris_fast.data_shards.scaling import Rates, Scaling, Workload

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 
 def score(
@@ -91,8 +91,8 @@ def compare(
     from rich.console import Console
 
     from maris_fast.evaluation import paired
-    from maris_fast.files import replace_text, writing
     from maris_fast.scoring.summary import warnings
+    from maris_fast.system.files import replace_text, writing
 
     found = paired.compare(first, second, resamples=bootstrap, most=most)
     console = Console()

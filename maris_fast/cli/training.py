@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from maris_fast import process_table
-from maris_fast.terminal import say
+from maris_fast.system import process_table
+from maris_fast.system.terminal import say
 
 SECONDS_TO_STOP = 120.0
 """For a step and a checkpoint."""
@@ -172,7 +172,7 @@ def _ranks() -> Iterator[int]:
 
 def launcher_command(ranks: int, *command: str, devices: Sequence[str] = ()) -> list[str]:
     """``command`` under DeepSpeed's launcher, on these GPUs or on the first ones."""
-    from maris_fast.launched import free_port
+    from maris_fast.system.launchers import free_port
 
     where = ["--include", f"localhost:{','.join(devices)}"] if devices else ["--num_gpus", str(ranks)]
     # The launcher's own choice is one fixed port, and two runs on a machine would meet there.

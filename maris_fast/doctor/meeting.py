@@ -67,7 +67,7 @@ def _why_not_met(device: str) -> str:
 
 def _two_here(device: str) -> str:
     """Why two ranks on this machine did not meet; nothing if they did."""
-    from maris_fast.launched import free_port
+    from maris_fast.system.launchers import free_port
 
     # CUDA cannot be used in a fork of a process that has looked for it.
     context = (

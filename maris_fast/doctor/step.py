@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from maris_fast.config import TrainingSettings
 from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size
 from maris_fast.doctor.subject import Subject
-from maris_fast.launched import be_alone
+from maris_fast.system.launchers import be_alone
 
 if TYPE_CHECKING:
     from maris_fast.train.ranks import Ranks

@@ -10,7 +10,7 @@ from pathlib import Path
 from maris_fast.config import CacheSettings, ModelSettings, TrainingSettings, load_settings
 from maris_fast.config.loading import read_values
 from maris_fast.errors import ConfigError
-from maris_fast.launched import place_of
+from maris_fast.system.launchers import place_of
 
 
 @dataclass(frozen=True)

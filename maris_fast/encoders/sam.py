@@ -23,8 +23,8 @@ from maris_fast.encoders.provenance import SamProvenance
 from maris_fast.encoders.sam_attention import DecomposedAttention
 from maris_fast.encoders.weights import load_tensors
 from maris_fast.errors import CheckpointError, ConfigError
-from maris_fast.files import sha256_of
 from maris_fast.geometry import PATCH, ImageGeometry
+from maris_fast.system.files import sha256_of
 
 # Of segment_anything/build_sam.py, which keeps them inside a function that builds the whole of SAM.
 PIXEL_MEAN = (123.675, 116.28, 103.53)

@@ -20,7 +20,7 @@ from maris_fast.encoders.provenance import TextProvenance
 from maris_fast.encoders.tokens import readable, tokeniser
 from maris_fast.encoders.weights import load_tensors
 from maris_fast.errors import ArgumentError, CheckpointError, ConfigError
-from maris_fast.files import sha256_of
+from maris_fast.system.files import sha256_of
 
 TINY = "tiny"
 TINY_CONFIG: dict[str, Any] = {

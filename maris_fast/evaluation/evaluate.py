@@ -28,8 +28,8 @@ from maris_fast.evaluation.expression_file import KeptMasks, require_place, writ
 from maris_fast.evaluation.scores_file import write_scores
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
-from maris_fast.standard_streams import Streams, sturdy
-from maris_fast.terminal import say
+from maris_fast.system.standard_streams import Streams, sturdy
+from maris_fast.system.terminal import say
 from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.rank_output import report_error
 from maris_fast.train.ranks import Ranks, join, leave

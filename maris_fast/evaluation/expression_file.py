@@ -24,10 +24,10 @@ from pydantic import BaseModel, Field, FiniteFloat
 from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.data_shards.stream import Sample
 from maris_fast.errors import InputError, first_of
-from maris_fast.files import replace_text, writing
 from maris_fast.rle import Rle
 from maris_fast.scoring import MARIS
 from maris_fast.scoring.rows import Facts, Table
+from maris_fast.system.files import replace_text, writing
 from maris_fast.train.ranks import Ranks
 
 

@@ -14,7 +14,7 @@ from maris_fast.evaluation.expression_file import Scored, read_scored, shown, ta
 from maris_fast.scoring import MARIS
 from maris_fast.scoring.intervals import LEVEL, SEED, Difference, studentised
 from maris_fast.scoring.summary import ratios_of, sums_of_images, warnings
-from maris_fast.terminal import Table as Grid
+from maris_fast.system.terminal import Table as Grid
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo
-from maris_fast.files import replace_text, writing
+from maris_fast.system.files import replace_text, writing
 
 AS_WRITTEN = "as written"
 

@@ -16,7 +16,7 @@ from itertools import groupby
 
 from PIL import ImageDraw, ImageFont
 
-from maris_fast.terminal import printable
+from maris_fast.system.terminal import printable
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from maris_fast.files import replaced
 from maris_fast.pictures.fonts import CaptionFont, caption_font, drawable
+from maris_fast.system.files import replaced
 
 PREDICTION = (255, 64, 129)
 TRUTH = (0, 200, 83)

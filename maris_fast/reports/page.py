@@ -9,13 +9,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from maris_fast.files import replace_text
 from maris_fast.reports import figures, paper_tables, tables
 from maris_fast.reports.counted import shown_and_counted
 from maris_fast.reports.data_uris import png_uri
 from maris_fast.reports.examples import RULE
 from maris_fast.reports.model_pictures import Drawing, ModelPictures, draw_models
 from maris_fast.reports.run_data import RunData, read_runs
+from maris_fast.system.files import replace_text
 
 SHEETS = 3
 """Of a run at most: the first, one in the middle and the last."""

@@ -11,7 +11,7 @@ from rich.text import Text
 from maris_fast.metrics import THRESHOLDS
 from maris_fast.scoring.protocols import PROTOCOLS, precision_name
 from maris_fast.scoring.summary import FEW
-from maris_fast.terminal import Table as Grid
+from maris_fast.system.terminal import Table as Grid
 
 SCORES = ("oIoU", "mIoU", *map(precision_name, THRESHOLDS))
 

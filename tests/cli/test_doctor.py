@@ -40,8 +40,8 @@ from maris_fast.doctor.step import alone, judge_loss, judge_memory
 from maris_fast.doctor.subject import subject_of
 from maris_fast.encoders import SamEncoder
 from maris_fast.errors import InputError
-from maris_fast.launched import free_port
 from maris_fast.model import Maris
+from maris_fast.system.launchers import free_port
 from maris_fast.train import checkpoints
 from maris_fast.train.checkpoints import RunState
 from tests.training.processes import ROOT, run, srun_task

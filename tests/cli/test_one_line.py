@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maris_fast.cli import app
-from maris_fast.launched import free_port
+from maris_fast.system.launchers import free_port
 from maris_fast.train.main import main
 from tests.faults import NAMELESS, require_nameless_user, small_disk
 from tests.training.processes import ROOT, TWO_RANKS, run

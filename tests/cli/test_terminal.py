@@ -15,7 +15,7 @@ from maris_fast.cli import app
 from maris_fast.reports import figures
 from maris_fast.reports.run_data import RunData
 from maris_fast.scoring import tables
-from maris_fast.terminal import Table, printable
+from maris_fast.system.terminal import Table, printable
 from maris_fast.weights import HEADER
 
 CLEAR = "\x1b[2J\x1b]0;owned\x07"

@@ -18,7 +18,7 @@ from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import CacheManifest, read_manifest, write_cache
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.errors import ConfigError, InputError
-from maris_fast.ownership import owned_folder
+from maris_fast.system.locks import owned_folder
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.faults import small_disk
 from tests.training.processes import free_port

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from maris_fast.config import TextSettings
 from maris_fast.encoders import TextEncoder
 from maris_fast.errors import CheckpointError, ConfigError, InputError
-from maris_fast.launched import free_port
+from maris_fast.system.launchers import free_port
 
 
 def tiny(**changes: object) -> TextSettings:

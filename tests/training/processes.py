@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from maris_fast import launched
+from maris_fast.system import launchers
 
 ROOT = Path(__file__).parents[2]
 TWO_RANKS = ("deepspeed", "--num_gpus", "2")
@@ -77,7 +77,7 @@ def _environment(packages: Sequence[Path] = ()) -> dict[str, str]:
 
 
 def free_port() -> str:
-    return str(launched.free_port())
+    return str(launchers.free_port())
 
 
 class Launched:

@@ -24,8 +24,8 @@ from maris_fast.ablation.record import Record
 from maris_fast.ablation.running import Command, Runner
 from maris_fast.cli import app
 from maris_fast.errors import InputError
-from maris_fast.launched import free_port
-from maris_fast.standard_streams import Streams, sturdy
+from maris_fast.system.launchers import free_port
+from maris_fast.system.standard_streams import Streams, sturdy
 from maris_fast.train.by_products import RecordFile
 from maris_fast.train.run_logger import RankZeroLogger
 from tests.faults import Disk, small_disk

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from maris_fast import end_signals
-from maris_fast.ownership import lock_in, owned_folder
+from maris_fast.system import end_signals
+from maris_fast.system.locks import lock_in, owned_folder
 from maris_fast.train import checkpoints
 from tests.training.processes import ROOT, TWO_RANKS, Launched, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
@@ -198,7 +198,7 @@ def test_ranks_of_a_command_that_has_nothing_to_keep_end_with_it(tmp_path: Path)
     command.write_text(
         "import sys\n"
         "from maris_fast.cli.training import launch\n"
-        "from maris_fast.end_signals import interrupting\n"
+        "from maris_fast.system.end_signals import interrupting\n"
         "with interrupting():\n"
         "    launch(2, *sys.argv[1:])\n"
     )
@@ -218,7 +218,7 @@ def test_whatever_asks_a_command_to_end_interrupts_it_once(number: str, tmp_path
     script = tmp_path / "script.py"
     script.write_text(
         "import os, signal\n"
-        "from maris_fast.end_signals import interrupting\n"
+        "from maris_fast.system.end_signals import interrupting\n"
         "try:\n"
         "    with interrupting():\n"
         f"        os.kill(os.getpid(), signal.{number})\n"

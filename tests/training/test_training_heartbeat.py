@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import TrainingError
-from maris_fast.launched import free_port
+from maris_fast.system.launchers import free_port
 from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.heartbeat import rank as rank_module
 from maris_fast.train.heartbeat.coordinator import Coordinator

@@ -17,9 +17,9 @@ from maris_fast.config import ModelSettings, TrainingSettings
 from maris_fast.kernels.choice import text
 from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
-from maris_fast.launched import free_port
 from maris_fast.model.kinds import of_model
 from maris_fast.reports.run_data import RunData
+from maris_fast.system.launchers import free_port
 from maris_fast.train import implementations
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from maris_fast.data_shards.stream import CacheReader
-from maris_fast.launched import first_host, tasks_per_node
+from maris_fast.system.launchers import first_host, tasks_per_node
 from tests.training.processes import ROOT, Launched, free_port, srun_task
 from tests.training.tiny_cache import write_tiny_cache
 

@@ -13,7 +13,7 @@ from tests.training.processes import ROOT
 LINES, RANKS = 2000, 3
 TELL = """
 import sys
-from maris_fast.terminal import write_line
+from maris_fast.system.terminal import write_line
 sys.stdin.readline()
 for _ in range({lines}):
     write_line("error: rank {rank} says so", sys.{stream})

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 from maris_fast.data_shards.cache.workers import Worker, find_worker
-from maris_fast.launched import Place, place_of, take_place
+from maris_fast.system.launchers import Place, place_of, take_place
 from maris_fast.train.main import main
 from tests.training.processes import ROOT, run
 
@@ -150,7 +150,9 @@ def test_two_steps_of_one_job_meet_at_different_ports() -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("mpi", [OPENMPI, HYDRA])
 def test_ranks_of_mpirun_on_one_machine_meet_there(mpi: dict[str, str]) -> None:
-    script = "from maris_fast.launched import *; print(take_place().rank, *map(os.environ.get, NAMES))"
+    script = (
+        "from maris_fast.system.launchers import *; print(take_place().rank, *map(os.environ.get, NAMES))"
+    )
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     command = [sys.executable, "-c", f"import os; NAMES={names}; {script}"]
     said = [
@@ -193,7 +195,7 @@ def test_a_port_in_use_is_one_line_that_names_the_launchers_option(tmp_path: Pat
 def test_ranks_that_a_real_mpirun_starts_are_two_of_one_run(mpirun: tuple[str, ...], tmp_path: Path) -> None:
     if shutil.which(mpirun[0]) is None:
         pytest.skip(f"{mpirun[0]} is not installed")
-    script = "from maris_fast.launched import *; place = take_place(); print(place.rank, place.world)"
+    script = "from maris_fast.system.launchers import *; place = take_place(); print(place.rank, place.world)"
     done = run(*mpirun, "-n", "2", sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == ["0 2", "1 2"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.errors import InputError, MarisError
-from maris_fast.terminal import write_line
+from maris_fast.system.terminal import write_line
 from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.ranks import join, leave
 from tests.training.toy_run import Batch, ToyReader, toy_settings, toy_trainer

@@ -15,8 +15,8 @@ from typing import Any
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import MarisError, TrainingError
-from maris_fast.ownership import release_all
-from maris_fast.terminal import write_line
+from maris_fast.system.locks import release_all
+from maris_fast.system.terminal import write_line
 from maris_fast.train.heartbeat.coordinator import Coordinator
 from maris_fast.train.heartbeat.diagnosis import (
     FAILED,

@@ -13,8 +13,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from maris_fast import process_table
 from maris_fast.errors import ConfigError
+from maris_fast.system import process_table
 
 LOCAL = "127.0.0.1"
 USUAL_PORT = 29500

@@ -29,8 +29,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from maris_fast import process_table
 from maris_fast.errors import InputError
+from maris_fast.system import process_table
 
 SUFFIX = ".owner.json"
 

@@ -15,20 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from maris_fast import ownership
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.errors import InputError
-from maris_fast.ownership import Owner, lock_in, owned_folder
+from maris_fast.system import locks
+from maris_fast.system.locks import Owner, lock_in, owned_folder
 from tests.training.processes import ROOT
 
 OWN = """
 import sys, time
 from pathlib import Path
-from maris_fast import ownership
+from maris_fast.system import locks
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.errors import InputError
-ownership.BEAT = 0.3
-with ownership.owned_folder(Path(sys.argv[1])) as held:
+locks.BEAT = 0.3
+with locks.owned_folder(Path(sys.argv[1])) as held:
     print("owned", flush=True)
     sys.stdin.readline()
     held.confirm()
@@ -95,7 +95,7 @@ def test_of_many_who_find_it_left_one_takes_it_over(tmp_path: Path) -> None:
                 while len(list(tried.iterdir())) < 12:
                     time.sleep(0.01)
                 return True
-        except ownership.OccupiedError:
+        except locks.OccupiedError:
             (tried / str(number)).touch()
             return False
 
@@ -130,7 +130,7 @@ def test_all_who_wait_come_to_it_one_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.process
 def test_who_owns_it_is_told_and_how_to_take_it_by_hand(tmp_path: Path) -> None:
     with owner_elsewhere(tmp_path) as other:
-        with pytest.raises(ownership.OccupiedError) as raised, owned_folder(tmp_path):
+        with pytest.raises(locks.OccupiedError) as raised, owned_folder(tmp_path):
             pytest.fail("two owners")
         since = json.loads(lock_in(tmp_path).read_text())["since"]
         assert f"{tmp_path} is in use by process {other.pid} on {os.uname().nodename} (since {since})" in str(
@@ -160,7 +160,7 @@ def test_a_process_that_nobody_waited_for_is_gone(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
-            ownership._created(lock_in(tmp_path), Owner.here())
+            locks._created(lock_in(tmp_path), Owner.here())
         os._exit(0)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert Path(f"/proc/{child}/stat").exists()
@@ -173,7 +173,7 @@ def test_a_process_that_nobody_waited_for_is_gone(tmp_path: Path) -> None:
 def test_it_is_given_back_however_its_block_ends(tmp_path: Path, error: type[BaseException]) -> None:
     def own() -> None:
         with owned_folder(tmp_path):
-            in_children(1, lambda _: ownership.release_all() is None)  # a fork owns nothing
+            in_children(1, lambda _: locks.release_all() is None)  # a fork owns nothing
             assert lock_in(tmp_path).exists()
             raise error
 
@@ -190,11 +190,11 @@ def test_an_owner_in_another_container_is_believed_while_it_gives_signs_of_life(
     container = ("unshare", "--pid", "--fork", "--mount-proc")
     if not shutil.which("unshare") or subprocess.run([*container, "true"], check=False).returncode:
         pytest.skip("this user cannot make a PID namespace")
-    monkeypatch.setattr(ownership, "LEASE", 3.0)
+    monkeypatch.setattr(locks, "LEASE", 3.0)
     with owner_elsewhere(tmp_path, *container) as other:
         inside = json.loads(lock_in(tmp_path).read_text())["pid"]
         assert inside == 1
-        with pytest.raises(ownership.OccupiedError, match="process 1 on "), owned_folder(tmp_path):
+        with pytest.raises(locks.OccupiedError, match="process 1 on "), owned_folder(tmp_path):
             pytest.fail("two owners")
         # It stands still for longer than it may, and another takes over: it must not go on as if it owned it.
         os.killpg(other.pid, signal.SIGSTOP)
@@ -214,7 +214,7 @@ def test_a_lock_without_a_name_is_taken_over_after_the_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner was killed between the file and its content."""
-    monkeypatch.setattr(ownership, "LEASE", 0.5)
+    monkeypatch.setattr(locks, "LEASE", 0.5)
     lock_in(tmp_path).touch()
     began = time.monotonic()
     with owned_folder(tmp_path):
