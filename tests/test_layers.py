@@ -16,7 +16,7 @@ BESIDE = ("kernels", "data_shards", "train", "bench")
 LAYERS = (
     "errors",
     "config kernels",
-    "system geometry images losses metrics",
+    "system geometry images losses metrics rle",
     "model scoring encoders",
     "weight_files",
     "weights pictures",
