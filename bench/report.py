@@ -11,6 +11,8 @@ from pathlib import Path
 from maris_fast.ablation.record import ABLATION, Record
 from maris_fast.bench.drawing import step
 from maris_fast.bench.drawing.ablations import ablations_block
+from maris_fast.bench.drawing.equation_readings import plot as plot_readings
+from maris_fast.bench.drawing.equation_readings import readings_block
 from maris_fast.bench.drawing.markdown import replace_block
 from maris_fast.bench.drawing.quickstart import quickstart_block
 from maris_fast.bench.drawing.reading import reading_block
@@ -110,6 +112,10 @@ def draw(root: Path = ROOT) -> list[Path]:
         records = [Record.read(folder, ABLATIONS) for folder in ablations]
         replace_block(root / "docs" / "ablations.md", "ablations", ablations_block(records))
         written.append(root / "docs" / "ablations.md")
+    for suite in measured(results, ["equation_readings"])[:1]:
+        replace_block(root / "docs" / "ablations.md", "readings", readings_block(suite))
+        plot_readings(suite, root / "docs" / "equation_readings.png")
+        written += [root / "docs" / "ablations.md", root / "docs" / "equation_readings.png"]
     for suite in measured(results, ["reading"])[:1]:
         replace_block(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
         written.append(root / "data_shards" / "stream" / "README.md")

@@ -7,6 +7,6 @@ which picture.
 
 from maris_fast.data_shards.synthetic.pretraining.image_encoder import pretrain_image_encoder
 from maris_fast.data_shards.synthetic.pretraining.text_encoder import pretrain_text_encoder
-from maris_fast.data_shards.synthetic.pretraining.weights import pretrain_encoders
+from maris_fast.data_shards.synthetic.pretraining.weights import SAM, TEXT, pretrain_encoders
 
-__all__ = ["pretrain_encoders", "pretrain_image_encoder", "pretrain_text_encoder"]
+__all__ = ["SAM", "TEXT", "pretrain_encoders", "pretrain_image_encoder", "pretrain_text_encoder"]

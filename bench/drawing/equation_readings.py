@@ -1,0 +1,129 @@
+"""The study of the readings of eqs. 3-5 as tables and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from maris_fast.bench.drawing.markdown import table
+from maris_fast.bench.results import Row, Suite
+
+AS_READ = "gate"
+"""The row that all others are compared with: eqs. 3-5 as printed, with the gate that the text describes."""
+KINDS = {
+    "model.keep": {"relevant": "gate", "all": "no gate"},
+    "model.language_norm": {"columns": "column means"},
+    "model.empty_rows": {"all": "no empty rows"},
+    "model.score_scale": {"channels": "S / √C"},
+}
+NAMES = {"sdf": "SDF (VLT)", "without_ma": "without MA", "without_mask": "no gate, as printed"}
+HEAD = ("", "oIoU", "minus gate as printed", "seeds", "pairs kept", "pixels with none", "cosine of words")
+
+
+def readings_block(suite: Suite) -> str:
+    """A table for each part of the study, its rows by their mean oIoU, and the conditions."""
+    parts: dict[str, list[Row]] = {}
+    for row in suite.rows:
+        parts.setdefault(row["part"], []).append(row)
+    lines = []
+    for name, rows in parts.items():
+        lines += [f"**{_title(name, rows)}**", "", *table(HEAD, _cells(rows)), ""]
+    made = suite.environment
+    told = [f"{made['device']}, {made['processor_cores']} cores", f"torch {made['packages']['torch']}"]
+    told += [f"commit {str(suite.commit)[:12]}{', changed' if suite.dirty else ''}", suite.date[:10]]
+    return "\n".join([*lines, f"({'; '.join(told)}.)"])
+
+
+def named(row: Row) -> str:
+    """What a row's settings say: ``gate, column means, S / √C``; the paper's other rows by their names."""
+    if row["row"] in NAMES:
+        return NAMES[row["row"]]
+    changes = {"model.keep": "relevant", **row["changes"]}
+    words = [KINDS[name].get(str(value), "") for name, value in changes.items() if name in KINDS]
+    printed = ["as printed"] if row["row"] == AS_READ else []
+    return ", ".join([word for word in words if word] + printed)
+
+
+def by_row(rows: list[Row]) -> dict[str, list[Row]]:
+    """The runs of each row, the row with the highest mean oIoU first."""
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["row"], []).append(row)
+    return dict(sorted(grouped.items(), key=lambda item: -mean(run["scores"]["oIoU"] for run in item[1])))
+
+
+def plot(suite: Suite, file: Path) -> None:
+    """oIoU over the number of visual tokens, and the loss over steps at the smallest grid."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    sizes, losses = figure.subplots(1, 2)
+    sized = [row for row in suite.rows if "-" not in row["part"]]  # what differs is the grid alone
+    for runs in by_row(sized).values():
+        by_tokens: dict[int, list[float]] = {}
+        for run in runs:
+            by_tokens.setdefault(run["tokens"], []).append(run["scores"]["oIoU"])
+        points = sorted(by_tokens.items())
+        spread = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
+        label = named(runs[0])
+        sizes.errorbar(
+            [tokens for tokens, _ in points],
+            [mean(values) for _, values in points],
+            yerr=spread,
+            label=label,
+            marker="o",
+            capsize=2,
+        )
+        curves = [dict(map(tuple, run["loss"])) for run in runs if run["tokens"] == min(by_tokens)]
+        steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+        losses.plot(steps, [mean(curve[step] for curve in curves) for step in steps], label=label)
+    sizes.set(xscale="log", xlabel="visual tokens (L_v)", ylabel="oIoU, mean and deviation over seeds")
+    losses.set(xlabel="step", ylabel="training loss, mean over seeds", title="smallest grid")
+    sizes.grid(alpha=0.3)
+    losses.grid(alpha=0.3)
+    losses.legend(fontsize=7)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # No date in the picture: the same results give the same file.
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+
+
+def _title(name: str, rows: list[Row]) -> str:
+    steps = sorted({row["steps"] for row in rows})
+    return f"{name}: {rows[0]['tokens']:,} tokens, {rows[0]['encoders']} encoders, {steps[-1]:,} steps"
+
+
+def _cells(rows: list[Row]) -> list[tuple[str, ...]]:
+    base = {row["seed"]: row["scores"]["oIoU"] for row in rows if row["row"] == AS_READ}
+    cells = []
+    for runs in by_row(rows).values():
+        differences = [run["scores"]["oIoU"] - base[run["seed"]] for run in runs if run["seed"] in base]
+        away = "–" if runs[0]["row"] == AS_READ else _shown(differences, signed=True)
+        cells.append(
+            (
+                named(runs[0]),
+                _shown([run["scores"]["oIoU"] for run in runs]),
+                away,
+                str(len(runs)),
+                *(_blocks(runs, key) for key in ("kept_pairs", "empty_pixels", "cosine_after")),
+            )
+        )
+    return cells
+
+
+def _shown(values: list[float], signed: bool = False) -> str:
+    """Mean and sample standard deviation in points of percent; a dash for nothing."""
+    if not values:
+        return "–"
+    middle = f"{100 * mean(values):{'+' if signed else ''}.1f}"
+    return middle if len(values) < 2 else f"{middle} ± {100 * stdev(values):.1f}"
+
+
+def _blocks(runs: list[Row], key: str) -> str:
+    """Of each block of mutual-aware attention at the end of training, the mean over runs."""
+    logged: list[list[dict[str, Any]]] = [run["attention"] for run in runs if run["attention"]]
+    if not logged:
+        return "–"
+    return " / ".join(f"{mean(run[block][key] for run in logged):.2f}" for block in range(len(logged[0])))

@@ -1,0 +1,179 @@
+"""The study of the readings of eqs. 3-5: which one helps, at how many pixels, on which encoders, how soon.
+
+``python -m maris_fast.bench.equation_readings runs/readings [PART ...]`` makes what a part needs by the
+commands that a person would give, each of which goes on where it was stopped, and rewrites
+bench/results/<device>/equation_readings.json with all runs that are done. ``maris-fast bench report`` draws
+them into docs/ablations.md.
+
+Scenes are square, so the grids are: 28 x 28 has as many tokens as 32 x 24, 56 x 56 as 64 x 48.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maris_fast.ablation.record import ABLATION, DONE, Record
+from maris_fast.bench.results import ROOT, Row, Suite
+from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY
+from maris_fast.data_shards.synthetic.pretraining import SAM, TEXT
+from maris_fast.errors import ConfigError
+from maris_fast.terminal import say
+
+SUITE = "equation_readings"
+CONTROLS = ("without_ma", "without_mask", "sdf")
+BEST = ("gate", "columns_scaled", "gate_columns_scaled", "gate_columns_rows_scaled")
+HEALTH = ("kept_pairs", "empty_pixels", "empty_words", "gathered", "cosine_before", "cosine_after")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs on one cache that differ in nothing but the row and the seed.
+
+    Attributes:
+        side: of the image that the encoder sees, pixels; side / 16 squared tokens.
+        rows: as ``maris-fast ablate --rows`` takes them.
+        pretrained: encoders trained on other scenes instead of random ones.
+        overrides: settings that all of its runs share.
+    """
+
+    side: int
+    rows: tuple[str, ...]
+    seeds: int
+    pretrained: bool = False
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return (self.side // 16) ** 2
+
+
+PARTS = {
+    "10x10": Part(160, ("readings", *CONTROLS), seeds=5),
+    "10x10-pretrained": Part(160, (*BEST, "columns", *CONTROLS), seeds=3, pretrained=True),
+    "10x10-longer": Part(160, (*BEST, *CONTROLS), seeds=3, overrides=("schedule.epochs=12",)),
+    "16x16": Part(256, (*BEST, *CONTROLS), seeds=3),
+    "28x28": Part(448, (*BEST, *CONTROLS), seeds=3),
+    "56x56": Part(896, (*BEST, *CONTROLS), seeds=1),
+}
+FRAGMENTS = ROOT / "train" / "configs" / "readings"
+RESULTS = ROOT / "bench" / "results"
+TRAIN_IMAGES, VAL_IMAGES = 1200, 120
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="for scenes, caches and runs; some GB")],
+    parts: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(PARTS)}; all by default")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="runs side by side")] = 2,
+    results: Annotated[Path, typer.Option(help="where <device>/readings.json goes")] = ROOT
+    / "bench"
+    / "results",
+) -> None:
+    """Train and score the readings of eqs. 3-5; stopped, it goes on when the same command runs again."""
+    unknown = [name for name in parts or () if name not in PARTS]
+    if unknown:
+        raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    for name in parts or PARTS:
+        try:
+            work(folder, name, jobs)
+        finally:
+            file = keep(folder, results)
+            if file is not None:
+                say(f"wrote {file}")
+
+
+def work(folder: Path, name: str, jobs: int) -> None:
+    """Scenes, encoders, cache and runs of a part, as far as they are not there."""
+    part = PARTS[name]
+    cache = _cache(folder, part)
+    fragments = ROOT / "train" / "configs" / "readings"
+    rows = [
+        str(fragments / f"{row}.yaml") if (fragments / f"{row}.yaml").is_file() else row for row in part.rows
+    ]
+    _run(
+        *("ablate", str(cache), "run.attention_health=true", *part.overrides),
+        *("--config", "ablate_quick", "--rows", ",".join(rows), "--out", str(folder / name)),
+        *("--seeds", ",".join(map(str, range(part.seeds))), "--jobs", str(jobs)),
+    )
+
+
+def _cache(folder: Path, part: Part) -> Path:
+    """The features of a part's scenes; parts of one size and one kind of encoder share them."""
+    side = max(part.side, 256)
+    scenes, dataset = folder / f"scenes-{side}", folder / f"dataset-{side}"
+    cache = folder / f"cache-{part.side}{'-pretrained' if part.pretrained else ''}"
+    if not scenes.exists():
+        numbers = ("--train-images", str(TRAIN_IMAGES), "--val-images", str(VAL_IMAGES))
+        _run("scenes", "--out", str(scenes), *numbers, "--image-size", str(side))
+    if not dataset.exists():
+        _run("import", str(scenes), DATASET, "--split-by", SPLIT_BY, "--out", str(dataset))
+    settings = [f"encoders.sam.image_size={part.side}"]
+    if part.pretrained:
+        encoders = folder / "encoders"
+        if not encoders.exists():
+            _run("pretrain", "--out", str(encoders))
+        settings += [f"encoders.sam.weights={encoders / SAM}", f"encoders.text.weights={encoders / TEXT}"]
+    _run("cache", str(dataset), "--out", str(cache), "--config", "quickstart", *settings)
+    return cache
+
+
+def _run(*words: str) -> None:
+    command = [sys.executable, "-m", "maris_fast.cli", *words]
+    say("$ maris-fast " + " ".join(words))
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        raise ConfigError(f"the command above ended with status {status}; its own message stands above")
+
+
+def keep(folder: Path, results: Path) -> Path | None:
+    """Writes all finished runs of a study as a suite; None where there is none."""
+    records = {name: Record.read(folder / name) for name in PARTS if (folder / name / ABLATION).is_file()}
+    rows = [row for name, record in records.items() for row in _rows(folder / name, name, record)]
+    if not rows:
+        return None
+    made = [environment for record in records.values() for environment in record.environments]
+    return Suite.now(SUITE, made[-1], rows).save(results)
+
+
+def _rows(folder: Path, name: str, record: Record) -> Iterator[Row]:
+    part = PARTS[name]
+    for run_name, run in record.runs.items():
+        if run["state"] != DONE:
+            continue
+        logged = _logged(folder / run_name / "metrics.jsonl")
+        yield {
+            "part": name,
+            "tokens": part.tokens,
+            "encoders": "pretrained" if part.pretrained else "random",
+            "row": run["row"],
+            "title": record.variants[run["row"]]["title"],
+            "changes": record.variants[run["row"]]["changes"],
+            "seed": run["seed"],
+            "steps": run["steps"],
+            "train_seconds": run["train_seconds"],
+            "scores": run["scores"],
+            "loss": [[line["step"], round(line["loss"], 4)] for line in logged if line["kind"] == "train"],
+            "attention": _health(logged),
+        }
+
+
+def _logged(file: Path) -> Sequence[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def _health(logged: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """Of each block of mutual-aware attention at the last step that was logged."""
+    last: dict[str, Any] = next((line for line in reversed(logged) if line["kind"] == "attention"), {})
+    blocks = sorted({key.partition("/")[0] for key in last if "/" in key})
+    return [{key: round(last[f"{block}/{key}"], 4) for key in HEALTH} for block in blocks]
+
+
+if __name__ == "__main__":
+    typer.run(main)
