@@ -25,7 +25,7 @@ from maris_fast.bench.results import ROOT, Row, Suite
 from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY
 from maris_fast.data_shards.synthetic.pretraining import SAM, TEXT
 from maris_fast.errors import ConfigError
-from maris_fast.terminal import say
+from maris_fast.system.terminal import say
 
 SUITE = "equation_readings"
 CONTROLS = ("without_ma", "without_mask", "sdf")
