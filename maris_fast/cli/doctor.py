@@ -74,7 +74,7 @@ def _chosen(names: Sequence[str]) -> list[Check]:
 
 def _examined(subject: Subject, report: Report, checks: Sequence[Check]) -> list[Result]:
     from maris_fast.doctor.checks import MEETING
-    from maris_fast.doctor.running import examine
+    from maris_fast.doctor.examining import examine
 
     if subject.launched:  # ranks meet before all else, so that none waits for another's checks
         checks = sorted(checks, key=lambda check: check is not MEETING)

@@ -1,22 +1,103 @@
-"""The run at hand: its settings, its cache and its folder."""
+"""The run at hand: its ranks, its settings, its cache, its folder, and one real step of it."""
 
 from __future__ import annotations
 
+import math
+import multiprocessing
+import os
+import time
+import traceback
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maris_fast.doctor.encoders import judge_random
-from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size
-from maris_fast.doctor.folders import Place, look_at
+from maris_fast.config import TrainingSettings
+from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size, warning
+from maris_fast.doctor.machine import Place, look_at
 from maris_fast.doctor.subject import Subject
 from maris_fast.errors import InputError, MarisError
+from maris_fast.system.launchers import be_alone, free_port
 
 if TYPE_CHECKING:
-    from maris_fast.model import Maris
-    from maris_fast.train.cache_info import CacheInfo
+    from maris_fast.train.ranks import Ranks
 
 SHOWN = 3
+PATIENCE = 0.1
+"""Minutes, and joining adds one: less than the check's limit, so that a missing rank is its finding."""
+CPU_EXPRESSIONS = 2
+"""On a CPU a whole step may take minutes, and memory is the machine's."""
+MEET = (
+    "see that every rank was started, and let them reach each other on any port; on several networks set "
+    "GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) to the interface that all reach"
+)
+
+
+def ranks_meet(subject: Subject) -> Finding:
+    """All ranks of a launcher, or else two processes started here, join and add up a number."""
+    began = time.monotonic()
+    if subject.launched:
+        who = f"{count(subject.world, 'rank')} on {count(subject.machines, 'machine')}"
+        device = _kind(subject, gpus=1)
+        why_not = _why_not_met(device)
+    else:
+        who = "two ranks"
+        device = _kind(subject, gpus=2)
+        why_not = _two_here(device)
+    over = "NCCL and gloo" if device == "cuda" else "gloo"
+    if why_not:
+        return broken(f"{who} did not meet over {over}: {why_not}", "ranks that meet", MEET)
+    return ok(f"{who} meet over {over} and add up ({time.monotonic() - began:.1f} s)")
+
+
+def _kind(subject: Subject, *, gpus: int) -> str:
+    import torch
+
+    return "cuda" if torch.cuda.device_count() >= gpus and not subject.refuses_gpu else "cpu"
+
+
+def _why_not_met(device: str) -> str:
+    """Joins as a run does, and adds up; what went wrong, or nothing."""
+    import torch
+    import torch.distributed as dist
+
+    from maris_fast.config import EngineSettings
+    from maris_fast.train.ranks import join, leave
+
+    try:
+        ranks = join(EngineSettings.model_validate({"device": device, "timeout_minutes": PATIENCE}))
+        total = torch.ones(1, device=ranks.device)
+        dist.all_reduce(total)
+        numbers = ranks.gather(ranks.rank)
+        leave()
+    except Exception as error:  # whatever the network or a library came up with is the finding
+        traceback.print_exc()
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if total.item() != ranks.world or numbers != list(range(ranks.world)):
+        return f"ranks {numbers} add up to {total.item():g}"
+    return ""
+
+
+def _two_here(device: str) -> str:
+    """Why two ranks on this machine did not meet; nothing if they did."""
+    # CUDA cannot be used in a fork of a process that has looked for it.
+    context = multiprocessing.get_context("spawn" if device == "cuda" else "fork")
+    port = free_port()
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        ranks = [pool.submit(_one_of_two, rank, port, device) for rank in range(2)]
+        try:
+            told = [rank.result() for rank in ranks]
+        except BrokenProcessPool:
+            return "one of them ended without a word"
+    return "; ".join(f"rank {rank}: {why}" for rank, why in enumerate(told) if why)
+
+
+def _one_of_two(rank: int, port: int, device: str) -> str:
+    own = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2}
+    os.environ.update({name: str(value) for name, value in own.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    return _why_not_met(device)
 
 
 def settings(subject: Subject) -> Finding:
@@ -73,13 +154,17 @@ def cache(subject: Subject) -> Finding:
         f"{size(sum(one.bytes for one in chosen))}, C_v = {manifest.channels}"
     )
     if manifest.random:
-        return judge_random(manifest.random, f"{came}; ")
+        came += f"; random weights in {' and '.join(manifest.random)}"
+        return warning(came, "trained encoders, for anything but trials", "nothing, if this is a trial")
     return ok(f"{came}; `maris-fast verify` reads all of it")
 
 
 def run_folder(subject: Subject) -> Finding:
     """It can be written, has room for checkpoints, and what it holds can be gone on from."""
+    import torch
+
     from maris_fast.data_shards.cache import read_manifest
+    from maris_fast.model import Maris
     from maris_fast.train import resuming
     from maris_fast.train.cache_info import CacheInfo
 
@@ -94,7 +179,8 @@ def run_folder(subject: Subject) -> Finding:
         source = CacheInfo.of(manifest, data.train_split)
     except (MarisError, KeyError):  # the check of the cache says why; widths, and so sizes, are unknown
         return ok(f"{run.folder} can be written; what it needs follows from the cache")
-    model = _model_without_memory(subject, source)
+    with torch.device("meta"):
+        model = Maris(subject.model, source.visual_channels, source.text_channels)
     if found is not None:
         resuming.check(*found, subject.training, source.fingerprint, model)
     tensors = [*model.parameters(), *model.buffers()]
@@ -118,10 +204,84 @@ def judge_room(folder: Path, place: Place, needed: int, resumed: int | None = No
     return ok(f"{folder}: {start}; {room}")
 
 
-def _model_without_memory(subject: Subject, source: CacheInfo) -> Maris:
+def first_step(subject: Subject) -> Finding:
+    """A rank's part of a step in full on a GPU, with the memory it takes; on a CPU of two expressions.
+
+    Without torch.compile, whose first step takes minutes. On a GPU this was not tried.
+    """
+    assert subject.training is not None
+    if subject.training.data.shards is not None:
+        return not_run("shards come through data.shards, and one would be fetched whole")
+    be_alone()
     import torch
 
-    from maris_fast.model import Maris
+    from maris_fast.train.ranks import join, leave
 
-    with torch.device("meta"):
-        return Maris(subject.model, source.visual_channels, source.text_channels)
+    ranks = join(subject.training.engine)
+    settings = alone(subject, on_gpu=ranks.device.type == "cuda")
+    began = time.perf_counter()
+    try:
+        expressions, loss = _step(settings, ranks)
+    except torch.OutOfMemoryError as error:
+        return judge_memory(str(error).splitlines()[0], subject.training)
+    leave()
+    seconds = time.perf_counter() - began
+    said = f"{count(expressions, 'expression')} on {ranks.device.type}, {seconds:.1f} s, loss {loss:.3f}"
+    if ranks.device.type == "cuda":
+        said += f", {size(torch.cuda.max_memory_reserved())} of {size(torch.cuda.mem_get_info()[1])}"
+    return judge_loss(loss, said)
+
+
+def _step(settings: TrainingSettings, ranks: Ranks) -> tuple[int, float]:
+    """Expressions of the first batch, padding included, and their loss."""
+    import torch
+
+    from maris_fast.data_shards.stream import CacheReader
+    from maris_fast.model import Maris
+    from maris_fast.train.engine import Engine
+
+    data = settings.data
+    bf16 = ranks.device.type == "cuda" and settings.engine.precision == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    with CacheReader(data.cache, data.train_split, data, device=ranks.device, dtype=dtype) as reader:
+        batches = reader.batches(
+            seed=settings.run.seed,
+            epoch=0,
+            expressions_per_step=data.expressions_per_step,
+            expressions_per_image=data.expressions_per_image,
+        )
+        batch = next(batches)
+        model = Maris(settings.model, reader.channels, reader.text_channels)
+        engine = Engine(model, settings, ranks)
+        losses = engine.step((batch,), settings.optimiser.lr).losses
+        return len(batch.words), float(losses[2])
+
+
+def alone(subject: Subject, *, on_gpu: bool) -> TrainingSettings:
+    """The settings of one rank that does its own part of a step, and nothing else of it."""
+    settings = subject.training
+    assert settings is not None
+    part = math.ceil(
+        settings.data.expressions_per_step / (subject.world * settings.engine.accumulation_steps)
+    )
+    changed = {
+        "data": {"expressions_per_step": part if on_gpu else min(part, CPU_EXPRESSIONS)},
+        "engine": {"accumulation_steps": 1, "compile": False},
+    }
+    sections = {name: getattr(settings, name).model_copy(update=values) for name, values in changed.items()}
+    return settings.model_copy(update=sections)
+
+
+def judge_memory(said: str, settings: TrainingSettings) -> Finding:
+    now = settings.engine.accumulation_steps
+    return broken(
+        f"a rank's part of a step does not fit: {said}",
+        "memory for it (docs/training.md has a table)",
+        f"set engine.accumulation_steps={2 * now}, which halves the part, or start more ranks",
+    )
+
+
+def judge_loss(loss: float, said: str) -> Finding:
+    if math.isfinite(loss):
+        return ok(said)
+    return broken(said, "a finite loss", "set engine.precision=fp32, and verify the cache: maris-fast verify")

@@ -188,21 +188,6 @@ def sine_cosine_positions(side: int, channels: int) -> Tensor:
     return torch.cat([rows, columns], dim=-1)[None]
 
 
-def check_sam_weights(settings: SamSettings) -> None:
-    """Whether ``settings.weights``, a file, holds an image encoder of ``settings.arch``; reads no numbers.
-
-    Raises:
-        CheckpointError: no such file, not weights, or of another architecture.
-    """
-    tensors = load_tensors(
-        Path(settings.weights),
-        setting="encoders.sam.weights",
-        where_to_get_it=WHERE_TO_GET_SAM,
-        mapped=True,
-    )
-    _check_architecture(_image_encoder_part(tensors), settings, ARCHITECTURES[settings.arch])
-
-
 def _build(settings: SamSettings, architecture: SamArchitecture, image_size: int) -> ImageEncoderViT:
     if settings.weights == RANDOM:
         with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,6 @@ from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import try_to_load_from_cache
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
@@ -178,24 +177,6 @@ def _model_config(arch: str) -> dict[str, Any]:
             f"({', '.join(unsupported) or 'multimodal_cfg'}); choose one such as 'ViT-L-14'"
         )
     return config
-
-
-def find_text_weights(settings: TextSettings) -> Path | None:
-    """The file of weights on this machine; None for a tag whose weights open_clip has yet to fetch.
-
-    Raises:
-        ConfigError: an architecture that has no trained weights.
-        CheckpointError: neither a tag of this architecture nor a file.
-    """
-    tag = open_clip.get_pretrained_cfg(settings.arch, settings.weights)
-    if not tag:
-        return _source(settings).path
-    repository = tag.get("hf_hub", "").rstrip("/")
-    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-        found = try_to_load_from_cache(repository, name) if repository else None
-        if isinstance(found, str):
-            return Path(found)
-    return None
 
 
 def _source(settings: TextSettings) -> _Source:

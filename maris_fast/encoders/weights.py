@@ -13,9 +13,7 @@ from safetensors.torch import load_file
 from maris_fast.errors import CheckpointError
 
 
-def load_tensors(
-    path: Path, *, setting: str, where_to_get_it: str, mapped: bool = False
-) -> dict[str, torch.Tensor]:
+def load_tensors(path: Path, *, setting: str, where_to_get_it: str) -> dict[str, torch.Tensor]:
     """Named tensors of a ``.safetensors`` file or of a PyTorch state dict.
 
     A ``state_dict`` entry around the tensors and a ``module.`` prefix are taken off.
@@ -24,7 +22,6 @@ def load_tensors(
         path: the file.
         setting: which setting named it, for the messages.
         where_to_get_it: where a person finds the file, for the messages.
-        mapped: numbers are read from the file when they are used, where its format allows that.
 
     Raises:
         CheckpointError: no such file, not weights, or a file that would run code when loaded.
@@ -39,8 +36,7 @@ def load_tensors(
             content: object = load_file(path)
         else:
             _refuse_torchscript(path, setting)
-            lazily = mapped and zipfile.is_zipfile(path)
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and would run code when loaded; weights load as data only. "

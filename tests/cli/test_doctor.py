@@ -15,30 +15,27 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
+from maris_fast.cli import app
 from maris_fast.cli.doctor import COLOURS
-from maris_fast.config import SamSettings, TrainingSettings, load_settings
+from maris_fast.config import TrainingSettings, load_settings
 from maris_fast.doctor import CHECKS, Check, Finding, Subject, examine
-from maris_fast.doctor.compilers import compilers, judge_compiler
-from maris_fast.doctor.encoders import encoder_weights
 from maris_fast.doctor.finding import broken, not_run, ok, together, warning
-from maris_fast.doctor.folders import GIB, Place, file_system, judge_kernel_folder, look_at
-from maris_fast.doctor.gpu import Driver, Gpu, judge_absence, judge_gpus
-from maris_fast.doctor.kernels import judge_parity
 from maris_fast.doctor.machine import (
-    Allowance,
-    allowance,
-    judge_cores,
-    judge_host_name,
-    judge_open_files,
+    GIB,
+    Gpu,
+    Place,
+    judge_absence,
+    judge_gpus,
+    judge_kernel_folder,
     judge_shared_memory,
+    look_at,
+    memory_allowed,
 )
 from maris_fast.doctor.machine import judge_memory as judge_host_memory
-from maris_fast.doctor.packages import judge_packages, judge_python
-from maris_fast.doctor.run import judge_room
-from maris_fast.doctor.step import alone, judge_loss, judge_memory
-from maris_fast.doctor.subject import subject_of
-from maris_fast.encoders import SamEncoder
+from maris_fast.doctor.packages import judge_packages, judge_parity, judge_python
+from maris_fast.doctor.run import alone, judge_loss, judge_memory, judge_room
 from maris_fast.errors import InputError
 from maris_fast.model import Maris
 from maris_fast.system.launchers import free_port
@@ -56,6 +53,11 @@ COMPILED = {"TRITON_INTERPRET": "0"}
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_cache(tmp_path_factory.mktemp("doctor"))
+
+
+def doctor(*arguments: object) -> Result:
+    """In this process: each check is one of its own anyway."""
+    return CliRunner().invoke(app, ["doctor", *map(str, arguments)])
 
 
 def only(*checks: str) -> tuple[str, ...]:
@@ -78,8 +80,8 @@ def test_a_machine_that_can_do_the_run_passes_every_check_and_is_left_as_it_was(
     found = {check["check"]: check for check in said["checks"]}
     assert [name for name in found if found[name]["status"] == "broken"] == []
     assert done.returncode == 0
-    assert set(found) == {check.name for check in CHECKS} - {"encoder weights"}
-    for name in ("python", "imports", "attention", "ranks", "settings", "run folder", "first step"):
+    assert set(found) == {check.name for check in CHECKS}
+    for name in ("packages", "imports", "ranks", "settings", "run folder", "first step"):
         assert found[name]["status"] == "ok", found[name]
     assert "random weights in sam and text" in found["cache"]["came"]
     if not torch.cuda.is_available():
@@ -126,10 +128,9 @@ def unknown_split_and_other_channels(cache: Path, folder: Path) -> tuple[object,
 
 
 def misspelt_setting(cache: Path, folder: Path) -> tuple[object, ...]:
-    return (*only("settings", "python"), "model.haeds=2")
+    return (*only("settings", "limits"), "model.haeds=2")
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("faults", "broken_checks", "told"),
     [
@@ -178,24 +179,13 @@ def test_a_run_that_would_fail_is_told_before_it_starts(
 ) -> None:
     arguments = faults(cache, tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    done = run(*DOCTOR, "--config", TINY, *map(str, arguments))
-    assert done.returncode == 1, done.stdout + done.stderr
+    done = doctor("--config", TINY, *arguments)
+    assert done.exit_code == 1, done.output
     for words in told:
-        assert words in done.stdout
-    assert f"{broken_checks} broken" in done.stdout.splitlines()[-1]
-    assert "Traceback" not in done.stdout + done.stderr
+        assert words in done.output
+    assert f"{broken_checks} broken" in done.output.splitlines()[-1]
+    assert "Traceback" not in done.output
     assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.process
-def test_a_missing_compiler_is_broken_where_the_run_compiles_and_a_warning_elsewhere(tmp_path: Path) -> None:
-    without = {"PATH": str(tmp_path), "CC": "", "CXX": ""}
-    command = (*DOCTOR, "--config", TINY, *only("compilers"))
-    done = run(*command, "engine.compile=true", changed=without)
-    assert done.returncode == 1
-    assert "no c++, g++ or clang++ on PATH" in done.stdout
-    assert "apt-get install g++" in done.stdout
-    assert run(*command, "engine.compile=false", changed=without).returncode == 0
 
 
 @pytest.mark.process
@@ -222,26 +212,11 @@ def test_kernels_are_run_where_they_can_be_and_missed_where_the_settings_name_th
     assert "Triton's kernels run on cpu and agree" in interpreted.stdout
 
 
-@pytest.mark.process
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_settings_that_ask_for_a_gpu_are_broken_without_one() -> None:
-    done = run(*DOCTOR, "--config", TINY, *only("gpu"), "engine.device=cuda")
-    assert done.returncode == 1
-    assert "set device to auto" in done.stdout
-
-
-@pytest.mark.process
-def test_weights_of_another_encoder_are_told_without_encoding_anything(tmp_path: Path) -> None:
-    tiny = SamEncoder(SamSettings(arch="vit_tiny", weights="random")).vit.state_dict()
-    torch.save({f"image_encoder.{name}": value for name, value in tiny.items()}, tmp_path / "sam.pth")
-    config = ROOT / "data_shards" / "configs" / "vit_h.yaml"
-    given = (f"encoders.sam.weights={tmp_path / 'sam.pth'}", "encoders.text.weights=random")
-    done = run(*DOCTOR, "--config", config, *only("encoder weights"), *given)
-    assert done.returncode == 1
-    assert "Set encoders.sam.arch to vit_tiny" in done.stdout
-    fitting = encoder_weights(subject_of([config], [*given, "encoders.sam.arch=vit_tiny"]))
-    assert fitting.status == "warning"
-    assert fitting.came == "random weights in text"
+    done = doctor("--config", TINY, *only("gpu"), "engine.device=cuda")
+    assert done.exit_code == 1
+    assert "set device to auto" in done.output
 
 
 @pytest.mark.process
@@ -249,7 +224,7 @@ def test_ranks_that_srun_starts_meet_and_one_of_them_reports() -> None:
     port = str(free_port())
     tasks = [
         subprocess.Popen(
-            [*DOCTOR, *only("ranks", "cores")],
+            [*DOCTOR, *only("ranks", "memory")],
             env={**os.environ, **srun_task(task, port), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,
@@ -259,18 +234,17 @@ def test_ranks_that_srun_starts_meet_and_one_of_them_reports() -> None:
     first, second = (task.communicate(timeout=120)[0] for task in tasks)
     assert [task.returncode for task in tasks] == [0, 0]
     assert "2 ranks on 1 machine meet" in first
-    assert "cores" in first
+    assert "available in this machine" in first or "control group" in first
     assert second == ""
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--only", "gpus"), "known: python, packages"), (("model.heads=2",), "name its file with --config")],
+    [(("--only", "gpus"), "known: packages, imports"), (("model.heads=2",), "name its file with --config")],
 )
 def test_a_mistake_of_the_command_itself_is_status_2(arguments: tuple[str, ...], message: str) -> None:
-    done = run(*DOCTOR, *arguments)
-    assert done.returncode == 2
+    done = doctor(*arguments)
+    assert done.exit_code == 2
     assert message in done.stderr
 
 
@@ -376,7 +350,8 @@ def test_several_findings_are_as_bad_as_the_worst_and_only_faults_say_what_to_do
 def test_why_torch_sees_no_gpu_is_found_from_the_driver(
     driver: str | None, cuda: str | None, visible: str | None, wanted: bool, status: str, said: str
 ) -> None:
-    found = judge_absence(Driver(driver) if driver else None, cuda, visible, wanted)
+    hidden = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    found = judge_absence(driver, cuda, hidden, wanted)
     assert found.status == status
     assert said in " ".join((found.came, found.needed, found.todo))
 
@@ -386,17 +361,16 @@ def h100(number: int = 0, **changes: Any) -> Gpu:
     return Gpu(number, **{**facts, **changes})
 
 
-def test_gpus_are_judged_by_number_age_and_who_holds_them() -> None:
-    driver = Driver("580.65.06", ("pid 77: 40000 MiB",))
-    assert judge_gpus([h100()], driver, 1, triton=True).status == "ok"
-    few = judge_gpus([h100()], driver, 2, triton=False)
+def test_gpus_are_judged_by_number_age_and_what_is_free() -> None:
+    assert judge_gpus([h100()], 1, triton=True).status == "ok"
+    few = judge_gpus([h100()], 2, triton=False)
     assert (few.status, few.came) == ("broken", "1 GPU")
-    held = judge_gpus([h100(), h100(1, free=40 * GIB)], driver, 2, triton=False)
+    held = judge_gpus([h100(), h100(1, free=40 * GIB)], 2, triton=False)
     assert held.status == "warning"
-    assert "GPU 1, NVIDIA H100: 40.0 GiB of 80.0 GiB free (pid 77: 40000 MiB)" in held.came
+    assert "GPU 1, NVIDIA H100: 40.0 GiB of 80.0 GiB free" in held.came
     old = [h100(name="Tesla V100", capability=(7, 0))]
-    assert judge_gpus(old, driver, 1, triton=False).status == "warning"
-    assert judge_gpus(old, driver, 1, triton=True).status == "broken"
+    assert judge_gpus(old, 1, triton=False).status == "warning"
+    assert judge_gpus(old, 1, triton=True).status == "broken"
 
 
 def test_kernels_that_disagree_are_broken_only_where_the_settings_name_them() -> None:
@@ -405,36 +379,12 @@ def test_kernels_that_disagree_are_broken_only_where_the_settings_name_them() ->
     assert judge_parity(["f_lav: error 1"], "fine", used=False).status == "warning"
 
 
-MOUNTS = r"""/dev/sda1 / ext4 rw 0 0
-nas:/home /home nfs4 rw 0 0
-tmpfs /home/ann/my\040scratch tmpfs rw 0 0
-mds@tcp:/w /work lustre rw 0 0
-/dev/sdb /work ext4 rw 0 0
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/tmp/x", "ext4"),
-        ("/home/ann/.triton", "nfs4"),
-        ("/homes", "ext4"),
-        ("/home/ann/my scratch/x", "tmpfs"),
-        ("/work/x", "ext4"),
-    ],
-)
-def test_a_path_lies_on_the_file_system_mounted_nearest_above_it(path: str, kind: str) -> None:
-    assert file_system(Path(path), MOUNTS) == kind
-
-
-def test_kernels_are_to_be_built_on_a_disk_of_the_machine_with_room(tmp_path: Path) -> None:
-    here = Place(tmp_path, "ext4", 9 * GIB, None)
-    assert judge_kernel_folder("TRITON_CACHE_DIR", here).status == "ok"
-    network = judge_kernel_folder("TRITON_CACHE_DIR", Place(tmp_path, "nfs4", 9 * GIB, None))
-    assert network.status == "warning"
-    assert "export TRITON_CACHE_DIR=/tmp/" in network.todo
-    assert judge_kernel_folder("X", Place(tmp_path, "ext4", GIB // 2, None)).status == "warning"
-    assert judge_kernel_folder("X", Place(tmp_path, "ext4", GIB, "cannot be written")).status == "broken"
+def test_kernels_are_to_be_built_on_a_disk_with_room(tmp_path: Path) -> None:
+    assert judge_kernel_folder("TRITON_CACHE_DIR", Place(tmp_path, 9 * GIB, None)).status == "ok"
+    full = judge_kernel_folder("TRITON_CACHE_DIR", Place(tmp_path, GIB // 2, None))
+    assert full.status == "warning"
+    assert "export TRITON_CACHE_DIR=/tmp/" in full.todo
+    assert judge_kernel_folder("X", Place(tmp_path, GIB, "cannot be written")).status == "broken"
 
 
 def test_looking_at_a_folder_that_does_not_exist_yet_makes_nothing(tmp_path: Path) -> None:
@@ -446,7 +396,7 @@ def test_looking_at_a_folder_that_does_not_exist_yet_makes_nothing(tmp_path: Pat
 
 
 def test_a_disk_needs_room_for_one_checkpoint_more_than_are_kept() -> None:
-    place = Place(Path("/data"), "ext4", 5 * GIB, None)
+    place = Place(Path("/data"), 5 * GIB, None)
     full = judge_room(Path("/data/run"), place, 6 * GIB)
     assert full.status == "broken"
     assert "5.0 GiB free for 6.0 GiB" in full.came
@@ -461,34 +411,9 @@ def test_memory_is_judged_against_the_rings_of_every_rank() -> None:
     assert judge_host_memory(30 * GIB, 4 * GIB, ranks=8).status == "broken"
 
 
-@pytest.mark.process
-def test_cores_files_and_shared_memory_that_are_too_few_are_told() -> None:
-    assert judge_cores(16, None, 8).status == "ok"
-    assert judge_cores(4, None, 8).status == "warning"
-    assert "OMP_NUM_THREADS=2" in judge_cores(64, 4.0, 2).todo
-    assert judge_open_files(1024, 768).status == "ok"
-    assert "ulimit -n 768" in judge_open_files(256, 768).todo
+def test_shared_memory_that_is_too_little_for_several_ranks_is_told() -> None:
     assert judge_shared_memory(64 * 2**20, 1).status == "ok"
     assert "--shm-size" in judge_shared_memory(64 * 2**20, 2).todo
-
-
-@pytest.mark.process
-@pytest.mark.parametrize(
-    ("addresses", "chosen", "machines", "status"),
-    [
-        (["10.0.0.7"], "", 2, "ok"),
-        (["127.0.1.1"], "", 1, "ok"),
-        (["127.0.1.1"], "", 2, "broken"),
-        ([], "", 1, "warning"),
-        ([], "", 2, "broken"),
-        ([], "ib0", 2, "ok"),
-        (["10.0.0.7"], "ib1", 2, "broken"),
-    ],
-)
-def test_a_host_name_must_be_an_address_that_the_other_machines_reach(
-    addresses: list[str], chosen: str, machines: int, status: str
-) -> None:
-    assert judge_host_name("node", addresses, chosen, ["lo", "ib0"], machines).status == status
 
 
 def write_group(folder: Path, **files: str) -> None:
@@ -500,61 +425,42 @@ def write_group(folder: Path, **files: str) -> None:
 def test_a_job_may_use_what_its_nearest_limited_group_leaves(tmp_path: Path) -> None:
     write_group(tmp_path / "proc/self", cgroup="0::/job/step\n")
     base = tmp_path / "sys/fs/cgroup"
-    step = {"memory__max": "max", "memory__current": "1", "cpu__max": "max 100000"}
-    write_group(base / "job/step", **step)
-    assert allowance(tmp_path) == Allowance()
-    job = {"memory__max": str(8 * GIB), "memory__current": str(3 * GIB), "cpu__max": "250000 100000"}
+    write_group(base / "job/step", memory__max="max", memory__current="1")
+    assert memory_allowed(tmp_path) is None
+    job = {"memory__max": str(8 * GIB), "memory__current": str(3 * GIB)}
     write_group(base / "job", **job, memory__stat=f"anon 1\ninactive_file {GIB}\n")
-    assert allowance(tmp_path) == Allowance(6 * GIB, 2.5)
+    assert memory_allowed(tmp_path) == 6 * GIB
 
 
 def test_limits_of_the_older_control_groups_are_found_too(tmp_path: Path) -> None:
     write_group(tmp_path / "proc/self", cgroup="5:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n")
     memory = {"memory__limit_in_bytes": str(4 * GIB), "memory__usage_in_bytes": str(GIB)}
     write_group(tmp_path / "sys/fs/cgroup/memory", **memory, memory__stat="inactive_file 0\n")
-    cpu = {"cpu__cfs_quota_us": "150000", "cpu__cfs_period_us": "100000"}
-    write_group(tmp_path / "sys/fs/cgroup/cpu", **cpu)
-    assert allowance(tmp_path) == Allowance(3 * GIB, 1.5)
-    write_group(tmp_path / "sys/fs/cgroup/cpu", cpu__cfs_quota_us="-1")
+    assert memory_allowed(tmp_path) == 3 * GIB
     write_group(tmp_path / "sys/fs/cgroup/memory", memory__limit_in_bytes=str(2**63 - 4096))
-    assert allowance(tmp_path) == Allowance()
+    assert memory_allowed(tmp_path) is None
 
 
-def test_packages_are_judged_against_this_project_and_against_each_other() -> None:
+def test_packages_are_judged_against_what_this_project_needs() -> None:
     needed = ["torch>=2.10", "torchvision", "never>=1; platform_system == 'Plan9'"]
-    fitting = {"torch": ("2.11.0+cu130", ()), "torchvision": ("0.26.0", ("torch==2.11.0",))}
-    assert judge_packages(needed, fitting, {}).status == "ok"
-    apart = {**fitting, "torch": ("2.10.0", ())}
-    found = judge_packages(needed, apart, {})
-    assert found.status == "broken"
-    assert found.needed == "torch==2.11.0 (torchvision 0.26.0)"
-    missing = judge_packages(needed, {"torch": ("2.9", ())}, {})
+    fitting = {"torch": "2.11.0+cu130", "torchvision": "0.26.0"}
+    assert judge_packages(needed, fitting, {}) == ok("torch 2.11.0+cu130, torchvision 0.26.0")
+    missing = judge_packages(needed, {"torch": "2.9"}, {})
+    assert missing.status == "broken"
     assert missing.came == "torch 2.9; torchvision is not installed"
     assert "constraints.txt" in missing.todo
 
 
 def test_numpy_2_4_is_a_warning_until_the_interpreter_is_asked_for() -> None:
-    numpy = {"numpy": ("2.4.0", ())}
+    numpy = {"numpy": "2.4.0"}
     assert judge_packages(["numpy>=1.26"], numpy, {}).status == "warning"
     assert judge_packages(["numpy>=1.26"], numpy, {"TRITON_INTERPRET": "1"}).status == "broken"
-    assert judge_packages(["numpy>=1.26"], {"numpy": ("2.3.5", ())}, {"TRITON_INTERPRET": "1"}).status == "ok"
+    assert judge_packages(["numpy>=1.26"], {"numpy": "2.3.5"}, {"TRITON_INTERPRET": "1"}).status == "ok"
 
 
 def test_a_python_out_of_range_is_broken() -> None:
     assert judge_python("3.12.1", ">=3.11,<3.13").status == "ok"
     assert judge_python("3.13.0", ">=3.11,<3.13").status == "broken"
-
-
-def test_missing_headers_are_told_from_a_missing_compiler() -> None:
-    made = (False, "cc fails: Python.h: No such file or directory")
-    assert "python3-dev" in judge_compiler(made, "C compiler", "Triton", "CC", used=True).todo
-    assert judge_compiler((True, "cc works"), "C compiler", "Triton", "CC", used=True).status == "ok"
-
-
-def test_a_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CC", f"{tmp_path}/cc")
-    found = compilers(Subject())
-    assert f"CC={tmp_path}/cc cannot be run: [Errno 2] No such file or directory" in found.came
 
 
 def test_the_step_that_is_tried_is_one_ranks_part_of_the_runs() -> None:

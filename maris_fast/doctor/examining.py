@@ -15,19 +15,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from maris_fast.doctor.finding import Finding, broken, not_run
 from maris_fast.doctor.subject import Subject
 from maris_fast.errors import MarisError
 
-if TYPE_CHECKING:
-    from maris_fast.doctor.checks import Check
-
 # A check inherits what was imported by then (``Check.opens``), and no CUDA context.
 _FORK = multiprocessing.get_context("fork")
 _LEAVE_SECONDS = 2.0
 _LINES = 6
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    ``seconds``: after which it counts as broken. ``concerns``: whether it means anything for a subject.
+    ``after``: checks that must not be broken for it to run. ``opens``: modules that are imported for all
+    later checks once this one is ok; none may look for a GPU, since CUDA does not survive a fork.
+    """
+
+    name: str
+    run: Callable[[Subject], Finding]
+    seconds: float = 60
+    concerns: Callable[[Subject], bool] = lambda _: True
+    after: tuple[str, ...] = ()
+    opens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
