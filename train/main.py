@@ -148,7 +148,7 @@ def _train(settings: TrainingSettings) -> None:
 
     ranks = join(settings.engine)
     with Heartbeat(ranks, settings.engine):
-        train(settings, ranks, _write_report)
+        train(settings, ranks, _write_report if settings.run.report else None)
         leave()
 
 

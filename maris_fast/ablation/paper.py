@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Variant:
     def fragment(self) -> Path:
         return self.file or FRAGMENTS / f"{self.name}.yaml"
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What the fragment sets, flat, as ``model.tau``."""
         return flat(read_yaml(self.fragment) or {})

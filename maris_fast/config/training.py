@@ -125,6 +125,9 @@ class RunSettings(Settings):
         None, gt=0, description="dense bf16 of one device, for MFU; None: by its name, no MFU where unknown"
     )
     pictures: int = Field(4, ge=0, description="val expressions drawn at each evaluation; 0: none")
+    report: bool = Field(
+        True, description="a finished run leaves report.html; `maris-fast report` makes it too"
+    )
     wandb_project: str | None = Field(
         None, description="records and pictures go to this Weights & Biases project too; needs wandb"
     )

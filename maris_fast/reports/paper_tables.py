@@ -146,7 +146,8 @@ def _why_not(run: RunData) -> str | None:
 def _unlike_defaults(run: RunData) -> dict[str, Any]:
     """Model settings that no variant changes, where they differ from the defaults."""
     defaults, ours = _model_defaults(), run.settings
-    free = [key for key in defaults if key not in (*_row_keys(), *NO_PART) and key in ours]
+    of_rows = {*_row_keys(), *NO_PART}
+    free = [key for key in defaults if key not in of_rows and key in ours]
     return {key: ours[key] for key in free if ours[key] != defaults[key]}
 
 
