@@ -28,8 +28,10 @@ from maris_fast.errors import ConfigError
 from maris_fast.system.terminal import say
 
 SUITE = "equation_readings"
-CONTROLS = ("without_ma", "without_mask", "sdf")
-BEST = ("gate", "columns_scaled", "gate_columns_scaled", "gate_columns_rows_scaled")
+CONTROLS = ("without_ma", "sdf")
+PRINTED = ("gate", "no_gate")
+BEST = ("columns_scaled", "gate_columns_scaled", "gate_columns_rows_scaled")
+READING = ("fusion", "ma_blocks", "keep", "language_norm", "empty_rows", "score_scale")
 HEALTH = ("kept_pairs", "empty_pixels", "empty_words", "gathered", "cosine_before", "cosine_after")
 
 
@@ -57,11 +59,11 @@ class Part:
 
 PARTS = {
     "10x10": Part(160, ("readings", *CONTROLS), seeds=5),
-    "10x10-pretrained": Part(160, (*BEST, "columns", *CONTROLS), seeds=3, pretrained=True),
-    "10x10-longer": Part(160, (*BEST, *CONTROLS), seeds=3, overrides=("schedule.epochs=12",)),
-    "16x16": Part(256, (*BEST, *CONTROLS), seeds=3),
-    "28x28": Part(448, (*BEST, *CONTROLS), seeds=3),
-    "56x56": Part(896, (*BEST, *CONTROLS), seeds=1),
+    "10x10-pretrained": Part(160, (*BEST, *PRINTED, "columns", *CONTROLS), seeds=3, pretrained=True),
+    "10x10-longer": Part(160, (*BEST, *PRINTED, *CONTROLS), seeds=3, overrides=("schedule.epochs=12",)),
+    "16x16": Part(256, (*BEST, *PRINTED, *CONTROLS), seeds=3),
+    "28x28": Part(448, (*BEST, *PRINTED, *CONTROLS), seeds=3),
+    "56x56": Part(896, (*BEST, *PRINTED, *CONTROLS), seeds=1),
 }
 FRAGMENTS = ROOT / "train" / "configs" / "readings"
 RESULTS = ROOT / "bench" / "results"
@@ -144,6 +146,8 @@ def keep(folder: Path, results: Path) -> Path | None:
 
 def _rows(folder: Path, name: str, record: Record) -> Iterator[Row]:
     part = PARTS[name]
+    shared = record.conditions["settings"]
+    settings = {row: {**shared, **variant["changes"]} for row, variant in record.variants.items()}
     for run_name, run in record.runs.items():
         if run["state"] != DONE:
             continue
@@ -153,8 +157,7 @@ def _rows(folder: Path, name: str, record: Record) -> Iterator[Row]:
             "tokens": part.tokens,
             "encoders": "pretrained" if part.pretrained else "random",
             "row": run["row"],
-            "title": record.variants[run["row"]]["title"],
-            "changes": record.variants[run["row"]]["changes"],
+            "reading": {name: settings[run["row"]][f"model.{name}"] for name in READING},
             "seed": run["seed"],
             "steps": run["steps"],
             "train_seconds": run["train_seconds"],

@@ -9,15 +9,14 @@ from typing import Any
 from maris_fast.bench.drawing.markdown import table
 from maris_fast.bench.results import Row, Suite
 
-AS_READ = "gate"
-"""The row that all others are compared with: eqs. 3-5 as printed, with the gate that the text describes."""
-KINDS = {
-    "model.keep": {"relevant": "gate", "all": "no gate"},
-    "model.language_norm": {"columns": "column means"},
-    "model.empty_rows": {"all": "no empty rows"},
-    "model.score_scale": {"channels": "S / √C"},
+WORDS = {
+    "language_norm": {"columns": "column means"},
+    "empty_rows": {"all": "no empty rows"},
+    "score_scale": {"channels": "S / √C"},
 }
-NAMES = {"sdf": "SDF (VLT)", "without_ma": "without MA", "without_mask": "no gate, as printed"}
+GATES = {"relevant": "gate", "all": "no gate", "irrelevant": "gate of eq. 4 as printed"}
+AS_READ = "gate, as printed"
+"""The row that all others are compared with: eqs. 3-5 as printed, with the gate that the text describes."""
 HEAD = ("", "oIoU", "minus gate as printed", "seeds", "pairs kept", "pixels with none", "cosine of words")
 
 
@@ -36,20 +35,21 @@ def readings_block(suite: Suite) -> str:
 
 
 def named(row: Row) -> str:
-    """What a row's settings say: ``gate, column means, S / √C``; the paper's other rows by their names."""
-    if row["row"] in NAMES:
-        return NAMES[row["row"]]
-    changes = {"model.keep": "relevant", **row["changes"]}
-    words = [KINDS[name].get(str(value), "") for name, value in changes.items() if name in KINDS]
-    printed = ["as printed"] if row["row"] == AS_READ else []
-    return ", ".join([word for word in words if word] + printed)
+    """A row by its settings: ``gate, column means, S / √C``; what is not eqs. 3-5 by the paper's name."""
+    reading = row["reading"]
+    if reading["ma_blocks"] == 0:
+        return "without MA"
+    if reading["fusion"] != "mutual":
+        return "SDF (VLT)" if reading["fusion"] == "spatial_dynamic" else str(reading["fusion"])
+    said = [words[reading[name]] for name, words in WORDS.items() if reading[name] in words]
+    return ", ".join([GATES[reading["keep"]], *(said or ["as printed"])])
 
 
 def by_row(rows: list[Row]) -> dict[str, list[Row]]:
-    """The runs of each row, the row with the highest mean oIoU first."""
+    """The runs of each row by its name, the row with the highest mean oIoU first."""
     grouped: dict[str, list[Row]] = {}
     for row in rows:
-        grouped.setdefault(row["row"], []).append(row)
+        grouped.setdefault(named(row), []).append(row)
     return dict(sorted(grouped.items(), key=lambda item: -mean(run["scores"]["oIoU"] for run in item[1])))
 
 
@@ -62,13 +62,12 @@ def plot(suite: Suite, file: Path) -> None:
     FigureCanvasAgg(figure)
     sizes, losses = figure.subplots(1, 2)
     sized = [row for row in suite.rows if "-" not in row["part"]]  # what differs is the grid alone
-    for runs in by_row(sized).values():
+    for label, runs in by_row(sized).items():
         by_tokens: dict[int, list[float]] = {}
         for run in runs:
             by_tokens.setdefault(run["tokens"], []).append(run["scores"]["oIoU"])
         points = sorted(by_tokens.items())
         spread = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-        label = named(runs[0])
         sizes.errorbar(
             [tokens for tokens, _ in points],
             [mean(values) for _, values in points],
@@ -96,14 +95,14 @@ def _title(name: str, rows: list[Row]) -> str:
 
 
 def _cells(rows: list[Row]) -> list[tuple[str, ...]]:
-    base = {row["seed"]: row["scores"]["oIoU"] for row in rows if row["row"] == AS_READ}
+    base = {row["seed"]: row["scores"]["oIoU"] for row in rows if named(row) == AS_READ}
     cells = []
-    for runs in by_row(rows).values():
+    for name, runs in by_row(rows).items():
         differences = [run["scores"]["oIoU"] - base[run["seed"]] for run in runs if run["seed"] in base]
-        away = "–" if runs[0]["row"] == AS_READ else _shown(differences, signed=True)
+        away = "–" if name == AS_READ else _shown(differences, signed=True)
         cells.append(
             (
-                named(runs[0]),
+                name,
                 _shown([run["scores"]["oIoU"] for run in runs]),
                 away,
                 str(len(runs)),

@@ -13,6 +13,14 @@ from maris_fast.bench.drawing.equation_readings import plot, readings_block
 from maris_fast.bench.equation_readings import PARTS, keep
 from maris_fast.bench.results import load
 
+SHARED = {
+    "model.fusion": "mutual",
+    "model.ma_blocks": 2,
+    "model.keep": "relevant",
+    "model.language_norm": "none",
+    "model.empty_rows": "none",
+    "model.score_scale": "none",
+}
 BLOCK = {"kept_pairs": 0.5, "empty_pixels": 0.25, "empty_words": 0.0, "gathered": 2.0}
 WORDS = {"cosine_before": 0.1, "cosine_after": 0.75}
 ROWS = {
