@@ -38,7 +38,7 @@ def study(tmp_path: Path) -> Path:
     """Part 10x10 with two readings of two seeds and a row of one, as ``ablate`` leaves it; one run failed."""
     folder = tmp_path / "study"
     record = Record(
-        conditions={},
+        conditions={"settings": SHARED},
         variants={name: {"title": name, "changes": changes} for name, (changes, _) in ROWS.items()},
     )
     record.environments.append(
