@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -212,16 +211,10 @@ class _Steps:
         from maris_fast.ablation.running import Command
 
         gpus = self._gpus[place * self._ranks : (place + 1) * self._ranks]
-        environment = {**training.launcher_environment()}
+        command, environment = training.launched(self._ranks, *words, devices=gpus)
         if self._threads and "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = str(self._threads)
-        if self._ranks > 1:
-            return Command(training.launcher_command(self._ranks, *words, devices=gpus), environment)
-        # One rank needs no launcher, whose start takes longer than that of the rank.
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[0]
-        words = ("-m", *words[1:]) if words[0] == "--module" else words
-        return Command([sys.executable, *words], environment)
+        return Command(command, environment)
 
     def collect(self, run: PlannedRun) -> tuple[dict[str, Any], dict[str, Any]]:
         """A finished run's scores and how it was trained, and its environment."""

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from maris_fast.system import process_table
+from maris_fast.system.launchers import alone, free_port
 from maris_fast.system.terminal import say
 
 SECONDS_TO_STOP = 120.0
@@ -37,7 +38,12 @@ def train(
     ] = None,
     ranks: Ranks = 1,
 ) -> None:
-    """Train: the same as `deepspeed --num_gpus RANKS train/main.py --config CONFIG [KEY=VALUE]...`."""
+    """Train: as `deepspeed --num_gpus RANKS train/main.py --config CONFIG [KEY=VALUE]...` does.
+
+    One rank is started without the launcher.
+    """
+    names = ", ".join(str(file) for file in config)
+    say(f"{names} on {ranks} rank{'s' if ranks > 1 else ''}: checking the settings and the cache", err=True)
     from maris_fast import train as package
     from maris_fast.train.main import check
 
@@ -85,17 +91,18 @@ def evaluate(
     ranks: Ranks = 1,
 ) -> None:
     """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size, and as other papers do."""
-    from maris_fast.train.splits import require_split
     from maris_fast.weight_files import find_weights
 
-    # Told here, not between the launcher's lines.
     weights = find_weights(weights)
+    say(f"scoring {weights} on {split} of {cache}", err=True)
+    from maris_fast.train.splits import require_split
+
+    # Told here, not between the launcher's lines.
     require_split(cache, split)
     command = scoring_command(weights, cache, split=split, swapped=swapped, out=out)
     command += [argument for name in protocol or () for argument in ("--protocol", name)]
     command += ["--bootstrap", str(bootstrap), *(["--breakdown"] if breakdown else [])]
     command += ["--per-expression", str(per_expression)] if per_expression is not None else []
-    say(f"scoring {weights} on {split} of {cache}", err=True)
     if status := _score_here(command[2:]) if ranks == 1 else launch(ranks, *command):
         sys.exit(status)
 
@@ -120,16 +127,16 @@ def scoring_command(
 
 
 def launch(ranks: int, *command: str) -> int:
-    """Runs ``command`` under DeepSpeed's launcher with so many ranks; its exit status.
+    """Runs ``command`` on so many ranks; its exit status.
 
     Raises:
         KeyboardInterrupt: asked to end, and the ranks have ended: a training with a checkpoint.
     """
     _adopt_orphans()
-    environment = {**os.environ, **launcher_environment()}
-    with subprocess.Popen(launcher_command(ranks, *command), env=environment) as launcher:
+    words, variables = launched(ranks, *command)
+    with subprocess.Popen(words, env={**os.environ, **variables}) as process:
         try:
-            status = launcher.wait()
+            status = process.wait()
         except KeyboardInterrupt:
             _end_ranks()
             raise
@@ -170,22 +177,28 @@ def _ranks() -> Iterator[int]:
     return (pid for pid in numbered if process_table.parent(pid) not in numbered)
 
 
-def launcher_command(ranks: int, *command: str, devices: Sequence[str] = ()) -> list[str]:
-    """``command`` under DeepSpeed's launcher, on these GPUs or on the first ones."""
-    from maris_fast.system.launchers import free_port
+def launched(ranks: int, *command: str, devices: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
+    """The words and variables that start ``command`` on so many ranks, by DeepSpeed's launcher where needed.
 
-    where = ["--include", f"localhost:{','.join(devices)}"] if devices else ["--num_gpus", str(ranks)]
+    One rank needs no launcher, whose start takes longer than that of the rank.
+
+    Args:
+        devices: a GPU for each rank; the first ones by default.
+    """
+    if ranks == 1:
+        words = ["-m", *command[1:]] if command[0] == "--module" else command
+        visible = {"CUDA_VISIBLE_DEVICES": devices[0]} if devices else {}
+        return [sys.executable, "-u", *words], {**alone(), **visible}
+    launcher = Path(sys.executable).with_name("deepspeed")
+    # Of this very environment, whatever else is first on PATH.
+    variables = {"PATH": f"{launcher.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    where = ["--include", f"localhost:{','.join(devices)}"]
+    if not devices:
+        where = ["--num_gpus", str(ranks)]
+        # Ranks set their own; without one the launcher warns twice of a machine without a GPU.
+        variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")
     # The launcher's own choice is one fixed port, and two runs on a machine would meet there.
     port = ["--master_port", str(free_port())]
     # What it does all the time would stand before what the command has to say.
     quiet = ["--log_level", "error"]
-    return [sys.executable, str(_launcher()), *quiet, *where, *port, *command]
-
-
-def launcher_environment() -> dict[str, str]:
-    """The launcher of this very environment, whatever else is first on PATH."""
-    return {"PATH": f"{_launcher().parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-
-
-def _launcher() -> Path:
-    return Path(sys.executable).with_name("deepspeed")
+    return [sys.executable, str(launcher), *quiet, *where, *port, *command], variables

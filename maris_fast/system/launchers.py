@@ -123,8 +123,15 @@ def take_place() -> Place:
 
 def be_alone() -> None:
     """Makes this process a run of one, whatever has started it."""
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
-    os.environ.update(MASTER_ADDR=LOCAL, MASTER_PORT=str(free_port()))
+    os.environ.update(alone())
+
+
+def alone() -> dict[str, str]:
+    """The environment of the only rank of a run, as DeepSpeed's launcher would give it."""
+    return {
+        **{"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "CROSS_RANK": "0"},
+        **{"MASTER_ADDR": LOCAL, "MASTER_PORT": str(free_port())},
+    }
 
 
 def free_port() -> int:

@@ -1,11 +1,14 @@
-"""What a rank does not load before it trains: each costs every start of every rank up to two seconds."""
+"""What a start costs: what a rank does not load before it trains, and that one rank has no launcher."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
+from maris_fast.cli.training import launch, launched
 from tests.training.processes import run
 
 pytestmark = pytest.mark.process
@@ -26,3 +29,21 @@ def test_a_rank_has_joined_without_compiler_plots_or_statistics() -> None:
     done = run(sys.executable, "-c", JOINED)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_one_rank_is_started_without_the_launcher_and_knows_its_place(tmp_path: Path) -> None:
+    script, told = tmp_path / "rank.py", tmp_path / "told"
+    script.write_text(
+        "import os, sys\nfrom maris_fast.system.launchers import place_of\n"
+        "print(os.getppid(), place_of().world, file=open(sys.argv[1], 'w'))\nsys.exit(3)\n"
+    )
+    assert launch(1, str(script), str(told)) == 3
+    assert told.read_text().split() == [str(os.getpid()), "1"]
+
+
+def test_the_launcher_is_told_what_it_would_guess_and_warn_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    words, variables = launched(2, "main.py")
+    assert Path(words[1]).name == "deepspeed"
+    assert variables["DS_ACCELERATOR"] == "cpu"
+    assert "DS_ACCELERATOR" not in launched(2, "main.py", devices=("2", "3"))[1], "it counts GPUs there"
