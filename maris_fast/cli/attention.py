@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor
+from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor, named_weights
 from maris_fast.system.terminal import say
 
 
@@ -31,11 +31,12 @@ def attention(
 
     Writes <image>-words.png and, for each block, <image>-regions-block<N>.png.
     """
+    chosen = [_pixel(one) for one in pixel or ()]
+    weights = named_weights(weights)
     from maris_fast.errors import ConfigError
     from maris_fast.images import load_image
     from maris_fast.system.files import writing
 
-    chosen = [_pixel(one) for one in pixel or ()]
     picture = load_image(image)
     predictor = load_predictor(weights, sam_weights, text_weights, device)
     from maris_fast.pictures.attention_maps import regions_picture, words_picture

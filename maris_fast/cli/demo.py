@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor
+from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor, named_weights
 from maris_fast.system.terminal import say
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -36,6 +36,7 @@ def demo(
 
     Needs Gradio: pip install 'maris-fast[demo]'. Ctrl-C ends it.
     """
+    file = named_weights(weights)
     import os
     import signal
     import sys
@@ -59,7 +60,7 @@ def demo(
     if host not in LOCAL:
         say(f"note: whoever reaches {host} can use this page, it asks for no password", err=True)
     with listening(host, port) as listener:
-        predictor = load_predictor(weights, sam_weights, text_weights, device)
+        predictor = load_predictor(file, sam_weights, text_weights, device)
         # Ended this way too, it removes what was uploaded.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):

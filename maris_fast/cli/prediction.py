@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor
+from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor, named_weights
 from maris_fast.system.terminal import say
 
 
@@ -21,6 +21,7 @@ def predict(
     device: Device = "cpu",
 ) -> None:
     """Segment what a sentence refers to; writes <image>-<n>-mask.png and <image>-<n>-overlay.png."""
+    weights = named_weights(weights)
     from PIL import Image
 
     from maris_fast.images import load_image

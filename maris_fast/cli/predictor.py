@@ -18,18 +18,27 @@ TextWeights = Annotated[str | None, typer.Option(help="CLIP's weights: open_clip
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 
 
-def load_predictor(
-    weights: Path, sam_weights: str | None, text_weights: str | None, device: str
-) -> Predictor:
-    """Says at once what is loaded, then what to know of it; importing the libraries alone takes seconds.
+def named_weights(weights: Path) -> Path:
+    """The weights file that is meant, said at once: before anything that takes seconds to import.
 
     Raises:
-        CheckpointError, ConfigError: as ``Predictor``.
+        CheckpointError: there is none.
     """
     from maris_fast.weight_files import find_weights
 
     weights = find_weights(weights)
     say(f"loading {weights} and its encoders", err=True)
+    return weights
+
+
+def load_predictor(
+    weights: Path, sam_weights: str | None, text_weights: str | None, device: str
+) -> Predictor:
+    """Loads what ``named_weights`` returned, and says what to know of it.
+
+    Raises:
+        CheckpointError, ConfigError: as ``Predictor``.
+    """
     from maris_fast.prediction import Predictor
 
     predictor = Predictor(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)

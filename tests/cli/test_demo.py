@@ -86,7 +86,7 @@ def test_a_taken_port_is_told(weights: Path) -> None:
         done = run(*COMMAND, "demo", weights, "--port", port)
     assert done.returncode == 2
     assert f"no page at 127.0.0.1, port {port}" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 2, "what it loads, and the error"
 
 
 def test_without_gradio_one_line_says_how_to_install_it(weights: Path) -> None:
@@ -100,7 +100,7 @@ def test_without_gradio_one_line_says_how_to_install_it(weights: Path) -> None:
     done = run(sys.executable, "-c", code, "demo", weights)
     assert done.returncode == 2
     assert "pip install 'maris-fast[demo]'" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 2, "what it loads, and the error"
 
 
 def test_importing_the_page_writes_nothing_beside_it(tmp_path: Path) -> None:
