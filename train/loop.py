@@ -24,6 +24,7 @@ from maris_fast.model import Maris
 from maris_fast.system.files import replace_text
 from maris_fast.system.terminal import write_line
 from maris_fast.train import (
+    announcement,
     attention_health,
     checkpoints,
     implementations,
@@ -146,6 +147,7 @@ class Trainer:
         self.ranks.from_rank_zero(self._open_folder)
         with self._logger() as logger, StopRequest(self.ranks) as request:
             stop = False
+            logger.say(self._plan())
             if self._evaluation_due() and self.evaluated != self.step:
                 self._evaluate(logger)
             self.throughput.restart()
@@ -158,6 +160,8 @@ class Trainer:
                     logger.advance(self.step)
                     if self._log_due():
                         logger.record("train", self._record(epoch, result, logger))
+                    elif self.step == self.started_at + 1:
+                        self._tell_first_step(result, logger)
                     urgent = request.agreed()
                     stop = urgent or self._steps_are_used_up()
                     with self.throughput.paused():
@@ -242,6 +246,14 @@ class Trainer:
             **rates,
             "bad_samples": self._bad_samples(logger),
         }
+
+    def _tell_first_step(self, result: StepResult, logger: RunLogger) -> None:
+        """A line for who waits for the first record, which comes after ``run.log_every`` steps."""
+        with self.ranks.progress.waiting():
+            losses = result.losses.double()
+            dist.all_reduce(losses)
+        seconds = time.perf_counter() - self.began
+        logger.say(f"first step ({self.step:,}) done after {seconds:.1f} s: loss {float(losses[2]):.4f}")
 
     def _bad_samples(self, logger: RunLogger) -> int:
         """Images that ranks have skipped so far; the new ones are told."""
@@ -393,6 +405,16 @@ class Trainer:
         self.ranks.from_rank_zero(save)
 
     # Start
+
+    def _plan(self) -> str:
+        return announcement.before_steps(
+            self.settings,
+            world=self.ranks.world,
+            device=self.ranks.device.type,
+            done=self.step,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.total_steps,
+        )
 
     def _resume(self, folder: Path, state: RunState) -> dict[str, Tensor]:
         data = self.cache_info.fingerprint

@@ -136,12 +136,17 @@ def _show(settings: TrainingSettings, ranks: int | None) -> None:
 
 def _train(settings: TrainingSettings) -> None:
     from maris_fast.system.launchers import take_place
+    from maris_fast.system.terminal import say
+    from maris_fast.train.announcement import before_loading
     from maris_fast.train.deepspeed_config import deepspeed_config
     from maris_fast.train.splits import require_known_splits
 
     # Before the slow imports.
-    deepspeed_config(settings, take_place().world)
+    place = take_place()
+    deepspeed_config(settings, place.world)
     require_known_splits(settings.data)
+    if place.rank == 0:
+        say(before_loading(settings, place.world))
     from maris_fast.train.heartbeat import Heartbeat
     from maris_fast.train.loop import train
     from maris_fast.train.ranks import join, leave

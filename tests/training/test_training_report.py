@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -76,6 +77,14 @@ def test_each_record_is_a_line_and_missing_images_are_said_once(folder: Path) ->
         ["step", "6/8"],
         ["step", "8/8"],
     ]
+    assert lines[:4] == [
+        f"training on 1 rank into {folder / 'run'}: metrics.jsonl, tensorboard, best.safetensors, "
+        "last.safetensors",
+        f"cache {folder / 'cache'}: train 15 expressions of 5 images; val 7 expressions of 2 images",
+        "loading PyTorch and DeepSpeed",
+        "8 steps, 4 an epoch, 8 expressions a step; 1 rank on cpu in fp32; a line every 3 steps",
+    ]
+    assert re.fullmatch(r"first step \(1\) done after \d+\.\d s: loss \d\.\d{4}", lines[4])
     assert sum(line.startswith("eval") for line in lines) == 2
     assert sum("masks are drawn on grey" in line for line in lines) == 1
     assert lines[-1].startswith("report: ")
