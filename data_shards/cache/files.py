@@ -69,5 +69,5 @@ def _alone(path: Path, *, wait: bool) -> Iterator[Held]:
     except OccupiedError as error:
         raise InputError(
             f"another process is writing {path}; it is {error.who}. Wait for it, or end it, and run the "
-            f"command again; {error.by_hand}. Processes that share the work each need a --rank of their own"
+            f"command again; {error.by_hand}. Processes that share the work each need a `rank` of their own"
         ) from error

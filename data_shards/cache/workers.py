@@ -34,7 +34,7 @@ def find_worker(
             variables that contradict each other.
     """
     if (rank is None) != (world is None):
-        raise ConfigError("--rank and --world belong together: --rank 0 --world 4 is the first of four")
+        raise ConfigError("`rank` and `world` belong together: rank 0 of world 4 is the first of four")
     if rank is not None and world is not None:
         return _checked(Worker(rank, world))
     place = place_of(environment)

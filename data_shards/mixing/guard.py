@@ -200,18 +200,18 @@ class Guard:
         lines = ["train images are test images, nothing was written:"]
         lines += [f"  {leak}" for leak in leaks]
         lines.append(
-            f"--remove-leaks leaves out these {len(self._removed):,} images of the train splits; a model's "
+            f"`remove_leaks` leaves out these {len(self._removed):,} images of the train splits; a model's "
             "score on an image that it was trained on is no test"
         )
         if not allowed.keep_own and any(leak.own for leak in leaks):
             lines.append(
-                "--keep-own-leaks keeps images that are held out by their own data set alone: G-Ref google "
+                "`keep_own_leaks` keeps images that are held out by their own data set alone: G-Ref google "
                 "shares them by design, as its authors divided the objects and not the images"
             )
         if not allowed.keep_look_alikes and any(leak.by == "looks" for leak in leaks):
             lines.append(
-                f"images that look alike are suspected only: {look_at}; --keep-look-alikes keeps them, and "
-                "--look-alike says how alike they must be"
+                f"images that look alike are suspected only: {look_at}; `keep_look_alikes` keeps them, and "
+                "`look_alike` says how alike they must be"
             )
         raise InputError("\n".join(lines))
 

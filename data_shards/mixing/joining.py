@@ -65,7 +65,7 @@ class Joining:
             if image.first.orientation != record.orientation:
                 self._problems.add(
                     "images that one data set takes as stored and another as EXIF turns them; import one of "
-                    "them again with the other --orientation",
+                    "them again with the other `orientation`",
                     f"{record.image}: {image.first.orientation}, and {record.orientation} in "
                     f"{part.dataset.folder}",
                 )

@@ -157,7 +157,7 @@ def mix_datasets(
 def _where(drawn: Sequence[Path]) -> str:
     if drawn:
         return f"look at {', '.join(map(str, drawn))}"
-    return "--pairs FILE.png draws all of them, side by side"
+    return "with `pairs`, a PNG file, all of them are drawn side by side"
 
 
 def _left_out(parts: Sequence[Part]) -> dict[str, LeftOut]:

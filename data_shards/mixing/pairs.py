@@ -35,7 +35,7 @@ def draw_pairs(file: Path, pairs: Sequence[LookAlike]) -> list[Path]:
         try:
             sheet(panels, columns=4, width=_SIDE).save(place)
         except (OSError, ValueError) as error:  # ValueError: an ending that is no kind of picture
-            raise InputError(f"{place} cannot be written: {error}; name a PNG with --pairs") from error
+            raise InputError(f"{place} cannot be written: {error}; name a PNG with `pairs`") from error
         written.append(place)
     return written
 

@@ -97,7 +97,7 @@ def parts_of(
         if TRAIN not in part.info.splits:
             raise InputError(
                 f"{part.dataset.folder} has no split {TRAIN!r} to mix in, but {', '.join(part.info.splits)}; "
-                "if its images are to be kept out of training, name it with --held-out"
+                "if its images are to be kept out of training, name it with `held_out`"
             )
     for part in others:
         if not part.held_out:

@@ -46,13 +46,13 @@ class Plan:
             if key in OWN:
                 raise ConfigError(
                     f"{override}: an ablation sets {key} of each run itself; leave it out "
-                    "(CACHE, --out and --seeds are its options)"
+                    "and give `cache`, `out` or `seeds` instead"
                 )
             undone = [each.name for each in self.variants if key in each.settings]
             if undone:
                 raise ConfigError(
                     f"{override} would undo what makes {', '.join(undone)}; leave it out, or those rows with "
-                    "--rows"
+                    "`rows`"
                 )
 
     @property
@@ -105,13 +105,13 @@ def choose(text: str | None) -> list[Variant]:
             known = (f"{number} ({each.name})" for number, each in numbered.items())
             unnumbered = (each.name for each in VARIANTS.values() if each.number is None)
             raise ConfigError(
-                f"--rows {word!r}: no such row, and no YAML file or folder of them; rows are "
+                f"`rows` {word!r}: no such row, and no YAML file or folder of them; rows are "
                 f"{', '.join([*known, *unnumbered])}"
             )
         for own in rows:
             if own.name in VARIANTS or chosen.setdefault(own.name, own) != own:
                 raise ConfigError(
-                    f"--rows {word!r}: there is another row {own.name}; rename {own.fragment.name}, as runs "
+                    f"`rows` {word!r}: there is another row {own.name}; rename {own.fragment.name}, as runs "
                     "are told apart by their rows' names"
                 )
     return list(chosen.values())

@@ -119,7 +119,7 @@ class Record:
             raise ConfigError(
                 "the rows done so far were made with other settings, and rows are compared with each other:\n"
                 + "".join(f"  {line}\n" for line in differing)
-                + "set them as they were, or name a new folder with --out"
+                + "set them as they were, or name a new folder with `out`"
             )
         return Record(
             self.conditions,
@@ -175,15 +175,15 @@ def alone_in(folder: Path, beside: Sequence[str] = ()) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - set(beside)
             if others and not (folder / ABLATION).is_file():
-                raise ConfigError(f"{folder} is not empty and holds no ablation; name another with --out")
+                raise ConfigError(f"{folder} is not empty and holds no ablation; name another with `out`")
             until_the_end.enter_context(owned_folder(folder))
             _require_no_run_left(folder)
         except OccupiedError as error:
             raise ConfigError(
-                f"{error}; wait for its end, or name another folder with --out; {error.by_hand}"
+                f"{error}; wait for its end, or name another folder with `out`; {error.by_hand}"
             ) from error
         except OSError as error:
-            raise ConfigError(f"{folder} cannot be written: {error}; name another with --out") from error
+            raise ConfigError(f"{folder} cannot be written: {error}; name another with `out`") from error
         yield
 
 
@@ -203,7 +203,7 @@ def _in_package(file: Path) -> str:
 def _fixed(conditions: dict[str, Any]) -> dict[str, Any]:
     """What must not change between starts; where files lie may."""
     settings: dict[str, Any] = conditions["settings"]
-    told = {"the cache (SHA-256)": conditions["cache_sha256"], "--split": conditions["split"]}
+    told = {"the cache (SHA-256)": conditions["cache_sha256"], "the split": conditions["split"]}
     return {**told, **settings}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from typing import Any, NoReturn
 
@@ -28,12 +27,13 @@ from maris_fast.cli import (
 )
 from maris_fast.cli.bench import bench
 from maris_fast.cli.kernels import kernels
+from maris_fast.cli.options import options_of
 from maris_fast.errors import MarisError
 from maris_fast.system.end_signals import interrupting
 from maris_fast.system.files import FULL
 from maris_fast.system.linux import require_linux
 from maris_fast.system.standard_streams import sturdy
-from maris_fast.system.terminal import PrintableFormatter, printable
+from maris_fast.system.terminal import PrintableFormatter, printable, with_options
 
 
 class Commands(TyperGroup):
@@ -52,18 +52,11 @@ class Commands(TyperGroup):
                 result = super().invoke(ctx)
                 streams.require_written()
             except MarisError as error:
-                _end(_as_typed(str(error), self.get_command(ctx, ctx.invoked_subcommand or "")))
+                command = self.get_command(ctx, ctx.invoked_subcommand or "")
+                _end(with_options(str(error), options_of(command)))
             except OSError as error:
                 _end(_of_the_system(error))
         return result
-
-
-def _as_typed(message: str, command: Any) -> str:
-    """With the command's options in place of the library's arguments, which errors name in backticks."""
-    options = {
-        one.name: one.opts[-1] for one in getattr(command, "params", ()) if one.opts[-1].startswith("--")
-    }
-    return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
 
 
 def _of_the_system(error: OSError) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from maris_fast.system.terminal import say
+from maris_fast.cli.options import options_of
+from maris_fast.system.terminal import say, with_options
 
 if TYPE_CHECKING:
     from maris_fast.data_shards.cache.manifest import CacheManifest
@@ -163,6 +164,7 @@ def import_annotations(
 
 
 def mix(
+    context: typer.Context,
     datasets: Annotated[list[Path], typer.Argument(help="folders that `maris-fast import` wrote")],
     out: Annotated[Path, typer.Option(help="new folder for the mixed data set")],
     held_out: Annotated[
@@ -220,7 +222,7 @@ def mix(
             raise typer.Exit(130) from None
     Console().print(report.table())
     for line in report.lines():
-        say(line)
+        say(with_options(line, options_of(context.command)))
 
 
 def cache(

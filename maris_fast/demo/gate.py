@@ -121,7 +121,7 @@ class Gate:
         if not all(self._is_here(host.strip()) for host in hosts):
             return PlainTextResponse(
                 "this page has another name; open the address that maris-fast demo printed, "
-                "or start it with --allow-host and the name\n",
+                "or start it with `maris-fast demo --allow-host NAME`\n",
                 421,
             )
         origin = headers.get("origin")

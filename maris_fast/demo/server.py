@@ -41,7 +41,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     except OSError as error:
         raise ConfigError(
             f"no page at {host}, port {port}: {error.strerror}; "
-            "name another with --host and --port (0: any free)"
+            "name another with `host` and `port` (0: any free)"
         ) from error
     with listener:
         yield listener

@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace, streams: Streams, alone: bool) -> int:
             leave()
         streams.require_written()
     except MarisError as error:
-        report_error(error)
+        report_error(error, {"out": "--out", "per_expression": "--per-expression"})
         return 2
     return 0
 

@@ -118,7 +118,7 @@ def require_place(file: Path) -> None:
     """
     if not file.parent.is_dir() or file.is_dir():
         what = "is a folder" if file.is_dir() else f"needs the folder {file.parent}, which is not there"
-        raise InputError(f"--per-expression {file} {what}; name a file in a folder that there is")
+        raise InputError(f"`per_expression` {file} {what}; name a file in a folder that there is")
 
 
 def write_lines(file: Path, lines: Iterable[ScoredMask]) -> None:
@@ -126,7 +126,7 @@ def write_lines(file: Path, lines: Iterable[ScoredMask]) -> None:
     Raises:
         InputError: the file cannot be written; what stood there still stands.
     """
-    with writing(file, "--per-expression"):
+    with writing(file, "`per_expression`"):
         replace_text(file, (f"{line.model_dump_json()}\n" for line in lines))
 
 

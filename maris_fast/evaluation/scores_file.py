@@ -52,7 +52,7 @@ def write_scores(
     lost = {name: dataset.left_out[name] for name in (split, UNKNOWN_SPLIT) if name in dataset.left_out}
     left_out = {"left_out": {name: out.model_dump() for name, out in lost.items()}} if lost else {}
     content = {"data": asdict(data), **made_of, **left_out, **results}
-    with writing(file, "--out"):
+    with writing(file, "`out`"):
         replace_text(file, [json.dumps(content, indent=1) + "\n"])
     return file
 

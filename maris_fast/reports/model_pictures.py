@@ -137,7 +137,7 @@ def _caches(runs: Sequence[RunData], given: Sequence[Path]) -> list[Path]:
         return [Path(run.settings["data.cache"]) for run in runs]
     if len(given) not in (1, len(runs)):
         raise ConfigError(
-            f"--cache is given {len(given)} times for {len(runs)} runs; give it once for all of them, or "
+            f"`cache` is given {len(given)} times for {len(runs)} runs; give it once for all of them, or "
             "once a run"
         )
     return list(given) if len(given) == len(runs) else [given[0]] * len(runs)

@@ -28,7 +28,7 @@ def computable(protocols: Sequence[Protocol], cut_at: float, *, named: bool) -> 
     """
     refused = {one.name: reason for one in protocols if (reason := why_not(one, cut_at))}
     if named and refused:
-        raise ConfigError("; ".join(f"--protocol {name}: {reason}" for name, reason in refused.items()))
+        raise ConfigError("; ".join(f"protocol {name}: {reason}" for name, reason in refused.items()))
     return tuple(one for one in protocols if one.name not in refused)
 
 
@@ -38,7 +38,7 @@ def why_not(protocol: Protocol, cut_at: float) -> str | None:
         return None
     return (
         f"its script predicts where p > {protocol.cut_at:g}, these masks were cut at p > {cut_at:g}, and a "
-        f"mask has no probabilities; cut yours at {protocol.cut_at:g} and say so with --threshold"
+        f"mask has no probabilities; cut yours at {protocol.cut_at:g} and give that as the threshold"
     )
 
 

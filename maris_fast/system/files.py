@@ -60,7 +60,7 @@ def writing(place: Path, option: str) -> Iterator[None]:
 
     Args:
         place: file or folder that is written.
-        option: that names it, such as ``--out``.
+        option: that names it: ``--out`` of a command, "`out`" of a function.
 
     Raises:
         InputError: in place of an OSError.

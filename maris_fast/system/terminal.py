@@ -7,8 +7,10 @@ All that is printed goes through here: ``say`` and ``printable`` for lines, ``Ta
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import unicodedata
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from rich.table import Table as RichTable  # noqa: TID251
@@ -38,6 +40,11 @@ def write_line(text: object, stream: TextIO) -> None:
     """
     stream.write(f"{printable(text)}\n")
     stream.flush()
+
+
+def with_options(message: str, options: Mapping[str, str]) -> str:
+    """``message`` with a command's options in place of arguments, which a library names in backticks."""
+    return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
 
 
 class Table(RichTable):

@@ -25,7 +25,7 @@ QUICKSTART = ROOT / "train" / "configs" / "quickstart.yaml"
 LONG = "x" * 300
 WAY_OUT = (
     ". Set data.val_split to a split that is there; to make a split val of some of the train images, import "
-    "the data set with --hold-out 0.1 and cache it again"
+    "the data set with `maris-fast import --hold-out 0.1` and cache it again"
 )
 
 

@@ -154,7 +154,7 @@ def test_the_same_file_in_two_data_sets_is_one_image(tmp_path: Path) -> None:
     assert len(photo.targets) == 2
 
 
-LEAKING = "--remove-leaks leaves out these"
+LEAKING = "`remove_leaks` leaves out these"
 
 
 def test_a_train_image_that_another_set_tests_on_is_refused_and_nothing_written(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def google(folder: Path) -> Path:
 
 
 def test_images_that_gref_google_shares_by_design_are_told_and_kept_only_on_demand(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"(?s)--keep-own-leaks.*G-Ref google shares them by design"):
+    with pytest.raises(InputError, match=r"(?s)`keep_own_leaks`.*G-Ref google shares them by design"):
         mix_datasets([google(tmp_path)], tmp_path / "mix")
     kept = mix_datasets([tmp_path / "refcocog-google"], tmp_path / "kept", keep_own_leaks=True)
     assert [one.image_id for one in train(tmp_path / "kept")] == [5, 6, 7]
@@ -307,7 +307,7 @@ def test_what_cannot_be_mixed_is_named_and_nothing_is_written(tmp_path: Path) ->
     for folders, options, message in (
         ([one, one], {}, "named twice"),
         ([one, alone], {"held_out": [one]}, "named twice"),
-        ([one, tests], {}, r"tests-unc has no split 'train' .* but val; .*--held-out"),
+        ([one, tests], {}, r"tests-unc has no split 'train' .* but val; .*`held_out`"),
         ([one], {"held_out": [alone]}, r"alone-unc has the split 'train' alone"),
         ([one, tall], {}, r"(?s)cannot be mixed.*different sizes.*8 x 10, and 20 x 10 in .*tall"),
         ([one, large], {}, r"(?s)cannot be mixed.*ids below 0, or of 10,000,000,000,000 and more.*large"),

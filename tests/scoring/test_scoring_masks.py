@@ -122,7 +122,7 @@ def test_a_protocol_that_masks_do_not_allow_is_refused_by_name(dataset: Path, tm
     file = written(tmp_path / "p.jsonl", predicted(dataset, move))
     done = maris_fast("score", file, dataset, "--protocol", "maris,vlt")
     assert done.exit_code == 2
-    assert "--protocol vlt: its script predicts where p > 0.35, these masks were cut at p > 0.5" in said(done)
+    assert "protocol vlt: its script predicts where p > 0.35, these masks were cut at p > 0.5" in said(done)
 
 
 def test_missing_double_strange_damaged_and_wrongly_sized_predictions_are_all_named(
