@@ -35,7 +35,9 @@ from PIL import Image, ImageDraw
 
 from maris_fast.data_shards.importers.phrasecut import draw_instances
 from maris_fast.geometry import MASK_STRIDE, ImageGeometry, to_size
-from maris_fast.scoring import PROTOCOLS, Expression, Rows, Truth, whole
+from maris_fast.rle import Rle
+from maris_fast.sample import Sample
+from maris_fast.scoring import PROTOCOLS, Rows, whole
 from maris_fast.scoring.canvas import cubic
 
 PEERS = {
@@ -95,8 +97,9 @@ def ours(name: str, given: Sequence[Case]) -> Printed:
     rows = Rows([PROTOCOLS[name]])
     for place, one in enumerate(given):
         says_none = None if name != "rela" else place % 7 == 0
-        truth = Truth(one.truth, one.covered > 1)
-        rows.add(one.logits, one.geometry, truth, Expression(place, place, place, "it"), says_none)
+        truth, twice = Rle.encode(one.truth), Rle.encode(one.covered > 1)
+        sample = Sample(place, place, place, "it", truth, one.geometry, overlap=twice)
+        rows.add(one.logits, sample, says_none)
     scores: Printed = whole(rows.table(), bootstrap=0)["protocols"][name]["prints"]
     return scores
 

@@ -34,7 +34,7 @@ from maris_fast.geometry import PATCH
 from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
 from maris_fast.model import Maris
 from maris_fast.model.flops import training_flops
-from maris_fast.train.engine import Engine, TrainingBatch
+from maris_fast.train.engine import Engine
 from maris_fast.train.peak_flops import peak_tflops
 from maris_fast.train.ranks import Ranks
 
@@ -301,7 +301,7 @@ def timed(
         )
 
 
-def one_round(engine: Engine, batches: Iterator[TrainingBatch], steps: int, device: torch.device) -> Round:
+def one_round(engine: Engine, batches: Iterator[Batch], steps: int, device: torch.device) -> Round:
     """``steps`` steps, the device's work included."""
     waited, images, flops = 0.0, 0, 0
     begun = time.perf_counter()
@@ -316,7 +316,7 @@ def one_round(engine: Engine, batches: Iterator[TrainingBatch], steps: int, devi
     return Round(time.perf_counter() - begun, waited, images, flops)
 
 
-def _flops(engine: Engine, batch: TrainingBatch) -> int:
+def _flops(engine: Engine, batch: Batch) -> int:
     """Of the trained model for one batch; shapes alone, so nothing waits for a device."""
     model = engine.model
     assert isinstance(model, Maris)
@@ -354,7 +354,7 @@ def endure(size: Size, ranks: Ranks, minutes: float, told: Callable[[str], None]
 @contextmanager
 def training(
     row: Row, size: Size, caches: dict[Source, Path], ranks: Ranks
-) -> Iterator[tuple[Engine, Iterator[TrainingBatch]]]:
+) -> Iterator[tuple[Engine, Iterator[Batch]]]:
     """The row's engine, and its batches without end."""
     torch._dynamo.reset()
     settings = TrainingSettings.model_validate(
@@ -384,7 +384,7 @@ def training(
             torch.cuda.empty_cache()
 
 
-def _epochs(reader: CacheReader, row: Row) -> Iterator[TrainingBatch]:
+def _epochs(reader: CacheReader, row: Row) -> Iterator[Batch]:
     for epoch in count():
         yield from reader.batches(
             seed=0,
@@ -394,7 +394,7 @@ def _epochs(reader: CacheReader, row: Row) -> Iterator[TrainingBatch]:
         )
 
 
-def _encoded(size: Size, row: Row, device: torch.device) -> Iterator[TrainingBatch]:
+def _encoded(size: Size, row: Row, device: torch.device) -> Iterator[Batch]:
     """Batches whose features SAM and CLIP make there and then, of each image once in a batch."""
     vision = {"arch": size.sam, "weights": RANDOM, "image_size": size.image_size}
     sam = SamEncoder(SamSettings.model_validate(vision), device)

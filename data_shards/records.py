@@ -27,8 +27,10 @@ from pydantic import (
 )
 
 from maris_fast.errors import InputError, first_of
+from maris_fast.geometry import ImageGeometry
 from maris_fast.images import Orientation
 from maris_fast.rle import Rle
+from maris_fast.sample import Sample
 from maris_fast.system.files import plain_name, read_at_most
 
 FORMAT_VERSION = 2
@@ -103,6 +105,46 @@ class ImageRecord(Frozen):
     )
     targets: tuple[Target, ...] = Field(min_length=1)
     expressions: tuple[Expression, ...] = Field(min_length=1)
+
+    def samples(
+        self,
+        geometry: ImageGeometry | None = None,
+        tokens: Sequence[tuple[str, ...]] | None = None,
+        *,
+        places: Iterable[int] | None = None,
+        words_of: Iterable[int] | None = None,
+    ) -> Iterator[Sample]:
+        """A sample for each of the expressions at ``places``; None: for each expression.
+
+        Args:
+            geometry: None: nobody has resized the image.
+            tokens: of every expression; None: nobody has encoded them.
+            words_of: for each of ``places``, the expression whose words are read; None: its own.
+        """
+        geometry = geometry or ImageGeometry.unresized(self.height, self.width)
+        firsts: dict[int, int] = {}
+        for place, expression in enumerate(self.expressions):
+            firsts.setdefault(expression.target, place)
+        chosen = range(len(self.expressions)) if places is None else tuple(places)
+        for place, read in zip(chosen, chosen if words_of is None else words_of, strict=True):
+            expression = self.expressions[place]
+            target = self.targets[expression.target]
+            yield Sample(
+                image_id=self.image_id,
+                ref_id=target.ref_id,
+                sent_id=expression.sent_id,
+                text=self.expressions[read].text,
+                target=target.mask,
+                geometry=geometry,
+                image=self.image,
+                orientation=self.orientation,
+                ann_ids=target.ann_ids,
+                category=target.category,
+                kind=expression.kind,
+                first=firsts[expression.target] == place,
+                overlap=target.overlap,
+                tokens=() if tokens is None else tokens[read],
+            )
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def first_of(error: Exception) -> str:
+def first_of(error: ValueError) -> str:
     """The first of what is wrong with a file, where it is, and how much more there is, if pydantic tells."""
     from pydantic import ValidationError
 

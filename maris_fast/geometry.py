@@ -49,6 +49,11 @@ class ImageGeometry:
             )
         return cls(height, width, h_px, w_px, -(-h_px // PATCH), -(-w_px // PATCH))
 
+    @classmethod
+    def unresized(cls, height: int, width: int) -> ImageGeometry:
+        """Of an image that is taken as it is."""
+        return cls(height, width, height, width, -(-height // PATCH), -(-width // PATCH))
+
     @property
     def grid(self) -> tuple[int, int]:
         """Tokens, (h, w)."""

@@ -17,6 +17,7 @@ LAYERS = (
     "errors",
     "config kernels",
     "system geometry images losses metrics rle",
+    "sample",
     "model scoring encoders",
     "weight_files",
     "weights pictures",

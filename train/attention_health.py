@@ -12,7 +12,7 @@ Of each block, before the optimiser's next step:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from maris_fast.config import ModelSettings
+from maris_fast.data_shards.stream import Batch
 from maris_fast.kernels.mutual_attention import tokens_of_expressions
 from maris_fast.kernels.mutual_attention.reference import attention_weights, gate, gathered, relevance
 from maris_fast.model import Maris
 from maris_fast.model.mutual_aware_attention import MutualAwareAttention
-
-if TYPE_CHECKING:
-    from maris_fast.train.engine import TrainingBatch
 
 SHARES = {
     "kept_pairs": ("kept pairs", "pairs"),
@@ -51,7 +49,7 @@ def has_attention(model: Maris) -> bool:
 
 
 @torch.no_grad()
-def attention_sums(model: Maris, batch: TrainingBatch, bf16: bool = False) -> Tensor:
+def attention_sums(model: Maris, batch: Batch, bf16: bool = False) -> Tensor:
     """fp64 [blocks, len(SUMS)], of a plain model's blocks; expressions of weight 0 do not count.
 
     The model is left in evaluation mode. BatchNorm sees the batch as in training, so its running statistics

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from maris_fast.config import TrainingSettings
+from maris_fast.data_shards.stream import Batch
 from maris_fast.train import optimiser_state
 from maris_fast.train.compiling import compile_blocks
 from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.model_with_loss import ModelWithLoss
 from maris_fast.train.ranks import Ranks
-
-
-class TrainingBatch(Protocol):
-    """What a step needs of a batch, on the engine's device."""
-
-    @property
-    def features(self) -> Sequence[Tensor]: ...
-    @property
-    def words(self) -> Tensor: ...
-    @property
-    def word_mask(self) -> Tensor: ...
-    @property
-    def expr_offsets(self) -> Tensor: ...
-    @property
-    def targets(self) -> Tensor: ...
-    @property
-    def weights(self) -> Tensor: ...
-    @property
-    def step_expressions(self) -> int: ...
 
 
 class StepResult(NamedTuple):
@@ -84,7 +66,7 @@ class Engine:
         )
         optimiser_state.create_moments(self.wrapped)
 
-    def step(self, parts: Sequence[TrainingBatch], lr: float) -> StepResult:
+    def step(self, parts: Sequence[Batch], lr: float) -> StepResult:
         """Updates the model from this rank's ``accumulation_steps`` parts of the step's batch.
 
         The update is that of the mean loss over the step's real expressions, however they are split over

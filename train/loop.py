@@ -334,9 +334,12 @@ class Trainer:
         masks = SampleMasks(self.settings.run.pictures)
         self.scores = score_split(
             self.plain,
-            self.validation,
+            self.validation.evaluation_batches(
+                rank=self.ranks.rank,
+                world=self.ranks.world,
+                max_expressions=self.settings.data.expressions_per_step,
+            ),
             self.ranks,
-            max_expressions=self.settings.data.expressions_per_step,
             precision=self.settings.engine.precision,
             see=masks.see if self.settings.run.pictures else None,
         )

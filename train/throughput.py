@@ -6,30 +6,17 @@ import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
 from maris_fast.config import ModelSettings
+from maris_fast.data_shards.stream import Batch
 from maris_fast.model.flops import training_flops
 from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.ranks import Ranks
 
 T = TypeVar("T")
-
-
-class Counted(Protocol):
-    """What is counted of a batch; shapes alone, so nothing waits for a device."""
-
-    @property
-    def images(self) -> int: ...
-    @property
-    def grid(self) -> tuple[int, int]: ...
-    @property
-    def words(self) -> Tensor: ...
-    @property
-    def step_expressions(self) -> int: ...
 
 
 class Totals(NamedTuple):
@@ -74,8 +61,8 @@ class Throughput:
                 self._waited += time.perf_counter() - before
             yield batch
 
-    def count(self, parts: Sequence[Counted]) -> None:
-        """This rank's parts of a step that is done."""
+    def count(self, parts: Sequence[Batch]) -> None:
+        """This rank's parts of a step that is done; their shapes alone, so nothing waits for a device."""
         self._expressions += parts[0].step_expressions
         for part in parts:
             expressions, words, _ = part.words.shape

@@ -4,62 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from maris_fast.errors import InputError
-from maris_fast.images import Orientation, load_image
+from maris_fast.images import load_image
 from maris_fast.pictures.overlays import Panel, sheet
 from maris_fast.rle import Rle
+from maris_fast.sample import Predicted, Sample
 
 GREY = (150, 150, 150)
 COLUMNS = 4
-
-
-class Shown(Protocol):
-    """What is kept of an expression."""
-
-    @property
-    def image_id(self) -> int: ...
-    @property
-    def image(self) -> str: ...
-    @property
-    def orientation(self) -> Orientation: ...
-    @property
-    def sent_id(self) -> int: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def target(self) -> Rle: ...
-
-
-class Pictured(Protocol):
-    """What says which image stands behind a mask."""
-
-    @property
-    def image(self) -> str: ...
-    @property
-    def orientation(self) -> Orientation: ...
-    @property
-    def target(self) -> Rle: ...
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One expression with its predicted mask, small enough to be sent to rank 0."""
-
-    order: bytes
-    image_id: int
-    image: str
-    text: str
-    target: Rle
-    prediction: Rle
-    orientation: Orientation = "stored"
 
 
 class SampleMasks:
@@ -71,40 +29,37 @@ class SampleMasks:
 
     def __init__(self, wanted: int | None) -> None:
         self._wanted = wanted
-        self._kept: dict[int, Drawn] = {}
+        self._kept: dict[int, Predicted] = {}
 
-    def see(self, sample: Shown, prediction: NDArray[np.bool_]) -> None:
+    def see(self, sample: Sample, prediction: NDArray[np.bool_]) -> None:
         """Called with every expression of this rank and its mask at the image's own size."""
-        order = order_of(sample.image_id, sample.sent_id)
-        if self._is_wanted(sample.image_id, order):
-            mask = Rle.encode(prediction)
-            one = (sample.image_id, sample.image, sample.text, sample.target, mask, sample.orientation)
-            self._keep(Drawn(order, *one))
+        if self._is_wanted(sample):
+            self._keep(Predicted(sample, Rle.encode(prediction)))
 
-    def kept(self) -> list[Drawn]:
-        return sorted(self._kept.values(), key=lambda one: one.order)
+    def kept(self) -> list[Predicted]:
+        return sorted(self._kept.values(), key=_order)
 
-    def merge(self, others: Iterable[Drawn]) -> None:
+    def merge(self, others: Iterable[Predicted]) -> None:
         """Adds what another rank has kept."""
         for one in others:
-            if self._is_wanted(one.image_id, one.order):
+            if self._is_wanted(one.sample):
                 self._keep(one)
 
-    def _is_wanted(self, image_id: int, order: bytes) -> bool:
+    def _is_wanted(self, sample: Sample) -> bool:
         if self._wanted == 0:
             return False
-        same = self._kept.get(image_id)
+        same = self._kept.get(sample.image_id)
         if same is not None:
-            return order < same.order
-        return self._has_room() or order < max(one.order for one in self._kept.values())
+            return order_of(sample) < _order(same)
+        return self._has_room() or order_of(sample) < max(map(_order, self._kept.values()))
 
     def _has_room(self) -> bool:
         return self._wanted is None or len(self._kept) < self._wanted
 
-    def _keep(self, one: Drawn) -> None:
-        self._kept[one.image_id] = one
+    def _keep(self, one: Predicted) -> None:
+        self._kept[one.sample.image_id] = one
         if self._wanted is not None and len(self._kept) > self._wanted:
-            del self._kept[max(self._kept.values(), key=lambda one: one.order).image_id]
+            del self._kept[max(self._kept.values(), key=_order).sample.image_id]
 
 
 class SampleSheet:
@@ -114,19 +69,24 @@ class SampleSheet:
         self._image_root = image_root
         self._said = False
 
-    def draw(self, drawn: Sequence[Drawn], say: Callable[[str], None]) -> Image.Image:
+    def draw(self, drawn: Sequence[Predicted], say: Callable[[str], None]) -> Image.Image:
         """Prediction pink, truth green, the expression below; ``say`` hears once of missing images."""
         panels = [
-            Panel(self.background(one, say), one.prediction.decode(), one.text, one.target.decode())
+            Panel(
+                self.background(one.sample, say),
+                one.mask.decode(),
+                one.sample.text,
+                one.sample.target.decode(),
+            )
             for one in drawn
         ]
         return sheet(panels, columns=COLUMNS)
 
-    def background(self, one: Pictured, say: Callable[[str], None]) -> Image.Image:
+    def background(self, sample: Sample, say: Callable[[str], None]) -> Image.Image:
         """The expression's image, or grey of its size."""
-        height, width = one.target.size
+        height, width = sample.target.size
         try:
-            return load_image(self._image_root / one.image, (height, width), one.orientation)
+            return load_image(self._image_root / sample.image, (height, width), sample.orientation)
         except InputError as error:
             if not self._said:
                 say(f"masks are drawn on grey, as the images are not here: {error}")
@@ -134,7 +94,13 @@ class SampleSheet:
             return Image.new("RGB", (width, height), GREY)
 
 
-def order_of(image_id: int, sent_id: int) -> bytes:
+def order_of(sample: Sample) -> bytes:
     """Sorts expressions in an order that has nothing to do with what they are about."""
     # The image's hash comes first, so that one with many expressions is no more likely than another.
-    return b"".join(hashlib.sha256(str(one).encode()).digest()[:8] for one in (image_id, sent_id))
+    return b"".join(
+        hashlib.sha256(str(one).encode()).digest()[:8] for one in (sample.image_id, sample.sent_id)
+    )
+
+
+def _order(one: Predicted) -> bytes:
+    return order_of(one.sample)

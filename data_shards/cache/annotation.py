@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import model_validator
 
+from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.records import Frozen, ImageRecord
 from maris_fast.encoders import TextFeatures, TokenisedText
+from maris_fast.errors import InputError, first_of
 from maris_fast.geometry import ImageGeometry
 
 
@@ -54,6 +56,28 @@ class Annotation(Frozen):
             word_offsets=(0, *np.cumsum(lengths).tolist()),
             random_encoders=random_encoders,
         )
+
+    @classmethod
+    def read(cls, content: bytes | bytearray, index: ShardIndex, image: int, where: str) -> Annotation:
+        """That of an image of the index; ``where`` it comes from, for messages.
+
+        Raises:
+            InputError: it is not what the cache's writer writes, or of another image.
+        """
+        try:
+            annotation = cls.model_validate_json(content)
+            if annotation.geometry != index.geometry_of(image):
+                raise ValueError(f"it is of {annotation.geometry}, the index says {index.geometry_of(image)}")
+            first, end = index.expression_offset[image : image + 2].tolist()
+            written, indexed = len(annotation.tokens), end - first
+            if written != indexed:
+                raise ValueError(f"it has {written} expressions, the index says {indexed}")
+        except ValueError as error:
+            raise InputError(
+                f"{where}: its JSON is not what was written ({first_of(error)}); copy the shard again, or "
+                "write the cache again"
+            ) from error
+        return annotation
 
     def to_bytes(self) -> bytes:
         """The same annotation gives the same bytes."""

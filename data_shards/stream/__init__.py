@@ -1,6 +1,6 @@
 """Batches of image groups from a feature cache, in an order that seed and epoch decide."""
 
-from maris_fast.data_shards.stream.batch import Batch, Sample
+from maris_fast.data_shards.stream.batch import Batch
 from maris_fast.data_shards.stream.reader import CacheReader
 
-__all__ = ["Batch", "CacheReader", "Sample"]
+__all__ = ["Batch", "CacheReader"]

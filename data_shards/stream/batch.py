@@ -8,38 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from maris_fast.geometry import ImageGeometry
-from maris_fast.images import Orientation
-from maris_fast.rle import Rle
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is known of one expression of a batch, for scoring and pictures."""
-
-    image_id: int
-    image: str
-    """Path below the data set's image root."""
-    ref_id: int
-    ann_ids: tuple[int, ...]
-    """Annotations of the objects that are meant; empty where the sentence means none."""
-    category: str
-    sent_id: int
-    text: str
-    """The sentence whose words the model reads; with words exchanged, that of the other object."""
-    tokens: tuple[str, ...]
-    """Readable form of the words, L_t of them."""
-    kind: str | None
-    """Kind of the expression, where the data set names one."""
-    target: Rle
-    """The mask at the image's own size."""
-    geometry: ImageGeometry
-    overlap: Rle | None = None
-    """Pixels inside several of one annotation's polygons; None where the cache does not tell."""
-    first: bool = True
-    """Whether this is the first sentence of its ref."""
-    orientation: Orientation = "stored"
-    """The view of the image that the mask is for."""
+from maris_fast.sample import Sample
 
 
 @dataclass(frozen=True)

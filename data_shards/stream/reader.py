@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from maris_fast.config import ReadingSettings, Verify
+from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.manifest import MANIFEST, ShardEntry, read_manifest
-from maris_fast.data_shards.stream.batch import Batch, Sample
+from maris_fast.data_shards.stream.batch import Batch
 from maris_fast.data_shards.stream.device import DeviceStage, Tensors
 from maris_fast.data_shards.stream.faults import BadSamples
 from maris_fast.data_shards.stream.files import LocalFiles, ShardFiles
@@ -29,10 +30,10 @@ from maris_fast.data_shards.stream.plan import (
 )
 from maris_fast.data_shards.stream.prefetch import prefetch
 from maris_fast.data_shards.stream.ring import ByteRing
-from maris_fast.data_shards.stream.samples import samples_of
 from maris_fast.data_shards.stream.shards import SplitShards, read_indexes, require_shard
 from maris_fast.data_shards.stream.staging import StagedFiles, fetch_head
 from maris_fast.errors import ConfigError, InputError
+from maris_fast.sample import Sample
 
 log = logging.getLogger(__name__)
 
@@ -312,16 +313,14 @@ class CacheReader:
         share, annotations = stored.share, stored.annotations
 
         def describe() -> tuple[Sample, ...]:
-            return tuple(
-                sample
-                for group, annotation in zip(share.groups, annotations, strict=True)
-                for sample in samples_of(
-                    group,
-                    annotation,
-                    self.index.geometry_of(group.image),
-                    self.shards.where(group.image),
+            samples: list[Sample] = []
+            for group, content in zip(share.groups, annotations, strict=True):
+                where = self.shards.where(group.image)
+                one = Annotation.read(content, self.index, group.image, where)
+                samples += one.record.samples(
+                    one.geometry, one.tokens, places=group.expressions, words_of=group.words_of
                 )
-            )
+            return tuple(samples)
 
         return Batch(
             **tensors,

@@ -136,9 +136,8 @@ def evaluate(
             kept = keep if not exchange else None
             table = score_expressions(
                 model,
-                reader,
+                reader.evaluation_batches(rank=ranks.rank, world=ranks.world, swapped=exchange),
                 ranks,
-                swapped=exchange,
                 protocols=ways,
                 see=kept.see if kept is not None else None,
             )

@@ -15,28 +15,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat
 
 from maris_fast.data_shards.plain_json import checked_json
-from maris_fast.data_shards.stream import Sample
 from maris_fast.errors import InputError, first_of
 from maris_fast.rle import Rle
+from maris_fast.sample import Key, Predicted, Sample
 from maris_fast.scoring import MARIS
 from maris_fast.scoring.rows import Facts, Table
 from maris_fast.system.files import replace_text, writing
 from maris_fast.train.ranks import Ranks
-
-
-class Key(NamedTuple):
-    """Which expression; in the order of ``Table``."""
-
-    image_id: int
-    ref_id: int
-    sent_id: int
 
 
 class Scored(BaseModel):
@@ -63,28 +54,16 @@ class ScoredMask(Scored):
     prediction: Rle
 
 
-@dataclass(frozen=True)
-class Kept:
-    """An expression, what is meant by it, and the mask that was predicted."""
-
-    key: Key
-    image: str
-    ann_ids: tuple[int, ...]
-    sentence: str
-    prediction: Rle
-
-
 @dataclass
 class KeptMasks:
     """Collects the masks of an evaluation, and afterwards has a line for each."""
 
-    kept: list[Kept] = field(default_factory=list)
+    kept: list[Predicted] = field(default_factory=list)
     lines: list[ScoredMask] = field(default_factory=list)
 
     def see(self, sample: Sample, prediction: NDArray[np.bool_]) -> None:
         """Called with each of this rank's expressions and its mask at the image's own size."""
-        key = Key(sample.image_id, sample.ref_id, sample.sent_id)
-        self.kept.append(Kept(key, sample.image, sample.ann_ids, sample.text, Rle.encode(prediction)))
+        self.kept.append(Predicted(sample, Rle.encode(prediction)))
 
     def finish(self, table: Table, ranks: Ranks) -> None:
         """Joins the masks of all ranks with the numbers of the very table that the scores come from."""
@@ -92,20 +71,20 @@ class KeptMasks:
         self.lines = lines_of(table, every)
 
 
-def lines_of(table: Table, kept: Iterable[Kept]) -> list[ScoredMask]:
+def lines_of(table: Table, kept: Iterable[Predicted]) -> list[ScoredMask]:
     """A line for each of the table's expressions, in its order."""
     counts = table.of(MARIS)
-    by_key = sorted(kept, key=lambda one: one.key)
+    by_key = sorted(kept, key=lambda one: one.sample.key)
     return [
         ScoredMask(
-            **one.key._asdict(),
-            image=one.image,
-            ann_ids=one.ann_ids,
-            sentence=one.sentence,
+            **one.sample.key._asdict(),
+            image=one.sample.image,
+            ann_ids=one.sample.ann_ids,
+            sentence=one.sample.text,
             iou=float(iou),
             intersection=int(intersection),
             union=int(union),
-            prediction=one.prediction,
+            prediction=one.mask,
         )
         for one, (intersection, union, iou, _) in zip(by_key, counts, strict=True)
     ]

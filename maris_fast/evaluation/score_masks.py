@@ -14,11 +14,12 @@ from pydantic import BaseModel
 from maris_fast import scoring
 from maris_fast.data_shards.importers.problems import Problems
 from maris_fast.data_shards.plain_json import checked_json
-from maris_fast.data_shards.records import ImageRecord, ImportedDataset
+from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.errors import first_of
-from maris_fast.evaluation.expression_file import Kept, Key, ScoredMask, lines_of
+from maris_fast.evaluation.expression_file import ScoredMask, lines_of
 from maris_fast.rle import Rle, require_whole
-from maris_fast.scoring import Expression, Rows, Truth
+from maris_fast.sample import Predicted, Sample
+from maris_fast.scoring import Rows
 from maris_fast.scoring.rows import Table
 
 
@@ -69,31 +70,28 @@ def score_masks(
     done, total = 0, dataset.info.splits[split].sentences if split in dataset.info.splits else 0
     missing: dict[str, list[str]] = defaultdict(list)
     for record in dataset.records(split):
-        for place, expression in enumerate(record.expressions):
-            target = record.targets[expression.target]
-            key = Key(record.image_id, target.ref_id, expression.sent_id)
-            lines = [line for line in given.get(expression.sent_id, ()) if _is_about(line.row, key)]
+        for sample in record.samples():
+            lines = [line for line in given.get(sample.sent_id, ()) if _is_about(line.row, sample)]
             used.update(line.number for line in lines)
             done += 1
             if progress is not None:
                 progress(done, total)
             if not lines:
-                missing[record.image].append(str(expression.sent_id))
+                missing[record.image].append(str(sample.sent_id))
                 continue
             if len(lines) > 1:
                 where = ", ".join(str(line.number) for line in lines)
-                problems.add("expressions with several predictions", f"sent_id {key.sent_id}: lines {where}")
+                problems.add(
+                    "expressions with several predictions", f"sent_id {sample.sent_id}: lines {where}"
+                )
                 continue
-            mask = _mask(lines[0], record, problems)
+            mask = _mask(lines[0], sample, problems)
             if mask is None:
                 continue
-            first = all(other.target != expression.target for other in record.expressions[:place])
-            known = Expression(*key, expression.text, target.category, expression.kind, first)
-            twice = None if target.overlap is None else target.overlap.decode()
             says_none = lines[0].row.no_target
-            rows.add_mask(mask, Truth(target.mask.decode(), twice), known, says_none)
-            shown = Rle.empty(*target.mask.size) if says_none else lines[0].row.prediction
-            kept.append(Kept(key, record.image, target.ann_ids, expression.text, shown))
+            rows.add_mask(mask, sample, says_none)
+            shown = Rle.empty(*sample.target.size) if says_none else lines[0].row.prediction
+            kept.append(Predicted(sample, shown))
     for image, sentences in missing.items():
         problems.add(
             f"expressions of {split} without a prediction", f"{image}: sent_id {', '.join(sentences)}"
@@ -124,19 +122,19 @@ def _read(file: Path, problems: Problems) -> dict[int, list[_Line]]:
     return given
 
 
-def _is_about(row: Prediction, key: Key) -> bool:
+def _is_about(row: Prediction, sample: Sample) -> bool:
     """Whether the ids that it gives beside the sentence's are those of the expression."""
-    return row.image_id in (None, key.image_id) and row.ref_id in (None, key.ref_id)
+    return row.image_id in (None, sample.image_id) and row.ref_id in (None, sample.ref_id)
 
 
-def _mask(line: _Line, record: ImageRecord, problems: Problems) -> NDArray[np.bool_] | None:
+def _mask(line: _Line, sample: Sample, problems: Problems) -> NDArray[np.bool_] | None:
     """Bool [height, width]; None where it is of another size, or damaged."""
-    said, own = line.row.prediction, (record.height, record.width)
+    said, own = line.row.prediction, sample.target.size
     where = f"line {line.number}: {_ids(line.row)}"
     if said.size != own:
         problems.add(
             "masks of another size than their image (height x width); resize them before they are coded",
-            f"{where}: {said.size[0]} x {said.size[1]}, {record.image} is {own[0]} x {own[1]}",
+            f"{where}: {said.size[0]} x {said.size[1]}, {sample.image} is {own[0]} x {own[1]}",
         )
         return None
     try:

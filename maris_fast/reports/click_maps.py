@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from maris_fast.data_shards.stream import CacheReader
 from maris_fast.geometry import PATCH
 from maris_fast.pictures.attention_maps import regions_picture
 from maris_fast.pictures.attention_weights import Attention, pixel_of
@@ -17,7 +18,6 @@ from maris_fast.pictures.overlays import Panel, masked
 from maris_fast.reports.data_uris import small_png_uri
 from maris_fast.reports.examples import Example
 from maris_fast.reports.split_attention import attention_of
-from maris_fast.train.split_scores import EvaluationReader
 from maris_fast.train.validation_pictures import SampleSheet
 
 WIDTH = 480
@@ -84,7 +84,7 @@ class AttentionOfRun:
 def attention_of_run(
     name: str,
     model: nn.Module,
-    reader: EvaluationReader,
+    reader: CacheReader,
     examples: Sequence[Example],
     place: int,
     image_root: Path,
@@ -102,18 +102,18 @@ def attention_of_run(
     Raises:
         ConfigError: the model has no mutual-aware attention.
     """
-    found = attention_of(model, reader, {one.order for one in examples})
+    found = attention_of(model, reader.evaluation_batches(), {one.order for one in examples})
     backgrounds = SampleSheet(image_root)
     notes: list[str] = []
     shown = []
     for one in examples:
         attention, mask = found[one.order], one.predictions[place].decode()
-        image = backgrounds.background(one, notes.append)
+        image = backgrounds.background(one.sample, notes.append)
         last = len(attention.blocks) - 1
         picture = small_png_uri(masked(Panel(image, mask, ""), width=WIDTH))
         regions = small_png_uri(regions_picture(image, mask, attention, last))
         click_map = _click_map(picture, attention, pixel_of(mask))
-        shown.append(AttentionOfExpression(one.text, one.ious[place], click_map, regions))
+        shown.append(AttentionOfExpression(one.sample.text, one.ious[place], click_map, regions))
     return AttentionOfRun(name, max((len(one.map.blocks) for one in shown), default=0), shown, notes)
 
 

@@ -48,7 +48,8 @@ def examples_of_runs(
 
 def _alt(title: str, some: Sequence[Example], names: Sequence[str]) -> str:
     rows = (
-        f"{one.text}: " + ", ".join(f"{name} {iou:.2f}" for name, iou in zip(names, one.ious, strict=True))
+        f"{one.sample.text}: "
+        + ", ".join(f"{name} {iou:.2f}" for name, iou in zip(names, one.ious, strict=True))
         for one in some
     )
     return f"{title}, IoU by model. {'; '.join(rows)}"

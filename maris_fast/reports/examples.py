@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from maris_fast.data_shards.stream import Batch
-from maris_fast.images import Orientation
+from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.pictures.overlays import TRUTH, Panel, sheet
 from maris_fast.rle import Rle, iou
+from maris_fast.sample import Predicted, Sample
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.split_scores import EvaluationReader, score_split
-from maris_fast.train.validation_pictures import Drawn, SampleMasks, SampleSheet
+from maris_fast.train.split_scores import score_split
+from maris_fast.train.validation_pictures import SampleMasks, SampleSheet, order_of
 
 RULE = (
     "One expression an image, chosen by a hash of its ids; of those, the ones where the first model's IoU is "
@@ -30,15 +30,14 @@ WIDTH = 200
 class Example:
     """One expression with each model's mask."""
 
-    order: bytes
-    image_id: int
-    image: str
-    text: str
-    target: Rle
+    sample: Sample
     predictions: tuple[Rle, ...]
     ious: tuple[float, ...]
     """I / U at the image's own size, a model each; two empty masks agree, which is 1."""
-    orientation: Orientation = "stored"
+
+    @property
+    def order(self) -> bytes:
+        return order_of(self.sample)
 
 
 @dataclass(frozen=True)
@@ -50,28 +49,18 @@ class Chosen:
     steps: list[Example]
 
 
-class FirstImages:
-    """A reader's evaluation that ends after ``most`` images, or a few more that share the last batch."""
-
-    def __init__(self, reader: EvaluationReader, most: int) -> None:
-        self._reader = reader
-        self._most = most
-
-    def evaluation_batches(
-        self, *, rank: int, world: int, max_expressions: int, swapped: bool
-    ) -> Iterator[Batch]:
-        seen = 0
-        for batch in self._reader.evaluation_batches(
-            rank=rank, world=world, max_expressions=max_expressions, swapped=swapped
-        ):
-            yield batch
-            seen += batch.images
-            if seen >= self._most:
-                return
+def first_images(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
+    """The batches of ``most`` images, or a few more that share the last batch."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += batch.images
+        if seen >= most:
+            return
 
 
 def examples_of(
-    models: Sequence[nn.Module], reader: EvaluationReader, ranks: Ranks, *, images: int | None = None
+    models: Sequence[nn.Module], reader: CacheReader, ranks: Ranks, *, images: int | None = None
 ) -> list[Example]:
     """One expression of each image with the masks of all models, in the order of their hashes.
 
@@ -81,8 +70,12 @@ def examples_of(
         ranks: a process alone.
         images: look at so many at the beginning of the split; None: all.
     """
-    source = reader if images is None else FirstImages(reader, images)
-    return _joined([_masks(model, source, ranks) for model in models])
+
+    def batches() -> Iterator[Batch]:
+        every = reader.evaluation_batches()
+        return every if images is None else first_images(every, images)
+
+    return _joined([_masks(model, batches(), ranks) for model in models])
 
 
 def choose(examples: Sequence[Example], number: int) -> Chosen:
@@ -107,34 +100,29 @@ def examples_sheet(
     backgrounds = SampleSheet(image_root)
     panels: list[Panel] = []
     for one in examples:
-        image = backgrounds.background(one, say)
-        truth = one.target.decode()
+        image = backgrounds.background(one.sample, say)
+        truth = one.sample.target.decode()
         nothing = np.zeros_like(truth)
-        panels.append(Panel(image, nothing, one.text))
+        panels.append(Panel(image, nothing, one.sample.text))
         panels.append(Panel(image, truth, "truth" if truth.any() else "truth: no target", colour=TRUTH))
         for name, prediction, one_iou in zip(names, one.predictions, one.ious, strict=True):
             panels.append(Panel(image, prediction.decode(), f"{name}: IoU {one_iou:.2f}"))
     return sheet(panels, columns=2 + len(names), width=WIDTH)
 
 
-def _masks(model: nn.Module, reader: EvaluationReader, ranks: Ranks) -> dict[bytes, Drawn]:
+def _masks(model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> dict[bytes, Predicted]:
     masks = SampleMasks(None)
-    score_split(model, reader, ranks, see=masks.see)
-    return {one.order: one for one in masks.kept()}
+    score_split(model, batches, ranks, see=masks.see)
+    return {order_of(one.sample): one for one in masks.kept()}
 
 
-def _joined(masks: Sequence[dict[bytes, Drawn]]) -> list[Example]:
+def _joined(masks: Sequence[dict[bytes, Predicted]]) -> list[Example]:
     first = masks[0]
     return [
         Example(
-            order=order,
-            image_id=one.image_id,
-            image=one.image,
-            text=one.text,
-            target=one.target,
-            predictions=tuple(each[order].prediction for each in masks),
-            ious=tuple(iou(each[order].prediction, each[order].target) for each in masks),
-            orientation=one.orientation,
+            sample=one.sample,
+            predictions=tuple(each[order].mask for each in masks),
+            ious=tuple(iou(each[order].mask, one.sample.target) for each in masks),
         )
         for order, one in first.items()
     ]

@@ -1,17 +1,15 @@
 """Scores of referring image segmentation by everybody's rules, from the same logits; see docs/scoring.md."""
 
 from maris_fast.scoring.protocols import ALL, MARIS, PROTOCOLS, Protocol, named
-from maris_fast.scoring.rows import Expression, Rows, Truth
+from maris_fast.scoring.rows import Rows
 from maris_fast.scoring.summary import headline, whole
 
 __all__ = [
     "ALL",
     "MARIS",
     "PROTOCOLS",
-    "Expression",
     "Protocol",
     "Rows",
-    "Truth",
     "headline",
     "named",
     "whole",

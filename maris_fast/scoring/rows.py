@@ -11,33 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maris_fast.geometry import ImageGeometry
+from maris_fast.sample import Sample
 from maris_fast.scoring.groups import Groups, groups_of
 from maris_fast.scoring.protocols import MARIS, Count, Protocol, count
-
-
-@dataclass(frozen=True)
-class Expression:
-    """What is known of an expression besides its masks."""
-
-    image_id: int
-    ref_id: int
-    sent_id: int
-    text: str
-    """What the model reads."""
-    category: str = ""
-    kind: str | None = None
-    first: bool = True
-    """Whether it is the first sentence of its ref."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Masks at the image's own size, bool [height, width]."""
-
-    mask: NDArray[np.bool_]
-    twice_covered: NDArray[np.bool_] | None = None
-    """Pixels of ``mask`` inside several of one annotation's polygons; None: not known."""
 
 
 class Facts(NamedTuple):
@@ -65,31 +41,29 @@ class Rows:
     def add(
         self,
         logits: Tensor,
-        geometry: ImageGeometry,
-        truth: Truth,
-        expression: Expression,
+        sample: Sample,
         no_target: bool | None = None,
     ) -> NDArray[np.bool_]:
         """Scores one expression under every protocol.
 
         Args:
             logits: [1, 4h, 4w].
-            geometry: of its image.
             no_target: see ``protocols.count``.
 
         Returns:
             The predicted mask at the image's own size, [height, width].
         """
-        values = {canvas: canvas.values(logits, geometry) for canvas in {p.canvas for p in self.protocols}}
+        values = {
+            canvas: canvas.values(logits, sample.geometry) for canvas in {p.canvas for p in self.protocols}
+        }
         predictions = [(values[one.canvas] > one.threshold).cpu().numpy() for one in self.protocols]
-        self._compare(predictions, truth, expression, no_target)
+        self._compare(predictions, sample, no_target)
         return np.zeros_like(predictions[0]) if no_target else predictions[0]
 
     def add_mask(
         self,
         prediction: NDArray[np.bool_],
-        truth: Truth,
-        expression: Expression,
+        sample: Sample,
         no_target: bool | None = None,
     ) -> None:
         """Scores one expression of which only the mask is known; see ``from_masks``.
@@ -99,32 +73,31 @@ class Rows:
             no_target: see ``protocols.count``.
         """
         on_canvas = {canvas: canvas.truth(prediction) for canvas in {p.canvas for p in self.protocols}}
-        self._compare([on_canvas[one.canvas] for one in self.protocols], truth, expression, no_target)
+        self._compare([on_canvas[one.canvas] for one in self.protocols], sample, no_target)
 
     def _compare(
         self,
         predictions: Sequence[NDArray[np.bool_]],
-        truth: Truth,
-        expression: Expression,
+        sample: Sample,
         no_target: bool | None,
     ) -> None:
         """``predictions`` are a protocol's each, on its canvas."""
-        dropped = truth.mask if truth.twice_covered is None else truth.mask & ~truth.twice_covered
-        targetless = not truth.mask.any()
+        truth = sample.target.decode()
+        dropped = truth if sample.overlap is None else truth & ~sample.overlap.decode()
+        targetless = not truth.any()
         counts = []
         for protocol, prediction in zip(self.protocols, predictions, strict=True):
-            wanted = dropped if protocol.twice_covered == "dropped" else truth.mask
+            wanted = dropped if protocol.twice_covered == "dropped" else truth
             on_canvas = protocol.canvas.truth(wanted)
             counts.append(count(protocol, prediction, on_canvas, no_target, targetless=targetless))
-        self.add_counts(counts, truth, expression)
+        self.add_counts(counts, sample)
 
-    def add_counts(self, counts: Sequence[Count], truth: Truth, expression: Expression) -> None:
+    def add_counts(self, counts: Sequence[Count], sample: Sample) -> None:
         """Adds one expression that was compared elsewhere, a count for each protocol."""
-        area = int(np.count_nonzero(truth.mask))
-        twice = -1 if truth.twice_covered is None else int(np.count_nonzero(truth.twice_covered))
-        e = expression
-        groups = groups_of(e.text, e.category, e.kind, area)
-        self._facts.append(Facts(e.image_id, e.ref_id, e.sent_id, e.first, area == 0, twice, groups))
+        area = sample.target.area
+        twice = -1 if sample.overlap is None else sample.overlap.area
+        groups = groups_of(sample.text, sample.category, sample.kind, area)
+        self._facts.append(Facts(*sample.key, sample.first, area == 0, twice, groups))
         for one in counts:
             self._counts.extend(one)
 

@@ -139,7 +139,7 @@ def test_the_cache_and_pictures_see_the_view_that_was_annotated(tmp_path: Path) 
     masks.see(samples[0], np.zeros(SHOWN.shape[:2], bool))
     (drawn,) = masks.kept()
     said: list[str] = []
-    shown = SampleSheet(tmp_path / "turned").background(drawn, said.append)
+    shown = SampleSheet(tmp_path / "turned").background(drawn.sample, said.append)
     assert said == []
     np.testing.assert_array_equal(np.asarray(shown), SHOWN)
 

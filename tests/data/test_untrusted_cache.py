@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ from maris_fast.data_shards.cache.manifest import read_writing
 from maris_fast.data_shards.cache.verify import verify_cache
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
-from maris_fast.data_shards.stream.plan import Group
-from maris_fast.data_shards.stream.samples import samples_of
 from maris_fast.encoders import TokenisedText
 from maris_fast.errors import CheckpointError, InputError
 from maris_fast.geometry import ImageGeometry
@@ -220,7 +219,7 @@ def test_an_answer_that_is_not_finite_is_no_score(cache: Path) -> None:
         CacheReader(cache, "train") as reader,
         pytest.raises(CheckpointError, match="the model's answer is not finite"),
     ):
-        score_split(Overflown(), reader, Ranks(torch.device("cpu")))
+        score_split(Overflown(), reader.evaluation_batches(), Ranks(torch.device("cpu")))
 
 
 def test_a_packed_index_is_not_unpacked(cache: Path) -> None:
@@ -289,10 +288,18 @@ def test_a_mask_has_the_size_of_its_image(pristine: Path) -> None:
     tokenised = [TokenisedText((), ("a",), False)] * len(record.expressions)
     content = json.loads(Annotation.of(record, geometry, tokenised, ()).to_bytes())
 
-    def read() -> list[Any]:
-        return list(samples_of(Group(0, (0,)), bytearray(json.dumps(content).encode()), geometry, "shard"))
+    index = ShardIndex.zeros(1, 7, len(tokenised))
+    index.geometry[0] = astuple(geometry)
+    index.expression_offset[:] = 0, len(tokenised)
 
-    assert read()[0].target.size == (record.height, record.width)
+    def read() -> Annotation:
+        return Annotation.read(json.dumps(content).encode(), index, 0, "shard")
+
+    assert read().record == record
+    index.expression_offset[1] += 1
+    with pytest.raises(InputError, match=r"shard: its JSON .*1 expressions, the index says 2"):
+        read()
+    index.expression_offset[1] -= 1
     huge = 10**9
     content["record"]["targets"][0]["mask"]["size"] = [huge, huge]
     with pytest.raises(InputError, match=r"shard: its JSON .*mask of ref \d+ is \(1000000000, 1000000000\)"):

@@ -5,8 +5,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maris_fast import scoring
 from maris_fast.metrics import pixel_overlap
-from maris_fast.scoring import MARIS, Expression, Rows, Truth
+from maris_fast.scoring import MARIS, Rows
 from maris_fast.scoring.protocols import count
+from tests.scoring.cases import sample_of
 
 
 def test_a_batchs_overlap_gives_its_oiou_without_the_padding() -> None:
@@ -18,7 +19,7 @@ def test_a_batchs_overlap_gives_its_oiou_without_the_padding() -> None:
     for one, target, weight in zip(logits, targets, weights, strict=True):
         if weight:
             counted = count(MARIS, (one > 0).numpy(), target.numpy(), None)
-            rows.add_counts([counted], Truth(target.numpy()), Expression(0, 0, 0, "it"))
+            rows.add_counts([counted], sample_of(target.numpy()))
     intersection, union = pixel_overlap(logits, targets, weights).tolist()
     assert intersection / union == scoring.headline(rows.table())["oIoU"]
     assert torch.equal(

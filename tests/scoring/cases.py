@@ -10,15 +10,12 @@ from torch import Tensor
 
 from maris_fast import scoring
 from maris_fast.geometry import ImageGeometry
-from maris_fast.scoring import PROTOCOLS, Expression, Rows, Truth
+from maris_fast.rle import Rle
+from maris_fast.sample import Sample
+from maris_fast.scoring import PROTOCOLS, Rows
 
 SURE = 20.0
 """A logit that no interpolation between it and its negative leaves near a threshold, but at the middle."""
-
-
-def unresized(height: int, width: int) -> ImageGeometry:
-    """An image that the encoder takes as it is."""
-    return ImageGeometry.of(height, width, max(height, width))
 
 
 def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
@@ -43,6 +40,14 @@ def logits_of(mask: np.ndarray, geometry: ImageGeometry) -> Tensor:
     return torch.from_numpy(np.where(small, SURE, -SURE))[None].float()
 
 
+def sample_of(truth: np.ndarray, twice: np.ndarray | None = None, **known: Any) -> Sample:
+    """Of an image that the encoder takes as it is."""
+    ids = {"image_id": 1, "ref_id": 1, "sent_id": 1, "text": "it"}
+    geometry = ImageGeometry.unresized(*truth.shape)
+    overlap = None if twice is None else Rle.encode(twice)
+    return Sample(**{**ids, **known}, target=Rle.encode(truth), geometry=geometry, overlap=overlap)
+
+
 def all_rows() -> Rows:
     return Rows(tuple(PROTOCOLS.values()))
 
@@ -57,9 +62,8 @@ def add(
     **expression: Any,
 ) -> None:
     """An expression about an image that the encoder takes as it is."""
-    geometry = unresized(*truth.shape)
-    known: dict[str, Any] = {"image_id": 1, "ref_id": 1, "sent_id": 1, "text": "it", **expression}
-    rows.add(logits_of(prediction, geometry), geometry, Truth(truth, twice), Expression(**known), no_target)
+    sample = sample_of(truth, twice, **expression)
+    rows.add(logits_of(prediction, sample.geometry), sample, no_target)
 
 
 def under_all(rows: Rows) -> dict[str, dict[str, Any]]:

@@ -17,9 +17,9 @@ from torchmetrics.segmentation import MeanIoU
 
 from maris_fast import scoring
 from maris_fast.data_shards.importers.masks import overlap_mask, union_mask
-from maris_fast.scoring import MARIS, PROTOCOLS, Expression, Rows, Truth
+from maris_fast.scoring import MARIS, PROTOCOLS, Rows
 from maris_fast.scoring.protocols import count
-from tests.scoring.cases import box
+from tests.scoring.cases import box, sample_of
 
 H, W = 9, 13
 EMPTY, FULL, PIXEL = box(H, W, 0, 0, 0, 0), box(H, W, 0, 0, H, W), box(H, W, 4, 5, 5, 6)
@@ -38,7 +38,7 @@ def scores(pairs: Sequence[tuple[np.ndarray, np.ndarray]], name: str = "maris") 
     protocol, rows = PROTOCOLS[name], Rows([PROTOCOLS[name], PROTOCOLS["phrasecut"]])
     for number, (prediction, truth) in enumerate(pairs):
         counts = [count(one, prediction, truth, None) for one in rows.protocols]
-        rows.add_counts(counts, Truth(truth), Expression(number, 0, 0, "it"))
+        rows.add_counts(counts, sample_of(truth, image_id=number))
     of_all: dict[str, Any] = scoring.whole(rows.table(), bootstrap=0)["protocols"][protocol.name]
     return of_all
 

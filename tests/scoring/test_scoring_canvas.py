@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.scoring.canvas import Letterboxed, Squashed, Warped, cubic
-from tests.scoring.cases import unresized
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -71,7 +70,7 @@ def test_every_canvas_puts_a_ramp_where_it_lies_in_the_image(height: int, width:
 
 
 def test_an_image_of_the_canvas_size_is_neither_squashed_nor_warped() -> None:
-    geometry = unresized(416, 416)
+    geometry = ImageGeometry.unresized(416, 416)
     logits = noise(1, *geometry.mask_size)
     own = to_original_size(logits, geometry)[0]
     assert torch.equal(Squashed(416).values(logits, geometry), own)

@@ -13,8 +13,10 @@ from typer.testing import CliRunner, Result
 
 from maris_fast.cli import app
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, Target
+from maris_fast.geometry import ImageGeometry
 from maris_fast.rle import Rle
-from maris_fast.scoring import PROTOCOLS, Expression, Rows, Truth, whole
+from maris_fast.sample import Sample
+from maris_fast.scoring import PROTOCOLS, Rows, whole
 from maris_fast.scoring.intervals import Difference, studentised
 from maris_fast.scoring.protocols import Protocol, count
 from maris_fast.scoring.summary import ratios_of
@@ -76,9 +78,17 @@ def by_hand(dataset: Path, protocol: Protocol, by: Callable[[int], int]) -> dict
             if protocol.name in RESAMPLED:
                 mask, wanted = protocol.canvas.truth(mask), protocol.canvas.truth(wanted)
             first = all(other.target != one.target for other in record.expressions[:place])
-            known = Expression(record.image_id, target.ref_id, one.sent_id, one.text, first=first)
+            known = Sample(
+                record.image_id,
+                target.ref_id,
+                one.sent_id,
+                one.text,
+                target.mask,
+                ImageGeometry.unresized(*target.mask.size),
+                first=first,
+            )
             counts = [count(each, mask, wanted, None) for each in rows.protocols]
-            rows.add_counts(counts, Truth(truth), known)
+            rows.add_counts(counts, known)
     scores: dict[str, Any] = whole(rows.table(), bootstrap=0)
     return scores["protocols"][protocol.name]["prints"] if protocol.name != "maris" else scores
 

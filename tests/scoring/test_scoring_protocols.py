@@ -11,10 +11,10 @@ import torch
 import maris_fast
 from maris_fast import scoring
 from maris_fast.errors import ConfigError
-from maris_fast.scoring import PROTOCOLS, Expression, Rows, Truth, named
+from maris_fast.scoring import PROTOCOLS, Rows, named
 from maris_fast.scoring.protocols import CRIS, LISA, MARIS, RELA, VLT, Protocol, count
 from maris_fast.scoring.tables import spread
-from tests.scoring.cases import SURE, add, all_rows, band, box, score_of, under_all, unresized
+from tests.scoring.cases import SURE, add, all_rows, band, box, sample_of, score_of, under_all
 
 EVERYBODY = set(PROTOCOLS)
 AT_OWN_SIZE = {"maris", "lisa", "phrasecut"}
@@ -109,10 +109,8 @@ def test_a_threshold_of_35_percent_makes_a_band_a_pixel_wider_on_each_side() -> 
 
 
 def test_a_probability_of_40_percent_is_predicted_by_cris_and_vlt_alone() -> None:
-    geometry, rows = unresized(416, 416), all_rows()
-    unsure = torch.full((1, *geometry.mask_size), 0.4).logit()
-    everything = Truth(box(416, 416, 0, 0, 416, 416))
-    rows.add(unsure, geometry, everything, Expression(1, 1, 1, "it"))
+    everything, rows = sample_of(box(416, 416, 0, 0, 416, 416)), all_rows()
+    rows.add(torch.full((1, *everything.geometry.mask_size), 0.4).logit(), everything)
     found = {name for name, iou in score_of(rows, "oIoU").items() if iou == 1}
     assert found == {"cris", "cris-val", "vlt"}
     assert {iou for name, iou in score_of(rows, "oIoU").items() if name not in found} == {0}
@@ -281,10 +279,9 @@ def test_masks_of_different_sizes_are_refused() -> None:
 
 
 def test_the_mask_handed_back_is_at_the_original_size_and_empty_where_nothing_is_meant() -> None:
-    geometry = unresized(64, 96)
-    sure = torch.full((1, *geometry.mask_size), SURE)
-    truth = Truth(box(64, 96, 0, 0, 8, 8))
-    assert Rows().add(sure, geometry, truth, Expression(1, 1, 1, "it")).all()
-    mask = Rows().add(sure, geometry, truth, Expression(1, 1, 1, "it"), no_target=True)
+    corner = sample_of(box(64, 96, 0, 0, 8, 8))
+    sure = torch.full((1, *corner.geometry.mask_size), SURE)
+    assert Rows().add(sure, corner).all()
+    mask = Rows().add(sure, corner, no_target=True)
     assert mask.shape == (64, 96)
     assert not mask.any()

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from maris_fast import scoring
-from maris_fast.scoring import MARIS, PROTOCOLS, Expression, Rows, Truth
+from maris_fast.scoring import MARIS, PROTOCOLS, Rows
 from maris_fast.scoring.groups import LENGTH, SIZE, WORDS, groups_of
 from maris_fast.scoring.protocols import count
 from maris_fast.scoring.summary import FEW, intervals
+from tests.scoring.cases import sample_of
 from tests.scoring.coverage import coverage
 
 MASKS = nps.arrays(bool, (6, 7))
@@ -26,9 +27,8 @@ def mask(*ones: int) -> np.ndarray:
 
 def compared(rows: Rows, prediction: np.ndarray, truth: np.ndarray, **known: object) -> None:
     """Adds masks that were not drawn from logits."""
-    expression = Expression(**{"image_id": 0, "ref_id": 0, "sent_id": 0, "text": "it", **known})
     counts = [count(one, prediction, truth, None) for one in rows.protocols]
-    rows.add_counts(counts, Truth(truth), expression)
+    rows.add_counts(counts, sample_of(truth, **known))
 
 
 def test_scores_of_three_expressions_computed_by_hand() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from maris_fast.data_shards.stream import Batch
 from maris_fast.errors import MarisError
 from maris_fast.train.checkpoints import Best
 from maris_fast.train.loop import Trainer
@@ -22,7 +23,7 @@ from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.run_folder import owned_by_rank_zero
 from tests.faults import Disk
 from tests.training.board_files import curve, pictured
-from tests.training.toy_run import Batch, ToyReader, metrics, replaced, toy_settings, toy_trainer
+from tests.training.toy_run import ToyReader, metrics, replaced, toy_settings, toy_trainer
 
 NEVER = 1000
 SMALL = 16 * 1024

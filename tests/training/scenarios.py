@@ -27,7 +27,7 @@ from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.engine import Engine
 from maris_fast.train.loop import train
 from maris_fast.train.ranks import Ranks, join, leave
-from tests.training.toy import ToyModel, toy_batch
+from tests.training.toy import ToyModel, part_of, toy_batch
 from tests.training.toy_run import losses, metrics, replaced, toy_settings, toy_trainer
 
 STAGES = (0, 1, 2, 3)
@@ -47,7 +47,9 @@ def parity(ranks: Ranks, folder: Path) -> Any:
         engine = Engine(ToyModel(), settings, ranks)
         found: dict[str, list[torch.Tensor]] = {"losses": [], "norms": []}
         for step in range(STEPS):
-            parts = [toy_batch(step).part(ranks.rank * PARTS + i, ranks.world * PARTS) for i in range(PARTS)]
+            parts = [
+                part_of(toy_batch(step), ranks.rank * PARTS + i, ranks.world * PARTS) for i in range(PARTS)
+            ]
             result = engine.step(parts, LR)
             shares = result.losses.clone()
             torch.distributed.all_reduce(shares)
@@ -129,7 +131,7 @@ def batch_norm(ranks: Ranks, folder: Path) -> Any:
     from maris_fast.train.batch_statistics import average_batch_statistics
 
     model = ToyModel(batch_norm=True)
-    batch = toy_batch(0).part(ranks.rank, ranks.world)
+    batch = part_of(toy_batch(0), ranks.rank, ranks.world)
     model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
     assert isinstance(model.norm, torch.nn.BatchNorm2d)
     assert model.norm.running_mean is not None

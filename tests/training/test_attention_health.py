@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 
 from maris_fast.config import ModelSettings
 from maris_fast.data_shards.cache import write_cache
+from maris_fast.data_shards.stream import Batch
 from maris_fast.train.attention_health import SHARES, Warnings, attention_sums, numbers
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.model.by_hand import inputs, make
@@ -125,11 +125,9 @@ def test_each_number_counted_one_pair_at_a_time(language_norm: str, empty_rows: 
     torch.manual_seed(0)
     model = make(tau=0.65, language_norm=language_norm, empty_rows=empty_rows).float()
     features, words, word_mask, offsets = inputs(3, 0, 1)
-    features, words = [level.float() for level in features], words.float()
+    features, words = tuple(level.float() for level in features), words.float()
     weights = torch.tensor([1.0, 1, 0, 1])  # the third is padding
-    batch: Any = SimpleNamespace(
-        features=features, words=words, word_mask=word_mask, expr_offsets=offsets, weights=weights
-    )
+    batch = Batch(features, words, word_mask, offsets, torch.empty(0), weights, 3, describe=tuple)
     got = numbers(attention_sums(model, batch))
 
     image_of, block = (0, 0, 0, 2), model.ma_blocks[0]

@@ -11,11 +11,13 @@ from PIL import Image
 
 from maris_fast.config import ModelSettings
 from maris_fast.data_shards.stream import CacheReader
+from maris_fast.geometry import ImageGeometry
 from maris_fast.model import Maris
 from maris_fast.pictures.overlays import PREDICTION, TRUTH
 from maris_fast.reports.examples import Example, choose, examples_of, examples_sheet
 from maris_fast.reports.split_attention import attention_of
 from maris_fast.rle import Rle
+from maris_fast.sample import Sample
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.train.validation_pictures import order_of
@@ -27,8 +29,9 @@ ALONE = Ranks(torch.device("cpu"))
 
 def example(image_id: int, *ious: float) -> Example:
     mask = Rle.encode(box(20, 30, 5, 5, 15, 15))
-    order = order_of(image_id, 1)
-    return Example(order, image_id, f"{image_id}.png", "it", mask, (mask,) * len(ious), ious)
+    geometry = ImageGeometry.unresized(20, 30)
+    sample = Sample(image_id, 1, 1, "it", mask, geometry, image=f"{image_id}.png")
+    return Example(sample, (mask,) * len(ious), ious)
 
 
 def ious(some: list[Example]) -> list[float]:
@@ -55,7 +58,8 @@ def test_equal_ious_are_decided_by_the_hash_and_not_by_the_order_of_reading() ->
 def test_few_expressions_are_shown_once_as_success_or_as_failure(count: int) -> None:
     chosen = choose([example(number, number / 10) for number in range(count)], 4)
     assert len(chosen.successes) + len(chosen.failures) == len(chosen.steps) == count
-    assert not {one.image_id for one in chosen.successes} & {one.image_id for one in chosen.failures}
+    best, worst = ({one.sample.image_id for one in some} for some in (chosen.successes, chosen.failures))
+    assert not best & worst
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +84,12 @@ def test_an_example_has_what_the_evaluation_saw_of_each_model(cache: Path) -> No
             seen = {}
 
             def see(sample, mask, seen=seen):  # type: ignore[no-untyped-def]
-                seen[order_of(sample.image_id, sample.sent_id)] = (sample, mask)
+                seen[order_of(sample)] = (sample, mask)
 
-            score_split(model, reader, ALONE, see=see)
+            score_split(model, reader.evaluation_batches(), ALONE, see=see)
             for one in found:
                 sample, mask = seen[one.order]
-                assert (sample.text, sample.target) == (one.text, one.target)
+                assert sample == one.sample
                 np.testing.assert_array_equal(one.predictions[place].decode(), mask)
                 truth = sample.target.decode()
                 assert one.ious[place] == pytest.approx((mask & truth).sum() / (mask | truth).sum())
@@ -102,10 +106,12 @@ def test_attention_of_a_cache_is_that_of_its_expressions(cache: Path) -> None:
     with CacheReader(cache, "train") as reader:
         model = models(reader)[0]
         every = attention_of(
-            model, reader, {one.order for one in examples_of([model], reader, ALONE)}, max_expressions=3
+            model,
+            reader.evaluation_batches(max_expressions=3),
+            {one.order for one in examples_of([model], reader, ALONE)},
         )
         (order,) = list(every)[-1:]
-        (alone,) = attention_of(model, reader, {order}, max_expressions=64).values()
+        (alone,) = attention_of(model, reader.evaluation_batches(), {order}).values()
     assert len(every) == 5
     for one in every.values():
         assert one.tokens[-1] == "<end>"

@@ -289,7 +289,7 @@ def test_a_tapped_picture_tells_the_words_of_that_spot(folder: Path, page: Path)
     with CacheReader(folder / "cache", "val") as reader:
         model, _ = load_model(folder / "run" / "best.safetensors")
         first = examples_of([model], reader, Ranks(torch.device("cpu")))[0]
-        attention = attention_of(model, reader, {first.order})[first.order]
+        attention = attention_of(model, reader.evaluation_batches(), {first.order})[first.order]
     assert f"“{attention.text}”" in asked["title"]
     height, width = attention.geometry.height, attention.geometry.width
     spots = [(0, 0), (width - 1, 0), (int(0.55 * width), int(0.45 * height)), (width - 1, height - 1)]

@@ -85,7 +85,7 @@ class Silent(nn.Module):
 
 def test_finding_nothing_is_right_where_nothing_is_meant(cache: Path) -> None:
     with CacheReader(cache, "val", device="cpu") as reader:
-        scores = score_split(Silent(), reader, Ranks(torch.device("cpu")))
+        scores = score_split(Silent(), reader.evaluation_batches(), Ranks(torch.device("cpu")))
     assert (scores["expressions"], scores["mIoU"], scores["oIoU"]) == (2, 0.5, 0.0)
 
 
@@ -111,8 +111,7 @@ def test_training_learns_from_it_and_scores_and_draws_it(cache: Path, tmp_path: 
     alone = Ranks(torch.device("cpu"))
     with CacheReader(cache, "val", device="cpu") as reader:
         for swapped in (False, True):
-            table = score_expressions(
-                model, reader, alone, swapped=swapped, see=lambda s, m: seen.update({s.text: m})
-            )
+            batches = reader.evaluation_batches(swapped=swapped)
+            table = score_expressions(model, batches, alone, see=lambda s, m: seen.update({s.text: m}))
             assert headline(table)["expressions"] == 2
     assert seen["nobody"].shape == (60, 80)

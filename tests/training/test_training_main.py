@@ -69,7 +69,7 @@ def test_saved_weights_alone_give_the_score_that_they_name(trained: Path) -> Non
     assert set(meta.random_encoders) == {"sam", "text"}
     assert meta.model.channels == 16
     with CacheReader(trained / "cache", "val") as reader:
-        scores = score_split(model, reader, Ranks(torch.device("cpu")), max_expressions=3)
+        scores = score_split(model, reader.evaluation_batches(max_expressions=3), Ranks(torch.device("cpu")))
     assert meta.scores is not None
     # Another batch size may turn a pixel at the threshold.
     assert scores["oIoU"] == pytest.approx(meta.scores["oIoU"], rel=1e-2)

@@ -83,7 +83,10 @@ def test_an_expression_that_the_model_calls_aimless_is_scored_with_an_empty_mask
     seen: list[tuple[bool, bool]] = []
     with CacheReader(trained / "cache", "val") as reader:
         scores = score_split(
-            model, reader, CPU, see=lambda sample, mask: seen.append((bool(sample.ann_ids), bool(mask.any())))
+            model,
+            reader.evaluation_batches(),
+            CPU,
+            see=lambda sample, mask: seen.append((bool(sample.ann_ids), bool(mask.any()))),
         )
     assert len(seen) == scores["expressions"] == 9
     assert sum(1 for meant, _ in seen if not meant) == 2

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from maris_fast.data_shards.stream import CacheReader, Sample
+from maris_fast.data_shards.stream import CacheReader
 from maris_fast.geometry import ImageGeometry
 from maris_fast.pictures.overlays import PREDICTION, TRUTH
 from maris_fast.rle import Rle
+from maris_fast.sample import Sample
 from maris_fast.train.run_logger import RankZeroLogger
 from maris_fast.train.validation_pictures import GREY, SampleMasks, SampleSheet
 from maris_fast.train.wandb_mirror import WandbMirror
@@ -27,10 +28,8 @@ HEIGHT, WIDTH = 60, 90
 
 
 def sample(image_id: int, sent_id: int) -> Sample:
-    geometry = ImageGeometry(HEIGHT, WIDTH, HEIGHT, WIDTH, 4, 6)
-    truth = Rle.encode(box(HEIGHT, WIDTH, 10, 10, 50, 40))
-    name, text = f"{image_id}.png", f"thing {sent_id}"
-    return Sample(image_id, name, 0, (0,), "", sent_id, text, (), None, truth, geometry)
+    truth, geometry = Rle.encode(box(HEIGHT, WIDTH, 10, 10, 50, 40)), ImageGeometry.unresized(HEIGHT, WIDTH)
+    return Sample(image_id, 0, sent_id, f"thing {sent_id}", truth, geometry, image=f"{image_id}.png")
 
 
 EVERY = [sample(image, 100 * image + sentence) for image in range(12) for sentence in range(3)]
@@ -52,8 +51,8 @@ def test_the_same_expressions_are_kept_on_any_number_of_ranks(
     for rank in range(world):
         mine = [one for one in samples if one.image_id % world == rank]
         whole.merge(kept_of(mine, wanted).kept())
-    assert [one.text for one in whole.kept()] == [one.text for one in kept_of(EVERY, wanted).kept()]
-    images = [one.image_id for one in whole.kept()]
+    assert whole.kept() == kept_of(EVERY, wanted).kept()
+    images = [one.sample.image_id for one in whole.kept()]
     assert len(images) == len(set(images)) == min(wanted, 12)
 
 
@@ -63,12 +62,12 @@ def test_none_are_kept_where_none_are_wanted() -> None:
 
 def test_masks_stand_on_their_image_or_on_grey_which_is_said_once(tmp_path: Path) -> None:
     drawn, said = kept_of(EVERY, 2).kept(), []
-    Image.new("RGB", (WIDTH, HEIGHT), (0, 0, 250)).save(tmp_path / drawn[0].image)
+    Image.new("RGB", (WIDTH, HEIGHT), (0, 0, 250)).save(tmp_path / drawn[0].sample.image)
     sheet = SampleSheet(tmp_path)
     for _ in range(2):
         picture = sheet.draw(drawn, said.append)
     assert len(said) == 1
-    assert drawn[1].image in said[0]
+    assert drawn[1].sample.image in said[0]
     pixels = np.asarray(picture).reshape(-1, 3)
     assert (pixels == PREDICTION).all(1).any()
     assert (pixels == TRUTH).all(1).any()
@@ -86,7 +85,7 @@ def test_kept_masks_are_those_that_were_seen_of_a_real_cache(tmp_path: Path) -> 
         masks.see(one, mask)
         root = Path(reader.manifest.dataset.image_root)
     (drawn,) = masks.kept()
-    assert (drawn.text, drawn.target) == (one.text, one.target)
+    assert (drawn.sample, drawn.mask) == (one, Rle.encode(mask))
     said: list[str] = []
     SampleSheet(root).draw([drawn], said.append)
     assert said == []

@@ -15,7 +15,6 @@ from maris_fast.train.peak_flops import peak_by_name, peak_tflops
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.throughput import Throughput
 from tests.training.toy import GRID, TEXT, VISUAL, WORDS, toy_batch
-from tests.training.toy_run import Batch
 
 RECORD: dict[str, Any] = {
     "step": 40,
@@ -45,7 +44,7 @@ class Clock:
 def test_speeds_are_what_was_counted_over_the_time_outside_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     throughput = Throughput(ModelSettings(), CacheInfo(VISUAL, TEXT, {}, (), "", 2, Path()))
-    batch = Batch.of(toy_batch(0, expressions=8))
+    batch = toy_batch(0, expressions=8)
     for _ in throughput.timed([batch]):
         clock.now += 4
     with throughput.paused():

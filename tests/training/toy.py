@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from maris_fast.data_shards.stream import Batch
+from maris_fast.geometry import ImageGeometry
 from maris_fast.model import Segmentation
+from maris_fast.rle import Rle
+from maris_fast.sample import Sample
 
 VISUAL, TEXT, GRID, WORDS = 6, 5, 3, 4
 
@@ -35,42 +40,47 @@ class ToyModel(nn.Module):
         return Segmentation(nn.functional.interpolate(logits[:, None], scale_factor=4)[:, 0], None)
 
 
-@dataclass(frozen=True)
-class ToyBatch:
-    features: tuple[Tensor, ...]
-    words: Tensor
-    word_mask: Tensor
-    expr_offsets: Tensor
-    targets: Tensor
-    weights: Tensor
-    step_expressions: int
-
-    def part(self, index: int, parts: int) -> ToyBatch:
-        """One of the equal parts that ranks and accumulation steps take; one expression an image."""
-        size = len(self.words) // parts
-        mine = slice(index * size, (index + 1) * size)
-        return replace(
-            self,
-            features=tuple(feature[mine] for feature in self.features),
-            words=self.words[mine],
-            word_mask=self.word_mask[mine],
-            expr_offsets=torch.arange(size + 1, dtype=torch.int32),
-            targets=self.targets[mine],
-            weights=self.weights[mine],
-        )
-
-
-def toy_batch(step: int, expressions: int = 8) -> ToyBatch:
+def toy_batch(step: int, expressions: int = 8) -> Batch:
     """The step's whole batch; its last expression is padding."""
     random = torch.Generator().manual_seed(step)
     weights = torch.ones(expressions)
     weights[-1] = 0
-    return ToyBatch(
-        features=tuple(torch.randn(expressions, GRID, GRID, VISUAL, generator=random) for _ in range(3)),
-        words=torch.randn(expressions, WORDS, TEXT, generator=random),
+    first, second, third = (torch.randn(expressions, GRID, GRID, VISUAL, generator=random) for _ in range(3))
+    words = torch.randn(expressions, WORDS, TEXT, generator=random)
+    targets = torch.rand(expressions, 4 * GRID, 4 * GRID, generator=random) > 0.7
+    return Batch(
+        features=(first, second, third),
+        words=words,
         word_mask=torch.ones(expressions, WORDS, dtype=torch.bool),
         expr_offsets=torch.arange(expressions + 1, dtype=torch.int32),
-        targets=(torch.rand(expressions, 4 * GRID, 4 * GRID, generator=random) > 0.7).to(torch.uint8),
+        targets=targets,
         weights=weights,
         step_expressions=expressions - 1,
+        describe=partial(_samples, targets),
+    )
+
+
+def part_of(whole: Batch, index: int, parts: int) -> Batch:
+    """One of the equal parts that ranks and accumulation steps take; one expression an image."""
+    size = whole.expressions // parts
+    mine = slice(index * size, (index + 1) * size)
+    first, second, third = (feature[mine] for feature in whole.features)
+    return replace(
+        whole,
+        features=(first, second, third),
+        words=whole.words[mine],
+        word_mask=whole.word_mask[mine],
+        expr_offsets=torch.arange(size + 1, dtype=torch.int32),
+        targets=whole.targets[mine],
+        weights=whole.weights[mine],
+        describe=partial(_samples, whole.targets[mine]),
+    )
+
+
+def _samples(targets: Tensor) -> tuple[Sample, ...]:
+    pixels = targets.repeat_interleave(4, 1).repeat_interleave(4, 2).numpy()
+    geometry = ImageGeometry.unresized(*pixels[0].shape)
+    return tuple(
+        Sample(number, 0, 0, "toy", Rle.encode(mask), geometry, image="toy.png", kind="toy")
+        for number, mask in enumerate(pixels)
     )

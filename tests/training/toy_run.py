@@ -6,59 +6,22 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from maris_fast.config import ReadingSettings, TrainingSettings
+from maris_fast.data_shards.stream import Batch
 from maris_fast.data_shards.stream.faults import BadSamples
-from maris_fast.geometry import ImageGeometry
-from maris_fast.rle import Rle
 from maris_fast.train import resuming
 from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.loop import Trainer
-from tests.training.toy import GRID, TEXT, VISUAL, ToyBatch, ToyModel, toy_batch
+from tests.training.toy import TEXT, VISUAL, ToyModel, part_of, toy_batch
 
 STEPS_PER_EPOCH = 3
 EXPRESSIONS = 8
-
-
-@dataclass(frozen=True)
-class ToySample:
-    geometry: ImageGeometry
-    target: Rle
-    kind: str | None = "toy"
-    image_id: int = 0
-    image: str = "toy.png"
-    ref_id: int = 0
-    sent_id: int = 0
-    text: str = "toy"
-    category: str = ""
-    overlap: Rle | None = None
-    first: bool = True
-    orientation: Literal["stored"] = "stored"
-
-
-@dataclass(frozen=True)
-class Batch(ToyBatch):
-    samples: list[ToySample] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, toy: ToyBatch) -> Batch:
-        values = {one.name: getattr(toy, one.name) for one in fields(ToyBatch)}
-        geometry = ImageGeometry.of(48, 48, 48)
-        samples = [ToySample(geometry, _rle(target), image_id=i) for i, target in enumerate(toy.targets)]
-        return cls(**values, samples=samples)
-
-    @property
-    def images(self) -> int:
-        return len(self.features[0])
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return GRID, GRID
 
 
 class ToyReader:
@@ -79,18 +42,13 @@ class ToyReader:
                 os.kill(os.getpid(), signal.SIGTERM)
             whole = toy_batch(1000 * seed + 10 * epoch + step, EXPRESSIONS)
             for part in range(accumulation):
-                yield Batch.of(whole.part(part * world + rank, accumulation * world))
+                yield part_of(whole, part * world + rank, accumulation * world)
 
     def evaluation_batches(self, *, rank: int, world: int, **_: Any) -> Iterator[Batch]:
         # Uneven on purpose: rank 0 alone has a second batch.
         for index in range(2 if rank == 0 else 1):
             batch = toy_batch(10**6 + 10 * rank + index, 4)
-            yield Batch.of(replace(batch, weights=torch.ones(4)))
-
-
-def _rle(target: torch.Tensor) -> Rle:
-    pixels = target.repeat_interleave(4, 0).repeat_interleave(4, 1).numpy()
-    return Rle.encode(pixels)
+            yield replace(batch, weights=torch.ones(4))
 
 
 def toy_settings(folder: Path, **changes: Any) -> TrainingSettings:

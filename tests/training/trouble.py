@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from maris_fast.data_shards.stream import Batch
 from maris_fast.errors import InputError, MarisError
 from maris_fast.system.terminal import write_line
 from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.ranks import join, leave
-from tests.training.toy_run import Batch, ToyReader, toy_settings, toy_trainer
+from tests.training.toy_run import ToyReader, toy_settings, toy_trainer
 
 
 def bug() -> None:
