@@ -17,7 +17,7 @@ import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, traverse
 from PIL import Image
 
-from maris_fast.demo.answers import Answer, Demo, sentences_of
+from maris_fast.demo.answers import Answer, Demo, photograph, sentences_of
 from maris_fast.demo.gate import FILE
 from maris_fast.demo.served import ServedFiles
 from maris_fast.demo.turns import Turns
@@ -25,6 +25,8 @@ from maris_fast.errors import InputError, MarisError
 
 AT_ONCE = 4
 """Requests computed side by side, so that one large photograph does not hold up the others."""
+ERROR_SECONDS = 20.0
+"""For which an error is shown."""
 
 _Result = TypeVar("_Result")
 
@@ -132,7 +134,8 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
                 with gr.Tab("Masks"):
                     pictures = gr.Gallery(
                         label="Masks over the photograph",
-                        columns=2,
+                        columns=3,
+                        height="auto",
                         object_fit="contain",
                         buttons=["fullscreen"],
                     )
@@ -147,7 +150,11 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
                     gr.Markdown("Click the photograph to choose a spot; without one it is inside the mask.")
                     look = gr.Button("Show attention", variant="primary")
                     sheets = gr.Gallery(
-                        label="Attention", columns=1, object_fit="contain", buttons=["fullscreen"]
+                        label="Attention",
+                        columns=1,
+                        height="auto",
+                        object_fit="contain",
+                        buttons=["fullscreen"],
                     )
         model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": AT_ONCE}
         button.click(segment, [photo, sentences], [pictures, files, seconds], api_name="segment", **model)
@@ -155,6 +162,9 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
         unqueued: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         if chosen:
             dataset.click(example, dataset, photo, **unqueued)
+        # What no browser shows, such as a drawing that is told to be a photograph, leaves an empty frame.
+        taken = photo.upload(_require_photograph, photo, None, **unqueued)
+        taken.failure(lambda: None, None, photo, **unqueued)
         photo.select(_spot, None, [x, y], **unqueued)
         photo.change(
             lambda: (None, None, None, None, "", None),
@@ -176,7 +186,7 @@ def _told() -> Iterator[None]:
     except MarisError as error:
         # Gradio shows the text as HTML, and it may quote a sentence.
         text = html.escape(str(error), quote=False)
-        raise gr.Error(text, duration=None, print_exception=False) from error
+        raise gr.Error(text, duration=ERROR_SECONDS, print_exception=False) from error
 
 
 class _Beside:
@@ -227,6 +237,11 @@ def _attention(
         (str(served.add_picture(f"attention-{number}.webp", picture)), caption)
         for number, (picture, caption) in enumerate(demo.attention(photo, sentence, x, y), start=1)
     ]
+
+
+def _require_photograph(photo: Path | None) -> None:
+    with _told():
+        photograph(photo)
 
 
 def _whole(number: float | None) -> int | None:

@@ -22,7 +22,7 @@ from maris_fast.demo.page import page
 from maris_fast.demo.served import ServedFiles
 from maris_fast.errors import ConfigError, InputError
 
-CSS = ".gradio-container { width: 100%; max-width: 1200px !important; margin: auto; }"
+STYLE = Path(__file__).with_name("page.css")
 
 
 @contextmanager
@@ -91,7 +91,8 @@ def application(demo: Demo, served: ServedFiles, title: str, examples: Sequence[
         mcp_server=False,
         pwa=False,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=CSS,
+        # Not as `css`, which reaches what is inside the page alone, and errors are shown outside.
+        head=f"<style>{STYLE.read_text()}</style>",
     )
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import socket
@@ -71,6 +72,33 @@ def test_a_file_that_is_no_image_is_told_by_its_name(running: Running, tmp_path:
     with pytest.raises(Exception, match=r"notes\.png") as told:
         running.segment(tmp_path / "notes.png", "the circle")
     assert str(running.scratch) not in str(told.value)
+
+
+def test_a_drawing_is_refused_when_it_is_uploaded_and_its_frame_is_emptied(
+    running: Running, tmp_path: Path
+) -> None:
+    from maris_fast.demo.page import _require_photograph
+
+    drawing = tmp_path / "drawing.png"
+    drawing.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
+    with pytest.raises(Exception, match=r"drawing\.png is XML: a drawing \(SVG\)") as told:
+        _require_photograph(drawing)
+    assert 0 < told.value.duration < 60  # type: ignore[attr-defined]  # gradio.Error: seconds shown
+    with urllib.request.urlopen(f"{running.address}/config") as answer:
+        page = json.load(answer)
+    (photo,) = (one["id"] for one in page["components"] if one["props"].get("label") == "Photograph")
+    events = page["dependencies"]
+    (upload,) = (one for one in events if [photo, "upload"] in one["targets"])
+    (emptied,) = (one for one in events if one["trigger_after"] == upload["id"])
+    assert emptied["trigger_only_on_failure"]
+    assert emptied["outputs"] == [photo]
+
+
+def test_errors_are_shown_below_the_heading_and_captions_whole(running: Running) -> None:
+    with urllib.request.urlopen(running.address) as answer:
+        served = answer.read().decode()
+    for rule in (".toast-wrap { top: auto !important; bottom:", "white-space: normal !important"):
+        assert rule in served
 
 
 def test_the_page_says_that_encoders_are_random_and_loads_from_itself_only(running: Running) -> None:
