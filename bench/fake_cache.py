@@ -12,7 +12,7 @@ import torch
 
 from maris_fast.config import EncoderSettings, FeatureDtype, SamSettings, TextSettings
 from maris_fast.data_shards.cache.group import EncodedGroup
-from maris_fast.data_shards.cache.index import ShardIndex
+from maris_fast.data_shards.cache.index import Geometries, ShardIndex
 from maris_fast.data_shards.cache.manifest import (
     ANNOTATION,
     MANIFEST,
@@ -201,7 +201,7 @@ def _hollow_index(first: int, images: int, random: np.random.Generator) -> Shard
     ends = np.cumsum(stored.reshape(-1)).reshape(stored.shape)
     return ShardIndex(
         image_id=np.arange(first, first + images),
-        geometry=np.concatenate([10 * grids, 16 * grids, grids], axis=1).astype(np.int32),
+        geometry=np.stack(Geometries(10 * h, 10 * w, 16 * h, 16 * w, h, w), axis=1).astype(np.int32),
         targets=np.full(images, TARGETS, np.int32),
         offset=ends - stored + 640,
         size=size,

@@ -202,7 +202,7 @@ def _ways(folder: Path) -> dict[str, Callable[[], None]]:
 def _epoch(reader: CacheReader) -> Epoch:
     index = reader.index
     return epoch_steps(
-        index.geometry[:, 4:6],
+        index.grids,
         np.diff(index.expression_offset),
         seed=0,
         epoch=0,

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,17 @@ def object_of(record: ImageRecord, target: int) -> int:
     return -1 - next(place for place, each in enumerate(record.targets) if set(each.ann_ids) == set(ann_ids))
 
 
+class Geometries(NamedTuple):
+    """Columns of ``ShardIndex.geometry``, [I] each; the fields of ``ImageGeometry``."""
+
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    h_px: NDArray[np.int32]
+    w_px: NDArray[np.int32]
+    h: NDArray[np.int32]
+    w: NDArray[np.int32]
+
+
 @dataclass(frozen=True)
 class ShardIndex:
     """Columns over the I images, M members and E expressions of a shard."""
@@ -41,7 +52,7 @@ class ShardIndex:
     image_id: NDArray[np.int64]
     """[I]; the key in the shard is its 12 digits."""
     geometry: NDArray[np.int32]
-    """[I, 6]: height, width, h_px, w_px, h, w."""
+    """[I, 6]: the columns of ``Geometries``."""
     targets: NDArray[np.int32]
     """[I]: masks of the image, T."""
     offset: NDArray[np.int64]
@@ -62,6 +73,15 @@ class ShardIndex:
     @property
     def images(self) -> int:
         return len(self.image_id)
+
+    @property
+    def geometries(self) -> Geometries:
+        return Geometries(*self.geometry.T)
+
+    @property
+    def grids(self) -> NDArray[np.int32]:
+        """[I, 2]: tokens (h, w)."""
+        return np.stack([self.geometries.h, self.geometries.w], axis=1)
 
     def geometry_of(self, image: int) -> ImageGeometry:
         return ImageGeometry(*self.geometry[image].tolist())

@@ -64,7 +64,7 @@ def _checks(
     index: ShardIndex, shard_bytes: NDArray[np.int64], manifest: CacheManifest
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """[I] each; only where one holds do the products of the next not overflow."""
-    height, width, h_px, w_px, h, w = index.geometry.astype(np.int64).T
+    height, width, h_px, w_px, h, w = (column.astype(np.int64) for column in index.geometries)
     yield "no image has such a size", (height > 0) & (width > 0) & (height * width <= MOST_PIXELS)
     side = np.maximum(h_px, w_px)
     rounded_up = (h == -(-h_px // PATCH)) & (w == -(-w_px // PATCH))

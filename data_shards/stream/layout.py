@@ -77,7 +77,7 @@ class Layouts:
     """Lays out batches of one split."""
 
     def __init__(self, index: ShardIndex, manifest: CacheManifest) -> None:
-        self._index = index
+        self._index, self._grids = index, index.grids
         self._channels, self._text_channels = manifest.channels, manifest.text_channels
         self._dtype = STORED[manifest.feature_dtype].dtype
         self._members = members_of(manifest.feature_dtype)
@@ -90,7 +90,7 @@ class Layouts:
     def of(self, share: Share) -> Layout:
         """The layout of a share of a step; its groups have one grid."""
         index, groups = self._index, share.groups
-        (grid,) = {tuple(index.geometry[group.image, 4:6].tolist()) for group in groups}
+        (grid,) = {tuple(self._grids[group.image].tolist()) for group in groups}
         h, w = grid
         images = [group.image for group in groups]
         expressions = sum(map(len, groups))

@@ -217,7 +217,8 @@ def padding_share(step: Step) -> Share:
 
 def _buckets(grids: NDArray[np.integer]) -> list[NDArray[np.integer]]:
     """Images of each grid, in ascending order of grid, then image."""
-    code = grids[:, 0].astype(np.int64) << 32 | grids[:, 1].astype(np.int64)
+    h, w = grids.astype(np.int64).T
+    code = h << 32 | w
     order = np.argsort(code, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(code[order])) + 1) if len(order) else []
 

@@ -131,7 +131,7 @@ class CacheReader:
     def steps_per_epoch(self, expressions_per_step: int) -> int:
         """Steps of the optimiser in any epoch, at any world size."""
         return steps_per_epoch(
-            self._grids, self._expression_counts, expressions_per_step=expressions_per_step
+            self.index.grids, self._expression_counts, expressions_per_step=expressions_per_step
         )
 
     def batches(
@@ -165,7 +165,7 @@ class CacheReader:
             ConfigError: a batch that ``data.buffer_bytes`` cannot hold, at once.
         """
         steps = epoch_steps(
-            self._grids,
+            self.index.grids,
             self._expression_counts,
             seed=seed,
             epoch=epoch,
@@ -204,7 +204,7 @@ class CacheReader:
                 Expressions of images with one object only are left out: see ``swappable``.
         """
         groups = [group for image in range(self.images) if (group := self._whole(image, swapped))]
-        steps = evaluation_steps(self._grids, groups, max_expressions=max_expressions)
+        steps = evaluation_steps(self.index.grids, groups, max_expressions=max_expressions)
         rounds = -(-len(steps) // world)
 
         def shares() -> Iterator[Share]:
@@ -217,10 +217,6 @@ class CacheReader:
         """Expressions that ``evaluation_batches(swapped=True)`` gives, and those that it leaves out."""
         kept = sum(len(group) for i in range(self.images) if (group := self._whole(i, swapped=True)))
         return kept, self.expressions - kept
-
-    @property
-    def _grids(self) -> np.ndarray:
-        return self.index.geometry[:, 4:6]
 
     @property
     def _expression_counts(self) -> np.ndarray:

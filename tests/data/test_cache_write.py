@@ -126,7 +126,10 @@ def test_the_index_points_at_each_members_numbers(cache: Path) -> None:
                 assert crc32c(payload) == index.crc[image, m]
                 if name != "json":
                     assert payload == sample[name].tobytes()
-            expressions = sample["json"]["record"]["expressions"]
+            expressions, geometry = sample["json"]["record"]["expressions"], sample["json"]["geometry"]
+            named = index.geometries._asdict().items()
+            assert {name: int(column[image]) for name, column in named} == geometry
+            assert index.grids[image].tolist() == [geometry["h"], geometry["w"]]
             rows = slice(*index.expression_offset[image : image + 2])
             assert index.target[rows].tolist() == [each["target"] for each in expressions]
             assert np.cumsum(index.words[rows]).tolist() == sample["json"]["word_offsets"][1:]

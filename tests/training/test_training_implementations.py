@@ -116,7 +116,7 @@ def test_a_run_on_cuda_proves_its_models_calls_for_its_grids_and_words(monkeypat
     asked: list[Any] = []
     monkeypatch.setattr(implementations, "agree", lambda ranks, wanted: asked.extend(wanted) or {"x": {}})
     reader: Any = SimpleNamespace(
-        index=SimpleNamespace(geometry=torch.tensor([[0, 0, 0, 0, 64, 48], [0, 0, 0, 0, 43, 44]]).numpy()),
+        index=SimpleNamespace(grids=torch.tensor([[64, 48], [43, 44]]).numpy()),
         manifest=SimpleNamespace(encoders=SimpleNamespace(text=SimpleNamespace(max_words=20))),
     )
     settings: Any = SimpleNamespace(model=ModelSettings())
