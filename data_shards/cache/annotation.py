@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import model_validator
 
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.records import Frozen, ImageRecord
-from maris_fast.encoders import TextFeatures, TokenisedText
 from maris_fast.errors import InputError, first_of
 from maris_fast.geometry import ImageGeometry
+
+if TYPE_CHECKING:
+    from maris_fast.encoders import TextFeatures, TokenisedText
 
 
 class Annotation(Frozen):
