@@ -24,7 +24,7 @@ from maris_fast.bench.measuring import (
     own_stream,
     wall_ms,
 )
-from maris_fast.bench.running import ROWS_VARIABLE
+from maris_fast.bench.suite_runs import ROWS_VARIABLE
 from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 

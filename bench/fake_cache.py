@@ -26,8 +26,8 @@ from maris_fast.data_shards.cache.manifest import (
     WrittenWith,
     members_of,
 )
-from maris_fast.data_shards.cache.plan import GrowingShard, member_bytes
-from maris_fast.data_shards.cache.shards import split_entry, write_shard
+from maris_fast.data_shards.cache.shard_plan import GrowingShard, member_bytes
+from maris_fast.data_shards.cache.shard_writer import split_entry, write_shard
 from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.encoders import EncodersProvenance, TextFeatures, TokenisedText
 from maris_fast.encoders.provenance import SamProvenance, TextProvenance
@@ -58,10 +58,10 @@ def write_fake_cache(
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     shards: list[ShardPlan] = []
-    waiting: list[_Image] = []
+    waiting: list[_FakeImage] = []
     growing = GrowingShard(0)
     for number in range(images):
-        image = _Image.of(number, grids[number % len(grids)], expressions)
+        image = _FakeImage.of(number, grids[number % len(grids)], expressions)
         waiting.append(image)
         growing.add(image.record, image.tokenised, image.sizes(channels, text_channels, feature_dtype))
         if growing.tar_bytes >= shard_bytes or number + 1 == images:
@@ -84,7 +84,7 @@ def fake_shard(
 ) -> tuple[ShardPlan, list[EncodedGroup]]:
     """What ``write_shard`` takes: the plan of a shard, and its groups in memory."""
     random = np.random.default_rng(0)
-    made = [_Image.of(number, grid, expressions) for number in range(images)]
+    made = [_FakeImage.of(number, grid, expressions) for number in range(images)]
     growing = GrowingShard(0)
     for image in made:
         growing.add(image.record, image.tokenised, image.sizes(channels, text_channels, feature_dtype))
@@ -123,14 +123,14 @@ def write_hollow_cache(folder: Path, images: int, *, images_a_shard: int = 170) 
 
 
 @dataclass(frozen=True)
-class _Image:
+class _FakeImage:
     """An image as far as it goes without features."""
 
     record: ImageRecord
     geometry: ImageGeometry
 
     @classmethod
-    def of(cls, number: int, grid: tuple[int, int], expressions: int) -> _Image:
+    def of(cls, number: int, grid: tuple[int, int], expressions: int) -> _FakeImage:
         h, w = grid
         geometry = ImageGeometry(10 * h, 10 * w, 16 * h, 16 * w, h, w)
         mask = Rle(size=(geometry.height, geometry.width), counts="0")

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import webdataset
 
-from maris_fast.bench.drawing.reading import RAW_TWO
+from maris_fast.bench.drawing.reading_table import RAW_TWO
 from maris_fast.bench.fake_cache import write_fake_cache, write_hollow_cache
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import ReadingSettings
@@ -32,8 +32,8 @@ from maris_fast.data_shards.scaling import PLAN_RATES
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.data_shards.stream.device import DeviceStage
 from maris_fast.data_shards.stream.pipeline import Pipeline
-from maris_fast.data_shards.stream.plan import Epoch, Share, epoch_steps, share
 from maris_fast.data_shards.stream.ring import ByteRing, Slot
+from maris_fast.data_shards.stream.step_order import Epoch, Share, epoch_steps, share
 from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from maris_fast.ablation.record import ABLATION, Record
-from maris_fast.bench.drawing import step
+from maris_fast.bench.drawing import step_table
 from maris_fast.bench.drawing.ablations import ablations_block
 from maris_fast.bench.drawing.equation_readings import plot as plot_readings
 from maris_fast.bench.drawing.equation_readings import readings_block
 from maris_fast.bench.drawing.markdown import replace_block
-from maris_fast.bench.drawing.quickstart import quickstart_block
-from maris_fast.bench.drawing.reading import reading_block
-from maris_fast.bench.drawing.step_memory import step_memory_block
+from maris_fast.bench.drawing.quickstart_table import quickstart_block
+from maris_fast.bench.drawing.reading_table import reading_block
+from maris_fast.bench.drawing.step_memory_table import step_memory_block
 from maris_fast.bench.drawing.suites import plot, suite_block
-from maris_fast.bench.drawing.writing import writing_block
+from maris_fast.bench.drawing.writing_table import writing_block
 from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, read_json
 from maris_fast.errors import InputError
 
@@ -97,11 +97,11 @@ def draw(root: Path = ROOT) -> list[Path]:
         pictures = {}
         for suite in steps:
             file = root / "docs" / f"step-{device_folder(suite.environment)}.png"
-            step.plot(suite, file)
+            step_table.plot(suite, file)
             pictures[suite.environment["device"]] = file.name
             written.append(file)
         training = root / "docs" / "training.md"
-        replace_block(training, "step", step.step_block(steps, pictures))
+        replace_block(training, "step", step_table.step_block(steps, pictures))
         written.append(training)
     kept = measured(results, ["step_memory"])
     if kept:

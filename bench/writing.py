@@ -30,7 +30,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from maris_fast.bench.fake_cache import RANDOM_ENCODERS, fake_shard
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import CacheSettings, FeatureDtype
-from maris_fast.data_shards.cache.shards import write_shard
+from maris_fast.data_shards.cache.shard_writer import write_shard
 from maris_fast.data_shards.cache.write import CacheJob, encode_groups
 from maris_fast.data_shards.records import (
     DatasetInfo,

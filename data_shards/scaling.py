@@ -16,7 +16,7 @@ import numpy as np
 
 from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache.features import STORED
-from maris_fast.data_shards.cache.plan import TAR_BLOCK, npy_bytes
+from maris_fast.data_shards.cache.shard_plan import TAR_BLOCK, npy_bytes
 from maris_fast.geometry import MASK_STRIDE, PATCH
 
 PLAN_RATES = "plan_rates"

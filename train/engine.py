@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from maris_fast.config import TrainingSettings
 from maris_fast.data_shards.stream import Batch
 from maris_fast.train import optimiser_state
-from maris_fast.train.compiling import compile_blocks
 from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.model_with_loss import ModelWithLoss
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.torch_compile import compile_blocks
 
 
 class StepResult(NamedTuple):

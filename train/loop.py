@@ -27,7 +27,7 @@ from maris_fast.train import (
     announcement,
     attention_health,
     checkpoints,
-    implementations,
+    kernel_choice,
     optimiser_state,
     resuming,
     run_files,
@@ -98,7 +98,7 @@ def _train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
         CacheReader(data.cache, data.val_split, data, device=ranks.device, dtype=dtype) as validation,
     ):
         cache_info = CacheInfo.of(training.manifest, data.train_split)
-        kernels = implementations.settle(settings, ranks, training, dtype)
+        kernels = kernel_choice.settle(settings, ranks, training, dtype)
         torch.manual_seed(settings.run.seed)  # the same weights on all ranks
         model = Maris(settings.model, cache_info.visual_channels, cache_info.text_channels)
         return Trainer(settings, ranks, cache_info, training, validation, model, found, kernels).run()
@@ -116,7 +116,7 @@ class Trainer:
         validation: CacheReader,
         model: Maris,
         found: tuple[Path, RunState] | None,
-        kernels: implementations.Table,
+        kernels: kernel_choice.Table,
     ) -> None:
         self.settings, self.ranks, self.kernels = settings, ranks, kernels
         self.cache_info, self.training, self.validation = cache_info, training, validation
@@ -432,7 +432,7 @@ class Trainer:
         folder = self.settings.run.folder
         require_wandb(self.settings.run.wandb_project)
         made_with = {**environment(self.ranks), "data": self.cache_info.dataset, "kernels": self.kernels}
-        changed = implementations.differing(folder / run_files.ENVIRONMENT, self.kernels)
+        changed = kernel_choice.differing(folder / run_files.ENVIRONMENT, self.kernels)
         if self.step and changed:
             log.warning("the run goes on with other implementations: %s", "; ".join(changed))
         try:

@@ -66,7 +66,7 @@ def check(arguments: Sequence[str]) -> None:
         ConfigError: settings that cannot be used.
         InputError: no cache, or none with the splits that are named.
     """
-    from maris_fast.train.splits import require_own_splits
+    from maris_fast.train.cache_splits import require_own_splits
 
     options = _parser().parse_intermixed_args(arguments)
     settings = _settings(options)
@@ -138,8 +138,8 @@ def _train(settings: TrainingSettings) -> None:
     from maris_fast.system.launchers import take_place
     from maris_fast.system.terminal import say
     from maris_fast.train.announcement import before_loading
+    from maris_fast.train.cache_splits import require_known_splits
     from maris_fast.train.deepspeed_config import deepspeed_config
-    from maris_fast.train.splits import require_known_splits
 
     # Before the slow imports.
     place = take_place()

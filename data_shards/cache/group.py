@@ -15,7 +15,7 @@ from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.features import to_float16, to_stored
 from maris_fast.data_shards.cache.manifest import ANNOTATION, LEVELS, MASKS, SCALES, WORDS
-from maris_fast.data_shards.cache.masks import pack_masks
+from maris_fast.data_shards.cache.mask_targets import pack_masks
 from maris_fast.data_shards.records import ImageRecord
 from maris_fast.encoders import TextFeatures
 from maris_fast.errors import InputError

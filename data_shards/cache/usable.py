@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maris_fast.data_shards.cache.manifest import LeftOutSentences
-from maris_fast.data_shards.importers.left_out import BadRows, Fault, LeftOutRow, Row
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, LeftOutRow, SourceRow
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import DatasetInfo, ImageRecord, ImportedDataset, SplitCounts
 from maris_fast.encoders import SamEncoder, TextEncoder, TokenisedText
@@ -99,7 +99,7 @@ class Checking:
         before = of_split.get(record.image_id, ())
         lost = {*before, *sent_ids} if sent_ids else every
         of_split[record.image_id] = () if lost >= every else tuple(sorted(lost))
-        row = Row(
+        row = SourceRow(
             file=self._source.path(split).name,
             split=split,
             row=", ".join([_name(record), *(f"sentence {one}" for one in sent_ids)]),

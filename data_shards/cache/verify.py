@@ -51,7 +51,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerifyReport:
     manifest: CacheManifest | None
     """None where it cannot be read: then nothing else was looked at."""
     splits: tuple[str, ...]
@@ -60,7 +60,7 @@ class Report:
 
 def verify_cache(
     folder: Path, splits: Sequence[str] | None = None, *, jobs: int = 4, progress: bool = True
-) -> Report:
+) -> VerifyReport:
     """Reads a whole cache and compares it with what its manifest and indexes say.
 
     Size and index hash of each shard; that tar and index name the same members in the same places; each
@@ -81,7 +81,7 @@ def verify_cache(
     except InputError as error:
         if not (folder / MANIFEST).is_file():
             raise
-        return Report(None, (), (Problem(MANIFEST, str(error)),))
+        return VerifyReport(None, (), (Problem(MANIFEST, str(error)),))
     chosen = tuple(dict.fromkeys(splits or manifest.splits))
     entries = [manifest.of_split(split, folder) for split in chosen]
     problems = list(_strays(folder, manifest)) if splits is None else []
@@ -107,7 +107,7 @@ def verify_cache(
     for split in chosen:
         entry = manifest.splits[split]
         problems += _across(split, entry, [found[shard.name] for shard in entry.shards])
-    return Report(manifest, chosen, tuple(problems))
+    return VerifyReport(manifest, chosen, tuple(problems))
 
 
 def glance(folder: Path, manifest: CacheManifest, splits: Sequence[str]) -> tuple[Problem, ...]:

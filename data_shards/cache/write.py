@@ -1,6 +1,6 @@
 """From an imported data set to a feature cache: run the frozen encoders once, store what they gave.
 
-Shards are planned first (``plan``); then any number of processes, each its share, write those that are
+Shards are planned first (``shard_plan``); then any number of processes, each its share, write those that are
 missing. Whoever finds all of them there writes the manifest. So a run that was stopped goes on where it was.
 """
 
@@ -40,10 +40,10 @@ from maris_fast.data_shards.cache.manifest import (
     read_manifest,
     read_writing,
 )
-from maris_fast.data_shards.cache.masks import mask_target
-from maris_fast.data_shards.cache.plan import plan_split
+from maris_fast.data_shards.cache.mask_targets import mask_target
 from maris_fast.data_shards.cache.progress import counting
-from maris_fast.data_shards.cache.shards import is_written, split_entry, write_shard
+from maris_fast.data_shards.cache.shard_plan import plan_split
+from maris_fast.data_shards.cache.shard_writer import is_written, split_entry, write_shard
 from maris_fast.data_shards.cache.usable import Checking, without
 from maris_fast.data_shards.cache.workers import Worker
 from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow, write_listing

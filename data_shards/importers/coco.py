@@ -23,14 +23,14 @@ from maris_fast.data_shards.importers.annotations import (
     SplitName,
     or_default,
 )
+from maris_fast.data_shards.importers.checked_rows import Misshapen, split_of
 from maris_fast.data_shards.importers.grouping import write_refs
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.instances import Instances, read_instances
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.own import SPLIT, own_head
 from maris_fast.data_shards.importers.refs import Refs
-from maris_fast.data_shards.importers.report import ImportReport
-from maris_fast.data_shards.importers.rows import Misshapen, split_of
-from maris_fast.data_shards.importers.splits import files_by_split
+from maris_fast.data_shards.importers.split_names import files_by_split
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import UNKNOWN_SPLIT
 from maris_fast.errors import InputError
@@ -73,7 +73,7 @@ class SaidRefRow(RefRow):
 
 
 @dataclass(frozen=True)
-class _File:
+class _CocoFile:
     """What a file says, and for which split, if its name tells; annotations only that somebody refers to."""
 
     split: str | None
@@ -143,9 +143,9 @@ def import_coco(
         )
 
 
-def _read(split: str | None, path: Path) -> _File:
+def _read(split: str | None, path: Path) -> _CocoFile:
     what = "COCO's instances.json with sentences"
-    return _File(split, path, read_instances(path, SaidImageRow, SaidAnnotationRow, _is_said, what))
+    return _CocoFile(split, path, read_instances(path, SaidImageRow, SaidAnnotationRow, _is_said, what))
 
 
 def _is_said(keys: Any) -> bool:
@@ -159,7 +159,7 @@ def _keys(one: Misshapen) -> dict[str, Any]:
     return one.keys if isinstance(one.keys, dict) else {}
 
 
-def _refs(file: _File, *, first_sentence: int) -> list[RefRow]:
+def _refs(file: _CocoFile, *, first_sentence: int) -> list[RefRow]:
     others = {image.split for image in file.said.images} - {None, file.split}
     if file.split is not None and others:
         raise InputError(
@@ -183,7 +183,7 @@ def _refs(file: _File, *, first_sentence: int) -> list[RefRow]:
     return refs
 
 
-def _joined(files: Sequence[_File], file: str) -> Instances[ImageRow, AnnotationRow]:
+def _joined(files: Sequence[_CocoFile], file: str) -> Instances[ImageRow, AnnotationRow]:
     """One of all, named ``file``. Category ids mean what their own file says."""
     images: list[ImageRow] = []
     annotations: list[AnnotationRow] = []

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from maris_fast.data_shards.importers.coco import import_coco
 from maris_fast.data_shards.importers.grefcoco import import_grefcoco
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.jsonl import import_jsonl
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.phrasecut import import_phrasecut
 from maris_fast.data_shards.importers.refcoco import import_refcoco
-from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.errors import ConfigError, InputError
 
 _WITHOUT_SPLIT_BY = {"phrasecut": import_phrasecut, "jsonl": import_jsonl, "coco": import_coco}

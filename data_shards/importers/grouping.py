@@ -12,19 +12,19 @@ from maris_fast.data_shards.importers.annotations import (
     ImageRow,
     RefRow,
 )
+from maris_fast.data_shards.importers.checked_rows import split_of
 from maris_fast.data_shards.importers.coco_images import coco_id_of, flickr_id_of
+from maris_fast.data_shards.importers.dataset_files import write_dataset
 from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
-from maris_fast.data_shards.importers.images import look_at_images, size_fault
+from maris_fast.data_shards.importers.image_checks import look_at_images, size_fault
 from maris_fast.data_shards.importers.instances import Instances
-from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
-from maris_fast.data_shards.importers.masks import BOX_ALONE, is_box, overlap_mask, union_mask
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.paths import place_of, same_file
 from maris_fast.data_shards.importers.refs import Refs
-from maris_fast.data_shards.importers.rows import split_of
+from maris_fast.data_shards.importers.segmentations import BOX_ALONE, is_box, overlap_mask, union_mask
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
-from maris_fast.data_shards.importers.splits import chosen_splits, file_of
-from maris_fast.data_shards.importers.writing import write_dataset
+from maris_fast.data_shards.importers.split_names import chosen_splits, file_of
 from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError
 from maris_fast.rle import Rle, union
@@ -193,10 +193,10 @@ class Grouping:
             )
         return image.model_copy(update={"file_name": place})
 
-    def _row(self, ref: RefRow) -> Row:
+    def _row(self, ref: RefRow) -> SourceRow:
         image = self._images.get(ref.image_id)
         place = place_of(image.file_name, self._root, "") if image else f"image {ref.image_id}"
-        return Row(
+        return SourceRow(
             file=file_of(ref.split, self._file),
             split=ref.split,
             row=f"ref {ref.ref_id}",

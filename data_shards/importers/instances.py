@@ -16,8 +16,8 @@ from maris_fast.data_shards.importers.annotations import (
     InfoRow,
     or_default,
 )
-from maris_fast.data_shards.importers.reading import read_json
-from maris_fast.data_shards.importers.rows import Misshapen, each
+from maris_fast.data_shards.importers.checked_rows import Misshapen, each
+from maris_fast.data_shards.importers.text_encoding import read_json
 from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.errors import InputError, first_of
 

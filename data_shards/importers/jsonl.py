@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maris_fast.data_shards.importers.coco_images import coco_id_of, flickr_id_of
+from maris_fast.data_shards.importers.dataset_files import write_dataset
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.jsonl_lines import Line, ObjectRow, mask_file_of, read_lines
 from maris_fast.data_shards.importers.jsonl_photos import Photo, PhotoFiles
-from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
 from maris_fast.data_shards.importers.mask_values import Dropped, inside
-from maris_fast.data_shards.importers.masks import union_mask
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.own import own_head
 from maris_fast.data_shards.importers.paths import place_of
-from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.importers.segmentations import union_mask
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
-from maris_fast.data_shards.importers.splits import chosen_splits, files_by_split
-from maris_fast.data_shards.importers.writing import write_dataset
+from maris_fast.data_shards.importers.split_names import chosen_splits, files_by_split
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import Expression, ImageRecord, Target
 from maris_fast.errors import InputError
@@ -185,8 +185,8 @@ class _Grouping:
             raise ValueError(f"{place} has no pixel; a sentence that means nothing has the mask null")
         return mask
 
-    def _row(self, line: Line, expressions: int, number: int | None = None) -> Row:
-        return Row(
+    def _row(self, line: Line, expressions: int, number: int | None = None) -> SourceRow:
+        return SourceRow(
             file=line.file,
             split=line.split,
             row=f"line {line.number}" + (f", object {number}" if number else ""),

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from maris_fast.data_shards.importers.annotations import SplitName, or_default
-from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
+from maris_fast.data_shards.importers.checked_rows import split_of
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
 from maris_fast.data_shards.importers.own import SPLIT
-from maris_fast.data_shards.importers.reading import read_utf8
-from maris_fast.data_shards.importers.rows import split_of
+from maris_fast.data_shards.importers.text_encoding import read_utf8
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.errors import first_of
 
@@ -151,5 +151,5 @@ def _parsed(keys: Any) -> ExpressionLine | ImageLine:
     return kind.model_validate(keys)
 
 
-def _unreadable(file: str, number: int, split: str) -> Row:
-    return Row(file=file, split=split, row=f"line {number}", image=None, expressions=1)
+def _unreadable(file: str, number: int, split: str) -> SourceRow:
+    return SourceRow(file=file, split=split, row=f"line {number}", image=None, expressions=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maris_fast.data_shards.importers.annotations import ImageRow
-from maris_fast.data_shards.importers.images import TURNED, fitting_views, look_at_images
+from maris_fast.data_shards.importers.image_checks import TURNED, fitting_views, look_at_images
 from maris_fast.data_shards.importers.jsonl_lines import Line, mask_file_of
 from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.options import ImportOptions

@@ -34,7 +34,7 @@ MOST_LEFT_OUT = 0.5
 """Of a split's expressions. Where more cannot be used, rather the reading is wrong than the rows."""
 
 
-class Row(Frozen):
+class SourceRow(Frozen):
     """Where a row stands, and what is lost with it."""
 
     file: str
@@ -44,7 +44,7 @@ class Row(Frozen):
     expressions: int = Field(description="lost with it; a line that cannot be read counts as one")
 
 
-class LeftOutRow(Row):
+class LeftOutRow(SourceRow):
     """A line of ``dataset.left_out.jsonl``."""
 
     reason: str
@@ -72,13 +72,13 @@ class BadRows:
 
     def __init__(self, subject: str, *, done: str = "imported") -> None:
         self._subject, self._done = subject, done
-        self._rows: list[tuple[Row, tuple[Fault, ...]]] = []
+        self._rows: list[tuple[SourceRow, tuple[Fault, ...]]] = []
         self._notes: list[Fault] = []
 
     def __bool__(self) -> bool:
         return bool(self._rows)
 
-    def add(self, row: Row, *faults: Fault) -> None:
+    def add(self, row: SourceRow, *faults: Fault) -> None:
         """A row that is lost, once; the first of its faults counts as the reason."""
         if row.image is not None:
             row = row.model_copy(update={"image": _printable(row.image)})
@@ -109,7 +109,7 @@ class BadRows:
                 continue
             sentences = Counter(expression.target for expression in record.expressions)
             for index, target in enumerate(record.targets):
-                row = Row(
+                row = SourceRow(
                     file=file,
                     split=split,
                     row=f"{what} {target.ref_id}",

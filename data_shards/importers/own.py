@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maris_fast.data_shards.importers.images import find_image_root
+from maris_fast.data_shards.importers.image_checks import find_image_root
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.splits import PLACEHOLDER
+from maris_fast.data_shards.importers.split_names import PLACEHOLDER
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 
 SPLIT = TRAIN

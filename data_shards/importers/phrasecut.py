@@ -14,17 +14,17 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, Field
 
 from maris_fast.data_shards.importers.annotations import ImageRow, or_default, text_or_none
+from maris_fast.data_shards.importers.checked_rows import Misshapen, each, split_of
+from maris_fast.data_shards.importers.dataset_files import write_dataset
 from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
-from maris_fast.data_shards.importers.images import find_image_root, look_at_images, size_fault
-from maris_fast.data_shards.importers.left_out import BadRows, Fault, Row
-from maris_fast.data_shards.importers.masks import BOX_ALONE
+from maris_fast.data_shards.importers.image_checks import find_image_root, look_at_images, size_fault
+from maris_fast.data_shards.importers.import_report import ImportReport
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
-from maris_fast.data_shards.importers.reading import read_json
-from maris_fast.data_shards.importers.report import ImportReport
-from maris_fast.data_shards.importers.rows import Misshapen, each, split_of
+from maris_fast.data_shards.importers.segmentations import BOX_ALONE
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
-from maris_fast.data_shards.importers.splits import chosen_splits
-from maris_fast.data_shards.importers.writing import write_dataset
+from maris_fast.data_shards.importers.split_names import chosen_splits
+from maris_fast.data_shards.importers.text_encoding import read_json
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
@@ -187,8 +187,8 @@ class _Split:
             looked.oriented(records), looked.faults, file=self._file, split=self._name, what="phrase"
         )
 
-    def _row(self, number: int) -> Row:
-        return Row(
+    def _row(self, number: int) -> SourceRow:
+        return SourceRow(
             file=self._file,
             split=self._name,
             row=f"phrase {number}",

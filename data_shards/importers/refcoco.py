@@ -6,11 +6,11 @@ from pathlib import Path
 
 from maris_fast.data_shards.importers.annotations import AnnotationRow, ImageRow
 from maris_fast.data_shards.importers.grouping import write_refs
-from maris_fast.data_shards.importers.images import find_image_root
+from maris_fast.data_shards.importers.image_checks import find_image_root
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.instances import read_instances
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.refs import read_refs
-from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import DatasetInfo
 from maris_fast.errors import InputError

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maris_fast.data_shards.importers.annotations import RefRow
-from maris_fast.data_shards.importers.reading import read_json
-from maris_fast.data_shards.importers.rows import Misshapen, each
+from maris_fast.data_shards.importers.checked_rows import Misshapen, each
 from maris_fast.data_shards.importers.safe_pickle import load_plain_pickle
+from maris_fast.data_shards.importers.text_encoding import read_json
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.errors import InputError
 

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from maris_fast.data_shards.looks import LOOK_ALIKE, Twin, looks_of, twins
-from maris_fast.data_shards.mixing.parts import Identity, Part
+from maris_fast.data_shards.mixing.mixed_sets import Identity, Part
 from maris_fast.data_shards.records import TRAIN, Frozen, ImageRecord, SplitCounts, count
 from maris_fast.errors import InputError
 

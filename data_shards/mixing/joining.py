@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maris_fast.data_shards.importers.problems import Problems
-from maris_fast.data_shards.mixing.parts import Identity, Part
+from maris_fast.data_shards.mixing.mixed_sets import Identity, Part
 from maris_fast.data_shards.records import Expression, ImageRecord, Target
 
 IMAGE_STRIDE = 10**10

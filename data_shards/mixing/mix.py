@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maris_fast.data_shards.importers.dataset_files import write_head, write_split
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.problems import Problems
-from maris_fast.data_shards.importers.report import ImportReport
-from maris_fast.data_shards.importers.writing import write_head, write_split
 from maris_fast.data_shards.looks import LOOK_ALIKE
 from maris_fast.data_shards.mixing.guard import Allowed, Guard, MixSummary
 from maris_fast.data_shards.mixing.joining import Joining
+from maris_fast.data_shards.mixing.mixed_sets import Part, parts_of
 from maris_fast.data_shards.mixing.pairs import draw_pairs
-from maris_fast.data_shards.mixing.parts import Part, parts_of
 from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import (
     TRAIN,

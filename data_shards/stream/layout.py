@@ -23,7 +23,7 @@ from maris_fast.data_shards.cache.manifest import (
     CacheManifest,
     members_of,
 )
-from maris_fast.data_shards.stream.plan import Group, Share
+from maris_fast.data_shards.stream.step_order import Group, Share
 
 _ALIGN = 256
 

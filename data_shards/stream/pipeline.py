@@ -14,11 +14,11 @@ from torch import Tensor
 
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache.manifest import ANNOTATION
-from maris_fast.data_shards.stream.faults import BadSamples, kept
+from maris_fast.data_shards.stream.bad_samples import BadSamples, kept
 from maris_fast.data_shards.stream.layout import Layout, Layouts
-from maris_fast.data_shards.stream.plan import Group, Share
 from maris_fast.data_shards.stream.ring import Arena, Slot
-from maris_fast.data_shards.stream.shards import SplitShards
+from maris_fast.data_shards.stream.shard_reader import SplitShards
+from maris_fast.data_shards.stream.step_order import Group, Share
 from maris_fast.errors import InputError
 
 _LOOK_SECONDS = 0.5

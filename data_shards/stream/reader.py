@@ -13,13 +13,17 @@ import torch
 from maris_fast.config import ReadingSettings, Verify
 from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.manifest import MANIFEST, ShardEntry, read_manifest
+from maris_fast.data_shards.stream.bad_samples import BadSamples
 from maris_fast.data_shards.stream.batch import Batch
 from maris_fast.data_shards.stream.device import DeviceStage, Tensors
-from maris_fast.data_shards.stream.faults import BadSamples
-from maris_fast.data_shards.stream.files import LocalFiles, ShardFiles
 from maris_fast.data_shards.stream.layout import Layouts
+from maris_fast.data_shards.stream.open_shards import LocalFiles, ShardFiles
 from maris_fast.data_shards.stream.pipeline import Pipeline, StoredBatch
-from maris_fast.data_shards.stream.plan import (
+from maris_fast.data_shards.stream.prefetch import prefetch
+from maris_fast.data_shards.stream.ring import ByteRing
+from maris_fast.data_shards.stream.shard_reader import SplitShards, read_indexes, require_shard
+from maris_fast.data_shards.stream.staging import StagedFiles, fetch_head
+from maris_fast.data_shards.stream.step_order import (
     Group,
     Share,
     epoch_steps,
@@ -28,10 +32,6 @@ from maris_fast.data_shards.stream.plan import (
     share,
     steps_per_epoch,
 )
-from maris_fast.data_shards.stream.prefetch import prefetch
-from maris_fast.data_shards.stream.ring import ByteRing
-from maris_fast.data_shards.stream.shards import SplitShards, read_indexes, require_shard
-from maris_fast.data_shards.stream.staging import StagedFiles, fetch_head
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.sample import Sample
 

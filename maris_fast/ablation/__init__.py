@@ -1,1 +1,1 @@
-"""The paper's ablations in turn: plan -> runs -> ablation.json -> the paper's layout."""
+"""The paper's ablations in turn: runs -> training and scores -> ablation.json -> the paper's layout."""

@@ -27,7 +27,7 @@ Scores = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredScores:
     """A row's runs. ``scores``: by metric, mean and sample standard deviation in percent (None for one run).
 
     ``differences``: by seed, oIoU minus that of "Ours" with the same seed, in points of percent.
@@ -38,7 +38,7 @@ class Measured:
     differences: dict[int, float]
 
     @classmethod
-    def of(cls, runs: Mapping[int, Scores], ours: Mapping[int, Scores]) -> Measured:
+    def of(cls, runs: Mapping[int, Scores], ours: Mapping[int, Scores]) -> MeasuredScores:
         """``runs`` and ``ours``: scores by seed; at least one run."""
         return cls(
             tuple(runs),
@@ -48,11 +48,11 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedRow:
     """A row of a table: the variant, what the paper prints, and what was measured, if anything."""
 
     variant: Variant
-    measured: Measured | None
+    measured: MeasuredScores | None
 
     def cells(self) -> list[tuple[str, ...]]:
         """Two rows of a table with the head ``HEAD``: what the paper prints, and what was measured."""
@@ -75,7 +75,7 @@ class Section:
     """A table of the paper, or the rows that it has none for."""
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[ComparedRow, ...]
 
     @property
     def measured(self) -> bool:
@@ -144,7 +144,8 @@ def _section(
 ) -> Section:
     ours = rows.get(OURS, {})
     lines = (
-        Line(variants[name], Measured.of(rows[name], ours) if rows.get(name) else None) for name in names
+        ComparedRow(variants[name], MeasuredScores.of(rows[name], ours) if rows.get(name) else None)
+        for name in names
     )
     return Section(title, tuple(lines))
 
@@ -154,7 +155,7 @@ def verdicts(record: Record) -> list[str]:
     ours = record.scores(OURS)
     told = []
     for name, variant in record.rows().items():
-        differences = Measured.of(runs, ours).differences if (runs := record.scores(name)) else {}
+        differences = MeasuredScores.of(runs, ours).differences if (runs := record.scores(name)) else {}
         if name == OURS or len(differences) < 2:
             continue
         ahead = sum(difference < 0 for difference in differences.values())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.ablation.paper import VARIANTS, Variant
-from maris_fast.ablation.plan import Plan, PlannedRun, changes, compared
+from maris_fast.ablation.runs import Ablation, AblationRun, changes, compared
 from maris_fast.config.loading import PACKAGE
 from maris_fast.data_shards.cache import CacheManifest
 from maris_fast.errors import ConfigError, InputError
@@ -49,32 +49,32 @@ class Record:
     format_version: int = FORMAT_VERSION
 
     @classmethod
-    def of(cls, plan: Plan, manifest: CacheManifest) -> Record:
-        """Of a plan of which nothing is done yet.
+    def of(cls, ablation: Ablation, manifest: CacheManifest) -> Record:
+        """Of an ablation of which nothing is done yet.
 
         Raises:
             InputError: the cache lacks a split.
             ConfigError: a row's settings can't be used.
         """
-        base = plan.settings(None)
-        manifest.of_split(base.data.train_split, plan.cache)
-        counts = manifest.of_split(plan.split, plan.cache)
+        base = ablation.settings(None)
+        manifest.of_split(base.data.train_split, ablation.cache)
+        counts = manifest.of_split(ablation.split, ablation.cache)
         conditions = {
-            "cache": str(plan.cache),
+            "cache": str(ablation.cache),
             "cache_sha256": manifest.sha256,
             "data": {"name": manifest.dataset.name, "split_by": manifest.dataset.split_by},
-            "split": plan.split,
+            "split": ablation.split,
             "images": counts.images,
             "expressions": counts.expressions,
             "train_images": manifest.splits[base.data.train_split].images,
             "random_encoders": list(manifest.random),
-            "base": [_in_package(file) for file in plan.base],
-            "overrides": list(plan.overrides),
+            "base": [_in_package(file) for file in ablation.base],
+            "overrides": list(ablation.overrides),
             "settings": compared(base),
         }
         variants = {}
-        for variant in plan.variants:
-            settings = plan.settings(variant)
+        for variant in ablation.variants:
+            settings = ablation.settings(variant)
             variants[variant.name] = {
                 "number": variant.number,
                 "title": variant.title,
@@ -106,7 +106,7 @@ class Record:
         replace_text(folder / ABLATION, [json.dumps(asdict(self), indent=1), "\n"])
 
     def went_on_from(self, before: Record) -> Record:
-        """This plan's record with what ``before`` has done already.
+        """This ablation's record with what ``before`` has done already.
 
         Raises:
             ConfigError: the two are not comparable; each setting that differs is named.
@@ -129,24 +129,24 @@ class Record:
             before.started,
         )
 
-    def is_done(self, run: PlannedRun) -> bool:
+    def is_done(self, run: AblationRun) -> bool:
         return self.runs.get(run.name, {}).get("state") == DONE
 
     def failed(self) -> dict[str, str]:
         """What went wrong, by run."""
         return {name: run["error"] for name, run in self.runs.items() if run["state"] == FAILED}
 
-    def finish(self, run: PlannedRun, measured: dict[str, Any], environment: dict[str, Any]) -> None:
+    def finish(self, run: AblationRun, measured: dict[str, Any], environment: dict[str, Any]) -> None:
         """Keeps a run's scores and under what they were made."""
         if environment not in self.environments:
             self.environments.append(environment)
         place = self.environments.index(environment)
         self._put(run, {"state": DONE, **measured, "environment": place})
 
-    def fail(self, run: PlannedRun, error: str) -> None:
+    def fail(self, run: AblationRun, error: str) -> None:
         self._put(run, {"state": FAILED, "error": error})
 
-    def _put(self, run: PlannedRun, content: dict[str, Any]) -> None:
+    def _put(self, run: AblationRun, content: dict[str, Any]) -> None:
         self.runs[run.name] = {"row": run.variant.name, "seed": run.seed, **content}
 
     def rows(self) -> dict[str, Variant]:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maris_fast.cli import data, quickstart, training
+from maris_fast.cli import data, quickstart, train_eval
 from maris_fast.system.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from maris_fast.ablation.plan import Plan, PlannedRun
     from maris_fast.ablation.record import Record
-    from maris_fast.ablation.running import Command
+    from maris_fast.ablation.runner import Command
+    from maris_fast.ablation.runs import Ablation, AblationRun
 
 QUICK_DATA = "data"
 QUICK_IMAGE_SIZE = 160
@@ -55,7 +55,7 @@ def ablate(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="split of the cache that rows are scored on")] = "val",
-    ranks: training.Ranks = 1,
+    ranks: train_eval.Ranks = 1,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="runs side by side; 1, with --quick one for each core")
     ] = None,
@@ -77,28 +77,30 @@ def ablate(
     if cache is not None and (quick or "=" in cache):
         overrides = [cache, *(overrides or ())]
         cache = None
-    plan = _plan(cache, out, overrides or (), rows, seeds, config, split, quick)
+    ablation = _ablation(cache, out, overrides or (), rows, seeds, config, split, quick)
     if listed:
-        _list(plan, has_cache=cache is not None)
+        _list(ablation, has_cache=cache is not None)
         return
     if cache is None and not quick:
         raise ConfigError("CACHE is missing: name a folder that `maris-fast cache` wrote, or say --quick")
     places = jobs or (max(1, _cores() // ranks) if quick else 1)
     try:
-        record = _work(plan, ranks, places, (train_images, val_images) if quick else None)
+        record = _work(ablation, ranks, places, (train_images, val_images) if quick else None)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
-    _show(record, plan.folder)
-    failed = {name: why for name, why in record.failed().items() if name in {run.name for run in plan.runs}}
+    _show(record, ablation.folder)
+    failed = {
+        name: why for name, why in record.failed().items() if name in {run.name for run in ablation.runs}
+    }
     for name, why in failed.items():
         say(f"failed: {name}: {why}", err=True)
     if failed:
-        say(f"{len(failed)} of {len(plan.runs)} runs failed; the same command tries them again", err=True)
+        say(f"{len(failed)} of {len(ablation.runs)} runs failed; the same command tries them again", err=True)
         raise typer.Exit(1)
 
 
-def _plan(
+def _ablation(
     cache: str | None,
     out: Path | None,
     overrides: Sequence[str],
@@ -107,9 +109,9 @@ def _plan(
     config: Sequence[Path] | None,
     split: str,
     quick: bool,
-) -> Plan:
+) -> Ablation:
     from maris_fast import train
-    from maris_fast.ablation.plan import Plan, choose, every
+    from maris_fast.ablation.runs import Ablation, choose, every
 
     configs = Path(train.__file__).with_name("configs")
     folder = out or Path("runs/ablate_quick" if quick else "runs/ablate")
@@ -120,7 +122,7 @@ def _plan(
         runs += every(several, [1, 2])
     else:
         runs = every(variants, _seeds(seeds or "0"))
-    return Plan(
+    return Ablation(
         folder=folder,
         cache=folder / QUICK_DATA / "cache" if cache is None else Path(cache),
         base=tuple(config or [configs / ("ablate_quick.yaml" if quick else "refcoco.yaml")]),
@@ -139,25 +141,25 @@ def _seeds(text: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
-def _work(plan: Plan, ranks: int, jobs: int, quick: tuple[int, int] | None) -> Record:
+def _work(ablation: Ablation, ranks: int, jobs: int, quick: tuple[int, int] | None) -> Record:
     """Everything that is not done yet; the record of what is then."""
     from maris_fast.ablation.record import ABLATION, Record, alone_in
-    from maris_fast.ablation.running import Runner
+    from maris_fast.ablation.runner import Runner
     from maris_fast.cli.progress import Runs
     from maris_fast.data_shards.cache import read_manifest
 
-    steps = _Steps(plan, ranks, jobs)
-    with alone_in(plan.folder, beside=[QUICK_DATA]):
+    steps = _Steps(ablation, ranks, jobs)
+    with alone_in(ablation.folder, beside=[QUICK_DATA]):
         if quick:
-            _prepare(plan.folder / QUICK_DATA, *quick)
-        record = Record.of(plan, read_manifest(plan.cache))
-        if (plan.folder / ABLATION).is_file():
-            record = record.went_on_from(Record.read(plan.folder))
-        record.save(plan.folder)
-        done = sum(record.is_done(run) for run in plan.runs)
-        with Runs(len(plan.runs), done) as progress:
-            runner = Runner(plan.folder, record, steps, steps.collect, progress, jobs=jobs)
-            runner.work(plan.runs)
+            _prepare(ablation.folder / QUICK_DATA, *quick)
+        record = Record.of(ablation, read_manifest(ablation.cache))
+        if (ablation.folder / ABLATION).is_file():
+            record = record.went_on_from(Record.read(ablation.folder))
+        record.save(ablation.folder)
+        done = sum(record.is_done(run) for run in ablation.runs)
+        with Runs(len(ablation.runs), done) as progress:
+            runner = Runner(ablation.folder, record, steps, steps.collect, progress, jobs=jobs)
+            runner.work(ablation.runs)
     return record
 
 
@@ -186,46 +188,46 @@ def _prepare(folder: Path, train_images: int, val_images: int) -> None:
 class _Steps:
     """The commands of a run: train, then score at the images' original size."""
 
-    def __init__(self, plan: Plan, ranks: int, jobs: int) -> None:
-        self._plan, self._ranks = plan, ranks
-        self._device = plan.settings(None).engine.device
+    def __init__(self, ablation: Ablation, ranks: int, jobs: int) -> None:
+        self._ablation, self._ranks = ablation, ranks
+        self._device = ablation.settings(None).engine.device
         self._gpus = [] if self._device == "cpu" else _gpus(ranks * jobs)
         self._threads = max(1, _cores() // (ranks * jobs)) if jobs > 1 else None
 
-    def __call__(self, run: PlannedRun, place: int) -> list[Command]:
+    def __call__(self, run: AblationRun, place: int) -> list[Command]:
         from maris_fast import train
 
-        plan = self._plan
-        folder = plan.run_folder(run)
-        files = [part for file in plan.configs(run.variant) for part in ("--config", str(file))]
+        ablation = self._ablation
+        folder = ablation.run_folder(run)
+        files = [part for file in ablation.configs(run.variant) for part in ("--config", str(file))]
         entry = str(Path(train.__file__).with_name("main.py"))
-        scoring = training.scoring_command(
-            folder / "best.safetensors", plan.cache, split=plan.split, out=folder
+        scoring = train_eval.scoring_command(
+            folder / "best.safetensors", ablation.cache, split=ablation.split, out=folder
         )
         return [
-            self._command(place, entry, *files, *plan.run_overrides(run)),
+            self._command(place, entry, *files, *ablation.run_overrides(run)),
             self._command(place, *scoring, "--device", self._device),
         ]
 
     def _command(self, place: int, *words: str) -> Command:
-        from maris_fast.ablation.running import Command
+        from maris_fast.ablation.runner import Command
 
         gpus = self._gpus[place * self._ranks : (place + 1) * self._ranks]
-        command, environment = training.launched(self._ranks, *words, devices=gpus)
+        command, environment = train_eval.launched(self._ranks, *words, devices=gpus)
         if self._threads and "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         return Command(command, environment)
 
-    def collect(self, run: PlannedRun) -> tuple[dict[str, Any], dict[str, Any]]:
+    def collect(self, run: AblationRun) -> tuple[dict[str, Any], dict[str, Any]]:
         """A finished run's scores and how it was trained, and its environment."""
         from maris_fast.data_shards.cache import read_manifest
         from maris_fast.evaluation.scores_file import DataSplit, headline, read_scores
         from maris_fast.reports.run_data import RunData
 
-        folder = self._plan.run_folder(run)
+        folder = self._ablation.run_folder(run)
         trained = RunData.read(folder)
-        dataset = read_manifest(self._plan.cache).dataset
-        where = DataSplit(dataset.name, dataset.split_by, self._plan.split)
+        dataset = read_manifest(self._ablation.cache).dataset
+        where = DataSplit(dataset.name, dataset.split_by, self._ablation.split)
         measured = {
             "steps": trained.step,
             "train_seconds": round(trained.seconds or 0, 1),
@@ -257,21 +259,21 @@ def _gpus(needed: int) -> list[str]:
     return gpus
 
 
-def _list(plan: Plan, has_cache: bool) -> None:
+def _list(ablation: Ablation, has_cache: bool) -> None:
     from maris_fast.ablation.paper import ABLATION_TABLES
     from maris_fast.data_shards.cache import read_manifest
     from maris_fast.model.parameters import parameter_counts
     from maris_fast.system.terminal import Table
 
-    manifest = read_manifest(plan.cache) if has_cache else None
+    manifest = read_manifest(ablation.cache) if has_cache else None
     features = "this cache" if manifest else "ViT-H and CLIP ViT-L/14"
     widths = (manifest.channels, manifest.text_channels) if manifest else ()
     table = Table(title=f"rows; parameters on the features of {features}", title_justify="left")
     for column in ("#", "name", "in the paper", "tables", "parameters", "fragment"):
         table.add_column(column, justify="right" if column in ("#", "parameters") else "left")
-    for variant in plan.variants:
+    for variant in ablation.variants:
         tables = [str(number) for number, names in ABLATION_TABLES.items() if variant.name in names]
-        count = parameter_counts(plan.settings(variant).model, *widths).total
+        count = parameter_counts(ablation.settings(variant).model, *widths).total
         table.add_row(
             str(variant.number or ""),
             variant.name,

@@ -18,12 +18,12 @@ from maris_fast.cli import (
     doctor,
     examples,
     inspection,
-    prediction,
+    plan,
+    predict,
     quickstart,
     reporting,
-    scaling,
     scores,
-    training,
+    train_eval,
 )
 from maris_fast.cli.bench import bench
 from maris_fast.cli.kernels import kernels
@@ -88,13 +88,13 @@ app.command("import")(data.import_annotations)
 app.command("mix")(data.mix)
 app.command("cache")(data.cache)
 app.command("verify")(data.verify)
-app.command("plan")(scaling.plan)
-app.command("train", context_settings={"ignore_unknown_options": True})(training.train)
-app.command("eval")(training.evaluate)
+app.command("plan")(plan.plan)
+app.command("train", context_settings={"ignore_unknown_options": True})(train_eval.train)
+app.command("eval")(train_eval.evaluate)
 app.command("score")(scores.score)
 app.command("compare")(scores.compare)
 app.command("ablate")(ablation.ablate)
-app.command("predict")(prediction.predict)
+app.command("predict")(predict.predict)
 app.command("attention")(attention.attention)
 app.command("demo")(demo.demo)
 app.command("examples")(examples.examples)

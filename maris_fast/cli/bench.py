@@ -29,7 +29,7 @@ def run(
 ) -> None:
     """Run the suites here and keep their results. A suite with a wrong result keeps none."""
     from maris_fast.bench.results import ROOT
-    from maris_fast.bench.running import run as run_suites
+    from maris_fast.bench.suite_runs import run as run_suites
     from maris_fast.errors import ConfigError
 
     if keyword is not None and out is None:

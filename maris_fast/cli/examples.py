@@ -35,7 +35,7 @@ def examples(
     from maris_fast.data_shards.stream import CacheReader
     from maris_fast.evaluation.evaluate import require_same_encoders
     from maris_fast.pictures.overlays import save_png
-    from maris_fast.reports.examples import RULE, choose, examples_of, examples_sheet
+    from maris_fast.reports.chosen_examples import RULE, choose, examples_of, examples_sheet
     from maris_fast.system.files import replace_text, writing
     from maris_fast.train.ranks import Ranks, device_kind
     from maris_fast.weight_files import find_weights

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maris_fast.cli import data, training
+from maris_fast.cli import data, train_eval
 from maris_fast.errors import InputError, MarisError
 from maris_fast.system.files import replace_text, writing
 from maris_fast.system.terminal import say
@@ -61,7 +61,7 @@ def quickstart(
         with watch.step("evaluate", title) as wanted:
             if wanted:
                 _launch(
-                    ranks, *training.scoring_command(weights, cache, split="val", swapped=True, out=scores)
+                    ranks, *train_eval.scoring_command(weights, cache, split="val", swapped=True, out=scores)
                 )
         with watch.step("predict", "predict") as wanted:
             if wanted:
@@ -149,7 +149,7 @@ def _seconds(file: Path) -> dict[str, float]:
 
 
 def _launch(ranks: int, *command: str) -> None:
-    status = training.launch(ranks, *command)
+    status = train_eval.launch(ranks, *command)
     if status:
         raise MarisError(f"the step above ended with status {status}; its own message stands above")
 

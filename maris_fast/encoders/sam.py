@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from maris_fast.config import RANDOM, SamSettings
 from maris_fast.encoders.provenance import SamProvenance
+from maris_fast.encoders.safe_weights import load_tensors
 from maris_fast.encoders.sam_attention import DecomposedAttention
-from maris_fast.encoders.weights import load_tensors
 from maris_fast.errors import CheckpointError, ConfigError
 from maris_fast.geometry import PATCH, ImageGeometry
 from maris_fast.system.files import sha256_of

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from maris_fast.config import RANDOM, TextSettings
 from maris_fast.encoders.provenance import TextProvenance
+from maris_fast.encoders.safe_weights import load_tensors
 from maris_fast.encoders.tokens import readable, tokeniser
-from maris_fast.encoders.weights import load_tensors
 from maris_fast.errors import ArgumentError, CheckpointError, ConfigError
 from maris_fast.system.files import sha256_of
 
@@ -155,7 +155,7 @@ class TextEncoder:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _TextWeights:
     name: str
     path: Path | None
     quick_gelu: bool
@@ -179,10 +179,10 @@ def _model_config(arch: str) -> dict[str, Any]:
     return config
 
 
-def _source(settings: TextSettings) -> _Source:
+def _source(settings: TextSettings) -> _TextWeights:
     """Where the weights are: nowhere (random), behind a tag of open_clip, or in a file."""
     if settings.weights == RANDOM:
-        return _Source(RANDOM, None, quick_gelu=False)
+        return _TextWeights(RANDOM, None, quick_gelu=False)
     if settings.arch == TINY and not Path(settings.weights).is_file():
         raise ConfigError(
             f"encoders.text.arch = {TINY!r} has no trained weights but your own; set encoders.text.weights "
@@ -204,14 +204,14 @@ def _source(settings: TextSettings) -> _Source:
                     else ""
                 )
             ) from error
-        return _Source(settings.weights, path, bool(tag.get("quick_gelu", False)))
+        return _TextWeights(settings.weights, path, bool(tag.get("quick_gelu", False)))
     path = Path(settings.weights)
     if not path.is_file():
         raise CheckpointError(
             f"encoders.text.weights = {settings.weights!r} is neither a file nor a tag that open_clip knows "
             f"for {settings.arch}; tags: {', '.join(open_clip.list_pretrained_tags_by_model(settings.arch))}"
         )
-    return _Source(path.name, path, quick_gelu=False)
+    return _TextWeights(path.name, path, quick_gelu=False)
 
 
 def _build(

@@ -15,8 +15,8 @@ from maris_fast.geometry import PATCH
 from maris_fast.pictures.attention_maps import regions_picture
 from maris_fast.pictures.attention_weights import Attention, pixel_of
 from maris_fast.pictures.overlays import Panel, masked
+from maris_fast.reports.chosen_examples import Example
 from maris_fast.reports.data_uris import small_png_uri
-from maris_fast.reports.examples import Example
 from maris_fast.reports.split_attention import attention_of
 from maris_fast.train.validation_pictures import SampleSheet
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maris_fast.reports.chosen_examples import Chosen, Example, examples_sheet
 from maris_fast.reports.data_uris import small_png_uri
-from maris_fast.reports.examples import Chosen, Example, examples_sheet
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Panel:
+class Chart:
     """One small figure: of one run all its curves, of several the first curve of each."""
 
     title: str
@@ -63,16 +63,16 @@ class Panel:
 
 
 LEARNING = (
-    Panel("Loss", (Curve("loss", "total"), Curve("dice", "dice"), Curve("focal", "focal"))),
-    Panel("oIoU", (Curve("oIoU", "validation", of="evaluations"), Curve("oIoU", "training"))),
-    Panel("Gradient norm before clipping", (Curve("gradient_norm", "norm"),), log=True),
-    Panel("Learning rate", (Curve("lr", "lr"),)),
+    Chart("Loss", (Curve("loss", "total"), Curve("dice", "dice"), Curve("focal", "focal"))),
+    Chart("oIoU", (Curve("oIoU", "validation", of="evaluations"), Curve("oIoU", "training"))),
+    Chart("Gradient norm before clipping", (Curve("gradient_norm", "norm"),), log=True),
+    Chart("Learning rate", (Curve("lr", "lr"),)),
 )
 SPEED = (
-    Panel("Expressions a second", (Curve("expressions_per_s", "expressions"),)),
-    Panel("Waiting for data, % of the time", (Curve("data_wait_share", "wait", 100),)),
-    Panel("Peak memory, GiB", (Curve("memory_mb", "memory", 1 / 1024),)),
-    Panel("MFU, % of the peak", (Curve("mfu", "MFU", 100),)),
+    Chart("Expressions a second", (Curve("expressions_per_s", "expressions"),)),
+    Chart("Waiting for data, % of the time", (Curve("data_wait_share", "wait", 100),)),
+    Chart("Peak memory, GiB", (Curve("memory_mb", "memory", 1 / 1024),)),
+    Chart("MFU, % of the peak", (Curve("mfu", "MFU", 100),)),
 )
 
 
@@ -84,17 +84,17 @@ def _of_blocks(name: str, scale: float = 1.0) -> tuple[Curve, ...]:
 
 
 ATTENTION = (
-    Panel("Pairs that eq. 4 keeps, %", _of_blocks("kept_pairs", 100)),
-    Panel("Pixels that keep no word, %", _of_blocks("empty_pixels", 100)),
-    Panel("Words that no pixel keeps, %", _of_blocks("empty_words", 100)),
-    Panel("Mean |S|", _of_blocks("score")),
-    Panel("Length of what words gather, over Z_l's", _of_blocks("gathered"), log=True),
-    Panel("Cosine between different words, before a block", _of_blocks("cosine_before")),
-    Panel("Cosine between different words, after a block", _of_blocks("cosine_after")),
+    Chart("Pairs that eq. 4 keeps, %", _of_blocks("kept_pairs", 100)),
+    Chart("Pixels that keep no word, %", _of_blocks("empty_pixels", 100)),
+    Chart("Words that no pixel keeps, %", _of_blocks("empty_words", 100)),
+    Chart("Mean |S|", _of_blocks("score")),
+    Chart("Length of what words gather, over Z_l's", _of_blocks("gathered"), log=True),
+    Chart("Cosine between different words, before a block", _of_blocks("cosine_before")),
+    Chart("Cosine between different words, after a block", _of_blocks("cosine_after")),
 )
 
 
-def draw(panel: Panel, runs: Sequence[RunData]) -> str | None:
+def draw(panel: Chart, runs: Sequence[RunData]) -> str | None:
     """The panel as ``<svg>``; None where no run has a value for it."""
     # The salt makes ids of markers and clip paths, which a page may have once, the figure's own.
     with rc_context({**STYLE, "svg.hashsalt": panel.title}):
@@ -148,7 +148,7 @@ def _thinned(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     return tuple(np.array(rows).T)
 
 
-def _dress(axes: Axes, panel: Panel) -> None:
+def _dress(axes: Axes, panel: Chart) -> None:
     axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", color="#0f172a")
     axes.set_xlabel("step")
     if panel.log:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from maris_fast.bench import running
+from maris_fast.bench import suite_runs
 from maris_fast.bench.drawing.suites import suite_block
 from maris_fast.bench.report import measured
 from maris_fast.bench.results import ROOT, load
@@ -86,13 +86,13 @@ def test_a_suite_with_a_wrong_result_keeps_no_figure(tmp_path: Path, monkeypatch
     assert right in text
     broken = text.replace(right, right.replace("forward(leaves)", "tuple(1.01 * t for t in forward(leaves))"))
     (bench / "test_mutual_attention.py").write_text(broken)
-    monkeypatch.setattr(running, "BENCH", bench)
+    monkeypatch.setattr(suite_runs, "BENCH", bench)
     out = tmp_path / "results"
-    with pytest.raises(running.BenchmarkError, match="a case failed"):
-        list(running.run(["mutual_attention"], out, "small-eager-forward"))
+    with pytest.raises(suite_runs.BenchmarkError, match="a case failed"):
+        list(suite_runs.run(["mutual_attention"], out, "small-eager-forward"))
     assert not [*out.iterdir()]
-    with pytest.raises(running.ConfigError, match="no case of mutual_attention is called 'nothing'"):
-        list(running.run(["mutual_attention"], out, "nothing"))
+    with pytest.raises(suite_runs.ConfigError, match="no case of mutual_attention is called 'nothing'"):
+        list(suite_runs.run(["mutual_attention"], out, "nothing"))
 
 
 DRAWN = (

@@ -27,7 +27,7 @@ from maris_fast.bench.mutual_attention_columns import (
     gradients,
     inputs,
 )
-from maris_fast.bench.running import kept
+from maris_fast.bench.suite_runs import kept
 
 CPU = torch.device("cpu")
 SHAPE = Shape(images=2, expressions=2, L_v=64, L_t=7, C=32)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from maris_fast.bench import results
-from maris_fast.bench.drawing.step import step_block
+from maris_fast.bench.drawing.step_table import step_block
 from maris_fast.bench.step import SIZES, for_plans, waterfall
 from maris_fast.config import ModelSettings, TrainingSettings, load_settings
 from maris_fast.data_shards.scaling import measured_rates

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from maris_fast.data_shards.importers.formats import import_dataset
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImportedDataset
 from tests.data.test_coco_sentences import Instances
 from tests.data.test_grefcoco import Grefs

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache.features import as_tensor, from_stored, to_float16, to_stored
-from maris_fast.data_shards.cache.masks import mask_target, pack_masks, unpack_masks
+from maris_fast.data_shards.cache.mask_targets import mask_target, pack_masks, unpack_masks
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
 from tests.data.cache_dataset import box

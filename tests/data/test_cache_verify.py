@@ -21,7 +21,7 @@ from maris_fast.cli import app
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import CacheManifest, members_of
-from maris_fast.data_shards.cache.verify import Report, verify_cache
+from maris_fast.data_shards.cache.verify import VerifyReport, verify_cache
 from maris_fast.errors import InputError
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
@@ -41,7 +41,7 @@ def cache(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "cache"))
 
 
-def verified(folder: Path, splits: list[str] | None = None) -> Report:
+def verified(folder: Path, splits: list[str] | None = None) -> VerifyReport:
     return verify_cache(folder, splits, jobs=1, progress=False)
 
 

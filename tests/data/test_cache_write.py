@@ -15,7 +15,7 @@ from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import members_of
-from maris_fast.data_shards.cache.masks import mask_target
+from maris_fast.data_shards.cache.mask_targets import mask_target
 from maris_fast.data_shards.records import Expression, ImageRecord, ImportedDataset, Target
 from maris_fast.encoders import SamEncoder, TextEncoder, TokenisedText
 from maris_fast.errors import InputError

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from maris_fast.data_shards.importers.coco import import_coco
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
 

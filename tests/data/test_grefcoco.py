@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from maris_fast.data_shards.importers.grefcoco import import_grefcoco
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED_SENTENCES, verdict_on_all
-from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
 

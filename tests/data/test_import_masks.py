@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
 from maris_fast.cli.app import app
-from maris_fast.data_shards.importers.report import ImportReport
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.records import ImportedDataset, Target
 from maris_fast.errors import InputError
 from tests.data.test_coco_sentences import Instances

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.jsonl import import_jsonl
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.phrasecut import import_phrasecut
 from maris_fast.data_shards.importers.published import PUBLISHED
-from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset, LeftOut, LostCounts
 from maris_fast.errors import InputError
 from tests.data.test_coco_sentences import Instances

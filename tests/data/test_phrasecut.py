@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.phrasecut import draw_instances, import_phrasecut
 from maris_fast.data_shards.importers.published import PUBLISHED, verdict
-from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
 

@@ -13,10 +13,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from rich.console import Console
 
+from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED, verdict
 from maris_fast.data_shards.importers.refcoco import import_refcoco
-from maris_fast.data_shards.importers.report import ImportReport
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from maris_fast.data_shards.importers.masks import union_mask
+from maris_fast.data_shards.importers.segmentations import union_mask
 from maris_fast.rle import Rle, decompress, iou, overlap, require_whole, union
 
 MASKS = nps.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))

@@ -15,9 +15,10 @@ from PIL import Image
 
 from maris_fast.encoders.tokens import readable, tokeniser
 from maris_fast.geometry import ImageGeometry
+from maris_fast.pictures import fonts
 from maris_fast.pictures.attention_maps import regions_picture, words_picture
 from maris_fast.pictures.attention_weights import Attention
-from maris_fast.pictures.overlays import Panel, fonts, overlay
+from maris_fast.pictures.overlays import Panel, overlay
 
 
 @pytest.fixture

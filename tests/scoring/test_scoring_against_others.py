@@ -16,7 +16,7 @@ from torchmetrics.classification import BinaryJaccardIndex
 from torchmetrics.segmentation import MeanIoU
 
 from maris_fast import scoring
-from maris_fast.data_shards.importers.masks import overlap_mask, union_mask
+from maris_fast.data_shards.importers.segmentations import overlap_mask, union_mask
 from maris_fast.scoring import MARIS, PROTOCOLS, Rows
 from maris_fast.scoring.protocols import count
 from tests.scoring.cases import box, sample_of

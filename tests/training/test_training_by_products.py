@@ -21,7 +21,7 @@ import pytest
 from safetensors import safe_open
 
 from maris_fast.ablation.record import Record
-from maris_fast.ablation.running import Command, Runner
+from maris_fast.ablation.runner import Command, Runner
 from maris_fast.cli import app
 from maris_fast.errors import InputError
 from maris_fast.system.launchers import free_port

@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 
 from maris_fast.config import ModelSettings, TrainingSettings
 from maris_fast.model import Maris
-from maris_fast.train.compiling import compile_blocks
+from maris_fast.train.torch_compile import compile_blocks
 from tests.training.processes import run
 from tests.training.tiny_cache import write_tiny_cache
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from maris_fast.data_shards.cache import write_cache
-from maris_fast.data_shards.cache.masks import mask_target
+from maris_fast.data_shards.cache.mask_targets import mask_target
 from maris_fast.data_shards.cache.verify import verify_cache
 from maris_fast.data_shards.importers.grefcoco import import_grefcoco
 from maris_fast.data_shards.stream import CacheReader

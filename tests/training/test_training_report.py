@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from maris_fast.cli import app
-from maris_fast.reports import figures, tables
+from maris_fast.reports import figures, run_tables
 from maris_fast.reports.run_data import RunData
 from maris_fast.train.loop import _report
 from tests.training.processes import ROOT, run
@@ -271,9 +271,9 @@ def test_a_report_that_fails_costs_no_run(folder: Path, caplog: pytest.LogCaptur
 def test_times_add_up_over_the_starts_of_a_run(folder: Path) -> None:
     data = RunData.read(folder / "run")
     data.steps[:] = [{"elapsed_s": seconds} for seconds in (1800, 3600, 600, 1800)]
-    assert tables.duration(data) == "1.50 hours"
+    assert run_tables.duration(data) == "1.50 hours"
     del data.steps[1:]
-    assert tables.duration(data) == "30.0 minutes"
+    assert run_tables.duration(data) == "30.0 minutes"
 
 
 def test_a_long_curve_is_drawn_with_few_points() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from maris_fast.config import ReadingSettings, TrainingSettings
 from maris_fast.data_shards.stream import Batch
-from maris_fast.data_shards.stream.faults import BadSamples
+from maris_fast.data_shards.stream.bad_samples import BadSamples
 from maris_fast.train import resuming
 from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.loop import Trainer

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maris_fast.data_shards.synthetic.phrasing import choose_sentences
 from maris_fast.data_shards.synthetic.pretraining.schedule import (
     HELD_OUT,
     PAIRS,
@@ -21,7 +22,6 @@ from maris_fast.data_shards.synthetic.pretraining.schedule import (
 )
 from maris_fast.data_shards.synthetic.rendering import render
 from maris_fast.data_shards.synthetic.scene import sample_scene
-from maris_fast.data_shards.synthetic.sentences import choose_sentences
 from maris_fast.encoders.text import TINY_CONFIG
 from maris_fast.encoders.tokens import tokeniser
 

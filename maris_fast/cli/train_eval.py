@@ -95,7 +95,7 @@ def evaluate(
 
     weights = find_weights(weights)
     say(f"scoring {weights} on {split} of {cache}", err=True)
-    from maris_fast.train.splits import require_split
+    from maris_fast.train.cache_splits import require_split
 
     # Told here, not between the launcher's lines.
     require_split(cache, split)

@@ -14,7 +14,7 @@ NONE = "–"
 
 
 @dataclass(frozen=True)
-class Table:
+class RunTable:
     """``head`` names the columns; the first column names the rows."""
 
     head: tuple[str, ...]
@@ -23,7 +23,7 @@ class Table:
     """Whether the cells are numbers, which stand right."""
 
 
-def scores(runs: Sequence[RunData]) -> Table:
+def scores(runs: Sequence[RunData]) -> RunTable:
     """A run's best evaluation a row."""
     rows = []
     for run in runs:
@@ -33,20 +33,20 @@ def scores(runs: Sequence[RunData]) -> Table:
         else:
             numbers = (f"{best.get(name, 0):.3f}" for name in SCORES)
             rows.append((run.name, *numbers, f"{best['expressions']:,}", f"{best['step']:,}"))
-    return Table(("run", *SCORES, "expressions", "at step"), tuple(rows))
+    return RunTable(("run", *SCORES, "expressions", "at step"), tuple(rows))
 
 
-def kinds(run: RunData) -> Table | None:
+def kinds(run: RunData) -> RunTable | None:
     """The best evaluation by kind of expression; None where no kinds are named."""
     found = run.best["kinds"] if run.best else {}
     rows = (
         (kind, *(f"{row[name]:.3f}" for name in SCORES), f"{row['expressions']:,}")
         for kind, row in found.items()
     )
-    return Table(("kind", *SCORES, "expressions"), tuple(rows)) if found else None
+    return RunTable(("kind", *SCORES, "expressions"), tuple(rows)) if found else None
 
 
-def speed(runs: Sequence[RunData]) -> Table:
+def speed(runs: Sequence[RunData]) -> RunTable:
     """Medians over the records, the most memory, and the time of the whole."""
     rows: dict[str, Callable[[RunData], str]] = {
         "expressions a second": lambda run: _number(run.typical("expressions_per_s"), ",.0f"),
@@ -61,18 +61,18 @@ def speed(runs: Sequence[RunData]) -> Table:
     return _by_run(runs, {name: [cell(run) for run in runs] for name, cell in rows.items()})
 
 
-def settings(runs: Sequence[RunData]) -> Table:
+def settings(runs: Sequence[RunData]) -> RunTable:
     return _values(runs, [run.settings for run in runs])
 
 
-def differing_settings(runs: Sequence[RunData]) -> Table | None:
+def differing_settings(runs: Sequence[RunData]) -> RunTable | None:
     """Where the runs are not alike; None where they are, or where there is one."""
     whole = settings(runs)
     rows = tuple(row for row in whole.rows if len(set(row[1:])) > 1)
-    return Table(whole.head, rows, numbers=False) if rows else None
+    return RunTable(whole.head, rows, numbers=False) if rows else None
 
 
-def environment(runs: Sequence[RunData]) -> Table:
+def environment(runs: Sequence[RunData]) -> RunTable:
     return _values(runs, [run.environment for run in runs])
 
 
@@ -84,15 +84,15 @@ def duration(run: RunData) -> str:
     return _number(seconds / 60, ".1f", " minutes")
 
 
-def _values(runs: Sequence[RunData], values: Sequence[dict[str, Any]]) -> Table:
+def _values(runs: Sequence[RunData], values: Sequence[dict[str, Any]]) -> RunTable:
     names = dict.fromkeys(name for one in values for name in one)
     cells = {name: [_text(one.get(name)) for one in values] for name in names}
     return _by_run(runs, cells, numbers=False)
 
 
-def _by_run(runs: Sequence[RunData], cells: dict[str, list[str]], numbers: bool = True) -> Table:
+def _by_run(runs: Sequence[RunData], cells: dict[str, list[str]], numbers: bool = True) -> RunTable:
     head = ("", *(run.name for run in runs))
-    return Table(head, tuple((name, *row) for name, row in cells.items()), numbers)
+    return RunTable(head, tuple((name, *row) for name, row in cells.items()), numbers)
 
 
 def _text(value: Any) -> str:

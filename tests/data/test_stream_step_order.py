@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maris_fast.data_shards.stream.plan import (
+from maris_fast.data_shards.stream.step_order import (
     Group,
     Step,
     epoch_steps,

@@ -19,7 +19,7 @@ FREE = ("run.", "data.cache", *(f"data.{name}" for name in ReadingSettings.model
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class AblationRun:
     variant: Variant
     seed: int
 
@@ -30,7 +30,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Ablation:
     """``runs`` of one base, on one cache, scored on one split of it."""
 
     folder: Path
@@ -38,7 +38,7 @@ class Plan:
     base: tuple[Path, ...]
     overrides: tuple[str, ...]
     split: str
-    runs: tuple[PlannedRun, ...]
+    runs: tuple[AblationRun, ...]
 
     def __post_init__(self) -> None:
         for override in self.overrides:
@@ -59,14 +59,14 @@ class Plan:
     def variants(self) -> list[Variant]:
         return list(dict.fromkeys(run.variant for run in self.runs))
 
-    def run_folder(self, run: PlannedRun) -> Path:
+    def run_folder(self, run: AblationRun) -> Path:
         return self.folder / run.name
 
     def configs(self, variant: Variant | None) -> list[Path]:
         """Files of a row, the base alone for None; the later win."""
         return [*self.base, *([variant.fragment] if variant else [])]
 
-    def run_overrides(self, run: PlannedRun) -> list[str]:
+    def run_overrides(self, run: AblationRun) -> list[str]:
         """What stands behind the files on the command line of a run."""
         own = (self.run_folder(run), run.seed, "auto", self.cache)
         return [*self.overrides, *(f"{key}={value}" for key, value in zip(OWN, own, strict=True))]
@@ -127,10 +127,10 @@ def _own_rows(word: str) -> list[Variant]:
     return [Variant(file.stem, file.stem.replace("_", " "), file=file.resolve()) for file in files]
 
 
-def every(variants: Iterable[Variant], seeds: Sequence[int]) -> tuple[PlannedRun, ...]:
+def every(variants: Iterable[Variant], seeds: Sequence[int]) -> tuple[AblationRun, ...]:
     """All rows with the first seed, then all with the next: an early look at each."""
     rows = list(variants)
-    return tuple(PlannedRun(variant, seed) for seed in seeds for variant in rows)
+    return tuple(AblationRun(variant, seed) for seed in seeds for variant in rows)
 
 
 def compared(settings: TrainingSettings) -> dict[str, Any]:

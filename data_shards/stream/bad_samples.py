@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from maris_fast.config import ReadingSettings
-from maris_fast.data_shards.stream.plan import Group, Share
+from maris_fast.data_shards.stream.step_order import Group, Share
 from maris_fast.errors import InputError
 
 

@@ -19,7 +19,7 @@ from maris_fast.data_shards.cache.files import new_file
 from maris_fast.data_shards.cache.group import EncodedGroup, key_of, members
 from maris_fast.data_shards.cache.index import ShardIndex, object_of
 from maris_fast.data_shards.cache.manifest import ShardEntry, ShardPlan, SplitEntry, members_of
-from maris_fast.data_shards.cache.plan import TAR_BLOCK
+from maris_fast.data_shards.cache.shard_plan import TAR_BLOCK
 from maris_fast.errors import InputError
 from maris_fast.system.files import sha256_of
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from maris_fast.reports import figures, paper_tables, tables
+from maris_fast.reports import figures, paper_tables, run_tables
+from maris_fast.reports.chosen_examples import RULE
 from maris_fast.reports.counted import shown_and_counted
 from maris_fast.reports.data_uris import png_uri
-from maris_fast.reports.examples import RULE
 from maris_fast.reports.model_pictures import Drawing, ModelPictures, draw_models
 from maris_fast.reports.run_data import RunData, read_runs
 from maris_fast.system.files import replace_text
@@ -60,13 +60,13 @@ def render(runs: Sequence[RunData], counted: Sequence[RunData], seen: ModelPictu
         learning=_figures(figures.LEARNING, runs),
         speed=_figures(figures.SPEED, runs),
         health=_figures(figures.ATTENTION, runs),
-        scores=tables.scores(runs),
-        kinds=[(run, table) for run in runs if (table := tables.kinds(run)) is not None],
-        speeds=tables.speed(runs),
-        duration=tables.duration,
-        differing=tables.differing_settings(runs),
-        settings=tables.settings(runs),
-        environment=tables.environment(runs),
+        scores=run_tables.scores(runs),
+        kinds=[(run, table) for run in runs if (table := run_tables.kinds(run)) is not None],
+        speeds=run_tables.speed(runs),
+        duration=run_tables.duration,
+        differing=run_tables.differing_settings(runs),
+        settings=run_tables.settings(runs),
+        environment=run_tables.environment(runs),
         sheets=[(run, _sheets(run)) for run in runs if run.pictures],
         colours=figures.COLOURS,
         counted=counted,
@@ -77,7 +77,7 @@ def render(runs: Sequence[RunData], counted: Sequence[RunData], seen: ModelPictu
     )
 
 
-def _figures(panels: Sequence[figures.Panel], runs: Sequence[RunData]) -> list[dict[str, str]]:
+def _figures(panels: Sequence[figures.Chart], runs: Sequence[RunData]) -> list[dict[str, str]]:
     drawn = ((panel.title, figures.draw(panel, runs)) for panel in panels)
     return [{"title": title, "svg": svg} for title, svg in drawn if svg is not None]
 

@@ -20,7 +20,7 @@ from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.model.kinds import of_model
 from maris_fast.reports.run_data import RunData
 from maris_fast.system.launchers import free_port
-from maris_fast.train import implementations
+from maris_fast.train import kernel_choice
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
 from tests.kernels.fake_operation import OPERATION, Kind
@@ -36,7 +36,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from maris_fast.kernels.choice import chosen, table, text
-from maris_fast.train.implementations import agree
+from maris_fast.train.kernel_choice import agree
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
 from maris_fast.reports.run_data import RunData
@@ -105,7 +105,7 @@ def test_a_rank_alone_proves_what_it_lacks_and_takes_it(
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     forget()
     try:
-        agreed = implementations.agree(Ranks(CPU), [(OPERATION, BOTH)])
+        agreed = kernel_choice.agree(Ranks(CPU), [(OPERATION, BOTH)])
     finally:
         forget()
     assert agreed == {"fake": {text(BOTH): "fast"}}
@@ -114,16 +114,16 @@ def test_a_rank_alone_proves_what_it_lacks_and_takes_it(
 
 def test_a_run_on_cuda_proves_its_models_calls_for_its_grids_and_words(monkeypatch: Any) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(implementations, "agree", lambda ranks, wanted: asked.extend(wanted) or {"x": {}})
+    monkeypatch.setattr(kernel_choice, "agree", lambda ranks, wanted: asked.extend(wanted) or {"x": {}})
     reader: Any = SimpleNamespace(
         index=SimpleNamespace(grids=torch.tensor([[64, 48], [43, 44]]).numpy()),
         manifest=SimpleNamespace(encoders=SimpleNamespace(text=SimpleNamespace(max_words=20))),
     )
     settings: Any = SimpleNamespace(model=ModelSettings())
-    assert implementations.settle(settings, Ranks(CPU), reader, torch.float32) == {}
+    assert kernel_choice.settle(settings, Ranks(CPU), reader, torch.float32) == {}
     assert asked == []
     cuda = Ranks(torch.device("cuda"))
-    assert implementations.settle(settings, cuda, reader, torch.bfloat16) == {"x": {}}
+    assert kernel_choice.settle(settings, cuda, reader, torch.bfloat16) == {"x": {}}
     kinds = {kind for _, kind in asked if isinstance(kind, MutualKind)}
     assert {kind.words for kind in kinds} == {16, 32}
     assert {kind.tokens for kind in kinds} == {2048, 4096}
@@ -146,13 +146,13 @@ def test_a_run_that_goes_on_with_other_implementations_says_which(tmp_path: Path
     file = tmp_path / "environment.json"
     file.write_text(json.dumps({"kernels": {"fake": {"a": "fast", "b": "usual", "c": None}}}))
     now = {"fake": {"a": "usual", "b": "usual", "c": "fast", "d": "fast"}, "other": {"a": "x"}}
-    assert implementations.differing(file, now) == [
+    assert kernel_choice.differing(file, now) == [
         "fake a: fast before, usual now",
         "fake c: None before, fast now",
     ]
-    assert implementations.differing(tmp_path / "none.json", now) == []
+    assert kernel_choice.differing(tmp_path / "none.json", now) == []
     file.write_text("[]")
-    assert implementations.differing(file, now) == []
+    assert kernel_choice.differing(file, now) == []
 
 
 @pytest.mark.parametrize(("step", "warned"), [(5, True), (0, False)])

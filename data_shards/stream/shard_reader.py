@@ -14,7 +14,7 @@ from maris_fast.config import Verify
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import CacheManifest, ShardEntry, members_of
 from maris_fast.data_shards.cache.reading_index import impossible, read_index
-from maris_fast.data_shards.stream.files import ShardFiles
+from maris_fast.data_shards.stream.open_shards import ShardFiles
 from maris_fast.errors import InputError
 
 PIECE = 1 << 19

@@ -1,6 +1,6 @@
 """What each training step sees: a function of seed and epoch alone, known before a byte is read.
 
-The plan is made of whole steps over all ranks and then shared, so that resuming is one integer and the
+The order is made of whole steps over all ranks and then shared, so that resuming is one integer and the
 world may grow or shrink in between.
 """
 

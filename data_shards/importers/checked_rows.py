@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from maris_fast.data_shards.importers.annotations import SplitName
-from maris_fast.data_shards.importers.left_out import Fault, Row
+from maris_fast.data_shards.importers.left_out import Fault, SourceRow
 from maris_fast.data_shards.records import UNKNOWN_SPLIT
 from maris_fast.errors import first_of
 
@@ -51,14 +51,14 @@ class Misshapen(NamedTuple):
             return None
         return number
 
-    def row(self, file: str, split: str, *, said: bool = True) -> Row:
+    def row(self, file: str, split: str, *, said: bool = True) -> SourceRow:
         """
         Args:
             said: it has sentences; as many expressions are lost as there seem to be, else none.
         """
         there = self.keys.get("sentences") if isinstance(self.keys, dict) else None
         lost = len(there) if isinstance(there, list) and there else 1
-        return Row(file=file, split=split, row=self.name, image=None, expressions=lost if said else 0)
+        return SourceRow(file=file, split=split, row=self.name, image=None, expressions=lost if said else 0)
 
 
 def each(

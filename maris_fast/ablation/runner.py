@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from maris_fast.ablation.plan import PlannedRun
 from maris_fast.ablation.record import ABLATION, Record
+from maris_fast.ablation.runs import AblationRun
 from maris_fast.train.by_products import ByProduct
 from maris_fast.train.run_files import METRICS
 
@@ -37,7 +37,7 @@ class Command:
 class Steps(Protocol):
     """The commands of a run on one of the places that work side by side, from 0."""
 
-    def __call__(self, run: PlannedRun, place: int) -> Sequence[Command]: ...
+    def __call__(self, run: AblationRun, place: int) -> Sequence[Command]: ...
 
 
 class Progress(Protocol):
@@ -50,7 +50,7 @@ class Progress(Protocol):
 class _Job:
     """A run at work: its commands one after another, their output in one log."""
 
-    def __init__(self, run: PlannedRun, commands: Sequence[Command], log: Path) -> None:
+    def __init__(self, run: AblationRun, commands: Sequence[Command], log: Path) -> None:
         self.run, self.log = run, log
         self._left = iter(commands)
         log.parent.mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ class Runner:
         folder: Path,
         record: Record,
         steps: Steps,
-        collect: Callable[[PlannedRun], tuple[dict[str, Any], dict[str, Any]]],
+        collect: Callable[[AblationRun], tuple[dict[str, Any], dict[str, Any]]],
         progress: Progress,
         *,
         jobs: int,
@@ -131,7 +131,7 @@ class Runner:
         self._saved = ByProduct(ABLATION, "the runs go on, and it is tried again after each")
         self._jobs: list[_Job | None] = [None] * jobs
 
-    def work(self, runs: Sequence[PlannedRun]) -> None:
+    def work(self, runs: Sequence[AblationRun]) -> None:
         """Until all are done or have failed; each is recorded as it ends.
 
         Raises:
@@ -157,7 +157,7 @@ class Runner:
         if self._saved.failures:
             self._record.save(self._folder)
 
-    def _start(self, run: PlannedRun, place: int) -> _Job:
+    def _start(self, run: AblationRun, place: int) -> _Job:
         log = self._folder / "logs" / f"{run.name}.log"
         return _Job(run, self._steps(run, place), log)
 
