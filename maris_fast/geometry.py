@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
 
 from maris_fast.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 PATCH = 16
 """Pixels of a token's side in every SAM image encoder."""
@@ -38,10 +39,9 @@ class ImageGeometry:
         Raises:
             InputError: the image is so narrow that its short side would vanish.
         """
-        # segment-anything brings torchvision along, 2 s that training on a cache need not wait for.
-        from segment_anything.utils.transforms import ResizeLongestSide
-
-        h_px, w_px = ResizeLongestSide.get_preprocess_shape(height, width, image_size)
+        # As segment-anything's ``ResizeLongestSide``, whose import takes PyTorch and torchvision.
+        scale = image_size / max(height, width)
+        h_px, w_px = int(height * scale + 0.5), int(width * scale + 0.5)
         if min(h_px, w_px) == 0:
             raise InputError(
                 f"an image of {height} x {width} pixels would be {h_px} x {w_px} when its longest side is "
@@ -113,6 +113,8 @@ def to_size(logits: torch.Tensor, geometry: ImageGeometry, size: tuple[int, int]
         raise ValueError(
             f"logits are {tuple(logits.shape[-2:])}, the geometry's mask is {geometry.mask_size}"
         )
+    import torch.nn.functional as F
+
     padded = F.interpolate(
         logits[:, None], (PATCH * geometry.h, PATCH * geometry.w), mode="bilinear", align_corners=False
     )

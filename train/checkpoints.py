@@ -21,15 +21,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from maris_fast.errors import CheckpointError
 from maris_fast.system.files import flush, replace_text, sha256_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 FOLDER, TENSORS, STATE = "checkpoints", "state.safetensors", "state.json"
@@ -90,6 +91,8 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
     Raises:
         CheckpointError: it could not be written; the checkpoints before it are untouched.
     """
+    from safetensors.torch import save_file
+
     folder = run / FOLDER
     final = folder / _name(state.step)
     partial = folder / f".{final.name}.partial"

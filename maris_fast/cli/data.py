@@ -259,6 +259,7 @@ def cache(
     Stopped, it goes on when the same command runs again. Several processes share the work under torchrun,
     deepspeed, srun or mpirun, or with --rank and --world.
     """
+    say(f"reading {dataset}; loading the encoders' libraries", err=True)
     from maris_fast.config import CacheSettings, load_settings
     from maris_fast.data_shards.cache.workers import find_worker
     from maris_fast.data_shards.cache.write import CacheJob

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
 
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry, to_original_size
@@ -25,6 +26,15 @@ def test_the_grid_covers_the_resized_image(
     geometry = ImageGeometry.of(*size, image_size)
     assert (geometry.h_px, geometry.w_px, *geometry.grid) == expected
     assert geometry.mask_size == (4 * geometry.h, 4 * geometry.w)
+
+
+@pytest.mark.parametrize("image_size", [160, 256, 1000, 1024])
+def test_the_resized_image_is_as_sams_own_code_resizes_it(image_size: int) -> None:
+    sizes = [(height, 640) for height in range(200, 1281)] + [(427, width) for width in range(100, 700)]
+    for height, width in sizes:
+        geometry = ImageGeometry.of(height, width, image_size)
+        sams = ResizeLongestSide.get_preprocess_shape(height, width, image_size)
+        assert (geometry.h_px, geometry.w_px) == sams
 
 
 def test_an_image_too_narrow_for_the_encoder_is_an_error() -> None:
