@@ -60,6 +60,7 @@ def flat(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 OURS = "ours"
 SAM = "sam"
+WITHOUT_GATE = "without_mask"
 
 VARIANTS = {
     variant.name: variant
@@ -81,7 +82,8 @@ VARIANTS = {
         Variant("tau_01", "tau = 0.1"),
         Variant("tau_03", "tau = 0.3"),
         Variant("tau_07", "tau = 0.7"),
-        Variant("as_printed", "eq. 4 as printed"),
+        Variant("sums", "eqs. 3, 5 as printed"),
+        Variant("as_printed", "eqs. 3-5 as printed"),
     )
 }
 

@@ -24,7 +24,7 @@ QUICK_DATA = "data"
 QUICK_IMAGE_SIZE = 160
 """Longest side for the image encoder: 100 tokens an image."""
 WIDTH = 132
-QUICK_ROWS_OF_SEVERAL_SEEDS = ("ours", "without_ma", "without_mask")
+QUICK_ROWS_OF_SEVERAL_SEEDS = ("ours", "without_ma", "sdf", "without_mask", "sums", "as_printed")
 
 
 def ablate(

@@ -395,7 +395,8 @@ def test_each_fragment_lays_a_model_on_any_base(fragment: Path, base: str, tmp_p
     if laid.model.decoder == "sam":
         wanted |= {"decoder_norm": "none", "decoder_positions": "none", "decoder_feed_forward": 0.0}
     if laid.model.fusion != "mutual" or not laid.model.ma_blocks:
-        wanted["keep"] = laid.model.keep  # says nothing there
+        for name in ("keep", "language_norm", "empty_rows", "score_scale"):
+            wanted[name] = getattr(laid.model, name)  # says nothing there
     assert laid.model.model_dump() == wanted
 
 
@@ -405,7 +406,8 @@ ROWS_OF_NUMBERS: dict[str, dict[str, Any]] = {
     "tau_01": {"tau": 0.1},
     "tau_03": {"tau": 0.3},
     "tau_07": {"tau": 0.7},
-    "as_printed": {"keep": "irrelevant"},
+    "sums": {"language_norm": "none", "score_scale": "none"},
+    "as_printed": {"keep": "irrelevant", "language_norm": "none", "score_scale": "none"},
 }
 
 

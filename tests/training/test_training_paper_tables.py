@@ -86,6 +86,25 @@ def test_a_run_from_before_a_setting_was_there_has_its_default(tmp_path: Path) -
         del settings["model"][newer]
     (run.folder / "settings.yaml").write_text(yaml.safe_dump(settings))
     assert variant_of(RunData.read(run.folder)) == VARIANTS["ours"]
+    for newer in ("language_norm", "empty_rows", "score_scale"):
+        del settings["model"][newer]
+    (run.folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    assert variant_of(RunData.read(run.folder)) == VARIANTS["sums"]
+
+
+def test_table_1_has_a_row_for_each_reading_of_maris(tmp_path: Path) -> None:
+    """The shipped configuration has no gate; it is MARIS all the same, and is told apart from it."""
+    runs = [
+        write_run(tmp_path / name, name, oiou=oiou)
+        for name, oiou in (("without_mask", 0.75), ("ours", 0.74), ("sums", 0.6))
+    ]
+    default = load_settings(TrainingSettings, [CONFIGS / "refcoco.yaml"])
+    assert runs[0].settings["model.keep"] == default.model.keep == "all"
+    assert [row[1:3] for row in here(runs, "Table 1") if "Pr@90" not in row[1]] == [
+        ("here", "74.00"),
+        ("here, no gate", "75.00"),
+        ("here, as printed", "60.00"),
+    ]
 
 
 def test_tables_2_to_5_pair_runs_by_seed(tmp_path: Path) -> None:
