@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import webdataset
 
-from maris_fast.bench.drawing.reading_table import RAW_TWO
+from maris_fast.bench.drawing.plain_tables import RAW_TWO
 from maris_fast.bench.fake_cache import write_fake_cache, write_hollow_cache
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import ReadingSettings

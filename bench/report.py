@@ -10,15 +10,17 @@ from pathlib import Path
 
 from maris_fast.ablation.record import ABLATION, Record
 from maris_fast.bench.drawing import step_table
-from maris_fast.bench.drawing.ablations import ablations_block
 from maris_fast.bench.drawing.equation_readings import plot as plot_readings
 from maris_fast.bench.drawing.equation_readings import readings_block
 from maris_fast.bench.drawing.markdown import replace_block
-from maris_fast.bench.drawing.quickstart_table import quickstart_block
-from maris_fast.bench.drawing.reading_table import reading_block
-from maris_fast.bench.drawing.step_memory_table import step_memory_block
+from maris_fast.bench.drawing.plain_tables import (
+    ablations_block,
+    quickstart_block,
+    reading_block,
+    step_memory_block,
+    writing_block,
+)
 from maris_fast.bench.drawing.suites import plot, suite_block
-from maris_fast.bench.drawing.writing_table import writing_block
 from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, read_json
 from maris_fast.errors import InputError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maris_fast.bench.drawing.reading_table import RAW_TWO
+from maris_fast.bench.drawing.plain_tables import RAW_TWO
 from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.bench.reading import OURS, RAW, STOCK, measured
 from maris_fast.bench.writing import AS_IT_IS, encoding, shards

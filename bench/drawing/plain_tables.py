@@ -1,0 +1,152 @@
+"""Results as the tables of documents that have no plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from maris_fast.ablation.comparison import HEAD, conditions_told, sections, verdicts
+from maris_fast.ablation.record import Record
+from maris_fast.bench.drawing.markdown import table
+from maris_fast.bench.results import Row, Suite
+
+KINDS = ("colour", "shape", "colour+shape", "size", "position", "relation")
+RAW_TWO = "raw preadv, two threads"
+GPUS_GB = (8, 24, 40, 80)
+EACH = 7
+"""Expressions of an image, as RefCOCO has them."""
+OVERHEAD = 1.5
+"""Assumed: what the backward and the allocator take beyond what is saved."""
+RESERVED_GB = 1.5
+"""Assumed: CUDA's context, kernels' workspaces and two batches on the device."""
+
+
+def quickstart_block(result: dict[str, Any], picture: str) -> str:
+    """The scores by kind, as written and exchanged, with their conditions and the pictures."""
+    written, exchanged = result["scores"]["as written"], result["scores"]["exchanged"]
+    minutes = sum(result["seconds"].values()) / 60
+    columns = {"all": written, **{kind: written["kinds"][kind] for kind in KINDS}}
+    other = {"all": exchanged, **exchanged["kinds"]}
+    rows = [
+        _scores("as written", [row["oIoU"] for row in columns.values()]),
+        _scores("expressions exchanged", [other[kind]["oIoU"] for kind in columns]),
+        _scores("Pr@50, as written", [row["Pr@50"] for row in columns.values()]),
+    ]
+    lines = [
+        *table(["oIoU on held-out scenes", *columns], rows),
+        "",
+        "The second row gives the model, for each object, a sentence about another object of the same scene: "
+        "a model that reads must fail there.",
+        "",
+        f"![Held-out scenes, two of each kind: prediction pink, truth green]({picture})",
+        "",
+        f"({conditions(result['environment'])}, {result['date']}; {minutes:.1f} minutes, "
+        f"of which {result['seconds']['train'] / 60:.1f} train, without installation.)",
+    ]
+    return "\n".join(lines)
+
+
+def conditions(environment: dict[str, Any]) -> str:
+    """Device, versions and commit of a training run."""
+    packages, commit = environment["packages"], str(environment["commit"])[:12]
+    return (
+        f"{environment['device']}, {environment['processor_cores']} cores, "
+        f"{environment['ranks']} rank{'s' if environment['ranks'] > 1 else ''}, "
+        f"torch {packages['torch']}, deepspeed {packages['deepspeed']}, commit {commit}"
+    )
+
+
+def _scores(name: str, values: Sequence[float]) -> list[str]:
+    return [name, *(f"{value:.3f}" for value in values)]
+
+
+def ablations_block(records: list[Record]) -> str:
+    """For each device Tables 2-5 and the other rows, what several seeds say, and the conditions."""
+    parts = []
+    for record in records:
+        for section in sections({name: record.scores(name) for name in record.variants}, record.rows()):
+            parts += [f"**{section.title}**", "", *table(HEAD, section.cells()), ""]
+        parts += [*(f"- {line}" for line in verdicts(record)), ""]
+        parts += [f"({'; '.join(conditions_told(record))}.)", ""]
+    return "\n".join(parts).rstrip()
+
+
+def reading_block(suite: Suite) -> str:
+    """A table with a warm page cache and one with a cold, and the conditions."""
+    parts: list[str] = []
+    for state in ("warm", "cold"):
+        rows = [row for row in suite.rows if row.get("page_cache") == state]
+        two = next(row["seconds"] for row in rows if row["way"] == RAW_TWO)
+        lines = [
+            [
+                row["way"],
+                f"{row['gb_per_s']:.2f}",
+                f"{row['to_raw']:.2f}",
+                f"{median(a / b for a, b in zip(two, row['seconds'], strict=True)):.2f}",
+                f"{row['to_stock']:.1f}",
+            ]
+            for row in rows
+        ]
+        head = [f"{state} page cache", "GB/s", "of raw, one thread", "of raw, two threads", "stock = 1"]
+        parts += [*table(head, lines), ""]
+    timed = next(row for row in suite.rows if "page_cache" in row)
+    start = next(row for row in suite.rows if "open_s" in row)
+    parts.append(
+        f"(Medians of ratios within each of {timed['rounds']} rounds, {timed['images']} groups of ViT-H's "
+        f"size, int8; {_busy(suite, timed)}. Start-up on {start['images']:,} images: "
+        f"{start['open_s'] + start['plan_s']:.1f} s.)"
+    )
+    return "\n".join(parts)
+
+
+def writing_block(suite: Suite) -> str:
+    """A table from pictures on disk to shards, one of the shard writer alone, and the conditions."""
+    encoding = [row for row in suite.rows if "images_per_s" in row]
+    lines = [
+        [row["way"], f"{row['images_per_s']:.2f}", f"{row['to_first']:.2f}", f"{row['to_before']:.2f}"]
+        for row in encoding
+    ]
+    parts = table(["from pictures on disk", "images/s", "first = 1", "row before = 1"], lines)
+    lines = [
+        [row["way"], f"{row['gb_per_s']:.2f}", f"{row['to_raw']:.2f}"]
+        for row in suite.rows
+        if "gb_per_s" in row
+    ]
+    parts += ["", *table(["from features in memory", "GB/s", "raw write = 1"], lines), ""]
+    first = encoding[0]
+    parts.append(
+        f"(Medians of ratios within each of {first['rounds']} rounds, {first['images']} pictures, "
+        f"{first['arch']} at {first['image_size']} px with random weights; shards of ViT-H's size, "
+        f"with fsync; {_busy(suite, first)}.)"
+    )
+    return "\n".join(parts)
+
+
+def _busy(suite: Suite, row: Row) -> str:
+    """Where, on how busy a machine and of which commit the row was measured."""
+    here, load = suite.environment, row["load_average"][1]
+    return (
+        f"{here['device']}, {here['processor_cores']} cores, load average {load:.1f}, "
+        f"commit {str(suite.commit)[:12]}, {suite.date[:10]}"
+    )
+
+
+def step_memory_block(suite: Suite) -> str:
+    """The counts, and by arithmetic what they leave room for."""
+    counts, room = [], []
+    for row in suite.rows:
+        image, expression = row["image_bytes"], row["expression_bytes"]
+        name = f"{row['heads']} heads"
+        counts.append([name, *(f"{n / 2**20:.0f} MiB" for n in (row["state_bytes"], image, expression))])
+        each = OVERHEAD * (expression + image / EACH)
+        fits = [(gb * 1e9 - RESERVED_GB * 1e9 - row["state_bytes"]) / each for gb in GPUS_GB]
+        room.append([name, *(str(int(n) // 8 * 8) for n in fits)])
+    lines = table(["kept for the backward", "weights and AdamW", "an image", "an expression"], counts)
+    lines += ["", *table(["expressions of a rank's part that fit", *(f"{gb} GB" for gb in GPUS_GB)], room)]
+    lines += ["", f"(First table: counted on a CPU, {suite.date[:10]}, commit {str(suite.commit)[:12]}, "]
+    lines[-1] += (
+        f"torch {suite.environment['packages']['torch']}. Second: arithmetic from it, with {OVERHEAD} times "
+        f"what is kept and {RESERVED_GB} GB besides, both assumed; not tried on a GPU.)"
+    )
+    return "\n".join(lines)
