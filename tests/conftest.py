@@ -75,12 +75,26 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.addaudithook(starts_python)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Background jobs of a shell ignore SIGINT, nohup's SIGHUP, and runs that tests start inherit that."""
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, handler)
+INTERRUPTS = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+
+
+def heeded() -> list[str]:
+    """Signals that were ignored here, which runs that tests start would inherit, and no longer are."""
+    ignored = [number for number in INTERRUPTS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, INTERRUPTS[number])
+    return [number.name for number in ignored]
+
+
+def pytest_sessionstart() -> None:
+    """Background jobs of a shell ignore SIGINT, nohup's SIGHUP."""
+    heeded()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    if left := heeded():
+        pytest.fail(f"leaves {' and '.join(left)} ignored for the tests after it")
 
 
 @pytest.fixture(autouse=True)
