@@ -13,7 +13,7 @@ from maris_fast.data_shards.cache import write_cache
 from maris_fast.data_shards.importers.refcoco import import_refcoco
 from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY, generate_scenes
 from tests.data.cache_dataset import tiny_settings
-from tests.training.processes import run
+from tests.training.processes import NOTHING_TO_SEE, run
 
 pytestmark = pytest.mark.process
 
@@ -42,6 +42,7 @@ def loss_curve(impl: str, cache: Path, folder: Path) -> list[float]:
         "model.channels=16",
         "model.heads=2",
         f"engine.device={DEVICE}",
+        *NOTHING_TO_SEE,
     ]
     done = run(sys.executable, "train/main.py", "--config", "train/configs/tiny.yaml", *settings, timeout=480)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

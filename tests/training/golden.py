@@ -64,7 +64,8 @@ def curve(name: str, cache: Path, folder: Path, *changes: str) -> dict[str, Any]
         launcher = ("deepspeed", "--num_gpus", str(configuration.ranks), "--master_port", free_port())
     done = run(
         *(*launcher, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
-        *(f"data.cache={cache}", f"run.folder={folder}", *LENGTH, *configuration.changes, *changes),
+        *(f"data.cache={cache}", f"run.folder={folder}", "run.report=false"),
+        *(*LENGTH, *configuration.changes, *changes),
         # Sums over pixels are whole numbers: another number of threads may turn one of them.
         changed={"OMP_NUM_THREADS": "1"},
     )

@@ -16,13 +16,15 @@ from maris_fast.system import launchers
 
 ROOT = Path(__file__).parents[2]
 TWO_RANKS = ("deepspeed", "--num_gpus", "2")
+NOTHING_TO_SEE = ("run.report=false", "run.pictures=0")
+"""Half of a small run's time goes into its page and pictures: for those of which neither is looked at."""
 MARK = "MARIS_FAST_TEST_RUN"
 _COUNT = itertools.count()
 
 
 def run(
     *command: str | Path,
-    timeout: float = 240,
+    timeout: float = 480,
     packages: Sequence[Path] = (),
     changed: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import NAMELESS, require_nameless_user
-from tests.training.processes import ROOT, free_port, run
+from tests.training.processes import NOTHING_TO_SEE, ROOT, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
@@ -42,7 +42,7 @@ def test_a_run_needs_no_package_of_an_encoder(cache: Path, tmp_path: Path) -> No
 
 def test_a_user_without_a_name_trains(cache: Path, tmp_path: Path) -> None:
     require_nameless_user()
-    done = run(*NAMELESS, "-u", "HOME", *training(cache, tmp_path / "run"))
+    done = run(*NAMELESS, "-u", "HOME", *training(cache, tmp_path / "run"), *NOTHING_TO_SEE)
     assert done.returncode == 0, done.stderr[-4000:]
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [one["step"] for one in records if one["kind"] == "train"] == [1, 2, 3, 4]

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from maris_fast.config import ModelSettings, TrainingSettings
 from maris_fast.model import Maris
 from maris_fast.train.torch_compile import compile_blocks
-from tests.training.processes import run
+from tests.training.processes import NOTHING_TO_SEE, run
 from tests.training.tiny_cache import write_tiny_cache
 
 VISUAL, TEXT = 16, 12
@@ -100,7 +100,7 @@ def test_a_compiled_run_has_the_plain_runs_losses(tmp_path: Path) -> None:
         folder = tmp_path / compiled
         command = ["python", "train/main.py", "--config", "train/configs/tiny.yaml", f"data.cache={cache}"]
         command += [f"run.folder={folder}", f"engine.compile={compiled}", "schedule.max_steps=3"]
-        command += ["model.ma_blocks=1", "model.decoder_blocks=1", "run.evaluate_every=null"]
+        command += ["model.ma_blocks=1", "model.decoder_blocks=1", "run.evaluate_every=null", *NOTHING_TO_SEE]
         done = run(*command, timeout=400)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

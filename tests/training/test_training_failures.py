@@ -20,7 +20,6 @@ pytestmark = pytest.mark.process
 MAIN = ROOT / "train" / "main.py"
 TINY = ROOT / "train" / "configs" / "tiny.yaml"
 SILENCE = 6
-AGAIN = ("--resume", "auto", "run.stop_after_steps=2")
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +64,6 @@ def test_a_rank_killed_at_any_step_is_named_at_once(cache: Path, tmp_path: Path)
     assert found is not None
     # Recorded before it is kept: the checkpoint of this very step may be half written.
     assert found[1].step >= step - 2, f"killed at step {step}"
-    with Launched(*torchrun(), *training(cache, folder, *AGAIN), log=tmp_path / "again") as launched:
-        launched.ends(60)
-        assert launched.process.returncode == 0, launched.output[-4000:]
-        assert f"stopped after step {found[1].step + 2}" in launched.output
 
 
 def test_rank_zero_killed_while_it_writes_a_checkpoint_loses_no_good_one(cache: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.system.launchers import first_host, tasks_per_node
-from tests.training.processes import ROOT, Launched, free_port, srun_task
+from tests.training.processes import NOTHING_TO_SEE, ROOT, Launched, free_port, srun_task
 from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
@@ -47,7 +47,7 @@ def start(stack: ExitStack, ranks: int, command: tuple[str | Path, ...], folder:
 def test_every_expression_is_seen_once_an_epoch(cache: Path, tmp_path: Path, ranks: int) -> None:
     command = (
         *(SEEN, "--config", TINY, f"data.cache={cache}", f"run.folder={tmp_path / 'run'}"),
-        *("model.channels=16", f"schedule.epochs={EPOCHS}", "run.evaluate_every=null"),
+        *("model.channels=16", f"schedule.epochs={EPOCHS}", "run.evaluate_every=null", *NOTHING_TO_SEE),
     )
     with ExitStack() as stack:
         for launched in start(stack, ranks, command, tmp_path):

@@ -16,7 +16,7 @@ from maris_fast.train.main import main
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model
-from tests.training.processes import ROOT, TWO_RANKS, free_port, run
+from tests.training.processes import NOTHING_TO_SEE, ROOT, TWO_RANKS, free_port, run
 from tests.training.tiny_cache import write_tiny_cache
 
 MAIN = ROOT / "train" / "main.py"
@@ -101,6 +101,7 @@ def test_a_skipped_sample_is_counted_and_told(trained: Path, tmp_path: Path) -> 
     content[place] ^= 1
     shard.write_bytes(content)
     command = (sys.executable, MAIN, "--config", TINY, f"data.cache={cache}", "model.channels=16")
+    command = (*command, *NOTHING_TO_SEE)
     done = run(*command, f"run.folder={tmp_path / 'run'}", "data.on_bad_sample=skip")
     assert done.returncode == 0, done.stderr[-4000:]
     told = [line for line in done.stdout.splitlines() if "skipped, 1 of 10 allowed" in line]

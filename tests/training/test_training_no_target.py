@@ -23,7 +23,7 @@ from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model, load_weights, save_weights
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
-from tests.training.processes import ROOT, run
+from tests.training.processes import NOTHING_TO_SEE, ROOT, run
 
 CPU = Ranks(torch.device("cpu"))
 
@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(
         *(sys.executable, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
         *(f"data.cache={folder / 'cache'}", f"run.folder={folder / 'run'}", "model.channels=16"),
-        *("model.no_target=true", "engine.zero_stage=3", "run.pictures=0", "loss.no_target_weight=0.5"),
+        *("model.no_target=true", "engine.zero_stage=3", "loss.no_target_weight=0.5", *NOTHING_TO_SEE),
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     (folder / "output").write_text(done.stdout)

@@ -13,7 +13,7 @@ import pytest
 
 from maris_fast.train import checkpoints
 from tests.training.nodes import INTERFACE, Node, two_nodes
-from tests.training.processes import ROOT, Launched, run
+from tests.training.processes import NOTHING_TO_SEE, ROOT, Launched, run
 from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
@@ -96,7 +96,7 @@ def test_deepspeed_trains_on_two_nodes_without_ssh(cache: Path, tmp_path: Path, 
                 *("deepspeed", "--hostfile", str(hosts), "--no_ssh", "--node_rank", str(number)),
                 *("--master_addr", nodes[0].address, "--master_port", PORT),
             )
-            command = training(cache, folder)
+            command = training(cache, folder, *NOTHING_TO_SEE)
             started.append(launched(stack, node, tmp_path / f"log-{number}", launcher, command))
         for one in started:
             one.ends(180)
