@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from maris_fast.train.event_file import EventFile
 
 log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 60.0
+"""After which a step is told that has no record."""
 
 
 class RunLogger(Protocol):
@@ -84,6 +88,7 @@ class RankZeroLogger:
         self._board: EventFile | None = None
         self._curves.attempt(self._open_board)
         self._mirror = WandbMirror(settings) if settings.run.wandb_project is not None else None
+        self._said = time.monotonic()
         self._bar = _ProgressBar(step, total_steps) if sys.stdout.isatty() else None
 
     def __enter__(self) -> RankZeroLogger:
@@ -103,9 +108,11 @@ class RankZeroLogger:
         self._lines.close()
 
     def advance(self, step: int) -> None:
-        """A step is done; costs nothing."""
+        """A step is done; costs nothing. Without a terminal it is told where nothing was for a while."""
         if self._bar is not None:
             self._bar.advance(step)
+        elif time.monotonic() - self._said > QUIET_SECONDS:
+            self.say(f"at step {step} of {self._total_steps}")
 
     def record(self, kind: str, values: dict[str, Any]) -> None:
         """One record of ``values['step']``; ``kind`` is 'train', 'evaluation' or 'attention'."""
@@ -135,6 +142,7 @@ class RankZeroLogger:
 
     def say(self, text: str) -> None:
         """A line for the person who watches."""
+        self._said = time.monotonic()
         if self._bar is not None:
             self._bar.print(text)
         else:

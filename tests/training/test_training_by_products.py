@@ -10,6 +10,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -329,6 +330,18 @@ def test_a_resumed_log_has_each_step_once(tmp_path: Path) -> None:
     write_steps(tmp_path, 4, 9)
     assert [one["step"] for one in metrics(tmp_path)] == EVERY
     assert curve(tmp_path / "tensorboard", "train/loss") == EVERY
+
+
+def test_without_a_terminal_a_step_is_told_after_a_quiet_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with RankZeroLogger(toy_settings(tmp_path), step=0, total_steps=9) as logger:
+        logger.advance(1)
+        before = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: before + 61)
+        logger.advance(2)
+        logger.advance(3)
+    assert capfd.readouterr().out == "at step 2 of 9\n"
 
 
 def test_a_terminal_that_hangs_up_ends_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
