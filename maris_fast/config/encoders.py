@@ -18,14 +18,18 @@ class SamSettings(Settings):
 
     arch: Literal["vit_h", "vit_l", "vit_b", "vit_tiny"] = "vit_h"
     weights: str = Field(
-        description="path of SAM's .pth checkpoint, or 'random' (everything made then says so)"
+        description="path of SAM's .pth checkpoint, or 'random', which caches, weights and scores then record"
     )
     image_size: int | None = Field(
-        None, gt=0, le=MOST_PIXELS_A_SIDE, description="longest side, pixels; None: 1024 (vit_tiny: 256)"
+        None,
+        gt=0,
+        le=MOST_PIXELS_A_SIDE,
+        description="longest side of the resized image in pixels; None: 1024 (vit_tiny: 256)",
     )
     seed: Seed = Field(0, description="of random weights")
     attention: Literal["sdpa", "reference"] = Field(
-        "sdpa", description="sdpa: no attention matrix is stored; reference: segment-anything's own"
+        "sdpa",
+        description="sdpa: PyTorch's fused attention; reference: segment-anything's own code",
     )
 
 
@@ -35,7 +39,7 @@ class TextSettings(Settings):
     arch: str = Field("ViT-L-14", description="open_clip model name, or 'tiny'")
     weights: str = Field("openai", description="open_clip tag, path of a checkpoint, or 'random'")
     max_words: int = Field(
-        32, gt=0, le=4096, description="L_t at most; a longer expression is cut, and counted"
+        32, gt=0, le=4096, description="largest L_t; a longer expression is cut, and counted"
     )
     seed: Seed = Field(0, description="of random weights")
 
@@ -57,11 +61,14 @@ class CacheSettings(Settings):
 
     encoders: EncoderSettings
     feature_dtype: FeatureDtype = Field(
-        "int8", description="int8 and fp8 (e4m3): one scale a channel and image"
+        "int8",
+        description="type of stored features; int8 and fp8 (e4m3) with one scale for each channel and image",
     )
     shard_bytes: int = Field(
-        2 << 30, gt=0, description="a shard is closed at the first image beyond this size"
+        2 << 30,
+        gt=0,
+        description="target size of a shard: it is closed at the first image that would exceed it",
     )
-    batch_size: int = Field(4, gt=0, description="images through the image encoder at once")
+    batch_size: int = Field(4, gt=0, description="images in a batch of the image encoder")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on CPU")

@@ -27,44 +27,51 @@ class ModelSettings(Settings):
         2,
         ge=0,
         le=MOST_BLOCKS,
-        description="blocks of mutual-aware attention, or of another fusion, in sequence; 0: none",
+        description="number of mutual-aware attention blocks, or of another fusion's; 0: none",
     )
     decoder_blocks: int = Field(
-        2, ge=1, le=MOST_BLOCKS, description="mask decoder blocks in sequence (eqs. 6-8)"
+        2, ge=1, le=MOST_BLOCKS, description="number of mask decoder blocks (eqs. 6-8)"
     )
 
     enhancement: Enhancement = Field(
-        "maris", description="of SAM's maps: eqs. 1-2, one linear layer on the last map, or ViT-Det's pyramid"
+        "maris",
+        description="feature enhancement: eqs. 1-2, a linear layer on SAM's last map, or ViT-Det's pyramid",
     )
     fusion: Fusion = Field(
         "mutual",
-        description="of image and words: eqs. 3-5, or what ReSTR, VLT and BRINet have in their place",
+        description="fusion of image and words: eqs. 3-5, or that of ReSTR, VLT or BRINet",
     )
-    decoder: Literal["maris", "sam"] = Field("maris", description="eqs. 6-8, or SAM's two-way decoder")
+    decoder: Literal["maris", "sam"] = Field(
+        "maris", description="mask decoder: eqs. 6-8, or SAM's two-way decoder"
+    )
     token_to_image: bool = Field(
-        False, description="tokens look at the image in each decoder block, as in SAM's; before eq. 8"
+        False,
+        description="add attention of tokens to the image before eq. 8 in each decoder block, as SAM has",
     )
     linguistic_guidance: Literal["explicit", "product"] = Field(
-        "explicit", description="the decoder reads F_val, or no words but F_lav times their mean"
+        "explicit",
+        description="the decoder reads F_val (explicit), or only F_lav times the mean of F_val (product)",
     )
-    no_target: bool = Field(False, description="an output that says whether there is nothing to segment")
+    no_target: bool = Field(
+        False, description="add an output that predicts that the expression refers to nothing"
+    )
 
     keep: Keep = Field(
         "relevant",
-        description="pairs that pass eq. 4's gate, which only fusion: mutual has; 'irrelevant' is as printed",
+        description="pairs that eq. 4's gate keeps; irrelevant: as printed; only with fusion: mutual",
     )
     tau: float = Field(0.5, ge=0, lt=1, description="threshold of eq. 4; 0 keeps every pair")
     # Weights without these in their header were trained on the equations as printed: the defaults stay so.
     language_norm: Literal["none", "columns"] = Field(
         "none",
-        description="of what words gather in eq. 5: Aᵀ Z_v as printed, or divided by the sums of A's "
-        "columns, a mean of pixels; of fusion: mutual, as are the next two",
+        description="eq. 5 for words: none (Aᵀ Z_v as printed), or divided by A's column sums, a "
+        "mean over pixels; only with fusion: mutual, as the next two",
     )
     empty_rows: Literal["none", "all"] = Field(
-        "none", description="words that a pixel attends to where the gate of eq. 4 leaves it none"
+        "none", description="words that a pixel attends to if the gate of eq. 4 keeps none of its pairs"
     )
     score_scale: Literal["none", "channels"] = Field(
-        "none", description="of S in eqs. 3 and 4: Z_v Z_lᵀ as printed, or Z_v Z_lᵀ / √C"
+        "none", description="scale of S in eqs. 3 and 4: none (Z_v Z_lᵀ as printed), or Z_v Z_lᵀ / √C"
     )
 
     input_norm: Literal["none", "layer"] = Field(
@@ -76,7 +83,10 @@ class ModelSettings(Settings):
     )
     decoder_norm: Norm = Field("none", description="LayerNorm around eqs. 6-8; as printed there is none")
     decoder_feed_forward: float = Field(
-        0.0, ge=0, le=64, description="hidden width over C of a feed-forward; 0: none"
+        0.0,
+        ge=0,
+        le=64,
+        description="hidden width of a feed-forward layer in each decoder block, as a multiple of C; 0: none",
     )
 
     mutual_attention_impl: Literal["auto", "triton", "reference"] = "auto"
@@ -93,8 +103,8 @@ class ModelSettings(Settings):
     ] = "auto"
     cross_attention_impl: Literal["auto", "projected", "folded", "triton"] = Field(
         "auto",
-        description="of pixels to words (eq. 8): as written, with attention_impl, or projections folded into "
-        "the words, in plain PyTorch or in one kernel",
+        description="attention of pixels to words (eq. 8): projected uses attention_impl; folded and triton "
+        "fold the projections into the words, in plain PyTorch or in one kernel",
     )
 
     @model_validator(mode="after")
@@ -149,7 +159,7 @@ class LossSettings(Settings):
     focal_weight: float = Field(1.0, ge=0)
     dice_weight: float = Field(1.0, ge=0)
     no_target_weight: float = Field(
-        0.1, ge=0, description="of the no-target output's cross-entropy, where there is one; 0.1 is ReLA's"
+        0.1, ge=0, description="weight of the no-target output's cross-entropy; 0.1 as in ReLA"
     )
     focal_alpha: float = Field(0.25, ge=0, le=1)
     focal_gamma: float = Field(2.0, ge=0)

@@ -14,29 +14,32 @@ Verify = Literal["first", "always", "never"]
 
 
 class ReadingSettings(Settings):
-    """How a cache is read; nothing of it changes a batch or the order."""
+    """How a cache is read. None of these settings changes a batch or the order of batches."""
 
     buffer_bytes: int = Field(
-        2 * 2**30, gt=0, description="of the ring that batches are read into, for each rank and split"
+        2 * 2**30, gt=0, description="size of the ring buffer for batches, for each rank and split"
     )
-    reader_threads: int = Field(2, gt=0, le=1024, description="of each rank")
-    prefetch: int = Field(2, gt=0, description="batches in the ring at a time, as far as it holds them")
+    reader_threads: int = Field(2, gt=0, le=1024, description="threads that read shards, for each rank")
+    prefetch: int = Field(2, gt=0, description="batches to read ahead, as far as they fit into the buffer")
     verify: Verify = Field(
-        "first", description="compare checksums at an image's first reading, always, or never"
+        "first",
+        description="when to compare checksums: at the first read of an image, at each read, or never",
     )
-    stall_seconds: float = Field(60, gt=0, description="until a read that does not come back is an error")
+    stall_seconds: float = Field(60, gt=0, description="time-out of a read")
     on_bad_sample: Literal["stop", "skip"] = Field(
-        "stop", description="an image that cannot be read ends the run, or is left out, counted and logged"
+        "stop", description="what an unreadable image does: stop the run, or be skipped, counted and logged"
     )
-    max_bad_samples: int = Field(10, ge=0, description="images that each rank may skip; more are an error")
+    max_bad_samples: int = Field(
+        10, ge=0, description="images that each rank may skip before the run ends with an error"
+    )
     shards: str | None = Field(
         None,
-        description="URL of a shard that webdataset opens, {name} for its name, e.g. 'pipe:cat /far/{name}'; "
-        "manifest and indexes come the same way unless data.cache holds them. None: files in data.cache",
+        description="URL of a shard for webdataset, with {name} for its name: 'pipe:cat /far/{name}'. "
+        "The manifest and the indexes are read the same way unless data.cache has them. None: local files",
     )
-    staging: Path | None = Field(None, description="local folder for shards that come through data.shards")
+    staging: Path | None = Field(None, description="local folder that shards of data.shards are copied to")
     staging_bytes: int = Field(
-        2**40, gt=0, description="most that data.staging takes; better the whole cache's size"
+        2**40, gt=0, description="size limit of data.staging; best as large as the whole cache"
     )
 
     @model_validator(mode="after")
@@ -52,10 +55,10 @@ class DataSettings(ReadingSettings):
     cache: Path = Field(description="folder of shards that `maris-fast cache` wrote")
     train_split: str = "train"
     val_split: str = "val"
-    expressions_per_step: int = Field(64, gt=0, description="over all ranks and accumulation steps")
-    expressions_per_image: int = Field(
-        8, gt=0, description="K, at most so many of an image's sentences in one step"
+    expressions_per_step: int = Field(
+        64, gt=0, description="batch size, over all ranks and accumulation steps"
     )
+    expressions_per_image: int = Field(8, gt=0, description="K, the most expressions of one image in a step")
 
 
 class OptimiserSettings(Settings):
@@ -64,82 +67,91 @@ class OptimiserSettings(Settings):
     lr: float = Field(1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
-    warmup_share: float = Field(0.02, ge=0, lt=1, description="of all steps")
+    warmup_share: float = Field(0.02, ge=0, lt=1, description="share of all steps")
     final_lr_share: float = Field(0.0, ge=0, le=1)
-    clip_norm: float = Field(1.0, ge=0, description="of the gradient over all parameters; 0: no clipping")
+    clip_norm: float = Field(
+        1.0, ge=0, description="largest gradient norm over all parameters; 0: no clipping"
+    )
 
 
 class ScheduleSettings(Settings):
     epochs: int = Field(50, gt=0)
     max_steps: int | None = Field(
-        None, gt=0, description="end there, and let the learning rate end there too"
+        None, gt=0, description="last step of the run and of the learning rate schedule; None: by epochs"
     )
     tau_hold_share: float = Field(0.0, ge=0, le=1, description="share of all steps with tau = 0")
     tau_ramp_share: float = Field(
-        0.0, ge=0, le=1, description="share of all steps in which tau then rises to its value"
+        0.0, ge=0, le=1, description="share of all steps, after these, in which tau rises to model.tau"
     )
 
 
 class EngineSettings(Settings):
-    """What DeepSpeed is told; its own configuration is generated from this."""
+    """Devices, precision and DeepSpeed; DeepSpeed's own configuration is generated from these settings."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 0
-    offload_optimizer: bool = Field(False, description="optimiser states in host memory (ZeRO 1-3)")
+    offload_optimizer: bool = Field(False, description="keep optimizer states in host memory (ZeRO 1-3)")
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = Field(
-        False, description="torch.compile the token-wise blocks; the first steps take a minute or two"
+        False,
+        description="torch.compile the token-wise blocks; the first steps then take a minute or two",
     )
     accumulation_steps: int = Field(1, gt=0)
     timeout_minutes: float = Field(
-        10, gt=0, description="ranks wait so long for one that starts, evaluates or writes a checkpoint"
+        10, gt=0, description="time-out of a rank that starts, evaluates or writes a checkpoint"
     )
     stall_seconds: float = Field(
-        180, gt=0, description="ranks wait so long for one that reads data or computes a step"
+        180, gt=0, description="time-out of a rank that reads data or computes a step"
     )
     heartbeat_seconds: float = Field(
-        30, ge=0, description="a rank that is silent for so long is lost; 0: nobody watches over the ranks"
+        30, ge=0, description="time-out of a rank's heartbeat, after which it counts as lost; 0: no heartbeat"
     )
 
 
 class RunSettings(Settings):
     """Where a run writes, and how often."""
 
-    folder: Path = Field(description="checkpoints, logs and metrics; must be new, empty, or resumed")
+    folder: Path = Field(description="folder for checkpoints, logs and metrics; new, empty, or to be resumed")
     resume: Literal["never", "auto", "restart"] = Field(
         "never",
-        description="auto: go on from the folder's last checkpoint; restart: move the run there into "
-        "former-1 in it, and start anew",
+        description="never: the folder must be new or empty; auto: resume from its last checkpoint, if any; "
+        "restart: move the earlier run to former-1 in the folder and start from the beginning",
     )
     seed: Seed = 0
-    log_every: int = Field(10, gt=0, description="steps")
+    log_every: int = Field(10, gt=0, description="steps between two records")
     attention_health: bool = Field(
         False,
-        description="with each log line also what mutual-aware attention does: pairs kept, pixels and words "
-        "with none, how alike words are; costs a forward of the MA blocks",
+        description="also record statistics of mutual-aware attention: pairs kept, pixels and words without, "
+        "similarity of words; costs a forward pass of the MA blocks for each record",
     )
-    checkpoint_every: int | None = Field(None, gt=0, description="steps; None: at the end of each epoch")
+    checkpoint_every: int | None = Field(
+        None, gt=0, description="steps between two checkpoints; None: one at the end of each epoch"
+    )
     keep_checkpoints: int = Field(2, gt=0)
-    evaluate_every: int | None = Field(1, gt=0, description="epochs; None: only after the last")
-    peak_tflops: float | None = Field(
-        None, gt=0, description="dense bf16 of one device, for MFU; None: by its name, no MFU where unknown"
+    evaluate_every: int | None = Field(
+        1, gt=0, description="epochs between two evaluations; None: only after the last epoch"
     )
-    pictures: int = Field(4, ge=0, description="val expressions drawn at each evaluation; 0: none")
+    peak_tflops: float | None = Field(
+        None,
+        gt=0,
+        description="dense bf16 peak of one device, for MFU; None: by the device's name, no MFU if unknown",
+    )
+    pictures: int = Field(4, ge=0, description="validation expressions to draw at each evaluation; 0: none")
     report: bool = Field(
-        True, description="a finished run leaves report.html; `maris-fast report` makes it too"
+        True, description="write report.html at the end of the run; `maris-fast report` writes it too"
     )
     wandb_project: str | None = Field(
-        None, description="records and pictures go to this Weights & Biases project too; needs wandb"
+        None, description="Weights & Biases project that also gets records and pictures; needs wandb"
     )
     stop_after_steps: int | None = Field(
         None,
         gt=0,
-        description="end the process after so many steps, with a checkpoint; the schedule stays as it is",
+        description="stop after so many steps, with a checkpoint; the schedule does not change",
     )
 
 
 class TrainingSettings(Settings):
-    """The whole of a training run (``train/configs/*.yaml``)."""
+    """All settings of a training run (``train/configs/*.yaml``)."""
 
     shipped = "train/configs"
 
