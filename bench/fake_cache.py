@@ -19,6 +19,7 @@ from maris_fast.data_shards.cache.manifest import (
     MASKS,
     SCALES,
     WORDS,
+    CacheHead,
     CacheManifest,
     ShardEntry,
     ShardPlan,
@@ -39,7 +40,6 @@ GRIDS = ((64, 48), (48, 64), (43, 64))
 CHANNELS, TEXT_CHANNELS = 1280, 768
 TOKENS = ("the", "thing", "over", "there")
 TARGETS = 2
-RANDOM_ENCODERS = ("sam", "text")
 
 
 def write_fake_cache(
@@ -55,7 +55,7 @@ def write_fake_cache(
     seed: int = 0,
 ) -> None:
     """A cache with the split ``train``, through the writer that real ones go through."""
-    random = np.random.default_rng(seed)
+    random, head = np.random.default_rng(seed), _head(feature_dtype, channels, text_channels)
     folder.mkdir(parents=True)
     shards: list[ShardPlan] = []
     waiting: list[_FakeImage] = []
@@ -63,14 +63,14 @@ def write_fake_cache(
     for number in range(images):
         image = _FakeImage.of(number, grids[number % len(grids)], expressions)
         waiting.append(image)
-        growing.add(image.record, image.tokenised, image.sizes(channels, text_channels, feature_dtype))
+        growing.add(image.record, image.tokenised, image.sizes(head))
         if growing.tar_bytes >= shard_bytes or number + 1 == images:
             plan = growing.plan("train", len(shards), feature_dtype)
             groups = (image.encoded(channels, text_channels, random) for image in waiting)
-            write_shard(folder, plan, groups, feature_dtype=feature_dtype, random=RANDOM_ENCODERS, ahead=1)
+            write_shard(folder, plan, groups, head, ahead=1)
             shards.append(plan)
             waiting, growing = [], GrowingShard(0)
-    _write_manifest(folder, split_entry(folder, shards), feature_dtype, channels, text_channels)
+    _write_manifest(folder, split_entry(folder, shards), head)
 
 
 def fake_shard(
@@ -81,15 +81,15 @@ def fake_shard(
     text_channels: int = TEXT_CHANNELS,
     expressions: int = 7,
     feature_dtype: FeatureDtype = "int8",
-) -> tuple[ShardPlan, list[EncodedGroup]]:
-    """What ``write_shard`` takes: the plan of a shard, and its groups in memory."""
-    random = np.random.default_rng(0)
+) -> tuple[ShardPlan, list[EncodedGroup], CacheHead]:
+    """What ``write_shard`` takes: the plan of a shard, its groups in memory, and the head of its cache."""
+    random, head = np.random.default_rng(0), _head(feature_dtype, channels, text_channels)
     made = [_FakeImage.of(number, grid, expressions) for number in range(images)]
     growing = GrowingShard(0)
     for image in made:
-        growing.add(image.record, image.tokenised, image.sizes(channels, text_channels, feature_dtype))
+        growing.add(image.record, image.tokenised, image.sizes(head))
     groups = [image.encoded(channels, text_channels, random) for image in made]
-    return growing.plan("train", 0, feature_dtype), groups
+    return growing.plan("train", 0, feature_dtype), groups, head
 
 
 def write_hollow_cache(folder: Path, images: int, *, images_a_shard: int = 170) -> None:
@@ -119,7 +119,7 @@ def write_hollow_cache(folder: Path, images: int, *, images_a_shard: int = 170) 
         truncated_expressions=0,
         bytes=sum(entry.bytes for entry in entries),
     )
-    _write_manifest(folder, split, "int8", CHANNELS, TEXT_CHANNELS)
+    _write_manifest(folder, split, _head("int8", CHANNELS, TEXT_CHANNELS))
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,8 @@ class _FakeImage:
     def tokenised(self) -> list[TokenisedText]:
         return [TokenisedText((), TOKENS, truncated=False) for _ in self.record.expressions]
 
-    def sizes(self, channels: int, text_channels: int, feature_dtype: FeatureDtype) -> dict[str, int]:
-        widths = (channels, text_channels)
-        return member_bytes(
-            self.record, self.geometry, self.tokenised, *widths, feature_dtype, RANDOM_ENCODERS
-        )
+    def sizes(self, head: CacheHead) -> dict[str, int]:
+        return member_bytes(self.record, self.geometry, self.tokenised, head)
 
     def encoded(self, channels: int, text_channels: int, random: np.random.Generator) -> EncodedGroup:
         h, w = self.geometry.grid
@@ -213,13 +210,11 @@ def _hollow_index(first: int, images: int, random: np.random.Generator) -> Shard
     )
 
 
-def _write_manifest(
-    folder: Path, entry: SplitEntry, feature_dtype: FeatureDtype, channels: int, text_channels: int
-) -> None:
+def _head(feature_dtype: FeatureDtype, channels: int, text_channels: int) -> CacheHead:
     untrained = {"library": "none", "weights": "random", "sha256": None, "seed": 0}
     sam = {**untrained, "arch": "made up", "channels": channels, "image_size": 1024, "blocks": (0, 1, 2)}
     text = {**untrained, "arch": "made up", "channels": text_channels, "quick_gelu": False}
-    manifest = CacheManifest(
+    return CacheHead(
         dataset=DatasetInfo(
             name="made up", split_by="none", image_root="/", source="none", synthetic=True, splits={}
         ),
@@ -230,13 +225,15 @@ def _write_manifest(
         encoder_settings=EncoderSettings(
             sam=SamSettings(arch="vit_tiny", weights="random"), text=TextSettings(weights="random")
         ),
-        random=RANDOM_ENCODERS,
         feature_dtype=feature_dtype,
         channels=channels,
         text_channels=text_channels,
         written_with=WrittenWith(
             records_sha256={}, shard_bytes=0, batch_size=0, device="cpu", precision="fp32"
         ),
-        splits={"train": entry},
     )
+
+
+def _write_manifest(folder: Path, entry: SplitEntry, head: CacheHead) -> None:
+    manifest = CacheManifest(**dict(head), splits={"train": entry})
     (folder / MANIFEST).write_text(manifest.sealed().model_dump_json())

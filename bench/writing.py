@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from PIL import Image
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from maris_fast.bench.fake_cache import RANDOM_ENCODERS, fake_shard
+from maris_fast.bench.fake_cache import fake_shard
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import CacheSettings, FeatureDtype
 from maris_fast.data_shards.cache.shard_writer import write_shard
@@ -127,10 +126,9 @@ def shards(folder: Path, rounds: int, images: int = 12) -> list[Row]:
     sizes: dict[str, int] = {}
     stored: tuple[FeatureDtype, ...] = ("int8", "bf16")
     for dtype in stored:
-        plan, groups = fake_shard(images, feature_dtype=dtype)
+        plan, groups, head = fake_shard(images, feature_dtype=dtype)
         name = f"a shard of {dtype}: {'quantised, ' if dtype == 'int8' else ''}checksums, index"
-        kind: dict[str, Any] = {"feature_dtype": dtype, "random": RANDOM_ENCODERS, "ahead": 4}
-        ways[name] = partial(_seconds, partial(write_shard, folder, plan, groups, **kind))
+        ways[name] = partial(_seconds, partial(write_shard, folder, plan, groups, head, ahead=4))
         sizes[name] = plan.bytes
     sizes[RAW] = next(iter(sizes.values()))
     content = np.random.default_rng(0).bytes(sizes[RAW])

@@ -6,24 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
 
 from maris_fast.config import RANDOM, SamSettings, TextSettings
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, TextFeatures
 from maris_fast.encoders.placement import usable
 from maris_fast.encoders.provenance import EncoderProvenance
-from maris_fast.errors import ArgumentError, CheckpointError, first_of
+from maris_fast.errors import ArgumentError, CheckpointError
 from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.images import as_shown, load_image
 from maris_fast.pictures.attention_weights import Attention, of_expression, watched
 from maris_fast.weight_files import find_weights
-from maris_fast.weights import caution, load_model
+from maris_fast.weights import load_model
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Predictor:
         weights = find_weights(weights)
         self.device = usable(device)
         self.model, self.meta = load_model(weights, self.device)
-        made_with = _encoders_of(weights, self.meta.encoders)
+        made_with = self.meta.encoders
         self.sam = SamEncoder(_sam_settings(made_with, sam_weights), self.device)
         self.text = TextEncoder(_text_settings(made_with, text_weights), self.device)
         loaded = EncodersProvenance(sam=self.sam.provenance, text=self.text.provenance)
@@ -90,7 +89,7 @@ class Predictor:
     @property
     def caution(self) -> str | None:
         """What to know before believing a mask: that encoders are random; None if none is."""
-        return caution(self.meta.random_encoders)
+        return self.meta.encoders.caution
 
     @torch.inference_mode()
     def encode(self, image: Picture) -> EncodedImage:
@@ -200,15 +199,6 @@ def _padded(texts: Sequence[TextFeatures]) -> tuple[torch.Tensor, torch.Tensor]:
     words = torch.nn.utils.rnn.pad_sequence([text.words for text in texts], batch_first=True)
     lengths = torch.tensor([len(text.words) for text in texts], device=words.device)
     return words, torch.arange(words.shape[1], device=words.device) < lengths[:, None]
-
-
-def _encoders_of(weights: Path, said: dict[str, Any]) -> EncodersProvenance:
-    try:
-        return EncodersProvenance.model_validate(said)
-    except ValidationError as error:
-        raise CheckpointError(
-            f"the header of {weights} does not describe its encoders: {first_of(error)}"
-        ) from error
 
 
 def _sam_settings(made_with: EncodersProvenance, weights: str | PathLike[str] | None) -> SamSettings:

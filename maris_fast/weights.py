@@ -5,7 +5,7 @@ The header's ``maris_fast`` entry is JSON with all that is needed to build the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maris_fast.config import MOST_CHANNELS, ModelSettings
+from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import CheckpointError, first_of
 from maris_fast.model import Maris
 from maris_fast.system.files import flush, replaced
@@ -39,9 +40,10 @@ class WeightsMeta(BaseModel):
     tau: float = Field(ge=0, lt=1, description="gate threshold when saved; a schedule may not be at its end")
     step: int = Field(ge=0)
     scores: dict[str, Any] | None = Field(description="evaluation of just these weights")
-    encoders: dict[str, Any] = Field(description="frozen encoders and their provenance, from the cache")
+    encoders: EncodersProvenance = Field(description="what made the features, from the cache")
     random_encoders: tuple[str, ...] = Field(
-        description="encoders that ran on random weights; empty for real use"
+        default_factory=lambda said: tuple(said["encoders"].random),
+        description="those of random weights, for other readers of the file",
     )
 
 
@@ -83,13 +85,6 @@ def read_meta(path: str | PathLike[str]) -> WeightsMeta:
     """
     with _opened(find_weights(path)) as (_, meta):
         return meta
-
-
-def caution(random_encoders: Sequence[str]) -> str | None:
-    """What to know before believing masks and scores: that encoders are random; None if none is."""
-    if not random_encoders:
-        return None
-    return f"these weights were trained on features of random encoders ({' and '.join(random_encoders)})"
 
 
 def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") -> tuple[Maris, WeightsMeta]:

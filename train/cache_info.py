@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from maris_fast.data_shards.cache import CacheManifest
 from maris_fast.data_shards.cache.features import STORED
+from maris_fast.encoders import EncodersProvenance
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class CacheInfo:
 
     visual_channels: int
     text_channels: int
-    encoders: dict[str, Any]
-    random_encoders: tuple[str, ...]
+    encoders: EncodersProvenance
     fingerprint: str
     feature_itemsize: int
     image_root: Path
@@ -35,8 +34,7 @@ class CacheInfo:
         return cls(
             visual_channels=manifest.channels,
             text_channels=manifest.text_channels,
-            encoders=manifest.encoders.model_dump(mode="json"),
-            random_encoders=manifest.random,
+            encoders=manifest.encoders,
             fingerprint=hashlib.sha256(contents.encode()).hexdigest()[:16],
             feature_itemsize=STORED[manifest.feature_dtype].dtype.itemsize,
             image_root=Path(manifest.dataset.image_root),

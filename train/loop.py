@@ -397,7 +397,6 @@ class Trainer:
             step=self.step,
             scores=self.scores if self.evaluated == self.step else None,
             encoders=self.cache_info.encoders,
-            random_encoders=self.cache_info.random_encoders,
         )
         folder = self.settings.run.folder
 

@@ -15,7 +15,7 @@ from maris_fast.errors import InputError, first_of
 from maris_fast.geometry import ImageGeometry
 
 if TYPE_CHECKING:
-    from maris_fast.encoders import TextFeatures, TokenisedText
+    from maris_fast.encoders import EncodersProvenance, TextFeatures, TokenisedText
 
 
 class Annotation(Frozen):
@@ -47,7 +47,7 @@ class Annotation(Frozen):
         record: ImageRecord,
         geometry: ImageGeometry,
         expressions: Sequence[TokenisedText | TextFeatures],
-        random_encoders: tuple[str, ...],
+        encoders: EncodersProvenance,
     ) -> Annotation:
         """Of an image whose expressions are tokenised."""
         lengths = [len(expression.tokens) for expression in expressions]
@@ -57,7 +57,7 @@ class Annotation(Frozen):
             tokens=tuple(expression.tokens for expression in expressions),
             truncated=tuple(expression.truncated for expression in expressions),
             word_offsets=(0, *np.cumsum(lengths).tolist()),
-            random_encoders=random_encoders,
+            random_encoders=tuple(encoders.random),
         )
 
     @classmethod

@@ -14,7 +14,7 @@ from torch import Tensor
 from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.features import to_float16, to_stored
-from maris_fast.data_shards.cache.manifest import ANNOTATION, LEVELS, MASKS, SCALES, WORDS
+from maris_fast.data_shards.cache.manifest import ANNOTATION, LEVELS, MASKS, SCALES, WORDS, CacheHead
 from maris_fast.data_shards.cache.mask_targets import pack_masks
 from maris_fast.data_shards.records import ImageRecord
 from maris_fast.encoders import TextFeatures
@@ -48,14 +48,14 @@ def key_of(record: ImageRecord) -> str:
     return f"{record.image_id:012d}"
 
 
-def members(group: EncodedGroup, feature_dtype: FeatureDtype, random: tuple[str, ...]) -> dict[str, Member]:
+def members(group: EncodedGroup, head: CacheHead) -> dict[str, Member]:
     """The group's members by name.
 
     Raises:
         InputError: features that the stored dtype cannot hold; names the image.
     """
     try:
-        arrays = _feature_arrays(group.levels, feature_dtype)
+        arrays = _feature_arrays(group.levels, head.feature_dtype)
         arrays[WORDS] = to_float16(
             torch.cat([expression.words for expression in group.expressions]),
             what="text features",
@@ -65,7 +65,7 @@ def members(group: EncodedGroup, feature_dtype: FeatureDtype, random: tuple[str,
         raise InputError(f"image {group.record.image} (id {group.record.image_id}): {error}") from error
     arrays[MASKS] = pack_masks(group.targets)
     stored = {name: _npy(array) for name, array in arrays.items()}
-    content = Annotation.of(group.record, group.geometry, group.expressions, random).to_bytes()
+    content = Annotation.of(group.record, group.geometry, group.expressions, head.encoders).to_bytes()
     stored[ANNOTATION] = Member(content, len(content))
     return stored
 

@@ -107,7 +107,10 @@ class CacheHead(Frozen):
     dataset: DatasetInfo
     encoders: EncodersProvenance
     encoder_settings: EncoderSettings = Field(description="that built them, paths as they were then")
-    random: tuple[str, ...] = Field(description="encoders that ran on random weights; empty for real ones")
+    random: tuple[str, ...] = Field(
+        default_factory=lambda head: tuple(head["encoders"].random),
+        description="encoders of random weights, for other readers of the file",
+    )
     feature_dtype: FeatureDtype
     channels: int = Field(gt=0, le=MOST_CHANNELS, description="C_v of each of the three levels")
     text_channels: int = Field(gt=0, le=MOST_CHANNELS, description="C'")

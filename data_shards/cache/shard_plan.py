@@ -24,6 +24,7 @@ from maris_fast.data_shards.cache.manifest import (
     SCALES,
     TAR_BLOCK,
     WORDS,
+    CacheHead,
     ShardPlan,
     members_of,
 )
@@ -41,18 +42,13 @@ def plan_split(
     source: ImportedDataset,
     split: str,
     checking: Checking,
-    channels: tuple[int, int],
-    *,
-    feature_dtype: FeatureDtype,
-    shard_bytes: int,
-    random: tuple[str, ...],
+    head: CacheHead,
     advance: Callable[[], None] = lambda: None,
 ) -> list[ShardPlan]:
-    """The split's shards: each ends with the first image that takes it to ``shard_bytes``.
+    """The split's shards: each ends with the first image that takes it to ``shard_bytes`` of the head.
 
     Args:
         checking: gets every record; what it cannot use is in no shard.
-        channels: C_v of a level, and C' of a word.
         advance: called after each image.
 
     Raises:
@@ -70,15 +66,15 @@ def plan_split(
             )
         seen.add(record.image_id)
         if usable := checking.usable(split, record):
-            sizes = member_bytes(*usable, *channels, feature_dtype, random)
+            sizes = member_bytes(*usable, head)
             open_shard.add(usable.record, usable.expressions, sizes)
         position += line_bytes
         advance()
-        if open_shard.tar_bytes >= shard_bytes:
-            shards.append(open_shard.plan(split, len(shards), feature_dtype))
+        if open_shard.tar_bytes >= head.written_with.shard_bytes:
+            shards.append(open_shard.plan(split, len(shards), head.feature_dtype))
             open_shard = GrowingShard(position)
     if open_shard.images:
-        shards.append(open_shard.plan(split, len(shards), feature_dtype))
+        shards.append(open_shard.plan(split, len(shards), head.feature_dtype))
     return shards
 
 
@@ -86,23 +82,20 @@ def member_bytes(
     record: ImageRecord,
     geometry: ImageGeometry,
     expressions: list[TokenisedText],
-    channels: int,
-    text_channels: int,
-    feature_dtype: FeatureDtype,
-    random: tuple[str, ...],
+    head: CacheHead,
 ) -> dict[str, int]:
     """Bytes of each of an image's members, by name."""
-    stored = STORED[feature_dtype]
+    stored = STORED[head.feature_dtype]
     height, width = geometry.mask_size
     words = sum(len(expression.tokens) for expression in expressions)
-    level = npy_bytes(np.dtype(stored.bits), (*geometry.grid, channels))
+    level = npy_bytes(np.dtype(stored.bits), (*geometry.grid, head.channels))
     sizes = {name: level for name in LEVELS} | {
-        ANNOTATION: len(Annotation.of(record, geometry, expressions, random).to_bytes()),
+        ANNOTATION: len(Annotation.of(record, geometry, expressions, head.encoders).to_bytes()),
         MASKS: npy_bytes(np.dtype(np.uint8), (len(record.targets), height, -(-width // 8))),
-        WORDS: npy_bytes(np.dtype(np.float16), (words, text_channels)),
+        WORDS: npy_bytes(np.dtype(np.float16), (words, head.text_channels)),
     }
     if stored.largest is not None:
-        sizes[SCALES] = npy_bytes(np.dtype(np.float32), (len(LEVELS), channels))
+        sizes[SCALES] = npy_bytes(np.dtype(np.float32), (len(LEVELS), head.channels))
     return sizes
 
 

@@ -14,11 +14,10 @@ from typing import BinaryIO
 import webdataset
 from crc32c import crc32c
 
-from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache.files import new_file
 from maris_fast.data_shards.cache.group import EncodedGroup, key_of, members
 from maris_fast.data_shards.cache.index import ShardIndex, object_of
-from maris_fast.data_shards.cache.manifest import ShardEntry, ShardPlan, SplitEntry, members_of
+from maris_fast.data_shards.cache.manifest import CacheHead, ShardEntry, ShardPlan, SplitEntry, members_of
 from maris_fast.data_shards.cache.shard_plan import TAR_BLOCK
 from maris_fast.errors import InputError
 from maris_fast.system.files import sha256_of
@@ -28,9 +27,8 @@ def write_shard(
     folder: Path,
     plan: ShardPlan,
     groups: Iterable[EncodedGroup],
+    head: CacheHead,
     *,
-    feature_dtype: FeatureDtype,
-    random: tuple[str, ...],
     ahead: int,
 ) -> None:
     """Write the planned shard; the same groups give the same bytes.
@@ -46,7 +44,7 @@ def write_shard(
             records are not those of the plan.
         OSError: of the disk; nothing is left under a final name.
     """
-    with new_file(folder / plan.name) as file, _OpenShard(file, plan, feature_dtype, random) as shard:
+    with new_file(folder / plan.name) as file, _OpenShard(file, plan, head) as shard:
         with ThreadPoolExecutor(1, thread_name_prefix="shard") as writer:
             waiting: deque[Future[None]] = deque()
             try:
@@ -104,13 +102,9 @@ def split_entry(folder: Path, shards: Sequence[ShardPlan]) -> SplitEntry:
 
 
 class _OpenShard:
-    def __init__(
-        self, file: BinaryIO, plan: ShardPlan, feature_dtype: FeatureDtype, random: tuple[str, ...]
-    ) -> None:
-        self._plan = plan
-        self._feature_dtype = feature_dtype
-        self._random = random
-        self._members = members_of(feature_dtype)
+    def __init__(self, file: BinaryIO, plan: ShardPlan, head: CacheHead) -> None:
+        self._plan, self._head = plan, head
+        self._members = members_of(head.feature_dtype)
         self._index = ShardIndex.zeros(plan.images, len(self._members), plan.expressions)
         self._images = self._expressions = 0
         # A fixed time, owner and mode: a shard is a function of its groups alone.
@@ -128,7 +122,7 @@ class _OpenShard:
             self._tar.close()
 
     def add(self, group: EncodedGroup) -> None:
-        stored = members(group, self._feature_dtype, self._random)
+        stored = members(group, self._head)
         key = key_of(group.record)
         start = self._tar.tarstream.offset
         self._tar.write({"__key__": key, **{name: member.content for name, member in stored.items()}})

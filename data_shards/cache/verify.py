@@ -301,7 +301,7 @@ class _Shard:
             == index.object[rows].tolist(),
             "words": [len(each) for each in annotation.tokens] == words
             and annotation.word_offsets == (0, *np.cumsum(words).tolist()),
-            "random_encoders": annotation.random_encoders == self._manifest.random,
+            "random_encoders": annotation.random_encoders == tuple(self._manifest.encoders.random),
         }
         wrong = [name for name, same in agree.items() if not same]
         return f"disagrees with the index in {', '.join(wrong)}" if wrong else None

@@ -231,8 +231,7 @@ class CacheJob:
                     self.out,
                     shard,
                     _each(self._groups(shard, shard.images), advance),
-                    feature_dtype=self._settings.feature_dtype,
-                    random=self.writing.head.random,
+                    self.writing.head,
                     ahead=self._settings.batch_size,
                 )
 
@@ -251,7 +250,6 @@ class CacheJob:
             dataset=source.info,
             encoders=encoders,
             encoder_settings=settings.encoders,
-            random=tuple(encoders.random),
             feature_dtype=settings.feature_dtype,
             channels=self._sam.channels,
             text_channels=self._text.channels,
@@ -275,11 +273,8 @@ class CacheJob:
                     self._source,
                     split,
                     checking,
-                    (self._sam.channels, self._text.channels),
-                    feature_dtype=head.feature_dtype,
-                    shard_bytes=head.written_with.shard_bytes,
-                    random=head.random,
-                    advance=advance,
+                    head,
+                    advance,
                 )
         info, self._newly_left_out = checking.settle(head.dataset, splits, leave_out_bad=leave_out_bad)
         if self._newly_left_out:

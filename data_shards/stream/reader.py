@@ -114,11 +114,6 @@ class CacheReader:
         """C'."""
         return self.manifest.text_channels
 
-    @property
-    def random(self) -> tuple[str, ...]:
-        """Encoders that ran on random weights; empty for a real cache."""
-        return self.manifest.random
-
     def close(self) -> None:
         self.shards.close()
 

@@ -67,7 +67,7 @@ class Record:
             "images": counts.images,
             "expressions": counts.expressions,
             "train_images": manifest.splits[base.data.train_split].images,
-            "random_encoders": list(manifest.random),
+            "random_encoders": manifest.encoders.random,
             "base": [_in_package(file) for file in ablation.base],
             "overrides": list(ablation.overrides),
             "settings": compared(base),

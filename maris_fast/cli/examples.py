@@ -39,7 +39,7 @@ def examples(
     from maris_fast.system.files import replace_text, writing
     from maris_fast.train.ranks import Ranks, device_kind
     from maris_fast.weight_files import find_weights
-    from maris_fast.weights import caution, load_model
+    from maris_fast.weights import load_model
 
     paths = [find_weights(path) for path in (weights, *(weights_b or ()))]
     ranks = Ranks(torch.device(device_kind(device)))
@@ -49,7 +49,7 @@ def examples(
             model, meta = load_model(path, ranks.device)
             require_same_encoders(meta, reader.manifest.encoders, cache)
             models.append(model)
-            if told := caution(meta.random_encoders):
+            if told := meta.encoders.caution:
                 say(f"note: {told}: {path}", err=True)
         names = names_of(paths)
         found = examples_of(models, reader, ranks, images=images)

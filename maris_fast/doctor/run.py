@@ -153,8 +153,8 @@ def cache(subject: Subject) -> Finding:
         f"{', '.join(splits)}: {count(sum(len(one.shards) for one in chosen), 'shard')}, "
         f"{size(sum(one.bytes for one in chosen))}, C_v = {manifest.channels}"
     )
-    if manifest.random:
-        came += f"; random weights in {' and '.join(manifest.random)}"
+    if random := manifest.encoders.random:
+        came += f"; random weights in {' and '.join(random)}"
         return warning(came, "trained encoders, for anything but trials", "nothing, if this is a trial")
     return ok(f"{came}; `maris-fast verify` reads all of it")
 

@@ -50,6 +50,13 @@ class EncodersProvenance(_Provenance):
         """Names of the encoders with random weights; empty for a real model."""
         return [name for name, part in (("sam", self.sam), ("text", self.text)) if part.random]
 
+    @property
+    def caution(self) -> str | None:
+        """What to know before believing masks and scores: that encoders are random; None if none is."""
+        if not self.random:
+            return None
+        return f"these weights were trained on features of random encoders ({' and '.join(self.random)})"
+
     def differences(self, other: EncodersProvenance) -> list[str]:
         """Why features of the two cannot stand for each other, a line each; empty if they can.
 

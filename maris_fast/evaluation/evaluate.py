@@ -35,7 +35,7 @@ from maris_fast.train.rank_output import report_error
 from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.split_scores import score_expressions
 from maris_fast.weight_files import find_weights
-from maris_fast.weights import WeightsMeta, caution, load_model
+from maris_fast.weights import WeightsMeta, load_model
 
 
 def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> int:
@@ -76,10 +76,10 @@ def _run(options: argparse.Namespace, streams: Streams, alone: bool) -> int:
                 manifest = read_manifest(options.cache)
                 for line in manifest.dataset.incomplete([options.split]):
                     say(line)
-                if told := caution(manifest.random):
+                if told := manifest.encoders.caution:
                     say(f"note: {told}", err=True)
                 if options.out is not None:
-                    made_of = {"weights": str(weights), "random_encoders": manifest.random}
+                    made_of = {"weights": str(weights), "random_encoders": manifest.encoders.random}
                     file = write_scores(options.out, results, manifest.dataset, options.split, made_of)
                     say(f"wrote {file}")
                 if keep is not None:
@@ -149,7 +149,7 @@ def evaluate(
 
 def require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: Path) -> None:
     """Raises CheckpointError where weights were trained on other features than the cache holds."""
-    reasons = EncodersProvenance.model_validate(meta.encoders).differences(cache)
+    reasons = meta.encoders.differences(cache)
     if reasons:
         raise CheckpointError(
             f"the weights were trained on other features than those of {folder}: {'; '.join(reasons)}; "

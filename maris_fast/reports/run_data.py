@@ -15,7 +15,7 @@ from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.errors import CheckpointError, InputError
 from maris_fast.train.run_files import ENVIRONMENT, METRICS, PICTURES, SETTINGS
 from maris_fast.weight_files import BEST, LAST
-from maris_fast.weights import caution, read_meta
+from maris_fast.weights import read_meta
 
 Record = dict[str, Any]
 
@@ -36,8 +36,8 @@ class RunData:
     """Sheets of samples, the oldest first."""
     attention: list[Record] = field(default_factory=list)
     """With run.attention_health."""
-    random_encoders: tuple[str, ...] = ()
-    """That made the features, as the weights say."""
+    caution: str | None = None
+    """What to know before believing the scores, as the weights say."""
 
     @classmethod
     def read(cls, folder: Path) -> RunData:
@@ -59,13 +59,8 @@ class RunData:
             evaluations=[one for one in records if one["kind"] == "evaluation"],
             attention=[one for one in records if one["kind"] == "attention"],
             pictures=sorted((folder / PICTURES).glob("step-*.png")),
-            random_encoders=_random_encoders(folder),
+            caution=_caution(folder),
         )
-
-    @property
-    def caution(self) -> str | None:
-        """What to know before believing the scores."""
-        return caution(self.random_encoders)
 
     @property
     def step(self) -> int:
@@ -120,11 +115,11 @@ def read_runs(folders: Sequence[Path]) -> list[RunData]:
     return runs
 
 
-def _random_encoders(folder: Path) -> tuple[str, ...]:
+def _caution(folder: Path) -> str | None:
     for name in (BEST, LAST):
         with suppress(CheckpointError):
-            return read_meta(folder / name).random_encoders
-    return ()
+            return read_meta(folder / name).encoders.caution
+    return None
 
 
 def _records(path: Path) -> Iterator[Record]:

@@ -163,9 +163,10 @@ def test_a_predictor_refuses_other_encoders_than_the_model_was_trained_with(
     from maris_fast.weights import load_weights
 
     tensors, meta = load_weights(weights)
-    encoders = {**meta.encoders, "sam": {**meta.encoders["sam"], "sha256": "0" * 64, "seed": None}}
+    sam = meta.encoders.sam.model_copy(update={"sha256": "0" * 64, "seed": None})
+    encoders = meta.encoders.model_copy(update={"sam": sam})
     real = tmp_path / "real.safetensors"
-    save_weights(real, tensors, meta.model_copy(update={"encoders": encoders, "random_encoders": ["text"]}))
+    save_weights(real, tensors, meta.model_copy(update={"encoders": encoders, "random_encoders": ("text",)}))
     missing = maris_fast("predict", photo, "circle", "--weights", real)
     assert missing.exit_code == 2
     assert "--sam-weights" in said(missing)

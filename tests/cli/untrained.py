@@ -22,8 +22,7 @@ def write_untrained(folder: Path) -> Path:
         tau=settings.tau,
         step=1,
         scores=None,
-        encoders=EncodersProvenance(sam=sam.provenance, text=text.provenance).model_dump(),
-        random_encoders=["sam", "text"],
+        encoders=EncodersProvenance(sam=sam.provenance, text=text.provenance),
     )
     path = folder / "untrained.safetensors"
     save_weights(path, Maris(settings, sam.channels, text.channels).state_dict(), meta)

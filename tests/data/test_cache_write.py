@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
 from maris_fast.rle import Rle
 from tests.data.cache_dataset import default_records, record, tiny_settings, write_dataset
+from tests.encoders.provenances import provenance
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +77,9 @@ def test_an_annotation_has_these_bytes_and_is_read_back() -> None:
         expressions=(Expression(sent_id=3, target=0, text="tassé"),),
     )
     said = TokenisedText((1, 2), ("tassé", "<end>"), truncated=True)
-    annotation = Annotation.of(record, ImageGeometry(4, 6, 64, 96, 4, 6), [said], ("sam",))
+    annotation = Annotation.of(record, ImageGeometry(4, 6, 64, 96, 4, 6), [said], provenance(sha256=None))
     written = (
-        rb'{"geometry":{"h":4,"h_px":64,"height":4,"w":6,"w_px":96,"width":6},"random_encoders":["sam"],'
+        rb'{"geometry":{"h":4,"h_px":64,"height":4,"w":6,"w_px":96,"width":6},"random_encoders":["sam","text"],'
         rb'"record":{"coco_id":null,"expressions":[{"kind":null,"sent_id":3,"target":0,"text":"tass\u00e9"}],'
         rb'"height":4,"image":"a/7.jpg","image_id":7,"targets":[{"ann_ids":[9],"area":4,"category":"tasse",'
         rb'"mask":{"counts":"08","size":[4,6]},"overlap":null,"ref_id":1}],"width":6},'
@@ -137,7 +139,8 @@ def test_the_index_points_at_each_members_numbers(cache: Path) -> None:
 
 def test_the_manifest_says_what_is_there_and_that_it_is_random(cache: Path) -> None:
     manifest = read_manifest(cache)
-    assert manifest.random == ("sam", "text")
+    assert manifest.encoders.random == ["sam", "text"]
+    assert json.loads((cache / "manifest.json").read_text())["random"] == ["sam", "text"]
     train = manifest.splits["train"]
     assert (train.images, train.expressions, train.targets) == (5, 15, 9)
     assert train.truncated_expressions == 0

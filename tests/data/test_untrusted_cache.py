@@ -32,6 +32,7 @@ from maris_fast.model.segmentation import Segmentation
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
+from tests.encoders.provenances import provenance
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +287,7 @@ def test_a_mask_has_the_size_of_its_image(pristine: Path) -> None:
     record = default_records()[0]
     geometry = ImageGeometry(record.height, record.width, 64, 96, 4, 6)
     tokenised = [TokenisedText((), ("a",), False)] * len(record.expressions)
-    content = json.loads(Annotation.of(record, geometry, tokenised, ()).to_bytes())
+    content = json.loads(Annotation.of(record, geometry, tokenised, provenance()).to_bytes())
 
     index = ShardIndex.zeros(1, 7, len(tokenised))
     index.geometry[0] = astuple(geometry)

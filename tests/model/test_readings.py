@@ -18,6 +18,7 @@ from maris_fast.model import Maris
 from maris_fast.model.kinds import of_model
 from maris_fast.pictures.attention_weights import watched
 from maris_fast.weights import HEADER, WeightsMeta, load_model, save_weights
+from tests.encoders.provenances import provenance
 from tests.model.by_hand import inputs, make
 
 OTHERWISE = {"language_norm": "columns", "empty_rows": "all", "score_scale": "channels"}
@@ -60,8 +61,7 @@ def saved(path: Path, model: Maris) -> None:
         tau=0.5,
         step=1,
         scores=None,
-        encoders={},
-        random_encoders=(),
+        encoders=provenance(),
     )
     save_weights(path, model.state_dict(), meta)
 

@@ -117,7 +117,7 @@ LYING: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "sam": ({"encoders.sam.image_size": 10**7}, r"sam\.image_size: .*less than or equal to 4096"),
     "seed": ({"encoders.sam.seed": 10**30}, r"sam\.seed: .*"),
-    "encoders": ({"encoders.sam": None}, r"does not describe its encoders: sam: "),
+    "encoders": ({"encoders.sam": None}, r"cannot be read by this version: encoders\.sam: "),
 }
 
 

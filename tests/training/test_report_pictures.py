@@ -17,7 +17,6 @@ from typer.testing import CliRunner, Result
 
 from maris_fast.cli import app
 from maris_fast.data_shards.stream import CacheReader
-from maris_fast.encoders import EncodersProvenance
 from maris_fast.model import Maris
 from maris_fast.reports import model_pictures
 from maris_fast.reports.chosen_examples import examples_of
@@ -195,11 +194,9 @@ def test_examples_draws_models_side_by_side_and_records_the_rule(folder: Path, t
 @pytest.mark.process
 def test_examples_refuses_features_of_other_encoders(folder: Path, tmp_path: Path) -> None:
     tensors, meta = load_weights(folder / "run" / "best.safetensors")
-    made_with = EncodersProvenance.model_validate(meta.encoders)
-    other = made_with.model_copy(update={"sam": made_with.sam.model_copy(update={"seed": 7})})
-    save_weights(
-        tmp_path / "other.safetensors", tensors, meta.model_copy(update={"encoders": other.model_dump()})
-    )
+    sam = meta.encoders.sam.model_copy(update={"seed": 7})
+    other = meta.model_copy(update={"encoders": meta.encoders.model_copy(update={"sam": sam})})
+    save_weights(tmp_path / "other.safetensors", tensors, other)
     result = maris_fast(
         "examples", tmp_path / "other.safetensors", folder / "cache", "--out", tmp_path / "out"
     )

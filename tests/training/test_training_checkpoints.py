@@ -19,6 +19,7 @@ from maris_fast.model import Maris
 from maris_fast.train import checkpoints, resuming
 from maris_fast.train.checkpoints import RunState
 from maris_fast.weights import HEADER, WeightsMeta, load_model, load_weights, save_weights
+from tests.encoders.provenances import provenance
 from tests.training.toy_run import toy_settings
 
 STATE = "state.json"
@@ -139,8 +140,7 @@ def weights(path: Path, model: Maris, settings: ModelSettings = SMALL) -> None:
         tau=0.25,
         step=3,
         scores=None,
-        encoders={},
-        random_encoders=("sam",),
+        encoders=provenance(),
     )
     save_weights(path, model.state_dict(), meta)
 
@@ -155,7 +155,7 @@ def test_weights_come_back_with_what_describes_them(tmp_path: Path) -> None:
         torch.equal(a, b)
         for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
     )
-    assert (loaded.tau, meta.step, meta.random_encoders, loaded.training) == (0.25, 3, ("sam",), False)
+    assert (loaded.tau, meta.step, meta.random_encoders, loaded.training) == (0.25, 3, ("text",), False)
     assert [one.name for one in tmp_path.iterdir()] == ["best.safetensors"]
 
 

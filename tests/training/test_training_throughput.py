@@ -14,6 +14,7 @@ from maris_fast.train.log_line import log_line
 from maris_fast.train.peak_flops import peak_by_name, peak_tflops
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.throughput import Throughput
+from tests.encoders.provenances import provenance
 from tests.training.toy import GRID, TEXT, VISUAL, WORDS, toy_batch
 
 RECORD: dict[str, Any] = {
@@ -43,7 +44,7 @@ class Clock:
 
 def test_speeds_are_what_was_counted_over_the_time_outside_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    throughput = Throughput(ModelSettings(), CacheInfo(VISUAL, TEXT, {}, (), "", 2, Path()))
+    throughput = Throughput(ModelSettings(), CacheInfo(VISUAL, TEXT, provenance(), "", 2, Path()))
     batch = toy_batch(0, expressions=8)
     for _ in throughput.timed([batch]):
         clock.now += 4
@@ -64,7 +65,7 @@ def test_speeds_are_what_was_counted_over_the_time_outside_pauses(monkeypatch: p
 
 def test_waiting_for_data_is_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    throughput = Throughput(ModelSettings(), CacheInfo(VISUAL, TEXT, {}, (), "", 1, Path()))
+    throughput = Throughput(ModelSettings(), CacheInfo(VISUAL, TEXT, provenance(), "", 1, Path()))
 
     def slow() -> Any:
         for _ in range(3):

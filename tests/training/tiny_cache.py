@@ -34,7 +34,6 @@ def write_untrained_for(cache: Path, path: Path) -> Path:
         step=1,
         scores=None,
         encoders=source.encoders,
-        random_encoders=source.random_encoders,
     )
     torch.manual_seed(0)
     save_weights(path, Maris(settings, manifest.channels, manifest.text_channels).state_dict(), meta)

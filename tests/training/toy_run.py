@@ -18,6 +18,7 @@ from maris_fast.data_shards.stream.bad_samples import BadSamples
 from maris_fast.train import resuming
 from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.loop import Trainer
+from tests.encoders.provenances import provenance
 from tests.training.toy import TEXT, VISUAL, ToyModel, part_of, toy_batch
 
 STEPS_PER_EPOCH = 3
@@ -69,7 +70,7 @@ def toy_trainer(
     settings: TrainingSettings, ranks: Any, model: torch.nn.Module | None = None, **reader: Any
 ) -> Trainer:
     found = ranks.from_rank_zero(lambda: resuming.find(settings.run))
-    source = CacheInfo(VISUAL, TEXT, {"sam": "toy"}, ("sam",), "f00d", 1, Path("none"))
+    source = CacheInfo(VISUAL, TEXT, provenance(), "f00d", 1, Path("none"))
     training: Any = ToyReader(**reader)
     whole: Any = model or ToyModel(batch_norm=True)
     return Trainer(settings, ranks, source, training, training, whole, found, {})
