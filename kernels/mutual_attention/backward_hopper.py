@@ -49,6 +49,31 @@ def in_columns(x: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
+def of_each_row(x: tl.tensor, zero: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
+    """[rows, THIN] in 16 bits, whose product with ``of_each_word(y, z)`` is x yᵀ + z.
+
+    ``zero`` is 0, known only in the loop: outside of it the columns' numbers would take registers.
+    """
+    column = tl.arange(0, THIN)[None, :] + zero
+    rounded = x.to(dtype).to(tl.float32)
+    columns = tl.where(column < 5, 1.0, 0.0)
+    columns = tl.where(column == 2, (x - rounded)[:, None], columns)
+    return tl.where(column < 2, rounded[:, None], columns).to(dtype)
+
+
+@triton.jit
+def of_each_word(y: tl.tensor, z: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
+    """[THIN, words] in 16 bits: y, what rounding took of it, y, z, and what rounding took of that."""
+    row = tl.arange(0, THIN)[:, None]
+    rounded_y = y.to(dtype).to(tl.float32)
+    rounded_z = z.to(dtype).to(tl.float32)
+    rows = tl.where((row == 0) | (row == 2), rounded_y[None, :], 0.0)
+    rows = tl.where(row == 1, (y - rounded_y)[None, :], rows)
+    rows = tl.where(row == 3, rounded_z[None, :], rows)
+    return tl.where(row == 4, (z - rounded_z)[None, :], rows).to(dtype)
+
+
+@triton.jit
 def store_piece(
     piece: tl.constexpr,
     dz_v: tl.tensor,  # [BLOCK_V, PIECE], A dY + B Z_l
@@ -88,7 +113,8 @@ def mutual_attention_bwd_hopper_kernel(
     mean_ptr: tl.tensor,  # [E, L_v]
     rstd_ptr: tl.tensor,  # [E, L_v]
     gate_ptr: tl.tensor,  # [E, L_v], 32 pairs an int32
-    dy_ptr: tl.tensor,  # [E, L_t, C], fp32
+    dy_ptr: tl.tensor,  # [E, L_t, C], fp32, of the words kernel
+    shift_ptr: tl.tensor,  # [E, L_t], fp32
     gram_ptr: tl.tensor,  # [E, BLOCK_T, BLOCK_T], fp32
     word_sum_ptr: tl.tensor,  # [E, BLOCK_T], fp32
     dz_v_ptr: tl.tensor,  # [E, L_v, C]
@@ -99,6 +125,8 @@ def mutual_attention_bwd_hopper_kernel(
     L_t: tl.tensor,
     tiles_per_split: tl.tensor,
     C: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SCALE: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -145,6 +173,9 @@ def mutual_attention_bwd_hopper_kernel(
     square = words[:, None] * BLOCK_T + words[None, :]
     gram = tl.load(gram_ptr + e.to(tl.int64) * BLOCK_T * BLOCK_T + square).to(dtype)
     word_sum = tl.load(word_sum_ptr + e.to(tl.int64) * BLOCK_T + words)
+    if COLUMNS:
+        shift = tl.load(shift_ptr + e.to(tl.int64) * L_t + words, mask=words < L_t, other=0.0)
+        of_words = of_each_word(word_sum, -shift, dtype)
     Q = tl.zeros((2 * BLOCK_T, BLOCK_T), dtype=tl.float32)
     u = tl.zeros((BLOCK_T,), dtype=tl.float32)
 
@@ -186,15 +217,23 @@ def mutual_attention_bwd_hopper_kernel(
             z_v_dy = tl.dot(z_v[part], tl.trans(dy[part]), z_v_dy, input_precision="ieee")
 
         kept = ((bits[:, None] >> words[None, :]) & 1) != 0
-        A = softmax_of_kept(S, kept)
+        A = softmax_of_kept(S * SCALE if SCALE != 1.0 else S, kept)
         c1 = gw_sum / C
         c2_rstd = rstd * rstd * (tl.sum(A * gw_z_l, axis=1) + gw_z_v - mean * gw_sum) / C
         k = c2_rstd * mean - c1
         rounded_A = A.to(dtype)
         x_z_l = tl.dot(rounded_A, gram, S, input_precision="ieee")
-        dx_z_l = gw_z_l - c2_rstd[:, None] * x_z_l + k[:, None] * word_sum[None, :]
+        dx_z_l = gw_z_l - c2_rstd[:, None] * x_z_l
+        if COLUMNS:
+            # r k word_sum - shift as a thin product: in registers the two would spill.
+            of_rows = of_each_row(rstd * k, tile >> 31, dtype)
+            z_v_dy = tl.dot(of_rows, of_words, z_v_dy, input_precision="ieee")
+        else:
+            dx_z_l += k[:, None] * word_sum[None, :]
         dA = rstd[:, None] * dx_z_l + z_v_dy
         dS = A * (dA - tl.sum(A * dA, axis=1)[:, None])
+        if SCALE != 1.0:
+            dS *= SCALE
         rA = rstd[:, None] * A
         B = (dS - c2_rstd[:, None] * rA).to(dtype)
         rA = rA.to(dtype)

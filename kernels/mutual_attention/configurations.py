@@ -10,6 +10,7 @@ from maris_fast.kernels.ahead_of_time import ELEMENT
 from maris_fast.kernels.mutual_attention import backward, backward_hopper, forward, forward_hopper
 from maris_fast.kernels.mutual_attention.blocks import (
     FP32_WORDS,
+    HOPPER_BACKWARD,
     MAX_C,
     PARTS_BY_TMA,
     WHOLE_C,
@@ -92,12 +93,13 @@ def backward_configuration(
     reading: Reading = AS_PRINTED,
 ) -> Configuration:
     """The backward. Prefetch in the one in chunks is its first loop's own affair."""
+    columns, _, scaled = switches(reading)
     if walk.by_tma:
         taken: dict[str, Any] = {"C": C, "BLOCK_V": walk.rows, "BLOCK_T": WORDS_BY_TMA}
         taken |= {"BLOCK_C": 1 << (C - 1).bit_length(), "PARTS": PARTS_BY_TMA}
+        taken |= {"COLUMNS": columns, "SCALE": scale(scaled, C)}
         kernel = backward_hopper.mutual_attention_bwd_hopper_kernel
         return Configuration(kernel, element_bytes, words, C, walk, taken)
-    columns, _, scaled = switches(reading)
     constants: dict[str, Any] = {
         "C": C,
         "GATE_WORDS": max(1, words // 32),
@@ -127,6 +129,10 @@ def configurations(architecture: int, reading: Reading = AS_PRINTED) -> Iterator
             for C in (WHOLE_C, NARROW_C) if words == 32 else (WHOLE_C,):
                 walk = blocks(architecture, element_bytes, words, C, divided=columns).backward
                 yield backward_configuration(element_bytes, words, C, walk, reading=reading)
+            # The candidate beside it is the same for fewer words.
+            if element_bytes == 2 and words == WORDS_BY_TMA and architecture == 90:
+                by_tma = HOPPER_BACKWARD[words]
+                yield backward_configuration(element_bytes, words, WHOLE_C, by_tma, reading=reading)
             if element_bytes == 2:
                 constants = {"C": WHOLE_C, "BLOCK_T": words, "CHUNK": walk.chunk}
                 kernel = backward.mutual_attention_bwd_gram_kernel

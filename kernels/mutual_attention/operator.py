@@ -291,10 +291,10 @@ def mutual_attention_bwd(
         wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
         sizes = _blocks(z_v, L_t, cut, columns)
         walk = sizes.backward
-        if walk.by_tma and (expr_offsets is not None or gate.shape[2] > 1 or columns or scaled):
+        if walk.by_tma and (expr_offsets is not None or gate.shape[2] > 1):
             raise UnsupportedError(
-                f"the backward by TMA ({walk}) takes up to 32 words, no expr_offsets, and no other reading "
-                "of language_norm or score_scale; needed for this call is one in chunks"
+                f"the backward by TMA ({walk}) takes up to 32 words and no expr_offsets; needed for this "
+                "call is one in chunks"
             )
 
         dy, shift = wide(E, L_t, C), wide(E, L_t)
@@ -353,6 +353,7 @@ def mutual_attention_bwd(
                 rstd,
                 gate,
                 dy,
+                shift,
                 gram,
                 word_sum,
                 dz_v,
@@ -363,6 +364,8 @@ def mutual_attention_bwd(
                 L_t,
                 tiles_per_split,
                 C=C,
+                COLUMNS=columns,
+                SCALE=scale(scaled, C),
                 BLOCK_V=walk.rows,
                 BLOCK_T=word_block,
                 BLOCK_C=block_c,

@@ -33,9 +33,9 @@ def sass_report(
         yield _row(forward_configuration(2, words, WHOLE_C, own.forward, reading), architecture)
         for groups in (False, True):
             yield _row(backward_configuration(2, words, WHOLE_C, own.backward, groups, reading), architecture)
-        if own.forward.by_tma and reading == AS_PRINTED and words in HOPPER_BACKWARD:
+        if own.forward.by_tma and words in HOPPER_BACKWARD:
             by_tma = HOPPER_BACKWARD[words]
-            yield _row(backward_configuration(2, words, WHOLE_C, by_tma, groups=False), architecture)
+            yield _row(backward_configuration(2, words, WHOLE_C, by_tma, False, reading), architecture)
 
 
 def _row(one: Configuration, architecture: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.interpreter
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 fp16, bf16 = torch.float16, torch.bfloat16
 
+EVERYTHING, DEFAULT = Reading("columns", "all", "channels"), Reading("columns", "none", "channels")
 CASES = [
     # Both word blocks, several tiles a program, channels that do not fill their block, padding, no word kept.
     Case(L_v=260, L_t=16, C=256, dtype=bf16, scale=4.0),
@@ -30,6 +31,9 @@ CASES = [
     Case(L_v=130, L_t=32, C=72, dtype=bf16, keep="all", scale=8.0, shift=1.0),
     Case(L_v=140, L_t=20, C=256, dtype=fp16, images=2, padded=True, scale=4.0),
     Case(L_v=1, L_t=1, C=128, dtype=fp16),
+    # The other readings, with rows and words that nothing is kept of.
+    Case(L_v=20, L_t=7, C=72, dtype=bf16, images=2, padded=True, tau=0.9, scale=40.0, reading=EVERYTHING),
+    Case(L_v=130, L_t=20, C=72, dtype=fp16, tau=0.6, scale=4.0, shift=0.5, reading=DEFAULT),
 ]
 
 
@@ -65,7 +69,7 @@ MUTATIONS = {
     "dX without the mean": ("k = c2_rstd * mean - c1", "k = -c1"),
     "dZ_v without a Z_v": ("dz_v -= a[:, None] * z_v", "pass"),
     "dZ_l without the weight": ("weight[:, None] * H[part]", "H[part]"),
-    "dA without the words' sums": ("+ k[:, None] * word_sum[None, :]", ""),
+    "dA without the words' sums": ("dx_z_l += k[:, None] * word_sum[None, :]", "dx_z_l += 0"),
     "no Gram matrix": ("x_z_l = tl.dot(rounded_A, gram, S", "x_z_l = S + 0 * tl.dot(rounded_A, gram, S"),
     "forget Z_v dYᵀ": ("* dx_z_l + z_v_dy", "* dx_z_l"),
     "forget A dY": ("dz_v = tl.dot(rounded_A, dy[part]", "dz_v = 0 * tl.dot(rounded_A, dy[part]"),
@@ -85,7 +89,13 @@ MUTATIONS = {
         'input_precision="ieee")',
         'input_precision="ieee").to(tl.bfloat16).to(tl.float32)',
     ),
+    "no gradient through the column sums": ("(word_sum, -shift, dtype)", "(word_sum, 0 * shift, dtype)"),
+    "the column sums' gradient added": ("(word_sum, -shift, dtype)", "(word_sum, shift, dtype)"),
+    "dA without the words' sums, columns": ("(word_sum, -shift, dtype)", "(0 * word_sum, -shift, dtype)"),
+    "dS without the scale": ("dS *= SCALE", "dS *= 1.0"),
+    "the softmax without the scale": ("S * SCALE if SCALE != 1.0 else S", "S"),
 }
+OF_READINGS = list(MUTATIONS)[-5:]
 NOTICED_BY = Case(L_v=260, L_t=20, C=72, dtype=bf16, scale=4.0, shift=0.5)
 
 
@@ -99,7 +109,7 @@ def test_the_case_of_the_mutations_passes_unbroken() -> None:
 def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = MUTATIONS[name]
     use_broken(monkeypatch, operator, backward_hopper, right, wrong, tmp_path)
-    assert parity(NOTICED_BY, DEVICE).failures()
+    assert parity(CASES[-2] if name in OF_READINGS else NOTICED_BY, DEVICE).failures()
 
 
 @pytest.mark.usefixtures("hopper")
@@ -108,13 +118,11 @@ def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pyte
     [
         Case(L_v=5, L_t=4, C=96, dtype=bf16, counts=(1,)),
         Case(L_v=5, L_t=40, C=96, dtype=bf16),
-        Case(L_v=5, L_t=4, C=96, dtype=bf16, reading=Reading(language_norm="columns")),
-        Case(L_v=5, L_t=4, C=96, dtype=bf16, reading=Reading(score_scale="channels")),
     ],
-    ids=["groups", "words", "columns", "scale"],
+    ids=["groups", "words"],
 )
 def test_what_it_does_not_take_it_refuses(case: Case) -> None:
-    with pytest.raises(UnsupportedError, match="takes up to 32 words, no expr_offsets, and no other reading"):
+    with pytest.raises(UnsupportedError, match="takes up to 32 words and no expr_offsets"):
         parity(case, DEVICE)
 
 
@@ -129,8 +137,7 @@ KIND = Kind("bfloat16", 32, 256, 4096, False, False, True)
         (KIND._replace(words=64), 90, False),
         (KIND._replace(grouped=True), 90, False),
         (KIND._replace(gradient=False), 90, False),
-        (KIND._replace(language_norm="columns"), 90, False),
-        (KIND._replace(score_scale="channels"), 90, False),
+        (KIND._replace(language_norm="columns", empty_rows="all", score_scale="channels"), 90, True),
         (KIND._replace(dtype="float32"), 90, False),
         (KIND._replace(C=252), 90, False),
         (KIND._replace(C=192), 90, True),
@@ -147,7 +154,7 @@ def test_hopper_alone_tries_it_and_the_table_keeps_its_own(
     monkeypatch.setattr(f"{here}.limits", lambda device: KNOWN[architecture])
     monkeypatch.setattr(operator, "why_unsupported", lambda *call: None)
     offered = candidates.candidates(kind, DEVICE)
-    own = blocks(architecture, 2, kind.words, kind.C)
+    own = blocks(architecture, 2, kind.words, kind.C, divided=kind.language_norm == "columns")
     assert (f"triton:{own.forward}+128/8/1/0/132" in offered) == tried
     assert offered[0] == "triton"
     assert not own.backward.by_tma
