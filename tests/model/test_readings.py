@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from maris_fast.config import ModelSettings
+from maris_fast.ablation.paper import FRAGMENTS
+from maris_fast.config import ModelSettings, TrainingSettings, load_settings
 from maris_fast.kernels import Reading, mutual_attention
 from maris_fast.model import Maris
 from maris_fast.model.kinds import of_model
@@ -21,6 +22,7 @@ from maris_fast.weights import HEADER, WeightsMeta, load_model, save_weights
 from tests.encoders.provenances import provenance
 from tests.model.by_hand import inputs, make
 
+CONFIGS = FRAGMENTS.parent
 OTHERWISE = {"language_norm": "columns", "empty_rows": "all", "score_scale": "channels"}
 
 
@@ -122,3 +124,8 @@ def test_at_the_papers_size_words_stay_apart_when_columns_are_divided() -> None:
         printed, divided = of_blocks(keep=keep), of_blocks(keep=keep, language_norm="columns")
         assert all(abs(after - before) < 0.2 for before, after in divided), divided
         assert printed[0][1] - printed[0][0] > 0.4, printed
+    shipped = load_settings(TrainingSettings, CONFIGS / "refcoco.yaml").model
+    (first, second) = of_blocks(**shipped.model_dump())
+    # S / √C is near 0 at the start: all words gather nearly the same mean, and in block 2 that shows.
+    assert abs(first[1] - first[0]) < 0.2, first
+    assert second[1] < 0.3, second
