@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.errors import InputError
+from maris_fast.system.files import replace_text
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -48,9 +49,7 @@ class Suite:
             f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items()
         ]
         rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in self.rows)
-        scratch = file.with_name(f".{file.name}.part")
-        scratch.write_text("{\n" + ",\n".join(lines) + ',\n "rows": [\n' + rows + "\n ]\n}\n")
-        scratch.replace(file)
+        replace_text(file, ["{\n" + ",\n".join(lines) + ',\n "rows": [\n' + rows + "\n ]\n}\n"])
         return file
 
 

@@ -40,9 +40,10 @@ from maris_fast.data_shards.records import (
     count,
 )
 from maris_fast.data_shards.scaling import PLAN_RATES
-from maris_fast.encoders import SamEncoder, TextEncoder, place
+from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.images import load_image
 from maris_fast.rle import Rle
+from maris_fast.system.devices import place
 from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 

@@ -15,12 +15,12 @@ from PIL import Image
 
 from maris_fast.config import RANDOM, SamSettings, TextSettings
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, TextFeatures
-from maris_fast.encoders.placement import usable
 from maris_fast.encoders.provenance import EncoderProvenance
 from maris_fast.errors import ArgumentError, CheckpointError
 from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.images import as_shown, load_image
 from maris_fast.pictures.attention_weights import Attention, of_expression, watched
+from maris_fast.system.devices import usable
 from maris_fast.weight_files import find_weights
 from maris_fast.weights import load_model
 

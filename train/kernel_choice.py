@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.kernels.choice import Operation, prove, text
 from maris_fast.kernels.choice.table import Found, of_device
 from maris_fast.model.kinds import of_model
+from maris_fast.system.launchers import place_of
 from maris_fast.system.terminal import say
 from maris_fast.train.ranks import Ranks
 
@@ -38,7 +38,7 @@ def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Table:
     among those that were right on each.
     """
     pairs = list(dict.fromkeys(wanted))
-    leads = os.environ.get("LOCAL_RANK", "0") == "0"
+    leads = not place_of().local_rank
     told = say if ranks.first else (lambda _: None)
     own: Everything | None = None
     if leads:

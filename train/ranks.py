@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError
+from maris_fast.system.devices import kind_of, share_cores
 from maris_fast.system.launchers import Place, take_place
 from maris_fast.train.progress_state import ProgressState
 
@@ -68,20 +69,6 @@ class Ranks:
         return values
 
 
-def device_kind(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    """The device that ``engine.device`` means on this machine.
-
-    Raises:
-        ConfigError: CUDA is asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise ConfigError(
-            "engine.device = cuda, but torch sees no CUDA device here; set engine.device=cpu or =auto"
-        )
-    return "cuda" if available and wanted != "cpu" else "cpu"
-
-
 def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
     """Joins the processes that a launcher started; a process without a launcher is a run of one rank.
 
@@ -94,11 +81,11 @@ def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
             address where they cannot meet.
     """
     if alone:
-        _share_cores(1)
-        return Ranks(_device(device_kind(settings.device), 0))
+        share_cores(1)
+        return Ranks(_device(kind_of(settings.device, "engine.device"), 0))
     place = take_place()
-    device = _device(device_kind(settings.device), place.local_rank or 0)
-    _share_cores(place.local_world or 1)
+    device = _device(kind_of(settings.device, "engine.device"), place.local_rank or 0)
+    share_cores(place.local_world or 1)
     # The heartbeat judges first, and can say who it was; then the collectives give up by themselves.
     timeout = timedelta(minutes=settings.timeout_minutes + 1)
     _init_distributed(place, device, timeout)
@@ -124,12 +111,6 @@ def _device(kind: Literal["cpu", "cuda"], local_rank: int) -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
-
-
-def _share_cores(local_world: int) -> None:
-    # Each rank would otherwise take all cores, and two ranks on two cores run slower than one.
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
 
 
 def _init_distributed(place: Place, device: torch.device, timeout: timedelta) -> None:

@@ -16,8 +16,9 @@ from PIL import Image
 
 from maris_fast.config import TrainingSettings
 from maris_fast.system.files import replaced
+from maris_fast.system.progress import Steps
 from maris_fast.system.standard_streams import lost_lines, take_untold
-from maris_fast.system.terminal import printable, write_line
+from maris_fast.system.terminal import write_line
 from maris_fast.train.by_products import ByProduct, RecordFile
 from maris_fast.train.log_line import log_line
 from maris_fast.train.run_files import BOARD, METRICS, PICTURES
@@ -89,7 +90,7 @@ class RankZeroLogger:
         self._curves.attempt(self._open_board)
         self._mirror = WandbMirror(settings) if settings.run.wandb_project is not None else None
         self._said = time.monotonic()
-        self._bar = _ProgressBar(step, total_steps) if sys.stdout.isatty() else None
+        self._bar = Steps(step, total_steps) if sys.stdout.isatty() else None
 
     def __enter__(self) -> RankZeroLogger:
         return self
@@ -172,29 +173,6 @@ class RankZeroLogger:
         for what, count in lost.items():
             if count:
                 log.warning("%s that could not be written: %d", what, count)
-
-
-class _ProgressBar:
-    def __init__(self, step: int, total_steps: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self._task = self._progress.add_task("", total=total_steps, completed=step)
-        self._progress.start()
-
-    def advance(self, step: int) -> None:
-        self._progress.update(self._task, completed=step)
-
-    def print(self, text: str) -> None:
-        self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
-
-    def close(self) -> None:
-        self._progress.stop()
 
 
 def _curves(kind: str, values: dict[str, Any]) -> dict[str, float]:

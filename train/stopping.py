@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from maris_fast.system import end_signals
-from maris_fast.train.launchers import Launchers
+from maris_fast.system.launcher_processes import Launchers
 from maris_fast.train.ranks import Ranks
 
 log = logging.getLogger(__name__)

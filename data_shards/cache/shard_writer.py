@@ -14,13 +14,13 @@ from typing import BinaryIO
 import webdataset
 from crc32c import crc32c
 
-from maris_fast.data_shards.cache.files import new_file
 from maris_fast.data_shards.cache.group import EncodedGroup, key_of, members
 from maris_fast.data_shards.cache.index import ShardIndex, object_of
 from maris_fast.data_shards.cache.manifest import CacheHead, ShardEntry, ShardPlan, SplitEntry, members_of
 from maris_fast.data_shards.cache.shard_plan import TAR_BLOCK
 from maris_fast.errors import InputError
 from maris_fast.system.files import sha256_of
+from maris_fast.system.new_files import new_file
 
 
 def write_shard(

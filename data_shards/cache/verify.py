@@ -15,7 +15,6 @@ from crc32c import crc32c
 
 from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.features import STORED
-from maris_fast.data_shards.cache.files import PART
 from maris_fast.data_shards.cache.index import ShardIndex, object_of
 from maris_fast.data_shards.cache.manifest import (
     ANNOTATION,
@@ -31,9 +30,10 @@ from maris_fast.data_shards.cache.manifest import (
     members_of,
     read_manifest,
 )
-from maris_fast.data_shards.cache.progress import counting
 from maris_fast.data_shards.cache.reading_index import read_index
 from maris_fast.errors import InputError, first_of
+from maris_fast.system.new_files import PART
+from maris_fast.system.progress import counting
 
 
 @dataclass(frozen=True)

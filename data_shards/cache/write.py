@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 import time
 from collections import deque
@@ -26,7 +25,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maris_fast.config import CacheSettings
-from maris_fast.data_shards.cache.files import PART, new_file, remove_left_parts
 from maris_fast.data_shards.cache.group import EncodedGroup
 from maris_fast.data_shards.cache.manifest import (
     MANIFEST,
@@ -41,19 +39,21 @@ from maris_fast.data_shards.cache.manifest import (
     read_writing,
 )
 from maris_fast.data_shards.cache.mask_targets import mask_target
-from maris_fast.data_shards.cache.progress import counting
 from maris_fast.data_shards.cache.shard_plan import plan_split
 from maris_fast.data_shards.cache.shard_writer import is_written, split_entry, write_shard
 from maris_fast.data_shards.cache.usable import Checking, without
 from maris_fast.data_shards.cache.workers import Worker
 from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow, write_listing
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
-from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder, place
+from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
 from maris_fast.images import load_image
+from maris_fast.system.devices import place, share_cores
 from maris_fast.system.files import flush, sha256_of
 from maris_fast.system.locks import is_lock
+from maris_fast.system.new_files import PART, new_file, remove_left_parts
+from maris_fast.system.progress import counting
 
 DECODERS = 4
 """Threads that decode and resize images ahead of the encoder."""
@@ -126,7 +126,8 @@ class CacheJob:
         self._progress = progress and self.worker.first
         self._source = ImportedDataset(dataset)
         chosen = _chosen_splits(self._source, splits)
-        _share_cores(self.worker)
+        if self.worker.local_world > 1:
+            share_cores(self.worker.local_world)
         device, precision = place(settings.device, settings.precision, self.worker.local_rank)
         if device.type == "cuda":
             torch.cuda.set_device(device.index or 0)  # pinned memory belongs to the current device
@@ -405,12 +406,6 @@ def _require_same(out: Path, there: CacheHead, wanted: CacheHead) -> None:
 
 def _head_of(manifest: CacheManifest) -> CacheHead:
     return CacheHead(**{name: getattr(manifest, name) for name in CacheHead.model_fields})
-
-
-def _share_cores(worker: Worker) -> None:
-    # Each worker of a machine would otherwise take all cores.
-    if worker.local_world > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // worker.local_world))
 
 
 def _chosen_splits(source: ImportedDataset, splits: Sequence[str] | None) -> list[str]:

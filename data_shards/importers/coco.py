@@ -31,9 +31,9 @@ from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.own import SPLIT, own_head
 from maris_fast.data_shards.importers.refs import Refs
 from maris_fast.data_shards.importers.split_names import files_by_split
-from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import UNKNOWN_SPLIT
 from maris_fast.errors import InputError
+from maris_fast.system.new_folder import new_folder
 
 UNKNOWN_CATEGORY = -1
 

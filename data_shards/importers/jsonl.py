@@ -25,11 +25,11 @@ from maris_fast.data_shards.importers.paths import place_of
 from maris_fast.data_shards.importers.segmentations import union_mask
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.split_names import chosen_splits, files_by_split
-from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import Expression, ImageRecord, Target
 from maris_fast.errors import InputError
 from maris_fast.images import load_stored
 from maris_fast.rle import Rle
+from maris_fast.system.new_folder import new_folder
 
 
 @dataclass

@@ -25,11 +25,11 @@ from maris_fast.data_shards.importers.segmentations import BOX_ALONE
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.split_names import chosen_splits
 from maris_fast.data_shards.importers.text_encoding import read_json
-from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError
 from maris_fast.rle import Rle
+from maris_fast.system.new_folder import new_folder
 
 IMAGE_DATA = ("image_data_split.json", "image_data_split3000.json")
 """Both names are about."""

@@ -11,9 +11,9 @@ from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.instances import read_instances
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.refs import read_refs
-from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import DatasetInfo
 from maris_fast.errors import InputError
+from maris_fast.system.new_folder import new_folder
 
 OF_COCO = ("refcoco", "refcoco+", "refcocog")
 """Their ``ann_id`` is COCO's; of another data set in this layout nobody knows."""

@@ -17,7 +17,6 @@ from maris_fast.data_shards.mixing.guard import Allowed, Guard, MixSummary
 from maris_fast.data_shards.mixing.joining import Joining
 from maris_fast.data_shards.mixing.mixed_sets import Part, parts_of
 from maris_fast.data_shards.mixing.pairs import draw_pairs
-from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.records import (
     TRAIN,
     UNKNOWN_SPLIT,
@@ -27,6 +26,7 @@ from maris_fast.data_shards.records import (
     together,
 )
 from maris_fast.errors import InputError
+from maris_fast.system.new_folder import new_folder
 from maris_fast.system.terminal import Table
 
 

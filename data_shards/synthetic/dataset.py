@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.synthetic.phrasing import Sentence, choose_sentences
 from maris_fast.data_shards.synthetic.rendering import render
 from maris_fast.data_shards.synthetic.scene import OUTLINES, SceneObject, sample_scene
 from maris_fast.errors import InputError
 from maris_fast.rle import Rle
+from maris_fast.system.new_folder import new_folder
 
 DATASET, SPLIT_BY = "scenes", "synthetic"
 IMAGES = Path("images/train2014")

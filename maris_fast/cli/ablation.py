@@ -145,8 +145,8 @@ def _work(ablation: Ablation, ranks: int, jobs: int, quick: tuple[int, int] | No
     """Everything that is not done yet; the record of what is then."""
     from maris_fast.ablation.record import ABLATION, Record, alone_in
     from maris_fast.ablation.runner import Runner
-    from maris_fast.cli.progress import Runs
     from maris_fast.data_shards.cache import read_manifest
+    from maris_fast.system.progress import Runs
 
     steps = _Steps(ablation, ranks, jobs)
     with alone_in(ablation.folder, beside=[QUICK_DATA]):

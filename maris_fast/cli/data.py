@@ -28,8 +28,8 @@ def scenes(
     out: Annotated[Path | None, typer.Option(help="new folder; gets RefCOCO's layout")] = None,
 ) -> None:
     """Render synthetic scenes with expressions, in the layout that RefCOCO has on disk."""
-    from maris_fast.cli.progress import counted
     from maris_fast.data_shards.synthetic import generate_scenes
+    from maris_fast.system.progress import counted
 
     root = _named(out, root)
     with counted("scenes") as progress:
@@ -55,8 +55,8 @@ def pretrain(
 
     It takes about half an hour of one CPU core. `maris-fast scenes` renders others, whatever the seed.
     """
-    from maris_fast.cli.progress import all_counted
     from maris_fast.data_shards.synthetic.pretraining import pretrain_encoders
+    from maris_fast.system.progress import all_counted
 
     with all_counted("image encoder", "text encoder") as (image, text):
         made = pretrain_encoders(
@@ -135,9 +135,9 @@ def import_annotations(
     """Read annotations and images; check them; write records and compare with the published counts."""
     from rich.console import Console
 
-    from maris_fast.cli.progress import counted
     from maris_fast.data_shards.importers.formats import import_dataset
     from maris_fast.data_shards.importers.options import ImportOptions
+    from maris_fast.system.progress import counted
 
     with counted("checked") as progress:
         options = ImportOptions(
@@ -198,8 +198,8 @@ def mix(
     """Join imported data sets into one to train on; refuse or remove train images that are test images."""
     from rich.console import Console
 
-    from maris_fast.cli.progress import all_counted
     from maris_fast.data_shards.mixing import mix_datasets
+    from maris_fast.system.progress import all_counted
 
     with all_counted("records", "looked at") as (progress, looking):
         try:

@@ -36,13 +36,14 @@ def examples(
     from maris_fast.evaluation.evaluate import require_same_encoders
     from maris_fast.pictures.overlays import save_png
     from maris_fast.reports.chosen_examples import RULE, choose, examples_of, examples_sheet
+    from maris_fast.system.devices import kind_of
     from maris_fast.system.files import replace_text, writing
-    from maris_fast.train.ranks import Ranks, device_kind
+    from maris_fast.train.ranks import Ranks
     from maris_fast.weight_files import find_weights
     from maris_fast.weights import load_model
 
     paths = [find_weights(path) for path in (weights, *(weights_b or ()))]
-    ranks = Ranks(torch.device(device_kind(device)))
+    ranks = Ranks(torch.device(kind_of(device)))
     with CacheReader(cache, split, device=ranks.device) as reader:
         models = []
         for path in paths:

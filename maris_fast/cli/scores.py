@@ -44,13 +44,13 @@ def score(
     """Score masks of any origin: everybody's rules, on an imported data set, without a model."""
 
     from maris_fast import scoring
-    from maris_fast.cli.progress import counted
     from maris_fast.data_shards.records import ImportedDataset
     from maris_fast.evaluation.evaluate import show
     from maris_fast.evaluation.expression_file import require_place, write_lines
     from maris_fast.evaluation.score_masks import score_masks
     from maris_fast.evaluation.scores_file import write_scores
     from maris_fast.scoring import from_masks
+    from maris_fast.system.progress import counted
 
     names = [name for names in protocol or () for name in names.split(",")]
     asked = scoring.named(names)

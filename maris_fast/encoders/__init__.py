@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from maris_fast.encoders.provenance import EncodersProvenance, SamProvenance, TextProvenance
 
 if TYPE_CHECKING:
-    from maris_fast.encoders.placement import place
     from maris_fast.encoders.sam import SamEncoder
     from maris_fast.encoders.text import TextEncoder, TextFeatures, TokenisedText
 
@@ -22,7 +21,6 @@ __all__ = [
     "TextFeatures",
     "TextProvenance",
     "TokenisedText",
-    "place",
 ]
 
 _LAZY = {
@@ -30,7 +28,6 @@ _LAZY = {
     "TextEncoder": "text",
     "TextFeatures": "text",
     "TokenisedText": "text",
-    "place": "placement",
 }
 
 

@@ -21,13 +21,13 @@ from maris_fast import scoring
 from maris_fast.config import EngineSettings
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.stream import CacheReader
-from maris_fast.encoders.placement import usable
 from maris_fast.encoders.provenance import EncodersProvenance
 from maris_fast.errors import CheckpointError, MarisError
 from maris_fast.evaluation.expression_file import KeptMasks, require_place, write_lines
 from maris_fast.evaluation.scores_file import write_scores
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
+from maris_fast.system.devices import usable
 from maris_fast.system.standard_streams import Streams, sturdy
 from maris_fast.system.terminal import say
 from maris_fast.train.heartbeat import Heartbeat

@@ -17,7 +17,8 @@ from maris_fast.reports.chosen_examples import choose, examples_of
 from maris_fast.reports.click_maps import AttentionOfRun, attention_of_run
 from maris_fast.reports.example_sheets import ExamplesOfRuns, examples_of_runs
 from maris_fast.reports.run_data import RunData
-from maris_fast.train.ranks import Ranks, device_kind
+from maris_fast.system.devices import kind_of
+from maris_fast.train.ranks import Ranks
 from maris_fast.weight_files import BEST
 from maris_fast.weights import WeightsMeta, load_model
 
@@ -75,7 +76,7 @@ def draw_models(runs: Sequence[RunData], drawing: Drawing) -> ModelPictures:
         ConfigError: as many caches as fit neither all runs nor each.
     """
     drawn = ModelPictures(left_out=[run.name for run in runs[MOST_RUNS:]])
-    ranks = Ranks(torch.device(device_kind(drawing.device)))
+    ranks = Ranks(torch.device(kind_of(drawing.device)))
     groups: dict[tuple[Path, str], list[_Loaded]] = {}
     for run, cache in list(zip(runs, _caches(runs, drawing.caches), strict=True))[:MOST_RUNS]:
         split = run.settings.get("data.val_split", "val")

@@ -24,7 +24,6 @@ from maris_fast.cli import app
 from maris_fast.config import CacheSettings, TextSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache import write as write_module
-from maris_fast.data_shards.cache.files import new_file
 from maris_fast.data_shards.cache.group import EncodedGroup
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.workers import Worker, find_worker
@@ -32,6 +31,7 @@ from maris_fast.data_shards.cache.write import CacheJob, encode_groups
 from maris_fast.data_shards.records import ImageRecord
 from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.errors import ConfigError, InputError
+from maris_fast.system.new_files import new_file
 from tests.data.cache_dataset import SIZES, WORDS, default_records, record, tiny_settings, write_dataset
 from tests.data.killed_writers import SETTINGS
 from tests.faults import Disk, small_disk

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.errors import InputError
 from maris_fast.system import locks
 from maris_fast.system.locks import Owner, lock_in, owned_folder
+from maris_fast.system.new_folder import new_folder
 from tests.training.processes import ROOT
 
 OWN = """
 import sys, time
 from pathlib import Path
 from maris_fast.system import locks
-from maris_fast.data_shards.new_folder import new_folder
+from maris_fast.system.new_folder import new_folder
 from maris_fast.errors import InputError
 locks.BEAT = 0.3
 with locks.owned_folder(Path(sys.argv[1])) as held:

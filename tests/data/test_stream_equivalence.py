@@ -18,8 +18,9 @@ from maris_fast.data_shards.cache.features import as_tensor, from_stored, to_sto
 from maris_fast.data_shards.cache.write import encode_groups
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import Batch, CacheReader
-from maris_fast.encoders import SamEncoder, TextEncoder, place
+from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.rle import Rle
+from maris_fast.system.devices import place
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
 ON_GPU = pytest.param(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from maris_fast.data_shards.new_folder import new_folder
 from maris_fast.data_shards.synthetic.pretraining.image_encoder import pretrain_image_encoder
 from maris_fast.data_shards.synthetic.pretraining.schedule import Progress
 from maris_fast.data_shards.synthetic.pretraining.text_encoder import HELD_OUT_PAIRS, pretrain_text_encoder
+from maris_fast.system.new_folder import new_folder
 
 SAM, TEXT = "sam_vit_tiny.safetensors", "clip_text_tiny.safetensors"
 

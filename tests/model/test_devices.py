@@ -1,12 +1,12 @@
-"""Encoders run where the settings say, and in the precision that suits the place."""
+"""Work runs where the settings say, and encoders in the precision that suits the device."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from maris_fast.encoders import place
 from maris_fast.errors import ConfigError
+from maris_fast.system.devices import place
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""On which device, and in which precision, the encoders run."""
+"""Which device, precision and cores a process takes."""
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ def usable(device: torch.device | str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"device = {device}, which is no device; set device to cpu or cuda") from error
     if named.type == "cuda":
-        _require_cuda("cpu")
+        _require_cuda("device", "cpu")
         if (named.index or 0) >= torch.cuda.device_count():
             raise ConfigError(
                 f"device = {device}, but the GPUs here end at cuda:{torch.cuda.device_count() - 1}"
@@ -30,21 +31,30 @@ def usable(device: torch.device | str) -> torch.device:
     return named
 
 
+def kind_of(wanted: Literal["auto", "cpu", "cuda"], setting: str = "device") -> Literal["cpu", "cuda"]:
+    """What a setting means on this machine.
+
+    Raises:
+        ConfigError: CUDA was asked for and there is none; it names the ``setting``.
+    """
+    if wanted == "cuda":
+        _require_cuda(setting, "auto or cpu")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def place(
     device: Literal["auto", "cpu", "cuda"],
     precision: Literal["auto", "fp32", "bf16"],
     local_rank: int = 0,
 ) -> tuple[torch.device, torch.dtype]:
-    """The device and dtype that the settings mean on this machine.
+    """The device and dtype that the encoders' settings mean on this machine.
 
     Processes of one machine, told apart by ``local_rank``, take its GPUs in turn.
 
     Raises:
         ConfigError: CUDA was asked for and there is none.
     """
-    if device == "cuda":
-        _require_cuda("auto or cpu")
-    chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    chosen = kind_of(device)
     if precision == "auto":
         precision = "bf16" if chosen == "cuda" else "fp32"
     placed = torch.device(chosen)
@@ -53,6 +63,15 @@ def place(
     return placed, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
-def _require_cuda(others: str) -> None:
+def share_cores(processes: int) -> None:
+    """Gives this process its share of the cores that it may use, unless ``OMP_NUM_THREADS`` says otherwise.
+
+    Each would otherwise take all of them, and two processes on two cores run slower than one.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def _require_cuda(setting: str, others: str) -> None:
     if not torch.cuda.is_available():
-        raise ConfigError(f"device = cuda, but PyTorch sees no CUDA device; set device to {others}")
+        raise ConfigError(f"{setting} = cuda, but PyTorch sees no CUDA device; set {setting} to {others}")
