@@ -35,7 +35,7 @@ def examples(
     from maris_fast.data_shards.stream import CacheReader
     from maris_fast.evaluation.evaluate import require_same_encoders
     from maris_fast.pictures.overlays import save_png
-    from maris_fast.reports.chosen_examples import RULE, choose, examples_of, examples_sheet
+    from maris_fast.reports.chosen_examples import RULE, Example, choose, examples_of, examples_sheet
     from maris_fast.system.devices import kind_of
     from maris_fast.system.files import replace_text, writing
     from maris_fast.train.ranks import Ranks
@@ -58,9 +58,15 @@ def examples(
     chosen = choose(found, number)
     record: dict[str, object] = {"split": split, "images": len(found), "rule": RULE, "models": names}
     said: list[str] = []
-    for name, some in vars(chosen).items():
+    chosen_by_name: dict[str, list[Example]] = vars(chosen)
+    for name, some in chosen_by_name.items():
         record[name] = [
-            {"image": one.image, "text": one.text, "iou": [round(iou, 4) for iou in one.ious]} for one in some
+            {
+                "image": one.sample.image,
+                "text": one.sample.text,
+                "iou": [round(iou, 4) for iou in one.ious],
+            }
+            for one in some
         ]
         if some:
             sheet = examples_sheet(some, names, root, said.append)
