@@ -15,6 +15,7 @@ from maris_fast.cli.train_eval import launch, scoring_command
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.train import __file__ as train_package
 from tests.end_to_end.refmini_all import SENTENCES, write_refmini_all
+from tests.training.processes import NOTHING_TO_SEE
 
 CONFIGS = Path(train_package).parent / "configs"
 
@@ -22,7 +23,7 @@ CONFIGS = Path(train_package).parent / "configs"
 ENCODERS = (
     "encoders.sam.arch=vit_b",
     "encoders.sam.weights=random",
-    "encoders.sam.image_size=320",
+    "encoders.sam.image_size=192",
     "encoders.text.arch=tiny",
     "encoders.text.weights=random",
     "batch_size=1",
@@ -48,9 +49,9 @@ def test_refmini_is_imported_cached_learned_by_heart_and_predicted(refmini: Path
 
     entry = str(CONFIGS.parent / "main.py")
     overfit = ("--config", str(CONFIGS / "overfit.yaml"), f"data.cache={cache}", f"run.folder={run}")
-    assert launch(2, entry, *overfit) == 0
+    assert launch(1, entry, *overfit, "schedule.epochs=100", "run.evaluate_every=50", *NOTHING_TO_SEE) == 0
     weights = run / "best.safetensors"
-    assert launch(2, *scoring_command(weights, cache, split="train", out=tmp_path / "scores.json")) == 0
+    assert launch(1, *scoring_command(weights, cache, split="train", out=tmp_path / "scores.json")) == 0
     scores = json.loads((tmp_path / "scores.json").read_text())["as written"]
     assert scores["expressions"] == SENTENCES
     assert scores["oIoU"] >= 0.8
