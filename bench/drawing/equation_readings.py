@@ -54,36 +54,38 @@ def by_row(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def plot(suite: Suite, file: Path) -> None:
-    """oIoU over the number of visual tokens, and the loss over steps at the smallest grid."""
+    """The loss over steps at the smallest grid and, with several grids, oIoU over their tokens."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    sizes, losses = figure.subplots(1, 2)
     sized = [row for row in suite.rows if "-" not in row["part"]]  # what differs is the grid alone
+    tokens = sorted({row["tokens"] for row in sized})
+    several = len(tokens) > 1
+    figure = Figure(figsize=(11 if several else 7, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
     for label, runs in by_row(sized).items():
-        by_tokens: dict[int, list[float]] = {}
-        for run in runs:
-            by_tokens.setdefault(run["tokens"], []).append(run["scores"]["oIoU"])
-        points = sorted(by_tokens.items())
-        spread = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-        sizes.errorbar(
-            [tokens for tokens, _ in points],
-            [mean(values) for _, values in points],
-            yerr=spread,
-            label=label,
-            marker="o",
-            capsize=2,
+        curves = [{step: loss for step, loss in run["loss"]} for run in runs if run["tokens"] == tokens[0]]
+        steps = sorted(set.intersection(*map(set, curves))) if curves else []
+        panels[0].plot(steps, [mean(curve[step] for curve in curves) for step in steps], label=label)
+        if several:
+            scores = [[run["scores"]["oIoU"] for run in runs if run["tokens"] == size] for size in tokens]
+            seen = [(size, values) for size, values in zip(tokens, scores, strict=True) if values]
+            panels[1].errorbar(
+                [size for size, _ in seen],
+                [mean(values) for _, values in seen],
+                yerr=[stdev(values) if len(values) > 1 else 0.0 for _, values in seen],
+                marker="o",
+                capsize=2,
+            )
+    panels[0].set(xlabel="step", ylabel="training loss, mean over seeds", title=f"{tokens[0]} visual tokens")
+    panels[0].legend(fontsize=7)
+    if several:
+        panels[1].set(
+            xscale="log", xlabel="visual tokens (L_v)", ylabel="oIoU, mean and deviation over seeds"
         )
-        curves = [dict(map(tuple, run["loss"])) for run in runs if run["tokens"] == min(by_tokens)]
-        steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-        losses.plot(steps, [mean(curve[step] for curve in curves) for step in steps], label=label)
-    sizes.set(xscale="log", xlabel="visual tokens (L_v)", ylabel="oIoU, mean and deviation over seeds")
-    losses.set(xlabel="step", ylabel="training loss, mean over seeds", title="smallest grid")
-    sizes.grid(alpha=0.3)
-    losses.grid(alpha=0.3)
-    losses.legend(fontsize=7)
+    for panel in panels:
+        panel.grid(alpha=0.3)
     file.parent.mkdir(parents=True, exist_ok=True)
     # No date in the picture: the same results give the same file.
     figure.savefig(file, dpi=110, metadata={"Software": None})
