@@ -32,45 +32,42 @@ def ablate(
         str | None, typer.Argument(help="folder that `maris-fast cache` wrote; none with --quick and --list")
     ] = None,
     overrides: data.Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(help="folder for all runs: new, or one that this command began")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for all runs: a new one, or one to resume")] = None,
     rows: Annotated[
         str | None,
         typer.Option(
-            help="the paper's numbers or names, such as 2,5,without_mask, or your own: YAML files or a "
-            "folder of them; all of the paper's by default"
+            help="rows by the paper's number or by name, such as 2,5,without_mask, or your own as YAML files "
+            "or a folder of them; default: all rows of the paper"
         ),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(
-            help="such as 0,1,2, each row is trained with each; 0 by default, with --quick three for some"
-        ),
+        typer.Option(help="seeds of each row, such as 0,1,2; default: 0, with --quick three for some rows"),
     ] = None,
     config: Annotated[
         list[Path] | None,
         typer.Option(
-            help="YAML that all rows start from, or a shipped one's name; again: later win; else refcoco"
+            help="YAML file with the settings of all rows, or the name of a shipped one; may be repeated, "
+            "later files win; default: refcoco"
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="split of the cache that rows are scored on")] = "val",
+    split: Annotated[str, typer.Option(help="split of the cache to score on")] = "val",
     ranks: train_eval.Ranks = 1,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="runs side by side; 1, with --quick one for each core")
+        int | None, typer.Option(min=1, help="runs at a time; default: 1, with --quick one for each core")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="on synthetic scenes made on the spot, in minutes on two cores")
+        bool, typer.Option("--quick", help="use synthetic scenes, which takes minutes on two cores")
     ] = False,
-    train_images: Annotated[int, typer.Option(min=1, help="with --quick: scenes to train on")] = 1200,
-    val_images: Annotated[int, typer.Option(min=1, help="with --quick: scenes to score on")] = 120,
+    train_images: Annotated[int, typer.Option(min=1, help="with --quick: number of training scenes")] = 1200,
+    val_images: Annotated[int, typer.Option(min=1, help="with --quick: number of validation scenes")] = 120,
     listed: Annotated[
-        bool, typer.Option("--list", help="only print the rows, their parameters and their fragments")
+        bool, typer.Option("--list", help="print the rows with their parameters and settings files, and exit")
     ] = False,
 ) -> None:
-    """Train and score the paper's ablations in turn, and print its tables with ours beside its numbers.
+    """Train and score the paper's ablations, and print the paper's tables with our scores beside its own.
 
-    Stopped, it goes on when the same command runs again. Exit status 1 if a row has failed.
+    If interrupted, the same command resumes. Exit status 1 if a row failed.
     """
     from maris_fast.errors import ConfigError
 

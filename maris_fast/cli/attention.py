@@ -18,16 +18,19 @@ def attention(
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("attention"),
     pixel: Annotated[
         list[str] | None,
-        typer.Option(metavar="X,Y", help="of the image, may be repeated; else the middle of the prediction"),
+        typer.Option(
+            metavar="X,Y",
+            help="pixel of the image; may be repeated; default: a pixel inside the predicted mask",
+        ),
     ] = None,
     block: Annotated[
-        int | None, typer.Option(min=1, help="mutual-aware attention block, counted from 1; else all")
+        int | None, typer.Option(min=1, help="number of a mutual-aware attention block, from 1; default: all")
     ] = None,
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
     device: Device = "cpu",
 ) -> None:
-    """Draw the words that matter to a pixel and the region of each word (the paper's Figs. 1 and 5).
+    """Draw a pixel's attention to words and each word's attention to the image (the paper's Figs. 1 and 5).
 
     Writes <image>-words.png and, for each block, <image>-regions-block<N>.png.
     """

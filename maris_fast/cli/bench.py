@@ -9,25 +9,27 @@ import typer
 
 from maris_fast.system.terminal import say
 
-bench = typer.Typer(no_args_is_help=True, help="Benchmarks: run them, draw them, compare them.")
+bench = typer.Typer(no_args_is_help=True, help="Run, draw and compare benchmarks.")
 Root = Annotated[
-    Path | None, typer.Option(help="checkout whose README.md, docs/ and bench/results/; this code's own")
+    Path | None,
+    typer.Option(help="checkout with README.md, docs/ and bench/results/; default: that of this code"),
 ]
 
 
 @bench.command("run")
 def run(
     suites: Annotated[
-        list[str] | None, typer.Argument(help="such as mutual_attention; all by default")
+        list[str] | None, typer.Argument(help="suites, such as mutual_attention; default: all")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="results go to OUT/<device>/<suite>.json; bench/results by default")
+        Path | None,
+        typer.Option(help="folder for results, OUT/<device>/<suite>.json; default: bench/results"),
     ] = None,
     keyword: Annotated[
-        str | None, typer.Option("-k", help="only cases whose name fits, as pytest's -k; needs --out")
+        str | None, typer.Option("-k", help="run cases that match, as pytest's -k; needs --out")
     ] = None,
 ) -> None:
-    """Run the suites here and keep their results. A suite with a wrong result keeps none."""
+    """Run benchmark suites and save their results. A suite with a parity error saves none."""
     from maris_fast.bench.results import ROOT
     from maris_fast.bench.suite_runs import run as run_suites
     from maris_fast.errors import ConfigError
@@ -51,11 +53,11 @@ def report(root: Root = None) -> None:
 @bench.command("keep")
 def keep(
     folder: Annotated[
-        Path, typer.Argument(help="of a finished quickstart or `ablate`, such as runs/quickstart")
+        Path, typer.Argument(help="folder of a finished quickstart or `ablate`, such as runs/quickstart")
     ],
     root: Root = None,
 ) -> None:
-    """Keep a quickstart's scores and pictures, or an ablation, as results of this device."""
+    """Save a quickstart's scores and pictures, or an ablation, as results of this device."""
     from maris_fast.bench.report import keep as keep_results
     from maris_fast.bench.results import ROOT
 
@@ -64,9 +66,9 @@ def keep(
 
 @bench.command("compare")
 def compare(
-    new: Annotated[Path, typer.Argument(help="results of now, <device>/<suite>.json")],
-    old: Annotated[Path, typer.Argument(help="of before, such as bench/results")],
-    tolerance: Annotated[float, typer.Option(min=0, help="share by which a case may be slower")] = 0.15,
+    new: Annotated[Path, typer.Argument(help="new results, <device>/<suite>.json")],
+    old: Annotated[Path, typer.Argument(help="earlier results, such as bench/results")],
+    tolerance: Annotated[float, typer.Option(min=0, help="largest accepted slowdown, as a share")] = 0.15,
 ) -> None:
     """Compare results of one device with earlier ones, as ratios within each run; exit status 1 if slower."""
     from rich.console import Console
@@ -94,23 +96,26 @@ def step(
     size: Annotated[
         str | None,
         typer.Option(
-            help="full (ViT-H, the paper's model), small or tiny; by default full on a GPU, else small"
+            help="full (ViT-H, the paper's model), small or tiny; default: full on a GPU, else small"
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="timed rounds of each row")] = 5,
-    only: Annotated[list[int] | None, typer.Option(min=1, help="only this row; may be repeated")] = None,
+    only: Annotated[
+        list[int] | None, typer.Option(min=1, help="number of a row to run; may be repeated")
+    ] = None,
     endurance_minutes: Annotated[
-        float | None, typer.Option(min=0, help="instead: the last row for so long, a reading every 10 s")
+        float | None,
+        typer.Option(min=0, help="seconds to run only the last row for, with a measurement every 10 s"),
     ] = None,
     peak_tflops: Annotated[
         float | None,
-        typer.Option(help="dense bf16 of the device, for MFU; by default by its name, no MFU where unknown"),
+        typer.Option(help="dense bf16 peak of the device, for MFU; default: by the device's name"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="results go to OUT/<device>/step.json; bench/results by default")
+        Path | None, typer.Option(help="folder for results, OUT/<device>/step.json; default: bench/results")
     ] = None,
 ) -> None:
-    """The waterfall of a training step: from encoders in the loop to the fast preset, one technique a row."""
+    """Time a training step from encoders in the loop to the fast preset, one technique for each row."""
     from maris_fast.bench import step as waterfall
     from maris_fast.bench.results import ROOT, Suite
     from maris_fast.config import EngineSettings
@@ -144,10 +149,10 @@ def step(
 @bench.command("memory")
 def memory(
     out: Annotated[
-        Path | None, typer.Option(help="results go to OUT/cpu/step_memory.json; bench/results by default")
+        Path | None, typer.Option(help="folder for results, OUT/cpu/step_memory.json; default: bench/results")
     ] = None,
 ) -> None:
-    """Count what a step keeps for its backward, an image and an expression; no GPU is needed."""
+    """Count the memory saved for the backward of a step, by image and expression; needs no GPU."""
     import torch
 
     from maris_fast.bench.results import ROOT, Suite

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from maris_fast.data_shards.cache.write import CacheJob
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the file")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings that override the file's")
 ]
 
 
@@ -25,9 +25,9 @@ def scenes(
     val_images: Annotated[int, typer.Option(min=1)] = 160,
     image_size: Annotated[int, typer.Option(min=64, help="pixels, square")] = 256,
     seed: int = 0,
-    out: Annotated[Path | None, typer.Option(help="new folder; gets RefCOCO's layout")] = None,
+    out: Annotated[Path | None, typer.Option(help="new folder, in RefCOCO's layout")] = None,
 ) -> None:
-    """Render synthetic scenes with expressions, in the layout that RefCOCO has on disk."""
+    """Render synthetic scenes with expressions, in RefCOCO's file layout."""
     from maris_fast.data_shards.synthetic import generate_scenes
     from maris_fast.system.progress import counted
 
@@ -85,7 +85,7 @@ def _named(option: Path | None, argument: Path | str | None) -> Path:
 
 
 def import_annotations(
-    root: Annotated[Path, typer.Argument(help="folder that holds the data set and images/")],
+    root: Annotated[Path, typer.Argument(help="folder with the data set and images/")],
     dataset: Annotated[
         str,
         typer.Argument(
@@ -96,43 +96,45 @@ def import_annotations(
     out: Annotated[Path, typer.Option(help="new folder for the imported data set")],
     split_by: Annotated[
         str | None,
-        typer.Option(help="unc, umd, google, synthetic: refs(<split-by>).p; needed where there are several"),
+        typer.Option(
+            help="unc, umd, google or synthetic, for refs(<split-by>).p; needed if there are several"
+        ),
     ] = None,
-    split: Annotated[list[str] | None, typer.Option(help="only this split; may be given again")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="split to use; may be repeated; default: all")
+    ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="folder of the images, if it is not at its usual place below ROOT")
+        Path | None, typer.Option(help="folder of the images, if not in the default place below ROOT")
     ] = None,
     check_images: Annotated[bool, typer.Option(help="decode every image")] = True,
     orientation: Annotated[
         Literal["stored", "shown"] | None,
         typer.Option(
-            help="which view masks are for, of images that EXIF turns and whose annotated size fits both: as "
-            "the file stores its pixels, or as EXIF turns them"
+            help="orientation of the masks, for images with an EXIF orientation whose annotated size fits "
+            "both: pixels as stored, or as shown after applying EXIF"
         ),
     ] = None,
     mask_values: Annotated[
         Literal["nonzero", "void", "soft"] | None,
         typer.Option(
-            help="what is inside in mask PNGs of more than two values: all but 0, all but 0 and 255 (void), "
-            "from half of white on"
+            help="values of the object in mask PNGs of more than two values: all but 0 (nonzero), all but 0 "
+            "and 255 (void), at least half of white (soft)"
         ),
     ] = None,
     leave_out_bad: Annotated[
         bool,
         typer.Option(
             "--leave-out-bad",
-            help="leave out rows that cannot be used, count and list them; else they refuse the import",
+            help="leave out, count and list bad rows; default: they fail the import",
         ),
     ] = False,
     hold_out: Annotated[
         float | None,
-        typer.Option(
-            help="make a split val of this share of the train images, such as 0.1; for data without one"
-        ),
+        typer.Option(help="move this share of the train images, such as 0.1, to a new split val"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="with --hold-out: another choice of images")] = 0,
+    seed: Annotated[int, typer.Option(help="with --hold-out: seed of the choice of images")] = 0,
 ) -> None:
-    """Read annotations and images; check them; write records and compare with the published counts."""
+    """Read and check annotations and images, write records, and compare counts with the published ones."""
     from rich.console import Console
 
     from maris_fast.data_shards.importers.formats import import_dataset
@@ -169,33 +171,35 @@ def mix(
     out: Annotated[Path, typer.Option(help="new folder for the mixed data set")],
     held_out: Annotated[
         list[Path] | None,
-        typer.Option(help="an imported data set whose test images count, but that is not mixed in; again"),
+        typer.Option(help="imported data set to check for leaks without mixing it in; may be repeated"),
     ] = None,
     remove_leaks: Annotated[
-        bool, typer.Option("--remove-leaks", help="leave out train images that are test images of any set")
+        bool,
+        typer.Option("--remove-leaks", help="leave out train images that are test images of any data set"),
     ] = False,
     keep_own_leaks: Annotated[
         bool,
         typer.Option(
             "--keep-own-leaks",
-            help="keep images that a set has in its own train and test splits, as G-Ref google by design",
+            help="keep images that are in train and test splits of the same data set, as in G-Ref google",
         ),
     ] = False,
     compare_content: Annotated[
-        bool, typer.Option(help="look into the image files too, so that copies under other names are found")
+        bool, typer.Option(help="also compare image contents, to find renamed copies")
     ] = True,
     look_alike: Annotated[
-        int, typer.Option(min=0, max=256, help="bits in which two images that look alike may differ")
+        int, typer.Option(min=0, max=256, help="bits (of 256) in which hashes of similar images may differ")
     ] = 32,
     keep_look_alikes: Annotated[
-        bool, typer.Option("--keep-look-alikes", help="keep train images that only look like a test image")
+        bool,
+        typer.Option("--keep-look-alikes", help="keep train images that only look similar to a test image"),
     ] = False,
     pairs: Annotated[
-        Path | None, typer.Option(help="PNG to draw all pairs on that look alike, to be judged by eye")
+        Path | None, typer.Option(help="PNG file to draw all pairs of similar images in")
     ] = None,
-    name: Annotated[str, typer.Option(help="of the mixed data set")] = "mix",
+    name: Annotated[str, typer.Option(help="name of the mixed data set")] = "mix",
 ) -> None:
-    """Join imported data sets into one to train on; refuse or remove train images that are test images."""
+    """Join imported data sets into one for training; reject or remove train images that are test images."""
     from rich.console import Console
 
     from maris_fast.data_shards.mixing import mix_datasets
@@ -228,36 +232,39 @@ def mix(
 def cache(
     dataset: Annotated[Path, typer.Argument(help="folder that `maris-fast import` wrote")],
     out: Annotated[
-        str | None, typer.Argument(metavar="[OUT]", help="the same as --out, unless it is KEY=VALUE")
+        str | None, typer.Argument(metavar="[OUT]", help="same as --out, unless it is KEY=VALUE")
     ] = None,
     overrides: Overrides = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="folder for the shards: new, or one that this command began"),
+        typer.Option("--out", help="folder for the shards: a new one, or one to resume"),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML of cache settings, or the name of a shipped one, such as vit_h")
+        Path | None,
+        typer.Option(help="YAML file of cache settings, or the name of a shipped one, such as vit_h"),
     ] = None,
-    split: Annotated[list[str] | None, typer.Option(help="only this split; may be given again")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="split to use; may be repeated; default: all")
+    ] = None,
     leave_out_bad: Annotated[
         bool,
         typer.Option(
             "--leave-out-bad",
-            help="leave out images and expressions that the encoders cannot take, count and list them; else "
-            "they refuse the cache",
+            help="leave out, count and list images and expressions that the encoders cannot process; "
+            "default: they are errors",
         ),
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="only say what would be written")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="print what would be written, and exit")] = False,
     estimate: Annotated[bool, typer.Option(help="encode a batch to estimate the time")] = True,
     rank: Annotated[
-        int | None, typer.Option(min=0, help="this process's share, where no launcher says")
+        int | None, typer.Option(min=0, help="number of this process's share, if not started by a launcher")
     ] = None,
     world: Annotated[int | None, typer.Option(min=1, help="number of shares")] = None,
 ) -> None:
     """Run the frozen encoders over an imported data set and write their features to WebDataset shards.
 
-    Stopped, it goes on when the same command runs again. Several processes share the work under torchrun,
-    deepspeed, srun or mpirun, or with --rank and --world.
+    If interrupted, the same command resumes. Several processes share the work under torchrun, deepspeed, srun
+    or mpirun, or with --rank and --world.
     """
     say(f"reading {dataset}; loading the encoders' libraries", err=True)
     from maris_fast.config import CacheSettings, load_settings
@@ -341,10 +348,12 @@ def _print_written(manifest: CacheManifest) -> None:
 
 def verify(
     cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
-    split: Annotated[list[str] | None, typer.Option(help="only this split; may be given again")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="shards that are read at once")] = 4,
+    split: Annotated[
+        list[str] | None, typer.Option(help="split to use; may be repeated; default: all")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="shards to read at a time")] = 4,
 ) -> None:
-    """Read a whole cache and compare every checksum, shape and count; exit status 1 if anything is wrong."""
+    """Read a whole cache and check all checksums, shapes and counts; exit status 1 if anything is wrong."""
     from rich.console import Console
 
     from maris_fast.data_shards.cache.verify import verify_cache

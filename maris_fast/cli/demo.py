@@ -18,21 +18,20 @@ def demo(
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
     device: Device = "cpu",
-    host: Annotated[str, typer.Option(help="address to listen at; another than this lets others in")] = (
+    host: Annotated[str, typer.Option(help="address to listen on; any other lets other machines connect")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any free one")] = 7860,
     example: Annotated[
-        list[Path] | None, typer.Option(metavar="IMAGE", help="photograph to choose from; may be repeated")
+        list[Path] | None,
+        typer.Option(metavar="IMAGE", help="example photograph on the page; may be repeated"),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="host name that the page answers to besides its own; may be repeated"
-        ),
+        typer.Option(metavar="NAME", help="additional host name of the page; may be repeated"),
     ] = None,
 ) -> None:
-    """Show a page on this machine: a photograph, sentences, their masks, and the attention behind them.
+    """Serve a local web page: upload a photograph, enter sentences, see masks and attention.
 
     Needs Gradio: pip install 'maris-fast[demo]'. Ctrl-C ends it.
     """

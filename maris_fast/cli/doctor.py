@@ -26,21 +26,25 @@ INDENT = 28
 
 def doctor(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the files")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings that override the files'")
     ] = None,
     config: Annotated[
         list[Path] | None,
         typer.Option(
-            help="YAML of the run or of the cache to be made, or a shipped one's name; again: later win"
+            help="YAML file of a run or cache, or the name of a shipped one; may be repeated, later files win"
         ),
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="a cache to look at; with --config, data.cache")] = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="processes on this machine; 1 unless told")] = None,
-    machines: Annotated[int, typer.Option(min=1, help="that the run takes part on")] = 1,
-    only: Annotated[list[str] | None, typer.Option(help="this check alone; may be given again")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="cache to check; default: data.cache of --config")
+    ] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="processes on this machine; default: 1")] = None,
+    machines: Annotated[int, typer.Option(min=1, help="machines of the run")] = 1,
+    only: Annotated[
+        list[str] | None, typer.Option(help="check to run; may be repeated; default: all")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
 ) -> None:
-    """Run small things that a run needs, and say what is broken and what to do; exit status 1 if anything is.
+    """Check this machine for a run, and print problems with their fixes; exit status 1 if there are any.
 
     Under srun or torchrun all ranks meet, and the first of each machine examines it.
     """

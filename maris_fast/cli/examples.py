@@ -15,16 +15,16 @@ def examples(
     cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
     split: Annotated[str, typer.Option(help="split of the cache")] = "val",
     weights_b: Annotated[
-        list[Path] | None, typer.Option(help="another model's weights, to stand beside; may be repeated")
+        list[Path] | None, typer.Option(help="weights of another model to compare; may be repeated")
     ] = None,
-    number: Annotated[int, typer.Option(min=1, help="expressions of a picture")] = 4,
+    number: Annotated[int, typer.Option(min=1, help="expressions in a picture")] = 4,
     images: Annotated[
-        int | None, typer.Option(min=1, help="look only at so many images, from the split's first on")
+        int | None, typer.Option(min=1, help="use only the first images of the split, so many")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("examples"),
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
 ) -> None:
-    """Draw best and worst expressions by IoU (Fig. 6) and some between (Fig. 2), models side by side.
+    """Draw expressions with the best, worst (Fig. 6) and medium IoU (Fig. 2), models side by side.
 
     Writes successes.png, failures.png, steps.png and examples.json, which has the rule and every IoU shown.
     """

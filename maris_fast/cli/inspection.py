@@ -11,7 +11,7 @@ import typer
 def info(
     path: Annotated[Path | None, typer.Argument(help="weights, an imported data set or a cache")] = None,
 ) -> None:
-    """Describe weights, a data set or a cache; without a path, the machine and what it would run."""
+    """Describe weights, a data set or a cache; without a path, this machine and its implementations."""
     from rich.console import Console
 
     from maris_fast.system.terminal import Table

@@ -9,18 +9,22 @@ import typer
 
 from maris_fast.system.terminal import Table, say
 
-kernels = typer.Typer(no_args_is_help=True, help="Implementations of the operations: prove them, show them.")
+kernels = typer.Typer(
+    no_args_is_help=True, help="Prove implementations of the operations on this machine, and show the choice."
+)
 
 
 @kernels.command("prove")
 def prove(
     config: Annotated[
         list[Path] | None,
-        typer.Option(help="YAML of a run, whose model's calls are proven; may be repeated; else the paper's"),
+        typer.Option(
+            help="YAML file of a run, for the calls of its model; may be repeated; default: the paper's model"
+        ),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="also what has a certificate already")] = False,
+    again: Annotated[bool, typer.Option("--again", help="also prove what already has a certificate")] = False,
 ) -> None:
-    """Try each implementation here, its results and then its time; `auto` takes the fastest right one."""
+    """Check and time each implementation on this machine; `auto` takes the fastest correct one."""
     import torch
 
     from maris_fast.config import ModelSettings, TrainingSettings, load_settings
@@ -38,7 +42,7 @@ def prove(
 
 @kernels.command("show")
 def show() -> None:
-    """Which implementation each proven kind of call gets on this machine, and why the others do not."""
+    """Show which implementation each proven kind of call uses on this machine, and why not the others."""
     import torch
     from rich.console import Console
 

@@ -24,18 +24,19 @@ def plan(
     gpus_a_machine: Annotated[int, typer.Option(min=1)] = 8,
     expressions_per_image: Annotated[float, typer.Option(min=1)] = 7.0,
     expressions_per_visit: Annotated[int, typer.Option(min=1, help="K: data.expressions_per_image")] = 8,
-    grid: Annotated[str, typer.Option(help="tokens of an image without padding")] = "64x48",
+    grid: Annotated[str, typer.Option(help="grid of tokens of an image, without padding")] = "64x48",
     channels: Annotated[int, typer.Option(min=1, help="C_v; 1280 is ViT-H")] = 1280,
     dtype: Literal["int8", "fp8", "bf16"] = "int8",
-    shard_bytes: Annotated[int, typer.Option(min=1, help="the cache's setting of this name")] = 2 << 30,
+    shard_bytes: Annotated[int, typer.Option(min=1, help="size of a shard, as in the cache's settings")] = 2
+    << 30,
     epochs: Annotated[int, typer.Option(min=1)] = 50,
     sam_images_per_s: Given = None,
     step_expressions_per_s: Given = None,
     disk_gbps: Annotated[float | None, typer.Option("--disk-GBps", min=1e-9)] = None,
     network_gbps: Annotated[float | None, typer.Option("--network-GBps", min=1e-9)] = None,
-    device: Annotated[str | None, typer.Option(help="take rates measured in bench/results/DEVICE")] = None,
+    device: Annotated[str | None, typer.Option(help="use rates measured in bench/results/DEVICE")] = None,
 ) -> None:
-    """Bytes, disks, network and hours for so many images, and whether caching them is worth its time.
+    """Estimate bytes, disks, network and hours for a number of images, and whether a cache saves time.
 
     Rates are of one GPU, one disk and one machine's network. Those not given come from measurements on
     --device where there are some, else they are assumed, and said to be.

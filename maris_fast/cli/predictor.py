@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from maris_fast.prediction import Predictor
 
 WEIGHTS = "a run's folder, or a weights file"
-SamWeights = Annotated[str | None, typer.Option(help="SAM's checkpoint the features were made with")]
-TextWeights = Annotated[str | None, typer.Option(help="CLIP's weights: open_clip tag or path")]
+SamWeights = Annotated[str | None, typer.Option(help="SAM checkpoint that made the training features")]
+TextWeights = Annotated[
+    str | None, typer.Option(help="CLIP weights that made the training features: open_clip tag or path")
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 
 

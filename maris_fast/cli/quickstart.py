@@ -25,17 +25,17 @@ BEGUN, SECONDS = "quickstart.json", "seconds.json"
 
 
 def quickstart(
-    folder: Annotated[Path, typer.Option("--out", "--folder", help="new folder for all that is made")] = Path(
-        "runs/quickstart"
-    ),
-    ranks: Annotated[int, typer.Option(min=1, help="processes that train")] = 2,
+    folder: Annotated[
+        Path, typer.Option("--out", "--folder", help="new folder for all output, or one to resume")
+    ] = Path("runs/quickstart"),
+    ranks: Annotated[int, typer.Option(min=1, help="training processes")] = 2,
     train_images: Annotated[int, typer.Option(min=1)] = 1200,
     val_images: Annotated[int, typer.Option(min=1)] = 160,
     overrides: data.Overrides = None,
 ) -> None:
-    """See MARIS learn: scenes -> import -> cache -> train -> evaluate -> predict, in minutes on two cores.
+    """Run the whole pipeline on synthetic scenes: import, cache, train, evaluate, predict, in minutes.
 
-    Stopped, it goes on when the same command runs again.
+    If interrupted, the same command resumes.
     """
     from maris_fast import train
 

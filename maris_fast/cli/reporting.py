@@ -13,22 +13,31 @@ from maris_fast.system.terminal import say
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="run folders, or folders of `maris-fast ablate`; several stand side by side"),
+        typer.Argument(help="folders of runs or of `maris-fast ablate`; several are shown side by side"),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="the page; report.html in the run's folder, or here for several")
+        Path | None,
+        typer.Option(
+            help="HTML file; default: report.html in the run's folder, in the current folder for several runs"
+        ),
     ] = None,
     cache: Annotated[
         list[Path] | None,
-        typer.Option(help="features to run the models on, for all or one a run; else each run's data.cache"),
+        typer.Option(
+            help="cache to run the models on, for all runs or one for each; default: each run's data.cache"
+        ),
     ] = None,
     images: Annotated[
-        int, typer.Option(min=1, help="of the validation split at most, to run the models on")
+        int, typer.Option(min=1, help="largest number of validation images to run the models on")
     ] = 64,
-    draw: Annotated[bool, typer.Option(help="run the models, for attention, successes and failures")] = True,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where the models run")] = "auto",
+    draw: Annotated[
+        bool, typer.Option(help="run the models, to show attention, successes and failures")
+    ] = True,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="device that runs the models")
+    ] = "auto",
 ) -> None:
-    """Write scores, curves, pictures, settings and speed of runs as one HTML page that needs no network."""
+    """Write scores, curves, pictures, settings and throughput of runs as one self-contained HTML page."""
     from maris_fast.reports import Drawing, write_report
     from maris_fast.system.files import writing
     from maris_fast.train.run_files import REPORT

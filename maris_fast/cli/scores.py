@@ -20,28 +20,28 @@ def score(
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="whose way of scoring: maris, lavt, cris, cris-val, rela, lisa, vlt, phrasecut, or all that "
-            "masks allow; may be given several times, or with commas"
+            help="scoring rules: maris, lavt, cris, cris-val, rela, lisa, vlt, phrasecut, or all that masks "
+            "allow; may be repeated, or separated by commas"
         ),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="probability above which the masks have their pixels")
+        float, typer.Option(min=0, max=1, help="probability threshold that the masks were made with")
     ] = 0.5,
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="resamples of the images for 95% intervals; 0: no intervals")
+        int, typer.Option(min=0, help="resamples of images for 95% intervals; 0: no intervals")
     ] = 1000,
     breakdown: Annotated[
-        bool, typer.Option(help="print scores by category, size, length and words; the JSON always has them")
+        bool, typer.Option(help="print scores by category, size, length and words; always in the JSON")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="also write the scores there, as JSON; in a folder, named by data set and split"),
+        typer.Option(help="JSON file for the scores, or a folder for a file named by data set and split"),
     ] = None,
     per_expression: Annotated[
-        Path | None, typer.Option(help="also write every expression with its IoU there, as JSON lines")
+        Path | None, typer.Option(help="JSON lines file for the IoU of each expression")
     ] = None,
 ) -> None:
-    """Score masks of any origin: everybody's rules, on an imported data set, without a model."""
+    """Score masks of any model on an imported data set, by the rules of all protocols."""
 
     from maris_fast import scoring
     from maris_fast.data_shards.records import ImportedDataset
@@ -80,12 +80,14 @@ def compare(
     first: Annotated[
         Path, typer.Argument(metavar="A", help="file of `maris-fast eval` or `score` --per-expression")
     ],
-    second: Annotated[Path, typer.Argument(metavar="B", help="another, about the same expressions")],
-    bootstrap: Annotated[int, typer.Option(min=1, help="resamples of the images")] = 2000,
-    most: Annotated[int, typer.Option(min=0, help="expressions to show where the two differ most")] = 10,
-    out: Annotated[Path | None, typer.Option(help="also write the comparison there, as JSON")] = None,
+    second: Annotated[Path, typer.Argument(metavar="B", help="another such file, of the same expressions")],
+    bootstrap: Annotated[int, typer.Option(min=1, help="resamples of images")] = 2000,
+    most: Annotated[
+        int, typer.Option(min=0, help="number of expressions to show, those with the largest differences")
+    ] = 10,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the comparison")] = None,
 ) -> None:
-    """Compare two models on the same expressions: differences with intervals, and where they are largest."""
+    """Compare two models on the same expressions: differences with intervals, and the largest ones."""
     import json
 
     from rich.console import Console

@@ -30,11 +30,12 @@ def train(
     config: Annotated[
         list[Path],
         typer.Option(
-            help="YAML of training settings, or the name of a shipped one, such as refcoco; again: later win"
+            help="YAML file of training settings, or the name of a shipped one, such as refcoco; may be "
+            "repeated, later files win"
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the files")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings that override the files'")
     ] = None,
     ranks: Ranks = 1,
 ) -> None:
@@ -59,38 +60,39 @@ def evaluate(
     cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
     split: Annotated[str, typer.Option(help="split of the cache")] = "val",
     swapped: Annotated[
-        bool, typer.Option(help="exchange each expression for one of another object of the same image")
+        bool,
+        typer.Option(help="also score with each expression replaced by one of another object of the image"),
     ] = False,
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="whose way of scoring: maris, lavt, cris, cris-val, rela, lisa, vlt, phrasecut or all; "
-            "may be given several times, or with commas"
+            help="scoring rules: maris, lavt, cris, cris-val, rela, lisa, vlt, phrasecut or all; may be "
+            "repeated, or separated by commas"
         ),
     ] = None,
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="resamples of the images for 95% intervals; 0: no intervals")
+        int, typer.Option(min=0, help="resamples of images for 95% intervals; 0: no intervals")
     ] = 1000,
     breakdown: Annotated[
-        bool, typer.Option(help="print scores by category, size, length and words; the JSON always has them")
+        bool, typer.Option(help="print scores by category, size, length and words; always in the JSON")
     ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="also write the scores there, as JSON; in a folder, such as the run's, where "
-            "`maris-fast report` finds them, named by data set and split"
+            help="JSON file for the scores, or a folder for a file named by data set and split; "
+            "`maris-fast report` reads those in a run's folder"
         ),
     ] = None,
     per_expression: Annotated[
         Path | None,
         typer.Option(
-            help="also write every expression there, with ids, sentence, IoU and predicted mask, as JSON "
-            "lines; `maris-fast compare` reads two such files"
+            help="JSON lines file for ids, sentence, IoU and predicted mask of each expression; "
+            "`maris-fast compare` reads two such files"
         ),
     ] = None,
     ranks: Ranks = 1,
 ) -> None:
-    """Score weights on a split: oIoU, mIoU and Pr@X at the images' original size, and as other papers do."""
+    """Score weights on a split: oIoU, mIoU and Pr@X at the original size, also by other papers' rules."""
     from maris_fast.weight_files import find_weights
 
     weights = find_weights(weights)
