@@ -82,12 +82,6 @@ def device_folder(environment: dict[str, Any]) -> str:
     return str(environment["device"]).lower().replace(" ", "-")
 
 
-def commit_told(environment: dict[str, Any]) -> str | None:
-    """The commit measured, marked where code differed from it."""
-    commit, dirty = commit_and_dirty(environment)
-    return f"{commit}-dirty" if dirty else commit
-
-
 def commit_and_dirty(environment: dict[str, Any]) -> tuple[str | None, bool]:
     """The commit measured, and whether code differed from it. Results that were written are not code."""
     commit = environment["commit"]

@@ -304,6 +304,7 @@ def test_a_real_run_without_its_checkpoints_is_refused_and_untouched(trained: Pa
 def test_a_restart_moves_all_of_a_real_run_aside(trained: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(trained / "run", tmp_path / "run"))
     names = set(os.listdir(folder))
+    assert not {"report.html", "pictures"} & names  # NOTHING_TO_SEE
     before = content(folder)
     done = training(trained, folder, "--resume", "restart", "run.seed=1")
     assert done.returncode == 0, done.stderr[-4000:]
