@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -71,8 +72,8 @@ def test_a_failure_at_any_point_leaves_the_last_good_one(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    owner, name = {"os.fsync": (os, "fsync"), "Path.rename": (Path, "rename")}.get(call, (checkpoints, call))
-    monkeypatch.setattr(owner, name, fail)
+    owner = {"os.fsync": os, "Path.rename": Path, "save_file": safetensors.torch}.get(call, checkpoints)
+    monkeypatch.setattr(owner, call.split(".")[-1], fail)
     with pytest.raises((CheckpointError, KeyboardInterrupt)) as raised:
         save(tmp_path, 2, keep=1)
     monkeypatch.undo()
