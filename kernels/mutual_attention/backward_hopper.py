@@ -1,4 +1,4 @@
-"""A backward for Hopper, without image groups: tiles by TMA, products as wgmma, sums kept over all tiles."""
+"""A backward for Hopper: tiles by TMA, products as wgmma, sums kept over all tiles."""
 
 # mypy: disable-error-code="assignment, var-annotated"
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from maris_fast.kernels.mutual_attention.forward import SIZES, inside
+from maris_fast.kernels.mutual_attention.forward import SIZES, image_of_expression, inside
 from maris_fast.kernels.mutual_attention.forward_hopper import halves, softmax_of_kept
 
 # Columns of the thinnest product on tensor cores.
@@ -105,11 +105,12 @@ def store_piece(
 @triton.jit(do_not_specialize=SIZES)
 def mutual_attention_bwd_hopper_kernel(
     grad_desc: tl.tensor,  # [E, L_v, C], dL/df_lav, in blocks [1, BLOCK_V, BLOCK_C // PARTS]
-    z_v_desc: tl.tensor,  # [E, L_v, C], likewise
+    z_v_desc: tl.tensor,  # [I, L_v, C], likewise
     grad_ptr: tl.tensor,  # the same two by address
     z_v_ptr: tl.tensor,
     z_l_ptr: tl.tensor,  # [E, L_t, C]
     weight_ptr: tl.tensor,  # [C]
+    expr_offsets_ptr: tl.tensor,  # [I + 1]
     mean_ptr: tl.tensor,  # [E, L_v]
     rstd_ptr: tl.tensor,  # [E, L_v]
     gate_ptr: tl.tensor,  # [E, L_v], 32 pairs an int32
@@ -117,16 +118,18 @@ def mutual_attention_bwd_hopper_kernel(
     shift_ptr: tl.tensor,  # [E, L_t], fp32
     gram_ptr: tl.tensor,  # [E, BLOCK_T, BLOCK_T], fp32
     word_sum_ptr: tl.tensor,  # [E, BLOCK_T], fp32
-    dz_v_ptr: tl.tensor,  # [E, L_v, C]
+    dz_v_ptr: tl.tensor,  # [E, L_v, C], an expression's own
     dz_l_partial_ptr: tl.tensor,  # [E, splits, L_t, C], this split's share of dZ_l - dY
     dw_partial_ptr: tl.tensor,  # [E, splits, C], zeros
     db_partial_ptr: tl.tensor,  # [E, splits, C], zeros
+    images: tl.tensor,
     L_v: tl.tensor,
     L_t: tl.tensor,
     tiles_per_split: tl.tensor,
     C: tl.constexpr,
     COLUMNS: tl.constexpr,
     SCALE: tl.constexpr,
+    HAS_GROUPS: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -146,6 +149,7 @@ def mutual_attention_bwd_hopper_kernel(
     PART: tl.constexpr = BLOCK_C // PARTS
     e = tl.program_id(0)
     split = tl.program_id(1)
+    image = image_of_expression(expr_offsets_ptr, e, images) if HAS_GROUPS else e
     words = tl.arange(0, BLOCK_T)
     in_tile = tl.arange(0, BLOCK_V)
     row_base = e.to(tl.int64) * L_v
@@ -173,8 +177,10 @@ def mutual_attention_bwd_hopper_kernel(
     square = words[:, None] * BLOCK_T + words[None, :]
     gram = tl.load(gram_ptr + e.to(tl.int64) * BLOCK_T * BLOCK_T + square).to(dtype)
     word_sum = tl.load(word_sum_ptr + e.to(tl.int64) * BLOCK_T + words)
-    if COLUMNS:
-        shift = tl.load(shift_ptr + e.to(tl.int64) * L_t + words, mask=words < L_t, other=0.0)
+    if COLUMNS or HAS_GROUPS:
+        shift = tl.zeros((BLOCK_T,), dtype=tl.float32)
+        if COLUMNS:
+            shift = tl.load(shift_ptr + e.to(tl.int64) * L_t + words, mask=words < L_t, other=0.0)
         of_words = of_each_word(word_sum, -shift, dtype)
     Q = tl.zeros((2 * BLOCK_T, BLOCK_T), dtype=tl.float32)
     u = tl.zeros((BLOCK_T,), dtype=tl.float32)
@@ -195,7 +201,7 @@ def mutual_attention_bwd_hopper_kernel(
         gw_sum = tl.zeros((BLOCK_V, THIN), dtype=tl.float32)
         gw_z_v = tl.zeros((BLOCK_V, THIN), dtype=tl.float32)
         for part in tl.static_range(PARTS):
-            z_v += (tl.reshape(z_v_desc.load([e, start, part * PART]), (BLOCK_V, PART)),)
+            z_v += (tl.reshape(z_v_desc.load([image, start, part * PART]), (BLOCK_V, PART)),)
             grad += (tl.reshape(grad_desc.load([e, start, part * PART]), (BLOCK_V, PART)),)
             g = grad[part].to(tl.float32)
             z = z_v[part].to(tl.float32)
@@ -224,8 +230,8 @@ def mutual_attention_bwd_hopper_kernel(
         rounded_A = A.to(dtype)
         x_z_l = tl.dot(rounded_A, gram, S, input_precision="ieee")
         dx_z_l = gw_z_l - c2_rstd[:, None] * x_z_l
-        if COLUMNS:
-            # r k word_sum - shift as a thin product: in registers the two would spill.
+        if COLUMNS or HAS_GROUPS:
+            # r k word_sum - shift as a thin product: in registers these would spill.
             of_rows = of_each_row(rstd * k, tile >> 31, dtype)
             z_v_dy = tl.dot(of_rows, of_words, z_v_dy, input_precision="ieee")
         else:
@@ -254,6 +260,10 @@ def mutual_attention_bwd_hopper_kernel(
 
         a = rstd * c2_rstd
         first_row = (row_base + start) * C
+        first_of_image = first_row
+        if HAS_GROUPS:
+            # Made anew, as the weight below.
+            first_of_image = (tl.cast(image | (tile >> 31), tl.int64) * L_v + start) * C
         # A tile's number is never negative. With it, the weight is loaded anew, and no register holds it.
         own_weight_ptr = weight_ptr + (tile >> 31) * 16
         for part in tl.static_range(PARTS):
@@ -265,7 +275,7 @@ def mutual_attention_bwd_hopper_kernel(
                     2 * part + half,
                     pieces[half],
                     grad_ptr + first_row,
-                    z_v_ptr + first_row,
+                    z_v_ptr + first_of_image,
                     dz_v_ptr + first_row,
                     own_weight_ptr,
                     rstd,
@@ -295,3 +305,25 @@ def mutual_attention_bwd_hopper_kernel(
         Q_z_l = tl.dot(z_l_t, tl.trans(rest_of_Q), Q_z_l, input_precision="ieee")
         dz_l = weight[:, None] * H[part] + P[part] - Q_z_l + u[None, :]
         tl.store(dz_l_partial_ptr + places, dz_l, mask=is_place)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def mutual_attention_bwd_sum_kernel(
+    of_expressions_ptr: tl.tensor,  # [E, L_v, C], dZ_v of each
+    expr_offsets_ptr: tl.tensor,  # [I + 1]
+    dz_v_ptr: tl.tensor,  # [I, L_v, C]
+    L_v: tl.tensor,
+    C: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Grid (I, ceil(L_v C / BLOCK)): dZ_v of an image, its expressions added in their order."""
+    image = tl.program_id(0)
+    places = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    size = L_v.to(tl.int64) * C
+    is_place = places < size
+    dz_v = tl.zeros((BLOCK,), dtype=tl.float32)
+    for e in range(tl.load(expr_offsets_ptr + image), tl.load(expr_offsets_ptr + image + 1)):
+        own = of_expressions_ptr + tl.cast(e, tl.int64) * size + places
+        dz_v += tl.load(own, mask=is_place, other=0.0).to(tl.float32)
+    dz_v_ptr += image.to(tl.int64) * size
+    tl.store(dz_v_ptr + places, dz_v.to(dz_v_ptr.dtype.element_ty), mask=is_place)

@@ -105,9 +105,9 @@ WIDE_TILES = {
     128: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64), forward_kb=160),
 }
 HOPPER = dict.fromkeys((16, 32, 64), Walk(TMA_ROWS, 8, 3))
-# No row of the table: it takes no image groups, and only a time on a GPU can tell what it is worth there
-# (candidates.py). Fewer words take the block of 32 as well: that of 16 spills. PARTS_BY_TMA: the parts of the
-# channels that it takes one after the other; where they are narrower than BY_TMA_MIN_C makes them, it spills.
+# No row of the table: only a time on a GPU can tell what it is worth (candidates.py). Fewer words take the
+# block of 32 as well: that of 16 spills. PARTS_BY_TMA: the parts of the channels that it takes one after the
+# other; where they are narrower than BY_TMA_MIN_C makes them, it spills.
 HOPPER_BACKWARD = dict.fromkeys((16, 32), Walk(TMA_ROWS, 8, 1))
 WORDS_BY_TMA, PARTS_BY_TMA, BY_TMA_MIN_C = 32, 4, 129
 # Later versions of Triton spill 32 to 776 bytes of these. What takes their place spills nothing, but executes
@@ -149,6 +149,7 @@ TABLE: dict[tuple[int, int], dict[int, Row]] = {
 # What differs where Aᵀ Z_v is divided by A's column sums, whose registers would spill in the table's rows.
 DIVIDED: dict[tuple[int, int], dict[int, dict[str, Walk | None]]] = {
     (80, 2): {32: {"backward": Walk(32, 8, 2, 64)}, 64: {"backward": Walk(16, 8, 1, 64)}},
+    (86, 2): {16: {"wide": Walk(32, 4, 1, 64)}},
     (90, 2): {64: {"by_tma": None}, 128: {"forward": Walk(16, 8, 2)}},
 }
 # Programs of eight warps and more than 128 registers a thread fill a multiprocessor.

@@ -68,7 +68,7 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
         others = [f"{TRITON}:{forward}+{own.backward}"]
         others += [f"{TRITON}:{own.forward}+{backward}"] if kind.gradient else []
         by_tma = HOPPER_BACKWARD.get(own.words) if own.forward.by_tma and kind.gradient else None
-        if by_tma and kind.C >= BY_TMA_MIN_C and not kind.grouped:
+        if by_tma and kind.C >= BY_TMA_MIN_C:
             by_tma = replace(by_tma, programs=at_once(by_tma, limits(device)))
             others += [f"{TRITON}:{own.forward}+{by_tma}"]
     as_it_is = f"{TRITON}:{own.forward}+{own.backward}"

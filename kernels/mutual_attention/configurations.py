@@ -19,14 +19,23 @@ from maris_fast.kernels.mutual_attention.blocks import (
     Walk,
     blocks,
 )
-from maris_fast.kernels.mutual_attention.operator import scale, switches
+from maris_fast.kernels.mutual_attention.operator import SUM_BLOCK, WORDS_WARPS, scale, switches
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 
 NARROW_C = 64
 # Rows that TMA can't read: no multiple of 16 bytes.
 ODD_C = 252
 
-OF_THE_INPUTS = ("z_v_ptr", "z_l_ptr", "f_lav_ptr", "f_val_ptr", "grad_ptr", "dz_v_ptr", "dz_l_ptr")
+OF_THE_INPUTS = (
+    "z_v_ptr",
+    "z_l_ptr",
+    "f_lav_ptr",
+    "f_val_ptr",
+    "grad_ptr",
+    "dz_v_ptr",
+    "dz_l_ptr",
+    "of_expressions_ptr",
+)
 # The operator hands on inputs and parameters aligned, these wherever they stand.
 MAYBE_UNALIGNED = ("word_mask_ptr", "expr_offsets_ptr")
 TYPES = {
@@ -97,7 +106,7 @@ def backward_configuration(
     if walk.by_tma:
         taken: dict[str, Any] = {"C": C, "BLOCK_V": walk.rows, "BLOCK_T": WORDS_BY_TMA}
         taken |= {"BLOCK_C": 1 << (C - 1).bit_length(), "PARTS": PARTS_BY_TMA}
-        taken |= {"COLUMNS": columns, "SCALE": scale(scaled, C)}
+        taken |= {"COLUMNS": columns, "SCALE": scale(scaled, C), "HAS_GROUPS": groups}
         kernel = backward_hopper.mutual_attention_bwd_hopper_kernel
         return Configuration(kernel, element_bytes, words, C, walk, taken)
     constants: dict[str, Any] = {
@@ -133,6 +142,13 @@ def configurations(architecture: int, reading: Reading = AS_PRINTED) -> Iterator
             if element_bytes == 2 and words == WORDS_BY_TMA and architecture == 90:
                 by_tma = HOPPER_BACKWARD[words]
                 yield backward_configuration(element_bytes, words, WHOLE_C, by_tma, reading=reading)
+                kernel, taken = (
+                    backward_hopper.mutual_attention_bwd_sum_kernel,
+                    {"C": WHOLE_C, "BLOCK": SUM_BLOCK},
+                )
+                yield Configuration(
+                    kernel, element_bytes, words, WHOLE_C, Walk(1, WORDS_WARPS, 1, WHOLE_C), taken
+                )
             if element_bytes == 2:
                 constants = {"C": WHOLE_C, "BLOCK_T": words, "CHUNK": walk.chunk}
                 kernel = backward.mutual_attention_bwd_gram_kernel

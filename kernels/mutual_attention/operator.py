@@ -18,7 +18,10 @@ from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_kernel,
     mutual_attention_bwd_words_kernel,
 )
-from maris_fast.kernels.mutual_attention.backward_hopper import mutual_attention_bwd_hopper_kernel
+from maris_fast.kernels.mutual_attention.backward_hopper import (
+    mutual_attention_bwd_hopper_kernel,
+    mutual_attention_bwd_sum_kernel,
+)
 from maris_fast.kernels.mutual_attention.blocks import (
     FP32_WORDS,
     PARTS_BY_TMA,
@@ -53,6 +56,8 @@ WORDS_ROWS = 4
 WORDS_WARPS = 4
 # Of the Gram matrix's kernel, beside a backward that takes all channels at once.
 GRAM_CHUNK = 64
+# Numbers a program of the kernel that adds an image's expressions up.
+SUM_BLOCK = 1024
 
 
 def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
@@ -291,10 +296,9 @@ def mutual_attention_bwd(
         wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
         sizes = _blocks(z_v, L_t, cut, columns)
         walk = sizes.backward
-        if walk.by_tma and (expr_offsets is not None or gate.shape[2] > 1):
+        if walk.by_tma and gate.shape[2] > 1:
             raise UnsupportedError(
-                f"the backward by TMA ({walk}) takes up to 32 words and no expr_offsets; needed for this "
-                "call is one in chunks"
+                f"the backward by TMA ({walk}) takes up to 32 words; needed for this call is one in chunks"
             )
 
         dy, shift = wide(E, L_t, C), wide(E, L_t)
@@ -335,13 +339,16 @@ def mutual_attention_bwd(
                 num_warps=walk.warps,
                 enable_fp_fusion=FP_FUSION,
             )
-        tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), images, walk.programs)
+        owners = E if walk.by_tma else images
+        tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), owners, walk.programs)
         dz_v = torch.empty_like(z_v)
         dz_l_partial = wide(E, splits, L_t, C)
         if walk.by_tma:
             dw_v, db_v = torch.zeros(2, E * splits, C, dtype=torch.float32, device=z_v.device)
             block_c = triton.next_power_of_2(C)
             grad = _aligned(grad_f_lav)
+            of_expressions = dz_v if expr_offsets is None else torch.empty_like(grad)
+            offsets = z_l if expr_offsets is None else expr_offsets.contiguous()
             mutual_attention_bwd_hopper_kernel[(E, splits)](
                 TensorDescriptor.from_tensor(grad, [1, walk.rows, block_c // PARTS_BY_TMA]),
                 TensorDescriptor.from_tensor(z_v, [1, walk.rows, block_c // PARTS_BY_TMA]),
@@ -349,6 +356,7 @@ def mutual_attention_bwd(
                 z_v,
                 z_l,
                 _aligned(ln_v_weight),
+                offsets,
                 mean,
                 rstd,
                 gate,
@@ -356,16 +364,18 @@ def mutual_attention_bwd(
                 shift,
                 gram,
                 word_sum,
-                dz_v,
+                of_expressions,
                 dz_l_partial,
                 dw_v,
                 db_v,
+                images,
                 L_v,
                 L_t,
                 tiles_per_split,
                 C=C,
                 COLUMNS=columns,
                 SCALE=scale(scaled, C),
+                HAS_GROUPS=expr_offsets is not None,
                 BLOCK_V=walk.rows,
                 BLOCK_T=word_block,
                 BLOCK_C=block_c,
@@ -374,6 +384,17 @@ def mutual_attention_bwd(
                 num_stages=walk.stages,
                 enable_fp_fusion=FP_FUSION,
             )
+            if expr_offsets is not None:
+                mutual_attention_bwd_sum_kernel[(images, triton.cdiv(L_v * C, SUM_BLOCK))](
+                    of_expressions,
+                    offsets,
+                    dz_v,
+                    L_v,
+                    C=C,
+                    BLOCK=SUM_BLOCK,
+                    num_warps=WORDS_WARPS,
+                    enable_fp_fusion=FP_FUSION,
+                )
         else:
             dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
             dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)

@@ -35,7 +35,8 @@ def sass_report(
             yield _row(backward_configuration(2, words, WHOLE_C, own.backward, groups, reading), architecture)
         if own.forward.by_tma and words in HOPPER_BACKWARD:
             by_tma = HOPPER_BACKWARD[words]
-            yield _row(backward_configuration(2, words, WHOLE_C, by_tma, False, reading), architecture)
+            for groups in (False, True):
+                yield _row(backward_configuration(2, words, WHOLE_C, by_tma, groups, reading), architecture)
 
 
 def _row(one: Configuration, architecture: int) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _row(one: Configuration, architecture: int) -> dict[str, Any]:
         "kernel": one.kernel.__name__,
         "architecture": architecture,
         "words": one.words,
-        **({"groups": bool(one.constants["HAS_GROUPS"])} if walk.chunk else {}),
+        **({"groups": one.constants["HAS_GROUPS"]} if "_bwd_" in one.kernel.__name__ else {}),
         "walk": f"{walk.rows}/{walk.warps}/{walk.chunk or one.C}",
         "instructions_per_row": round(counted.instructions * walk.warps / walk.rows, 1),
         "shared_clocks_per_row": round(counted.shared_clocks * walk.warps / walk.rows, 1),

@@ -57,7 +57,7 @@ def test_hoppers_forward_takes_few_instructions_and_clocks_a_row() -> None:
     by_tma = [row for row in rows if row["kernel"] == "mutual_attention_bwd_hopper_kernel"]
     assert {row["words"] for row in by_tma} == {16, 32}
     read_otherwise = compiled_for("mutual_attention", 90, "--sass", "--reading", "--only", "bf16/32")
-    for row in (*by_tma, read_otherwise[-1]):
+    for row in (*by_tma, *read_otherwise[-2:]):
         assert row["kernel"] == "mutual_attention_bwd_hopper_kernel"
         assert row["instructions_per_row"] <= 330
         assert row["l2_bytes_per_row"] <= 3200
