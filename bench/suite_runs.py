@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from maris_fast.bench.results import BENCH, ROOT, SUITES, Row, Suite
+from maris_fast.bench.results import ROOT, SUITE_FILES, SUITES, Row, Suite
 from maris_fast.errors import ConfigError, MarisError
 
 ROWS_VARIABLE = "MARIS_FAST_BENCH_ROWS"
@@ -27,10 +27,12 @@ def run(suites: Sequence[str], out: Path, keyword: str | None = None) -> Iterato
     """Runs each suite in a process of its own and writes its file; yields the path as each is done.
 
     Raises:
-        ConfigError: an unknown suite, or pytest-benchmark is not installed.
+        ConfigError: an unknown suite, no suites here, or pytest-benchmark is not installed.
         BenchmarkError: a case failed; its suite's file is not written, and the rows before it are left in
             ``<suite>.rows.jsonl``.
     """
+    if not SUITES:
+        raise ConfigError(f"the suites are in a clone of the project, in bench/suites, and not in {ROOT}")
     unknown = set(suites) - set(SUITES)
     if unknown:
         raise ConfigError(f"no suite {', '.join(sorted(unknown))}; known are {', '.join(SUITES)}")
@@ -42,7 +44,13 @@ def run(suites: Sequence[str], out: Path, keyword: str | None = None) -> Iterato
         rows.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "benchmark.json")
-            command = [sys.executable, "-m", "pytest", str(BENCH / f"test_{suite}.py"), "--benchmark-only"]
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                str(SUITE_FILES / f"test_{suite}.py"),
+                "--benchmark-only",
+            ]
             command += ["-q", "-p", "no:cacheprovider", f"--benchmark-json={file}"]
             command += [] if keyword is None else ["-k", keyword]
             path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

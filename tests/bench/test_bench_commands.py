@@ -80,13 +80,13 @@ def test_a_suite_with_a_wrong_result_keeps_no_figure(tmp_path: Path, monkeypatch
     bench = tmp_path / "bench"
     bench.mkdir()
     for name in ("conftest.py", "test_mutual_attention.py"):
-        shutil.copy(ROOT / "bench" / name, bench)
+        shutil.copy(ROOT / "bench" / "suites" / name, bench)
     text = (bench / "test_mutual_attention.py").read_text()
     right = "            outputs = forward(leaves)\n        except"
     assert right in text
     broken = text.replace(right, right.replace("forward(leaves)", "tuple(1.01 * t for t in forward(leaves))"))
     (bench / "test_mutual_attention.py").write_text(broken)
-    monkeypatch.setattr(suite_runs, "BENCH", bench)
+    monkeypatch.setattr(suite_runs, "SUITE_FILES", bench)
     out = tmp_path / "results"
     with pytest.raises(suite_runs.BenchmarkError, match="a case failed"):
         list(suite_runs.run(["mutual_attention"], out, "small-eager-forward"))

@@ -105,7 +105,7 @@ class Drawn(TorchDispatchMode):
 
 @pytest.mark.parametrize("part", ["forward", "backward", "both"])
 def test_what_is_timed_draws_no_random_numbers(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from maris_fast.bench import test_mutual_attention as suite
+    from maris_fast.bench.suites import test_mutual_attention as suite
 
     timed: list[Callable[[], object]] = []
     monkeypatch.setattr(suite, "SHAPES", {"here": SHAPE})
