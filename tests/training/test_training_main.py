@@ -139,7 +139,7 @@ def test_a_dry_run_shows_what_would_run(config: Path, capsys: pytest.CaptureFixt
     [
         (["engine.zero_stge=2"], "did you mean 'zero_stage'"),
         (["data.expressions_per_step=2", "--dry-run", "--ranks", "3"], "data.expressions_per_step to 3"),
-        (["engine.device=cuda"], "set engine.device=cpu"),
+        (["engine.device=cuda"], "set engine.device to auto or cpu"),
     ],
 )
 def test_a_wrong_setting_ends_with_what_to_change(

@@ -28,7 +28,7 @@ SECTIONS = [
     *("scores", "pictures", "attention", "examples", "curves"),
     *("speed", "configuration", "environment"),
 ]
-"""None of the paper's: no run here is a row of its tables."""
+"""None of the paper's: a run alone, with a reading of MARIS on other data, compares with none of its rows."""
 VOID = {"meta", "img", "br", "link", "use", "path"}
 
 # Writes down what it is told: a double of the package, which is none of ours.
