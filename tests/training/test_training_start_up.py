@@ -33,7 +33,8 @@ def test_a_rank_has_joined_without_compiler_plots_or_statistics() -> None:
 
 def test_settings_cache_and_rows_are_checked_before_pytorch_is_imported() -> None:
     """By import, mix and train, whose first lines would else come seconds later."""
-    modules = ("data_shards.importers.formats", "data_shards.mixing", "train.cache_splits", "train.announcement")
+    modules = ("data_shards.importers.formats", "data_shards.mixing")
+    modules += ("train.cache_splits", "train.announcement")
     code = "import sys\n" + "".join(f"import maris_fast.{one}\n" for one in modules)
     done = run(sys.executable, "-c", code + "print('torch' in sys.modules)")
     assert done.stdout == "False\n", done.stderr[-4000:]
