@@ -1,4 +1,4 @@
-"""This machine: where kernels are built, memory and what is shared of it, GPUs and their driver.
+"""This machine: the packages, where kernels are built, what ranks share, GPUs, and whether kernels run.
 
 The judgements on GPUs are tested with made-up facts; no GPU has been judged yet.
 """
@@ -6,29 +6,102 @@ The judgements on GPUs are tested with made-up facts; no GPU has been judged yet
 from __future__ import annotations
 
 import getpass
+import importlib
 import os
+import platform
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size, together, warning
 from maris_fast.doctor.subject import Subject
-from maris_fast.errors import MarisError
 
+PROJECT = "maris-fast"
+IMPORTED = (
+    "torch",
+    "torchvision",
+    "triton",
+    "xformers",
+    "deepspeed",
+    "open_clip",
+    "segment_anything",
+    "pycocotools.mask",
+    "crc32c",
+)
+SHOWN = ("torch", "torchvision", "triton", "xformers", "deepspeed", "numpy")
 GIB = 2**30
-KERNELS_BYTES = GIB
-"""Room that is asked for where kernels are built; a run's take megabytes."""
-PROCESS_BYTES = 2 * GIB
-"""A rank beside its rings: more than `maris-fast bench step` measures on a CPU (docs/training.md)."""
-SHARED_BYTES = GIB
-# The oldest driver for each CUDA (docs.nvidia.com/deploy/cuda-compatibility, minor version compatibility).
-OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+FREE_SHARE = 0.9
+"""Of a GPU's memory that nobody else holds."""
 # Of the Triton kernels, and of bf16 in hardware.
 OLDEST_CAPABILITY = (8, 0)
-FREE_SHARE = 0.9
+WORDS, CHANNELS = 7, 64
+
+
+def packages(_: Subject) -> Finding:
+    """Python and the installed versions against what this project needs."""
+    python, needed = _requirements()
+    # What comes first on the path is what is imported.
+    installed: dict[str, str] = {}
+    for one in metadata.distributions():
+        installed.setdefault(canonicalize_name(one.name), one.version)
+    return together([judge_python(platform.python_version(), python), judge_packages(needed, installed)])
+
+
+def judge_python(version: str, needed: str) -> Finding:
+    if SpecifierSet(needed).contains(version, prereleases=True):
+        return ok(f"Python {version}")
+    return broken(
+        f"Python {version}", f"Python {needed}", "make another environment: make setup PYTHON=python3.12"
+    )
+
+
+def judge_packages(needed: Iterable[str], installed: Mapping[str, str]) -> Finding:
+    """``installed``: versions by canonical name."""
+    wrong = []
+    for each in map(Requirement, needed):
+        version = installed.get(canonicalize_name(each.name))
+        applies = each.marker is None or each.marker.evaluate({"extra": ""})
+        if applies and not (version and each.specifier.contains(version, prereleases=True)):
+            came, wanted = f"{each.name} {version or 'is not installed'}", f"{each.name}{each.specifier}"
+            todo = "pip install -c constraints.txt -e . in the clone installs versions that belong together"
+            wrong.append(broken(came, wanted, todo))
+    if wrong:
+        return together(wrong)
+    return ok(", ".join(f"{name} {installed[name]}" for name in SHOWN if name in installed))
+
+
+def _requirements() -> tuple[str, tuple[str, ...]]:
+    """Of the clone that this runs from, or else of the installed package: its Python and its packages."""
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    if project.is_file():
+        said = tomllib.loads(project.read_text())["project"]
+        return said["requires-python"], tuple(said["dependencies"])
+    about = metadata.metadata(PROJECT)
+    needed = (each for each in metadata.requires(PROJECT) or () if "extra ==" not in each)
+    return about["Requires-Python"], tuple(needed)
+
+
+def imports(_: Subject) -> Finding:
+    """Whether the packages with compiled parts load, together in one process."""
+    findings = []
+    for name in IMPORTED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a wheel built for another torch fails in many ways
+            came = f"{name} cannot be imported: {type(error).__name__}: {error}"
+            todo = f"pip install --force-reinstall -c constraints.txt {name.split('.')[0]}"
+            if name == "torchvision":
+                todo = "install the torchvision of this torch, both with or both without CUDA"
+            findings.append(broken(came, f"{name} for this Python and this torch", todo))
+    return together(findings) if findings else ok(f"{', '.join(IMPORTED)} load together")
 
 
 @dataclass(frozen=True)
@@ -71,98 +144,19 @@ def judge_kernel_folder(variable: str, place: Place) -> Finding:
     todo = f"export {variable}=/tmp/{variable.lower()}, or another folder on a disk of this machine"
     if place.why_not:
         return broken(f"{variable}: {place.path} {place.why_not}", "a folder that can be written", todo)
-    if place.free < KERNELS_BYTES:
+    if place.free < GIB:
         return warning(f"{variable}: {size(place.free)} free on {place.path}", "1 GiB", todo)
     return ok(f"{place.path} ({size(place.free)} free)")
 
 
-def memory(subject: Subject) -> Finding:
-    """Host memory against the rings that ranks read into."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(lines["MemAvailable"].split()[0]) * 1024
-    allowed = memory_allowed()
-    if allowed is not None and allowed < available:
-        return judge_memory(
-            allowed, _ring_bytes(subject), subject.ranks, "this control group (container, job)"
-        )
-    return judge_memory(available, _ring_bytes(subject), subject.ranks)
-
-
-def judge_memory(available: int, rings: int, ranks: int, where: str = "this machine") -> Finding:
-    """``rings``: bytes of all rings of one rank, at most."""
-    came = f"{size(available)} available in {where}"
-    each = f"about {size(PROCESS_BYTES)}" + (f" and {size(rings)} of rings" if rings else "")
-    needed = f"{each} for {'each of ' if ranks > 1 else ''}{count(ranks, 'rank')}"
-    todo = "set data.buffer_bytes lower (it counts for each rank and split), or ask for more memory"
-    if ranks * rings > available:
-        return broken(came, needed, todo)
-    if ranks * (rings + PROCESS_BYTES) > available:
-        return warning(came, needed, todo)
-    return ok(f"{came}; needed: {needed}")
-
-
-def _ring_bytes(subject: Subject) -> int:
-    """Of the train and the val split, as ``CacheReader`` bounds them; a small split needs less."""
-    if subject.training is None:
-        return 0
-    data = subject.training.data
-    try:
-        from maris_fast.data_shards.cache import read_manifest
-
-        splits = read_manifest(data.cache).splits
-    except (MarisError, OSError, ImportError):  # the check of the cache says why
-        splits = {}
-    rings = 0
-    for name in (data.train_split, data.val_split):
-        whole = (data.prefetch + 2) * splits[name].bytes if name in splits else data.buffer_bytes
-        rings += min(data.buffer_bytes, whole)
-    return rings
-
-
-def memory_allowed(root: Path = Path("/")) -> int | None:
-    """Bytes that the control groups of this process, version 2 or 1, still allow; None: no limit.
-
-    ``root`` holds ``proc`` and ``sys``.
-    """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    rooms = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        base = root / "sys/fs/cgroup" / ("memory" if "memory" in controllers else "")
-        inside = Path(path.lstrip("/"))
-        # In a container the path may be the host's, and the container's own group is the base.
-        rooms += [_memory_left(base / each) for each in (inside, *inside.parents)]
-    return min((room for room in rooms if room is not None), default=None)
-
-
-def _memory_left(group: Path) -> int | None:
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        try:
-            most, now = (int((group / name).read_text()) for name in (limit, used))
-        except (OSError, ValueError):  # "max"
-            continue
-        if most < 2**60:  # version 1 says "no limit" so
-            statistics = (group / "memory.stat").read_text().split()
-            # Cached files count as used, and give way.
-            files = dict(zip(statistics[::2], statistics[1::2], strict=False)).get("inactive_file", "0")
-            return max(0, most - now + int(files))
-    return None
-
-
-def limits(subject: Subject) -> Finding:
-    """The memory that NCCL shares between ranks."""
+def shared_memory(subject: Subject) -> Finding:
+    """What NCCL shares between ranks."""
     return judge_shared_memory(shutil.disk_usage("/dev/shm").free, subject.ranks)
 
 
 def judge_shared_memory(free: int, ranks: int) -> Finding:
     came = f"{size(free)} free in /dev/shm"
-    if ranks > 1 and free < SHARED_BYTES:
+    if ranks > 1 and free < GIB:
         return warning(
             came, "1 GiB where NCCL joins ranks on one machine", "start the container with --shm-size=1g"
         )
@@ -186,8 +180,11 @@ def gpus(subject: Subject) -> Finding:
         return not_run("the settings say device = cpu")
     import torch
 
-    if not torch.cuda.is_available():
-        return judge_absence(_driver(), torch.version.cuda, os.environ, subject.wants_gpu)
+    try:
+        torch.cuda.init()
+    except Exception as error:  # no driver or an old one, a torch without CUDA, no device to open
+        driver = shutil.which("nvidia-smi") is not None
+        return judge_absence(str(error).splitlines()[0], driver, subject.wants_gpu)
     found = [
         Gpu(
             number,
@@ -205,44 +202,21 @@ def gpus(subject: Subject) -> Finding:
     return judge_gpus(found, subject.ranks, triton=subject.model.mutual_attention_impl == "triton")
 
 
-def judge_absence(
-    driver: str | None, cuda: str | None, environment: Mapping[str, str], wanted: bool
-) -> Finding:
-    """Torch sees no GPU.
+def judge_absence(said: str, driver: bool, wanted: bool) -> Finding:
+    """PyTorch opens no GPU.
 
     Args:
-        driver: its version; None where nvidia-smi does not work.
-        cuda: that torch was built with; None: without.
-        environment: its CUDA_VISIBLE_DEVICES may hide them.
+        said: what it says of that.
+        driver: there is one of NVIDIA's here.
         wanted: the settings take nothing else.
     """
-    if driver is None:
-        if wanted:
-            return broken(
-                "no NVIDIA driver", "a GPU (device = cuda)", "set device to auto, or run where a GPU is"
-            )
-        came = "no GPU: everything runs on the CPU"
-        return warning(came, "a GPU for runs of any size", "nothing, if this is meant")
-    came, visible = f"driver {driver}, and torch sees no GPU", environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1"):
-        came += f": CUDA_VISIBLE_DEVICES={visible!r}"
-        return broken(came, "its numbers", "unset CUDA_VISIBLE_DEVICES")
-    if cuda is None:
-        return broken(
-            f"{came}: it was built without CUDA", "a torch with CUDA", "pip install -c constraints.txt torch"
-        )
-    oldest = OLDEST_DRIVER.get(int(cuda.split(".")[0]))
-    if oldest is not None and int(driver.split(".")[0]) < oldest:
-        return broken(
-            f"driver {driver} and torch for CUDA {cuda}",
-            f"driver {oldest} or newer for CUDA {cuda}",
-            "update the driver, or install a torch for an older CUDA",
-        )
-    return broken(
-        f"{came} (CUDA {cuda})",
-        "a GPU that torch can open",
-        "in a container pass the devices on (--gpus all); else look for what nvidia-smi and `dmesg` say",
-    )
+    if driver:
+        todo = "mend what PyTorch says; in a container pass the devices on (--gpus all)"
+        return broken(f"an NVIDIA driver, and PyTorch opens no GPU: {said}", "a GPU that opens", todo)
+    if wanted:
+        return broken(said, "a GPU (device = cuda)", "set device to auto, or run where a GPU is")
+    came = "no GPU: everything runs on the CPU"
+    return warning(came, "a GPU for runs of any size", "nothing, if this is meant")
 
 
 def judge_gpus(found: list[Gpu], ranks: int, *, triton: bool) -> Finding:
@@ -279,10 +253,42 @@ def judge_gpus(found: list[Gpu], ranks: int, *, triton: bool) -> Finding:
     return ok(", ".join(f"{gpu.name} ({size(gpu.free)} free)" for gpu in found))
 
 
-def _driver() -> str | None:
-    if shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    version = done.stdout.partition("\n")[0].strip()
-    return version if done.returncode == 0 and version[:1].isdigit() else None
+def mutual_attention(subject: Subject) -> Finding:
+    """Triton's kernels compile here, and agree with the reference forward and backward.
+
+    Where TRITON_INTERPRET is set they are interpreted, in fp32. On GPUs not yet tried.
+    """
+    import torch
+
+    from maris_fast.kernels.choice.table import summary
+    from maris_fast.kernels.mutual_attention.candidates import OPERATION, REFERENCE
+    from maris_fast.kernels.mutual_attention.operator import why_unsupported
+    from maris_fast.kernels.mutual_attention.parity import Case, parity
+
+    wanted = subject.model.mutual_attention_impl == "triton"
+    device = torch.device("cuda" if torch.cuda.is_available() and not subject.refuses_gpu else "cpu")
+    auto = f"impl auto takes {summary(OPERATION, device, REFERENCE)}"
+    reason = why_unsupported(device, torch.float32, WORDS, subject.model.channels)
+    if reason and wanted:
+        came = f"model.mutual_attention_impl = triton: {reason}"
+        return broken(came, "one that can run here", "set model.mutual_attention_impl=auto")
+    if reason:
+        return not_run(f"{reason}; {auto}")
+    wrong = []
+    for dtype in (torch.float32, torch.bfloat16):
+        if why_unsupported(device, dtype, WORDS, CHANNELS) is None:
+            case = Case(L_v=70, L_t=WORDS, C=CHANNELS, dtype=dtype, counts=(2, 0, 1), padded=True)
+            wrong += [f"{dtype}: {one}" for one in parity(case, device).failures()]
+    return judge_parity(wrong, f"Triton's kernels run on {device.type} and agree; {auto}", wanted)
+
+
+def judge_parity(wrong: list[str], all_well: str, used: bool) -> Finding:
+    """``used``: the settings name the kernels; else calls get only what a proof here found right."""
+    if not wrong:
+        return ok(all_well)
+    judge = broken if used else warning
+    return judge(
+        f"Triton's kernels disagree with the reference: {'; '.join(wrong)}",
+        "errors within their bounds",
+        "leave model.mutual_attention_impl at auto or reference, and report it with `maris-fast info`",
+    )

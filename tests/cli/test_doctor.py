@@ -29,12 +29,12 @@ from maris_fast.doctor.machine import (
     judge_absence,
     judge_gpus,
     judge_kernel_folder,
+    judge_packages,
+    judge_parity,
+    judge_python,
     judge_shared_memory,
     look_at,
-    memory_allowed,
 )
-from maris_fast.doctor.machine import judge_memory as judge_host_memory
-from maris_fast.doctor.packages import judge_packages, judge_parity, judge_python
 from maris_fast.doctor.run import alone, judge_loss, judge_memory, judge_room
 from maris_fast.errors import InputError
 from maris_fast.model import Maris
@@ -128,7 +128,7 @@ def unknown_split_and_other_channels(cache: Path, folder: Path) -> tuple[object,
 
 
 def misspelt_setting(cache: Path, folder: Path) -> tuple[object, ...]:
-    return (*only("settings", "limits"), "model.haeds=2")
+    return (*only("settings", "shared memory"), "model.haeds=2")
 
 
 @pytest.mark.parametrize(
@@ -189,18 +189,6 @@ def test_a_run_that_would_fail_is_told_before_it_starts(
 
 
 @pytest.mark.process
-def test_a_numpy_that_breaks_the_interpreter_is_told_with_what_to_install(tmp_path: Path) -> None:
-    for name, version in (("numpy", "2.9.0"), ("triton", "3.6.0")):
-        about = tmp_path / f"{name}-{version}.dist-info"
-        about.mkdir()
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    done = run(*DOCTOR, *only("packages"), packages=[tmp_path], changed={"TRITON_INTERPRET": "1"})
-    assert done.returncode == 1
-    assert "numpy 2.9.0 beside triton 3.6.0" in done.stdout
-    assert "pip install 'numpy<2.4'" in done.stdout
-
-
-@pytest.mark.process
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_kernels_are_run_where_they_can_be_and_missed_where_the_settings_name_them() -> None:
     command = (*DOCTOR, "--config", TINY, *only("mutual attention"), "model.mutual_attention_impl=triton")
@@ -224,7 +212,7 @@ def test_ranks_that_srun_starts_meet_and_one_of_them_reports() -> None:
     port = str(free_port())
     tasks = [
         subprocess.Popen(
-            [*DOCTOR, *only("ranks", "memory")],
+            [*DOCTOR, *only("ranks", "shared memory")],
             env={**os.environ, **srun_task(task, port), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,
@@ -234,7 +222,7 @@ def test_ranks_that_srun_starts_meet_and_one_of_them_reports() -> None:
     first, second = (task.communicate(timeout=120)[0] for task in tasks)
     assert [task.returncode for task in tasks] == [0, 0]
     assert "2 ranks on 1 machine meet" in first
-    assert "available in this machine" in first or "control group" in first
+    assert "free in /dev/shm" in first
     assert second == ""
 
 
@@ -336,22 +324,18 @@ def test_several_findings_are_as_bad_as_the_worst_and_only_faults_say_what_to_do
 
 
 @pytest.mark.parametrize(
-    ("driver", "cuda", "visible", "wanted", "status", "said"),
+    ("driver", "wanted", "status", "said"),
     [
-        (None, "13.0", None, False, "warning", "everything runs on the CPU"),
-        (None, "13.0", None, True, "broken", "set device to auto"),
-        ("550.54.15", "13.0", None, False, "broken", "driver 580 or newer"),
-        ("470.57.02", "12.8", None, False, "broken", "driver 525 or newer"),
-        ("580.65.06", None, None, False, "broken", "built without CUDA"),
-        ("580.65.06", "13.0", "", False, "broken", "unset CUDA_VISIBLE_DEVICES"),
-        ("580.65.06", "13.0", None, False, "broken", "--gpus all"),
+        (False, False, "warning", "everything runs on the CPU"),
+        (False, True, "broken", "set device to auto"),
+        (True, False, "broken", "PyTorch opens no GPU: no CUDA GPUs"),
+        (True, True, "broken", "--gpus all"),
     ],
 )
-def test_why_torch_sees_no_gpu_is_found_from_the_driver(
-    driver: str | None, cuda: str | None, visible: str | None, wanted: bool, status: str, said: str
+def test_a_gpu_that_does_not_open_is_broken_where_there_is_a_driver_or_it_is_wanted(
+    driver: bool, wanted: bool, status: str, said: str
 ) -> None:
-    hidden = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    found = judge_absence(driver, cuda, hidden, wanted)
+    found = judge_absence("no CUDA GPUs are available", driver, wanted)
     assert found.status == status
     assert said in " ".join((found.came, found.needed, found.todo))
 
@@ -403,59 +387,19 @@ def test_a_disk_needs_room_for_one_checkpoint_more_than_are_kept() -> None:
     assert "goes on after step 7" in judge_room(Path("/data/run"), place, GIB, resumed=7).came
 
 
-def test_memory_is_judged_against_the_rings_of_every_rank() -> None:
-    assert judge_host_memory(64 * GIB, 4 * GIB, ranks=8).status == "ok"
-    tight = judge_host_memory(40 * GIB, 4 * GIB, ranks=8)
-    assert tight.status == "warning"
-    assert "data.buffer_bytes" in tight.todo
-    assert judge_host_memory(30 * GIB, 4 * GIB, ranks=8).status == "broken"
-
-
 def test_shared_memory_that_is_too_little_for_several_ranks_is_told() -> None:
     assert judge_shared_memory(64 * 2**20, 1).status == "ok"
     assert "--shm-size" in judge_shared_memory(64 * 2**20, 2).todo
 
 
-def write_group(folder: Path, **files: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text)
-
-
-def test_a_job_may_use_what_its_nearest_limited_group_leaves(tmp_path: Path) -> None:
-    write_group(tmp_path / "proc/self", cgroup="0::/job/step\n")
-    base = tmp_path / "sys/fs/cgroup"
-    write_group(base / "job/step", memory__max="max", memory__current="1")
-    assert memory_allowed(tmp_path) is None
-    job = {"memory__max": str(8 * GIB), "memory__current": str(3 * GIB)}
-    write_group(base / "job", **job, memory__stat=f"anon 1\ninactive_file {GIB}\n")
-    assert memory_allowed(tmp_path) == 6 * GIB
-
-
-def test_limits_of_the_older_control_groups_are_found_too(tmp_path: Path) -> None:
-    write_group(tmp_path / "proc/self", cgroup="5:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n")
-    memory = {"memory__limit_in_bytes": str(4 * GIB), "memory__usage_in_bytes": str(GIB)}
-    write_group(tmp_path / "sys/fs/cgroup/memory", **memory, memory__stat="inactive_file 0\n")
-    assert memory_allowed(tmp_path) == 3 * GIB
-    write_group(tmp_path / "sys/fs/cgroup/memory", memory__limit_in_bytes=str(2**63 - 4096))
-    assert memory_allowed(tmp_path) is None
-
-
 def test_packages_are_judged_against_what_this_project_needs() -> None:
     needed = ["torch>=2.10", "torchvision", "never>=1; platform_system == 'Plan9'"]
     fitting = {"torch": "2.11.0+cu130", "torchvision": "0.26.0"}
-    assert judge_packages(needed, fitting, {}) == ok("torch 2.11.0+cu130, torchvision 0.26.0")
-    missing = judge_packages(needed, {"torch": "2.9"}, {})
+    assert judge_packages(needed, fitting) == ok("torch 2.11.0+cu130, torchvision 0.26.0")
+    missing = judge_packages(needed, {"torch": "2.9"})
     assert missing.status == "broken"
     assert missing.came == "torch 2.9; torchvision is not installed"
     assert "constraints.txt" in missing.todo
-
-
-def test_numpy_2_4_is_a_warning_until_the_interpreter_is_asked_for() -> None:
-    numpy = {"numpy": "2.4.0"}
-    assert judge_packages(["numpy>=1.26"], numpy, {}).status == "warning"
-    assert judge_packages(["numpy>=1.26"], numpy, {"TRITON_INTERPRET": "1"}).status == "broken"
-    assert judge_packages(["numpy>=1.26"], {"numpy": "2.3.5"}, {"TRITON_INTERPRET": "1"}).status == "ok"
 
 
 def test_a_python_out_of_range_is_broken() -> None:
