@@ -1,20 +1,22 @@
-"""Which importer reads what a person names."""
+"""The importer: which form has what a person names, and what becomes of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from maris_fast.data_shards.importers.coco import import_coco
-from maris_fast.data_shards.importers.grefcoco import import_grefcoco
+from maris_fast.data_shards.importers.forms.coco import COCO
+from maris_fast.data_shards.importers.forms.jsonl import JSONL
+from maris_fast.data_shards.importers.forms.phrasecut import PHRASECUT
+from maris_fast.data_shards.importers.forms.refer import REFER
 from maris_fast.data_shards.importers.import_report import ImportReport
-from maris_fast.data_shards.importers.jsonl import import_jsonl
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
-from maris_fast.data_shards.importers.phrasecut import import_phrasecut
-from maris_fast.data_shards.importers.refcoco import import_refcoco
+from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.errors import ConfigError, InputError
+from maris_fast.system.new_folder import new_folder
 
-_WITHOUT_SPLIT_BY = {"phrasecut": import_phrasecut, "jsonl": import_jsonl, "coco": import_coco}
-_WITH_SPLIT_BY = {"refcoco": (import_refcoco, "refs({}).p"), "grefcoco": (import_grefcoco, "grefs({}).json")}
+FORMS = (REFER, PHRASECUT, JSONL, COCO)
+"""The first that finds its own counts."""
+DOCUMENT = "docs/datasets.md"
 
 
 def import_dataset(
@@ -25,69 +27,45 @@ def import_dataset(
     *,
     split_by: str | None = None,
 ) -> ImportReport:
-    """Import ``root/<dataset>``, whichever of the known formats it has.
-
-    A file ends in ``.jsonl`` (``jsonl``) or ``.json`` (``coco``); a folder is known by its files:
-    ``refs(*).p`` (``refcoco``), ``grefs(*).json`` (``grefcoco``), ``refer_*.json`` (``phrasecut``).
+    """Import ``root/<dataset>``, whichever of the known forms it has; ``docs/datasets.md`` lists them.
 
     Args:
         root: folder that holds the data set, and its images if they are at their usual place.
-        dataset: folder or file below ``root``.
-        out: new folder.
+        dataset: folder or file below ``root``; with ``{split}`` in a file's name, one file a split.
+        out: a new or an empty folder; what is written there is described in ``records``.
         options: which splits, where images are, what becomes of rows that cannot be used.
-        split_by: for ``refcoco`` and ``grefcoco``; None: the only one there is.
+        split_by: ``unc``, ``umd``, ``google``, ... of data sets that are divided in several ways.
 
     Raises:
-        InputError: as the importers; or several files to choose ``split_by`` from.
+        InputError: ``out`` is not empty, a file is missing or damaged as a whole, or rows cannot be used and
+            may not be left out, or are more than half. All problems are reported together with the ids;
+            nothing is left behind.
         ConfigError: ``split_by`` for a data set that has none.
     """
-    root = Path(root)
-    form = format_of(root, dataset)
-    if form in _WITHOUT_SPLIT_BY:
-        if split_by is not None:
+    with new_folder(out) as folder:
+        source = Source(Path(root).absolute(), dataset, options, split_by, folder)
+        form = form_of(source)
+        if split_by is not None and form is not REFER:
             raise ConfigError(f"`split_by` {split_by}: {dataset} is divided in one way only; leave it out")
-        return _WITHOUT_SPLIT_BY[form](root, dataset, out, options)
-    importer, file = _WITH_SPLIT_BY[form]
-    chosen = split_by or _only_split_by(root / dataset, file)
-    return importer(root, dataset, chosen, out, options)
+        return ImportReport(out, form.read(source))
 
 
-def format_of(root: Path, dataset: str) -> str:
-    """``refcoco``, ``grefcoco``, ``phrasecut``, ``jsonl`` or ``coco``.
-
-    Raises:
-        InputError: nothing there that any importer reads.
+def form_of(source: Source) -> Form:
     """
-    place = root / dataset
-    if place.suffix in (".jsonl", ".json"):
-        return {".jsonl": "jsonl", ".json": "coco"}[place.suffix]
-    has = {
-        "refcoco": any(place.glob("refs(*).p")),
-        "grefcoco": any(place.glob("grefs(*).json")),
-        "phrasecut": any(place.glob("refer_*.json")),
-    }
-    if has["refcoco"] and has["grefcoco"]:
-        return "grefcoco" if place.name == "grefcoco" else "refcoco"
-    for form, is_there in has.items():
-        if is_there:
+    Raises:
+        InputError: nothing there that is of any form.
+    """
+    for form in FORMS:
+        if form.found(source):
             return form
-    if place.is_dir():
-        raise InputError(
-            f"{place} holds neither refs(<split-by>).p, nor gRefCOCO's grefs(<split-by>).json, nor "
-            "PhraseCut's refer_<split>.json; own data are named by their file, NAME.jsonl or NAME.json "
-            "(docs/datasets.md)"
-        )
-    there = sorted(path.name for path in root.iterdir() if _is_dataset(path)) if root.is_dir() else []
-    raise InputError(f"no folder {place}; data sets below {root}: {', '.join(there) or 'none'}")
+    if source.place.exists():
+        forms = "".join(f"\n  {form.files}" for form in FORMS)
+        raise InputError(f"{source.place} has none of the known forms ({DOCUMENT}):{forms}")
+    root = source.root
+    there = sorted(path.name for path in root.iterdir() if _is_dataset(source, path)) if root.is_dir() else []
+    raise InputError(f"no folder {source.place}; data sets below {root}: {', '.join(there) or 'none'}")
 
 
-def _is_dataset(place: Path) -> bool:
-    return any(any(place.glob(name)) for name in ("refs(*).p", "grefs(*).json", "refer_*.json"))
-
-
-def _only_split_by(place: Path, file: str) -> str:
-    head, tail = file.split("{}")
-    there = sorted(path.name[len(head) : -len(tail)] for path in place.glob(file.format("*")))
-    if len(there) != 1:
-        raise InputError(f"{place} is divided in several ways; choose one of `split_by` {', '.join(there)}")
-    return there[0]
+def _is_dataset(source: Source, place: Path) -> bool:
+    other = Source(source.root, place.name, source.options, None, source.folder)
+    return place.is_dir() and any(form.found(other) for form in FORMS)

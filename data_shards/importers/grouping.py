@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from maris_fast.data_shards.importers.annotations import (
     AnnotationRow,
@@ -12,18 +13,17 @@ from maris_fast.data_shards.importers.annotations import (
     ImageRow,
     RefRow,
 )
-from maris_fast.data_shards.importers.checked_rows import split_of
+from maris_fast.data_shards.importers.checked_rows import Misshapen, split_of
 from maris_fast.data_shards.importers.coco_images import coco_id_of, flickr_id_of
 from maris_fast.data_shards.importers.dataset_files import write_dataset
 from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
 from maris_fast.data_shards.importers.image_checks import look_at_images, size_fault
 from maris_fast.data_shards.importers.instances import Instances
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
-from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.paths import place_of, same_file
-from maris_fast.data_shards.importers.refs import Refs
 from maris_fast.data_shards.importers.segmentations import BOX_ALONE, is_box, overlap_mask, union_mask
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
+from maris_fast.data_shards.importers.source import Source
 from maris_fast.data_shards.importers.split_names import chosen_splits, file_of
 from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError
@@ -33,14 +33,17 @@ NO_CATEGORY = CategoryRow(id=-1, name="")
 """Of annotations whose ``category_id`` is null."""
 
 
+class Refs(NamedTuple):
+    """A data set's refs, and its rows that are none."""
+
+    rows: Sequence[RefRow]
+    misshapen: Sequence[Misshapen] = ()
+
+
 def write_refs(
-    folder: Path,
-    refs: Refs,
-    instances: Instances[ImageRow, AnnotationRow],
-    info: DatasetInfo,
-    options: ImportOptions,
+    source: Source, refs: Refs, instances: Instances[ImageRow, AnnotationRow], info: DatasetInfo
 ) -> DatasetInfo:
-    """Group the refs by image and write them to ``folder``.
+    """Group the refs by image and write them.
 
     Args:
         info: the head but for its counts and whether it is synthetic.
@@ -49,8 +52,9 @@ def write_refs(
         The head that was written.
 
     Raises:
-        InputError: no refs, an unknown split, or rows that cannot be used, as ``import_refcoco``.
+        InputError: no refs, an unknown split, or rows that cannot be used, as ``import_dataset``.
     """
+    options = source.options
     if not refs.rows and not refs.misshapen:
         raise InputError(f"{info.source} holds no refs")
     splits = {ref.split for ref in refs.rows} - {UNKNOWN_SPLIT}
@@ -81,7 +85,7 @@ def write_refs(
     )
     of_file = {"synthetic": instances.info.synthetic, "masks_are_boxes": grouping.masks_are_boxes}
     head = info.model_copy(update=of_file)
-    return write_dataset(folder, head, sound, bad, options)
+    return write_dataset(source.folder, head, sound, bad, options)
 
 
 class Grouping:

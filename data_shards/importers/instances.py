@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator
@@ -17,8 +16,7 @@ from maris_fast.data_shards.importers.annotations import (
     or_default,
 )
 from maris_fast.data_shards.importers.checked_rows import Misshapen, each
-from maris_fast.data_shards.importers.text_encoding import read_json
-from maris_fast.data_shards.plain_json import checked_json
+from maris_fast.data_shards.importers.source import Document
 from maris_fast.errors import InputError, first_of
 
 
@@ -51,7 +49,7 @@ class Instances(Generic[ImageT, AnnotationT]):
 
 
 def read_instances(
-    path: Path,
+    document: Document,
     image: type[ImageT],
     annotation: type[AnnotationT],
     of_use: Callable[[Any], bool] = lambda keys: True,
@@ -66,19 +64,18 @@ def read_instances(
     Raises:
         InputError: no such file, not JSON, or not COCO's structure.
     """
-    content = read_json(path)
     try:
-        said: _Lists = checked_json(_Lists, content)
+        said = _Lists.model_validate(document.content)
         images, of_images = each(image, said.images, of="images")
         annotations, of_annotations = each(annotation, said.annotations, of_use, of="annotations")
         categories, of_categories = each(CategoryRow, said.categories, of="categories")
     except ValueError as error:
-        raise InputError(f"{path} is not {what}: {first_of(error)}") from error
+        raise InputError(f"{document.path} is not {what}: {first_of(error)}") from error
     return Instances(
         info=said.info,
         images=list(images.values()),
         annotations=list(annotations.values()),
         categories=list(categories.values()),
         misshapen=[*of_images, *of_annotations, *of_categories],
-        file=path.name,
+        file=document.path.name,
     )

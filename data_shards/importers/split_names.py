@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from maris_fast.data_shards.records import VAL
 from maris_fast.errors import InputError
 
 SPLIT_ORDER = ("train", "val", "test", "testA", "testB")
@@ -57,3 +58,12 @@ def files_by_split(root: Path, pattern: str) -> list[tuple[str | None, Path]]:
 def file_of(split: str, pattern: str) -> str:
     """The name of a split's file, of which ``pattern`` may be the only one."""
     return pattern.replace(PLACEHOLDER, split)
+
+
+_IN_NAMES = re.compile(r"(?:.*[^A-Za-z0-9])?(train|valid|validation|val|test[A-Z]?)")
+
+
+def split_of_name(name: str) -> str | None:
+    """The split that the last part of a file's or folder's name is, by its usual name; None: it is none."""
+    found = _IN_NAMES.fullmatch(name)
+    return {"valid": VAL, "validation": VAL}.get(found[1], found[1]) if found else None

@@ -145,7 +145,7 @@ def test_a_terminated_import_says_so_and_leaves_nothing(tmp_path: Path, number: 
         (("import", "{root}", "people.jsonl", "--split", "tset"), "it has train, val"),
         (("import", "{root}", "folks.jsonl"), "no file"),
         (("import", "{root}", "people.jsonl", "--images", "attic"), "--images names the folder"),
-        (("import", "{root}", "kitchen"), "own data are named by their file"),
+        (("import", "{root}", "kitchen"), "has none of the known forms"),
         (("mix", "{root}", "{imported}"), "run `maris-fast import` first"),
         (("mix", "{imported}", "{imported}"), "named twice"),
         (("mix", "{imported}", "--held-out", "{imported}"), "named twice"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maris_fast.data_shards.importers.coco import import_coco
+from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import ImportedDataset, SplitCounts
@@ -56,7 +56,7 @@ class Instances:
 
     def imported(self, **options: Any) -> ImportReport:
         self.write()
-        return import_coco(self.root, "annotations/said.json", self.out, ImportOptions(**options))
+        return import_dataset(self.root, "annotations/said.json", self.out, ImportOptions(**options))
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_files_of_one_split_each_are_joined(coco: Instances) -> None:
             "annotations": [row for row in whole["annotations"] if row["image_id"] == image_id],
         }
         coco.write(f"instances_{split}.json")
-    report = import_coco(coco.root, "annotations/instances_{split}.json", coco.out)
+    report = import_dataset(coco.root, "annotations/instances_{split}.json", coco.out)
     assert {split: counts.sentences for split, counts in report.info.splits.items()} == {
         "train": 3,
         "test": 1,
@@ -123,7 +123,9 @@ def test_real_annotations_of_coco_with_template_sentences_are_imported(refmini: 
     for row in said["annotations"]:
         row["caption"] = f"a {names[row['category_id']]}"
     (tmp_path / "said.json").write_text(json.dumps(said))
-    report = import_coco(tmp_path, "said.json", tmp_path / "out", ImportOptions(images=folder / "train2017"))
+    report = import_dataset(
+        tmp_path, "said.json", tmp_path / "out", ImportOptions(images=folder / "train2017")
+    )
     assert report.info.splits["train"].refs == len(said["annotations"]) > 12
     for record in ImportedDataset(tmp_path / "out").records("train"):
         assert record.coco_id == record.image_id
@@ -213,7 +215,7 @@ def test_bad_instances_are_named_and_nothing_is_written(
 def test_files_of_splits_that_disagree_are_refused(coco: Instances) -> None:
     coco.write("train.json")
     with pytest.raises(InputError, match=r"train\.json is named for the split train, but has images of val"):
-        import_coco(coco.root, "annotations/{split}.json", coco.out)
+        import_dataset(coco.root, "annotations/{split}.json", coco.out)
     del coco.said["images"][1]["split"]
     coco.write("train.json")
     coco.said["images"][0]["file_name"] = "b.png"
@@ -221,5 +223,5 @@ def test_files_of_splits_that_disagree_are_refused(coco: Instances) -> None:
         row["id"] += 100
     coco.write("val.json")
     with pytest.raises(InputError, match=r"(?s)ids that several images have.*image 5 is a\.png and b\.png"):
-        import_coco(coco.root, "annotations/{split}.json", coco.out)
+        import_dataset(coco.root, "annotations/{split}.json", coco.out)
     assert not list(coco.out.parent.iterdir())

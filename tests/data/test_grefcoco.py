@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maris_fast.data_shards.importers.grefcoco import import_grefcoco
+from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED_SENTENCES, verdict_on_all
@@ -101,7 +101,7 @@ class Grefs:
 
     def imported(self, **options: Any) -> ImportReport:
         self.write()
-        return import_grefcoco(self.root, "grefcoco", "unc", self.out, ImportOptions(**options))
+        return import_dataset(self.root, "grefcoco", self.out, ImportOptions(**options))
 
     def train(self) -> ImageRecord:
         (record,) = ImportedDataset(self.out).records("train")
@@ -283,8 +283,10 @@ def test_files_that_are_not_there_or_cut_are_named(grefs: Grefs) -> None:
     file = grefs.root / "grefcoco" / "grefs(unc).json"
     os.truncate(file, 100)
     with pytest.raises(InputError, match=r"grefs\(unc\)\.json.*JSON"):
-        import_grefcoco(grefs.root, "grefcoco", "unc", grefs.out)
+        import_dataset(grefs.root, "grefcoco", grefs.out)
     file.unlink()
-    with pytest.raises(InputError, match=r"no file .*grefs\(unc\)\.json"):
-        import_grefcoco(grefs.root, "grefcoco", "unc", grefs.out)
+    with pytest.raises(
+        InputError, match=r"(?s)grefcoco has none of the known forms.*grefs\(<split-by>\)\.json"
+    ):
+        import_dataset(grefs.root, "grefcoco", grefs.out)
     assert not list(grefs.out.parent.iterdir())

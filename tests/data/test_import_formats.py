@@ -21,7 +21,10 @@ def test_the_format_is_known_by_what_is_there(tmp_path: Path) -> None:
     assert import_dataset(coco.root, "annotations/said.json", other).info.name == "said"
     with pytest.raises(ConfigError, match=r"`split_by` unc: people\.jsonl is divided in one way only"):
         import_dataset(photos.root, "people.jsonl", photos.out.with_name("x"), split_by="unc")
-    with pytest.raises(InputError, match=r"kitchen holds neither refs.*own data are named by their file"):
+    with pytest.raises(
+        InputError,
+        match=r"(?s)kitchen has none of the known forms \(docs/datasets\.md\):\n  refs.*  NAME\.jsonl",
+    ):
         import_dataset(photos.root, "kitchen", photos.out.with_name("x"))
     with pytest.raises(InputError, match=r"no folder .*cellar; data sets below .*: none"):
         import_dataset(photos.root, "cellar", photos.out.with_name("x"))

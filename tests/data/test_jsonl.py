@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.import_report import ImportReport
-from maris_fast.data_shards.importers.jsonl import import_jsonl
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
@@ -62,7 +62,7 @@ class Photos:
 
     def imported(self, **options: Any) -> ImportReport:
         self.write()
-        return import_jsonl(self.root, "people.jsonl", self.out, ImportOptions(**options))
+        return import_dataset(self.root, "people.jsonl", self.out, ImportOptions(**options))
 
     def record(self, split: str) -> ImageRecord:
         (record,) = ImportedDataset(self.out).records(split)
@@ -123,11 +123,11 @@ def test_one_file_a_split_is_named_by_a_placeholder(photos: Photos) -> None:
     photos.lines = photos.lines[:2]
     photos.write("rooms-train.jsonl")
     photos.write("rooms-test.jsonl")
-    report = import_jsonl(photos.root, "rooms-{split}.jsonl", photos.out)
+    report = import_dataset(photos.root, "rooms-{split}.jsonl", photos.out)
     assert list(report.info.splits) == ["train", "test"]
     assert report.info.name == "rooms"
     with pytest.raises(InputError, match=r"no file .*halls-\{split\}\.jsonl with a split's name"):
-        import_jsonl(photos.root, "halls-{split}.jsonl", photos.out.with_name("again"))
+        import_dataset(photos.root, "halls-{split}.jsonl", photos.out.with_name("again"))
 
 
 def test_images_may_lie_elsewhere_and_blank_lines_are_nothing(photos: Photos) -> None:
@@ -383,5 +383,5 @@ def test_bad_lines_are_named_and_nothing_is_written(
 def test_a_line_of_another_split_than_its_file_is_refused(photos: Photos) -> None:
     photos.write("test.jsonl")
     with pytest.raises(InputError, match=r"(?s)another split than their file.*test\.jsonl:3: 'val'.*'test'"):
-        import_jsonl(photos.root, "{split}.jsonl", photos.out)
+        import_dataset(photos.root, "{split}.jsonl", photos.out)
     assert not list(photos.out.parent.iterdir())

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.phrasecut import import_phrasecut
 from maris_fast.data_shards.importers.published import PUBLISHED
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset, LeftOut, LostCounts
 from maris_fast.errors import InputError
@@ -379,7 +379,7 @@ def test_what_is_no_row_is_refused_with_the_option_too(tmp_path: Path) -> None:
     phrases.write()
     cut(phrases.place / "image_data_split.json")
     with pytest.raises(InputError, match=r"image_data_split\.json.*JSON"):
-        import_phrasecut(phrases.root, "phrasecut", phrases.out, ImportOptions(leave_out_bad=True))
+        import_dataset(phrases.root, "phrasecut", phrases.out, ImportOptions(leave_out_bad=True))
     for made in (tiny, phrases):
         assert not list(made.out.parent.iterdir())
 

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from maris_fast.data_shards.importers.formats import import_dataset
+from maris_fast.data_shards.importers.forms.phrasecut import draw_instances
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.phrasecut import draw_instances, import_phrasecut
 from maris_fast.data_shards.importers.published import PUBLISHED, verdict
 from maris_fast.data_shards.records import ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
@@ -92,7 +93,7 @@ class Phrases:
 
     def imported(self, **options: Any) -> ImportReport:
         self.write()
-        return import_phrasecut(self.root, "phrasecut", self.out, ImportOptions(**options))
+        return import_dataset(self.root, "phrasecut", self.out, ImportOptions(**options))
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_a_phrase_without_structure_has_neither_kind_nor_category(phrases: Phras
 def test_the_older_name_of_the_image_list_is_read(phrases: Phrases) -> None:
     phrases.write()
     (phrases.place / "image_data_split.json").rename(phrases.place / "image_data_split3000.json")
-    assert import_phrasecut(phrases.root, "phrasecut", phrases.out).info.splits["val"].images == 2
+    assert import_dataset(phrases.root, "phrasecut", phrases.out).info.splits["val"].images == 2
 
 
 def test_progress_goes_over_images_and_phrases(phrases: Phrases) -> None:
@@ -296,12 +297,12 @@ def test_files_that_are_not_there_or_cut_are_named(phrases: Phrases) -> None:
     phrases.write()
     os.truncate(phrases.place / "refer_val.json", 100)
     with pytest.raises(InputError, match=r"refer_val\.json.*JSON"):
-        import_phrasecut(phrases.root, "phrasecut", phrases.out)
+        import_dataset(phrases.root, "phrasecut", phrases.out)
     (phrases.place / "image_data_split.json").unlink()
     with pytest.raises(InputError, match=r"no file .*image_data_split\.json"):
-        import_phrasecut(phrases.root, "phrasecut", phrases.out)
-    with pytest.raises(InputError, match=r"no refer_<split>\.json in .*nothing"):
-        import_phrasecut(phrases.root, "nothing", phrases.out)
+        import_dataset(phrases.root, "phrasecut", phrases.out)
+    with pytest.raises(InputError, match=r"no folder .*nothing; data sets below .*: phrasecut"):
+        import_dataset(phrases.root, "nothing", phrases.out)
     with pytest.raises(InputError, match=r"no split 'vall'.*did you mean 'val'"):
-        import_phrasecut(phrases.root, "phrasecut", phrases.out, ImportOptions(splits=["vall"]))
+        import_dataset(phrases.root, "phrasecut", phrases.out, ImportOptions(splits=["vall"]))
     assert not list(phrases.out.parent.iterdir())

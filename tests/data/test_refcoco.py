@@ -13,10 +13,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from rich.console import Console
 
+from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED, verdict
-from maris_fast.data_shards.importers.refcoco import import_refcoco
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
 
@@ -84,7 +84,7 @@ class TinyDataset:
         (self.root / "refcoco" / "instances.json").write_text(json.dumps(self.instances))
 
     def imported(self, **options: Any) -> ImportReport:
-        return import_refcoco(self.root, "refcoco", "unc", self.out, ImportOptions(**options))
+        return import_dataset(self.root, "refcoco", self.out, ImportOptions(**options))
 
 
 @pytest.fixture
@@ -362,9 +362,9 @@ def test_damaged_annotation_files_are_named(tiny: TinyDataset) -> None:
 def test_what_is_not_there_is_answered_with_what_is(tiny: TinyDataset) -> None:
     tiny.write()
     with pytest.raises(InputError, match=r"no folder .*refcocog; data sets below .*: refcoco$"):
-        import_refcoco(tiny.root, "refcocog", "umd", tiny.out)
+        import_dataset(tiny.root, "refcocog", tiny.out)
     with pytest.raises(InputError, match=r"refs\(google\)\.p; split_by there is: unc$"):
-        import_refcoco(tiny.root, "refcoco", "google", tiny.out)
+        import_dataset(tiny.root, "refcoco", tiny.out, split_by="google")
     with pytest.raises(InputError, match=r"no split 'trian' .*has train, val; did you mean 'train'\?"):
         tiny.imported(splits=["trian"])
     assert not list(tiny.out.parent.iterdir())
@@ -391,9 +391,7 @@ def test_without_the_image_check_a_truncated_file_passes_but_a_missing_one_does_
     tiny.imported(check_images=False)
     tiny.image(3).unlink()
     with pytest.raises(InputError, match="missing images"):
-        import_refcoco(
-            tiny.root, "refcoco", "unc", tiny.out.with_name("again"), ImportOptions(check_images=False)
-        )
+        import_dataset(tiny.root, "refcoco", tiny.out.with_name("again"), ImportOptions(check_images=False))
 
 
 def test_an_output_folder_in_use_is_refused_untouched(tiny: TinyDataset) -> None:
@@ -426,7 +424,7 @@ def test_every_member_of_the_family_is_imported_and_compared_with_its_own_counts
     tiny.write()
     tiny.place.rename(tiny.root / name)
     (tiny.root / name / "refs(unc).p").rename(tiny.root / name / f"refs({split_by}).p")
-    info = import_refcoco(tiny.root, name, split_by, tiny.out).info
+    info = import_dataset(tiny.root, name, tiny.out, split_by=split_by).info
     assert (info.name, info.split_by, info.coco_annotations) == (name, split_by, True)
     for split, ours in info.splits.items():
         published = PUBLISHED[name, split_by][split]
@@ -441,9 +439,7 @@ def test_images_may_lie_at_a_named_place(tiny: TinyDataset) -> None:
     tiny.images.rename(tiny.root / "pictures")
     assert tiny.imported(images=Path("pictures")).info.image_root == str(tiny.root / "pictures")
     with pytest.raises(InputError, match=r"no folder .*photos; `images` names the folder"):
-        import_refcoco(
-            tiny.root, "refcoco", "unc", tiny.out.with_name("x"), ImportOptions(images=Path("photos"))
-        )
+        import_dataset(tiny.root, "refcoco", tiny.out.with_name("x"), ImportOptions(images=Path("photos")))
 
 
 def test_the_report_shows_our_counts_and_the_published_ones(tmp_path: Path) -> None:
@@ -458,8 +454,8 @@ def test_the_report_shows_our_counts_and_the_published_ones(tmp_path: Path) -> N
 
 
 def test_real_refcoco_and_gref_are_imported(refmini: Path, tmp_path: Path) -> None:
-    refcoco = import_refcoco(refmini, "refcoco", "unc", tmp_path / "refcoco").info
-    gref = import_refcoco(refmini, "refcocog", "google", tmp_path / "gref").info
+    refcoco = import_dataset(refmini, "refcoco", tmp_path / "refcoco").info
+    gref = import_dataset(refmini, "refcocog", tmp_path / "gref").info
     assert list(refcoco.splits) == ["val", "testA", "testB"]
     assert sum(counts.refs for counts in refcoco.splits.values()) == 24
     assert sum(counts.sentences for counts in refcoco.splits.values()) == 67

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maris_fast.data_shards.importers.refcoco import import_refcoco
+from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.synthetic import generate_scenes
 from maris_fast.data_shards.synthetic.scene import COLOURS, sample_scene
@@ -37,7 +37,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def imported(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> ImportedDataset:
     out = tmp_path_factory.mktemp("imported")
-    import_refcoco(scenes, "scenes", "synthetic", out)
+    import_dataset(scenes, "scenes", out)
     return ImportedDataset(out)
 
 

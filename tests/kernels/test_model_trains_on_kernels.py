@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from maris_fast.data_shards.cache import write_cache
-from maris_fast.data_shards.importers.refcoco import import_refcoco
+from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY, generate_scenes
 from tests.data.cache_dataset import tiny_settings
 from tests.training.processes import NOTHING_TO_SEE, run
@@ -26,7 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four scenes with their sentences, 8 x 8 tokens each."""
     folder = tmp_path_factory.mktemp("scenes")
     generate_scenes(folder / "root", train_images=4, val_images=1, image_size=128)
-    import_refcoco(folder / "root", DATASET, SPLIT_BY, folder / "dataset")
+    import_dataset(folder / "root", DATASET, folder / "dataset", split_by=SPLIT_BY)
     write_cache(folder / "dataset", folder / "cache", tiny_settings(), progress=False)
     return folder / "cache"
 

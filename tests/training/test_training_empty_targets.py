@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maris_fast.data_shards.cache import write_cache
 from maris_fast.data_shards.cache.mask_targets import mask_target
 from maris_fast.data_shards.cache.verify import verify_cache
-from maris_fast.data_shards.importers.grefcoco import import_grefcoco
+from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.geometry import ImageGeometry
 from maris_fast.model.segmentation import Segmentation
@@ -37,7 +37,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("no-target")
     grefs = Grefs(folder)
     grefs.write()
-    import_grefcoco(grefs.root, "grefcoco", "unc", grefs.out)
+    import_dataset(grefs.root, "grefcoco", grefs.out)
     write_cache(grefs.out, folder / "cache", tiny_settings(), progress=False)
     return folder / "cache"
 

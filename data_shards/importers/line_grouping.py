@@ -1,10 +1,8 @@
-"""People's own data as JSON lines: an expression, or an image with all of its expressions, a line.
-
-``docs/datasets.md`` has the format with an example.
-"""
+"""Lines that name an image, a mask and sentences to image groups, for every form that has such."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,20 @@ from numpy.typing import NDArray
 
 from maris_fast.data_shards.importers.coco_images import coco_id_of, flickr_id_of
 from maris_fast.data_shards.importers.dataset_files import write_dataset
-from maris_fast.data_shards.importers.import_report import ImportReport
-from maris_fast.data_shards.importers.jsonl_lines import Line, ObjectRow, mask_file_of, read_lines
-from maris_fast.data_shards.importers.jsonl_photos import Photo, PhotoFiles
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
+from maris_fast.data_shards.importers.lines import Line, ObjectRow, mask_file_of
 from maris_fast.data_shards.importers.mask_values import Dropped, inside
-from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
-from maris_fast.data_shards.importers.own import own_head
+from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.paths import place_of
+from maris_fast.data_shards.importers.photos import Photo, PhotoFiles
 from maris_fast.data_shards.importers.segmentations import union_mask
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
-from maris_fast.data_shards.importers.split_names import chosen_splits, files_by_split
-from maris_fast.data_shards.records import Expression, ImageRecord, Target
+from maris_fast.data_shards.importers.source import Source
+from maris_fast.data_shards.importers.split_names import chosen_splits
+from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError
 from maris_fast.images import load_stored
 from maris_fast.rle import Rle
-from maris_fast.system.new_folder import new_folder
 
 
 @dataclass
@@ -43,43 +39,36 @@ class _Group:
     """Index into ``targets`` by mask and category."""
 
 
-def import_jsonl(
-    root: Path,
-    dataset: str,
-    out: Path,
-    options: ImportOptions = DEFAULT,
-) -> ImportReport:
-    """Import JSON lines from ``root/<dataset>`` to the folder ``out``.
+def write_lines(source: Source, lines: Sequence[Line], head: DatasetInfo, bad: BadRows) -> DatasetInfo:
+    """Group the lines by image and write them.
 
     Images are numbered from 1 in the order of their first line, refs and sentences in the order of the lines;
     what is left out has no number. Expressions of one image with the same mask and category mean the same
-    target, on whichever lines they stand. A mask that is ``null`` means nothing in the image.
+    target, on whichever lines they stand. A mask that is None means nothing in the image.
 
     Args:
-        root: masks that are files are relative to it, and images, if not to ``options.images``.
-        dataset: name of a file; with ``{split}`` in it, one file a split.
-        out: as ``import_refcoco``'s.
+        source: masks that are files are relative to its root.
+        head: of what is written, but for its counts.
+        bad: what is none of the lines.
+
+    Returns:
+        The head that was written.
 
     Raises:
-        InputError: as ``import_refcoco``.
+        InputError: no lines, an unknown split, or rows that cannot be used, as ``import_dataset``.
     """
-    root = Path(root).absolute()
-    with new_folder(out) as folder:
-        files = files_by_split(root, dataset)
-        head = own_head(root, dataset, options)
-        bad = BadRows(f"{dataset} below {root}")
-        lines = [line for split, path in files for line in read_lines(path, split, bad)]
-        if not lines and not bad:
-            raise InputError(f"{root / dataset} holds no lines")
-        splits = {line.split for line in lines}
-        chosen = chosen_splits(splits, options.splits, root / dataset) if splits else []
-        photos = PhotoFiles(Path(head.image_root), root, lines, chosen, options)
-        grouping = _Grouping(root, photos, bad, options)
-        for line in lines:
-            grouping.add(line)
-        records = ((split, grouping.records(split)) for split in chosen)
-        head = head.model_copy(update={"dropped_pixels": grouping.dropped.counts()})
-        return ImportReport(out, write_dataset(folder, head, records, bad, options))
+    options = source.options
+    if not lines and not bad:
+        raise InputError(f"{source.place} holds no lines")
+    splits = {line.split for line in lines}
+    chosen = chosen_splits(splits, options.splits, source.place) if splits else []
+    photos = PhotoFiles(Path(head.image_root), source.root, lines, chosen, options)
+    grouping = _Grouping(source.root, photos, bad, options)
+    for line in lines:
+        grouping.add(line)
+    records = ((split, grouping.records(split)) for split in chosen)
+    head = head.model_copy(update={"dropped_pixels": grouping.dropped.counts()})
+    return write_dataset(source.folder, head, records, bad, options)
 
 
 class _Grouping:
@@ -189,7 +178,7 @@ class _Grouping:
         return SourceRow(
             file=line.file,
             split=line.split,
-            row=f"line {line.number}" + (f", object {number}" if number else ""),
+            row=line.name + (f", object {number}" if number else ""),
             image=self._photos.place(line),
             expressions=expressions,
         )

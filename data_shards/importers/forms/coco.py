@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -24,16 +23,11 @@ from maris_fast.data_shards.importers.annotations import (
     or_default,
 )
 from maris_fast.data_shards.importers.checked_rows import Misshapen, split_of
-from maris_fast.data_shards.importers.grouping import write_refs
-from maris_fast.data_shards.importers.import_report import ImportReport
+from maris_fast.data_shards.importers.grouping import Refs, write_refs
 from maris_fast.data_shards.importers.instances import Instances, read_instances
-from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
-from maris_fast.data_shards.importers.own import SPLIT, own_head
-from maris_fast.data_shards.importers.refs import Refs
-from maris_fast.data_shards.importers.split_names import files_by_split
-from maris_fast.data_shards.records import UNKNOWN_SPLIT
+from maris_fast.data_shards.importers.source import Form, Source
+from maris_fast.data_shards.records import TRAIN, UNKNOWN_SPLIT, DatasetInfo
 from maris_fast.errors import InputError
-from maris_fast.system.new_folder import new_folder
 
 UNKNOWN_CATEGORY = -1
 
@@ -77,7 +71,6 @@ class _CocoFile:
     """What a file says, and for which split, if its name tells; annotations only that somebody refers to."""
 
     split: str | None
-    path: Path
     said: Instances[SaidImageRow, SaidAnnotationRow]
 
     @cached_property
@@ -92,60 +85,39 @@ class _CocoFile:
 
     @cached_property
     def _of_unknown(self) -> str:
-        return UNKNOWN_SPLIT if any(image.split for image in self.said.images) else SPLIT
+        return UNKNOWN_SPLIT if any(image.split for image in self.said.images) else TRAIN
 
     def _split(self, one: Misshapen) -> str:
         if one.of == "annotations":
             return self.split_of(one.id("image_id"))
-        return self.split or (split_of(one.keys, missing=SPLIT) if one.of == "images" else UNKNOWN_SPLIT)
+        return self.split or (split_of(one.keys, missing=TRAIN) if one.of == "images" else UNKNOWN_SPLIT)
 
     def split_of(self, image_id: int | None) -> str:
         """``UNKNOWN_SPLIT`` of an image that the file lacks, where images say their split."""
-        return self.split or self._splits.get(image_id, self._of_unknown) or SPLIT
+        return self.split or self._splits.get(image_id, self._of_unknown) or TRAIN
 
 
-def import_coco(
-    root: Path,
-    dataset: str,
-    out: Path,
-    options: ImportOptions = DEFAULT,
-) -> ImportReport:
-    """Import annotations with ``sentences`` or a ``caption`` from ``root/<dataset>`` to the folder ``out``.
+def read(source: Source) -> DatasetInfo:
+    """Annotations with ``sentences`` or a ``caption``; those without are ignored.
 
-    An annotation with sentences is a ref with the annotation's id; sentences are numbered from 1, those that
-    are left out too. Annotations without are ignored.
-
-    Args:
-        root: image paths are relative to it, or to ``options.images``.
-        dataset: name of a file; with ``{split}`` in it, one file a split. Else an image's ``split`` says
-            where it belongs, and "train" is meant where there is none.
-        out: as ``import_refcoco``'s.
-
-    Raises:
-        InputError: as ``import_refcoco``.
+    Such an annotation is a ref with the annotation's id; sentences are numbered from 1, those that are left
+    out too. An image's ``split`` says where it belongs, and "train" is meant where there is none.
     """
-    root = Path(root).absolute()
-    with new_folder(out) as folder:
-        files = files_by_split(root, dataset)
-        head = own_head(root, dataset, options)
-        read = [_read(split, path) for split, path in files]
-        rows: list[RefRow] = []
-        for file in read:
-            rows += _refs(file, first_sentence=1 + sum(len(ref.sentences) for ref in rows))
-        misshapen = [one for file in read for one in file.misshapen if one.of == "annotations"]
-        if not rows and not misshapen:
-            raise InputError(
-                f"no annotation in {root / dataset} has `sentences` or a `caption`, so nothing is referred to"
-            )
-        return ImportReport(
-            out,
-            write_refs(folder, Refs(rows, misshapen), _joined(read, Path(head.source).name), head, options),
-        )
-
-
-def _read(split: str | None, path: Path) -> _CocoFile:
+    head = source.head()
     what = "COCO's instances.json with sentences"
-    return _CocoFile(split, path, read_instances(path, SaidImageRow, SaidAnnotationRow, _is_said, what))
+    read = [
+        _CocoFile(document.split, read_instances(document, SaidImageRow, SaidAnnotationRow, _is_said, what))
+        for document in source.documents
+    ]
+    rows: list[RefRow] = []
+    for file in read:
+        rows += _refs(file, first_sentence=1 + sum(len(ref.sentences) for ref in rows))
+    misshapen = [one for file in read for one in file.misshapen if one.of == "annotations"]
+    if not rows and not misshapen:
+        raise InputError(
+            f"no annotation in {source.place} has `sentences` or a `caption`, so nothing is referred to"
+        )
+    return write_refs(source, Refs(rows, misshapen), _joined(read, source.place.name), head)
 
 
 def _is_said(keys: Any) -> bool:
@@ -163,7 +135,7 @@ def _refs(file: _CocoFile, *, first_sentence: int) -> list[RefRow]:
     others = {image.split for image in file.said.images} - {None, file.split}
     if file.split is not None and others:
         raise InputError(
-            f"{file.path} is named for the split {file.split}, but has images of "
+            f"{file.said.file} is named for the split {file.split}, but has images of "
             f"{', '.join(map(str, others))}"
         )
     refs: list[RefRow] = []
@@ -208,3 +180,11 @@ def _joined(files: Sequence[_CocoFile], file: str) -> Instances[ImageRow, Annota
             for said in one.said.annotations
         ]
     return Instances(files[0].said.info, images, annotations, categories, misshapen, file)
+
+
+COCO = Form(
+    "coco",
+    "NAME.json, COCO's instances.json with sentences in annotations",
+    lambda source: source.place.suffix == ".json",
+    read,
+)

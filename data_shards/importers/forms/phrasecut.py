@@ -17,19 +17,18 @@ from maris_fast.data_shards.importers.annotations import ImageRow, or_default, t
 from maris_fast.data_shards.importers.checked_rows import Misshapen, each, split_of
 from maris_fast.data_shards.importers.dataset_files import write_dataset
 from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
-from maris_fast.data_shards.importers.image_checks import find_image_root, look_at_images, size_fault
-from maris_fast.data_shards.importers.import_report import ImportReport
+from maris_fast.data_shards.importers.image_checks import look_at_images, size_fault
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
-from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
+from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.segmentations import BOX_ALONE
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
+from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import chosen_splits
 from maris_fast.data_shards.importers.text_encoding import read_json
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError
 from maris_fast.rle import Rle
-from maris_fast.system.new_folder import new_folder
 
 IMAGE_DATA = ("image_data_split.json", "image_data_split3000.json")
 """Both names are about."""
@@ -60,54 +59,33 @@ class ImageDataRow(BaseModel):
     coco_id: int | None = None
 
 
-def import_phrasecut(
-    root: Path,
-    dataset: str,
-    out: Path,
-    options: ImportOptions = DEFAULT,
-) -> ImportReport:
-    """Import ``root/<dataset>/refer_<split>.json`` with ``image_data_split.json`` to the folder ``out``.
+def read(source: Source) -> DatasetInfo:
+    """``refer_<split>.json`` with ``image_data_split.json``.
 
     A phrase is a ref with one sentence; both have the phrase's place in its file as their id, so that
     predictions can be handed to PhraseCut's own evaluation by ``task_id``. ``kind`` is what tells the thing
-    from others in the image: its name, an attribute, a relation, or nothing ("verbose").
-
-    Args:
-        dataset: name of the folder; images are looked for in its ``images``.
-        root, out: as ``import_refcoco``'s.
-        options: ``progress`` is called with images checked and phrases drawn, and how many of both there are.
-
-    Raises:
-        InputError: as ``import_refcoco``.
+    from others in the image: its name, an attribute, a relation, or nothing ("verbose"). Progress goes over
+    images checked and phrases drawn.
     """
-    root = Path(root).absolute()
-    place = root / dataset
-    with new_folder(out) as folder:
-        there = [path.stem.removeprefix("refer_") for path in place.glob("refer_*.json")]
-        there = [split for split in there if not split.startswith("input_")]  # without the truth
-        if not there:
-            raise InputError(f"no refer_<split>.json in {place}; PhraseCut's authors publish one a split")
-        chosen = chosen_splits(there, options.splits, place)
-        listing = next(
-            (place / name for name in IMAGE_DATA if (place / name).is_file()), place / IMAGE_DATA[0]
-        )
-        image_data, misshapen = _read_image_data(listing)
-        head = DatasetInfo(
-            name="phrasecut",
-            split_by="official",
-            image_root=str(find_image_root(root, options.images, (f"{dataset}/images",))),
-            source=str(place),
-            splits={},
-        )
-        bad = BadRows(f"phrasecut in {place}")
-        for one in misshapen:
-            bad.add(one.row(listing.name, split_of(one.keys), said=False), one.fault)
-        broken = {one.id("image_id"): one for one in misshapen}
-        splits = (  # one after the other: a file takes gigabytes while it is read
-            (split, _Split(split, place, image_data, broken, bad).records(Path(head.image_root), options))
-            for split in chosen
-        )
-        return ImportReport(out, write_dataset(folder, head, splits, bad, options))
+    place, options = source.place, source.options
+    chosen = chosen_splits(_splits(place), options.splits, place)
+    listing = next((place / name for name in IMAGE_DATA if (place / name).is_file()), place / IMAGE_DATA[0])
+    image_data, misshapen = _read_image_data(listing)
+    head = source.head("phrasecut", "official", images=(f"{source.dataset}/images",))
+    bad = BadRows(f"phrasecut in {place}")
+    for one in misshapen:
+        bad.add(one.row(listing.name, split_of(one.keys), said=False), one.fault)
+    broken = {one.id("image_id"): one for one in misshapen}
+    splits = (  # one after the other: a file takes gigabytes while it is read
+        (split, _Split(split, place, image_data, broken, bad).records(Path(head.image_root), options))
+        for split in chosen
+    )
+    return write_dataset(source.folder, head, splits, bad, options)
+
+
+def _splits(place: Path) -> list[str]:
+    there = (path.stem.removeprefix("refer_") for path in place.glob("refer_*.json"))
+    return [split for split in there if not split.startswith("input_")]  # without the truth
 
 
 class _Split:
@@ -299,3 +277,11 @@ def _read_image_data(path: Path) -> tuple[list[ImageDataRow], list[Misshapen]]:
             f"{path} is not the list of images as PhraseCut's authors publish it: {error}"
         ) from error
     return list(rows.values()), misshapen
+
+
+PHRASECUT = Form(
+    "phrasecut",
+    "refer_<split>.json with image_data_split.json, as PhraseCut",
+    lambda source: bool(_splits(source.place)),
+    read,
+)

@@ -1,20 +1,13 @@
-"""The lines of people's JSON lines, each checked for its keys; ``docs/datasets.md`` has them all."""
+"""Rows that name an image, a mask and sentences: lines of people's own data, and what other forms become."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from maris_fast.data_shards.importers.annotations import SplitName, or_default
-from maris_fast.data_shards.importers.checked_rows import split_of
-from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
-from maris_fast.data_shards.importers.own import SPLIT
-from maris_fast.data_shards.importers.text_encoding import read_utf8
-from maris_fast.data_shards.plain_json import parse_json
-from maris_fast.errors import first_of
 
 
 class Strict(BaseModel):
@@ -102,54 +95,15 @@ class ImageLine(ImagePart):
 
 @dataclass(frozen=True)
 class Line:
-    """A line with its place."""
+    """A line, or a row of another form, with its place.
+
+    Attributes:
+        name: by which the listing of left-out rows has it.
+        where: file and place, for faults.
+    """
 
     row: ExpressionLine | ImageLine
     file: str
-    number: int
     split: str
-
-    @property
-    def where(self) -> str:
-        return f"{self.file}:{self.number}"
-
-
-def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
-    """The lines of a file; those that are not as documented are added to ``bad``.
-
-    Args:
-        split: what the file's name says.
-
-    Raises:
-        InputError: no such file.
-    """
-    lines = []
-    for number, text in enumerate(read_utf8(path).splitlines(), start=1):
-        if not text.strip():
-            continue
-        where = f"{path.name}:{number}"
-        keys: Any = None
-        try:
-            keys = parse_json(text)
-            row = _parsed(keys)
-        except ValueError as error:
-            fault = Fault("lines that are not as docs/datasets.md says", f"{where}: {first_of(error)}")
-            bad.add(_unreadable(path.name, number, split or split_of(keys, missing=SPLIT)), fault)
-            continue
-        if split is not None and row.split not in (None, split):
-            detail = f"{where}: {row.split!r} in a file of {split!r}"
-            bad.add(
-                _unreadable(path.name, number, split), Fault("lines of another split than their file", detail)
-            )
-            continue
-        lines.append(Line(row, path.name, number, split or row.split or SPLIT))
-    return lines
-
-
-def _parsed(keys: Any) -> ExpressionLine | ImageLine:
-    kind = ImageLine if isinstance(keys, dict) and "objects" in keys else ExpressionLine
-    return kind.model_validate(keys)
-
-
-def _unreadable(file: str, number: int, split: str) -> SourceRow:
-    return SourceRow(file=file, split=split, row=f"line {number}", image=None, expressions=1)
+    name: str
+    where: str

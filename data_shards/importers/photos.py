@@ -1,4 +1,4 @@
-"""The image files that people's JSON lines name: opened once each, whatever is wrong with them kept."""
+"""The image files that lines name: opened once each, whatever is wrong with them kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from maris_fast.data_shards.importers.annotations import ImageRow
 from maris_fast.data_shards.importers.image_checks import TURNED, fitting_views, look_at_images
-from maris_fast.data_shards.importers.jsonl_lines import Line, mask_file_of
 from maris_fast.data_shards.importers.left_out import Fault
+from maris_fast.data_shards.importers.lines import Line, mask_file_of
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.paths import in_another_case, place_of, same_file
 from maris_fast.errors import InputError

@@ -1,0 +1,122 @@
+"""What a person names to be imported, and what a form is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from maris_fast.data_shards.importers.image_checks import find_image_root
+from maris_fast.data_shards.importers.options import ImportOptions
+from maris_fast.data_shards.importers.split_names import PLACEHOLDER, files_by_split, split_of_name
+from maris_fast.data_shards.importers.text_encoding import read_json
+from maris_fast.data_shards.plain_json import parse_json
+from maris_fast.data_shards.records import DatasetInfo
+from maris_fast.errors import InputError
+
+OWN = "own"
+"""How people's own data are divided."""
+_LOOKED_INTO = 20
+"""Rows, by which a form is known."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A JSON file, read once."""
+
+    path: Path
+    split: str | None = None
+    """By its name; None: the file is the only one."""
+
+    @cached_property
+    def content(self) -> Any:
+        """
+        Raises:
+            ValueError: not JSON, or a key stands twice.
+            InputError: no such file, or of an unknown encoding.
+        """
+        return parse_json(read_json(self.path))
+
+    def rows(self, *keys: str) -> list[dict[str, Any]]:
+        """The first rows of the list that the keys lead to; none where there is none."""
+        try:
+            found = self.content
+            for key in keys:
+                found = found[key]
+        except (InputError, ValueError, LookupError, TypeError):
+            return []
+        first = islice(found, _LOOKED_INTO) if isinstance(found, list) else ()
+        return [row for row in first if isinstance(row, dict)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is imported.
+
+    Attributes:
+        root: absolute; holds the data set, and its images if they are at their usual place.
+        dataset: folder or file below it; with ``{split}`` in a name, a file or a folder a split.
+        folder: is written to.
+    """
+
+    root: Path
+    dataset: str
+    options: ImportOptions
+    split_by: str | None
+    folder: Path
+
+    @property
+    def place(self) -> Path:
+        return self.root / self.dataset
+
+    @cached_property
+    def documents(self) -> Sequence[Document]:
+        """The JSON files that are named, or that lie in the folder that is named.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.place.is_dir():
+            return [Document(path, split_of_name(path.stem)) for path in sorted(self.place.glob("*.json"))]
+        return [Document(path, split) for split, path in files_by_split(self.root, self.dataset)]
+
+    def head(
+        self, name: str | None = None, split_by: str = OWN, *, images: Sequence[str] = (".",), **more: Any
+    ) -> DatasetInfo:
+        """The head of what is written, but for its counts.
+
+        Args:
+            name: None: that of the file or folder.
+            images: where they are looked for below the root, if the options name no place.
+
+        Raises:
+            InputError: there is no folder of images.
+        """
+        own = Path(self.dataset).stem.replace(PLACEHOLDER, "").strip("._-") or self.root.name
+        image_root = find_image_root(self.root, self.options.images, images)
+        return DatasetInfo(
+            name=name or own,
+            split_by=split_by,
+            image_root=str(image_root.resolve() if split_by == OWN else image_root),
+            **{"source": str(self.place), "splits": {}, **more},
+        )
+
+
+@dataclass(frozen=True)
+class Form:
+    """One of the layouts that data sets come in.
+
+    Attributes:
+        name: of the layout.
+        files: what it is known by, for the message on what is of no form.
+        found: whether it is this one; a source of another may raise nothing.
+        read: checks all that is there, and writes it.
+    """
+
+    name: str
+    files: str
+    found: Callable[[Source], bool]
+    read: Callable[[Source], DatasetInfo]
