@@ -42,7 +42,7 @@ from maris_fast.train.peak_flops import peak_tflops
 from maris_fast.train.progress_state import Phase
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.run_folder import owned_by_rank_zero, require_still_owned
-from maris_fast.train.run_logger import NullLogger, RankZeroLogger, RunLogger
+from maris_fast.train.run_logger import RankZeroLogger, RunLogger
 from maris_fast.train.schedules import gate_threshold, learning_rate, total_steps
 from maris_fast.train.split_scores import score_split
 from maris_fast.train.stopping import StopRequest
@@ -445,7 +445,7 @@ class Trainer:
 
     def _logger(self) -> RunLogger:
         if not self.ranks.first:
-            return NullLogger()
+            return RunLogger()
         return RankZeroLogger(self.settings, self.step, self.total_steps)
 
 

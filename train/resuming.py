@@ -12,7 +12,7 @@ import torch.distributed as dist
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from maris_fast.config import ReadingSettings, RunSettings, TrainingSettings
+from maris_fast.config import ReadingSettings, RunSettings, TrainingSettings, flat
 from maris_fast.errors import CheckpointError, ConfigError
 from maris_fast.train import checkpoints, run_files
 from maris_fast.train.checkpoints import RunState
@@ -69,7 +69,7 @@ def check(folder: Path, state: RunState, settings: TrainingSettings, data: str, 
     Raises:
         CheckpointError: it cannot; says which setting or tensor differs first.
     """
-    before, now = _flat(_completed(state.settings)), _flat(settings.model_dump(mode="json"))
+    before, now = flat(_completed(state.settings)), flat(settings.model_dump(mode="json"))
     for name in FIXED:
         if before.get(name) != now[name]:
             raise CheckpointError(
@@ -125,10 +125,3 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
         for name, parameter in model.named_parameters():
             shapes[f"optimiser.{key}.{name}"] = tuple(parameter.shape)
     return shapes
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat

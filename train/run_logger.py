@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -33,42 +33,31 @@ QUIET_SECONDS = 60.0
 """After which a step is told that has no record."""
 
 
-class RunLogger(Protocol):
-    """Receives records; ``NullLogger`` on all ranks but the first."""
+class RunLogger:
+    """Receives what a run has to tell, and tells nobody: for all ranks but the first."""
 
-    def __enter__(self) -> RunLogger: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-    def advance(self, step: int) -> None: ...
-    def record(self, kind: str, values: dict[str, Any]) -> None: ...
-    def picture(self, step: int, draw: Callable[[], Image.Image]) -> None: ...
-    def say(self, text: str) -> None: ...
-
-
-class NullLogger:
-    def __enter__(self) -> NullLogger:
+    def __enter__(self) -> RunLogger:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        """The run is over."""
 
     def advance(self, step: int) -> None:
-        pass
+        """A step is done."""
 
     def record(self, kind: str, values: dict[str, Any]) -> None:
-        pass
+        """One record of ``values['step']``; ``kind`` is 'train', 'evaluation' or 'attention'."""
 
     def picture(self, step: int, draw: Callable[[], Image.Image]) -> None:
-        pass
+        """What ``draw`` returns, if anybody wants it."""
 
     def say(self, text: str) -> None:
-        pass
+        """A line for the person who watches."""
 
 
-class RankZeroLogger:
+class RankZeroLogger(RunLogger):
     """Writes ``metrics.jsonl``, ``tensorboard/`` and ``pictures/`` in the run folder, and to standard output.
 
     None of them ends a run: what cannot be written is told once. Records wait and are caught up, pictures are
@@ -92,9 +81,6 @@ class RankZeroLogger:
         self._said = time.monotonic()
         self._bar = Steps(step, total_steps) if sys.stdout.isatty() else None
 
-    def __enter__(self) -> RankZeroLogger:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -116,14 +102,14 @@ class RankZeroLogger:
             self.say(f"at step {step} of {self._total_steps}")
 
     def record(self, kind: str, values: dict[str, Any]) -> None:
-        """One record of ``values['step']``; ``kind`` is 'train', 'evaluation' or 'attention'."""
         self._step = values["step"]
         self._write_untold()
         self._write({"kind": kind, **values})
+        curves = _curves(kind, values)
         if self._board is not None:
-            self._curves.attempt(partial(self._board.scalars, self._step, _curves(kind, values)))
+            self._curves.attempt(partial(self._board.scalars, self._step, curves))
         if self._mirror is not None:
-            self._mirror.record(kind, values)
+            self._mirror.scalars(self._step, curves)
         self.say(log_line(kind, values, self._total_steps))
 
     def picture(self, step: int, draw: Callable[[], Image.Image]) -> None:
@@ -142,7 +128,6 @@ class RankZeroLogger:
                 self._mirror.picture(step, picture)
 
     def say(self, text: str) -> None:
-        """A line for the person who watches."""
         self._said = time.monotonic()
         if self._bar is not None:
             self._bar.print(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,8 @@ class WandbMirror:
         self._mirror = ByProduct("W&B", "it is off from here on, and the training goes on")
         self._do(lambda: self._start(settings))
 
-    def record(self, kind: str, values: dict[str, Any]) -> None:
-        flat = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
-        for name, scores in values.get("kinds", {}).items():
-            flat |= {f"{kind}_by_kind/{score}/{name}": value for score, value in scores.items()}
-        self._do(lambda: self._run.log(flat, step=values["step"]))
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._do(lambda: self._run.log(values, step=step))
 
     def picture(self, step: int, picture: Image.Image) -> None:
         def send() -> None:

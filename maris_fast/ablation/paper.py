@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from maris_fast.config.loading import PACKAGE
+from maris_fast.config.loading import PACKAGE, flat
 from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.evaluation.scores_file import DataSplit
 
@@ -47,15 +47,6 @@ class Variant:
     def settings(self) -> dict[str, Any]:
         """What the fragment sets, flat, as ``model.tau``."""
         return flat(read_yaml(self.fragment) or {})
-
-
-def flat(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by ``section.key``."""
-    values: dict[str, Any] = {}
-    for name, value in sections.items():
-        inner = isinstance(value, Mapping)
-        values |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
-    return values
 
 
 OURS = "ours"

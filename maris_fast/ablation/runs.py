@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maris_fast.ablation.paper import FRAGMENTS, VARIANTS, Variant, flat
-from maris_fast.config import ReadingSettings, TrainingSettings, load_settings
+from maris_fast.ablation.paper import FRAGMENTS, VARIANTS, Variant
+from maris_fast.config import ReadingSettings, TrainingSettings, flat, load_settings
 from maris_fast.errors import ConfigError
 
 OWN = ("run.folder", "run.seed", "run.resume", "data.cache")

@@ -9,7 +9,7 @@ from maris_fast.config.encoders import (
     SamSettings,
     TextSettings,
 )
-from maris_fast.config.loading import dump_settings, load_settings
+from maris_fast.config.loading import dump_settings, flat, load_settings
 from maris_fast.config.model import LossSettings, ModelSettings
 from maris_fast.config.training import (
     DataSettings,
@@ -43,5 +43,6 @@ __all__ = [
     "TrainingSettings",
     "Verify",
     "dump_settings",
+    "flat",
     "load_settings",
 ]

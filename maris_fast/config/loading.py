@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +62,15 @@ def read_values(
 def dump_settings(settings: Settings) -> str:
     """YAML that ``load_settings`` reads back to the same settings."""
     return dump_yaml(settings.model_dump(mode="json"))
+
+
+def flat(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by ``section.key``."""
+    values: dict[str, Any] = {}
+    for name, value in sections.items():
+        inner = isinstance(value, Mapping)
+        values |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return values
 
 
 def _found(file: Path, shipped: Sequence[str]) -> Path:

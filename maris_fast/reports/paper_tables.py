@@ -17,8 +17,8 @@ from maris_fast.ablation.comparison import (
     spread,
     table_section,
 )
-from maris_fast.ablation.paper import Variant, flat
-from maris_fast.config import ModelSettings
+from maris_fast.ablation.paper import Variant
+from maris_fast.config import ModelSettings, flat
 from maris_fast.evaluation.scores_file import DataSplit, read_scores
 from maris_fast.reports.run_data import RunData
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from maris_fast.config.loading import flat
 from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.errors import CheckpointError, InputError
 from maris_fast.train.run_files import ENVIRONMENT, METRICS, PICTURES, SETTINGS
@@ -53,8 +54,8 @@ class RunData:
         return cls(
             name=folder.resolve().name,
             folder=folder,
-            settings=dict(_flat(read_yaml(settings))),
-            environment=dict(_flat(_json(folder / ENVIRONMENT))),
+            settings=flat(read_yaml(settings)),
+            environment=flat(_json(folder / ENVIRONMENT)),
             steps=[one for one in records if one["kind"] == "train"],
             evaluations=[one for one in records if one["kind"] == "evaluation"],
             attention=[one for one in records if one["kind"] == "attention"],
@@ -141,11 +142,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

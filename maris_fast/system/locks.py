@@ -82,7 +82,7 @@ class Owner:
     def here(cls) -> Owner:
         return cls(
             host=socket.gethostname(),
-            boot=_boot(),
+            boot=process_table.boot(),
             pid_namespace=_pid_namespace(),
             pid=os.getpid(),
             started=process_table.started(os.getpid()) or 0,
@@ -99,7 +99,7 @@ class Owner:
 
     def lives(self) -> bool | None:
         """None: it cannot be looked up from here."""
-        if not self.boot or (self.boot, self.pid_namespace) != (_boot(), _pid_namespace()):
+        if not self.boot or (self.boot, self.pid_namespace) != (process_table.boot(), _pid_namespace()):
             return None
         try:
             os.kill(self.pid, 0)
@@ -339,13 +339,6 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _pid_namespace() -> int:

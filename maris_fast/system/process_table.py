@@ -7,6 +7,14 @@ from pathlib import Path
 ENDED = -1
 
 
+def boot() -> str:
+    """This start of this machine; empty where it has no name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def parent(pid: int) -> int | None:
     fields = _stat(pid)
     return int(fields[1]) if fields else None

@@ -38,7 +38,7 @@ from maris_fast.train.heartbeat.wire import Wire, listen
 from tests.training.two_heartbeats import Ranks, TwoHeartbeats, stays
 
 LIMITS = Timeouts(silence=30, stall=180, patience=600)
-RANKS = [Identity(rank, f"host-{rank // 2}", 100 + rank, "boot", "1") for rank in range(4)]
+RANKS = [Identity(rank, f"host-{rank // 2}", 100 + rank, "boot", 1) for rank in range(4)]
 NOW = 1000.0
 
 
@@ -179,9 +179,9 @@ def test_strangers_at_the_post_change_nothing() -> None:
 def test_only_the_very_process_is_killed() -> None:
     with subprocess.Popen((sys.executable, "-c", "import time; time.sleep(60)")) as process:
         own = Identity.own(0)
-        start = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        start = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
         known = replace(own, pid=process.pid, started=start)
-        replace(known, started=own.started + "1").kill()
+        replace(known, started=own.started + 1).kill()
         replace(known, machine="another").kill()
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(0.2)

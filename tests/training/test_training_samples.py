@@ -112,7 +112,7 @@ def test_a_mirror_that_fails_is_switched_off_and_the_run_goes_on(
     monkeypatch.setitem(__import__("sys").modules, "wandb", SimpleNamespace(init=offline))
     with caplog.at_level(logging.WARNING):
         mirror = WandbMirror(toy_settings(tmp_path))
-        mirror.record("train", {"step": 1, "loss": 0.5})
+        mirror.scalars(1, {"train/loss": 0.5})
         mirror.close()
     assert [record.getMessage() for record in caplog.records] == [
         "W&B cannot be written (OSError: no route to host); it is off from here on, and the training goes on"

@@ -7,7 +7,8 @@ import signal
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+
+from maris_fast.system import process_table
 
 
 @dataclass(frozen=True)
@@ -18,35 +19,28 @@ class Identity:
     host: str
     pid: int
     machine: str
-    started: str
-    """The kernel's start time of ``pid``."""
+    started: int
+    """The kernel's start time of ``pid``; 0: not known."""
 
     @classmethod
     def own(cls, rank: int) -> Identity:
         pid = os.getpid()
-        return cls(rank, socket.gethostname(), pid, _machine(), _started(pid))
+        return cls(rank, socket.gethostname(), pid, _machine(), process_table.started(pid) or 0)
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.host} (pid {self.pid})"
 
     def kill(self) -> None:
         """Ends the process if it is on this machine and still the one that it was."""
-        if self.machine == _machine() and self.started and self.started == _started(self.pid):
+        if self.machine == _machine() and self.started and self.started == process_table.started(self.pid):
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 def _machine() -> str:
+    boot = process_table.boot()
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return " ".join([boot, *(os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "net"))])
+        spaces = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "net")]
     except OSError:
-        return socket.gethostname()
-
-
-def _started(pid: int) -> str:
-    try:
-        # The command's name stands in parentheses and may hold anything.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+        spaces = []
+    return " ".join([boot, *spaces]) if boot and spaces else socket.gethostname()
