@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maris_fast.data_shards.importers.dataset_files import write_head
 from maris_fast.data_shards.importers.forms.coco import COCO
 from maris_fast.data_shards.importers.forms.jsonl import JSONL
+from maris_fast.data_shards.importers.forms.parquet import PARQUET
 from maris_fast.data_shards.importers.forms.phrasecut import PHRASECUT
 from maris_fast.data_shards.importers.forms.refer import REFER
 from maris_fast.data_shards.importers.import_report import ImportReport
@@ -14,7 +16,7 @@ from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.new_folder import new_folder
 
-FORMS = (REFER, PHRASECUT, JSONL, COCO)
+FORMS = (REFER, PHRASECUT, PARQUET, JSONL, COCO)
 """The first that finds its own counts."""
 DOCUMENT = "docs/datasets.md"
 
@@ -47,7 +49,13 @@ def import_dataset(
         form = form_of(source)
         if split_by is not None and form is not REFER:
             raise ConfigError(f"`split_by` {split_by}: {dataset} is divided in one way only; leave it out")
-        return ImportReport(out, form.read(source))
+        info = form.read(source)
+        images = Path(info.image_root)
+        if images.is_relative_to(folder.absolute()):  # images that the form has written
+            place = Path(out).resolve() / images.relative_to(folder.absolute())
+            info = info.model_copy(update={"image_root": str(place)})
+            write_head(folder, info)
+        return ImportReport(out, info)
 
 
 def form_of(source: Source) -> Form:

@@ -8,6 +8,7 @@ is that of gRefCOCO's issue 6, where the authors say that they hold back some 6%
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from maris_fast.data_shards.records import SplitCounts
@@ -52,6 +53,20 @@ PUBLISHED_SENTENCES: dict[tuple[str, str], int] = {("grefcoco", "unc"): 259_859}
 """Of all splits together, where that is all that is known."""
 
 _GREFCOCO_SPLITS = {"train", "val", "testA", "testB"}
+
+
+_SPELLED = re.compile(r"refcoco(?:[_-]?(plus|\+)|[_-]?(g))?(?![a-z])", re.IGNORECASE)
+
+
+def published_as(name: str) -> tuple[str, str]:
+    """Name and ``split_by`` of the member of the RefCOCO family that a name such as refcocoplus means.
+
+    Of G-Ref the division by umd, in which others pass it on; of another data set its own name, and "unc".
+    """
+    found = _SPELLED.search(name)
+    if found is None:
+        return name, "unc"
+    return ("refcocog", "umd") if found[2] else ("refcoco+" if found[1] else "refcoco", "unc")
 
 
 def verdict(name: str, split_by: str, split: str, counts: SplitCounts) -> str:

@@ -89,8 +89,9 @@ def import_annotations(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="below ROOT, a folder: refcoco, refcoco+, refcocog, grefcoco, phrasecut, scenes; or a file "
-            "of your own: NAME.jsonl, NAME.json, with {split} in its name for one file a split"
+            help="below ROOT, a folder such as refcoco, refcoco+, refcocog, grefcoco, phrasecut, scenes; or "
+            "a file such as NAME.jsonl, NAME.json, with {split} in its name for one file a split; "
+            "docs/datasets.md lists all forms"
         ),
     ],
     out: Annotated[Path, typer.Option(help="new folder for the imported data set")],

@@ -1,0 +1,82 @@
+"""The same data set in RefCOCO's own layout, and as others pass it on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from maris_fast.data_shards.importers.formats import import_dataset
+from maris_fast.data_shards.importers.options import ImportOptions
+from maris_fast.data_shards.records import DatasetInfo, ImportedDataset
+from tests.data.test_refcoco import TinyDataset
+
+COCO_NAMES = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
+
+
+class Family:
+    """RefCOCO's files, and what they hold.
+
+    Attributes:
+        root: of RefCOCO's own layout; other forms are written below it.
+    """
+
+    def __init__(self, root: Path, refs: list[dict[str, Any]], instances: dict[str, Any], out: Path) -> None:
+        self.root, self.refs, self.instances, self.out = root, refs, instances, out
+        self.images = {row["id"]: row for row in instances["images"]}
+        self.annotations = {row["id"]: row for row in instances["annotations"]}
+
+    def split(self, split: str) -> list[dict[str, Any]]:
+        return [ref for ref in self.refs if ref["split"] == split]
+
+    @property
+    def splits(self) -> list[str]:
+        return sorted({ref["split"] for ref in self.refs})
+
+    def own(self) -> list[dict[str, Any]]:
+        """As imported from RefCOCO's own layout."""
+        import_dataset(self.root, "refcoco", self.out / "own", split_by="unc")
+        return records(self.out / "own")
+
+    def imported(self, dataset: str, out: str = "other", **options: Any) -> DatasetInfo:
+        return import_dataset(self.root, dataset, self.out / out, ImportOptions(**options)).info
+
+
+def small_family(folder: Path) -> Family:
+    """Small and made up, with COCO's names of images and categories."""
+    tiny = TinyDataset(folder)
+    tiny.instances["categories"] = COCO_NAMES
+    for row in tiny.instances["annotations"]:
+        row.update(bbox=[10, 10, 10, 10], area=100, iscrowd=0)
+    tiny.write()
+    return Family(tiny.root, tiny.refs, tiny.instances, tiny.out.parent)
+
+
+def real_family(refmini: Path, folder: Path) -> Family:
+    """Real images and annotations, where those are."""
+    root = folder / "data"
+    root.mkdir()
+    for name in ("refcoco", "images"):
+        (root / name).symlink_to(refmini / name)
+    refs = json.loads((refmini / "refcoco" / "refs(unc).p.json").read_text())
+    instances = json.loads((refmini / "refcoco" / "instances.json").read_text())
+    return Family(root, refs, instances, folder)
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    """All that was imported, with each record's split."""
+    dataset = ImportedDataset(out)
+    return [
+        {"split": split, **record.model_dump(mode="json")}
+        for split in dataset.info.splits
+        for record in dataset.records(split)
+    ]
+
+
+def masks(imported: list[dict[str, Any]]) -> dict[tuple[str, str, str], str]:
+    """Of each split, image and sentence, as run lengths: what every form must have alike."""
+    return {
+        (record["split"], record["image"], said["text"]): record["targets"][said["target"]]["mask"]["counts"]
+        for record in imported
+        for said in record["expressions"]
+    }
