@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maris_fast.data_shards.importers.dataset_files import write_head
+from maris_fast.data_shards.importers.forms.captions import CAPTIONS
 from maris_fast.data_shards.importers.forms.coco import COCO
 from maris_fast.data_shards.importers.forms.jsonl import JSONL
 from maris_fast.data_shards.importers.forms.parquet import PARQUET
@@ -16,7 +17,7 @@ from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.new_folder import new_folder
 
-FORMS = (REFER, PHRASECUT, PARQUET, JSONL, COCO)
+FORMS = (REFER, PHRASECUT, PARQUET, JSONL, CAPTIONS, COCO)
 """The first that finds its own counts."""
 DOCUMENT = "docs/datasets.md"
 

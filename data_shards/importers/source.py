@@ -40,6 +40,12 @@ class Document:
         """
         return parse_json(read_json(self.path))
 
+    def changed(self, content: Any, split: str | None = None) -> Document:
+        """Of the same place, with other content, and another split where one is given."""
+        other = Document(self.path, split or self.split)
+        other.__dict__["content"] = content
+        return other
+
     def rows(self, *keys: str) -> list[dict[str, Any]]:
         """The first rows of the list that the keys lead to; none where there is none."""
         try:
@@ -74,14 +80,22 @@ class Source:
 
     @cached_property
     def documents(self) -> Sequence[Document]:
-        """The JSON files that are named, or that lie in the folder that is named.
+        """The JSON files that are named, or of the folder that is named those that are named for a split.
 
         Raises:
             InputError: there is none.
         """
         if self.place.is_dir():
-            return [Document(path, split_of_name(path.stem)) for path in sorted(self.place.glob("*.json"))]
+            named = [(split_of_name(path.stem), path) for path in sorted(self.place.glob("*.json"))]
+            return [Document(path, split) for split, path in named if split is not None]
         return [Document(path, split) for split, path in files_by_split(self.root, self.dataset)]
+
+    def rows(self, *keys: str) -> list[dict[str, Any]]:
+        """Of the first of the documents, see there; none where there is no document."""
+        try:
+            return self.documents[0].rows(*keys) if self.documents else []
+        except InputError:
+            return []
 
     def head(
         self, name: str | None = None, split_by: str = OWN, *, images: Sequence[str] = (".",), **more: Any

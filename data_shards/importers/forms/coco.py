@@ -25,7 +25,7 @@ from maris_fast.data_shards.importers.annotations import (
 from maris_fast.data_shards.importers.checked_rows import Misshapen, split_of
 from maris_fast.data_shards.importers.grouping import Refs, write_refs
 from maris_fast.data_shards.importers.instances import Instances, read_instances
-from maris_fast.data_shards.importers.source import Form, Source
+from maris_fast.data_shards.importers.source import Document, Form, Source
 from maris_fast.data_shards.records import TRAIN, UNKNOWN_SPLIT, DatasetInfo
 from maris_fast.errors import InputError
 
@@ -103,11 +103,15 @@ def read(source: Source) -> DatasetInfo:
     Such an annotation is a ref with the annotation's id; sentences are numbered from 1, those that are left
     out too. An image's ``split`` says where it belongs, and "train" is meant where there is none.
     """
-    head = source.head()
+    return read_documents(source, source.documents, source.head())
+
+
+def read_documents(source: Source, documents: Sequence[Document], head: DatasetInfo) -> DatasetInfo:
+    """The same of documents that were changed to this form."""
     what = "COCO's instances.json with sentences"
     read = [
-        _CocoFile(document.split, read_instances(document, SaidImageRow, SaidAnnotationRow, _is_said, what))
-        for document in source.documents
+        _CocoFile(document.split, read_instances(document, SaidImageRow, SaidAnnotationRow, is_said, what))
+        for document in documents
     ]
     rows: list[RefRow] = []
     for file in read:
@@ -120,7 +124,7 @@ def read(source: Source) -> DatasetInfo:
     return write_refs(source, Refs(rows, misshapen), _joined(read, source.place.name), head)
 
 
-def _is_said(keys: Any) -> bool:
+def is_said(keys: Any) -> bool:
     """Whether anybody refers to it; what other annotations look like is nobody's concern."""
     if not isinstance(keys, dict):
         return True
