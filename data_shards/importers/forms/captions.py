@@ -1,7 +1,7 @@
 """COCO's lists with a caption an image: MDETR's ``finetune_*.json``, ReferFormer's ``instances_*.json``.
 
-Their converters (scripts/fine-tuning/refexp_coco_format.py, tools/data/convert_refexp_to_coco.py) write an image
-and its annotation again for every sentence; ``original_id`` is COCO's. MDETR's files have boxes alone.
+Their converters (``refexp_coco_format.py``, ``convert_refexp_to_coco.py``) write an image and its annotation
+again for every sentence; ``original_id`` is COCO's. MDETR's files have boxes alone.
 """
 
 from __future__ import annotations
