@@ -41,6 +41,9 @@ TRAIN = "train"
 VAL = "val"
 """The split that a training is judged on."""
 
+OWN = "own"
+"""The ``split_by`` of people's own data."""
+
 UNKNOWN_SPLIT = "?"
 """In place of a split's name, of left-out rows that do not say their split."""
 

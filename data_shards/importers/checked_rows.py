@@ -18,6 +18,9 @@ MISSHAPEN = "rows that are not as their format says"
 NEEDED = "rows that need one which is not as its format says"
 """Kinds of faults."""
 
+_TEXTS = ("sentences", "expressions", "text")
+"""Keys of lists of sentences, in one form or another."""
+
 
 class Misshapen(NamedTuple):
     """Such a row, with its place in the list, from 0.
@@ -56,8 +59,8 @@ class Misshapen(NamedTuple):
         Args:
             said: it has sentences; as many expressions are lost as there seem to be, else none.
         """
-        there = self.keys.get("sentences") if isinstance(self.keys, dict) else None
-        lost = len(there) if isinstance(there, list) and there else 1
+        there = [self.keys.get(name) for name in _TEXTS] if isinstance(self.keys, dict) else []
+        lost = next((len(texts) for texts in there if isinstance(texts, list) and texts), 1)
         return SourceRow(file=file, split=split, row=self.name, image=None, expressions=lost if said else 0)
 
 

@@ -7,17 +7,20 @@ from pathlib import Path
 from maris_fast.data_shards.importers.dataset_files import write_head
 from maris_fast.data_shards.importers.forms.captions import CAPTIONS
 from maris_fast.data_shards.importers.forms.coco import COCO
+from maris_fast.data_shards.importers.forms.cris import CRIS
 from maris_fast.data_shards.importers.forms.jsonl import JSONL
 from maris_fast.data_shards.importers.forms.parquet import PARQUET
 from maris_fast.data_shards.importers.forms.phrasecut import PHRASECUT
 from maris_fast.data_shards.importers.forms.refer import REFER
+from maris_fast.data_shards.importers.forms.sa2va import SA2VA
+from maris_fast.data_shards.importers.forms.seqtr import SEQTR
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.new_folder import new_folder
 
-FORMS = (REFER, PHRASECUT, PARQUET, JSONL, CAPTIONS, COCO)
+FORMS = (REFER, PHRASECUT, PARQUET, JSONL, CAPTIONS, SEQTR, SA2VA, CRIS, COCO)
 """The first that finds its own counts."""
 DOCUMENT = "docs/datasets.md"
 

@@ -71,6 +71,7 @@ def read_instances(
         categories, of_categories = each(CategoryRow, said.categories, of="categories")
     except ValueError as error:
         raise InputError(f"{document.path} is not {what}: {first_of(error)}") from error
+    document.forget()
     return Instances(
         info=said.info,
         images=list(images.values()),

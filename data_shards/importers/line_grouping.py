@@ -39,7 +39,9 @@ class _Group:
     """Index into ``targets`` by mask and category."""
 
 
-def write_lines(source: Source, lines: Sequence[Line], head: DatasetInfo, bad: BadRows) -> DatasetInfo:
+def write_lines(
+    source: Source, lines: Sequence[Line], head: DatasetInfo, bad: BadRows, *, mask_root: Path | None = None
+) -> DatasetInfo:
     """Group the lines by image and write them.
 
     Images are numbered from 1 in the order of their first line, refs and sentences in the order of the lines;
@@ -47,9 +49,9 @@ def write_lines(source: Source, lines: Sequence[Line], head: DatasetInfo, bad: B
     target, on whichever lines they stand. A mask that is None means nothing in the image.
 
     Args:
-        source: masks that are files are relative to its root.
         head: of what is written, but for its counts.
         bad: what is none of the lines.
+        mask_root: masks that are files are relative to it; None: to the source's root.
 
     Returns:
         The head that was written.
@@ -62,8 +64,9 @@ def write_lines(source: Source, lines: Sequence[Line], head: DatasetInfo, bad: B
         raise InputError(f"{source.place} holds no lines")
     splits = {line.split for line in lines}
     chosen = chosen_splits(splits, options.splits, source.place) if splits else []
-    photos = PhotoFiles(Path(head.image_root), source.root, lines, chosen, options)
-    grouping = _Grouping(source.root, photos, bad, options)
+    mask_root = mask_root or source.root
+    photos = PhotoFiles(Path(head.image_root), mask_root, lines, chosen, options)
+    grouping = _Grouping(mask_root, photos, bad, options)
     for line in lines:
         grouping.add(line)
     records = ((split, grouping.records(split)) for split in chosen)

@@ -93,6 +93,15 @@ class ImageLine(ImagePart):
         return self.objects
 
 
+def parsed_line(keys: Any) -> ExpressionLine | ImageLine:
+    """
+    Raises:
+        ValueError: keys that are not as documented.
+    """
+    kind = ImageLine if isinstance(keys, dict) and "objects" in keys else ExpressionLine
+    return kind.model_validate(keys)
+
+
 @dataclass(frozen=True)
 class Line:
     """A line, or a row of another form, with its place.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from maris_fast.data_shards.records import SplitCounts
+from maris_fast.data_shards.records import OWN, SplitCounts
 
 
 def _counts(refs: int, sentences: int, images: int) -> SplitCounts:
@@ -58,15 +58,19 @@ _GREFCOCO_SPLITS = {"train", "val", "testA", "testB"}
 _SPELLED = re.compile(r"refcoco(?:[_-]?(plus|\+)|[_-]?(g))?(?![a-z])", re.IGNORECASE)
 
 
-def published_as(name: str) -> tuple[str, str]:
+def published_as(name: str) -> tuple[str | None, str]:
     """Name and ``split_by`` of the member of the RefCOCO family that a name such as refcocoplus means.
 
-    Of G-Ref the division by umd, in which others pass it on; of another data set its own name, and "unc".
+    Of G-Ref the division by umd, unless google is named; of another data set None and "own".
     """
     found = _SPELLED.search(name)
     if found is None:
-        return name, "unc"
-    return ("refcocog", "umd") if found[2] else ("refcoco+" if found[1] else "refcoco", "unc")
+        return None, OWN
+    return (
+        ("refcocog", "google" if "google" in name else "umd")
+        if found[2]
+        else ("refcoco+" if found[1] else "refcoco", "unc")
+    )
 
 
 def verdict(name: str, split_by: str, split: str, counts: SplitCounts) -> str:

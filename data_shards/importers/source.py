@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,11 +14,9 @@ from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.split_names import PLACEHOLDER, files_by_split, split_of_name
 from maris_fast.data_shards.importers.text_encoding import read_json
 from maris_fast.data_shards.plain_json import parse_json
-from maris_fast.data_shards.records import DatasetInfo
+from maris_fast.data_shards.records import OWN, DatasetInfo
 from maris_fast.errors import InputError
 
-OWN = "own"
-"""How people's own data are divided."""
 _LOOKED_INTO = 20
 """Rows, by which a form is known."""
 
@@ -40,22 +38,15 @@ class Document:
         """
         return parse_json(read_json(self.path))
 
+    def forget(self) -> None:
+        """The content, which takes gigabytes of large files; it is read again if need be."""
+        self.__dict__.pop("content", None)
+
     def changed(self, content: Any, split: str | None = None) -> Document:
         """Of the same place, with other content, and another split where one is given."""
         other = Document(self.path, split or self.split)
         other.__dict__["content"] = content
         return other
-
-    def rows(self, *keys: str) -> list[dict[str, Any]]:
-        """The first rows of the list that the keys lead to; none where there is none."""
-        try:
-            found = self.content
-            for key in keys:
-                found = found[key]
-        except (InputError, ValueError, LookupError, TypeError):
-            return []
-        first = islice(found, _LOOKED_INTO) if isinstance(found, list) else ()
-        return [row for row in first if isinstance(row, dict)]
 
 
 @dataclass(frozen=True)
@@ -90,12 +81,30 @@ class Source:
             return [Document(path, split) for split, path in named if split is not None]
         return [Document(path, split) for split, path in files_by_split(self.root, self.dataset)]
 
-    def rows(self, *keys: str) -> list[dict[str, Any]]:
-        """Of the first of the documents, see there; none where there is no document."""
+    def content(self) -> Any:
+        """Of the first of the documents; None where there is none, or none that can be read."""
         try:
-            return self.documents[0].rows(*keys) if self.documents else []
-        except InputError:
-            return []
+            return self.documents[0].content
+        except (InputError, ValueError, LookupError):
+            return None
+
+    def lists(self) -> list[str]:
+        """The keys of the first document, if it has any."""
+        content = self.content()
+        return list(content) if isinstance(content, dict) else []
+
+    def rows(self, *keys: str) -> list[dict[str, Any]]:
+        """The first rows of the first document's list that the keys lead to; none where there is none."""
+        found = self.content()
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        first = islice(found, _LOOKED_INTO) if isinstance(found, list) else ()
+        return [row for row in first if isinstance(row, dict)]
+
+    def with_defaults(self, **options: Any) -> Source:
+        """With these options where they are None."""
+        unsaid = {name: value for name, value in options.items() if getattr(self.options, name) is None}
+        return replace(self, options=replace(self.options, **unsaid))
 
     def head(
         self, name: str | None = None, split_by: str = OWN, *, images: Sequence[str] = (".",), **more: Any

@@ -26,6 +26,9 @@ def test_the_format_is_known_by_what_is_there(tmp_path: Path) -> None:
         match=r"(?s)kitchen has none of the known forms \(docs/datasets\.md\):\n  refs.*  NAME\.jsonl",
     ):
         import_dataset(photos.root, "kitchen", photos.out.with_name("x"))
+    (photos.root / "rooms.json").write_text('[{"picture": "1.png", "said": "mug"}]')
+    with pytest.raises(InputError, match=r"(?s)rooms\.json has none of the known forms.*  NAME\.jsonl"):
+        import_dataset(photos.root, "rooms.json", photos.out.with_name("x"))
     with pytest.raises(InputError, match=r"no folder .*cellar; data sets below .*: none"):
         import_dataset(photos.root, "cellar", photos.out.with_name("x"))
     with pytest.raises(InputError, match=r"no file .*attic\.jsonl"):

@@ -28,7 +28,7 @@ def read(source: Source) -> DatasetInfo:
             f"{source.place} holds several data sets, {', '.join(sorted(map(str, names)))}; name the files "
             'of one, as in "finetune_refcoco_{split}.json"'
         )
-    name, split_by = published_as(str(*names))
+    name, split_by = published_as(str(next(iter(names), None) or source.dataset))
     head = source.head(name, split_by, images=IMAGE_ROOTS, coco_annotations=name in OF_COCO)
     return read_documents(source, documents, head)
 

@@ -189,6 +189,9 @@ def _joined(files: Sequence[_CocoFile], file: str) -> Instances[ImageRow, Annota
 COCO = Form(
     "coco",
     "NAME.json, COCO's instances.json with sentences in annotations",
-    lambda source: source.place.suffix == ".json",
+    lambda source: (
+        source.place.suffix == ".json"
+        and (source.content() is None or not {"images", "annotations"}.isdisjoint(source.lists()))
+    ),
     read,
 )

@@ -11,7 +11,7 @@ from typing import Any
 from maris_fast.data_shards.importers.checked_rows import split_of
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
 from maris_fast.data_shards.importers.line_grouping import write_lines
-from maris_fast.data_shards.importers.lines import ExpressionLine, ImageLine, Line
+from maris_fast.data_shards.importers.lines import Line, parsed_line
 from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import files_by_split
 from maris_fast.data_shards.importers.text_encoding import read_utf8
@@ -46,7 +46,7 @@ def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
         keys: Any = None
         try:
             keys = parse_json(text)
-            row = _parsed(keys)
+            row = parsed_line(keys)
         except ValueError as error:
             fault = Fault("lines that are not as docs/datasets.md says", f"{where}: {first_of(error)}")
             bad.add(_unreadable(path.name, number, split or split_of(keys, missing=TRAIN)), fault)
@@ -59,11 +59,6 @@ def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
             continue
         lines.append(Line(row, path.name, split or row.split or TRAIN, f"line {number}", where))
     return lines
-
-
-def _parsed(keys: Any) -> ExpressionLine | ImageLine:
-    kind = ImageLine if isinstance(keys, dict) and "objects" in keys else ExpressionLine
-    return kind.model_validate(keys)
 
 
 def _unreadable(file: str, number: int, split: str) -> SourceRow:

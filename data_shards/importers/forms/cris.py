@@ -1,0 +1,77 @@
+"""CRIS' ``anns/<data set>/<split>.json`` with ``masks/<data set>/<segment_id>.png``.
+
+As written by tools/data_process.py of DerrickWang005/CRIS.pytorch; ETRIS and DETRIS have the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+
+from maris_fast.data_shards.importers.annotations import or_default
+from maris_fast.data_shards.importers.coco_categories import COCO_CATEGORIES
+from maris_fast.data_shards.importers.image_checks import IMAGE_ROOTS
+from maris_fast.data_shards.importers.left_out import BadRows
+from maris_fast.data_shards.importers.line_grouping import write_lines
+from maris_fast.data_shards.importers.published import published_as
+from maris_fast.data_shards.importers.row_lines import LineRow, lines_of
+from maris_fast.data_shards.importers.source import Form, Source
+from maris_fast.data_shards.importers.split_names import split_of_name
+from maris_fast.data_shards.records import TRAIN, DatasetInfo
+
+_ANNS, _MASKS = "anns", "masks"
+_CATEGORIES = [*COCO_CATEGORIES.values()]
+"""By ``cat``, which has no gaps."""
+
+
+class CrisSentence(BaseModel):
+    sent: Annotated[str, or_default("")]
+
+
+class CrisRow(LineRow):
+    segment_id: int
+    img_name: str
+    sentences: list[CrisSentence]
+    cat: int | None = None
+
+    def line(self) -> dict[str, Any]:
+        known = self.cat is not None and 0 <= self.cat < len(_CATEGORIES)
+        return {
+            "image": self.img_name,
+            "sentences": [one.sent for one in self.sentences],
+            "mask": f"{self.segment_id}.png",
+            "category": _CATEGORIES[self.cat or 0] if known else None,
+        }
+
+
+def read(source: Source) -> DatasetInfo:
+    """All but 0 is inside a mask: where two polygons meet, ``getMask() * 255`` is 254."""
+    bad = BadRows(f"{source.dataset} below {source.root}")
+    head = source.head(*published_as(source.dataset), images=(*IMAGE_ROOTS, "."))
+    lines = []
+    for document in source.documents:
+        split = document.split or split_of_name(document.path.stem) or TRAIN
+        lines += lines_of(
+            CrisRow, document.content, document.path.name, split, bad, whose="CRIS' list of refs"
+        )
+    known = source.with_defaults(orientation="stored", mask_values="nonzero")
+    return write_lines(known, lines, head, bad, mask_root=_mask_root(source))
+
+
+def _mask_root(source: Source) -> Path:
+    """``masks`` in the place of ``anns`` in the path, or below the files."""
+    place = source.place if source.place.is_dir() else source.place.parent
+    if _ANNS not in place.parts:
+        return place / _MASKS
+    at = len(place.parts) - 1 - place.parts[::-1].index(_ANNS)
+    return Path(*place.parts[:at], _MASKS, *place.parts[at + 1 :])
+
+
+CRIS = Form(
+    "cris",
+    "anns/NAME/<split>.json with masks/NAME/<segment_id>.png, as CRIS, ETRIS and DETRIS",
+    lambda source: any("segment_id" in row for row in source.rows()),
+    read,
+)

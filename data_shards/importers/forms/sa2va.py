@@ -1,0 +1,51 @@
+"""Sa2VA's ``annotations.json``: ``[{"image", "mask", "text"}]``, an image with its objects a row.
+
+As its authors' guide to fine-tuning has it; images lie in ``images`` beside the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from maris_fast.data_shards.importers.left_out import BadRows
+from maris_fast.data_shards.importers.line_grouping import write_lines
+from maris_fast.data_shards.importers.row_lines import LineRow, lines_of
+from maris_fast.data_shards.importers.source import Form, Source
+from maris_fast.data_shards.importers.split_names import split_of_name
+from maris_fast.data_shards.records import TRAIN, DatasetInfo
+
+
+class Sa2vaRow(LineRow):
+    image: str
+    mask: list[Any]
+    text: list[str | list[str]]
+
+    def line(self) -> dict[str, Any]:
+        if len(self.mask) != len(self.text):
+            raise ValueError(
+                f"it has {len(self.mask)} masks and {len(self.text)} texts; needed is one text each"
+            )
+        texts = ([text] if isinstance(text, str) else text for text in self.text)
+        objects = [{"sentences": said, "mask": mask} for said, mask in zip(texts, self.mask, strict=True)]
+        return {"image": self.image, "objects": objects}
+
+
+def read(source: Source) -> DatasetInfo:
+    """A file is of the split that its name ends in, else of "train"."""
+    bad = BadRows(f"{source.dataset} below {source.root}")
+    beside = PurePosixPath(source.dataset) if source.place.is_dir() else PurePosixPath(source.dataset).parent
+    head = source.head(images=(f"{beside}/images", "."))
+    lines = []
+    for document in source.documents:
+        split = document.split or split_of_name(document.path.stem) or TRAIN
+        lines += lines_of(Sa2vaRow, document.content, document.path.name, split, bad, whose="Sa2VA's list")
+    return write_lines(source, lines, head, bad)
+
+
+SA2VA = Form(
+    "sa2va",
+    "NAME.json, a list of rows with `image`, `mask` and `text`, as Sa2VA's annotations.json",
+    lambda source: any(row.keys() >= {"mask", "text"} for row in source.rows()),
+    read,
+)

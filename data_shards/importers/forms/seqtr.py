@@ -1,0 +1,58 @@
+"""SeqTR's ``instances.json``: ``{"train": [...], "val": [...]}``, an object with its expressions a row.
+
+Read as by its loader (sean-zhuh/SeqTR, datasets/pipelines/loading.py); SimVG, C3VG and DeRIS have the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maris_fast.data_shards.importers.image_checks import IMAGE_ROOTS
+from maris_fast.data_shards.importers.left_out import BadRows
+from maris_fast.data_shards.importers.line_grouping import write_lines
+from maris_fast.data_shards.importers.published import published_as
+from maris_fast.data_shards.importers.row_lines import LineRow, lines_of
+from maris_fast.data_shards.importers.source import Form, Source
+from maris_fast.data_shards.records import DatasetInfo
+
+
+class SeqtrRow(LineRow):
+    image_id: int
+    expressions: list[str]
+    mask: Any = None
+    bbox: Any = None
+    height: int | None = None
+    width: int | None = None
+    data_source: str = "coco"
+    file_name: str | None = None
+
+    def line(self) -> dict[str, Any]:
+        name = "COCO_train2014_{:012d}.jpg" if "coco" in self.data_source else "{}.jpg"
+        return {
+            "image": self.file_name or name.format(self.image_id),
+            "sentences": self.expressions,
+            "height": self.height,
+            "width": self.width,
+            **({"mask": self.mask} if self.mask is not None else {"bbox": self.bbox}),
+        }
+
+
+def read(source: Source) -> DatasetInfo:
+    """A list a split; its images are COCO's of train2014, as stored."""
+    bad = BadRows(f"{source.dataset} below {source.root}")
+    head = source.head(*published_as(source.dataset), images=(*IMAGE_ROOTS, "."))
+    lines = [
+        line
+        for document in source.documents
+        for split, rows in document.content.items()
+        for line in lines_of(SeqtrRow, rows, document.path.name, split, bad, of=split, whose="SeqTR's lists")
+    ]
+    return write_lines(source.with_defaults(orientation="stored"), lines, head, bad)
+
+
+SEQTR = Form(
+    "seqtr",
+    'NAME.json, {"train": [...], "val": [...]} of rows with `expressions`, as SeqTR\'s instances.json',
+    lambda source: any("expressions" in row for split in source.lists() for row in source.rows(split)),
+    read,
+)
