@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from maris_fast.config import TrainingSettings
 from maris_fast.data_shards.stream import Batch
 from maris_fast.train import optimiser_state
+from maris_fast.train.adamw import PlainAdamW
 from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.model_with_loss import ModelWithLoss
 from maris_fast.train.ranks import Ranks
@@ -50,7 +51,9 @@ class Engine:
         self.clip_norm = settings.optimiser.clip_norm
         if settings.engine.compile:
             compile_blocks(self.model)
-        optimiser = torch.optim.AdamW(
+        # ZeRO takes optimisers by their exact class, and DeepSpeed's imports the compiler anyway.
+        adamw = torch.optim.AdamW if self.zero_stage else PlainAdamW
+        optimiser = adamw(
             self.model.parameters(),
             lr=settings.optimiser.lr,
             betas=settings.optimiser.betas,
