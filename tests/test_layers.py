@@ -33,8 +33,8 @@ LAYERS = (
 )
 """From below; rooms of one line do not know each other."""
 LAYER = {room: height for height, line in enumerate(LAYERS) for room in line.split()}
-ENTRIES = ("maris_fast", "maris_fast.train.main")
-"""The Python interface and the launcher's script: like the command line, they may import all."""
+ENTRIES = ("maris_fast", "maris_fast.train.main", "maris_fast.evaluation.__main__")
+"""The Python interface and what launchers start: like the command line, they may import all."""
 
 
 def modules(root: Path) -> dict[str, Path]:

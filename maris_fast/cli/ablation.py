@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maris_fast.cli import data, quickstart, train_eval
+from maris_fast.cli import launching, quickstart
+from maris_fast.cli.options import Overrides
+from maris_fast.cli.scores import scoring_command
 from maris_fast.system.terminal import say
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def ablate(
     cache: Annotated[
         str | None, typer.Argument(help="folder that `maris-fast cache` wrote; none with --quick and --list")
     ] = None,
-    overrides: data.Overrides = None,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="folder for all runs: a new one, or one to resume")] = None,
     rows: Annotated[
         str | None,
@@ -52,7 +54,7 @@ def ablate(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="split of the cache to score on")] = "val",
-    ranks: train_eval.Ranks = 1,
+    ranks: launching.Ranks = 1,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="runs at a time; default: 1, with --quick one for each core")
     ] = None,
@@ -198,7 +200,7 @@ class _Steps:
         folder = ablation.run_folder(run)
         files = [part for file in ablation.configs(run.variant) for part in ("--config", str(file))]
         entry = str(Path(train.__file__).with_name("main.py"))
-        scoring = train_eval.scoring_command(
+        scoring = scoring_command(
             folder / "best.safetensors", ablation.cache, split=ablation.split, out=folder
         )
         return [
@@ -210,7 +212,7 @@ class _Steps:
         from maris_fast.ablation.runner import Command
 
         gpus = self._gpus[place * self._ranks : (place + 1) * self._ranks]
-        command, environment = train_eval.launched(self._ranks, *words, devices=gpus)
+        command, environment = launching.launched(self._ranks, *words, devices=gpus)
         if self._threads and "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         return Command(command, environment)

@@ -23,7 +23,7 @@ from maris_fast.cli import (
     quickstart,
     reporting,
     scores,
-    train_eval,
+    training,
 )
 from maris_fast.cli.bench import bench
 from maris_fast.cli.kernels import kernels
@@ -89,8 +89,8 @@ app.command("mix")(data.mix)
 app.command("cache")(data.cache)
 app.command("verify")(data.verify)
 app.command("plan")(plan.plan)
-app.command("train", context_settings={"ignore_unknown_options": True})(train_eval.train)
-app.command("eval")(train_eval.evaluate)
+app.command("train", context_settings={"ignore_unknown_options": True})(training.train)
+app.command("eval")(scores.evaluate)
 app.command("score")(scores.score)
 app.command("compare")(scores.compare)
 app.command("ablate")(ablation.ablate)

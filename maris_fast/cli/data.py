@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from maris_fast.cli.options import options_of
+from maris_fast.cli.options import Overrides, Splits, options_of
 from maris_fast.system.terminal import say, with_options
 
 if TYPE_CHECKING:
     from maris_fast.data_shards.cache.manifest import CacheManifest
     from maris_fast.data_shards.cache.write import CacheJob
-
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings that override the file's")
-]
 
 
 def scenes(
@@ -101,9 +97,7 @@ def import_annotations(
             help="unc, umd, google or synthetic, for refs(<split-by>).p; needed if there are several"
         ),
     ] = None,
-    split: Annotated[
-        list[str] | None, typer.Option(help="split to use; may be repeated; default: all")
-    ] = None,
+    split: Splits = None,
     images: Annotated[
         Path | None, typer.Option(help="folder of the images, if not in the default place below ROOT")
     ] = None,
@@ -244,9 +238,7 @@ def cache(
         Path | None,
         typer.Option(help="YAML file of cache settings, or the name of a shipped one, such as vit_h"),
     ] = None,
-    split: Annotated[
-        list[str] | None, typer.Option(help="split to use; may be repeated; default: all")
-    ] = None,
+    split: Splits = None,
     leave_out_bad: Annotated[
         bool,
         typer.Option(
@@ -349,9 +341,7 @@ def _print_written(manifest: CacheManifest) -> None:
 
 def verify(
     cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
-    split: Annotated[
-        list[str] | None, typer.Option(help="split to use; may be repeated; default: all")
-    ] = None,
+    split: Splits = None,
     jobs: Annotated[int, typer.Option(min=1, help="shards to read at a time")] = 4,
 ) -> None:
     """Read a whole cache and check all checksums, shapes and counts; exit status 1 if anything is wrong."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console, Group
 
+from maris_fast.cli.options import Overrides
 from maris_fast.system.terminal import Table
 
 if TYPE_CHECKING:
@@ -24,9 +25,7 @@ WIDTH = 100_000
 
 
 def doctor(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings that override the files'")
-    ] = None,
+    overrides: Overrides = None,
     config: Annotated[
         list[Path] | None,
         typer.Option(

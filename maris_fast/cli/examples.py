@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from maris_fast.cli.options import Device
 from maris_fast.system.terminal import say
 
 
@@ -22,7 +23,7 @@ def examples(
         int | None, typer.Option(min=1, help="use only the first images of the split, so many")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("examples"),
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Draw expressions with the best, worst (Fig. 6) and medium IoU (Fig. 2), models side by side.
 

@@ -1,8 +1,26 @@
-"""The options of a command by the names of its function's arguments, for messages of the library."""
+"""What commands share of their options, and their names for messages of the library."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings that override the files'")
+]
+Splits = Annotated[list[str] | None, typer.Option(help="split to use; may be repeated; default: all")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="device that runs the models")]
+Bootstrap = Annotated[int, typer.Option(min=0, help="resamples of images for 95% intervals; 0: no intervals")]
+Breakdown = Annotated[
+    bool, typer.Option(help="print scores by category, size, length and words; always in the JSON")
+]
+
+
+def separated(values: Sequence[str] | None) -> list[str]:
+    """The values of an option that may be repeated, or separated by commas."""
+    return [part for value in values or () for part in value.split(",")]
 
 
 def options_of(command: Any) -> dict[str, str]:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maris_fast.cli import data, train_eval
+from maris_fast.cli import data
+from maris_fast.cli.launching import launch
+from maris_fast.cli.options import Overrides
+from maris_fast.cli.scores import scoring_command
 from maris_fast.errors import InputError, MarisError
 from maris_fast.system.files import replace_text, writing
 from maris_fast.system.terminal import say
@@ -31,7 +34,7 @@ def quickstart(
     ranks: Annotated[int, typer.Option(min=1, help="training processes")] = 2,
     train_images: Annotated[int, typer.Option(min=1)] = 1200,
     val_images: Annotated[int, typer.Option(min=1)] = 160,
-    overrides: data.Overrides = None,
+    overrides: Overrides = None,
 ) -> None:
     """Run the whole pipeline on synthetic scenes: import, cache, train, evaluate, predict, in minutes.
 
@@ -60,9 +63,7 @@ def quickstart(
         title = "evaluate on scenes never seen, as written and with expressions exchanged"
         with watch.step("evaluate", title) as wanted:
             if wanted:
-                _launch(
-                    ranks, *train_eval.scoring_command(weights, cache, split="val", swapped=True, out=scores)
-                )
+                _launch(ranks, *scoring_command(weights, cache, split="val", swapped=True, out=scores))
         with watch.step("predict", "predict") as wanted:
             if wanted:
                 _draw(weights, dataset, picture)
@@ -149,7 +150,7 @@ def _seconds(file: Path) -> dict[str, float]:
 
 
 def _launch(ranks: int, *command: str) -> None:
-    status = train_eval.launch(ranks, *command)
+    status = launch(ranks, *command)
     if status:
         raise MarisError(f"the step above ended with status {status}; its own message stands above")
 

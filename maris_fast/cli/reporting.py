@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from maris_fast.cli.options import Device
 from maris_fast.system.terminal import say
 
 
@@ -33,9 +34,7 @@ def report(
     draw: Annotated[
         bool, typer.Option(help="run the models, to show attention, successes and failures")
     ] = True,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="device that runs the models")
-    ] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write scores, curves, pictures, settings and throughput of runs as one self-contained HTML page."""
     from maris_fast.reports import Drawing, write_report

@@ -1,13 +1,108 @@
-"""``score`` and ``compare``: masks of any origin by everybody's rules, and two models side by side."""
+"""``eval``, ``score`` and ``compare``: weights, masks of any origin, and two models side by side."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from maris_fast.cli.launching import launch
+from maris_fast.cli.options import Bootstrap, Breakdown, Device, options_of, separated
 from maris_fast.system.terminal import say
+
+
+def evaluate(
+    context: typer.Context,
+    weights: Annotated[Path, typer.Argument(help="a run's folder, or a weights file")],
+    cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
+    split: Annotated[str, typer.Option(help="split of the cache")] = "val",
+    swapped: Annotated[
+        bool,
+        typer.Option(help="also score with each expression replaced by one of another object of the image"),
+    ] = False,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="scoring rules: maris, lavt, cris, cris-val, rela, lisa, vlt, phrasecut or all; may be "
+            "repeated, or separated by commas"
+        ),
+    ] = None,
+    bootstrap: Bootstrap = 1000,
+    breakdown: Breakdown = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file for the scores, or a folder for a file named by data set and split; "
+            "`maris-fast report` reads those in a run's folder"
+        ),
+    ] = None,
+    per_expression: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON lines file for ids, sentence, IoU and predicted mask of each expression; "
+            "`maris-fast compare` reads two such files"
+        ),
+    ] = None,
+    device: Device = "auto",
+    ranks: Annotated[
+        int, typer.Option(min=0, help="processes on this machine; 0: this is one that a launcher has started")
+    ] = 1,
+    local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
+) -> None:
+    """Score weights on a split: oIoU, mIoU and Pr@X at the original size, also by other papers' rules."""
+    from maris_fast.weight_files import find_weights
+
+    if ranks:
+        weights = find_weights(weights)
+        say(f"scoring {weights} on {split} of {cache}", err=True)
+        from maris_fast.train.cache_splits import require_split
+
+        # Told here, not between the launcher's lines.
+        require_split(cache, split)
+    if ranks > 1:
+        command = scoring_command(weights, cache, split=split, swapped=swapped, out=out)
+        command += [argument for name in protocol or () for argument in ("--protocol", name)]
+        command += ["--bootstrap", str(bootstrap), "--device", device]
+        command += ["--breakdown"] if breakdown else []
+        command += ["--per-expression", str(per_expression)] if per_expression is not None else []
+        sys.exit(launch(ranks, *command))
+    from maris_fast.errors import MarisError
+    from maris_fast.evaluation.evaluate import score_weights
+    from maris_fast.train.rank_output import report_error
+
+    try:
+        score_weights(
+            weights,
+            cache,
+            split,
+            swapped=swapped,
+            protocols=separated(protocol),
+            bootstrap=bootstrap,
+            breakdown=breakdown,
+            out=out,
+            per_expression=per_expression,
+            device=device,
+            alone=ranks == 1,
+        )
+    except MarisError as error:
+        if ranks:
+            raise
+        report_error(error, options_of(context.command))
+        sys.exit(2)
+
+
+def scoring_command(
+    weights: Path, cache: Path, *, split: str, swapped: bool = False, out: Path | None = None
+) -> list[str]:
+    """What the launcher is given to score ``weights`` on a split of ``cache``."""
+    command = ["--module", "maris_fast.evaluation", str(weights), str(cache), "--split", split]
+    if swapped:
+        command.append("--swapped")
+    if out is not None:
+        command += ["--out", str(out)]
+    return command
 
 
 def score(
@@ -27,12 +122,8 @@ def score(
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="probability threshold that the masks were made with")
     ] = 0.5,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, help="resamples of images for 95% intervals; 0: no intervals")
-    ] = 1000,
-    breakdown: Annotated[
-        bool, typer.Option(help="print scores by category, size, length and words; always in the JSON")
-    ] = False,
+    bootstrap: Bootstrap = 1000,
+    breakdown: Breakdown = False,
     out: Annotated[
         Path | None,
         typer.Option(help="JSON file for the scores, or a folder for a file named by data set and split"),
@@ -52,7 +143,7 @@ def score(
     from maris_fast.scoring import from_masks
     from maris_fast.system.progress import counted
 
-    names = [name for names in protocol or () for name in names.split(",")]
+    names = separated(protocol)
     asked = scoring.named(names)
     protocols = from_masks.computable(asked, threshold, named=scoring.ALL not in names)
     if per_expression is not None:

@@ -1,7 +1,12 @@
-"""Entry of an evaluation for any launcher; see ``evaluate``."""
+"""``maris-fast eval`` for any launcher, whose processes share the work.
+
+::
+
+    deepspeed --num_gpus 2 --module maris_fast.evaluation WEIGHTS CACHE --split val ...
+"""
 
 import sys
 
-from maris_fast.evaluation.evaluate import main
+from maris_fast.cli import app
 
-sys.exit(main())
+app(["eval", "--ranks", "0", *sys.argv[1:]], prog_name="maris_fast.evaluation")

@@ -1,18 +1,11 @@
-"""Entry of an evaluation, for ``maris-fast eval`` and for any launcher.
-
-::
-
-    python -m maris_fast.evaluation WEIGHTS CACHE --split val [--protocol all] [--out FILE or FOLDER]
-    deepspeed --num_gpus 2 --module maris_fast.evaluation WEIGHTS CACHE ...
-"""
+"""Scores of weights on a split of a cache, by all ranks together."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -22,75 +15,76 @@ from maris_fast.config import EngineSettings
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.encoders.provenance import EncodersProvenance
-from maris_fast.errors import CheckpointError, MarisError
+from maris_fast.errors import CheckpointError
 from maris_fast.evaluation.expression_file import KeptMasks, require_place, write_lines
 from maris_fast.evaluation.scores_file import write_scores
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
 from maris_fast.system.devices import usable
-from maris_fast.system.standard_streams import Streams, sturdy
 from maris_fast.system.terminal import say
 from maris_fast.train.heartbeat import Heartbeat
-from maris_fast.train.rank_output import report_error
 from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.split_scores import score_expressions
 from maris_fast.weight_files import find_weights
 from maris_fast.weights import WeightsMeta, load_model
 
 
-def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> int:
-    """Scores weights on a split; returns the exit status, 2 for an error that a person can act on.
+def score_weights(
+    weights: Path,
+    cache: Path,
+    split: str,
+    *,
+    swapped: bool,
+    protocols: Sequence[str],
+    bootstrap: int,
+    breakdown: bool,
+    out: Path | None,
+    per_expression: Path | None,
+    device: Literal["auto", "cpu", "cuda"],
+    alone: bool,
+) -> None:
+    """Scores weights as ``evaluate`` does on all ranks; the first prints tables and writes the files.
 
     Args:
-        alone: in this process, whatever has started it.
+        alone: in this process, whatever has started it; else as one rank of a launcher's.
+        breakdown, out, per_expression: as ``maris-fast eval`` has them.
+
+    Raises:
+        MarisError: as ``evaluate``; or of a file that cannot be written.
     """
-    options = _parser().parse_args(arguments)
-    with sturdy() as streams:
-        return _run(options, streams, alone)
-
-
-def _run(options: argparse.Namespace, streams: Streams, alone: bool) -> int:
-    try:
-        protocols = [name for names in options.protocol or () for name in names.split(",")]
-        scoring.named(protocols)  # before anything slow
-        weights = find_weights(options.weights)
-        keep = None
-        if options.per_expression is not None:
-            require_place(options.per_expression)
-            keep = KeptMasks()
-        engine = EngineSettings(device=options.device)
-        ranks = join(engine, alone=alone)
-        with Heartbeat(ranks, engine):
-            results = evaluate(
-                weights,
-                options.cache,
-                options.split,
-                swapped=options.swapped,
-                protocols=protocols,
-                bootstrap=options.bootstrap,
-                ranks=ranks,
-                keep=keep,
-            )
-            if ranks.first:
-                show(results, options.split, breakdown=options.breakdown)
-                manifest = read_manifest(options.cache)
-                for line in manifest.dataset.incomplete([options.split]):
-                    say(line)
-                if told := manifest.encoders.caution:
-                    say(f"note: {told}", err=True)
-                if options.out is not None:
-                    made_of = {"weights": str(weights), "random_encoders": manifest.encoders.random}
-                    file = write_scores(options.out, results, manifest.dataset, options.split, made_of)
-                    say(f"wrote {file}")
-                if keep is not None:
-                    write_lines(options.per_expression, keep.lines)
-                    say(f"wrote {options.per_expression}")
-            leave()
-        streams.require_written()
-    except MarisError as error:
-        report_error(error, {"out": "--out", "per_expression": "--per-expression"})
-        return 2
-    return 0
+    scoring.named(protocols)  # before anything slow
+    weights = find_weights(weights)
+    keep = None
+    if per_expression is not None:
+        require_place(per_expression)
+        keep = KeptMasks()
+    engine = EngineSettings(device=device)
+    ranks = join(engine, alone=alone)
+    with Heartbeat(ranks, engine):
+        results = evaluate(
+            weights,
+            cache,
+            split,
+            swapped=swapped,
+            protocols=protocols,
+            bootstrap=bootstrap,
+            ranks=ranks,
+            keep=keep,
+        )
+        if ranks.first:
+            show(results, split, breakdown=breakdown)
+            manifest = read_manifest(cache)
+            for line in manifest.dataset.incomplete([split]):
+                say(line)
+            if told := manifest.encoders.caution:
+                say(f"note: {told}", err=True)
+            if out is not None:
+                made_of = {"weights": str(weights), "random_encoders": manifest.encoders.random}
+                say(f"wrote {write_scores(out, results, manifest.dataset, split, made_of)}")
+            if per_expression is not None and keep is not None:
+                write_lines(per_expression, keep.lines)
+                say(f"wrote {per_expression}")
+        leave()
 
 
 def evaluate(
@@ -177,21 +171,3 @@ def show(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
         if breakdown:
             for table in tables.of_breakdown(summary, f"{split}, {condition}"):
                 console.print(table)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="maris_fast.evaluation", description=__doc__)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("cache", type=Path)
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--swapped", action="store_true", help="also score with exchanged expressions")
-    parser.add_argument(
-        "--protocol", action="append", help=f"{', '.join(scoring.PROTOCOLS)} or all; several by commas"
-    )
-    parser.add_argument("--bootstrap", type=int, default=BOOTSTRAP, help="resamples for intervals; 0: none")
-    parser.add_argument("--breakdown", action="store_true", help="also print scores by group")
-    parser.add_argument("--per-expression", type=Path, help="JSON lines of every expression with its mask")
-    parser.add_argument("--out", type=Path, help="JSON of the scores; in a folder, a name of its own")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers")
-    return parser

@@ -11,7 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maris_fast.cli import app
-from maris_fast.cli.train_eval import launch, scoring_command
+from maris_fast.cli.launching import launch
+from maris_fast.cli.scores import scoring_command
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.train import __file__ as train_package
 from tests.end_to_end.refmini_all import SENTENCES, write_refmini_all

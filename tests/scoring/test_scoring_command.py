@@ -125,14 +125,14 @@ def every_expression_is_there(file: Path, folder: Path, scores: dict[str, Any]) 
 
 
 def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_scored(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path
 ) -> None:
-    typed = [str(folder / "model.safetensors"), str(folder / "cache"), "--split", "train"]
+    typed = ["eval", str(folder / "model.safetensors"), str(folder / "cache"), "--split", "train"]
     for place, reason in ((tmp_path / "none" / "x.jsonl", "needs the folder"), (tmp_path, "is a folder")):
-        assert command.main([*typed, "--per-expression", str(place)]) == 2
-        said = capsys.readouterr()
-        assert reason in said.err
-        assert "oIoU" not in said.out
+        done = CliRunner().invoke(app, [*typed, "--per-expression", str(place)])
+        assert done.exit_code == 2
+        assert f"error: --per-expression {place} {reason}" in done.stderr
+        assert "oIoU" not in done.stdout
 
 
 @pytest.mark.process
@@ -201,9 +201,9 @@ def test_overlaps_and_first_sentences_come_through_the_cache(tmp_path: Path) -> 
     assert sorted(firsts) == sorted({sample.ref_id for sample in samples})
 
 
-def test_an_unknown_protocol_is_one_sentence_and_status_2(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [str(folder / "model.safetensors"), str(folder / "cache"), "--protocol", "maris,lvat"]
-    assert command.main(arguments) == 2
-    assert "error: no protocol 'lvat'; there are maris, lavt" in capsys.readouterr().err
+@pytest.mark.parametrize("ranks", ["0", "1"])
+def test_an_unknown_protocol_is_one_sentence_and_status_2(folder: Path, ranks: str) -> None:
+    typed = ["eval", str(folder / "model.safetensors"), str(folder / "cache"), "--split", "train"]
+    done = CliRunner().invoke(app, [*typed, "--protocol", "maris,lvat", "--ranks", ranks])
+    assert done.exit_code == 2
+    assert "error: no protocol 'lvat'; there are maris, lavt" in done.stderr

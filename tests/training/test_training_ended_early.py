@@ -197,7 +197,7 @@ def test_ranks_of_a_command_that_has_nothing_to_keep_end_with_it(tmp_path: Path)
     rank.write_text("import sys, time\nopen(sys.argv[-1] + sys.argv[1][-1], 'w').close()\ntime.sleep(300)\n")
     command.write_text(
         "import sys\n"
-        "from maris_fast.cli.train_eval import launch\n"
+        "from maris_fast.cli.launching import launch\n"
         "from maris_fast.system.end_signals import interrupting\n"
         "with interrupting():\n"
         "    launch(2, *sys.argv[1:])\n"

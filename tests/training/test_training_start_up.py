@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maris_fast.cli.train_eval import launch, launched
+from maris_fast.cli.launching import launch, launched
 from tests.training.processes import run
 
 pytestmark = pytest.mark.process
