@@ -14,13 +14,14 @@ from maris_fast.data_shards.importers.forms.phrasecut import PHRASECUT
 from maris_fast.data_shards.importers.forms.refer import REFER
 from maris_fast.data_shards.importers.forms.sa2va import SA2VA
 from maris_fast.data_shards.importers.forms.seqtr import SEQTR
+from maris_fast.data_shards.importers.forms.zipped import ZIP
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.new_folder import new_folder
 
-FORMS = (REFER, PHRASECUT, PARQUET, JSONL, CAPTIONS, SEQTR, SA2VA, CRIS, COCO)
+FORMS = (REFER, ZIP, PHRASECUT, PARQUET, JSONL, CAPTIONS, SEQTR, SA2VA, CRIS, COCO)
 """The first that finds its own counts."""
 DOCUMENT = "docs/datasets.md"
 
@@ -51,7 +52,7 @@ def import_dataset(
     with new_folder(out) as folder:
         source = Source(Path(root).absolute(), dataset, options, split_by, folder)
         form = form_of(source)
-        if split_by is not None and form is not REFER:
+        if split_by is not None and not form.divided:
             raise ConfigError(f"`split_by` {split_by}: {dataset} is divided in one way only; leave it out")
         info = form.read(source)
         images = Path(info.image_root)

@@ -20,7 +20,7 @@ from maris_fast.data_shards.importers.ids import TWICE, by_id, repeated
 from maris_fast.data_shards.importers.image_checks import look_at_images, size_fault
 from maris_fast.data_shards.importers.instances import Instances
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
-from maris_fast.data_shards.importers.paths import place_of, same_file
+from maris_fast.data_shards.importers.paths import image_place, same_file
 from maris_fast.data_shards.importers.segmentations import BOX_ALONE, is_box, overlap_mask, union_mask
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.source import Source
@@ -102,6 +102,7 @@ class Grouping:
         self._root, self._file, self._bad = image_root, file, bad
         self._used: dict[int, ImageRow] = {}
         self._image_of_file: dict[Hashable, ImageRow] = {}
+        self._places: dict[int, str | Fault] = {}
         self._boxes: list[bool] = []
         self._useless_sentences: dict[tuple[int, int], int] = {}
 
@@ -183,7 +184,7 @@ class Grouping:
         if rows := self._images_at_odds.get(image_id):
             names = " and ".join(sorted({row.file_name for row in rows}))
             return Fault(TWICE.format("images"), f"image {image_id} is {names} ({len(rows)} times)")
-        place = place_of(image.file_name, self._root, f"image {image_id}")
+        place = self._place(image)
         if isinstance(place, Fault):
             return place
         if fault := size_fault(image):
@@ -197,9 +198,14 @@ class Grouping:
             )
         return image.model_copy(update={"file_name": place})
 
+    def _place(self, image: ImageRow) -> str | Fault:
+        if image.id not in self._places:
+            self._places[image.id] = image_place(image.file_name, self._root, f"image {image.id}")
+        return self._places[image.id]
+
     def _row(self, ref: RefRow) -> SourceRow:
         image = self._images.get(ref.image_id)
-        place = place_of(image.file_name, self._root, "") if image else f"image {ref.image_id}"
+        place = self._place(image) if image else f"image {ref.image_id}"
         return SourceRow(
             file=file_of(ref.split, self._file),
             split=ref.split,

@@ -15,7 +15,14 @@ from maris_fast.data_shards.records import ImageRecord
 from maris_fast.errors import InputError
 from maris_fast.images import MOST_PIXELS, NoImageError, Orientation, Views, views_of
 
-IMAGE_ROOTS = ("images/mscoco/images/train2014", "images/train2014")
+IMAGE_ROOTS = (
+    "images/mscoco/images/train2014",
+    "images/train2014",
+    "images/train2017",
+    "train2014",
+    "train2017",
+)
+"""Where COCO's images are looked for."""
 THREADS = 4
 
 

@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from maris_fast.data_shards.importers.coco_images import cocos_own_file
 from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.sentences import label_fault
 
@@ -15,6 +16,9 @@ OUTSIDE = (
     "image paths that leave the image folder; write them relative to it, or name the folder with `images`"
 )
 """Kind of fault."""
+
+_COCO_NAMES = ("COCO_train2014_{:012d}.jpg", "COCO_val2014_{:012d}.jpg", "{:012d}.jpg")
+_COCO_FOLDERS = ("", "train2017/", "val2017/", "train2014/", "val2014/")
 
 
 def place_of(name: str, root: Path, where: str) -> str | Fault:
@@ -32,6 +36,23 @@ def place_of(name: str, root: Path, where: str) -> str | Fault:
     if place.is_absolute() or PureWindowsPath(name).drive or ".." in place.parts:
         return Fault(OUTSIDE, f"{where}: {name}")
     return str(place)
+
+
+def image_place(name: str, root: Path, where: str) -> str | Fault:
+    """As ``place_of``; COCO's photographs are found by their names of 2014 and of 2017.
+
+    Of a name of COCO's that is not there, the file of the same number is taken, in the folder itself or in
+    ``train2017``, ``val2017``, ``train2014`` and ``val2014`` below it.
+    """
+    place = place_of(name, root, where)
+    number = cocos_own_file(place) if isinstance(place, str) else None
+    if isinstance(place, Fault) or number is None or (root / place).exists():
+        return place
+    names = [form.format(number) for form in _COCO_NAMES]
+    there = (
+        f"{folder}{name}" for folder in _COCO_FOLDERS for name in names if (root / folder / name).exists()
+    )
+    return next(there, place)
 
 
 def same_file(path: Path) -> Hashable | None:

@@ -12,7 +12,7 @@ from maris_fast.data_shards.importers.image_checks import TURNED, fitting_views,
 from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.lines import Line, mask_file_of
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.paths import in_another_case, place_of, same_file
+from maris_fast.data_shards.importers.paths import image_place, in_another_case, place_of, same_file
 from maris_fast.errors import InputError
 from maris_fast.images import NoImageError, Orientation, Views, views_of
 
@@ -97,7 +97,7 @@ def _one_a_file(root: Path, lines: Sequence[Line]) -> dict[str, str | Fault]:
     first: dict[Hashable, str] = {}
     for line in lines:
         if line.row.image not in places:
-            place = place_of(line.row.image, root, line.where)
+            place = image_place(line.row.image, root, line.where)
             file = same_file(root / place) if isinstance(place, str) else None
             places[line.row.image] = place if file is None else first.setdefault(file, str(place))
     return places

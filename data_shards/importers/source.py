@@ -57,6 +57,7 @@ class Source:
         root: absolute; holds the data set, and its images if they are at their usual place.
         dataset: folder or file below it; with ``{split}`` in a name, a file or a folder a split.
         folder: is written to.
+        at: where the data set was unpacked, if it was.
     """
 
     root: Path
@@ -64,10 +65,11 @@ class Source:
     options: ImportOptions
     split_by: str | None
     folder: Path
+    at: Path | None = None
 
     @property
     def place(self) -> Path:
-        return self.root / self.dataset
+        return self.at or self.root / self.dataset
 
     @cached_property
     def documents(self) -> Sequence[Document]:
@@ -124,7 +126,7 @@ class Source:
             name=name or own,
             split_by=split_by,
             image_root=str(image_root.resolve() if split_by == OWN else image_root),
-            **{"source": str(self.place), "splits": {}, **more},
+            **{"source": str(self.root / self.dataset), "splits": {}, **more},
         )
 
 
@@ -137,9 +139,11 @@ class Form:
         files: what it is known by, for the message on what is of no form.
         found: whether it is this one; a source of another may raise nothing.
         read: checks all that is there, and writes it.
+        divided: in ways that ``split_by`` chooses from.
     """
 
     name: str
     files: str
     found: Callable[[Source], bool]
     read: Callable[[Source], DatasetInfo]
+    divided: bool = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,11 @@ class Family:
     def splits(self) -> list[str]:
         return sorted({ref["split"] for ref in self.refs})
 
+    def write(self) -> None:
+        """RefCOCO's files again, after a change."""
+        (self.root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(self.refs, 2))
+        (self.root / "refcoco" / "instances.json").write_text(json.dumps(self.instances))
+
     def own(self) -> list[dict[str, Any]]:
         """As imported from RefCOCO's own layout."""
         import_dataset(self.root, "refcoco", self.out / "own", split_by="unc")
@@ -55,9 +62,8 @@ def small_family(folder: Path) -> Family:
 def real_family(refmini: Path, folder: Path) -> Family:
     """Real images and annotations, where those are."""
     root = folder / "data"
-    root.mkdir()
     for name in ("refcoco", "images"):
-        (root / name).symlink_to(refmini / name)
+        shutil.copytree(refmini / name, root / name)
     refs = json.loads((refmini / "refcoco" / "refs(unc).p.json").read_text())
     instances = json.loads((refmini / "refcoco" / "instances.json").read_text())
     return Family(root, refs, instances, folder)

@@ -20,7 +20,7 @@ from maris_fast.errors import InputError
 OF_COCO = ("refcoco", "refcoco+", "refcocog", "grefcoco")
 """Their ``ann_id`` is COCO's; of another data set in this layout nobody knows."""
 
-REFS, GREFS = "refs({}).p", "grefs({}).json"
+REFS, GREFS, INSTANCES = "refs({}).p", "grefs({}).json", "instances.json"
 
 
 def read(source: Source) -> DatasetInfo:
@@ -36,9 +36,15 @@ def read(source: Source) -> DatasetInfo:
         there = ", ".join(_split_bys(source.place, files))
         raise InputError(f"no file {path}; split_by there is: {there}")
     refs = _refs(path, "gRefCOCO" if files == GREFS else "RefCOCO")
-    instances = read_instances(Document(source.place / "instances.json"), ImageRow, AnnotationRow)
-    name = "grefcoco" if files == GREFS else source.dataset
-    head = source.head(name, split_by, images=IMAGE_ROOTS, source=str(path), coco_annotations=name in OF_COCO)
+    instances = read_instances(Document(source.place / INSTANCES), ImageRow, AnnotationRow)
+    name = "grefcoco" if files == GREFS else source.place.name
+    head = source.head(
+        name,
+        split_by,
+        images=IMAGE_ROOTS,
+        source=str(source.root / source.dataset / path.name),
+        coco_annotations=name in OF_COCO,
+    )
     return write_refs(source, refs, instances, head)
 
 
@@ -83,4 +89,5 @@ REFER = Form(
     "refs(<split-by>).p or grefs(<split-by>).json with instances.json, as RefCOCO and gRefCOCO",
     lambda source: any(source.place.glob(REFS.format("*"))) or any(source.place.glob(GREFS.format("*"))),
     read,
+    divided=True,
 )
