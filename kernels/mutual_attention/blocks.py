@@ -122,6 +122,13 @@ if triton_version() >= (3, 9):
     WIDE_TILES[64] = replace(WIDE_TILES[64], forward=Walk(32, 8, 1))
     WIDE_TILES[128] = replace(WIDE_TILES[128], forward=WIDE_TILES[128].wide)
     HOPPER[64] = Walk(TMA_ROWS, 8, 1)
+# What spills on sm_100 or sm_120 of the table that otherwise serves there.
+BLACKWELL = {64: replace(WIDE_TILES[64], wide=Walk(32, 8, 1, 64))}
+SMALL_BLACKWELL: dict[int, Row] = {}
+if triton_version() >= (3, 8):
+    BLACKWELL[64] = replace(BLACKWELL[64], forward=Walk(32, 8, 1))
+    BLACKWELL[128] = replace(WIDE_TILES[128], backward=Walk(16, 8, 1, 64))
+    SMALL_BLACKWELL[16] = replace(SMALL_TILES[16], wide=Walk(32, 4, 1, 64))
 
 # fp32 over more words spills 304 to 2,760 bytes from Triton 3.8 on, with any of these tiles.
 FP32_WORDS = 64 if triton_version() >= (3, 8) else WORD_BLOCKS[-1]
@@ -141,9 +148,9 @@ TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (86, 4): FP32,
     (90, 2): {words: replace(row, by_tma=HOPPER.get(words)) for words, row in WIDE_TILES.items()},
     (90, 4): FP32,
-    (100, 2): {**WIDE_TILES, 64: replace(WIDE_TILES[64], wide=Walk(32, 8, 1, 64))},
+    (100, 2): {**WIDE_TILES, **BLACKWELL},
     (100, 4): FP32,
-    (120, 2): SMALL_TILES,
+    (120, 2): {**SMALL_TILES, **SMALL_BLACKWELL},
     (120, 4): FP32,
 }
 # What differs where Aᵀ Z_v is divided by A's column sums, whose registers would spill in the table's rows.
