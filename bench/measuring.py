@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -93,6 +93,37 @@ def wall_ms(seconds: Sequence[float]) -> dict[str, float]:
     return {str(q): round(1e3 * s, 5) for q, s in zip(QUANTILES, found.tolist(), strict=True)}
 
 
+def seconds_of(function: Callable[[], object]) -> float:
+    """By the wall clock, of one call."""
+    before = time.perf_counter()
+    function()
+    return time.perf_counter() - before
+
+
+def in_turn(
+    ways: Mapping[str, Callable[[], float]], rounds: int
+) -> tuple[dict[str, list[float]], tuple[float, float, float]]:
+    """Seconds that each way says it took, a round each, and the load average: least, median, most.
+
+    Another way begins each round, so that none always follows the same one. A round before the first counts
+    for nothing: in it memory, imports and kernels are made.
+    """
+    names, loads = list(ways), []
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name in (*names[number % len(names) :], *names[: number % len(names)]):
+            loads.append(os.getloadavg()[0])
+            took = ways[name]()
+            if number:
+                seconds[name].append(took)
+    return seconds, (min(loads), median(loads), max(loads))
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> float:
+    """Median over rounds of how many times as fast the second was."""
+    return median(a / b for a, b in zip(first, second, strict=True))
+
+
 def copy_gbps(device: torch.device) -> float:
     """Bytes read and written a second, in 1e9, by a copy of a large tensor on ``device``: median of runs."""
     source = torch.zeros(COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
@@ -102,11 +133,7 @@ def copy_gbps(device: torch.device) -> float:
             _, quantiles = device_ms(lambda: target.copy_(source))
         ms = quantiles["0.5"]
     else:
-        seconds = []
-        for _ in range(9):
-            start = time.perf_counter()
-            target.copy_(source)
-            seconds.append(time.perf_counter() - start)
+        seconds = [seconds_of(lambda: target.copy_(source)) for _ in range(9)]
         ms = wall_ms(seconds[2:])["0.5"]
     return round(2 * source.numel() / ms / 1e6, 2)
 

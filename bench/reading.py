@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -26,6 +27,7 @@ import webdataset
 
 from maris_fast.bench.drawing.plain_tables import RAW_TWO
 from maris_fast.bench.fake_cache import write_fake_cache, write_hollow_cache
+from maris_fast.bench.measuring import in_turn, paired, seconds_of
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.scaling import PLAN_RATES
@@ -85,24 +87,15 @@ def main() -> None:
 
 def measured(folder: Path, rounds: int, *, cold: bool) -> list[Row]:
     """All ways in turn, ``rounds`` times; cold: the shards are dropped from the page cache before each."""
-    ways = _ways(folder)
     reader = CacheReader(folder, "train")
     total = int(reader.index.size.sum())
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    loads = []
-    for way in ways.values():
-        way()  # memory, imports and worker processes are there once in a run
-    for number in range(rounds):
-        names = list(ways)
-        # Another starting point each round: no way always follows the same one.
-        for name in (*names[number % len(names) :], *names[: number % len(names)]):
-            if cold:
-                _forget(folder)
-            loads.append(os.getloadavg()[0])
-            before = time.perf_counter()
-            ways[name]()
-            seconds[name].append(time.perf_counter() - before)
-    load = [min(loads), statistics.median(loads), max(loads)]
+
+    def timed(way: Callable[[], None]) -> float:
+        if cold:
+            _forget(folder)
+        return seconds_of(way)
+
+    seconds, load = in_turn({name: partial(timed, way) for name, way in _ways(folder).items()}, rounds)
     rows: list[Row] = [
         {
             "way": name,
@@ -112,9 +105,9 @@ def measured(folder: Path, rounds: int, *, cold: bool) -> list[Row]:
             "load_average": load,
             "gb_per_s": total / statistics.median(times) / 1e9,
             "expressions_per_s": reader.expressions / statistics.median(times),
-            "to_raw": _paired(seconds[RAW], times),
-            "to_raw_two": _paired(seconds[RAW_TWO], times),
-            "to_stock": _paired(seconds[STOCK], times),
+            "to_raw": paired(seconds[RAW], times),
+            "to_raw_two": paired(seconds[RAW_TWO], times),
+            "to_stock": paired(seconds[STOCK], times),
             "seconds": times,
         }
         for name, times in seconds.items()
@@ -258,11 +251,6 @@ def _dequantised(folder: Path) -> None:
     with CacheReader(folder, "train", ReadingSettings(verify="never")) as reader:
         for _ in reader.batches(seed=0, epoch=0, expressions_per_step=STEP, expressions_per_image=EACH):
             pass
-
-
-def _paired(first: list[float], second: list[float]) -> float:
-    """Median over rounds of how many times as fast the second was."""
-    return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 def _forget(folder: Path) -> None:

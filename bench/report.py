@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from maris_fast.bench.drawing.plain_tables import (
     writing_block,
 )
 from maris_fast.bench.drawing.suites import plot, suite_block
-from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, read_json
+from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, named, read_json
 from maris_fast.errors import InputError
 
 ABLATIONS = "ablations.json"
@@ -76,54 +76,44 @@ def draw(root: Path = ROOT) -> list[Path]:
     Raises:
         InputError: results that can't be read, or a file without the block that should hold them.
     """
-    results, readme = root / "bench" / "results", root / "README.md"
-    guide = root / "docs" / "quickstart.md"
-    quickstart = read_json(results / "cpu" / "quickstart.json")
-    suites = measured(results)
-    replace_block(readme, "quickstart", quickstart_block(quickstart, "docs/quickstart.png"))
-    replace_block(guide, "quickstart", quickstart_block(quickstart, "quickstart.png"))
-    written = [readme, guide]
-    if suites:
-        benchmarks = root / "docs" / "benchmarks.md"
-        pictures = {}
+    results, docs = root / "bench" / "results", root / "docs"
+    written: list[Path] = []
+
+    def put(file: Path, block: str, content: str) -> None:
+        replace_block(file, block, content)
+        written.append(file)
+
+    def pictured(suites: list[Suite], draw_one: Callable[[Suite, Path], None]) -> dict[str, str]:
+        """Names of the suites' plots, by suite and device."""
+        names = {}
         for suite in suites:
-            device = device_folder(suite.environment)
-            file = root / "docs" / f"{suite.suite}-{device}.png"
-            plot(suite, file)
-            pictures[f"{suite.suite} {suite.environment['device']}"] = file.name
+            file = docs / f"{suite.suite}-{device_folder(suite.environment)}.png"
+            draw_one(suite, file)
             written.append(file)
-        replace_block(benchmarks, "benchmarks", suite_block(suites, pictures))
-        written.append(benchmarks)
-    steps = measured(results, ["step"])
-    if steps:
-        pictures = {}
-        for suite in steps:
-            file = root / "docs" / f"step-{device_folder(suite.environment)}.png"
-            step_table.plot(suite, file)
-            pictures[suite.environment["device"]] = file.name
-            written.append(file)
-        training = root / "docs" / "training.md"
-        replace_block(training, "step", step_table.step_block(steps, pictures))
-        written.append(training)
-    kept = measured(results, ["step_memory"])
-    if kept:
-        replace_block(root / "docs" / "training.md", "step-memory", step_memory_block(kept[0]))
-        written.append(root / "docs" / "training.md")
-    ablations = [file.parent for file in sorted(results.glob(f"*/{ABLATIONS}"))]
-    if ablations:
-        records = [Record.read(folder, ABLATIONS) for folder in ablations]
-        replace_block(root / "docs" / "ablations.md", "ablations", ablations_block(records))
-        written.append(root / "docs" / "ablations.md")
+            names[named(suite)] = file.name
+        return names
+
+    quickstart = read_json(results / "cpu" / "quickstart.json")
+    put(root / "README.md", "quickstart", quickstart_block(quickstart, "docs/quickstart.png"))
+    put(docs / "quickstart.md", "quickstart", quickstart_block(quickstart, "quickstart.png"))
+    if suites := measured(results):
+        put(docs / "benchmarks.md", "benchmarks", suite_block(suites, pictured(suites, plot)))
+    if steps := measured(results, ["step"]):
+        block = step_table.step_block(steps, pictured(steps, step_table.plot))
+        put(docs / "training.md", "step", block)
+    for suite in measured(results, ["step_memory"])[:1]:
+        put(docs / "training.md", "step-memory", step_memory_block(suite))
+    if ablations := sorted(results.glob(f"*/{ABLATIONS}")):
+        records = [Record.read(file.parent, ABLATIONS) for file in ablations]
+        put(docs / "ablations.md", "ablations", ablations_block(records))
     for suite in measured(results, ["equation_readings"])[:1]:
-        replace_block(root / "docs" / "ablations.md", "readings", readings_block(suite))
-        plot_readings(suite, root / "docs" / "equation_readings.png")
-        written += [root / "docs" / "ablations.md", root / "docs" / "equation_readings.png"]
+        put(docs / "ablations.md", "readings", readings_block(suite))
+        plot_readings(suite, docs / "equation_readings.png")
+        written.append(docs / "equation_readings.png")
     for suite in measured(results, ["reading"])[:1]:
-        replace_block(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
-        written.append(root / "data_shards" / "stream" / "README.md")
+        put(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
     for suite in measured(results, ["writing"])[:1]:
-        replace_block(root / "data_shards" / "cache" / "README.md", "writing", writing_block(suite))
-        written.append(root / "data_shards" / "cache" / "README.md")
+        put(root / "data_shards" / "cache" / "README.md", "writing", writing_block(suite))
     return written
 
 

@@ -84,6 +84,11 @@ def device_folder(environment: dict[str, Any]) -> str:
     return str(environment["device"]).lower().replace(" ", "-")
 
 
+def named(suite: Suite) -> str:
+    """For pictures: which suite on which device."""
+    return f"{suite.suite} {suite.environment['device']}"
+
+
 def commit_and_dirty(environment: dict[str, Any]) -> tuple[str | None, bool]:
     """The commit measured, and whether code differed from it. Results that were written are not code."""
     commit = environment["commit"]

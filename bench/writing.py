@@ -15,7 +15,6 @@ import os
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from maris_fast.bench.fake_cache import fake_shard
+from maris_fast.bench.measuring import in_turn, paired, seconds_of
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import CacheSettings, FeatureDtype
 from maris_fast.data_shards.cache.shard_writer import write_shard
@@ -92,7 +92,7 @@ def encoding(folder: Path, settings: CacheSettings, images: int, rounds: int) ->
     """Images a second of each way from pictures on disk."""
     dataset = write_pictures(folder / "dataset", images)
     ways = _ways(folder, dataset, settings)
-    seconds, load = _timed(ways, rounds)
+    seconds, load = in_turn(ways, rounds)
     first = seconds[AS_IT_IS]
     before = first
     rows: list[Row] = []
@@ -107,8 +107,8 @@ def encoding(folder: Path, settings: CacheSettings, images: int, rounds: int) ->
                 "rounds": rounds,
                 "load_average": load,
                 "images_per_s": images / statistics.median(times),
-                "to_first": _paired(first, times),
-                "to_before": _paired(before, times),
+                "to_first": paired(first, times),
+                "to_before": paired(before, times),
                 "seconds": times,
             }
         )
@@ -129,12 +129,12 @@ def shards(folder: Path, rounds: int, images: int = 12) -> list[Row]:
     for dtype in stored:
         plan, groups, head = fake_shard(images, feature_dtype=dtype)
         name = f"a shard of {dtype}: {'quantised, ' if dtype == 'int8' else ''}checksums, index"
-        ways[name] = partial(_seconds, partial(write_shard, folder, plan, groups, head, ahead=4))
+        ways[name] = partial(seconds_of, partial(write_shard, folder, plan, groups, head, ahead=4))
         sizes[name] = plan.bytes
     sizes[RAW] = next(iter(sizes.values()))
     content = np.random.default_rng(0).bytes(sizes[RAW])
-    ways[RAW] = partial(_seconds, partial(_raw, folder / "raw", content))
-    seconds, load = _timed(ways, rounds)
+    ways[RAW] = partial(seconds_of, partial(_raw, folder / "raw", content))
+    seconds, load = in_turn(ways, rounds)
     raw = [sizes[RAW] / each for each in seconds[RAW]]
     return [
         {
@@ -211,15 +211,15 @@ def _ways(folder: Path, dataset: Path, settings: CacheSettings) -> dict[str, Way
 
     def cache() -> float:
         job = CacheJob(dataset, folder / f"cache{next(numbers)}", settings, progress=False)
-        return _seconds(job.write)  # loading encoders is not counted: once a run, however many the pictures
+        return seconds_of(job.write)  # loading encoders is not counted: once a run, however many the pictures
 
     size = settings.batch_size
     reduced = "" if precision == torch.float32 else ", bf16"
     return {
-        AS_IT_IS: partial(_seconds, partial(_as_it_is, paths, plain)),
-        f"batches of {size}{reduced}": partial(_seconds, partial(_in_batches, paths, batched, size)),
-        "attention without its matrix": partial(_seconds, partial(_in_batches, paths, ours, size)),
-        "decoded ahead; words and masks too": partial(_seconds, ahead),
+        AS_IT_IS: partial(seconds_of, partial(_as_it_is, paths, plain)),
+        f"batches of {size}{reduced}": partial(seconds_of, partial(_in_batches, paths, batched, size)),
+        "attention without its matrix": partial(seconds_of, partial(_in_batches, paths, ours, size)),
+        "decoded ahead; words and masks too": partial(seconds_of, ahead),
         "quantised and written: maris-fast cache": cache,
     }
 
@@ -246,31 +246,6 @@ def _raw(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    before = time.perf_counter()
-    function()
-    return time.perf_counter() - before
-
-
-def _timed(ways: dict[str, Way], rounds: int) -> tuple[dict[str, list[float]], tuple[float, float, float]]:
-    """Seconds of each way in each round, and the load average: least, median, most."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    loads = []
-    for number in range(rounds + 1):
-        names = list(ways)
-        for name in (*names[number % len(names) :], *names[: number % len(names)]):
-            loads.append(os.getloadavg()[0])
-            took = ways[name]()
-            if number:  # in the first, memory and kernels are made
-                seconds[name].append(took)
-    return seconds, (min(loads), statistics.median(loads), max(loads))
-
-
-def _paired(first: list[float], second: list[float]) -> float:
-    """Median over rounds of how many times as fast the second was."""
-    return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 if __name__ == "__main__":

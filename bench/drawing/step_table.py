@@ -6,15 +6,15 @@ from pathlib import Path
 from statistics import median
 
 from maris_fast.bench.drawing.markdown import table
-from maris_fast.bench.results import Row, Suite
+from maris_fast.bench.results import Row, Suite, named
 
 
 def step_block(suites: list[Suite], pictures: dict[str, str]) -> str:
-    """A table a device, with its conditions and picture; ``pictures`` are paths by device."""
+    """A table a device, with its conditions and picture; ``pictures`` are paths by suite and device."""
     parts: list[str] = []
     for suite in suites:
         device = suite.environment["device"]
-        parts += [*step_table(suite), "", f"![{device}]({pictures[device]})", "", _caption(suite), ""]
+        parts += [*step_table(suite), "", f"![{device}]({pictures[named(suite)]})", "", _caption(suite), ""]
         parts += [told, ""] if (told := _image_groups(suite)) else []
     return "\n".join(parts).rstrip()
 

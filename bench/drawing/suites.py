@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maris_fast.bench.drawing.markdown import table
-from maris_fast.bench.results import Row, Suite
+from maris_fast.bench.results import Row, Suite, named
 
 # The column of our kernels, and what they are compared with within one run, by the operation that has some.
 OURS = "triton"
@@ -22,7 +22,7 @@ def suite_block(suites: list[Suite], pictures: dict[str, str]) -> str:
     """A table a suite, its conditions and a link to its plot; ``pictures`` are paths by suite and device."""
     parts = []
     for suite in suites:
-        parts += [*suite_table(suite), "", _caption(suite, pictures[_name(suite)]), ""]
+        parts += [*suite_table(suite), "", _caption(suite, pictures[named(suite)]), ""]
     fused = [suite for suite in suites if suite.suite in AGAINST]
     if fused and not any(row["impl"] == OURS for suite in fused for row in suite.rows):
         parts.append(UNTIMED)
@@ -100,10 +100,6 @@ def plot(suite: Suite, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # No date in the picture: the same results give the same file.
     figure.savefig(file, dpi=110, metadata={"Software": None})
-
-
-def _name(suite: Suite) -> str:
-    return f"{suite.suite} {suite.environment['device']}"
 
 
 def _case(shape: str, part: str) -> str:

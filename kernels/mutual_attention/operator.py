@@ -283,14 +283,10 @@ def mutual_attention_bwd(
     E, L_t, C = z_l.shape
     images, L_v, _ = z_v.shape
     if E == 0:
-        return (
-            torch.zeros_like(z_v),
-            torch.zeros_like(z_l),
-            torch.zeros_like(ln_v_weight),
-            torch.zeros_like(ln_v_weight),
-            torch.zeros_like(ln_l_weight),
-            torch.zeros_like(ln_l_weight),
-        )
+        nothing = _empty_gradients(grad_f_lav, grad_f_val, z_v, z_l, ln_v_weight, ln_l_weight)
+        for gradient in nothing:
+            gradient.zero_()
+        return nothing
     with torch.cuda.device_of(z_v):
         z_v, z_l = _aligned(z_v), _aligned(z_l)
         wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)

@@ -1,4 +1,4 @@
-"""Masks of one or several models on a split, and which of them a page shows: by rule, not by hand."""
+"""Successes and failures of one or several models, side by side: chosen by rule, not by hand."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.pictures.overlays import TRUTH, Panel, sheet
+from maris_fast.reports.data_uris import small_png_uri
 from maris_fast.rle import Rle, iou
 from maris_fast.sample import Predicted, Sample
 from maris_fast.train.ranks import Ranks
@@ -47,6 +48,24 @@ class Chosen:
     successes: list[Example]
     failures: list[Example]
     steps: list[Example]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    title: str
+    alt: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class ExamplesOfRuns:
+    """``images``: how many were looked at; ``notes``: what had to be done without."""
+
+    names: list[str]
+    split: str
+    images: int
+    sheets: list[Sheet]
+    notes: list[str]
 
 
 def first_images(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
@@ -108,6 +127,33 @@ def examples_sheet(
         for name, prediction, one_iou in zip(names, one.predictions, one.ious, strict=True):
             panels.append(Panel(image, prediction.decode(), f"{name}: IoU {one_iou:.2f}"))
     return sheet(panels, columns=2 + len(names), width=WIDTH)
+
+
+def examples_of_runs(
+    names: Sequence[str], split: str, images: int, chosen: Chosen, image_root: Path
+) -> ExamplesOfRuns:
+    """Sheets of what was chosen; one that would be empty is left out."""
+    notes: list[str] = []
+    parts: dict[str, list[Example]] = {
+        "Successes": chosen.successes,
+        "Failures": chosen.failures,
+        "From the worst to the best, at even steps": chosen.steps,
+    }
+    sheets = []
+    for title, some in parts.items():
+        if some:
+            picture = examples_sheet(some, names, image_root, notes.append)
+            sheets.append(Sheet(title, _alt(title, some, names), small_png_uri(picture)))
+    return ExamplesOfRuns(list(names), split, images, sheets, notes[:1])
+
+
+def _alt(title: str, some: Sequence[Example], names: Sequence[str]) -> str:
+    rows = (
+        f"{one.sample.text}: "
+        + ", ".join(f"{name} {iou:.2f}" for name, iou in zip(names, one.ious, strict=True))
+        for one in some
+    )
+    return f"{title}, IoU by model. {'; '.join(rows)}"
 
 
 def _masks(model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> dict[bytes, Predicted]:

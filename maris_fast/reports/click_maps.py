@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
-from maris_fast.data_shards.stream import CacheReader
+from maris_fast.data_shards.stream import Batch, CacheReader
 from maris_fast.geometry import PATCH
 from maris_fast.pictures.attention_maps import regions_picture
-from maris_fast.pictures.attention_weights import Attention, pixel_of
+from maris_fast.pictures.attention_weights import Attention, of_expression, pixel_of, watched
 from maris_fast.pictures.overlays import Panel, masked
 from maris_fast.reports.chosen_examples import Example
 from maris_fast.reports.data_uris import small_png_uri
-from maris_fast.reports.split_attention import attention_of
-from maris_fast.train.validation_pictures import SampleSheet
+from maris_fast.train.validation_pictures import SampleSheet, order_of
 
 WIDTH = 480
 """Pixels of the picture that answers to the pointer."""
@@ -115,6 +115,37 @@ def attention_of_run(
         click_map = _click_map(picture, attention, pixel_of(mask))
         shown.append(AttentionOfExpression(one.sample.text, one.ious[place], click_map, regions))
     return AttentionOfRun(name, max((len(one.map.blocks) for one in shown), default=0), shown, notes)
+
+
+@torch.inference_mode()
+def attention_of(
+    model: nn.Module, batches: Iterable[Batch], wanted: Collection[bytes]
+) -> dict[bytes, Attention]:
+    """A of each wanted expression that the split has, by the hash that ``order_of`` gives it.
+
+    Reads on until all are found; the model runs on those batches alone that hold one.
+
+    Args:
+        model: in evaluation mode on the batches' device.
+        batches: of the split, each expression once.
+        wanted: hashes of expressions.
+
+    Raises:
+        ConfigError: the model has no mutual-aware attention.
+    """
+    found: dict[bytes, Attention] = {}
+    with watched(model) as blocks:
+        for batch in batches:
+            orders = [order_of(sample) for sample in batch.samples]
+            here = [place for place, order in enumerate(orders) if order in wanted]
+            if here:
+                model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
+            for place in here:
+                one = batch.samples[place]
+                found[orders[place]] = of_expression(blocks, place, one.text, one.tokens, one.geometry)
+            if len(found) == len(wanted):
+                break
+    return found
 
 
 def _click_map(picture: str, attention: Attention, pixel: tuple[int, int]) -> ClickMap:

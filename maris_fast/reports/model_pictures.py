@@ -13,9 +13,8 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.errors import ConfigError, MarisError
 from maris_fast.evaluation.evaluate import require_same_encoders
 from maris_fast.model import Maris
-from maris_fast.reports.chosen_examples import choose, examples_of
+from maris_fast.reports.chosen_examples import ExamplesOfRuns, choose, examples_of, examples_of_runs
 from maris_fast.reports.click_maps import AttentionOfRun, attention_of_run
-from maris_fast.reports.example_sheets import ExamplesOfRuns, examples_of_runs
 from maris_fast.reports.run_data import RunData
 from maris_fast.system.devices import kind_of
 from maris_fast.train.ranks import Ranks

@@ -9,9 +9,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from maris_fast.ablation.paper import OURS
+from maris_fast.ablation.record import ABLATION, DONE, Record
+from maris_fast.errors import InputError
 from maris_fast.reports import figures, paper_tables, run_tables
 from maris_fast.reports.chosen_examples import RULE
-from maris_fast.reports.counted import shown_and_counted
 from maris_fast.reports.data_uris import png_uri
 from maris_fast.reports.model_pictures import Drawing, ModelPictures, draw_models
 from maris_fast.reports.run_data import RunData, read_runs
@@ -34,11 +36,36 @@ def write_report(folders: Sequence[Path], out: Path, drawing: Drawing | None = N
         ConfigError: caches that do not fit the runs.
         OSError: ``out`` cannot be written.
     """
-    shown, counted = shown_and_counted(folders)
+    shown, counted = _shown_and_counted(folders)
     runs = read_runs(shown)
     page = render(runs, read_runs(counted), None if drawing is None else draw_models(runs, drawing))
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, [page])
+
+
+def _shown_and_counted(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Run folders to show, and all to count: of an ablation, one run stands for the others.
+
+    Raises:
+        InputError: an ablation of which no run is finished.
+    """
+    shown: list[Path] = []
+    counted: list[Path] = []
+    for folder in folders:
+        if not (folder / ABLATION).is_file():
+            shown.append(folder)
+            counted.append(folder)
+            continue
+        runs = Record.read(folder).runs
+        done = [name for name, run in runs.items() if run["state"] == DONE]
+        if not done:
+            raise InputError(
+                f"{folder} is an ablation of which no run is finished; run the same command again"
+            )
+        first = next((name for name in done if runs[name]["row"] == OURS), done[0])
+        shown.append(folder / first)
+        counted += [folder / name for name in done]
+    return shown, counted
 
 
 def render(runs: Sequence[RunData], counted: Sequence[RunData], seen: ModelPictures | None = None) -> str:

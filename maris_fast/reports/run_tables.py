@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maris_fast.metrics import THRESHOLDS
+from maris_fast.ablation.comparison import NONE
 from maris_fast.reports.run_data import RunData
-
-SCORES = ("oIoU", "mIoU", *(f"Pr@{round(100 * x)}" for x in THRESHOLDS))
-NONE = "–"
+from maris_fast.scoring.tables import SCORES
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,6 @@ from maris_fast.errors import ConfigError
 from maris_fast.scoring.canvas import Squashed
 from maris_fast.scoring.protocols import MARIS, Protocol
 
-CUT_AT = 0.5
-"""Probability above which a mask has its pixels unless it is said otherwise; logit > 0, argmax of two."""
-
 
 def computable(protocols: Sequence[Protocol], cut_at: float, *, named: bool) -> tuple[Protocol, ...]:
     """Those of ``protocols`` that masks cut at this probability can be scored by; MARIS' is always scored.

@@ -102,7 +102,7 @@ def sums_of_images(table: Table, protocol: Protocol) -> NDArray[np.float64]:
 
 
 def ratios_of(protocol: Protocol, sums: NDArray[np.float64]) -> dict[str, Ratio]:
-    """What each score divides, by its name; ``sums`` are of images."""
+    """What each score divides, by its name; ``sums`` are of images, or of all together."""
     pairs = zip(_names(protocol), _pairs(protocol, sums.T), strict=True)
     return {name: Ratio(*pair) for name, pair in pairs}
 
@@ -170,14 +170,10 @@ def _pairs(
     return pairs
 
 
-def _divide(over: NDArray[np.float64], under: NDArray[np.float64], otherwise: float) -> NDArray[np.float64]:
-    return np.divide(over, under, out=np.full_like(over, otherwise), where=under > 0)
-
-
 def _scores(protocol: Protocol, terms: NDArray[np.float64]) -> Scores:
     sums = terms.sum(axis=0, keepdims=True)
-    ratios = [_divide(*pair).item() for pair in _pairs(protocol, sums.T)]
-    scores = {"expressions": int(sums[0, _N]), **dict(zip(_names(protocol), ratios, strict=True))}
+    ratios = {name: ratio.value for name, ratio in ratios_of(protocol, sums).items()}
+    scores = {"expressions": int(sums[0, _N]), **ratios}
     if protocol.none_apart and not sums[0, _NONE]:
         scores["T-acc"] = 0.0  # ReLA's script prints 0 for both where no expression means nothing
     return scores

@@ -97,7 +97,7 @@ def test_a_row_tells_speed_memory_and_what_of_the_peak_it_uses(measured: results
             assert tflops == pytest.approx(flops * rate / (row["steps"] * expressions) / 1e12)
         assert row["peak_tflops"] == 0.5
         assert row["peak_bytes"] > 2**27
-    said = step_block([measured], {"cpu": "picture.png"})
+    said = step_block([measured], {"step cpu": "picture.png"})
     assert "MFU of 0.5 TFLOP/s" in said
     assert "Image groups of 7, all else being equal: " in said
     # tiny.yaml by the formula: 24.1 MFLOP an expression alone, 11.4 with six others.

@@ -15,7 +15,7 @@ from maris_fast.geometry import ImageGeometry
 from maris_fast.model import Maris
 from maris_fast.pictures.overlays import PREDICTION, TRUTH
 from maris_fast.reports.chosen_examples import Example, choose, examples_of, examples_sheet
-from maris_fast.reports.split_attention import attention_of
+from maris_fast.reports.click_maps import attention_of
 from maris_fast.rle import Rle
 from maris_fast.sample import Sample
 from maris_fast.train.ranks import Ranks

@@ -20,8 +20,8 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.reports import model_pictures
 from maris_fast.reports.chosen_examples import examples_of
+from maris_fast.reports.click_maps import attention_of
 from maris_fast.reports.data_uris import small_png_uri
-from maris_fast.reports.split_attention import attention_of
 from maris_fast.train.ranks import Ranks
 from maris_fast.weights import load_model, load_weights, save_weights
 from tests.training.browser import chromium, opened
