@@ -24,6 +24,8 @@ class ImportOptions:
         mask_values: which values of mask PNGs are inside, see ``mask_values``; None: as the values tell.
         leave_out_bad: leave out, count and list rows that cannot be used, see ``left_out``; else they refuse
             the whole import.
+        category_sentences: the name of a category is the sentence of all its objects in an image that have
+            none, as annotation tools export them.
         hold_out: share of the train images, over 0 and below 1, that become the split ``val``; for data that
             have none. Which ones follows from their paths and ``seed``.
         progress: called with images checked and images in all.
@@ -38,6 +40,7 @@ class ImportOptions:
     orientation: Orientation | None = None
     mask_values: MaskValues | None = None
     leave_out_bad: bool = False
+    category_sentences: bool = False
     hold_out: float | None = None
     seed: int = 0
     progress: Callable[[int, int], None] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import dropwhile, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,22 @@ class Document:
         """
         return parse_json(read_json(self.path))
 
+    def dicts(self, name: str) -> list[dict[str, Any]]:
+        """Of the list of that name those that are rows; none where there is none."""
+        content = self.content_or_none()
+        rows = content.get(name) if isinstance(content, dict) else None
+        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
     def forget(self) -> None:
         """The content, which takes gigabytes of large files; it is read again if need be."""
         self.__dict__.pop("content", None)
+
+    def content_or_none(self) -> Any:
+        """None if it cannot be read, which whoever reads it tells."""
+        try:
+            return self.content
+        except (InputError, ValueError):
+            return None
 
     def changed(self, content: Any, split: str | None = None) -> Document:
         """Of the same place, with other content, and another split where one is given."""
@@ -73,21 +86,26 @@ class Source:
 
     @cached_property
     def documents(self) -> Sequence[Document]:
-        """The JSON files that are named, or of the folder that is named those that are named for a split.
+        """The JSON files that are named, or of a folder those that are named for a split.
+
+        Those in a folder a split are taken where none is named so.
 
         Raises:
             InputError: there is none.
         """
         if self.place.is_dir():
             named = [(split_of_name(path.stem), path) for path in sorted(self.place.glob("*.json"))]
+            named = [one for one in named if one[0] is not None] or [
+                (split_of_name(path.parent.name), path) for path in sorted(self.place.glob("*/*.json"))
+            ]
             return [Document(path, split) for split, path in named if split is not None]
         return [Document(path, split) for split, path in files_by_split(self.root, self.dataset)]
 
     def content(self) -> Any:
         """Of the first of the documents; None where there is none, or none that can be read."""
         try:
-            return self.documents[0].content
-        except (InputError, ValueError, LookupError):
+            return self.documents[0].content_or_none() if self.documents else None
+        except InputError:
             return None
 
     def lists(self) -> list[str]:
@@ -108,6 +126,12 @@ class Source:
         unsaid = {name: value for name, value in options.items() if getattr(self.options, name) is None}
         return replace(self, options=replace(self.options, **unsaid))
 
+    def images_of(self, split: str | None) -> str:
+        """Below the image folder, where the named folder of images has a ``{split}`` in it."""
+        parts = self.options.images.parts if self.options.images else ()
+        below = "/".join(dropwhile(lambda part: PLACEHOLDER not in part, parts))
+        return below.replace(PLACEHOLDER, split or "")
+
     def head(
         self, name: str | None = None, split_by: str = OWN, *, images: Sequence[str] = (".",), **more: Any
     ) -> DatasetInfo:
@@ -121,7 +145,10 @@ class Source:
             InputError: there is no folder of images.
         """
         own = Path(self.dataset).stem.replace(PLACEHOLDER, "").strip("._-") or self.root.name
-        image_root = find_image_root(self.root, self.options.images, images)
+        named = self.options.images
+        if named is not None and PLACEHOLDER in str(named):
+            named = Path(*takewhile(lambda part: PLACEHOLDER not in part, named.parts))
+        image_root = find_image_root(self.root, named, images)
         return DatasetInfo(
             name=name or own,
             split_by=split_by,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from glob import escape, glob
 from pathlib import Path
 
 from maris_fast.data_shards.records import VAL
@@ -36,20 +37,21 @@ PLACEHOLDER = "{split}"
 
 
 def files_by_split(root: Path, pattern: str) -> list[tuple[str | None, Path]]:
-    """The file ``root/pattern``; with ``{split}`` in its name, every such file and the split in its place.
+    """The file ``root/pattern``; with ``{split}`` in it, every such file and the split in its place.
 
     Raises:
         InputError: there is none.
     """
     whole = root / pattern
-    if PLACEHOLDER not in whole.name:
+    if PLACEHOLDER not in pattern:
         if not whole.is_file():
             raise InputError(f"no file {whole}")
         return [(None, whole)]
-    head, tail = whole.name.split(PLACEHOLDER, 1)
-    named = re.compile(f"{re.escape(head)}([A-Za-z0-9_-]+){re.escape(tail)}")
-    there = sorted(whole.parent.iterdir()) if whole.parent.is_dir() else []
-    files = [(found[1], path) for path in there if (found := named.fullmatch(path.name))]
+    parts = str(whole).split(PLACEHOLDER)
+    of_split = ["(?P<split>[A-Za-z0-9_-]+)", *["(?P=split)"] * (len(parts) - 2), ""]
+    named = re.compile("".join(re.escape(part) + group for part, group in zip(parts, of_split, strict=True)))
+    there = sorted(glob("*".join(map(escape, parts))))
+    files = [(found["split"], Path(path)) for path in there if (found := named.fullmatch(path))]
     if not files:
         raise InputError(f"no file {whole} with a split's name in place of {PLACEHOLDER}")
     return [(split, path) for split, path in files]

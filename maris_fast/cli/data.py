@@ -123,6 +123,14 @@ def import_annotations(
             help="leave out, count and list bad rows; default: they fail the import",
         ),
     ] = False,
+    category_sentences: Annotated[
+        bool,
+        typer.Option(
+            "--category-sentences",
+            help="objects without a sentence: take the name of their category as the sentence of all of them "
+            "in an image",
+        ),
+    ] = False,
     hold_out: Annotated[
         float | None,
         typer.Option(help="move this share of the train images, such as 0.1, to a new split val"),
@@ -144,6 +152,7 @@ def import_annotations(
             orientation=orientation,
             mask_values=mask_values,
             leave_out_bad=leave_out_bad,
+            category_sentences=category_sentences,
             hold_out=hold_out,
             seed=seed,
             progress=progress,

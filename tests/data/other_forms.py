@@ -35,6 +35,12 @@ class Family:
     def splits(self) -> list[str]:
         return sorted({ref["split"] for ref in self.refs})
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a first sentence means several objects of an image."""
+        first = [(ref["split"], ref["image_id"], ref["sentences"][0]["sent"]) for ref in self.refs]
+        return len(set(first)) < len(first)
+
     def write(self) -> None:
         """RefCOCO's files again, after a change."""
         (self.root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(self.refs, 2))

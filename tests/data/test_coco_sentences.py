@@ -212,16 +212,36 @@ def test_bad_instances_are_named_and_nothing_is_written(
     assert not list(coco.out.parent.iterdir())
 
 
+def test_files_of_splits_that_each_have_their_own_ids_are_joined(coco: Instances) -> None:
+    """As annotation tools export them, from 1 on; an image that both have is one."""
+    del coco.said["images"][1]["split"]
+    coco.write("train.json")
+    coco.said["images"][0]["file_name"] = "c.png"
+    (coco.root / "a.png").rename(coco.root / "c.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(coco.root / "a.png")
+    coco.write("val.json")
+    import_dataset(coco.root, "annotations/{split}.json", coco.out)
+    ids = {
+        split: [(one.image_id, one.image, *(t.ann_ids for t in one.targets)) for one in records]
+        for split in ("train", "val")
+        if (records := list(ImportedDataset(coco.out).records(split)))
+    }
+    assert ids == {
+        "train": [(4, "b.png", (40,)), (5, "a.png", (50,), (51,))],
+        "val": [(4, "b.png", (93,)), (11, "c.png", (103,), (104,))],
+    }
+
+
 def test_files_of_splits_that_disagree_are_refused(coco: Instances) -> None:
     coco.write("train.json")
     with pytest.raises(InputError, match=r"train\.json is named for the split train, but has images of val"):
         import_dataset(coco.root, "annotations/{split}.json", coco.out)
     del coco.said["images"][1]["split"]
     coco.write("train.json")
-    coco.said["images"][0]["file_name"] = "b.png"
+    coco.said["images"][0]["height"] = 41
     for row in coco.said["annotations"]:
         row["id"] += 100
     coco.write("val.json")
-    with pytest.raises(InputError, match=r"(?s)ids that several images have.*image 5 is a\.png and b\.png"):
+    with pytest.raises(InputError, match=r"(?s)ids that several images have.*image 5 is a\.png \(2 times\)"):
         import_dataset(coco.root, "annotations/{split}.json", coco.out)
     assert not list(coco.out.parent.iterdir())

@@ -130,6 +130,18 @@ def test_one_file_a_split_is_named_by_a_placeholder(photos: Photos) -> None:
         import_dataset(photos.root, "halls-{split}.jsonl", photos.out.with_name("again"))
 
 
+def test_images_of_each_split_may_lie_in_a_folder_of_their_own(photos: Photos) -> None:
+    """The split may be the file's or the line's."""
+    for split, image in (("train", "kitchen/1.jpg"), ("val", "2.png")):
+        place = photos.root / "pictures" / split / image
+        place.parent.mkdir(parents=True)
+        (photos.root / image).rename(place)
+    info = photos.imported(images=Path("pictures/{split}")).info
+    assert info.image_root == str(photos.root / "pictures")
+    assert photos.record("train").image == "train/kitchen/1.jpg"
+    assert photos.record("val").image == "val/2.png"
+
+
 def test_images_may_lie_elsewhere_and_blank_lines_are_nothing(photos: Photos) -> None:
     photos.lines = ["", {"image": "1.jpg", "sentence": "mug", "mask": "cup.png"}]
     report = photos.imported(images=Path("kitchen"))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from maris_fast.data_shards.importers.forms.coco import is_said, read_documents
+from maris_fast.data_shards.importers.forms.coco import read_documents
+from maris_fast.data_shards.importers.forms.coco_exports import is_said
 from maris_fast.data_shards.importers.forms.refer import OF_COCO
 from maris_fast.data_shards.importers.image_checks import IMAGE_ROOTS
 from maris_fast.data_shards.importers.published import published_as

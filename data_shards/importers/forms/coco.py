@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -23,6 +24,7 @@ from maris_fast.data_shards.importers.annotations import (
     or_default,
 )
 from maris_fast.data_shards.importers.checked_rows import Misshapen, split_of
+from maris_fast.data_shards.importers.forms.coco_exports import as_coco, is_said
 from maris_fast.data_shards.importers.grouping import Refs, write_refs
 from maris_fast.data_shards.importers.instances import Instances, read_instances
 from maris_fast.data_shards.importers.source import Document, Form, Source
@@ -103,14 +105,15 @@ def read(source: Source) -> DatasetInfo:
     Such an annotation is a ref with the annotation's id; sentences are numbered from 1, those that are left
     out too. An image's ``split`` says where it belongs, and "train" is meant where there is none.
     """
-    return read_documents(source, source.documents, source.head())
+    head = source.head()
+    return read_documents(source, as_coco(source, source.documents, Path(head.image_root)), head)
 
 
 def read_documents(source: Source, documents: Sequence[Document], head: DatasetInfo) -> DatasetInfo:
     """The same of documents that were changed to this form."""
     what = "COCO's instances.json with sentences"
     read = [
-        _CocoFile(document.split, read_instances(document, SaidImageRow, SaidAnnotationRow, is_said, what))
+        _CocoFile(document.split, read_instances(document, SaidImageRow, SaidAnnotationRow, _of_use, what))
         for document in documents
     ]
     rows: list[RefRow] = []
@@ -119,16 +122,14 @@ def read_documents(source: Source, documents: Sequence[Document], head: DatasetI
     misshapen = [one for file in read for one in file.misshapen if one.of == "annotations"]
     if not rows and not misshapen:
         raise InputError(
-            f"no annotation in {source.place} has `sentences` or a `caption`, so nothing is referred to"
+            f"no annotation in {source.place} has `sentences` or a `caption`, so nothing is referred to; "
+            "with `category_sentences` the name of a category is a sentence"
         )
     return write_refs(source, Refs(rows, misshapen), _joined(read, source.place.name), head)
 
 
-def is_said(keys: Any) -> bool:
-    """Whether anybody refers to it; what other annotations look like is nobody's concern."""
-    if not isinstance(keys, dict):
-        return True
-    return keys.get("sentences") not in (None, []) or keys.get("caption") is not None
+def _of_use(keys: Any) -> bool:
+    return not isinstance(keys, dict) or is_said(keys)
 
 
 def _keys(one: Misshapen) -> dict[str, Any]:
@@ -188,10 +189,10 @@ def _joined(files: Sequence[_CocoFile], file: str) -> Instances[ImageRow, Annota
 
 COCO = Form(
     "coco",
-    "NAME.json, COCO's instances.json with sentences in annotations",
+    "NAME.json, COCO's instances.json with sentences in annotations, as annotation tools export it",
     lambda source: (
-        source.place.suffix == ".json"
-        and (source.content() is None or not {"images", "annotations"}.isdisjoint(source.lists()))
+        (source.place.suffix == ".json" and source.content() is None)
+        or not {"images", "annotations"}.isdisjoint(source.lists())
     ),
     read,
 )

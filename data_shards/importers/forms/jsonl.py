@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ def read(source: Source) -> DatasetInfo:
     files = files_by_split(source.root, source.dataset)
     head = source.head()
     bad = BadRows(f"{source.dataset} below {source.root}")
-    lines = [line for split, path in files for line in read_lines(path, split, bad)]
+    lines = [
+        replace(line, row=line.row.model_copy(update={"image": f"{below}/{line.row.image}"}))
+        if below
+        else line
+        for split, path in files
+        for line in read_lines(path, split, bad)
+        for below in [source.images_of(line.split)]
+    ]
     return write_lines(source, lines, head, bad)
 
 

@@ -1,0 +1,187 @@
+"""What annotation tools write otherwise than COCO itself, put as COCO has it: rows keep their places.
+
+- Roboflow: images beside ``_annotations.coco.json``, a folder a split.
+- CVAT and others: images in ``images``; texts in an annotation's ``attributes``; ids from 1 in every file.
+- LVIS: ``coco_url`` and no ``file_name``. Label Studio: paths on its own server.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from maris_fast.data_shards.importers.source import Document, Source
+
+Row = dict[str, Any]
+
+TEXTS = ("sentences", "sentence", "expression", "caption", "description", "text")
+"""Names of attributes that are sentences."""
+_LOOKED_FOR = 20
+"""Images of a file, by which the folder of all is known."""
+_OF_LABEL_STUDIO = ("label-studio", "/data/local-files", "/data/upload")
+
+
+def as_coco(source: Source, documents: Sequence[Document], image_root: Path) -> list[Document]:
+    """
+    Args:
+        image_root: names of images start from there afterwards.
+    """
+    changed = [
+        _with_rows(document, images=_placed(source, document, image_root), annotations=_said)
+        for document in documents
+    ]
+    if source.options.category_sentences:
+        changed = [_called_by_category(document) for document in changed]
+    return _numbered(changed)
+
+
+def _with_rows(document: Document, **changes: Callable[[Row], Row]) -> Document:
+    """With a change to each row of a list; what is no row, and a file of another structure, stays."""
+    content = document.content_or_none()
+    if not isinstance(content, dict):
+        return document
+    lists = {
+        name: [change(row) if isinstance(row, dict) else row for row in content[name]]
+        for name, change in changes.items()
+        if isinstance(content.get(name), list)
+    }
+    return document.changed({**content, **lists})
+
+
+def _placed(source: Source, document: Document, image_root: Path) -> Callable[[Row], Row]:
+    """Gives images their place below the image folder, as the first of them that is there has it."""
+    beside = document.path.parent
+    places = [beside, beside / "images", beside.parent / "images"]
+    if document.split is not None:
+        places += [place / document.split for place in places[1:]]
+    below = [
+        "",
+        *(str(place.relative_to(image_root)) for place in places if place.is_relative_to(image_root)),
+    ]
+    if source.options.images is not None:
+        below = [source.images_of(document.split)]
+    names = [name for row in document.dicts("images")[:_LOOKED_FOR] if (name := _file_name(row))]
+    there = (one for name in names for one in below if (image_root / one / name).exists())
+    folder = next(there, below[-1] if len(below) == 1 else "")
+
+    def placed(row: Row) -> Row:
+        name = _file_name(row)
+        return row if name is None else {**row, "file_name": str(PurePosixPath(folder, name))}
+
+    return placed
+
+
+def _file_name(row: Row) -> str | None:
+    name, url = row.get("file_name"), row.get("coco_url")
+    if name is None and isinstance(url, str):
+        return "/".join(urlsplit(url).path.split("/")[-2:])  # train2017/000000000009.jpg
+    if isinstance(name, str) and any(part in name for part in _OF_LABEL_STUDIO):
+        return name.replace("\\", "/").rsplit("/", 1)[-1]
+    return name if isinstance(name, str) else None
+
+
+def _said(row: Row) -> Row:
+    """A line of an attribute is a sentence."""
+    attributes = row.get("attributes")
+    if is_said(row) or not isinstance(attributes, dict):
+        return row
+    texts = [attributes[name] for name in TEXTS if isinstance(attributes.get(name), str)]
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    return {**row, "sentences": lines} if lines else row
+
+
+def is_said(row: Row) -> bool:
+    """Whether anybody refers to the annotation; what others look like is nobody's concern."""
+    return row.get("sentences") not in (None, []) or row.get("caption") is not None
+
+
+def _called_by_category(document: Document) -> Document:
+    """Objects of an image without a sentence and of one category are one; its name is their sentence."""
+    content = document.content_or_none()
+    rows = content.get("annotations") if isinstance(content, dict) else None
+    categories = content.get("categories") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not isinstance(categories, list):
+        return document
+    names = {_hashable(row.get("id")): row.get("name") for row in categories if isinstance(row, dict)}
+    groups: dict[tuple[Hashable, Hashable, bool], list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        if isinstance(row, dict) and not is_said(row):
+            image, category = _hashable(row.get("image_id")), _hashable(row.get("category_id"))
+            groups[image, category, bool(row.get("iscrowd"))].append(place)
+    called = list(rows)
+    for (image, category, crowd), places in groups.items():
+        if crowd and (image, category, False) in groups:
+            continue
+        name = names.get(category)
+        called[places[0]] = {
+            **_joined([rows[place] for place in places]),
+            "sentences": [name.replace("_", " ") if isinstance(name, str) else name],
+        }
+    return document.changed({**content, "annotations": called})
+
+
+def _joined(rows: Sequence[Row]) -> Row:
+    """The first with the masks of all; without a mask if one has none, as a part would be another target."""
+    if len(rows) == 1:
+        return rows[0]
+    masks = [row.get("segmentation") for row in rows]
+    parts = [mask if isinstance(mask, list) else [mask] for mask in masks if mask]
+    whole = [part for mask in parts for part in mask] if len(parts) == len(rows) else None
+    return {**rows[0], "segmentation": whole}
+
+
+def _hashable(value: Any) -> Hashable:
+    return value if isinstance(value, Hashable) else repr(value)
+
+
+def _numbered(documents: Sequence[Document]) -> list[Document]:
+    """Ids apart where each file has its own: the first keeps its ids, others have the largest before added.
+
+    An image that several files have is one.
+    """
+    if len(documents) < 2 or not _at_odds(documents):
+        return list(documents)
+    images: dict[Hashable, int] = {}
+    after = {"images": 0, "annotations": 0}
+    numbered = []
+    for document in documents:
+        number = {}
+        for row in document.dicts("images"):
+            own = row.get("id")
+            if isinstance(own, int):
+                number[own] = images.setdefault(_hashable(row.get("file_name")), after["images"] + own)
+
+        def apart(row: Row, number: dict[int, int] = number, first: int = after["annotations"]) -> Row:
+            own, image_id = row.get("id"), row.get("image_id")
+            return {
+                **row,
+                "id": first + own if isinstance(own, int) else own,
+                "image_id": number.get(image_id, image_id) if isinstance(image_id, int) else image_id,
+            }
+
+        def image(row: Row, number: dict[int, int] = number) -> Row:
+            own = row.get("id")
+            return {**row, "id": number[own]} if isinstance(own, int) else row
+
+        numbered.append(_with_rows(document, images=image, annotations=apart))
+        for name in after:
+            ids = (row["id"] for row in numbered[-1].dicts(name) if isinstance(row.get("id"), int))
+            after[name] = max(after[name], *ids, 0) + 1
+    return numbered
+
+
+def _at_odds(documents: Sequence[Document]) -> bool:
+    """Whether an id of an image or of an annotation means several image files."""
+    files: dict[Hashable, set[Hashable]] = defaultdict(set)
+    for document in documents:
+        names = {}
+        for row in document.dicts("images"):
+            own = names[_hashable(row.get("id"))] = _hashable(row.get("file_name"))
+            files["images", _hashable(row.get("id"))].add(own)
+        for row in document.dicts("annotations"):
+            if is_said(row):
+                files["annotations", _hashable(row.get("id"))].add(names.get(_hashable(row.get("image_id"))))
+    return any(len(of_id) > 1 for of_id in files.values())

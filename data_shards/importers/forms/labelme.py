@@ -1,0 +1,148 @@
+"""labelme's files, one JSON an image; a shape's description, or else its label, is the sentence."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+from collections.abc import Hashable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, Field
+
+from maris_fast.data_shards.importers.annotations import or_default
+from maris_fast.data_shards.importers.checked_rows import Misshapen
+from maris_fast.data_shards.importers.left_out import BadRows
+from maris_fast.data_shards.importers.line_grouping import write_lines
+from maris_fast.data_shards.importers.row_lines import LineRow, lines_of
+from maris_fast.data_shards.importers.source import Document, Form, Source
+from maris_fast.data_shards.importers.split_names import split_of_name
+from maris_fast.data_shards.records import TRAIN, DatasetInfo
+from maris_fast.errors import first_of
+from maris_fast.rle import Rle
+
+
+class Shape(BaseModel):
+    label: str
+    points: list[tuple[float, float]]
+    shape_type: Annotated[str, or_default("polygon")] = "polygon"
+    group_id: int | None = None
+    description: Annotated[str, or_default("")] = ""
+    mask: str | None = None
+
+    @property
+    def sentences(self) -> list[str]:
+        """A line of the description is a sentence."""
+        return [line for line in self.description.splitlines() if line.strip()] or [self.label]
+
+    def part(self, height: int, width: int) -> Any:
+        """Of a segmentation: a polygon, run lengths, or what is told to be no mask.
+
+        Raises:
+            ValueError: a mask that cannot be read.
+        """
+        if self.shape_type == "mask" and self.mask is not None:
+            return self._pixels(self.mask, height, width).model_dump(mode="json")
+        return [number for point in self.points for number in point]
+
+    @property
+    def is_mask(self) -> bool:
+        return self.shape_type in ("polygon", "mask")
+
+    def _pixels(self, mask: str, height: int, width: int) -> Rle:
+        """A mask is a PNG of the box that its points are the corners of."""
+        try:
+            inside = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask)))) != 0
+        except (binascii.Error, UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"the mask of the shape {self.label!r} is no PNG") from error
+        whole = np.zeros((height, width), np.bool_)
+        left, top = (int(number) for number in self.points[0]) if self.points else (0, 0)
+        if inside.ndim != 2 or not (
+            0 <= top <= height - inside.shape[0] and 0 <= left <= width - inside.shape[1]
+        ):
+            raise ValueError(f"the mask of the shape {self.label!r} does not lie in the image")
+        whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        return Rle.encode(whole)
+
+
+class LabelmeRow(LineRow):
+    """A file, whose image lies at ``imagePath`` beside it."""
+
+    shapes: list[Shape]
+    image: str = Field(alias="imagePath")
+    height: int = Field(alias="imageHeight", gt=0)
+    width: int = Field(alias="imageWidth", gt=0)
+
+    def line(self) -> dict[str, Any]:
+        """Shapes of a group are one object, and so are those whose label alone is their sentence."""
+        objects: dict[Hashable, list[Shape]] = {}
+        for place, shape in enumerate(self.shapes):
+            own: Hashable = place if shape.description.strip() else shape.label
+            objects.setdefault(own if shape.group_id is None else ("group", shape.group_id), []).append(shape)
+        return {
+            "image": self.image,
+            "height": self.height,
+            "width": self.width,
+            "objects": [
+                {
+                    "sentences": list(dict.fromkeys(text for shape in shapes for text in shape.sentences)),
+                    "mask": self._mask(shapes),
+                    "category": shapes[0].label,
+                }
+                for shapes in objects.values()
+            ],
+        }
+
+    def _mask(self, shapes: list[Shape]) -> Any:
+        """Of all the shapes; of a rectangle or a point that one alone, which is told to be no mask."""
+        parts = [shape.part(self.height, self.width) for shape in shapes]
+        no_masks = [part for part, shape in zip(parts, shapes, strict=True) if not shape.is_mask]
+        return no_masks[0] if no_masks else parts
+
+
+def read(source: Source) -> DatasetInfo:
+    """A folder that is named for a split says it; elsewhere it is "train"."""
+    head = source.head()
+    bad = BadRows(f"{source.dataset} below {source.root}")
+    lines = []
+    for document in _documents(source):
+        file, split = os.path.relpath(document.path, source.place), document.split or TRAIN
+        try:
+            content = document.content
+        except ValueError as error:
+            wrong = Misshapen(0, {}, first_of(error), file)
+            bad.add(wrong.row(source.dataset, split), wrong.fault)
+            continue
+        if isinstance(content, dict) and isinstance(name := content.get("imagePath"), str):
+            content = {**content, "imagePath": _place(name, document.path.parent, Path(head.image_root))}
+        lines += lines_of(LabelmeRow, [content], source.dataset, split, bad, of=file, whose="labelme's")
+        document.forget()
+    return write_lines(source, lines, head, bad)
+
+
+def _place(name: str, folder: Path, image_root: Path) -> str:
+    """Below the images' folder: as the file says it, or of that name in the images' folder itself."""
+    name = name.replace("\\", "/")
+    beside = os.path.relpath(os.path.normpath(folder.resolve() / name), image_root)
+    last = PurePosixPath(name).name
+    return last if not (image_root / beside).exists() and (image_root / last).exists() else beside
+
+
+def _documents(source: Source) -> list[Document]:
+    if not source.place.is_dir():
+        return list(source.documents)
+    paths = [*sorted(source.place.glob("*.json")), *sorted(source.place.glob("*/*.json"))]
+    return [Document(path, split_of_name(path.parent.name)) for path in paths]
+
+
+def _is_labelme(source: Source) -> bool:
+    first = next(iter(_documents(source)), None) if source.place.is_dir() else None
+    content = source.content() if first is None else first.content_or_none()
+    return isinstance(content, dict) and "shapes" in content
+
+
+LABELME = Form("labelme", "a folder of labelme's files, one JSON an image", _is_labelme, read)
