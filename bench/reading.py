@@ -160,7 +160,7 @@ def _ways(folder: Path) -> dict[str, Callable[[], None]]:
 
         def read() -> None:
             pipeline = Pipeline(
-                _shares(reader), reader.shards, reader.layouts, memory, reader.bad_samples, settings
+                _shares(reader), reader.shards, reader.layouts, memory, reader.bad_samples, settings, threads
             )
             for batch in pipeline:
                 if stage is not None:

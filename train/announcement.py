@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from maris_fast.config import TrainingSettings
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.cache.manifest import MANIFEST
@@ -35,6 +37,8 @@ def before_steps(
 
 def _contents(settings: TrainingSettings) -> str:
     data = settings.data
+    if not isinstance(data.cache, Path):
+        return "an address, read as it is needed"
     if not (data.cache / MANIFEST).is_file():
         return f"filled from {data.shards}" if data.shards is not None else "not on this machine"
     manifest = read_manifest(data.cache)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maris_fast.config.places import StoreAddress
 from maris_fast.config.training import DataSettings
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.cache.manifest import MANIFEST
 from maris_fast.errors import InputError
 
 
-def require_split(cache: Path, split: str) -> None:
+def require_split(cache: Path | StoreAddress, split: str) -> None:
     """Raises InputError where the cache cannot be read or has no such split."""
     read_manifest(cache).of_split(split, cache)
 
@@ -32,7 +33,7 @@ def require_own_splits(data: DataSettings) -> None:
 
 def require_known_splits(data: DataSettings) -> None:
     """As ``require_own_splits``, on one of many ranks: where this machine has no cache, the ranks have to
-    meet first, so that somebody says where.
+    meet first, so that somebody says where. An address is left to the reader.
     """
-    if (data.cache / MANIFEST).is_file():
+    if isinstance(data.cache, Path) and (data.cache / MANIFEST).is_file():
         require_own_splits(data)

@@ -194,6 +194,7 @@ class Trainer:
             world=self.ranks.world,
             accumulation=accumulation,
             first_step=first,
+            last_epoch=(self.total_steps - 1) // self.steps_per_epoch,
         )
         return zip(*[batches] * accumulation, strict=True)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from maris_fast.config import StoreAddress
 from maris_fast.data_shards.records import ImageRecord
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
@@ -93,7 +94,7 @@ class ShardIndex:
         return stream.getvalue()
 
     @classmethod
-    def from_bytes(cls, content: bytes, path: Path) -> ShardIndex:
+    def from_bytes(cls, content: bytes, path: Path | StoreAddress) -> ShardIndex:
         """Columns from a file's content; ``path`` is for messages. They take no more memory than the content.
 
         Raises:

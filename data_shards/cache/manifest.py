@@ -12,6 +12,7 @@ and ``writing.json`` in the manifest's place while shards are missing.
 from __future__ import annotations
 
 import hashlib
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,11 +24,13 @@ from pydantic import (
     model_validator,
 )
 
-from maris_fast.config import MOST_CHANNELS, EncoderSettings, FeatureDtype
+from maris_fast.config import MOST_CHANNELS, EncoderSettings, FeatureDtype, StoreAddress
+from maris_fast.data_shards.cache.place import files_of, read_start
 from maris_fast.data_shards.records import DatasetInfo, FileName, Frozen
 from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import InputError, first_of
 from maris_fast.system.files import read_at_most
+from maris_fast.system.object_store import ObjectStore, StoreError
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
@@ -150,7 +153,7 @@ class CacheManifest(CacheHead):
     splits: dict[str, SplitEntry]
     sha256: str = Field("", description="of all other fields, as this program writes them")
 
-    def of_split(self, split: str, cache: Path | str) -> SplitEntry:
+    def of_split(self, split: str, cache: object) -> SplitEntry:
         """What there is of a split; ``cache`` is where, for the message.
 
         Raises:
@@ -199,24 +202,27 @@ class Writing(Frozen):
     plan: tuple[ShardPlan, ...]
 
 
-def read_manifest(folder: Path) -> CacheManifest:
-    """The manifest of the cache in ``folder``.
+def read_manifest(place: str | PathLike[str] | StoreAddress | ObjectStore) -> CacheManifest:
+    """The manifest of the cache in a folder or below an address.
 
     Raises:
-        InputError: no cache there, or one that this program does not read.
+        InputError: no cache there, one that this program does not read, or a server that does not give it.
     """
-    path = Path(folder) / MANIFEST
-    if not path.is_file() and (Path(folder) / WRITING).is_file():
-        plan = read_writing(folder).plan
-        written = sum((Path(folder) / shard.name).is_file() for shard in plan)
-        raise InputError(
-            f"the cache {folder} is not complete: {written} of {len(plan)} shards written; run the same "
-            "`maris-fast cache` command again"
-        )
-    if not path.is_file():
-        raise InputError(f"{folder} holds no feature cache (no {MANIFEST}); run `maris-fast cache` first")
+    files = files_of(place)
+    path = files / MANIFEST
+    if isinstance(files, Path) and not (files / MANIFEST).is_file():
+        _require_complete(files)
+        raise InputError(f"{files} holds no feature cache (no {MANIFEST}); run `maris-fast cache` first")
     try:
-        manifest = CacheManifest.model_validate_json(read_at_most(path, MOST_BYTES))
+        content = read_start(files, MANIFEST, MOST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"{place} holds no feature cache: {error}") from error
+    except StoreError as error:
+        raise InputError(str(error)) from error
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{path} has more than {MOST_BYTES:,} bytes, so that it is not what it is named for")
+    try:
+        manifest = CacheManifest.model_validate_json(content)
     except ValidationError as error:
         raise InputError(
             f"{path} is damaged or of another format; write the cache again ({first_of(error)})"
@@ -232,6 +238,16 @@ def read_manifest(folder: Path) -> CacheManifest:
             "the `maris-fast cache` command that made it"
         )
     return manifest
+
+
+def _require_complete(folder: Path) -> None:
+    if (folder / WRITING).is_file():
+        plan = read_writing(folder).plan
+        written = sum((folder / shard.name).is_file() for shard in plan)
+        raise InputError(
+            f"the cache {folder} is not complete: {written} of {len(plan)} shards written; run the same "
+            "`maris-fast cache` command again"
+        )
 
 
 def read_writing(folder: Path) -> Writing:

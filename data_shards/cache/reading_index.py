@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,22 +20,24 @@ from maris_fast.data_shards.cache.manifest import (
     ShardEntry,
     members_of,
 )
+from maris_fast.data_shards.cache.place import Files, read_start
 from maris_fast.errors import InputError
 from maris_fast.geometry import PATCH
 from maris_fast.images import MOST_PIXELS
 
 
-def read_index(path: Path, entry: ShardEntry, manifest: CacheManifest) -> ShardIndex:
-    """The index of a shard.
+def read_index(files: Files, entry: ShardEntry, manifest: CacheManifest) -> ShardIndex:
+    """The index of a shard of the cache that ``files`` reads.
 
     Raises:
         InputError: it is not the one that the manifest describes.
-        OSError: it cannot be read.
+        OSError: there is none, or it cannot be read.
+        StoreError: the server does not give it.
     """
     members = members_of(manifest.feature_dtype)
     most = most_bytes(entry.images, len(members), entry.expressions)
-    with path.open("rb") as file:
-        content = file.read(most + 1)
+    path = files / entry.index_name
+    content = read_start(files, entry.index_name, most + 1)
     if len(content) <= most and hashlib.sha256(content).hexdigest() == entry.index_sha256:
         index = ShardIndex.from_bytes(content, path)
         if (*index.size.shape, len(index.words)) == (entry.images, len(members), entry.expressions):

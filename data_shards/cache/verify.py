@@ -7,12 +7,14 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from crc32c import crc32c
 
+from maris_fast.config import StoreAddress
 from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.features import STORED
 from maris_fast.data_shards.cache.index import ShardIndex, object_of
@@ -30,6 +32,7 @@ from maris_fast.data_shards.cache.manifest import (
     members_of,
     read_manifest,
 )
+from maris_fast.data_shards.cache.place import Files, files_of, opened, size_of
 from maris_fast.data_shards.cache.reading_index import read_index
 from maris_fast.errors import InputError, first_of
 from maris_fast.system.new_files import PART
@@ -59,7 +62,11 @@ class VerifyReport:
 
 
 def verify_cache(
-    folder: Path, splits: Sequence[str] | None = None, *, jobs: int = 4, progress: bool = True
+    place: str | PathLike[str] | StoreAddress,
+    splits: Sequence[str] | None = None,
+    *,
+    jobs: int = 4,
+    progress: bool = True,
 ) -> VerifyReport:
     """Reads a whole cache and compares it with what its manifest and indexes say.
 
@@ -68,23 +75,25 @@ def verify_cache(
     no shard is missing or too many.
 
     Args:
-        folder: the cache.
+        place: the cache's folder or address. Of an address, ``jobs`` shards at a time are copied into the
+            temporary folder (``TMPDIR``), and files that do not belong to the cache are not looked for.
         splits: which; None for all.
         jobs: shards that are read at once.
 
     Raises:
         InputError: there is no cache, it is not complete, or it has no such split.
+        StoreError: the server does not give its files.
     """
-    folder = Path(folder)
+    files = files_of(place)
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(place)
     except InputError as error:
-        if not (folder / MANIFEST).is_file():
+        if not isinstance(files, Path) or not (files / MANIFEST).is_file():
             raise
         return VerifyReport(None, (), (Problem(MANIFEST, str(error)),))
     chosen = tuple(dict.fromkeys(splits or manifest.splits))
-    entries = [manifest.of_split(split, folder) for split in chosen]
-    problems = list(_strays(folder, manifest)) if splits is None else []
+    entries = [manifest.of_split(split, place) for split in chosen]
+    problems = list(_strays(files, manifest)) if splits is None and isinstance(files, Path) else []
     shards = [shard for entry in entries for shard in entry.shards]
     with (
         counting("verify", len(shards), unit="shards", shown=progress) as advance,
@@ -94,7 +103,7 @@ def verify_cache(
             found = {}
             for shard, checked in zip(
                 shards,
-                threads.map(lambda shard: _Shard(folder, manifest, shard).check(), shards),
+                threads.map(lambda shard: _Shard(files, manifest, shard).check(), shards),
                 strict=True,
             ):
                 found[shard.name] = checked
@@ -110,10 +119,13 @@ def verify_cache(
     return VerifyReport(manifest, chosen, tuple(problems))
 
 
-def glance(folder: Path, manifest: CacheManifest, splits: Sequence[str]) -> tuple[Problem, ...]:
+def glance(
+    place: str | PathLike[str] | StoreAddress, manifest: CacheManifest, splits: Sequence[str]
+) -> tuple[Problem, ...]:
     """What ``verify_cache`` finds before it opens a shard: missing files, their sizes, wrong indexes."""
+    files = files_of(place)
     entries = (shard for split in splits for shard in manifest.splits[split].shards)
-    return tuple(problem for entry in entries for problem in _Shard(folder, manifest, entry).glance())
+    return tuple(problem for entry in entries for problem in _Shard(files, manifest, entry).glance())
 
 
 def _strays(folder: Path, manifest: CacheManifest) -> Iterator[Problem]:
@@ -165,9 +177,8 @@ def _repeats(ids: list[int]) -> bool:
 class _Shard:
     """One shard with its index, while it is checked."""
 
-    def __init__(self, folder: Path, manifest: CacheManifest, entry: ShardEntry) -> None:
-        self._tar = folder / entry.name
-        self._beside = folder / entry.index_name
+    def __init__(self, files: Files, manifest: CacheManifest, entry: ShardEntry) -> None:
+        self._files = files
         self._manifest = manifest
         self._entry = entry
         self._members = members_of(manifest.feature_dtype)
@@ -193,26 +204,29 @@ class _Shard:
             self._say(f"cannot be read: {error}")
         return self._problems
 
-    def _say(self, what: str, key: str = "", member: str = "", *, file: Path | None = None) -> None:
-        self._problems.append(Problem((file or self._tar).name, what, key, member))
+    def _say(self, what: str, key: str = "", member: str = "", *, file: str | None = None) -> None:
+        self._problems.append(Problem(file or self._entry.name, what, key, member))
 
     def _index(self) -> ShardIndex | None:
-        for path in (self._tar, self._beside):
-            if not path.is_file():
-                self._say("is missing; copy it there, or run the `maris-fast cache` command again", file=path)
+        sizes = {}
+        for name in (self._entry.name, self._entry.index_name):
+            try:
+                sizes[name] = size_of(self._files, name)
+            except FileNotFoundError:
+                self._say("is missing; copy it there, or run the `maris-fast cache` command again", file=name)
         if self._problems:
             return None
-        size = self._tar.stat().st_size
+        size = sizes[self._entry.name]
         if size != self._entry.bytes:
             self._say(f"has {size} bytes, the manifest says {self._entry.bytes}")
         try:
-            return read_index(self._beside, self._entry, self._manifest)
+            return read_index(self._files, self._entry, self._manifest)
         except InputError as error:
-            self._say(str(error), file=self._beside)
+            self._say(str(error), file=self._entry.index_name)
             return None
 
     def _check_tar(self, index: ShardIndex) -> None:
-        with self._tar.open("rb") as file:
+        with opened(self._files, self._entry.name, self._entry.bytes) as file:
             members = list(_tar_members(file))
             expected = [
                 f"{image_id:012d}.{name}" for image_id in index.image_id.tolist() for name in self._members

@@ -7,11 +7,31 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 OPEN_FILES = 256
 """Opening costs a round trip on a network's file system; the usual limit of a process is 1,024."""
+
+
+Read = Callable[[memoryview, int], int]
+"""Fills memory from an offset of a shard on; how many bytes, 0 where the shard ends."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes ``start`` to ``stop`` of a shard, in which the members of an image lie.
+
+    Attributes:
+        shard: by its number in the split.
+        image: by its place in the shard.
+    """
+
+    shard: int
+    image: int
+    start: int
+    stop: int
 
 
 class ShardFiles(Protocol):
@@ -21,10 +41,20 @@ class ShardFiles(Protocol):
         """For messages."""
 
     @contextmanager
-    def opened(self, shard: int, alive: Callable[[], None]) -> Iterator[int]:
-        """A descriptor for reading; ``alive`` is called whenever a long wait gets on."""
+    def opened(self, span: Span, alive: Callable[[], None]) -> Iterator[Read]:
+        """What reads the span, from front to back, possibly with gaps.
+
+        ``alive`` is called whenever a long wait gets on. A block that ends well has found all bytes right.
+        """
+
+    def forget(self, span: Span) -> bool:
+        """Throws away a copy of the span that turned out wrong; whether there was one to be read anew."""
 
     def close(self) -> None: ...
+
+
+def reader_of(descriptor: int) -> Read:
+    return lambda memory, offset: os.preadv(descriptor, [memory], offset)
 
 
 class LocalFiles:
@@ -39,7 +69,8 @@ class LocalFiles:
         return str(self._paths[shard])
 
     @contextmanager
-    def opened(self, shard: int, alive: Callable[[], None]) -> Iterator[int]:
+    def opened(self, span: Span, alive: Callable[[], None]) -> Iterator[Read]:
+        shard = span.shard
         with self._lock:
             if shard not in self._open:
                 self._open[shard] = _Open(os.open(self._paths[shard], os.O_RDONLY))
@@ -50,10 +81,13 @@ class LocalFiles:
                 _, oldest = self._open.popitem(last=False)
                 oldest.leave()
         try:
-            yield file.descriptor
+            yield reader_of(file.descriptor)
         finally:
             with self._lock:
                 file.done()
+
+    def forget(self, span: Span) -> bool:
+        return False
 
     def close(self) -> None:
         with self._lock:

@@ -62,7 +62,8 @@ class Pipeline:
         layouts: of the same split.
         ring: room for the batches in flight; nobody else may use it before ``stop`` returns True.
         bad: images that could not be read.
-        settings: threads, batches ahead, patience, what a bad sample means.
+        settings: batches ahead, patience, what a bad sample means.
+        threads: that read.
 
     Raises:
         InputError: when its batch is due: a group that cannot be read, one too many that could not, or a
@@ -77,6 +78,7 @@ class Pipeline:
         ring: Arena,
         bad: BadSamples,
         settings: ReadingSettings,
+        threads: int,
     ) -> None:
         self._shares = iter(shares)
         self._shards, self._layouts, self._ring, self._bad = shards, layouts, ring, bad
@@ -92,7 +94,7 @@ class Pipeline:
         self._reading: dict[int, _Reading] = {}
         self._threads = [
             threading.Thread(target=self._work, name=f"reader {number}", daemon=True)
-            for number in range(settings.reader_threads)
+            for number in range(threads)
         ]
 
     def __iter__(self) -> Iterator[StoredBatch]:
@@ -116,9 +118,10 @@ class Pipeline:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        latest = time.monotonic() + _LEAVE_SECONDS
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(_LEAVE_SECONDS)
+                thread.join(max(0.0, latest - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     # The consumer

@@ -5,23 +5,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from maris_fast.config import ReadingSettings, Verify
+from maris_fast.config import ReadingSettings, StoreAddress, Verify, cache_place
 from maris_fast.data_shards.cache.annotation import Annotation
 from maris_fast.data_shards.cache.manifest import MANIFEST, ShardEntry, read_manifest
+from maris_fast.data_shards.cache.place import Files, files_of
 from maris_fast.data_shards.stream.bad_samples import BadSamples
 from maris_fast.data_shards.stream.batch import Batch
 from maris_fast.data_shards.stream.device import DeviceStage, Tensors
+from maris_fast.data_shards.stream.epochs import FollowingShares, Running
+from maris_fast.data_shards.stream.kept_images import KeptImages
 from maris_fast.data_shards.stream.layout import Layouts
 from maris_fast.data_shards.stream.open_shards import LocalFiles, ShardFiles
 from maris_fast.data_shards.stream.pipeline import Pipeline, StoredBatch
 from maris_fast.data_shards.stream.prefetch import prefetch
 from maris_fast.data_shards.stream.ring import ByteRing
-from maris_fast.data_shards.stream.shard_reader import SplitShards, read_indexes, require_shard
+from maris_fast.data_shards.stream.shard_reader import SplitShards, read_indexes, require_shards
 from maris_fast.data_shards.stream.staging import StagedFiles, fetch_head
 from maris_fast.data_shards.stream.step_order import (
     Group,
@@ -32,6 +37,7 @@ from maris_fast.data_shards.stream.step_order import (
     share,
     steps_per_epoch,
 )
+from maris_fast.data_shards.stream.store_shards import StoreFiles
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.sample import Sample
 
@@ -44,7 +50,7 @@ class CacheReader:
     """One split of a feature cache.
 
     Args:
-        folder: what ``write_cache`` wrote.
+        place: what ``write_cache`` wrote, a folder or an address.
         split: one of the cache's splits.
         settings: how it is read.
         device: where batches are wanted.
@@ -60,31 +66,26 @@ class CacheReader:
 
     def __init__(
         self,
-        folder: Path,
+        place: str | PathLike[str] | StoreAddress,
         split: str,
         settings: ReadingSettings | None = None,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.folder = Path(folder)
+        self.place = cache_place(place)
         self.split = split
         self.settings = settings or ReadingSettings()
-        head = self.folder
-        if (
-            self.settings.shards is not None
-            and self.settings.staging is not None
-            and not (self.folder / MANIFEST).is_file()
-        ):
-            head = fetch_head(self.settings.shards, self.settings.staging, split)
+        files = files_of(self.place, self.settings.stall_seconds)
+        head = self._head(files)
         self.manifest = read_manifest(head)
-        entry = self.manifest.of_split(split, folder)
+        entry = self.manifest.of_split(split, self.place)
         if not entry.images:
-            raise InputError(f"split {split!r} of the cache {folder} has no images")
-        files = self._files(entry.shards)
-        self.index = read_indexes(head, entry.shards, self.manifest)
+            raise InputError(f"split {split!r} of the cache {self.place} has no images")
+        shards = self._shards(files, entry.shards)
+        self.index = read_indexes(head, entry.shards, self.manifest, self.settings.requests)
         self.shards = SplitShards(
-            files,
+            shards,
             self.index,
             [shard.images for shard in entry.shards],
             self.manifest,
@@ -94,6 +95,7 @@ class CacheReader:
         self._stage = DeviceStage(torch.device(device), dtype)
         self._pinned = torch.device(device).type == "cuda"
         self._ring: ByteRing | None = None
+        self._ahead: Running | None = None
         self.bad_samples = BadSamples(self.settings)
 
     @property
@@ -115,6 +117,9 @@ class CacheReader:
         return self.manifest.text_channels
 
     def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
         self.shards.close()
 
     def __enter__(self) -> CacheReader:
@@ -140,6 +145,7 @@ class CacheReader:
         world: int = 1,
         accumulation: int = 1,
         first_step: int = 0,
+        last_epoch: int | None = None,
     ) -> Iterator[Batch]:
         """A rank's batches of one epoch, ``accumulation`` of them a step.
 
@@ -154,29 +160,25 @@ class CacheReader:
             rank, world: whose batches, of how many ranks.
             accumulation: batches a step on each rank.
             first_step: leave out the steps before this one, to resume within an epoch.
+            last_epoch: epochs up to this one are asked for next, with the same arguments: the first batches
+                of each are read while the one before ends. None: this epoch only.
 
         Raises:
             InputError: a shard that cannot be read, when its batch is due.
             ConfigError: a batch that ``data.buffer_bytes`` cannot hold, at once.
         """
-        steps = epoch_steps(
-            self.index.grids,
-            self._expression_counts,
-            seed=seed,
-            epoch=epoch,
-            expressions_per_step=expressions_per_step,
-            expressions_per_image=expressions_per_image,
-        )
-        parts = accumulation * world
-        most = -(-expressions_per_step // parts) * int(self.layouts.slot_bytes.max())
-        largest = min(most, int(steps.sums(self.layouts.slot_bytes).max(initial=0)))
-
-        def shares() -> Iterator[Share]:
-            for step in steps[first_step:]:
-                for part in range(accumulation):
-                    yield share(step, part * world + rank, parts)
-
-        return self._batches(shares, largest)
+        order = (seed, expressions_per_step, expressions_per_image, rank, world, accumulation)
+        follows = last_epoch is not None and epoch < last_epoch
+        running = self._ahead_with(order, epoch, first_step)
+        if running is None:
+            shares, count, largest = self._epoch(order, epoch, first_step)
+            running = self._started(shares, self._fitting(shares, largest), order)
+            running.batches[epoch] = count
+        if follows:
+            shares, count, largest = self._epoch(order, epoch + 1)
+            if largest <= running.capacity and running.shares.follow(shares()):
+                running.batches[epoch + 1] = count
+        return self._handed_over(running, running.batches.pop(epoch))
 
     def evaluation_batches(
         self,
@@ -206,7 +208,9 @@ class CacheReader:
             for i in range(rank, rounds * world, world):
                 yield share(steps[i], 0, 1) if i < len(steps) else padding_share(steps[0])
 
-        return self._batches(shares, self._largest(share(step, 0, 1) for step in steps))
+        largest = self._largest(share(step, 0, 1) for step in steps)
+        running = self._started(shares, self._fitting(shares, largest))
+        return self._handed_over(running, rounds)
 
     def swappable(self) -> tuple[int, int]:
         """Expressions that ``evaluation_batches(swapped=True)`` gives, and those that it leaves out."""
@@ -231,40 +235,71 @@ class CacheReader:
             return None
         return Group(image, every, words_of=tuple(_next_of_another(objects, place) for place in every))
 
-    def _verify(self) -> Verify:
-        # A staged shard may be streamed a second time, and then its bytes are others.
-        again = self.settings.shards is not None and self.settings.verify == "first"
-        return "always" if again else self.settings.verify
+    @property
+    def _far(self) -> bool:
+        """Whether the same bytes may be sent a second time, and then be others."""
+        return self.settings.shards is not None or isinstance(self.place, StoreAddress)
 
-    def _files(self, entries: Sequence[ShardEntry]) -> ShardFiles:
+    def _verify(self) -> Verify:
+        return "always" if self._far and self.settings.verify == "first" else self.settings.verify
+
+    def _head(self, files: Files) -> Files:
+        """Where manifest and indexes are."""
         url, staging = self.settings.shards, self.settings.staging
+        if url is None or staging is None or not isinstance(files, Path) or (files / MANIFEST).is_file():
+            return files
+        return fetch_head(url, staging, self.split)
+
+    def _shards(self, files: Files, entries: Sequence[ShardEntry]) -> ShardFiles:
+        url, staging, most = self.settings.shards, self.settings.staging, self.settings.staging_bytes
         if url is not None and staging is not None:
-            return StagedFiles(url, entries, staging, self.settings.staging_bytes)
-        paths = [self.folder / entry.name for entry in entries]
-        for path, entry in zip(paths, entries, strict=True):
-            require_shard(path, entry)
-        return LocalFiles(paths)
+            return StagedFiles(url, entries, staging, most)
+        require_shards(files, entries, self.settings.requests)
+        if isinstance(files, Path):
+            return LocalFiles([files / entry.name for entry in entries])
+        far = StoreFiles(files, entries)
+        return far if staging is None else KeptImages(far, entries, self.manifest, staging, most)
 
     # From shares to batches
 
-    def _pipeline(self, shares: Iterable[Share], largest: int) -> tuple[Pipeline, Callable[[], None]]:
-        """Stored batches, the largest of so many bytes; and what ends them."""
-        ring, self._ring = self._ring, None
-        # More than this is never in flight; another third of a batch may be lost at the ring's end.
-        wanted = min(self.settings.buffer_bytes, (self.settings.prefetch + 2) * largest)
-        if ring is None or ring.capacity < wanted:
-            ring = ByteRing(wanted, pinned=self._pinned)
-        pipeline = Pipeline(shares, self.shards, self.layouts, ring, self.bad_samples, self.settings)
+    def _epoch(
+        self, order: tuple[int, ...], epoch: int, first_step: int = 0
+    ) -> tuple[Callable[[], Iterator[Share]], int, int]:
+        """A rank's shares of an epoch, how many, and the bytes that the largest of them takes at most."""
+        seed, expressions_per_step, expressions_per_image, rank, world, accumulation = order
+        steps = epoch_steps(
+            self.index.grids,
+            self._expression_counts,
+            seed=seed,
+            epoch=epoch,
+            expressions_per_step=expressions_per_step,
+            expressions_per_image=expressions_per_image,
+        )
+        parts = accumulation * world
+        most = -(-expressions_per_step // parts) * int(self.layouts.slot_bytes.max())
+        largest = min(most, int(steps.sums(self.layouts.slot_bytes).max(initial=0)))
 
-        def stop() -> None:
-            # A thread that hangs in a read may still write into the ring: then nobody uses it again.
-            if pipeline.stop():
-                ring.clear()
-                self._ring = ring
+        def shares() -> Iterator[Share]:
+            for step in steps[first_step:]:
+                for part in range(accumulation):
+                    yield share(step, part * world + rank, parts)
 
-        return pipeline, stop
+        return shares, max(0, len(steps) - first_step) * accumulation, largest
 
-    def _batches(self, shares: Callable[[], Iterator[Share]], largest: int) -> Iterator[Batch]:
+    def _ahead_with(self, order: tuple[int, ...], epoch: int, first_step: int) -> Running | None:
+        """What reads this epoch already; anything else that was read ahead ends."""
+        running, self._ahead = self._ahead, None
+        if running is None or (running.order == order and epoch in running.batches and not first_step):
+            return running
+        running.stop()
+        return None
+
+    def _fitting(self, shares: Callable[[], Iterator[Share]], largest: int) -> int:
+        """``largest`` or a closer bound of it, where it matters.
+
+        Raises:
+            ConfigError: a batch does not fit ``data.buffer_bytes``.
+        """
         room = self.settings.buffer_bytes
         if 2 * largest > room:
             largest = self._largest(shares())
@@ -281,14 +316,47 @@ class CacheReader:
                 f"{largest:,}",
                 f"{2 * largest:,}",
             )
-        return self._handed_over(*self._pipeline(shares(), largest))
+        return largest
 
-    def _handed_over(self, pipeline: Pipeline, stop: Callable[[], None]) -> Iterator[Batch]:
+    def _started(
+        self, shares: Callable[[], Iterator[Share]], largest: int, order: tuple[int, ...] = ()
+    ) -> Running:
+        """A pipeline of stored batches, the largest of so many bytes."""
+        ring, self._ring = self._ring, None
+        settings = self.settings
+        # More than this is never in flight; another third of a batch may be lost at the ring's end.
+        wanted = min(settings.buffer_bytes, (settings.prefetch + 2) * largest)
+        if ring is None or ring.capacity < wanted:
+            ring = ByteRing(wanted, pinned=self._pinned)
+        following = FollowingShares(shares())
+        threads = settings.requests if isinstance(self.place, StoreAddress) else settings.reader_threads
+        pipeline = Pipeline(following, self.shards, self.layouts, ring, self.bad_samples, settings, threads)
+
+        def stop() -> None:
+            # A thread that hangs in a read may still write into the ring: then nobody uses it again.
+            if pipeline.stop():
+                ring.clear()
+                self._ring = ring
+
+        return Running(order, following, ring.capacity // 2, iter(pipeline), pipeline.release, stop)
+
+    def _handed_over(self, running: Running, count: int) -> Iterator[Batch]:
+        """The next ``count`` batches of what runs; it goes on with the epoch that follows, if one does."""
+        left = count
+
         def staged() -> Iterator[Batch]:
-            for stored in pipeline:
+            nonlocal left
+            for stored in islice(running.stored, count):
                 tensors = self._stage(stored.memory, stored.layout)
-                pipeline.release(stored)
+                running.release(stored)
+                left -= 1
                 yield self._batch(stored, tensors)
+
+        def stop() -> None:
+            if not left and running.batches:
+                self._ahead = running
+            else:
+                running.stop()
 
         with closing(prefetch(staged(), _STAGED, stop)) as batches:
             for batch in batches:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from crc32c import crc32c
 
-from maris_fast.config import Verify
+from maris_fast.config import StoreAddress, Verify
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import CacheManifest, ShardEntry, members_of
+from maris_fast.data_shards.cache.place import Files, size_of
 from maris_fast.data_shards.cache.reading_index import impossible, read_index
-from maris_fast.data_shards.stream.open_shards import ShardFiles
+from maris_fast.data_shards.stream.open_shards import Read, ShardFiles, Span
 from maris_fast.errors import InputError
+from maris_fast.system.object_store import StoreError
+
+T = TypeVar("T")
 
 PIECE = 1 << 19
 """Bytes of one read: few enough to be in the core's cache when their checksum is made, and for the system to
@@ -44,6 +50,7 @@ class SplitShards:
         self._files = files
         self.index = index
         self._shard_of = np.repeat(np.arange(len(images)), images)
+        self._first = np.cumsum([0, *images])
         self.members = members_of(manifest.feature_dtype)
         self._verify = verify
         self._verified = np.zeros(index.images, np.bool_)
@@ -64,30 +71,52 @@ class SplitShards:
         Raises:
             InputError: the shard ends early or vanished, or a member is not what was written; names shard,
                 key and member.
+            StoreError: the server does not give it; names shard, key and status.
         """
         check = self._verify == "always" or (self._verify == "first" and not self._verified[image])
-        offsets, checksums = self.index.offset[image].tolist(), self.index.crc[image].tolist()
+        span = self._span(image)
         try:
-            with self._files.opened(int(self._shard_of[image]), alive) as file:
-                for name, member, offset, wanted in zip(
-                    self.members, members, offsets, checksums, strict=True
-                ):
-                    read = self._read(file, member, offset, image, check, alive)
-                    if check and read != wanted:
-                        raise InputError(
-                            f"{self.where(image)}: {name} is not what was written (checksum); "
-                            "copy the shard again, or write the cache again"
-                        )
+            try:
+                self._read_members(span, image, members, check, alive)
+            except (InputError, OSError):
+                if not self._files.forget(span):
+                    raise
+                self._read_members(span, image, members, check, alive)
         except OSError as error:
             raise InputError(f"{self.where(image)}: cannot be read: {_reason(error)}") from error
+        except StoreError as error:
+            raise StoreError(self.where(image), error.what, error.status) from error
         self._verified[image] |= check
 
     def close(self) -> None:
         self._files.close()
 
+    def _span(self, image: int) -> Span:
+        shard = int(self._shard_of[image])
+        offset, size = self.index.offset[image], self.index.size[image]
+        return Span(shard, image - int(self._first[shard]), int(offset[0]), int(offset[-1] + size[-1]))
+
+    def _read_members(
+        self,
+        span: Span,
+        image: int,
+        members: Sequence[memoryview],
+        check: bool,
+        alive: Callable[[], None],
+    ) -> None:
+        offsets, checksums = self.index.offset[image].tolist(), self.index.crc[image].tolist()
+        with self._files.opened(span, alive) as read:
+            for name, member, offset, wanted in zip(self.members, members, offsets, checksums, strict=True):
+                found = self._read(read, member, offset, image, check, alive)
+                if check and found != wanted:
+                    raise InputError(
+                        f"{self.where(image)}: {name} is not what was written (checksum); "
+                        "copy the shard again, or write the cache again"
+                    )
+
     def _read(
         self,
-        file: int,
+        read: Read,
         member: memoryview,
         offset: int,
         image: int,
@@ -98,7 +127,7 @@ class SplitShards:
         checksum = done = 0
         while done < len(member):
             piece = member[done : done + PIECE]
-            count = os.preadv(file, [piece], offset + done)
+            count = read(piece, offset + done)
             if not count:
                 raise InputError(
                     f"{self.where(image)}: the shard ends before it; copy it again, or write the cache again"
@@ -116,43 +145,70 @@ def _reason(error: OSError) -> str:
     return str(error)
 
 
-def require_shard(path: Path, entry: ShardEntry) -> None:
+def require_shards(files: Files, entries: Sequence[ShardEntry], at_once: int) -> None:
     """Raises InputError: a shard is missing, or has another size than the manifest says."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError as error:
-        raise InputError(f"shard {path} is missing; copy it there, or write the cache again") from error
-    except OSError as error:
-        raise InputError(f"shard {path} cannot be read: {_reason(error)}") from error
-    if size != entry.bytes:
-        raise InputError(
-            f"shard {path} has {size} bytes, the manifest says {entry.bytes}; "
-            "copy it again, or write the cache again"
-        )
+
+    def require(entry: ShardEntry) -> None:
+        path = files / entry.name
+        with _named("shard", path):
+            size = size_of(files, entry.name)
+        if size != entry.bytes:
+            raise InputError(
+                f"shard {path} has {size} bytes, the manifest says {entry.bytes}; "
+                "copy it again, or write the cache again"
+            )
+
+    _of_each(files, entries, require, at_once)
 
 
-def read_indexes(folder: Path, entries: Sequence[ShardEntry], manifest: CacheManifest) -> ShardIndex:
+def read_indexes(
+    files: Files, entries: Sequence[ShardEntry], manifest: CacheManifest, at_once: int
+) -> ShardIndex:
     """The indexes of all shards, one behind the other.
+
+    Args:
+        at_once: requests, where ``files`` are below an address.
 
     Raises:
         InputError: one is missing, not the one that the manifest describes, or at odds with itself.
     """
-    paths = [folder / entry.index_name for entry in entries]
-    parts = [_read_index(path, entry, manifest) for path, entry in zip(paths, entries, strict=True)]
+
+    def read(entry: ShardEntry) -> ShardIndex:
+        with _named("index", files / entry.index_name):
+            return read_index(files, entry, manifest)
+
+    parts = _of_each(files, entries, read, at_once)
     index = ShardIndex.concatenate(parts)
     shard_of = np.repeat(np.arange(len(parts)), [part.images for part in parts])
     ends = np.array([entry.bytes for entry in entries])[shard_of]
     if (wrong := impossible(index, ends, manifest)) is not None:
         image, what = wrong
-        path, key = paths[shard_of[image]], f"{index.image_id[image]:012d}"
+        path, key = files / entries[shard_of[image]].index_name, f"{index.image_id[image]:012d}"
         raise InputError(f"index {path}, image {key}: {what}; write the cache again")
     return index
 
 
-def _read_index(path: Path, entry: ShardEntry, manifest: CacheManifest) -> ShardIndex:
+def _of_each(
+    files: Files, entries: Sequence[ShardEntry], work: Callable[[ShardEntry], T], at_once: int
+) -> list[T]:
+    """Of an address many at a time: each is a round trip."""
+    if isinstance(files, Path):
+        return [work(entry) for entry in entries]
+    with ThreadPoolExecutor(at_once, thread_name_prefix="open") as threads:
+        try:
+            return list(threads.map(work, entries))
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _named(kind: str, path: Path | StoreAddress) -> Iterator[None]:
     try:
-        return read_index(path, entry, manifest)
+        yield
     except FileNotFoundError as error:
-        raise InputError(f"index {path} is missing; copy it there, or write the cache again") from error
+        raise InputError(f"{kind} {path} is missing; copy it there, or write the cache again") from error
     except OSError as error:
-        raise InputError(f"index {path} cannot be read: {_reason(error)}") from error
+        raise InputError(f"{kind} {path} cannot be read: {_reason(error)}") from error
+    except StoreError as error:
+        raise InputError(f"{kind} {error}") from error

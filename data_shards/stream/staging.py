@@ -1,8 +1,7 @@
-"""Shards behind a stream that cannot seek (a pipe, an object store), staged whole on a local disk.
+"""Shards behind a stream that cannot seek (a pipe), staged whole on a local disk.
 
 A shard is streamed front to back, once, into the staging folder and read there by index, so batches are those
-of a local cache. Ranks of one machine share the folder: each shard has one owner while it is fetched, and the
-folder has one while room is made, which keeps all of them within the bound.
+of a local cache.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ import logging
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +26,22 @@ from maris_fast.data_shards.cache.manifest import (
     members_of,
     read_manifest,
 )
+from maris_fast.data_shards.stream.open_shards import Read, Span, reader_of
+from maris_fast.data_shards.stream.staging_folder import (
+    StagingFolder,
+    make,
+    not_staged,
+    open_copy,
+    partial_of,
+    write_at,
+)
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.files import sha256_of
-from maris_fast.system.locks import OccupiedError, owned_file, owned_folder
+from maris_fast.system.locks import owned_file
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 2**20
-_POLL_SECONDS = 0.05
 # A name becomes part of a command line.
 _NAME = re.compile(r"[\w.+-]+")
 
@@ -48,7 +54,7 @@ def fetch_head(template: str, staging: Path, split: str) -> Path:
         ConfigError: ``staging`` cannot be written.
     """
     folder = staging / f"head-{hashlib.sha256(template.encode()).hexdigest()[:12]}"
-    _make(folder)
+    make(folder)
     _fetch_small(template, MANIFEST, folder, MOST_BYTES)
     manifest = read_manifest(folder)
     members = len(members_of(manifest.feature_dtype))
@@ -74,7 +80,7 @@ class StagedFiles:
     """
 
     def __init__(self, template: str, entries: Sequence[ShardEntry], folder: Path, most: int) -> None:
-        self._template, self._entries, self._folder, self._most = template, entries, folder, most
+        self._template, self._entries = template, entries
         largest = max(entry.bytes for entry in entries)
         if largest > most:
             raise ConfigError(
@@ -90,7 +96,7 @@ class StagedFiles:
                 100 * most / total,
                 f"{total:,}",
             )
-        _make(folder)
+        self._staging = StagingFolder(folder, most)
         self._streams: set[_Source] = set()
         self._closing = threading.Lock()
 
@@ -98,13 +104,15 @@ class StagedFiles:
         return _url(self._template, self._entries[shard].name)
 
     @contextmanager
-    def opened(self, shard: int, alive: Callable[[], None]) -> Iterator[int]:
-        # Opened for each read: a shard that went out of the folder must not stay on the disk.
-        file = self._open(shard, alive)
+    def opened(self, span: Span, alive: Callable[[], None]) -> Iterator[Read]:
+        file = self._open(span.shard, alive)
         try:
-            yield file
+            yield reader_of(file)
         finally:
             os.close(file)
+
+    def forget(self, span: Span) -> bool:
+        return False
 
     def close(self) -> None:
         """Ends the commands that still stream."""
@@ -113,22 +121,17 @@ class StagedFiles:
                 stream.kill()
 
     def _open(self, shard: int, alive: Callable[[], None]) -> int:
-        path = self._path(shard)
-        if (file := _open_whole(path)) is not None:
+        path = self._staging.path_of(self._entries[shard])
+        if (file := open_copy(path)) is not None:
             return file
-        with owned_file(path, wait=True, pause=lambda: _wait_for(self._folder, alive)):
-            if (file := _open_whole(path)) is not None:  # another thread or rank was quicker
+        with owned_file(path, wait=True, pause=lambda: self._staging.wait(alive)):
+            if (file := open_copy(path)) is not None:  # another thread or rank was quicker
                 return file
             return self._fetch(shard, path, alive)
 
-    def _path(self, shard: int) -> Path:
-        # Under its index's hash: another cache's shard of the same name is another file.
-        entry = self._entries[shard]
-        return self._folder / f"{entry.index_sha256[:16]}-{entry.name}"
-
     def _fetch(self, shard: int, path: Path, alive: Callable[[], None]) -> int:
-        partial = path.with_name(f".{path.name}.partial")
-        self._make_room(partial, self._entries[shard].bytes, alive)
+        partial = partial_of(path)
+        self._staging.reserve(partial, self._entries[shard].bytes, alive)
         try:
             file = os.open(partial, os.O_RDWR)
             try:
@@ -163,47 +166,10 @@ class StagedFiles:
             )
 
     def _put(self, file: int, chunk: bytes, place: int) -> None:
-        left = memoryview(chunk)
         try:
-            while left:
-                left = left[os.pwrite(file, left, place + len(chunk) - len(left)) :]
+            write_at(file, memoryview(chunk), place)
         except OSError as error:
-            raise _not_staged(self._folder, error) from error
-
-    def _make_room(self, partial: Path, size: int, alive: Callable[[], None]) -> None:
-        """Makes ``partial`` at its final size, which reserves it, within the folder's bound."""
-        while True:
-            with owned_folder(self._folder, wait=True, pause=lambda: _wait_for(self._folder, alive)):
-                used, shards, partials = self._inventory(partial)
-                while used + size > self._most and shards:
-                    _, oldest, bytes_of = shards.pop(0)
-                    oldest.unlink(missing_ok=True)
-                    used -= bytes_of
-                for other in partials if used + size > self._most else ():
-                    if _abandoned(other):
-                        with suppress(FileNotFoundError):  # it is whole since, and its lock free for that
-                            used -= other.stat().st_size
-                            other.unlink()
-                if used + size <= self._most:
-                    with partial.open("wb") as file:
-                        file.truncate(size)
-                    return
-            _wait_for(self._folder, alive)  # other ranks fetch; theirs may go as soon as they are whole
-
-    def _inventory(self, mine: Path) -> tuple[int, list[tuple[int, Path, int]], list[Path]]:
-        """Bytes in use; whole shards, the longest unread first; shards that are being fetched."""
-        used, shards, partials = 0, [], []
-        for path in self._folder.iterdir():
-            with suppress(FileNotFoundError):
-                if path == mine or path.suffix not in (".tar", ".partial"):
-                    continue
-                about = path.stat()
-                used += about.st_size
-                if path.suffix == ".tar":
-                    shards.append((about.st_mtime_ns, path, about.st_size))
-                else:
-                    partials.append(path)
-        return used, sorted(shards), partials
+            raise not_staged(self._staging.folder, error) from error
 
 
 def _url(template: str, name: str) -> str:
@@ -241,20 +207,6 @@ class _Source:
             ) from error
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_staged(folder, error) from error
-
-
-def _not_staged(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"data.staging {folder} cannot be written: {error}; make room there, lower data.staging_bytes, or "
-        "set data.staging to another folder"
-    )
-
-
 def _fetch_small(template: str, name: str, folder: Path, most: int) -> None:
     url = _url(template, name)
     with closing(_Source(url)) as stream:
@@ -268,41 +220,6 @@ def _fetch_small(template: str, name: str, folder: Path, most: int) -> None:
         partial.write_bytes(content)
         partial.rename(folder / name)
     except OSError as error:
-        raise _not_staged(folder, error) from error
+        raise not_staged(folder, error) from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _open_whole(path: Path) -> int | None:
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    os.utime(file)  # for the order of going
-    return file
-
-
-def _wait_for(folder: Path, alive: Callable[[], None]) -> None:
-    """A moment; it counts as life if meanwhile anything that others fetch grew."""
-    before = _latest(folder)
-    time.sleep(_POLL_SECONDS)
-    if _latest(folder) != before:
-        alive()
-
-
-def _latest(folder: Path) -> int:
-    latest = 0
-    for partial in folder.glob(".*.partial"):
-        with suppress(FileNotFoundError):
-            latest = max(latest, partial.stat().st_mtime_ns)
-    return latest
-
-
-def _abandoned(partial: Path) -> bool:
-    """Whether nobody fetches it any more: a process that was killed left it."""
-    shard = partial.with_name(partial.name.removesuffix(".partial")[1:])
-    try:
-        with owned_file(shard):
-            return True
-    except OccupiedError:
-        return False

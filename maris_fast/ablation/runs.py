@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.ablation.paper import FRAGMENTS, VARIANTS, Variant
-from maris_fast.config import ReadingSettings, TrainingSettings, flat, load_settings
+from maris_fast.config import ReadingSettings, StoreAddress, TrainingSettings, flat, load_settings
 from maris_fast.errors import ConfigError
 
 OWN = ("run.folder", "run.seed", "run.resume", "data.cache")
@@ -34,7 +34,7 @@ class Ablation:
     """``runs`` of one base, on one cache, scored on one split of it."""
 
     folder: Path
-    cache: Path
+    cache: Path | StoreAddress
     base: tuple[Path, ...]
     overrides: tuple[str, ...]
     split: str

@@ -31,7 +31,10 @@ QUICK_ROWS_OF_SEVERAL_SEEDS = ("ours", "without_ma", "sdf", "without_mask", "sum
 
 def ablate(
     cache: Annotated[
-        str | None, typer.Argument(help="folder that `maris-fast cache` wrote; none with --quick and --list")
+        str | None,
+        typer.Argument(
+            help="folder that `maris-fast cache` wrote, or its address; none with --quick and --list"
+        ),
     ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="folder for all runs: a new one, or one to resume")] = None,
@@ -111,6 +114,7 @@ def _ablation(
 ) -> Ablation:
     from maris_fast import train
     from maris_fast.ablation.runs import Ablation, choose, every
+    from maris_fast.config import cache_place
 
     configs = Path(train.__file__).with_name("configs")
     folder = out or Path("runs/ablate_quick" if quick else "runs/ablate")
@@ -123,7 +127,7 @@ def _ablation(
         runs = every(variants, _seeds(seeds or "0"))
     return Ablation(
         folder=folder,
-        cache=folder / QUICK_DATA / "cache" if cache is None else Path(cache),
+        cache=folder / QUICK_DATA / "cache" if cache is None else cache_place(cache),
         base=tuple(config or [configs / ("ablate_quick.yaml" if quick else "refcoco.yaml")]),
         overrides=tuple(overrides),
         split=split,

@@ -349,19 +349,21 @@ def _print_written(manifest: CacheManifest) -> None:
 
 
 def verify(
-    cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
+    cache: Annotated[str, typer.Argument(help="folder that `maris-fast cache` wrote, or its address")],
     split: Splits = None,
     jobs: Annotated[int, typer.Option(min=1, help="shards to read at a time")] = 4,
 ) -> None:
     """Read a whole cache and check all checksums, shapes and counts; exit status 1 if anything is wrong."""
     from rich.console import Console
 
+    from maris_fast.config import cache_place
     from maris_fast.data_shards.cache.verify import verify_cache
     from maris_fast.system.terminal import Table
 
-    report = verify_cache(cache, split, jobs=jobs)
+    place = cache_place(cache)
+    report = verify_cache(place, split, jobs=jobs)
     if report.manifest is not None:
-        table = Table(title=str(cache), title_justify="left")
+        table = Table(title=str(place), title_justify="left")
         for column in ("split", "shards", "images", "expressions", "GB"):
             table.add_column(column, justify="left" if column == "split" else "right")
         for name in report.splits:

@@ -32,9 +32,7 @@ def doctor(
             help="YAML file of a run or cache, or the name of a shipped one; may be repeated, later files win"
         ),
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="cache to check; default: data.cache of --config")
-    ] = None,
+    cache: Annotated[str | None, typer.Option(help="cache to check; default: data.cache of --config")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="processes on this machine; default: 1")] = None,
     machines: Annotated[int, typer.Option(min=1, help="machines of the run")] = 1,
     only: Annotated[
@@ -46,13 +44,15 @@ def doctor(
 
     Under srun or torchrun all ranks meet, and the first of each machine examines it.
     """
+    from maris_fast.config import cache_place
     from maris_fast.doctor import MEETING, examine
     from maris_fast.doctor.subject import subject_of
     from maris_fast.errors import ConfigError
 
     if overrides and not config:
         raise ConfigError(f"{overrides[0]} changes the settings of a run; name its file with --config")
-    subject = subject_of(config or (), overrides or (), cache=cache, ranks=ranks, machines=machines)
+    place = cache_place(cache) if cache else None
+    subject = subject_of(config or (), overrides or (), cache=place, ranks=ranks, machines=machines)
     checks = [check for check in _chosen(only or ()) if subject.first_here or check is MEETING]
     if subject.launched:  # ranks meet before all else, so that none waits for another's checks
         checks.sort(key=lambda check: check is not MEETING)

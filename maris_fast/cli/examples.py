@@ -13,7 +13,7 @@ from maris_fast.system.terminal import say
 
 def examples(
     weights: Annotated[Path, typer.Argument(help="a run's folder, or a weights file")],
-    cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
+    cache: Annotated[str, typer.Argument(help="folder that `maris-fast cache` wrote, or its address")],
     split: Annotated[str, typer.Option(help="split of the cache")] = "val",
     weights_b: Annotated[
         list[Path] | None, typer.Option(help="weights of another model to compare; may be repeated")
@@ -49,7 +49,7 @@ def examples(
         models = []
         for path in paths:
             model, meta = load_model(path, ranks.device)
-            require_same_encoders(meta, reader.manifest.encoders, cache)
+            require_same_encoders(meta, reader.manifest.encoders, reader.place)
             models.append(model)
             if told := meta.encoders.caution:
                 say(f"note: {told}: {path}", err=True)

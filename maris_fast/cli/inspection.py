@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from maris_fast.config import StoreAddress
+
 
 def info(
-    path: Annotated[Path | None, typer.Argument(help="weights, an imported data set or a cache")] = None,
+    path: Annotated[
+        str | None, typer.Argument(help="weights, an imported data set or a cache, which may be an address")
+    ] = None,
 ) -> None:
     """Describe weights, a data set or a cache; without a path, this machine and its implementations."""
     from rich.console import Console
 
+    from maris_fast.config import cache_place
     from maris_fast.system.terminal import Table
 
-    rows = machine() if path is None else describe(path)
-    table = Table(show_header=False, title=str(path) if path is not None else "this machine")
+    place = None if path is None else cache_place(path)
+    rows = machine() if place is None else describe(place)
+    table = Table(show_header=False, title="this machine" if place is None else str(place))
     for name, value in rows.items():
         table.add_row(name, str(value))
     Console().print(table)
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """Name and value of what ``path`` says of itself.
+def describe(path: Path | StoreAddress) -> dict[str, Any]:
+    """Name and value of what ``path``, or the cache at an address, says of itself.
 
     Raises:
         InputError: nothing of this project.
@@ -35,7 +42,7 @@ def describe(path: Path) -> dict[str, Any]:
     from maris_fast.errors import CheckpointError, InputError
     from maris_fast.weight_files import find_weights
 
-    if (path / MANIFEST).is_file():
+    if not isinstance(path, Path) or (path / MANIFEST).is_file():
         manifest = read_manifest(path)
         return _with(manifest.model_dump(mode="json"), manifest.dataset.incomplete(manifest.splits))
     if (path / "dataset.json").is_file():

@@ -23,7 +23,7 @@ def report(
         ),
     ] = None,
     cache: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             help="cache to run the models on, for all runs or one for each; default: each run's data.cache"
         ),
@@ -37,11 +37,13 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write scores, curves, pictures, settings and throughput of runs as one self-contained HTML page."""
+    from maris_fast.config import cache_place
     from maris_fast.reports import Drawing, write_report
     from maris_fast.system.files import writing
     from maris_fast.train.run_files import REPORT
 
     page = out or (runs[0] / REPORT if len(runs) == 1 else Path(REPORT))
+    caches = tuple(cache_place(one) for one in cache or ())
     with writing(page, "--out"):
-        write_report(runs, page, Drawing(tuple(cache or ()), images, device) if draw else None)
+        write_report(runs, page, Drawing(caches, images, device) if draw else None)
     say(f"report: {page}")

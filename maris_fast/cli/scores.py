@@ -16,7 +16,7 @@ from maris_fast.system.terminal import say
 def evaluate(
     context: typer.Context,
     weights: Annotated[Path, typer.Argument(help="a run's folder, or a weights file")],
-    cache: Annotated[Path, typer.Argument(help="folder that `maris-fast cache` wrote")],
+    cache: Annotated[str, typer.Argument(help="folder that `maris-fast cache` wrote, or its address")],
     split: Annotated[str, typer.Option(help="split of the cache")] = "val",
     swapped: Annotated[
         bool,
@@ -52,17 +52,19 @@ def evaluate(
     local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
 ) -> None:
     """Score weights on a split: oIoU, mIoU and Pr@X at the original size, also by other papers' rules."""
+    from maris_fast.config import cache_place
     from maris_fast.weight_files import find_weights
 
+    place = cache_place(cache)
     if ranks:
         weights = find_weights(weights)
-        say(f"scoring {weights} on {split} of {cache}", err=True)
+        say(f"scoring {weights} on {split} of {place}", err=True)
         from maris_fast.train.cache_splits import require_split
 
         # Told here, not between the launcher's lines.
-        require_split(cache, split)
+        require_split(place, split)
     if ranks > 1:
-        command = scoring_command(weights, cache, split=split, swapped=swapped, out=out)
+        command = scoring_command(weights, place, split=split, swapped=swapped, out=out)
         command += [argument for name in protocol or () for argument in ("--protocol", name)]
         command += ["--bootstrap", str(bootstrap), "--device", device]
         command += ["--breakdown"] if breakdown else []
@@ -75,7 +77,7 @@ def evaluate(
     try:
         score_weights(
             weights,
-            cache,
+            place,
             split,
             swapped=swapped,
             protocols=separated(protocol),
@@ -94,7 +96,7 @@ def evaluate(
 
 
 def scoring_command(
-    weights: Path, cache: Path, *, split: str, swapped: bool = False, out: Path | None = None
+    weights: Path, cache: object, *, split: str, swapped: bool = False, out: Path | None = None
 ) -> list[str]:
     """What the launcher is given to score ``weights`` on a split of ``cache``."""
     command = ["--module", "maris_fast.evaluation", str(weights), str(cache), "--split", split]

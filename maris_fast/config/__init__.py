@@ -11,6 +11,7 @@ from maris_fast.config.encoders import (
 )
 from maris_fast.config.loading import dump_settings, flat, load_settings
 from maris_fast.config.model import LossSettings, ModelSettings
+from maris_fast.config.places import CachePlace, StoreAddress, cache_place
 from maris_fast.config.training import (
     DataSettings,
     EngineSettings,
@@ -26,6 +27,7 @@ __all__ = [
     "MOST_CHANNELS",
     "MOST_PIXELS_A_SIDE",
     "RANDOM",
+    "CachePlace",
     "CacheSettings",
     "DataSettings",
     "EncoderSettings",
@@ -39,9 +41,11 @@ __all__ = [
     "SamSettings",
     "ScheduleSettings",
     "Seed",
+    "StoreAddress",
     "TextSettings",
     "TrainingSettings",
     "Verify",
+    "cache_place",
     "dump_settings",
     "flat",
     "load_settings",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from maris_fast.config.base import Seed, Settings
 from maris_fast.config.model import LossSettings, ModelSettings
+from maris_fast.config.places import CachePlace, StoreAddress
 
 Verify = Literal["first", "always", "never"]
 
@@ -20,12 +21,20 @@ class ReadingSettings(Settings):
         2 * 2**30, gt=0, description="size of the ring buffer for batches, for each rank and split"
     )
     reader_threads: int = Field(2, gt=0, le=1024, description="threads that read shards, for each rank")
+    requests: int = Field(
+        16,
+        gt=0,
+        le=1024,
+        description="range requests in flight for each rank and split, if data.cache is an address",
+    )
     prefetch: int = Field(2, gt=0, description="batches to read ahead, as far as they fit into the buffer")
     verify: Verify = Field(
         "first",
         description="when to compare checksums: at the first read of an image, at each read, or never",
     )
-    stall_seconds: float = Field(60, gt=0, description="time-out of a read")
+    stall_seconds: float = Field(
+        60, gt=0, description="time-out of a read; of an address, with all attempts at it"
+    )
     on_bad_sample: Literal["stop", "skip"] = Field(
         "stop", description="what an unreadable image does: stop the run, or be skipped, counted and logged"
     )
@@ -37,7 +46,11 @@ class ReadingSettings(Settings):
         description="URL of a shard for webdataset, with {name} for its name: 'pipe:cat /far/{name}'. "
         "The manifest and the indexes are read the same way unless data.cache has them. None: local files",
     )
-    staging: Path | None = Field(None, description="local folder that shards of data.shards are copied to")
+    staging: Path | None = Field(
+        None,
+        description="local folder that shards of data.shards are copied to, or that keeps what was read from "
+        "an address; ranks of a machine share it. None: keep nothing",
+    )
     staging_bytes: int = Field(
         2**40, gt=0, description="size limit of data.staging; best as large as the whole cache"
     )
@@ -52,13 +65,25 @@ class ReadingSettings(Settings):
 
 
 class DataSettings(ReadingSettings):
-    cache: Path = Field(description="folder of shards that `maris-fast cache` wrote")
+    cache: CachePlace = Field(
+        description="folder of shards that `maris-fast cache` wrote, or its address: s3://BUCKET/PATH, "
+        "gs://BUCKET/PATH, hf://datasets/ORG/NAME/PATH, https://HOST/PATH"
+    )
     train_split: str = "train"
     val_split: str = "val"
     expressions_per_step: int = Field(
         64, gt=0, description="batch size, over all ranks and accumulation steps"
     )
     expressions_per_image: int = Field(8, gt=0, description="K, the most expressions of one image in a step")
+
+    @model_validator(mode="after")
+    def _one_way_from_afar(self) -> DataSettings:
+        if self.shards is not None and isinstance(self.cache, StoreAddress):
+            raise ValueError(
+                f"data.cache = {self.cache} is read where it lies, and data.shards names another place; set "
+                "one of them"
+            )
+        return self
 
 
 class OptimiserSettings(Settings):

@@ -19,6 +19,7 @@ from maris_fast.doctor.machine import Place, look_at
 from maris_fast.doctor.subject import Subject
 from maris_fast.errors import InputError, MarisError
 from maris_fast.system.launchers import be_alone, free_port
+from maris_fast.system.object_store import StoreError
 
 if TYPE_CHECKING:
     from maris_fast.train.ranks import Ranks
@@ -139,7 +140,10 @@ def cache(subject: Subject) -> Finding:
             return broken(str(error), "a split that is there", "set data.*_split")
         if not entry.images:
             return broken(f"split {split!r} of {subject.cache} is empty", "images", "write the cache again")
-    problems = [str(one) for one in glance(subject.cache, manifest, splits)]
+    try:
+        problems = [str(one) for one in glance(subject.cache, manifest, splits)]
+    except StoreError as error:
+        return broken(str(error), "a server that gives the cache's files", "set data.cache to one that does")
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         return broken(

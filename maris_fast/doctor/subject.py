@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maris_fast.config import CacheSettings, ModelSettings, TrainingSettings, load_settings
+from maris_fast.config import CacheSettings, ModelSettings, StoreAddress, TrainingSettings, load_settings
 from maris_fast.config.loading import read_values
 from maris_fast.errors import ConfigError
 from maris_fast.system.launchers import place_of
@@ -24,7 +24,7 @@ class Subject:
     training: TrainingSettings | None = None
     caching: CacheSettings | None = None
     problem: str | None = None
-    cache: Path | None = None
+    cache: Path | StoreAddress | None = None
     ranks: int = 1
     machines: int = 1
     launched: bool = False
@@ -54,7 +54,7 @@ def subject_of(
     configs: Sequence[Path],
     overrides: Sequence[str] = (),
     *,
-    cache: Path | None = None,
+    cache: Path | StoreAddress | None = None,
     ranks: int | None = None,
     machines: int = 1,
 ) -> Subject:

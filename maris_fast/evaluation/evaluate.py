@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from maris_fast import scoring
-from maris_fast.config import EngineSettings
+from maris_fast.config import EngineSettings, StoreAddress, cache_place
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.encoders.provenance import EncodersProvenance
@@ -31,7 +31,7 @@ from maris_fast.weights import WeightsMeta, load_model
 
 def score_weights(
     weights: Path,
-    cache: Path,
+    cache: Path | StoreAddress,
     split: str,
     *,
     swapped: bool,
@@ -89,7 +89,7 @@ def score_weights(
 
 def evaluate(
     weights: str | PathLike[str],
-    cache: str | PathLike[str],
+    cache: str | PathLike[str] | StoreAddress,
     split: str = "val",
     *,
     swapped: bool = False,
@@ -103,7 +103,7 @@ def evaluate(
 
     Args:
         weights: a run's folder or a weights file.
-        cache: what ``write_cache`` wrote.
+        cache: what ``write_cache`` wrote, a folder or an address.
         swapped: also score expressions that are exchanged for one about another object of the same image.
         protocols: other papers' ways of scoring, by name, or "all".
         bootstrap: resamples of the images for 95% intervals; 0: none.
@@ -119,7 +119,7 @@ def evaluate(
         InputError: a cache that can't be read, or without that split.
         ConfigError: no such protocol or device.
     """
-    ways, cache = scoring.named(protocols), Path(cache)
+    ways, cache = scoring.named(protocols), cache_place(cache)
     ranks = ranks or Ranks(usable(device))
     model, meta = load_model(weights, ranks.device)
     conditions = {"as written": False, "exchanged": True} if swapped else {"as written": False}
@@ -141,7 +141,7 @@ def evaluate(
         return results
 
 
-def require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: Path) -> None:
+def require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: object) -> None:
     """Raises CheckpointError where weights were trained on other features than the cache holds."""
     reasons = meta.encoders.differences(cache)
     if reasons:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from maris_fast.config import StoreAddress, cache_place
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.errors import ConfigError, MarisError
 from maris_fast.evaluation.evaluate import require_same_encoders
@@ -39,7 +40,7 @@ class Drawing:
         device: where.
     """
 
-    caches: tuple[Path, ...] = ()
+    caches: tuple[Path | StoreAddress, ...] = ()
     images: int = 64
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -76,7 +77,7 @@ def draw_models(runs: Sequence[RunData], drawing: Drawing) -> ModelPictures:
     """
     drawn = ModelPictures(left_out=[run.name for run in runs[MOST_RUNS:]])
     ranks = Ranks(torch.device(kind_of(drawing.device)))
-    groups: dict[tuple[Path, str], list[_Loaded]] = {}
+    groups: dict[tuple[Path | StoreAddress, str], list[_Loaded]] = {}
     for run, cache in list(zip(runs, _caches(runs, drawing.caches), strict=True))[:MOST_RUNS]:
         split = run.settings.get("data.val_split", "val")
         try:
@@ -84,7 +85,9 @@ def draw_models(runs: Sequence[RunData], drawing: Drawing) -> ModelPictures:
         except MarisError as error:
             drawn.missing.append((run.name, str(error)))
         else:
-            groups.setdefault((cache.resolve(), split), []).append(loaded)
+            groups.setdefault((cache.resolve() if isinstance(cache, Path) else cache, split), []).append(
+                loaded
+            )
     explained = ATTENTION if len(runs) <= 2 else 1
     for (cache, split), members in groups.items():
         try:
@@ -119,7 +122,7 @@ def _draw_side_by_side(
 
 
 def _of_this_cache(
-    drawn: ModelPictures, members: list[_Loaded], reader: CacheReader, cache: Path
+    drawn: ModelPictures, members: list[_Loaded], reader: CacheReader, cache: Path | StoreAddress
 ) -> list[_Loaded]:
     fitting = []
     for one in members:
@@ -132,9 +135,9 @@ def _of_this_cache(
     return fitting
 
 
-def _caches(runs: Sequence[RunData], given: Sequence[Path]) -> list[Path]:
+def _caches(runs: Sequence[RunData], given: Sequence[Path | StoreAddress]) -> list[Path | StoreAddress]:
     if not given:
-        return [Path(run.settings["data.cache"]) for run in runs]
+        return [cache_place(run.settings["data.cache"]) for run in runs]
     if len(given) not in (1, len(runs)):
         raise ConfigError(
             f"`cache` is given {len(given)} times for {len(runs)} runs; give it once for all of them, or "

@@ -19,7 +19,7 @@ import torch
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import write_cache
 from maris_fast.data_shards.stream import Batch, CacheReader
-from maris_fast.data_shards.stream import shard_reader as shards_module
+from maris_fast.data_shards.stream import open_shards as shards_module
 from maris_fast.errors import InputError
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 

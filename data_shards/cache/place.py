@@ -1,0 +1,82 @@
+"""Files of a cache, in a folder or below an address."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from maris_fast.config import StoreAddress, cache_place
+from maris_fast.system.object_store import ObjectStore, StoreError
+
+PATIENCE = 30.0
+"""Seconds for a request where no setting says how many."""
+
+Files = Path | ObjectStore
+
+
+def files_of(place: str | os.PathLike[str] | StoreAddress | ObjectStore, patience: float = PATIENCE) -> Files:
+    """What reads the files of a folder, or of an address within ``patience`` seconds a request.
+
+    Raises:
+        ArgumentError: an address of a kind that is not read.
+        ConfigError: obstore, which reads addresses, is not installed.
+    """
+    if isinstance(place, ObjectStore):
+        return place
+    place = cache_place(place)
+    return place if isinstance(place, Path) else ObjectStore(place, patience)
+
+
+def read_start(files: Files, name: str, count: int) -> bytes:
+    """The first ``count`` bytes of a file, all if it has fewer.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: of the disk.
+        StoreError: of the server.
+    """
+    if isinstance(files, Path):
+        with (files / name).open("rb") as file:
+            return file.read(count)
+    with _missing():
+        return b"".join(files.stream(name, 0, count))
+
+
+def size_of(files: Files, name: str) -> int:
+    """Bytes of a file; raises as ``read_start``."""
+    if isinstance(files, Path):
+        return (files / name).stat().st_size
+    with _missing():
+        return files.size(name)
+
+
+@contextmanager
+def opened(files: Files, name: str, size: int) -> Iterator[BinaryIO]:
+    """A file to read in any order; of an address, its first ``size`` bytes in a file without a name.
+
+    Raises as ``read_start``.
+    """
+    if isinstance(files, Path):
+        with (files / name).open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        with _missing():
+            for chunk in files.stream(name, 0, size):
+                copy.write(chunk)
+        copy.seek(0)
+        yield copy
+
+
+@contextmanager
+def _missing() -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        if error.status == 404:
+            raise FileNotFoundError(str(error)) from error
+        raise

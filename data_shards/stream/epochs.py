@@ -1,0 +1,57 @@
+"""One pipeline over several epochs, so that the next one's first batches are read while this one ends."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from maris_fast.data_shards.stream.pipeline import StoredBatch
+from maris_fast.data_shards.stream.step_order import Share
+
+
+class FollowingShares(Iterator[Share]):
+    """Shares of an epoch, then of those that are told to follow, as long as that is before the end."""
+
+    def __init__(self, first: Iterable[Share]) -> None:
+        self._now = iter(first)
+        self._next: deque[Iterable[Share]] = deque()
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def follow(self, shares: Iterable[Share]) -> bool:
+        """Whether they will be given: after the end nobody asks any more."""
+        with self._lock:
+            if not self._ended:
+                self._next.append(shares)
+            return not self._ended
+
+    def __next__(self) -> Share:
+        with self._lock:
+            while True:
+                for share in self._now:
+                    return share
+                if not self._next:
+                    self._ended = True
+                    raise StopIteration
+                self._now = iter(self._next.popleft())
+
+
+@dataclass
+class Running:
+    """Stored batches that a pipeline gives, epoch after epoch.
+
+    Attributes:
+        order: what all epochs have in common.
+        capacity: bytes that a batch of a following epoch may take; half the ring, so that two are in flight.
+        batches: how many there are of each epoch that is planned and not given yet.
+    """
+
+    order: tuple[int, ...]
+    shares: FollowingShares
+    capacity: int
+    stored: Iterator[StoredBatch]
+    release: Callable[[StoredBatch], None]
+    stop: Callable[[], None]
+    batches: dict[int, int] = field(default_factory=dict)

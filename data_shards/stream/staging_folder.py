@@ -1,0 +1,180 @@
+"""A local folder for copies of shards, which readers and ranks share and keep within its bound.
+
+A copy has one owner while it is fetched, and the folder has one while room is made.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from maris_fast.data_shards.cache.manifest import ShardEntry
+from maris_fast.errors import ConfigError
+from maris_fast.system.locks import OccupiedError, owned_file, owned_folder
+
+KEPT = ".kept"
+"""Suffix of a shard's file of which only some images are there."""
+_PARTIAL = ".partial"
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A whole file of the folder; ``used``: when it was last read, in ns since 1970."""
+
+    path: Path
+    used: int
+    bytes: int
+
+
+class StagingFolder:
+    """Files with copies of shards.
+
+    Args:
+        folder: on a local disk.
+        most: bytes that all copies in it take together.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self.folder, self.most = folder, most
+        make(folder)
+
+    def path_of(self, entry: ShardEntry, suffix: str = "") -> Path:
+        # Under its index's hash: another cache's shard of the same name is another file.
+        return self.folder / f"{entry.index_sha256[:16]}-{entry.name}{suffix}"
+
+    def wait(self, alive: Callable[[], None]) -> None:
+        """A moment; it counts as life if meanwhile anything that others fetch grew."""
+        before = self._latest()
+        time.sleep(_POLL_SECONDS)
+        if self._latest() != before:
+            alive()
+
+    def reserve(self, partial: Path, size: int, alive: Callable[[], None]) -> None:
+        """Makes ``partial`` at its final size, which reserves it, as soon as there is room for it."""
+        while True:
+            with owned_folder(self.folder, wait=True, pause=lambda: self.wait(alive)):
+                if self._freed(partial, size, lambda _: False):
+                    _make_zeros(partial, size)
+                    return
+            self.wait(alive)  # other ranks fetch; theirs may go as soon as they are whole
+
+    def begin(self, path: Path, size: int, spared: Callable[[Copy], bool], alive: Callable[[], None]) -> bool:
+        """Makes ``path``, of ``size`` zeros, unless it is there; whether it is.
+
+        Args:
+            spared: copies that must not go to make room.
+
+        Raises:
+            OSError: of the disk.
+        """
+        with owned_folder(self.folder, wait=True, pause=lambda: self.wait(alive)):
+            if path.exists():
+                return True
+            partial = partial_of(path)
+            if not self._freed(partial, size, spared):
+                return False
+            _make_zeros(partial, size)
+            partial.rename(path)
+            return True
+
+    def _freed(self, mine: Path, size: int, spared: Callable[[Copy], bool]) -> bool:
+        """Whether there is room for ``size`` bytes, made if need be; nothing goes that would not suffice."""
+        copies, partials = self._inventory(mine)
+        used = sum(one.bytes for one in copies) + sum(partials.values())
+        copies = [one for one in copies if not spared(one)]
+        if used + size > self.most:
+            for other in partials:
+                if _abandoned(other):
+                    with suppress(FileNotFoundError):  # it is whole since, and its lock free for that
+                        other.unlink()
+                        used -= partials[other]
+        if used + size - sum(one.bytes for one in copies) > self.most:
+            return False
+        while used + size > self.most:
+            oldest = copies.pop(0)
+            oldest.path.unlink(missing_ok=True)
+            used -= oldest.bytes
+        return True
+
+    def _inventory(self, mine: Path) -> tuple[list[Copy], dict[Path, int]]:
+        """Whole copies, the longest unread first; sizes of those that are being fetched."""
+        copies, partials = [], {}
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):
+                if path == mine or path.suffix not in (".tar", KEPT, _PARTIAL):
+                    continue
+                about = path.stat()
+                if path.suffix == _PARTIAL:
+                    partials[path] = about.st_size
+                else:
+                    copies.append(Copy(path, about.st_mtime_ns, about.st_size))
+        return sorted(copies, key=lambda one: one.used), partials
+
+    def _latest(self) -> int:
+        latest = 0
+        for partial in self.folder.glob(f".*{_PARTIAL}"):
+            with suppress(FileNotFoundError):
+                latest = max(latest, partial.stat().st_mtime_ns)
+        return latest
+
+
+def partial_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}{_PARTIAL}")
+
+
+def open_copy(path: Path, flags: int = os.O_RDONLY) -> int | None:
+    """A descriptor, and a mark on the copy that it was read; None where there is none.
+
+    Opened for each read: a copy that went out of the folder must not stay on the disk.
+    """
+    try:
+        file = os.open(path, flags)
+    except FileNotFoundError:
+        return None
+    os.utime(file)
+    return file
+
+
+def make(folder: Path) -> None:
+    """Raises ConfigError: ``data.staging`` cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_staged(folder, error) from error
+
+
+def not_staged(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"data.staging {folder} cannot be written: {error}; make room there, lower data.staging_bytes, or "
+        "set data.staging to another folder"
+    )
+
+
+def write_at(file: int, content: memoryview, place: int) -> None:
+    """All of ``content`` from ``place`` on; raises OSError."""
+    while content:
+        count = os.pwrite(file, content, place)
+        content, place = content[count:], place + count
+
+
+def _make_zeros(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+def _abandoned(partial: Path) -> bool:
+    """Whether nobody fetches it any more: a process that was killed left it."""
+    copy = partial.with_name(partial.name.removesuffix(_PARTIAL)[1:])
+    try:
+        with owned_file(copy):
+            return True
+    except OccupiedError:
+        return False

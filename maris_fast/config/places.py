@@ -1,0 +1,74 @@
+"""Where a cache lies: a folder of this machine, or an address below which a server has its files."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from maris_fast.errors import ArgumentError
+
+SCHEMES = ("s3", "gs", "hf", "https", "http")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+# What `Path` makes of an address.
+_ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
+_REST = re.compile(r"[^\s?#]*[^\s?#/]")
+_HF = re.compile(r"datasets/[^/@]+/[^/@]+(@[^/]+)?(/[^/]+)*")
+
+
+@dataclass(frozen=True)
+class StoreAddress:
+    """A folder, or with ``/`` a file in it, of an object store or a web server.
+
+    Attributes:
+        url: of one of ``SCHEMES``, without a slash at its end.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        scheme, _, rest = self.url.partition("://")
+        if scheme not in SCHEMES:
+            known = ", ".join(f"{one}://" for one in SCHEMES)
+            raise ArgumentError(f"{self.url!r} is an address of no known kind; these are read: {known}")
+        if not _REST.fullmatch(rest):
+            raise ArgumentError(
+                f"{self.url!r}: needed is a host or bucket and a path, without '?', '#' or spaces"
+            )
+        if scheme == "hf" and not _HF.fullmatch(rest):
+            raise ArgumentError(f"{self.url!r}: needed is hf://datasets/ORG/NAME[@REVISION][/PATH]")
+
+    @property
+    def scheme(self) -> str:
+        return self.url.partition("://")[0]
+
+    def __truediv__(self, name: str) -> StoreAddress:
+        return StoreAddress(f"{self.url}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def cache_place(place: str | os.PathLike[str] | StoreAddress) -> Path | StoreAddress:
+    """A folder, or an address if it looks like one.
+
+    Raises:
+        ArgumentError: an address of another kind, or without host, bucket or data set.
+    """
+    if isinstance(place, StoreAddress):
+        return place
+    text = _ONE_SLASH.sub(r"\1://", os.fspath(place), count=1)
+    if found := _ADDRESS.fullmatch(text):
+        return StoreAddress(f"{found[1]}://{found[2].rstrip('/')}")
+    return Path(place)
+
+
+CachePlace = Annotated[
+    Path | StoreAddress,
+    BeforeValidator(cache_place),
+    PlainSerializer(str, return_type=str, when_used="json"),
+]

@@ -1,0 +1,221 @@
+"""Files of object stores and web servers, by range requests; obstore is the client.
+
+A request that fails with 5xx, 408 or 429, finds no connection or gets no bytes is made again after a pause
+that doubles, for half of ``patience``; an attempt waits a quarter of it for bytes. So a server that does not
+come back is an error before ``patience`` is over. A body that is cut goes on from where it was cut.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Generator, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from maris_fast.config import StoreAddress
+from maris_fast.errors import ConfigError, MarisError
+
+CHUNK = 1 << 19
+"""Bytes that are handed on at once: few enough to be in the core's cache when they are copied and checked."""
+MOST_RETRIES = 10
+_MOST_CUTS, _MOST_CUTS_AT_ONE_PLACE = 100, 6
+
+T = TypeVar("T")
+
+
+class StoreError(MarisError):
+    """A server that does not give what it was asked for. No fault of one sample: none is skipped for it.
+
+    Attributes:
+        what: of the answer, and what to change.
+        status: of HTTP; None without an answer.
+    """
+
+    def __init__(self, where: str, what: str, status: int | None = None) -> None:
+        super().__init__(f"{where}: {what}")
+        self.what, self.status = what, status
+
+
+class ObjectStore:
+    """What lies below an address. For any thread.
+
+    Args:
+        address: of a folder.
+        patience: seconds until a request that gets nothing, with all attempts at it, is an error.
+
+    Raises:
+        ConfigError: obstore is not installed, or takes the address or the environment's settings for wrong.
+    """
+
+    def __init__(self, address: StoreAddress, patience: float) -> None:
+        self.address, self._patience = address, patience
+        self._store = _connected(address, patience)
+
+    def __truediv__(self, name: str) -> StoreAddress:
+        return self.address / name
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    def size(self, name: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            StoreError: the server does not say.
+        """
+        size: int = self._asked(name, lambda obstore: obstore.head(self._store, name)["size"])
+        return size
+
+    def stream(self, name: str, start: int, stop: int) -> Generator[bytes, None, None]:
+        """Bytes ``start`` to ``stop`` of a file, some 500 KB at a time; fewer where the file ends before.
+
+        Raises:
+            StoreError: the server does not give them.
+        """
+        cuts = here = 0
+        while True:
+            before = start
+            try:
+                chunks = self._asked(name, lambda obstore: self._opened(obstore, name, start, stop))  # noqa: B023
+                while (chunk := self._asked(name, lambda _: next(chunks, None))) is not None:  # noqa: B023
+                    start += len(chunk)
+                    yield chunk
+                return
+            except _CutError as error:
+                # obstore goes on by itself where the server names a version (ETag) of the file.
+                cuts, here = cuts + 1, 1 if start > before else here + 1
+                time.sleep(min(_first_pause(self._patience) * 2**here, self._patience / 8))
+                if cuts == _MOST_CUTS or here == _MOST_CUTS_AT_ONE_PLACE:
+                    raise StoreError(
+                        str(self.address / name),
+                        f"the connection was cut {cuts} times, the last after {start:,} bytes; check the "
+                        "server and what lies between",
+                    ) from error
+
+    def _opened(self, obstore: Any, name: str, start: int, stop: int) -> Iterator[bytes]:
+        stream: Iterator[bytes] = obstore.get(self._store, name, options={"range": (start, stop)}).stream(
+            CHUNK
+        )
+        return stream
+
+    def _asked(self, name: str, work: Callable[[Any], T]) -> T:
+        import obstore
+        from obstore.exceptions import BaseError, NotSupportedError
+
+        where = str(self.address / name)
+        try:
+            return work(obstore)
+        except NotSupportedError as error:
+            raise StoreError(
+                where,
+                "the server gives no parts of files (range requests); copy the cache to one that does, or to "
+                "a local folder",
+            ) from error
+        except (BaseError, OSError) as error:
+            if "IncompleteBody" in str(error):
+                raise _CutError from error
+            raise StoreError(where, *_told(str(error), self.address, self._patience)) from error
+
+
+class _CutError(Exception):
+    """A body that ends before its length."""
+
+
+def _connected(address: StoreAddress, patience: float) -> Any:
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import HTTPStore, from_url
+    except ImportError as error:
+        raise ConfigError(
+            f"{address} is read by obstore, which is not installed: pip install 'maris-fast[stores]'"
+        ) from error
+    options: dict[str, Any] = {
+        "client_options": {
+            "allow_http": True,  # where an address or AWS_ENDPOINT_URL says http://
+            "connect_timeout": timedelta(seconds=min(5.0, patience / 4)),
+            "read_timeout": timedelta(seconds=patience / 4),
+            "timeout": timedelta(days=1),  # a large file may take long, as long as bytes come
+        },
+        "retry_config": {
+            "max_retries": MOST_RETRIES,
+            "retry_timeout": timedelta(seconds=patience / 2),
+            "backoff": {
+                "init_backoff": timedelta(seconds=_first_pause(patience)),
+                "max_backoff": timedelta(seconds=patience / 8),
+                "base": 2,
+            },
+        },
+    }
+    try:
+        if address.scheme in ("s3", "gs"):
+            return from_url(address.url, **options)
+        url = address.url
+        if address.scheme == "hf":
+            url, token = _of_the_hub(address)
+            if token:
+                options["client_options"]["default_headers"] = {"authorization": f"Bearer {token}"}
+        return HTTPStore(url, **options)
+    except (BaseError, ValueError) as error:
+        raise ConfigError(f"{address} cannot be opened: {_first_line(str(error))}") from error
+
+
+def _first_pause(patience: float) -> float:
+    return min(0.1, patience / 100)
+
+
+def _of_the_hub(address: StoreAddress) -> tuple[str, str | None]:
+    """Where the Hub serves ``hf://datasets/ORG/NAME[@REVISION][/PATH]``, and the user's token."""
+    from huggingface_hub import constants, get_token
+
+    _, organisation, name, *path = address.url.removeprefix("hf://").split("/")
+    name, _, revision = name.partition("@")
+    parts = (constants.ENDPOINT, "datasets", organisation, name, "resolve", revision or "main", *path)
+    return "/".join(parts), get_token()
+
+
+_LOGIN = {
+    "s3": "set or renew AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (for a public bucket "
+    "AWS_SKIP_SIGNATURE=true), or the machine's role",
+    "gs": "set or renew GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
+    "hf": "set HF_TOKEN, or log in with `hf auth login`",
+}
+# What gives a machine of a cloud its credentials.
+_ROLE = re.compile(r"169\.254\.169\.254|/latest/api/token|/latest/meta-data|computeMetadata")
+_STATUS = re.compile(r"status code: (\d{3})([^:\n]*)(?:: (.*))?", re.DOTALL)
+
+
+def _told(text: str, address: StoreAddress, patience: float) -> tuple[str, int | None]:
+    """What an error of obstore means and what to do; the status, if there was an answer."""
+    head, _, debug = text.partition("\n\nDebug source:")
+    retries = re.search(r"after (\d+) retries", head)
+    tries = f" after {retries[1]} retries" if retries else ""
+    wait = f"raise data.stall_seconds ({patience:g}) to wait longer"
+    login = _LOGIN.get(address.scheme, "take an address that needs no login")
+    if _ROLE.search(head):
+        return f"no credentials found, and this machine has no role; {login}", None
+    if found := _STATUS.search(head):
+        status, name, body = int(found[1]), found[2], found[3] or ""
+        code = re.search(r"<Code>([^<]{1,100})</Code>", body)
+        what = f"{status}{name}{f' ({code[1]})' if code else ''}{tries}"
+        if status in (401, 403):
+            return f"{what}; {login}", status
+        if status == 404:
+            return f"{what}; copy it there, or check the address", status
+        if status in (408, 429) or status >= 500:
+            return f"{what}; the server is overloaded or failing: lower data.requests, or {wait}", status
+        return f"{what}; check the address", status
+    for sign, what in (
+        ("kind: Timeout", f"no answer in {patience / 4:g} s"),
+        ("lookup address", "no such host"),
+        ("ConnectionRefused", "nobody answers there (connection refused)"),
+        ("ConnectionReset", "the server ended the connection"),
+        ("IncompleteMessage", "the server ended the connection without an answer"),
+    ):
+        if sign in debug:
+            return f"{what}{tries}; check the address, the server and the network, or {wait}", None
+    return f"{_first_line(head)}{tries if tries not in head else ''}; check the address and the network", None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
