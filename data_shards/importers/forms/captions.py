@@ -7,10 +7,11 @@ again for every sentence; ``original_id`` is COCO's. MDETR's files have boxes al
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 from maris_fast.data_shards.importers.forms.coco import read_documents
-from maris_fast.data_shards.importers.forms.coco_exports import is_said
+from maris_fast.data_shards.importers.forms.coco_exports import Row, hashable, is_said
 from maris_fast.data_shards.importers.forms.refer import OF_COCO
 from maris_fast.data_shards.importers.image_checks import IMAGE_ROOTS
 from maris_fast.data_shards.importers.published import published_as
@@ -19,17 +20,19 @@ from maris_fast.data_shards.importers.split_names import split_of_name
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 from maris_fast.errors import InputError
 
+_LISTS = ("images", "annotations")
+
 
 def read(source: Source) -> DatasetInfo:
     """Captions of an image and an annotation of the same original ids mean one object."""
     documents = [_regrouped(document) for document in source.documents]
-    names = {row.get("dataset_name") for document in documents for row in _dicts(document.content["images"])}
+    names = {str(row.get("dataset_name", "")) for document in documents for row in document.dicts("images")}
     if len(names) > 1:
         raise InputError(
-            f"{source.place} holds several data sets, {', '.join(sorted(map(str, names)))}; name the files "
-            'of one, as in "finetune_refcoco_{split}.json"'
+            f"{source.place} holds several data sets, {', '.join(sorted(names))}; name the files of one, as "
+            '"finetune_refcoco_{split}.json"'
         )
-    name, split_by = published_as(str(next(iter(names), None) or source.dataset))
+    name, split_by = published_as(next(iter(names), "") or source.dataset)
     head = source.head(name, split_by, images=IMAGE_ROOTS, coco_annotations=name in OF_COCO)
     return read_documents(source, documents, head)
 
@@ -40,26 +43,24 @@ def _regrouped(document: Document) -> Document:
     Raises:
         InputError: a caption has several objects.
     """
-    images, annotations = document.content["images"], document.content["annotations"]
-    by_id = {row["id"]: row for row in _dicts(images) if isinstance(row.get("id"), int)}
-    objects = Counter(row.get("image_id") for row in _dicts(annotations))
+    content = document.content_or_none()
+    images, annotations = map(content.get, _LISTS) if isinstance(content, dict) else (None, None)
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        return document  # told when it is read
+    by_id = {row["id"]: row for row in document.dicts("images") if isinstance(row.get("id"), int)}
+    objects = Counter(hashable(row.get("image_id")) for row in document.dicts("annotations"))
     several = [one for one in by_id if objects[one] > 1]
     if several:
         raise InputError(
             f"{document.path}: {len(several):,} captions, such as that of image {several[0]}, have several "
             "annotations, and nothing says which one is meant"
         )
-    said: dict[tuple[Any, Any], list[str | None]] = {}
+    said: dict[Hashable, list[Any]] = {}
     regrouped = []
     for row in annotations:
-        image = by_id.get(row.get("image_id")) if isinstance(row, dict) else None
-        if image is not None:
-            image_id, ann_id = _original(image), row.get("original_id", row.get("id"))
-            texts = said.setdefault((image_id, ann_id), [])
-            texts.append(image.get("caption"))
-            row = {**row, "id": ann_id, "image_id": image_id, "sentences": texts if len(texts) == 1 else []}
-        elif isinstance(row, dict):
-            row = {**row, "image_id": f"{row.get('image_id')}, which is no image's id", "sentences": [""]}
+        if isinstance(row, dict):
+            image = by_id.get(hashable(row.get("image_id")))
+            row = _of_no_image(row) if image is None else _with_sentences(row, image, said)
         regrouped.append(row)
     without = [row for one, row in by_id.items() if not objects[one]]
     regrouped += [  # told as an annotation without a mask
@@ -70,15 +71,23 @@ def _regrouped(document: Document) -> Document:
         {**row, "id": _original(row), "caption": None} if isinstance(row, dict) else row for row in images
     ]
     split = document.split or split_of_name(document.path.stem) or TRAIN
-    return document.changed({**document.content, "images": kept, "annotations": regrouped}, split)
+    return document.changed({**content, "images": kept, "annotations": regrouped}, split)
 
 
-def _original(image: dict[str, Any]) -> Any:
+def _with_sentences(row: Row, image: Row, said: dict[Hashable, list[Any]]) -> Row:
+    image_id, ann_id = _original(image), row.get("original_id", row.get("id"))
+    texts = said.setdefault((hashable(image_id), hashable(ann_id)), [])
+    texts.append(image.get("caption"))
+    return {**row, "id": ann_id, "image_id": image_id, "sentences": texts if len(texts) == 1 else []}
+
+
+def _of_no_image(row: Row) -> Row:
+    """Its image's number here may be that of another in COCO."""
+    return {**row, "image_id": f"{row.get('image_id')}, which is no image's id", "sentences": [""]}
+
+
+def _original(image: Row) -> Any:
     return image.get("original_id", image.get("id"))
-
-
-def _dicts(rows: list[Any]) -> list[dict[str, Any]]:
-    return [row for row in rows if isinstance(row, dict)]
 
 
 CAPTIONS = Form(

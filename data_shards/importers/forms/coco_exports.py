@@ -105,11 +105,11 @@ def _called_by_category(document: Document) -> Document:
     categories = content.get("categories") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not isinstance(categories, list):
         return document
-    names = {_hashable(row.get("id")): row.get("name") for row in categories if isinstance(row, dict)}
+    names = {hashable(row.get("id")): row.get("name") for row in categories if isinstance(row, dict)}
     groups: dict[tuple[Hashable, Hashable, bool], list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         if isinstance(row, dict) and not is_said(row):
-            image, category = _hashable(row.get("image_id")), _hashable(row.get("category_id"))
+            image, category = hashable(row.get("image_id")), hashable(row.get("category_id"))
             groups[image, category, bool(row.get("iscrowd"))].append(place)
     called = list(rows)
     for (image, category, crowd), places in groups.items():
@@ -133,7 +133,8 @@ def _joined(rows: Sequence[Row]) -> Row:
     return {**rows[0], "segmentation": whole}
 
 
-def _hashable(value: Any) -> Hashable:
+def hashable(value: Any) -> Hashable:
+    """Of what a file may have in the place of an id."""
     return value if isinstance(value, Hashable) else repr(value)
 
 
@@ -152,7 +153,7 @@ def _numbered(documents: Sequence[Document]) -> list[Document]:
         for row in document.dicts("images"):
             own = row.get("id")
             if isinstance(own, int):
-                number[own] = images.setdefault(_hashable(row.get("file_name")), after["images"] + own)
+                number[own] = images.setdefault(hashable(row.get("file_name")), after["images"] + own)
 
         def apart(row: Row, number: dict[int, int] = number, first: int = after["annotations"]) -> Row:
             own, image_id = row.get("id"), row.get("image_id")
@@ -179,9 +180,9 @@ def _at_odds(documents: Sequence[Document]) -> bool:
     for document in documents:
         names = {}
         for row in document.dicts("images"):
-            own = names[_hashable(row.get("id"))] = _hashable(row.get("file_name"))
-            files["images", _hashable(row.get("id"))].add(own)
+            own = names[hashable(row.get("id"))] = hashable(row.get("file_name"))
+            files["images", hashable(row.get("id"))].add(own)
         for row in document.dicts("annotations"):
             if is_said(row):
-                files["annotations", _hashable(row.get("id"))].add(names.get(_hashable(row.get("image_id"))))
+                files["annotations", hashable(row.get("id"))].add(names.get(hashable(row.get("image_id"))))
     return any(len(of_id) > 1 for of_id in files.values())
