@@ -17,7 +17,7 @@ STEP = "step"
 
 @dataclass(frozen=True)
 class Change:
-    """How much faster than the plain way of the same run something was, before and now."""
+    """How much faster than the plain implementation in the same run something was, before and now."""
 
     device: str
     suite: str

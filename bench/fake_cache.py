@@ -1,4 +1,4 @@
-"""Caches without encoders: the sizes of ViT-H's features on photographs, and numbers that mean nothing."""
+"""Caches without encoders: the sizes of ViT-H's features on photographs, random numbers inside."""
 
 from __future__ import annotations
 
@@ -212,11 +212,11 @@ def _hollow_index(first: int, images: int, random: np.random.Generator) -> Shard
 
 def _head(feature_dtype: FeatureDtype, channels: int, text_channels: int) -> CacheHead:
     untrained = {"library": "none", "weights": "random", "sha256": None, "seed": 0}
-    sam = {**untrained, "arch": "made up", "channels": channels, "image_size": 1024, "blocks": (0, 1, 2)}
-    text = {**untrained, "arch": "made up", "channels": text_channels, "quick_gelu": False}
+    sam = {**untrained, "arch": "synthetic", "channels": channels, "image_size": 1024, "blocks": (0, 1, 2)}
+    text = {**untrained, "arch": "synthetic", "channels": text_channels, "quick_gelu": False}
     return CacheHead(
         dataset=DatasetInfo(
-            name="made up", split_by="none", image_root="/", source="none", synthetic=True, splits={}
+            name="synthetic", split_by="none", image_root="/", source="none", synthetic=True, splits={}
         ),
         encoders=EncodersProvenance(
             sam=SamProvenance.model_validate(sam),

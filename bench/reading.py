@@ -2,7 +2,7 @@
 
     python -m maris_fast.bench.reading
 
-Made-up groups of ViT-H's size (three int8 maps of 64 x 48 x 1280, 11.8 MB) go through the writer that real
+Synthetic groups of ViT-H's size (three int8 maps of 64 x 48 x 1280, 11.8 MB) go through the writer that real
 ones go through. Every way reads all of them once a round; rounds take the ways in turn, and what is reported
 is the median over rounds of each way's time against raw reading in the same round, by one thread and by two.
 On a GPU there are two ways more, which end there: from a ring that is not pinned, and from one that is.

@@ -64,7 +64,7 @@ def load(file: Path) -> Suite:
     try:
         return Suite(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{file} holds no results of a suite ({error})") from error
+        raise InputError(f"{file} holds no benchmark results ({error})") from error
 
 
 def read_json(file: Path) -> Any:
@@ -76,7 +76,7 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} can't be read as results: {error}") from error
+        raise InputError(f"{file} cannot be read as results: {error}") from error
 
 
 def device_folder(environment: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The waterfall of a training step: one technique a row, each on top of the one before, all in one run.
 
-A row is real training: batches from real shards (made-up features of the real size), the engine under
+A row is real training: batches from real shards (synthetic features of the real size), the engine under
 DeepSpeed, AdamW. Only the first row reads no shards: it runs the frozen encoders for every expression. The
 last row takes one technique away again: what image groups are worth where nothing slower hides it.
 """
@@ -230,7 +230,7 @@ def measure(
     """Times every row, or ``only`` those of these numbers, from 1; yields each when it is done.
 
     ``peak``, TFLOP/s, is what MFU is a share of; None: the device's, by its name. ``folder`` keeps the
-    made-up features for another call with the same size.
+    synthetic features for another call with the same size.
     """
     with tempfile.TemporaryDirectory(prefix="maris-step-") as scratch:
         every = enumerate(waterfall(size, ranks.device), start=1)
@@ -265,11 +265,11 @@ def for_plans(row: Row, size: Size, rates: list[float]) -> dict[str, Any]:
 def line(row: dict[str, Any]) -> str:
     """A row, or a reading of an endurance run, for the person who watches."""
     if "left_out" in row:
-        return f"{row['name']}: left out, {row['left_out']}"
+        return f"{row['name']}: skipped, {row['left_out']}"
     if "at_s" in row:
         return f"{row['at_s']:6.0f} s  {row['expressions_per_s']:.1f} expressions/s"
     rate, waits = median(row["expressions_per_s"]), sum(row["waited"]) / sum(row["seconds"])
-    return f"{row['name']}: {rate:.1f} expressions/s, {waits:.1%} of the time without a batch"
+    return f"{row['name']}: {rate:.1f} expressions/s, {waits:.1%} of the time waiting for data"
 
 
 def timed(
@@ -432,7 +432,7 @@ def _write_caches(
     for source, (dtype, grid) in stored.items():
         if source not in sources or (caches[source] / MANIFEST).is_file():
             continue
-        told(f"writing made-up features of {size.images} images: {source}")
+        told(f"writing synthetic features of {size.images} images: {source}")
         write_fake_cache(
             caches[source],
             size.images,

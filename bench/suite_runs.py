@@ -20,7 +20,7 @@ ROWS_VARIABLE = "MARIS_FAST_BENCH_ROWS"
 
 
 class BenchmarkError(MarisError):
-    """A suite that gave no figures: a result was wrong, or a case did not run."""
+    """A suite without results: a case was wrong, or did not run."""
 
 
 def run(suites: Sequence[str], out: Path, keyword: str | None = None) -> Iterator[Path]:
@@ -32,7 +32,7 @@ def run(suites: Sequence[str], out: Path, keyword: str | None = None) -> Iterato
             ``<suite>.rows.jsonl``.
     """
     if not SUITES:
-        raise ConfigError(f"the suites are in a clone of the project, in bench/suites, and not in {ROOT}")
+        raise ConfigError(f"benchmark suites run in a clone of the project; {ROOT} has no bench/suites")
     unknown = set(suites) - set(SUITES)
     if unknown:
         raise ConfigError(f"no suite {', '.join(sorted(unknown))}; known are {', '.join(SUITES)}")
@@ -57,12 +57,12 @@ def run(suites: Sequence[str], out: Path, keyword: str | None = None) -> Iterato
             own = {"PYTHONPATH": path, ROWS_VARIABLE: str(rows)}
             status = subprocess.call(command, cwd=ROOT, env={**os.environ, **own})
             if status == 5:
-                raise ConfigError(f"no case of {suite} is called {keyword!r}")
+                raise ConfigError(f"no case of {suite} matches -k {keyword!r}")
             if status != 0:
-                left = f"; the rows before it are in {rows}" if rows.exists() else ""
+                left = f"; rows measured before it are in {rows}" if rows.exists() else ""
                 raise BenchmarkError(
-                    f"{suite}: a case failed (above), so none of its figures is kept{left}; "
-                    f"pytest ended with status {status}"
+                    f"{suite}: a case failed (see above), so its results are not saved{left}; "
+                    f"pytest exited with status {status}"
                 )
             rows.unlink(missing_ok=True)
             yield kept(suite, json.loads(file.read_text())).save(out)

@@ -2,7 +2,7 @@
 
     python -m maris_fast.bench.writing
 
-Made-up photographs on disk go through the image encoder, one technique a row, each on top of the one before;
+Synthetic pictures on disk go through the image encoder, one technique a row, each on top of the one before;
 the last row is all that ``maris-fast cache`` does. Every way takes all pictures once a round; rounds take the
 ways in turn, and ratios are medians over rounds. On a GPU it is ViT-H at 1024 pixels, on a CPU a smaller one.
 """
@@ -164,7 +164,7 @@ def write_pictures(folder: Path, images: int) -> Path:
         )
         records.append(_record(number))
     info = DatasetInfo(
-        name="made up",
+        name="synthetic",
         split_by="none",
         image_root=str(pictures),
         source="none",

@@ -28,7 +28,7 @@ def step_table(suite: Suite) -> list[str]:
     first = before = None
     for row in suite.rows:
         if "left_out" in row:
-            lines.append([row["name"], "", f"left out: {row['left_out']}", *[""] * 6])
+            lines.append([row["name"], "", f"skipped: {row['left_out']}", *[""] * 6])
             continue
         rate = _rate(row)
         first, before = first or rate, before or rate

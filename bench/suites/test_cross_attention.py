@@ -49,7 +49,7 @@ def test_cross_attention(impl: Any, shape: str, part: str, measure_part: Callabl
     except UnsupportedError as error:
         pytest.skip(str(error))
     if failed:
-        pytest.fail(f"{impl} is wrong here, so it gets no figure: {failed}")
+        pytest.fail(f"{impl} gives wrong results here, so it is not timed: {failed}")
     drawn = draw(case, DEVICE)
     inputs = list(drawn.leaves.values())
     operation: Callable[..., torch.Tensor] = partial(cross_attention, impl=impl)

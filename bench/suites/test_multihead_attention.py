@@ -50,7 +50,7 @@ def test_multihead_attention(impl: Any, shape: str, part: str, measure_part: Cal
         pytest.skip(reason)
     failed = wrong(impl, provable(size))
     if failed:
-        pytest.fail(f"{impl} is wrong here, so it gets no figure: {failed}")
+        pytest.fail(f"{impl} gives wrong results here, so it is not timed: {failed}")
     drawn = draw(size, DEVICE, DTYPE)
     q, k, v = drawn.leaves
 

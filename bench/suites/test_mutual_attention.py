@@ -71,7 +71,7 @@ def test_mutual_attention(shape: str, column: Column, part: Part, measure: Calla
     def prove(got: Sequence[Tensor]) -> None:
         wrong = failures(got, column, size, DEVICE)
         if wrong:
-            pytest.fail(f"{column.name} is wrong here, so it gets no figure: {'; '.join(wrong)}")
+            pytest.fail(f"{column.name} gives wrong results here, so it is not timed: {'; '.join(wrong)}")
 
     told = {"shape": shape, "impl": column.name, "part": part, "computes": column.computes, **vars(size)}
     told |= {

@@ -46,7 +46,7 @@ def test_sam_attention(shape: str, impl: str, measure: Callable[..., None]) -> N
         needed = block(shape, "reference")[0](x)
         limit = (0.02 if torch.bfloat16 == DTYPE else 2e-5) * needed.abs().max()
         if not (module(x) - needed).abs().max() <= limit:
-            pytest.fail(f"{impl} is wrong here, so it gets no figure")
+            pytest.fail(f"{impl} gives wrong results here, so it is not timed")
         told = dict(zip(("B", "side", "heads", "head_dim"), SHAPES[shape], strict=True))
         measure(lambda: module(x), impl=impl, dtype=str(DTYPE), **told)
 

@@ -35,7 +35,7 @@ def run(
     from maris_fast.errors import ConfigError
 
     if keyword is not None and out is None:
-        raise ConfigError("-k runs part of a suite, which must not replace the whole: give --out FOLDER")
+        raise ConfigError("-k runs part of a suite and must not replace complete results; give --out FOLDER")
     for file in run_suites(suites or (), out or ROOT / "bench" / "results", keyword):
         say(f"wrote {file}")
 
@@ -80,14 +80,14 @@ def compare(
     if not changes:
         say(f"{old} has no results of this device to compare with")
         return
-    table = Table("device", "suite", "case", "before", "now", title="times as fast as the plain way")
+    table = Table("device", "suite", "case", "before", "now", title="speedup over the plain implementation")
     for change in changes:
         row = (change.device, change.suite, change.case, f"{change.before:.2f}", f"{change.now:.2f}")
         table.add_row(*row, style="red" if change.slower(tolerance) else None)
     Console().print(table)
     slower = sum(change.slower(tolerance) for change in changes)
     if slower:
-        say(f"{slower} of {len(changes)} cases are slower than before by more than {tolerance:.0%}")
+        say(f"{slower} of {len(changes)} cases are more than {tolerance:.0%} slower than before")
         raise typer.Exit(1)
 
 
@@ -105,7 +105,7 @@ def step(
     ] = None,
     endurance_minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="seconds to run only the last row for, with a measurement every 10 s"),
+        typer.Option(min=0, help="minutes to run the last row alone, with a measurement every 10 s"),
     ] = None,
     peak_tflops: Annotated[
         float | None,
@@ -124,7 +124,7 @@ def step(
     from maris_fast.train.ranks import join, leave
 
     if only and out is None:
-        raise ConfigError("--only measures some rows, which must not replace the whole: give --out FOLDER")
+        raise ConfigError("--only runs some rows and must not replace complete results; give --out FOLDER")
     ranks = join(EngineSettings())
     size = size or ("full" if ranks.device.type == "cuda" else "small")
     if size not in waterfall.SIZES:

@@ -42,8 +42,8 @@ def called(*arguments: object) -> tuple[int, str]:
     [
         (("run", "-k", "small"), "give --out FOLDER"),
         (("run", "convolution"), "no suite convolution; known are"),
-        (("report", "--root", "{folder}"), "can't be read as results"),
-        (("keep", "{folder}", "--root", "{folder}"), "can't be read as results"),
+        (("report", "--root", "{folder}"), "cannot be read as results"),
+        (("keep", "{folder}", "--root", "{folder}"), "cannot be read as results"),
     ],
 )
 def test_what_cannot_be_done_is_said(arguments: tuple[object, ...], message: str, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_suite_with_a_wrong_result_keeps_no_figure(tmp_path: Path, monkeypatch
     with pytest.raises(suite_runs.BenchmarkError, match="a case failed"):
         list(suite_runs.run(["mutual_attention"], out, "small-eager-forward"))
     assert not [*out.iterdir()]
-    with pytest.raises(suite_runs.ConfigError, match="no case of mutual_attention is called 'nothing'"):
+    with pytest.raises(suite_runs.ConfigError, match="no case of mutual_attention matches -k 'nothing'"):
         list(suite_runs.run(["mutual_attention"], out, "nothing"))
 
 
@@ -181,7 +181,7 @@ def test_report_refuses_a_results_file_that_is_cut(checkout: Path) -> None:
     readme = (checkout / "README.md").read_text()
     status, said = called("bench", "report", "--root", checkout)
     assert status == 2
-    assert "holds no results of a suite" in said
+    assert "holds no benchmark results" in said
     assert (checkout / "README.md").read_text() == readme
 
 
