@@ -61,8 +61,8 @@ def _keep_ablation(folder: Path, root: Path) -> Path:
     failed = record.failed()
     if failed or not record.environments:
         raise InputError(
-            f"{folder} has {len(failed)} failed and {len(record.runs) - len(failed)} finished runs, and only an "
-            "ablation without failed runs is kept: run its command again"
+            f"{folder} has {len(failed)} failed and {len(record.runs) - len(failed)} finished runs; all must "
+            "be finished: run its command again"
         )
     out = root / "bench" / "results" / device_folder(record.environments[0]) / ABLATIONS
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Focal and dice loss (eq. 9), one value an expression, so that any grouping over ranks can weigh them.
 
-A model that also says whether there is anything to segment has a third, the cross-entropy of that.
+A model that also says whether there is anything to segment has a third, the cross-entropy of that. Beside
+them: the pixels by which a step is scored while training (``scoring`` has all other scores).
 """
 
 from __future__ import annotations
@@ -66,3 +67,16 @@ def no_target_loss(no_target: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy of logits [E] against whether a mask [E, H, W] has no pixel, [E]."""
     empty = (targets == 0).flatten(1).all(dim=1)
     return F.binary_cross_entropy_with_logits(no_target, empty.to(no_target.dtype), reduction="none")
+
+
+def pixel_overlap(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """ΣI and ΣU of a batch, int64 [2], where it is computed: nothing waits for the device.
+
+    Args:
+        logits: [E, H, W]; a pixel is predicted where > 0.
+        targets: [E, H, W] of 0 and 1, any dtype.
+        weights: [E]; an expression of weight 0 is padding and counts for nothing.
+    """
+    real = (weights > 0)[:, None, None]
+    predicted, wanted = (logits > 0) & real, (targets > 0) & real
+    return torch.stack([(predicted & wanted).sum(), (predicted | wanted).sum()])

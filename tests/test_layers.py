@@ -16,7 +16,7 @@ BESIDE = ("kernels", "data_shards", "train", "bench")
 LAYERS = (
     "errors",
     "config kernels",
-    "system geometry images losses metrics rle",
+    "system geometry images losses rle",
     "sample",
     "model scoring encoders",
     "weight_files",

@@ -1,7 +1,7 @@
 """DeepSpeed's configuration, generated: nobody writes its JSON by hand.
 
 Precision is not in it. Parameters, gradients and Adam's moments are fp32 at every ZeRO stage, and
-``engine.precision = bf16`` is an autocast around the model (``model_with_loss``): six million parameters
+``engine.precision = bf16`` is an autocast around the model (``engine``): six million parameters
 leave nothing to win from bf16 copies, BatchNorm keeps fp32 statistics, and all stages compute the same
 numbers.
 """

@@ -4,19 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from maris_fast.config import TrainingSettings
+from maris_fast.config import LossSettings, TrainingSettings
 from maris_fast.data_shards.stream import Batch
+from maris_fast.losses import expression_losses, pixel_overlap
 from maris_fast.train import optimiser_state
 from maris_fast.train.adamw import PlainAdamW
 from maris_fast.train.deepspeed_config import deepspeed_config
-from maris_fast.train.model_with_loss import ModelWithLoss
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.torch_compile import compile_blocks
+
+
+class ModelWithLoss(nn.Module):
+    """What DeepSpeed wraps: a batch's loss, summed; the model runs in ``precision``, the loss in fp32."""
+
+    def __init__(self, model: nn.Module, settings: LossSettings, precision: Literal["fp32", "bf16"]) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self.bf16 = precision == "bf16"
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        words: Tensor,
+        word_mask: Tensor,
+        expr_offsets: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The model's arguments, targets [E, 4h, 4w], weights [E] (0: padding).
+
+        Returns the summed total, with a graph; without one, [3] the sums of focal, dice and total (fourth, of
+        no-target where the model has this output) and ``pixel_overlap``.
+        """
+        with torch.autocast(words.device.type, torch.bfloat16, enabled=self.bf16):
+            said = self.model(features, words, word_mask, expr_offsets)
+        losses = expression_losses(said.logits, targets, self.settings, said.no_target)
+        sums = torch.stack([(weights * part).sum() for part in losses.parts()])
+        return sums[2], sums.detach(), pixel_overlap(said.answer().detach(), targets, weights)
 
 
 class StepResult(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from maris_fast.kernels.cross_attention.folding import fold
+from maris_fast.kernels.cross_attention.folded import fold
 from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
 from maris_fast.kernels.cross_attention.tiles import WARPS, Tile, key_block, tile, why_unfit
 from maris_fast.kernels.operators import operator, with_gradient

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-
-from maris_fast.kernels.multihead_attention.cuda_12 import load_cuda_12_runtime
 
 
 def why_unsupported(device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool) -> str | None:
@@ -26,7 +27,7 @@ def why_not_built() -> str | None:
     xformers takes PyTorch's own kernels, but none of them unless its extension loads; and that is built
     for one PyTorch and one CUDA.
     """
-    load_cuda_12_runtime()
+    _load_cuda_12_runtime()
     try:
         import xformers.ops
         from xformers import _cpp_lib
@@ -40,6 +41,23 @@ def why_not_built() -> str | None:
         f"xformers {xformers.__version__} can't load its extension, which was built{made_for}, into PyTorch "
         f"{torch.__version__}; install the two that belong together, or use impl='sdpa'"
     )
+
+
+@lru_cache
+def _load_cuda_12_runtime() -> None:
+    """Loads CUDA 12's libcudart from its wheel, where there is one; before xformers is imported.
+
+    xformers 0.0.35 is linked against it, torch 2.11 has CUDA 13's, and xformers refuses every GPU unless its
+    extension loads. Of the extension nothing else is used: its attention calls PyTorch's own kernels.
+    """
+    try:
+        package = find_spec("nvidia.cuda_runtime")
+    except ModuleNotFoundError:
+        return
+    for folder in (package and package.submodule_search_locations) or ():
+        library = Path(folder, "lib", "libcudart.so.12")
+        if library.is_file():
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 @lru_cache

@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from maris_fast.errors import ConfigError
-from maris_fast.metrics import THRESHOLDS
 from maris_fast.scoring.canvas import Canvas, Letterboxed, Original, Squashed, Warped
 
 ALL = "all"
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""The X of Pr@X."""
 
 
 def precision_name(level: float) -> str:
@@ -45,7 +47,6 @@ class Protocol:
     at_least: bool = False
     """Pr@X counts IoU ≥ X, not > X."""
     levels: tuple[float, ...] = THRESHOLDS
-    """The X of Pr@X."""
     added: tuple[float, float] = (0.0, 0.0)
     """To I and to U of one expression's IoU: the script's guard against division by 0."""
     empty: float = 0.0

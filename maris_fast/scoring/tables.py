@@ -8,8 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.text import Text
 
-from maris_fast.metrics import THRESHOLDS
-from maris_fast.scoring.protocols import PROTOCOLS, precision_name
+from maris_fast.scoring.protocols import PROTOCOLS, THRESHOLDS, precision_name
 from maris_fast.scoring.summary import FEW
 from maris_fast.system.terminal import Table as Grid
 

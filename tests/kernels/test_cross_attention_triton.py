@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maris_fast.kernels import UnsupportedError, cross_attention
-from maris_fast.kernels.cross_attention.folding import fold
+from maris_fast.kernels.cross_attention.folded import fold
 from maris_fast.kernels.cross_attention.operator import INTERPRETED, cross_attention_fwd
 from maris_fast.kernels.cross_attention.parity import Case, draw, failures, run
 

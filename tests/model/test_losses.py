@@ -7,7 +7,7 @@ import torch
 from maris_fast.config import LossSettings
 from maris_fast.losses import dice_loss, expression_losses, focal_loss
 from maris_fast.model import Segmentation
-from maris_fast.train.model_with_loss import ModelWithLoss
+from maris_fast.train.engine import ModelWithLoss
 
 
 def test_focal_loss_of_two_pixels_computed_by_hand() -> None:

@@ -4,7 +4,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maris_fast import scoring
-from maris_fast.metrics import pixel_overlap
+from maris_fast.losses import pixel_overlap
 from maris_fast.scoring import MARIS, Rows
 from maris_fast.scoring.protocols import count
 from tests.scoring.cases import sample_of

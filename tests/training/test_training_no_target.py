@@ -18,7 +18,7 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.prediction import Predictor
 from maris_fast.rle import Rle
-from maris_fast.train.model_with_loss import ModelWithLoss
+from maris_fast.train.engine import ModelWithLoss
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model, load_weights, save_weights
