@@ -140,7 +140,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Technique:
     """One row: what it is called, and all that is switched on in it."""
 
     name: str
@@ -155,7 +155,7 @@ class Row:
     """Whether the rows after it have it too."""
 
 
-def waterfall(size: Size, device: torch.device) -> list[Row]:
+def waterfall(size: Size, device: torch.device) -> list[Technique]:
     """The rows in order; each has what the one before has, and one technique more."""
     eager = {
         "attention_impl": "reference",
@@ -176,18 +176,18 @@ def waterfall(size: Size, device: torch.device) -> list[Row]:
     K, few, many = size.each, size.eager, size.step
     on_cuda = "its Triton kernels run on CUDA only"
     return [
-        Row("encoders in the loop, one expression a sample", "encoders", 1, few, eager),
-        Row("encoders in the loop, image groups", "encoders", K, few, eager, carried_on=False),
-        Row("cached features, bf16, padded", "bf16, padded", 1, few, eager),
-        Row("int8, without padding", "int8", 1, few, eager),
-        Row("image groups", "int8", K, few, eager),
-        Row("fused mutual-aware attention", "int8", K, few, fused, only_on_cuda=on_cuda),
-        Row("memory-efficient attention", "int8", K, many, efficient),
-        Row(PAPER_PRESET, "int8", K, many, efficient, bf16, carried_on=bool(kept)),
-        Row("projections folded into words", "int8", K, many, folded, kept),
-        Row("compiled", "int8", K, many, folded, compiled),
-        Row("fast preset: fewer, wider heads", "int8", K, many, fast, compiled),
-        Row("fast preset without image groups", "int8", 1, many, fast, compiled, carried_on=False),
+        Technique("encoders in the loop, one expression a sample", "encoders", 1, few, eager),
+        Technique("encoders in the loop, image groups", "encoders", K, few, eager, carried_on=False),
+        Technique("cached features, bf16, padded", "bf16, padded", 1, few, eager),
+        Technique("int8, without padding", "int8", 1, few, eager),
+        Technique("image groups", "int8", K, few, eager),
+        Technique("fused mutual-aware attention", "int8", K, few, fused, only_on_cuda=on_cuda),
+        Technique("memory-efficient attention", "int8", K, many, efficient),
+        Technique(PAPER_PRESET, "int8", K, many, efficient, bf16, carried_on=bool(kept)),
+        Technique("projections folded into words", "int8", K, many, folded, kept),
+        Technique("compiled", "int8", K, many, folded, compiled),
+        Technique("fast preset: fewer, wider heads", "int8", K, many, fast, compiled),
+        Technique("fast preset without image groups", "int8", 1, many, fast, compiled, carried_on=False),
     ]
 
 
@@ -198,24 +198,6 @@ class Round(NamedTuple):
     waited: float
     images: int
     flops: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Of one row: seconds of each round, and how many of them were spent waiting for a batch."""
-
-    seconds: list[float]
-    waited: list[float]
-    steps: int
-    warm_up_seconds: float
-    peak_bytes: int | None
-    """Of the device's memory; on a CPU of the whole process, which keeps some of what earlier rows freed."""
-    tflops_per_s: list[float]
-    """Of the trained model, by formula; frozen encoders in the loop are not counted."""
-    images: list[int]
-    """Of each round: towards an epoch's end an image's expressions meet in a step, whatever K is."""
-    peak_tflops: float | None
-    """What the device could do in bf16, as far as that is known or was told."""
 
 
 def measure(
@@ -237,25 +219,16 @@ def measure(
         rows = [row for number, row in every if not only or number in only]
         caches = _write_caches(folder or Path(scratch), size, told, {row.source for row in rows})
         for row in rows:
-            head = {
-                "name": row.name,
-                "source": row.source,
-                "expressions_per_image": row.expressions_per_image,
-                "expressions_per_step": row.expressions_per_step,
-                "model": row.model,
-                "engine": row.engine,
-                "carried_on": row.carried_on,
-            }
+            head = {name: value for name, value in vars(row).items() if name != "only_on_cuda"}
             if row.only_on_cuda and ranks.device.type != "cuda":
                 yield {**head, "left_out": row.only_on_cuda}
                 continue
             measured = timed(row, size, caches, ranks, rounds, peak)
-            rates = _rates(row, measured)
-            told_plans = for_plans(row, size, rates)
-            yield {**head, **vars(measured), "expressions_per_s": rates, **told_plans, **load_told()}
+            told_plans = for_plans(row, size, measured["expressions_per_s"])
+            yield {**head, **measured, **told_plans, **load_told()}
 
 
-def for_plans(row: Row, size: Size, rates: list[float]) -> dict[str, Any]:
+def for_plans(row: Technique, size: Size, rates: list[float]) -> dict[str, Any]:
     """What ``maris-fast plan`` counts with, of the row that is the paper preset at full size."""
     if size is not SIZES["full"] or row.name != PAPER_PRESET:
         return {}
@@ -273,14 +246,22 @@ def line(row: dict[str, Any]) -> str:
 
 
 def timed(
-    row: Row,
+    row: Technique,
     size: Size,
     caches: dict[Source, Path],
     ranks: Ranks,
     rounds: int,
     peak: float | None = None,
-) -> Measured:
-    """Trains on the row's batches: first steps that are not timed, then ``rounds`` rounds."""
+) -> dict[str, Any]:
+    """Trains on the row's batches: first steps that are not timed, then ``rounds`` rounds.
+
+    Returns:
+        Of each round ``seconds``, how many of them were spent waiting for a batch, ``tflops_per_s`` of the
+        trained model by formula (frozen encoders in the loop are not counted), ``images`` (towards an epoch's
+        end an image's expressions meet in a step, whatever K is) and ``expressions_per_s``. ``peak_bytes``:
+        of the device's memory; on a CPU of the whole process, which keeps some of what earlier rows freed.
+        ``peak_tflops``: what the device could do in bf16, as far as that is known or was told.
+    """
     with training(row, size, caches, ranks) as (engine, batches):
         begun = time.perf_counter()
         for _ in range(WARM_UP):
@@ -289,16 +270,17 @@ def timed(
         warm_up = time.perf_counter() - begun
         forget_peak_memory(ranks.device)
         done = [one_round(engine, batches, size.steps, ranks.device) for _ in range(rounds)]
-        return Measured(
-            [one.seconds for one in done],
-            [one.waited for one in done],
-            size.steps,
-            warm_up,
-            peak_memory(ranks.device),
-            [one.flops / one.seconds / 1e12 for one in done],
-            [one.images for one in done],
-            peak_tflops(ranks.device, peak),
-        )
+        return {
+            "seconds": [one.seconds for one in done],
+            "waited": [one.waited for one in done],
+            "steps": size.steps,
+            "warm_up_seconds": warm_up,
+            "peak_bytes": peak_memory(ranks.device),
+            "tflops_per_s": [one.flops / one.seconds / 1e12 for one in done],
+            "images": [one.images for one in done],
+            "peak_tflops": peak_tflops(ranks.device, peak),
+            "expressions_per_s": [row.expressions_per_step * size.steps / one.seconds for one in done],
+        }
 
 
 def one_round(engine: Engine, batches: Iterator[Batch], steps: int, device: torch.device) -> Round:
@@ -353,7 +335,7 @@ def endure(size: Size, ranks: Ranks, minutes: float, told: Callable[[str], None]
 
 @contextmanager
 def training(
-    row: Row, size: Size, caches: dict[Source, Path], ranks: Ranks
+    row: Technique, size: Size, caches: dict[Source, Path], ranks: Ranks
 ) -> Iterator[tuple[Engine, Iterator[Batch]]]:
     """The row's engine, and its batches without end."""
     torch._dynamo.reset()
@@ -384,7 +366,7 @@ def training(
             torch.cuda.empty_cache()
 
 
-def _epochs(reader: CacheReader, row: Row) -> Iterator[Batch]:
+def _epochs(reader: CacheReader, row: Technique) -> Iterator[Batch]:
     for epoch in count():
         yield from reader.batches(
             seed=0,
@@ -394,7 +376,7 @@ def _epochs(reader: CacheReader, row: Row) -> Iterator[Batch]:
         )
 
 
-def _encoded(size: Size, row: Row, device: torch.device) -> Iterator[Batch]:
+def _encoded(size: Size, row: Technique, device: torch.device) -> Iterator[Batch]:
     """Batches whose features SAM and CLIP make there and then, of each image once in a batch."""
     vision = {"arch": size.sam, "weights": RANDOM, "image_size": size.image_size}
     sam = SamEncoder(SamSettings.model_validate(vision), device)
@@ -443,10 +425,6 @@ def _write_caches(
             feature_dtype=dtype,
         )
     return caches
-
-
-def _rates(row: Row, measured: Measured) -> list[float]:
-    return [row.expressions_per_step * measured.steps / seconds for seconds in measured.seconds]
 
 
 def _wait(device: torch.device) -> None:
