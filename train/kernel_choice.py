@@ -18,12 +18,12 @@ from maris_fast.system.launchers import place_of
 from maris_fast.system.terminal import say
 from maris_fast.train.ranks import Ranks
 
-Table = dict[str, dict[str, str | None]]
+Taken = dict[str, dict[str, str | None]]
 """{operation: {kind: implementation}}; None: none was right, so calls get the safe one."""
 Everything = dict[str, dict[str, Found]]
 
 
-def settle(settings: TrainingSettings, ranks: Ranks, reader: CacheReader, dtype: torch.dtype) -> Table:
+def settle(settings: TrainingSettings, ranks: Ranks, reader: CacheReader, dtype: torch.dtype) -> Taken:
     """Proves this run's kinds of calls that have no certificate, on CUDA; what all ranks then take."""
     if ranks.device.type != "cuda":
         return {}
@@ -31,7 +31,7 @@ def settle(settings: TrainingSettings, ranks: Ranks, reader: CacheReader, dtype:
     return agree(ranks, of_model(settings.model, dtype, tokens, reader.manifest.encoders.text.max_words))
 
 
-def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Table:
+def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:
     """One rank a node proves, in a child process; then every rank takes the same of each kind.
 
     Where nodes differ (other devices, other versions) that is the one with the least time over all of them

@@ -116,7 +116,7 @@ class Trainer:
         validation: CacheReader,
         model: Maris,
         found: tuple[Path, RunState] | None,
-        kernels: kernel_choice.Table,
+        kernels: kernel_choice.Taken,
     ) -> None:
         self.settings, self.ranks, self.kernels = settings, ranks, kernels
         self.cache_info, self.training, self.validation = cache_info, training, validation

@@ -15,7 +15,7 @@ from maris_fast.data_shards.stream import Batch
 from maris_fast.model.segmentation import Segmentation
 from maris_fast.sample import Sample
 from maris_fast.scoring import MARIS, Rows
-from maris_fast.scoring.rows import Table
+from maris_fast.scoring.rows import ScoreTable
 from maris_fast.train.ranks import Ranks
 
 
@@ -41,7 +41,7 @@ def score_expressions(
     precision: Literal["fp32", "bf16"] = "fp32",
     see: Callable[[Sample, NDArray[np.bool_]], None] | None = None,
     protocols: Sequence[scoring.Protocol] = (MARIS,),
-) -> Table:
+) -> ScoreTable:
     """The whole split's expressions, scored under every protocol; the same on all ranks.
 
     Args:

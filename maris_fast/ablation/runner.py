@@ -34,7 +34,7 @@ class Command:
     environment: dict[str, str]
 
 
-class Steps(Protocol):
+class CommandsOf(Protocol):
     """The commands of a run on one of the places that work side by side, from 0."""
 
     def __call__(self, run: AblationRun, place: int) -> Sequence[Command]: ...
@@ -120,7 +120,7 @@ class Runner:
         self,
         folder: Path,
         record: Record,
-        steps: Steps,
+        steps: CommandsOf,
         collect: Callable[[AblationRun], tuple[dict[str, Any], dict[str, Any]]],
         progress: Progress,
         *,

@@ -105,7 +105,7 @@ def imports(_: Subject) -> Finding:
 
 
 @dataclass(frozen=True)
-class Place:
+class Folder:
     """What the nearest existing folder above a path is: ``why_not`` says why nothing can be written there."""
 
     path: Path
@@ -113,7 +113,7 @@ class Place:
     why_not: str | None
 
 
-def look_at(path: Path) -> Place:
+def look_at(path: Path) -> Folder:
     """Writes a file into the nearest existing folder at or above ``path``, and removes it."""
     path = path.expanduser().absolute()
     here = next(one for one in (path, *path.parents) if one.exists())
@@ -126,7 +126,7 @@ def look_at(path: Path) -> Place:
                 file.write(b"doctor")
         except OSError as error:
             why_not = f"cannot be written: {error.strerror}"
-    return Place(here, shutil.disk_usage(here).free, why_not)
+    return Folder(here, shutil.disk_usage(here).free, why_not)
 
 
 def kernel_folders(_: Subject) -> Finding:
@@ -140,7 +140,7 @@ def kernel_folders(_: Subject) -> Finding:
     )
 
 
-def judge_kernel_folder(variable: str, place: Place) -> Finding:
+def judge_kernel_folder(variable: str, place: Folder) -> Finding:
     todo = f"export {variable}=/tmp/{variable.lower()}, or another folder on a disk of this machine"
     if place.why_not:
         return broken(f"{variable}: {place.path} {place.why_not}", "a folder that can be written", todo)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from maris_fast.config import TrainingSettings
 from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size, warning
-from maris_fast.doctor.machine import Place, look_at
+from maris_fast.doctor.machine import Folder, look_at
 from maris_fast.doctor.subject import Subject
 from maris_fast.errors import InputError, MarisError
 from maris_fast.system.launchers import be_alone, free_port
@@ -195,7 +195,7 @@ def run_folder(subject: Subject) -> Finding:
     return judge_room(run.folder, place, needed, found[1].step if found else None)
 
 
-def judge_room(folder: Path, place: Place, needed: int, resumed: int | None = None) -> Finding:
+def judge_room(folder: Path, place: Folder, needed: int, resumed: int | None = None) -> Finding:
     """``needed``: bytes of checkpoints and weights; ``resumed``: the step to go on from."""
     if place.why_not:
         return broken(

@@ -25,7 +25,7 @@ from maris_fast.errors import InputError, first_of
 from maris_fast.rle import Rle
 from maris_fast.sample import Key, Predicted, Sample
 from maris_fast.scoring import MARIS
-from maris_fast.scoring.rows import Facts, Table
+from maris_fast.scoring.rows import Facts, ScoreTable
 from maris_fast.system.files import replace_text, writing
 from maris_fast.train.ranks import Ranks
 
@@ -65,13 +65,13 @@ class KeptMasks:
         """Called with each of this rank's expressions and its mask at the image's own size."""
         self.kept.append(Predicted(sample, Rle.encode(prediction)))
 
-    def finish(self, table: Table, ranks: Ranks) -> None:
+    def finish(self, table: ScoreTable, ranks: Ranks) -> None:
         """Joins the masks of all ranks with the numbers of the very table that the scores come from."""
         every = [one for of_rank in ranks.gather(self.kept) for one in of_rank]
         self.lines = lines_of(table, every)
 
 
-def lines_of(table: Table, kept: Iterable[Predicted]) -> list[ScoredMask]:
+def lines_of(table: ScoreTable, kept: Iterable[Predicted]) -> list[ScoredMask]:
     """A line for each of the table's expressions, in its order."""
     counts = table.of(MARIS)
     by_key = sorted(kept, key=lambda one: one.sample.key)
@@ -137,8 +137,8 @@ def shown(key: Key) -> str:
     return f"image_id {key.image_id}, ref_id {key.ref_id}, sent_id {key.sent_id}"
 
 
-def table_of(scored: Sequence[Scored]) -> Table:
+def table_of(scored: Sequence[Scored]) -> ScoreTable:
     """The expressions under MARIS' own rules; without what they could be grouped by."""
     facts = [Facts(*one.key, first=True, targetless=False, twice_covered=-1, groups=()) for one in scored]
     counts = np.array([[one.intersection, one.union, one.iou, 0] for one in scored], dtype=np.float64)
-    return Table((MARIS,), facts, counts[:, None])
+    return ScoreTable((MARIS,), facts, counts[:, None])

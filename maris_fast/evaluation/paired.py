@@ -14,7 +14,7 @@ from maris_fast.evaluation.expression_file import Scored, read_scored, shown, ta
 from maris_fast.scoring import MARIS
 from maris_fast.scoring.intervals import LEVEL, SEED, Difference, studentised
 from maris_fast.scoring.summary import ratios_of, sums_of_images, warnings
-from maris_fast.system.terminal import Table as Grid
+from maris_fast.system.terminal import Table
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _require_same(first: Path, second: Path, of_first: list[Scored], of_second: 
         )
 
 
-def tables(comparison: Comparison, names: Sequence[str]) -> list[Grid]:
+def tables(comparison: Comparison, names: Sequence[str]) -> list[Table]:
     """Scores side by side, and the expressions that differ most.
 
     Args:
@@ -125,7 +125,7 @@ def tables(comparison: Comparison, names: Sequence[str]) -> list[Grid]:
     title = (
         f"{names[1]} less {names[0]}: {comparison.expressions:,} expressions, {comparison.images:,} images"
     )
-    scores = Grid(title=title, box=SIMPLE_HEAD, padding=(0, 1))
+    scores = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
     for column in ("score", "A", "B", "B - A", "95% from", "95% to"):
         scores.add_column(column, justify="left" if column == "score" else "right", no_wrap=True)
     for name, row in comparison.scores.items():
@@ -135,7 +135,7 @@ def tables(comparison: Comparison, names: Sequence[str]) -> list[Grid]:
         )
     if not comparison.differing:
         return [scores]
-    most = Grid(title="the expressions that differ most, by IoU", box=SIMPLE_HEAD, padding=(0, 1))
+    most = Table(title="the expressions that differ most, by IoU", box=SIMPLE_HEAD, padding=(0, 1))
     for column in ("A", "B", "B - A", "image_id", "sent_id"):
         most.add_column(column, justify="right", no_wrap=True)
     most.add_column("sentence", overflow="fold")

@@ -20,7 +20,7 @@ from maris_fast.evaluation.expression_file import ScoredMask, lines_of
 from maris_fast.rle import Rle, require_whole
 from maris_fast.sample import Predicted, Sample
 from maris_fast.scoring import Rows
-from maris_fast.scoring.rows import Table
+from maris_fast.scoring.rows import ScoreTable
 
 
 class Prediction(BaseModel):
@@ -47,7 +47,7 @@ def score_masks(
     split: str,
     protocols: Sequence[scoring.Protocol],
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Table, list[ScoredMask]]:
+) -> tuple[ScoreTable, list[ScoredMask]]:
     """Compares every expression of a split with its predicted mask.
 
     Args:

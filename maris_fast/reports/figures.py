@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from maris_fast.reports.run_data import Record, RunData
+from maris_fast.reports.run_data import LogRecord, RunData
 
 COLOURS = ("#2563eb", "#db2777", "#059669", "#d97706", "#7c3aed", "#475569")
 MOST_POINTS = 240
@@ -135,7 +135,7 @@ def _draw_curve(axes: Axes, run: RunData, curve: Curve, label: str, colour: str)
     return True
 
 
-def _points(records: Sequence[Record], curve: Curve) -> NDArray[np.float64]:
+def _points(records: Sequence[LogRecord], curve: Curve) -> NDArray[np.float64]:
     """[n, 2], steps and values."""
     found = [(one["step"], curve.scale * one[curve.name]) for one in records if curve.name in one]
     return np.array(found, dtype=np.float64).reshape(-1, 2)

@@ -18,7 +18,7 @@ from maris_fast.train.run_files import ENVIRONMENT, METRICS, PICTURES, SETTINGS
 from maris_fast.weight_files import BEST, LAST
 from maris_fast.weights import read_meta
 
-Record = dict[str, Any]
+LogRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class RunData:
     """Flat, ``section.key``."""
     environment: dict[str, Any]
     """Flat, as ``packages.torch``; empty where the file is missing."""
-    steps: list[Record]
-    evaluations: list[Record]
+    steps: list[LogRecord]
+    evaluations: list[LogRecord]
     pictures: list[Path]
     """Sheets of samples, the oldest first."""
-    attention: list[Record] = field(default_factory=list)
+    attention: list[LogRecord] = field(default_factory=list)
     """With run.attention_health."""
     caution: str | None = None
     """What to know before believing the scores, as the weights say."""
@@ -81,7 +81,7 @@ class RunData:
         return f"not finished: step {self.step:,} of {self.total_steps:,}"
 
     @property
-    def best(self) -> Record | None:
+    def best(self) -> LogRecord | None:
         """The evaluation of the highest oIoU, whose weights are best.safetensors."""
         return max(self.evaluations, key=lambda one: one["oIoU"], default=None)
 
@@ -123,7 +123,7 @@ def _caution(folder: Path) -> str | None:
     return None
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _records(path: Path) -> Iterator[LogRecord]:
     """Lines that hold a record; one that a crash tore is left out."""
     if not path.is_file():
         return

@@ -110,15 +110,15 @@ class Rows:
         self._facts += other["facts"]
         self._counts += other["counts"]
 
-    def table(self) -> Table:
+    def table(self) -> ScoreTable:
         """All expressions, in an order that does not depend on who scored them."""
         order = sorted(range(len(self._facts)), key=lambda i: self._facts[i][:3])
         counts = np.array(self._counts).reshape(len(self._facts), len(self.protocols), len(Count._fields))
-        return Table(self.protocols, [self._facts[i] for i in order], counts[order])
+        return ScoreTable(self.protocols, [self._facts[i] for i in order], counts[order])
 
 
 @dataclass(frozen=True)
-class Table:
+class ScoreTable:
     """E scored expressions in the order of their images."""
 
     protocols: tuple[Protocol, ...]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from maris_fast.scoring.groups import CATEGORY, KIND, LENGTH, ORDER, SIZE, WORDS
 from maris_fast.scoring.intervals import FEW_IMAGES, LEVEL, SEED, Ratio, studentised, wilson
 from maris_fast.scoring.protocols import MARIS, Protocol, precision_name
-from maris_fast.scoring.rows import Table
+from maris_fast.scoring.rows import ScoreTable
 
 FEW = 30
 """A group of fewer expressions says little, and is marked."""
@@ -24,14 +24,14 @@ MEANS = ("oIoU", "mIoU")
 Scores = dict[str, float]
 
 
-def headline(table: Table) -> dict[str, Any]:
+def headline(table: ScoreTable) -> dict[str, Any]:
     """MARIS' own scores: {'expressions', 'oIoU', 'mIoU', 'Pr@50', ..., 'kinds': {kind: the same}}, 0 to 1."""
     if not table.facts:
         return {"expressions": 0, "kinds": {}}
     return {**_scores(MARIS, _terms(MARIS, table)), "kinds": _grouped(table, MARIS).get(KIND, {})}
 
 
-def whole(table: Table, *, bootstrap: int = BOOTSTRAP) -> dict[str, Any]:
+def whole(table: ScoreTable, *, bootstrap: int = BOOTSTRAP) -> dict[str, Any]:
     """``headline``, and with it 'intervals', 'breakdown', and 'protocols' where there are others than MARIS'.
 
     Args:
@@ -60,7 +60,7 @@ def whole(table: Table, *, bootstrap: int = BOOTSTRAP) -> dict[str, Any]:
     return scores
 
 
-def _under(table: Table, protocol: Protocol, ours: Scores, bootstrap: int) -> dict[str, Any]:
+def _under(table: ScoreTable, protocol: Protocol, ours: Scores, bootstrap: int) -> dict[str, Any]:
     """A protocol's scores, under the script's names ('prints') and under ours."""
     scores = _scores(protocol, _terms(protocol, table))
     under: dict[str, Any] = {
@@ -76,7 +76,7 @@ def _under(table: Table, protocol: Protocol, ours: Scores, bootstrap: int) -> di
     return under
 
 
-def intervals(table: Table, protocol: Protocol, resamples: int) -> dict[str, list[float]]:
+def intervals(table: ScoreTable, protocol: Protocol, resamples: int) -> dict[str, list[float]]:
     """95% intervals of a protocol's scores over images, as ``intervals`` makes them; none of one image.
 
     oIoU and mIoU by a studentised bootstrap, shares of expressions by Wilson's interval. A share of
@@ -92,7 +92,7 @@ def intervals(table: Table, protocol: Protocol, resamples: int) -> dict[str, lis
     return {name: list(of_all[name]) for name in _names(protocol) if name in of_all}
 
 
-def sums_of_images(table: Table, protocol: Protocol) -> NDArray[np.float64]:
+def sums_of_images(table: ScoreTable, protocol: Protocol) -> NDArray[np.float64]:
     """[images, 9 + levels], in the order of image_id: of each image's expressions."""
     terms = _terms(protocol, table)
     _, image = np.unique(table.column("image_id"), return_inverse=True)
@@ -119,7 +119,7 @@ def warnings(images: int) -> list[str]:
     return []
 
 
-def _grouped(table: Table, protocol: Protocol) -> dict[str, dict[str, Scores]]:
+def _grouped(table: ScoreTable, protocol: Protocol) -> dict[str, dict[str, Scores]]:
     """Scores by dimension and group, both in the order of ``groups``."""
     members: dict[str, dict[str, list[int]]] = {}
     for row, facts in enumerate(table.facts):
@@ -141,7 +141,7 @@ def _grouped(table: Table, protocol: Protocol) -> dict[str, dict[str, Scores]]:
 _N, _I, _U, _IOU, _JUDGED, _NONE, _NONE_FOUND, _SOME, _SOME_FOUND = range(9)
 
 
-def _terms(protocol: Protocol, table: Table) -> NDArray[np.float64]:
+def _terms(protocol: Protocol, table: ScoreTable) -> NDArray[np.float64]:
     """[E, 9 + levels]; all 0 where the protocol leaves the expression out."""
     intersection, union, iou, says_none = table.of(protocol).T
     none, one = table.column("targetless"), np.ones(len(iou))

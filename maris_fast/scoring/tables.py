@@ -10,14 +10,14 @@ from rich.text import Text
 
 from maris_fast.scoring.protocols import PROTOCOLS, THRESHOLDS, precision_name
 from maris_fast.scoring.summary import FEW
-from maris_fast.system.terminal import Table as Grid
+from maris_fast.system.terminal import Table
 
 SCORES = ("oIoU", "mIoU", *map(precision_name, THRESHOLDS))
 
 Summary = Mapping[str, Any]
 
 
-def of_conditions(results: Mapping[str, Summary], title: str) -> Grid:
+def of_conditions(results: Mapping[str, Summary], title: str) -> Table:
     """Each condition with its kinds of expression and the intervals of its scores."""
     grid = _grid(title, "expressions")
     for condition, summary in results.items():
@@ -31,7 +31,7 @@ def of_conditions(results: Mapping[str, Summary], title: str) -> Grid:
     return grid
 
 
-def of_protocols(summary: Summary, title: str) -> Grid:
+def of_protocols(summary: Summary, title: str) -> Table:
     """The same logits by everybody's rules, and the largest less the smallest number of each column.
 
     In brackets stands what the peer's script does not print. The spread is over what is printed, by scripts
@@ -57,15 +57,15 @@ def spread(summary: Summary, score: str) -> float:
     return max(printed) - min(printed)
 
 
-def of_prints(summary: Summary, title: str) -> Grid:
+def of_prints(summary: Summary, title: str) -> Table:
     """What each script would have printed, in its words."""
-    grid = Grid("protocol", "its script prints", title=title, box=SIMPLE_HEAD)
+    grid = Table("protocol", "its script prints", title=title, box=SIMPLE_HEAD)
     for name, row in summary["protocols"].items():
         grid.add_row(name, "  ".join(f"{theirs} {score:.4f}" for theirs, score in row["prints"].items()))
     return grid
 
 
-def of_breakdown(summary: Summary, title: str) -> Iterator[Grid]:
+def of_breakdown(summary: Summary, title: str) -> Iterator[Table]:
     """A table a dimension; groups of fewer than ``FEW`` expressions are marked and dim."""
     for dimension, groups in summary.get("breakdown", {}).items():
         grid = _grid(f"{title}, by {dimension}", dimension)
@@ -77,9 +77,9 @@ def of_breakdown(summary: Summary, title: str) -> Iterator[Grid]:
         yield grid
 
 
-def _grid(title: str, first: str) -> Grid:
+def _grid(title: str, first: str) -> Table:
     # Nine columns in 80 characters, brackets included.
-    grid = Grid(title=title, box=SIMPLE_HEAD, padding=0)
+    grid = Table(title=title, box=SIMPLE_HEAD, padding=0)
     grid.add_column(first)
     for name in ("number", *SCORES):
         grid.add_column(name, justify="right", no_wrap=True)

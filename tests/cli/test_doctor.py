@@ -24,8 +24,8 @@ from maris_fast.doctor import CHECKS, Check, Finding, Subject, examine
 from maris_fast.doctor.finding import broken, not_run, ok, together, warning
 from maris_fast.doctor.machine import (
     GIB,
+    Folder,
     Gpu,
-    Place,
     judge_absence,
     judge_gpus,
     judge_kernel_folder,
@@ -364,11 +364,11 @@ def test_kernels_that_disagree_are_broken_only_where_the_settings_name_them() ->
 
 
 def test_kernels_are_to_be_built_on_a_disk_with_room(tmp_path: Path) -> None:
-    assert judge_kernel_folder("TRITON_CACHE_DIR", Place(tmp_path, 9 * GIB, None)).status == "ok"
-    full = judge_kernel_folder("TRITON_CACHE_DIR", Place(tmp_path, GIB // 2, None))
+    assert judge_kernel_folder("TRITON_CACHE_DIR", Folder(tmp_path, 9 * GIB, None)).status == "ok"
+    full = judge_kernel_folder("TRITON_CACHE_DIR", Folder(tmp_path, GIB // 2, None))
     assert full.status == "warning"
     assert "export TRITON_CACHE_DIR=/tmp/" in full.todo
-    assert judge_kernel_folder("X", Place(tmp_path, GIB, "cannot be written")).status == "broken"
+    assert judge_kernel_folder("X", Folder(tmp_path, GIB, "cannot be written")).status == "broken"
 
 
 def test_looking_at_a_folder_that_does_not_exist_yet_makes_nothing(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_looking_at_a_folder_that_does_not_exist_yet_makes_nothing(tmp_path: Pat
 
 
 def test_a_disk_needs_room_for_one_checkpoint_more_than_are_kept() -> None:
-    place = Place(Path("/data"), 5 * GIB, None)
+    place = Folder(Path("/data"), 5 * GIB, None)
     full = judge_room(Path("/data/run"), place, 6 * GIB)
     assert full.status == "broken"
     assert "5.0 GiB free for 6.0 GiB" in full.came
