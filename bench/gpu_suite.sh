@@ -11,8 +11,8 @@
 #   bench/gpu_suite.sh encoders    SAM's attention: segment-anything's and ours
 #   bench/gpu_suite.sh cache       writing a cache and reading it: images/s beside segment-anything, GB/s to the GPU
 #
-# WHEELS names a folder of wheels (gpu_wheels.py gathers them), for a machine without a network; OUT a folder for
-# logs and results, bench/results by default. PYTHON is the interpreter that holds PyTorch, python3 by default.
+# WHEELS names a folder of wheels, for a machine without a network (gpu_requirements.txt says how to gather them); OUT
+# a folder for logs and results, bench/results by default. PYTHON is the interpreter that holds PyTorch, python3 by default.
 # COMMIT is what is measured, for `first`, where a copy of the files has no repository to ask.
 set -euo pipefail
 
