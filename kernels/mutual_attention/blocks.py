@@ -125,10 +125,12 @@ if triton_version() >= (3, 9):
 # What spills on sm_100 or sm_120 of the table that otherwise serves there.
 BLACKWELL = {64: replace(WIDE_TILES[64], wide=Walk(32, 8, 1, 64))}
 SMALL_BLACKWELL: dict[int, Row] = {}
+FP32_BLACKWELL: dict[int, Row] = {}
 if triton_version() >= (3, 8):
     BLACKWELL[64] = replace(BLACKWELL[64], forward=Walk(32, 8, 1))
     BLACKWELL[128] = replace(WIDE_TILES[128], backward=Walk(16, 8, 1, 64))
     SMALL_BLACKWELL[16] = replace(SMALL_TILES[16], wide=Walk(32, 4, 1, 64))
+    FP32_BLACKWELL[32] = replace(FP32[32], forward=Walk(32, 8, 1, 32), wide=Walk(32, 8, 1, 32))
 
 # fp32 over more words spills 304 to 2,760 bytes from Triton 3.8 on, with any of these tiles.
 FP32_WORDS = 64 if triton_version() >= (3, 8) else WORD_BLOCKS[-1]
@@ -149,9 +151,9 @@ TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (90, 2): {words: replace(row, by_tma=HOPPER.get(words)) for words, row in WIDE_TILES.items()},
     (90, 4): FP32,
     (100, 2): {**WIDE_TILES, **BLACKWELL},
-    (100, 4): FP32,
+    (100, 4): {**FP32, **FP32_BLACKWELL},
     (120, 2): {**SMALL_TILES, **SMALL_BLACKWELL},
-    (120, 4): FP32,
+    (120, 4): {**FP32, **FP32_BLACKWELL},
 }
 # What differs where Aᵀ Z_v is divided by A's column sums, whose registers would spill in the table's rows.
 DIVIDED: dict[tuple[int, int], dict[int, dict[str, Walk | None]]] = {
