@@ -34,7 +34,7 @@ from maris_fast.data_shards.scaling import PLAN_RATES
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.data_shards.stream.device import DeviceStage
 from maris_fast.data_shards.stream.pipeline import Pipeline
-from maris_fast.data_shards.stream.ring import ByteRing, Slot
+from maris_fast.data_shards.stream.ring import Arena, ByteRing, Slot
 from maris_fast.data_shards.stream.step_order import Epoch, Share, epoch_steps, share
 from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
@@ -152,23 +152,9 @@ def _ways(folder: Path) -> dict[str, Callable[[], None]]:
     ) -> Callable[[], None]:
         settings = ReadingSettings.model_validate({"reader_threads": threads, "verify": verify})
         reader = CacheReader(folder, "train", settings)
-        largest = max(
-            sum(int(reader.layouts.slot_bytes[group.image]) for group in step.groups)
-            for step in _epoch(reader)
-        )
-        memory = ByteRing((settings.prefetch + 2) * largest, pinned=pinned) if ring else FreshMemory()
+        memory = ring_for(reader, pinned=pinned) if ring else FreshMemory()
 
-        def read() -> None:
-            pipeline = Pipeline(
-                _shares(reader), reader.shards, reader.layouts, memory, reader.bad_samples, settings, threads
-            )
-            for batch in pipeline:
-                if stage is not None:
-                    stage(batch.memory, batch.layout)
-                pipeline.release(batch)
-            pipeline.stop()
-
-        return read
+        return lambda: read_once(reader, memory, threads, stage)
 
     on_gpu: dict[str, Callable[[], None]] = {}
     if DEVICE.type == "cuda":
@@ -190,6 +176,26 @@ def _ways(folder: Path) -> dict[str, Callable[[], None]]:
         RAW: lambda: _raw(folder, 1),
         RAW_TWO: lambda: _raw(folder, 2),
     }
+
+
+def ring_for(reader: CacheReader, *, pinned: bool = False) -> ByteRing:
+    """As large as training would have it."""
+    largest = max(
+        sum(int(reader.layouts.slot_bytes[group.image]) for group in step.groups) for step in _epoch(reader)
+    )
+    return ByteRing((reader.settings.prefetch + 2) * largest, pinned=pinned)
+
+
+def read_once(reader: CacheReader, memory: Arena, threads: int, stage: DeviceStage | None = None) -> None:
+    """All groups of an epoch into ``memory``, and on to a device by ``stage``."""
+    pipeline = Pipeline(
+        _shares(reader), reader.shards, reader.layouts, memory, reader.bad_samples, reader.settings, threads
+    )
+    for batch in pipeline:
+        if stage is not None:
+            stage(batch.memory, batch.layout)
+        pipeline.release(batch)
+    pipeline.stop()
 
 
 def _epoch(reader: CacheReader) -> Epoch:

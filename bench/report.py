@@ -15,6 +15,7 @@ from maris_fast.bench.drawing.equation_readings import readings_block
 from maris_fast.bench.drawing.markdown import replace_block
 from maris_fast.bench.drawing.plain_tables import (
     ablations_block,
+    far_reading_block,
     quickstart_block,
     reading_block,
     step_memory_block,
@@ -112,6 +113,8 @@ def draw(root: Path = ROOT) -> list[Path]:
         written.append(docs / "equation_readings.png")
     for suite in measured(results, ["reading"])[:1]:
         put(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
+    for suite in measured(results, ["far_reading"])[:1]:
+        put(root / "data_shards" / "stream" / "README.md", "far-reading", far_reading_block(suite))
     for suite in measured(results, ["writing"])[:1]:
         put(root / "data_shards" / "cache" / "README.md", "writing", writing_block(suite))
     return written

@@ -100,6 +100,21 @@ def reading_block(suite: Suite) -> str:
     return "\n".join(parts)
 
 
+def far_reading_block(suite: Suite) -> str:
+    """Addresses beside the local disk, and the conditions."""
+    lines = [[row["way"], f"{row['gb_per_s']:.2f}", f"{row['to_local']:.2f}"] for row in suite.rows]
+    one = suite.rows[0]
+    return "\n".join(
+        [
+            *table(["", "GB/s", "local disk = 1"], lines),
+            "",
+            f"(Medians of ratios within each of {one['rounds']} rounds, {one['images']} groups of ViT-H's "
+            "size, int8, checksums of all, warm page cache; the server is a process on the same cores; "
+            f"{_busy(suite, one)}.)",
+        ]
+    )
+
+
 def writing_block(suite: Suite) -> str:
     """A table from pictures on disk to shards, one of the shard writer alone, and the conditions."""
     encoding = [row for row in suite.rows if "images_per_s" in row]

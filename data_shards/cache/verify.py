@@ -38,6 +38,9 @@ from maris_fast.errors import InputError, first_of
 from maris_fast.system.new_files import PART
 from maris_fast.system.progress import counting
 
+_GLANCES = 16
+"""Shards at a time: below an address each is several round trips."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -125,7 +128,9 @@ def glance(
     """What ``verify_cache`` finds before it opens a shard: missing files, their sizes, wrong indexes."""
     files = files_of(place)
     entries = (shard for split in splits for shard in manifest.splits[split].shards)
-    return tuple(problem for entry in entries for problem in _Shard(files, manifest, entry).glance())
+    with ThreadPoolExecutor(_GLANCES, thread_name_prefix="glance") as threads:
+        found = list(threads.map(lambda entry: _Shard(files, manifest, entry).glance(), entries))
+    return tuple(problem for one in found for problem in one)
 
 
 def _strays(folder: Path, manifest: CacheManifest) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ come back is an error before ``patience`` is over. A body that is cut goes on fr
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -104,6 +105,7 @@ class ObjectStore:
         from obstore.exceptions import BaseError, NotSupportedError
 
         where = str(self.address / name)
+        _require_no_fork(where)
         try:
             return work(obstore)
         except NotSupportedError as error:
@@ -120,6 +122,20 @@ class ObjectStore:
 
 class _CutError(Exception):
     """A body that ends before its length."""
+
+
+_process: int | None = None
+"""That uses obstore. Its threads do not survive a fork: a request of the child would wait for ever."""
+
+
+def _require_no_fork(where: str) -> None:
+    global _process
+    _process = _process or os.getpid()
+    if _process != os.getpid():
+        raise ConfigError(
+            f"{where}: this process was forked from one that reads addresses, and cannot; start it by spawn "
+            "(multiprocessing.get_context('spawn'))"
+        )
 
 
 def _connected(address: StoreAddress, patience: float) -> Any:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maris_fast.bench.drawing.plain_tables import RAW_TWO
+import pytest
+
+from maris_fast.bench import far_reading
+from maris_fast.bench.drawing.plain_tables import RAW_TWO, far_reading_block
 from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.bench.reading import OURS, RAW, STOCK, measured
+from maris_fast.bench.results import Suite
 from maris_fast.bench.writing import AS_IT_IS, encoding, shards
 from maris_fast.bench.writing import RAW as RAW_WRITE
 from maris_fast.data_shards.cache.verify import verify_cache
@@ -38,3 +42,16 @@ def test_every_way_of_reading_is_held_against_stock_and_raw(tmp_path: Path) -> N
     assert (rows[STOCK]["to_stock"], rows[RAW]["to_raw"], rows[RAW_TWO]["to_raw_two"]) == (1, 1, 1)
     assert all(row["gb_per_s"] > 0 for row in rows.values())
     assert [name for name, row in rows.items() if "plan_rates" in row] == [OURS]
+
+
+@pytest.mark.process
+def test_addresses_are_held_against_the_local_disk(tmp_path: Path) -> None:
+    write_fake_cache(tmp_path / "cache", 6, grids=[(8, 8)], channels=64)
+    rows = far_reading.measured(tmp_path / "cache", 2, tmp_path / "kept")
+    assert (rows[0]["way"], rows[0]["to_local"]) == (far_reading.LOCAL, 1)
+    at_once = {row["way"].rpartition(", ")[2]: row["to_local"] for row in rows}
+    assert at_once["1 request"] < at_once["4 requests"]  # six times the latency against twice
+    assert list((tmp_path / "kept").glob("*.kept"))
+    environment = {"device": "cpu", "processor_cores": 2}
+    drawn = far_reading_block(Suite("far_reading", "2026-01-01", "0", False, environment, rows))
+    assert all(row["way"] in drawn for row in rows)

@@ -323,6 +323,18 @@ def test_leaving_early_ends_the_requests(cache: Path) -> None:
         far.faults.ended.set()
 
 
+def test_a_fork_of_a_process_that_read_an_address_says_that_it_cannot(cache: Path) -> None:
+    with web_server(cache) as far:
+        read_manifest(far.address)
+        if (child := os.fork()) == 0:
+            try:
+                read_manifest(far.address)
+            except ConfigError as error:
+                os._exit(7 if "start it by spawn" in str(error) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 MEMORY = """
 import resource, sys
 from maris_fast.config import ReadingSettings

@@ -1,0 +1,118 @@
+"""The reader on a cache behind a web server of this machine, beside the same cache on the local disk.
+
+    python -m maris_fast.bench.far_reading
+
+Groups of ViT-H's size as in ``bench/reading.py``. The server is a process of its own that waits before each
+answer; every way reads all groups once a round, and what is reported is the median over rounds of the local
+disk's time against the way's in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from maris_fast.bench.fake_cache import write_fake_cache
+from maris_fast.bench.reading import read_once, ring_for
+from maris_fast.bench.results import BENCH, Row, Suite
+from maris_fast.config import ReadingSettings
+from maris_fast.data_shards.stream import CacheReader
+from maris_fast.train.environment import environment
+from maris_fast.train.ranks import Ranks
+
+LATENCY = 0.02
+LOCAL = "local disk, 2 threads"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=BENCH / "results")
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="maris-far-reading-", dir=options.scratch))
+    try:
+        write_fake_cache(folder / "cache", options.images)
+        rows = measured(folder / "cache", options.rounds, folder / "kept")
+    finally:
+        shutil.rmtree(folder)
+    here = environment(Ranks(torch.device("cpu")))
+    print(Suite.now("far_reading", here, rows).save(options.out))
+    for row in rows:
+        print(f"{row['way']:48} {row['gb_per_s']:6.2f} GB/s  {row['to_local']:5.2f} of the local disk")
+
+
+def measured(cache: Path, rounds: int, kept: Path) -> list[Row]:
+    """All ways in turn, ``rounds`` times; ``kept``: a new folder for copies."""
+    with _served(cache, 0.0) as near, _served(cache, LATENCY) as far:
+        pause = f"{1000 * LATENCY:g} ms before each answer"
+        ways = {
+            LOCAL: _way(cache, 2),
+            "web server, 16 requests": _way(near, 16),
+            f"{pause}, 1 request": _way(far, 1),
+            f"{pause}, 4 requests": _way(far, 4),
+            f"{pause}, 16 requests": _way(far, 16),
+            "the same from the second epoch on, in data.staging": _way(far, 16, kept),
+        }
+        for way in ways.values():
+            way()  # connections and rings are there, and the copies
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        loads = []
+        for number in range(rounds):
+            names = list(ways)
+            # Another starting point each round: no way always follows the same one.
+            for name in (*names[number % len(names) :], *names[: number % len(names)]):
+                loads.append(os.getloadavg()[0])
+                before = time.perf_counter()
+                ways[name]()
+                seconds[name].append(time.perf_counter() - before)
+    with CacheReader(cache, "train") as reader:
+        images, total = reader.images, int(reader.index.size.sum())
+    return [
+        {
+            "way": name,
+            "images": images,
+            "rounds": rounds,
+            "latency_s": LATENCY,
+            "load_average": [min(loads), statistics.median(loads), max(loads)],
+            "gb_per_s": total / statistics.median(times) / 1e9,
+            "to_local": statistics.median(a / b for a, b in zip(seconds[LOCAL], times, strict=True)),
+            "seconds": times,
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def _way(place: Path | str, threads: int, staging: Path | None = None) -> Callable[[], None]:
+    reader = CacheReader(place, "train", ReadingSettings(verify="always", staging=staging))
+    memory = ring_for(reader)
+    return lambda: read_once(reader, memory, threads)
+
+
+@contextmanager
+def _served(folder: Path, latency: float) -> Iterator[str]:
+    command = [sys.executable, "-m", "maris_fast.bench.range_server", str(folder), "--latency", str(latency)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        finally:
+            server.terminate()
+
+
+if __name__ == "__main__":
+    main()
