@@ -54,6 +54,7 @@ def write_refs(
     Raises:
         InputError: no refs, an unknown split, or rows that cannot be used, as ``import_dataset``.
     """
+    source.forget()
     options = source.options
     if not refs.rows and not refs.misshapen:
         raise InputError(f"{info.source} holds no refs")

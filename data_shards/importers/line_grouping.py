@@ -59,6 +59,7 @@ def write_lines(
     Raises:
         InputError: no lines, an unknown split, or rows that cannot be used, as ``import_dataset``.
     """
+    source.forget()
     options = source.options
     if not lines and not bad:
         raise InputError(f"{source.place} holds no lines")

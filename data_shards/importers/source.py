@@ -101,6 +101,11 @@ class Source:
             return [Document(path, split) for split, path in named if split is not None]
         return [Document(path, split) for split, path in files_by_split(self.root, self.dataset)]
 
+    def forget(self) -> None:
+        """The content of all documents that were read."""
+        for document in self.__dict__.get("documents", ()):
+            document.forget()
+
     def content(self) -> Any:
         """Of the first of the documents; None where there is none, or none that can be read."""
         try:
@@ -124,7 +129,9 @@ class Source:
     def with_defaults(self, **options: Any) -> Source:
         """With these options where they are None."""
         unsaid = {name: value for name, value in options.items() if getattr(self.options, name) is None}
-        return replace(self, options=replace(self.options, **unsaid))
+        other = replace(self, options=replace(self.options, **unsaid))
+        other.__dict__.update({name: self.__dict__[name] for name in ("documents",) if name in self.__dict__})
+        return other
 
     def images_of(self, split: str | None) -> str:
         """Below the image folder, where the named folder of images has a ``{split}`` in it."""

@@ -185,6 +185,21 @@ def test_progress_goes_over_images_and_phrases(phrases: Phrases) -> None:
     assert calls == [(1, 5), (2, 5), (3, 5), (5, 5)]
 
 
+def test_images_may_lie_in_visual_genomes_two_folders(phrases: Phrases) -> None:
+    before = phrases.imported().info
+    images = phrases.place / "images"
+    for number, path in enumerate(sorted(images.glob("*.jpg"))):
+        folder = images / ("VG_100K", "VG_100K_2")[number % 2]
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+    phrases.out = phrases.out.with_name("again")
+    assert phrases.imported().info.splits == before.splits
+    dataset = ImportedDataset(phrases.out)
+    named = {one.image for split in before.splits for one in dataset.records(split)}
+    assert {name.split("/")[0] for name in named} == {"VG_100K", "VG_100K_2"}
+    assert all((images / name).is_file() for name in named)
+
+
 def test_counts_are_judged_against_the_published_ones() -> None:
     published = PUBLISHED["phrasecut", "official"]
     assert sum(published[split].sentences for split in ("train", "val", "test")) == 345_486

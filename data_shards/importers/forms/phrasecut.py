@@ -32,6 +32,7 @@ from maris_fast.rle import Rle
 
 IMAGE_DATA = ("image_data_split.json", "image_data_split3000.json")
 """Both names are about."""
+_FOLDERS = ("", "VG_100K/", "VG_100K_2/")
 
 
 class PhraseStructure(BaseModel):
@@ -77,7 +78,7 @@ def read(source: Source) -> DatasetInfo:
         bad.add(one.row(listing.name, split_of(one.keys), said=False), one.fault)
     broken = {one.id("image_id"): one for one in misshapen}
     splits = (  # one after the other: a file takes gigabytes while it is read
-        (split, _Split(split, place, image_data, broken, bad).records(Path(head.image_root), options))
+        (split, _Split(split, place, Path(head.image_root), image_data, broken, bad).records(options))
         for split in chosen
     )
     return write_dataset(source.folder, head, splits, bad, options)
@@ -95,11 +96,13 @@ class _Split:
         self,
         name: str,
         place: Path,
+        image_root: Path,
         listed: Sequence[ImageDataRow],
         broken: Mapping[int | None, Misshapen],
         bad: BadRows,
     ) -> None:
-        self._name, self._file, self._bad = name, f"refer_{name}.json", bad
+        self._name, self._file, self._root, self._bad = name, f"refer_{name}.json", image_root, bad
+        self._names: dict[int, str] = {}
         self._tasks, misshapen = _read_tasks(place / self._file)
         for one in misshapen:
             bad.add(one.row(self._file, name), one.fault)
@@ -129,7 +132,7 @@ class _Split:
             elif rows := at_odds.get(task.image_id):
                 detail = f"{name} {number}: image {task.image_id} ({len(rows)} times)"
                 bad.add(self._row(number), Fault(TWICE.format("images"), detail))
-            elif fault := size_fault(_image_row(image)):
+            elif fault := size_fault(self._image_row(image)):
                 bad.add(self._row(number), fault)
             elif image.split != name:
                 bad.add(
@@ -143,13 +146,13 @@ class _Split:
                 self._images[task.image_id] = image
                 self._by_image[task.image_id].append(number)
 
-    def records(self, root: Path, options: ImportOptions) -> list[ImageRecord]:
-        """One an image, in the order of image_id; ``root`` holds the images."""
-        rows = [_image_row(one) for one in self._images.values()]
+    def records(self, options: ImportOptions) -> list[ImageRecord]:
+        """One an image, in the order of image_id."""
+        rows = [self._image_row(one) for one in self._images.values()]
         done, both = len(rows), len(rows) + len(self._tasks)
         progress = options.progress or (lambda done, both: None)
         looked = look_at_images(
-            root,
+            self._root,
             rows,
             replace(options, progress=lambda done, _: progress(done, both)),
             undecided=options.orientation or "stored",  # as Visual Genome's boxes are
@@ -165,12 +168,24 @@ class _Split:
             looked.oriented(records), looked.faults, file=self._file, split=self._name, what="phrase"
         )
 
+    def _file_name(self, image_id: int) -> str:
+        """In the image folder itself, or in one of the two that Visual Genome's images come in."""
+        if image_id not in self._names:
+            places = (f"{folder}{image_id}.jpg" for folder in _FOLDERS)
+            there = (place for place in places if (self._root / place).exists())
+            self._names[image_id] = next(there, f"{image_id}.jpg")
+        return self._names[image_id]
+
+    def _image_row(self, image: ImageDataRow) -> ImageRow:
+        name = self._file_name(image.image_id)
+        return ImageRow(id=image.image_id, file_name=name, height=image.height, width=image.width)
+
     def _row(self, number: int) -> SourceRow:
         return SourceRow(
             file=self._file,
             split=self._name,
             row=f"phrase {number}",
-            image=_file_name(self._tasks[number].image_id),
+            image=self._file_name(self._tasks[number].image_id),
             expressions=1,
         )
 
@@ -194,22 +209,13 @@ class _Split:
             return None
         return ImageRecord(
             image_id=image.image_id,
-            image=_file_name(image.image_id),
+            image=self._file_name(image.image_id),
             height=image.height,
             width=image.width,
             coco_id=image.coco_id or None,
             targets=tuple(targets),
             expressions=tuple(expressions),
         )
-
-
-def _image_row(image: ImageDataRow) -> ImageRow:
-    name = _file_name(image.image_id)
-    return ImageRow(id=image.image_id, file_name=name, height=image.height, width=image.width)
-
-
-def _file_name(image_id: int) -> str:
-    return f"{image_id}.jpg"
 
 
 def _target(number: int, task: TaskRow, image: ImageDataRow, where: str) -> Target | Fault:
