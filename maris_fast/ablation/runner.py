@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from maris_fast.ablation.record import ABLATION, Record
 from maris_fast.ablation.runs import AblationRun
+from maris_fast.system.progress import Runs
 from maris_fast.train.by_products import ByProduct
 from maris_fast.train.run_files import METRICS
 
@@ -32,19 +33,6 @@ class Command:
 
     words: Sequence[str]
     environment: dict[str, str]
-
-
-class CommandsOf(Protocol):
-    """The commands of a run on one of the places that work side by side, from 0."""
-
-    def __call__(self, run: AblationRun, place: int) -> Sequence[Command]: ...
-
-
-class Progress(Protocol):
-    """What the person who waits is shown: ``done`` of the runs, counted in parts of one, and lines."""
-
-    def at(self, done: float, running: Sequence[str]) -> None: ...
-    def say(self, line: str) -> None: ...
 
 
 class _Job:
@@ -113,6 +101,7 @@ class Runner:
 
     Args:
         folder: of the ablation.
+        steps: the commands of a run on one of the places that work side by side, from 0.
         collect: after a run's last command, its measured values and its environment.
     """
 
@@ -120,9 +109,9 @@ class Runner:
         self,
         folder: Path,
         record: Record,
-        steps: CommandsOf,
+        steps: Callable[[AblationRun, int], Sequence[Command]],
         collect: Callable[[AblationRun], tuple[dict[str, Any], dict[str, Any]]],
-        progress: Progress,
+        progress: Runs,
         *,
         jobs: int,
     ) -> None:
