@@ -58,6 +58,9 @@ _GREFCOCO_SPLITS = {"train", "val", "testA", "testB"}
 _SPELLED = re.compile(r"refcoco(?:[_-]?(plus|\+)|[_-]?(g))?(?![a-z])", re.IGNORECASE)
 
 
+_BY_GOOGLE = re.compile(r"google|refcocog_g(?![a-z])", re.IGNORECASE)
+
+
 def published_as(name: str) -> tuple[str | None, str]:
     """Name and ``split_by`` of the member of the RefCOCO family that a name such as refcocoplus means.
 
@@ -67,7 +70,7 @@ def published_as(name: str) -> tuple[str | None, str]:
     if found is None:
         return None, OWN
     return (
-        ("refcocog", "google" if "google" in name else "umd")
+        ("refcocog", "google" if _BY_GOOGLE.search(name) else "umd")
         if found[2]
         else ("refcoco+" if found[1] else "refcoco", "unc")
     )

@@ -18,8 +18,10 @@ from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.evaluation.scores_file import AS_WRITTEN, read_scores, write_scores
+from tests.data.other_forms import small_family
 from tests.data.test_coco_sentences import Instances
 from tests.data.test_grefcoco import Grefs
+from tests.data.test_import_damage import FORMS
 from tests.data.test_jsonl import Photos
 from tests.data.test_phrasecut import Phrases
 
@@ -71,6 +73,32 @@ def test_own_data_are_imported_by_their_files_name(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert title in said(result)
         assert "no published counts" in said(result)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_found_by_its_content(tmp_path: Path, form: str) -> None:
+    made = small_family(tmp_path)
+    dataset, options = FORMS[form](made)
+    given = [
+        f"--{name.replace('_', '-')}" if value is True else f"--{name}={value}"
+        for name, value in options.items()
+    ]
+    result = maris_fast("import", made.root, dataset, *given, "--out", tmp_path / "imported")
+    assert result.exit_code == 0, result.output
+    assert {"train", "val"} <= {*said(result).split()}
+    assert ImportedDataset(tmp_path / "imported").info.splits["train"].images == 1
+
+
+def test_of_no_known_form_the_forms_and_the_option_are_told(tmp_path: Path) -> None:
+    made = small_family(tmp_path)
+    (made.root / "rooms").mkdir()
+    result = maris_fast("import", made.root, "rooms", "--out", tmp_path / "imported")
+    assert result.exit_code == 2
+    assert "has none of the known forms (docs/datasets.md): refs(<split-by>).p or" in said(result)
+    dataset, _ = FORMS["roboflow"](made)
+    result = maris_fast("import", made.root, dataset, "--out", tmp_path / "imported")
+    assert result.exit_code == 2
+    assert "with --category-sentences the name of a category is a sentence" in said(result)
 
 
 @pytest.mark.process

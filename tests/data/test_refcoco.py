@@ -16,7 +16,7 @@ from rich.console import Console
 from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.importers.published import PUBLISHED, verdict
+from maris_fast.data_shards.importers.published import PUBLISHED, published_as, verdict
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
 
@@ -412,6 +412,25 @@ def test_counts_are_judged_against_the_published_ones() -> None:
     fewer = published["val"].model_copy(update={"sentences": 10_833})
     assert verdict("refcoco", "unc", "val", fewer) == "differs by -1 sentences"
     assert verdict("scenes", "synthetic", "val", fewer) == "no published counts"
+
+
+@pytest.mark.parametrize(
+    ("spelled", "meant"),
+    [
+        ("refcoco", ("refcoco", "unc")),
+        ("refcoco-unc/instances.json", ("refcoco", "unc")),
+        ("refcoco+", ("refcoco+", "unc")),
+        ("jxu124_refcocoplus", ("refcoco+", "unc")),
+        ("anns/refcocog_u", ("refcocog", "umd")),
+        ("anns/refcocog_g", ("refcocog", "google")),
+        ("refcocog-google/instances.json", ("refcocog", "google")),
+        ("finetune_refcocog_train.json", ("refcocog", "umd")),
+        ("grefs", (None, "own")),
+        ("kitchen", (None, "own")),
+    ],
+)
+def test_members_of_the_family_are_known_by_other_names(spelled: str, meant: tuple[str | None, str]) -> None:
+    assert published_as(spelled) == meant
 
 
 @pytest.mark.parametrize(
