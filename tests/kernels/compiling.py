@@ -10,16 +10,33 @@ from typing import Any
 
 from maris_fast.kernels.triton_here import KNOWN
 
+Rows = list[dict[str, Any]]
 
-def compiled_for(operation: str, architecture: int, *options: str) -> list[dict[str, Any]]:
-    """A row a kernel, from a process of its own: in this one, Triton may be the interpreter."""
+RUN_EACH = """
+import json, runpy, sys
+for module, *words in json.loads(sys.argv[1]):
+    sys.argv = [module, *words]
+    runpy.run_module(module, run_name="__main__")
+    print()
+"""
+
+
+def compiled_by(operation: str, *commands: str) -> dict[str, Rows]:
+    """A row a kernel, by the words of each command line, all run in a process of their own.
+
+    In this one, Triton may be the interpreter.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", f"maris_fast.kernels.{operation}.compiled", str(architecture), *options]
+    module = f"maris_fast.kernels.{operation}.compiled"
+    words = json.dumps([[module, *given.split()] for given in commands])
+    command = [sys.executable, "-c", RUN_EACH, words]
     out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return [json.loads(line) for line in out.splitlines()]
+    parts = out.removesuffix("\n\n").split("\n\n")
+    rows = [[json.loads(line) for line in part.splitlines()] for part in parts]
+    return dict(zip(commands, rows, strict=True))
 
 
-def too_large(compiled: list[dict[str, Any]], architecture: int) -> list[dict[str, Any]]:
+def too_large(compiled: Rows, architecture: int) -> Rows:
     """Those that spill, or want more shared memory than a block may have."""
     limit = KNOWN[architecture].shared_bytes
     return [c for c in compiled if c["spilled_bytes"] or c["shared_bytes"] > limit]
