@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,15 +16,12 @@ from maris_fast.bench.results import ROOT, SUITES
 SCRIPT = ROOT / "bench" / "gpu_suite.sh"
 PARTS = re.findall(r"\w+", re.findall(r"^(first.*)\) ;;$", SCRIPT.read_text(), re.MULTILINE)[0])
 
-# Stands for Python on the GPU's machine, and writes down what it was given. What it was given before is not
-# collected again: each tool of the sanitizer runs the same tests.
+# Stands for Python on the GPU's machine, and writes down what it was given.
 PYTHON = """#!/usr/bin/env bash
-before=$(grep -cxF -- "$*" "$HEARD" || true)
 echo "$*" >>"$HEARD"
-[[ ${before:-0} == 0 ]] || exit 0
 case "$1 ${2:-}" in
 "- ") exec cat >/dev/null ;;
-"-m pytest") exec "$REAL" -m pytest --collect-only "${@:3}" ;;
+"-m pytest") printf '%s\\0' "${@:3}" >>"$HEARD.$(wc -l <"$HEARD").pytest"; exit 0 ;;
 "-m maris_fast."*) exec "$REAL" "$@" --help ;;
 esac
 echo "nobody expected python $*" >&2
@@ -36,25 +34,39 @@ exec "$@"
 """
 
 
+# PyTorch and the tests are imported once for all.
+COLLECT_EACH = """
+import json, sys, pytest
+for words in json.loads(sys.argv[1]):
+    if status := pytest.main(["--collect-only", "-p", "no:cacheprovider", *words]):
+        sys.exit(f"pytest {words} ends with {status!r}")
+"""
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what each part gave to Python: a line a call, and words of pytest's a file a call."""
+    folder = tmp_path_factory.mktemp("gpu_suite")
+    for name, text in (("python", PYTHON), ("compute-sanitizer", SANITIZER)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    own = {
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "PYTHON": str(folder / "python"),
+        "REAL": sys.executable,
+        "OUT": str(folder / "out"),
+    }
+    for part in PARTS:
+        told = {**os.environ, **own, "HEARD": str(folder / part)}
+        done = subprocess.run(["bash", SCRIPT, part], env=told, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_finds_its_tests_and_commands(part: str, tmp_path: Path) -> None:
-    for name, text in (("python", PYTHON), ("compute-sanitizer", SANITIZER)):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    heard = tmp_path / "heard"
-    own = {
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-        "PYTHON": str(tmp_path / "python"),
-        "REAL": sys.executable,
-        "HEARD": str(heard),
-        "OUT": str(tmp_path / "out"),
-    }
-    done = subprocess.run(
-        ["bash", SCRIPT, part], env={**os.environ, **own}, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    first, *commands = heard.read_text().splitlines()
+def test_a_part_finds_its_commands(heard: Path, part: str) -> None:
+    first, *commands = (heard / part).read_text().splitlines()
     assert first == "-"
     assert commands
     if part == "sanitizer":
@@ -62,6 +74,16 @@ def test_a_part_finds_its_tests_and_commands(part: str, tmp_path: Path) -> None:
         assert len(commands) == 4
     suites = [suite for command in commands for suite in re.findall(r" bench run (.*) --out", command)]
     assert set(" ".join(suites).split()) <= set(SUITES)
+
+
+@pytest.mark.process
+def test_every_part_finds_its_tests(heard: Path) -> None:
+    calls = {file.read_text() for file in heard.glob("*.pytest")}
+    assert len(calls) == 3  # the tools of the sanitizer run the same tests
+    words = json.dumps([call.removesuffix("\0").split("\0") for call in sorted(calls)])
+    command = [sys.executable, "-c", COLLECT_EACH, words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def test_the_workflow_names_parts_that_there_are() -> None:
