@@ -18,7 +18,7 @@ from maris_fast.train.attention_health import SHARES, Warnings, attention_sums, 
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.model.by_hand import inputs, make
 from tests.training.board_files import curve
-from tests.training.processes import ROOT, TWO_RANKS, free_port, run
+from tests.training.processes import ROOT, free_port, run
 
 MAIN = ROOT / "train" / "main.py"
 ON = "run.attention_health=true"
@@ -37,11 +37,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     encoders = tiny_settings().encoders
     larger = encoders.model_copy(update={"sam": encoders.sam.model_copy(update={"image_size": 384})})
     write_cache(dataset, folder / "cache", tiny_settings(encoders=larger.model_dump()), progress=False)
-    two = (*TWO_RANKS, "--master_port", free_port())
+    two = ("torchrun", "--nproc-per-node", "2", "--master-port", free_port())
     commands = {
         "alike": ((sys.executable,), ALIKE),
         "alike, not asked": ((sys.executable,), ALIKE[1:]),
-        "closed": (two, (ON, "model.tau=0.9", "engine.zero_stage=1", "model.channels=16")),
+        "closed": (two, (ON, "model.tau=0.9", "model.channels=16")),
     }
     found = {}
     for name, (launcher, changes) in commands.items():
@@ -59,7 +59,6 @@ def of_kind(ran: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [record for record in ran["records"] if record["kind"] == kind]
 
 
-@pytest.mark.process
 def test_asking_adds_a_record_a_log_step_and_changes_nothing_else(runs: dict[str, dict[str, Any]]) -> None:
     asked, not_asked = runs["alike"], runs["alike, not asked"]
     assert [record["step"] for record in of_kind(asked, "attention")] == [1, 2, 3]
@@ -71,7 +70,6 @@ def test_asking_adds_a_record_a_log_step_and_changes_nothing_else(runs: dict[str
     assert scores[0] == scores[1]
 
 
-@pytest.mark.process
 def test_words_that_become_alike_are_told_once_with_the_setting(runs: dict[str, dict[str, Any]]) -> None:
     ran = runs["alike"]
     texts = [text for record in of_kind(ran, "attention") for text in record.get("warnings", ())]
@@ -87,7 +85,6 @@ def test_words_that_become_alike_are_told_once_with_the_setting(runs: dict[str, 
         assert record["block_1/gathered"] > 10
 
 
-@pytest.mark.process
 def test_a_gate_that_closes_is_told_once_by_two_ranks_with_the_setting(
     runs: dict[str, dict[str, Any]],
 ) -> None:
@@ -101,7 +98,6 @@ def test_a_gate_that_closes_is_told_once_by_two_ranks_with_the_setting(
     assert all(record["block_1/empty_pixels"] > 0.3 for record in told)
 
 
-@pytest.mark.process
 def test_the_numbers_are_curves_a_log_line_and_figures_of_the_report(runs: dict[str, dict[str, Any]]) -> None:
     ran = runs["closed"]
     for name in SHARES:

@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = write_tiny_cache(folder)
     done = run(
         *(*TWO_RANKS, "--master_port", free_port(), MAIN, "--config", TINY),
-        *(f"data.cache={cache}", f"run.folder={folder / 'run'}", "engine.zero_stage=1", "model.channels=16"),
+        *(f"data.cache={cache}", f"run.folder={folder / 'run'}", "model.channels=16"),
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert done.stdout.count("finished") == 1
