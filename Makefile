@@ -5,10 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(abspath $(VENV)/bin)
 # A file's tests share what they have made, so a file goes to one worker.
-WORKERS ?= 2
-PYTEST := python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := python -m pytest --dist loadfile --no-loadscope-reorder
 # The launcher starts its ranks with what is on PATH.
 export PATH := $(BIN):$(PATH)
+# Tests start hundreds of processes, which need not each compile the package.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup quickstart test lint types bench docs clean
 
@@ -40,10 +41,11 @@ types: setup
 	mypy
 
 check: lint types
-	$(PYTEST) -m "not process and not interpreter and not slow"
+	$(PYTEST) -n $(or $(WORKERS),2) -m "not process and not interpreter and not slow"
 
+# What waits for processes leaves a core free: a worker more than the cores of a small machine.
 test: lint types
-	$(PYTEST)
+	$(PYTEST) -n $(or $(WORKERS),3)
 
 bench: setup
 	maris-fast bench run

@@ -58,6 +58,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "refmini" in getattr(item, "fixturenames", ()):
             item.add_marker("real_data")
+    # Files go to the workers in this order, and short ones at the end let these end together.
+    long = [{item.path for item in items if item.get_closest_marker(mark)} for mark in ("slow", "process")]
+    items.sort(key=lambda item: [item.path not in files for files in long])
 
 
 def pytest_configure(config: pytest.Config) -> None:
