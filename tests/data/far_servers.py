@@ -32,6 +32,7 @@ class Faults:
         latency: seconds before each answer.
         ranges: name and first byte of each part that was asked for.
         most_at_once: requests.
+        logins: hosts that were asked, and the authorization that they were shown.
     """
 
     of: Callable[[str, int], Fault] = lambda name, number: None
@@ -39,6 +40,7 @@ class Faults:
     version: bool = False
     ranges: list[tuple[str, int]] = field(default_factory=list)
     most_at_once: int = 0
+    logins: set[tuple[str, str | None]] = field(default_factory=set)
     _now: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _numbers: dict[str, int] = field(default_factory=dict)
@@ -71,6 +73,13 @@ class FaultyHandler(RangeHandler):
 
     def do_GET(self) -> None:  # noqa: N802
         faults: Faults = self.server.faults  # type: ignore[attr-defined]
+        faults.logins.add((self.headers["Host"].partition(":")[0], self.headers.get("Authorization")))
+        if "/resolve/" in self.path:  # the Hub's files lie elsewhere
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/{self.name}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         with faults.met(self.name, self.headers.get("Range")) as fault:
             if isinstance(fault, int):
                 self.refuse(fault, EXPIRED if fault == 403 else b"slow down")
@@ -206,9 +215,10 @@ def google_storage(cache: Path, environment: pytest.MonkeyPatch, folder: Path) -
 
 @contextmanager
 def hub(cache: Path, environment: pytest.MonkeyPatch) -> Iterator[Far]:
-    """The plain server in the Hub's place."""
+    """The plain server in the Hub's place, which sends on to another host, with a user who is logged in."""
     from huggingface_hub import constants
 
     with web_server(cache) as far:
+        environment.setenv("HF_TOKEN", "secret")
         environment.setattr(constants, "ENDPOINT", far.address.removesuffix("/caches/boxes"))
         yield Far("hf://datasets/someone/boxes@v1/cache", far.faults, far.stop)

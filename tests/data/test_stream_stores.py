@@ -86,6 +86,12 @@ def test_batches_of_an_address_are_those_of_the_folder_bit_by_bit(
     assert read_manifest(far.address).splits.keys() == {"train", "val"}
 
 
+def test_the_hubs_token_is_shown_to_the_hub_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub(cache, monkeypatch) as far:
+        read_manifest(far.address)
+        assert far.faults.logins == {("127.0.0.1", "Bearer secret"), ("localhost", None)}
+
+
 def test_ranks_and_a_resumed_epoch_get_their_own_batches(cache: Path) -> None:
     def batches(place: Path | str, **which: int) -> list[tuple[Any, ...]]:
         with CacheReader(place, "train") as reader:
