@@ -44,14 +44,20 @@ class Running:
 
     Attributes:
         order: what all epochs have in common.
+        epoch: whose batches come next.
         capacity: bytes that a batch of a following epoch may take; half the ring, so that two are in flight.
         batches: how many there are of each epoch that is planned and not given yet.
     """
 
     order: tuple[int, ...]
+    epoch: int
     shares: FollowingShares
     capacity: int
     stored: Iterator[StoredBatch]
     release: Callable[[StoredBatch], None]
     stop: Callable[[], None]
     batches: dict[int, int] = field(default_factory=dict)
+
+    def gives(self, order: tuple[int, ...], epoch: int) -> bool:
+        """Whether this epoch's first batch comes next."""
+        return (order, epoch) == (self.order, self.epoch) and epoch in self.batches

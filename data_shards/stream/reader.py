@@ -172,7 +172,7 @@ class CacheReader:
         running = self._ahead_with(order, epoch, first_step)
         if running is None:
             shares, count, largest = self._epoch(order, epoch, first_step)
-            running = self._started(shares, self._fitting(shares, largest), order)
+            running = self._started(shares, self._fitting(shares, largest), order, epoch)
             running.batches[epoch] = count
         if follows:
             shares, count, largest = self._epoch(order, epoch + 1)
@@ -288,10 +288,11 @@ class CacheReader:
 
     def _ahead_with(self, order: tuple[int, ...], epoch: int, first_step: int) -> Running | None:
         """What reads this epoch already; anything else that was read ahead ends."""
-        running, self._ahead = self._ahead, None
-        if running is None or (running.order == order and epoch in running.batches and not first_step):
+        running = self._ahead
+        if running is None or (running.gives(order, epoch) and not first_step):
             return running
         running.stop()
+        self._ahead = None
         return None
 
     def _fitting(self, shares: Callable[[], Iterator[Share]], largest: int) -> int:
@@ -319,7 +320,11 @@ class CacheReader:
         return largest
 
     def _started(
-        self, shares: Callable[[], Iterator[Share]], largest: int, order: tuple[int, ...] = ()
+        self,
+        shares: Callable[[], Iterator[Share]],
+        largest: int,
+        order: tuple[int, ...] = (),
+        epoch: int = 0,
     ) -> Running:
         """A pipeline of stored batches, the largest of so many bytes."""
         ring, self._ring = self._ring, None
@@ -338,11 +343,12 @@ class CacheReader:
                 ring.clear()
                 self._ring = ring
 
-        return Running(order, following, ring.capacity // 2, iter(pipeline), pipeline.release, stop)
+        return Running(order, epoch, following, ring.capacity // 2, iter(pipeline), pipeline.release, stop)
 
     def _handed_over(self, running: Running, count: int) -> Iterator[Batch]:
         """The next ``count`` batches of what runs; it goes on with the epoch that follows, if one does."""
         left = count
+        self._ahead = None
 
         def staged() -> Iterator[Batch]:
             nonlocal left
@@ -351,9 +357,12 @@ class CacheReader:
                 running.release(stored)
                 left -= 1
                 yield self._batch(stored, tensors)
+            if left:
+                raise RuntimeError("another epoch was asked for before the batches of this one were taken")
 
         def stop() -> None:
             if not left and running.batches:
+                running.epoch += 1
                 self._ahead = running
             else:
                 running.stop()

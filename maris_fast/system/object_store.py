@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
@@ -107,7 +108,7 @@ class ObjectStore:
         where = str(self.address / name)
         _require_no_fork(where)
         try:
-            return work(obstore)
+            return _interruptible(lambda: work(obstore))
         except NotSupportedError as error:
             raise StoreError(
                 where,
@@ -122,6 +123,27 @@ class ObjectStore:
 
 class _CutError(Exception):
     """A body that ends before its length."""
+
+
+def _interruptible(work: Callable[[], T]) -> T:
+    """Leaves the main thread to Python, so that Ctrl-C does not wait for a server."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # the caller's
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="request", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 _process: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -339,6 +340,28 @@ def test_a_fork_of_a_process_that_read_an_address_says_that_it_cannot(cache: Pat
                 os._exit(7 if "start it by spawn" in str(error) else 1)
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.process
+def test_ctrl_c_does_not_wait_for_a_server(cache: Path) -> None:
+    with web_server(cache, of=lambda *_: "hang") as far:
+        command = [sys.executable, "-m", "maris_fast.cli", "info", far.address]
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+        _until(lambda: far.faults.most_at_once > 0)
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in process.communicate(timeout=5)[1]
+        assert process.returncode
+
+
+def test_batches_that_were_not_taken_are_missed(cache: Path) -> None:
+    """By whoever asks for them after the next epoch's."""
+    ahead = {**PLAN, "last_epoch": 3}
+    with CacheReader(cache, "train") as reader:
+        list(reader.batches(**ahead))
+        late = reader.batches(**{**ahead, "epoch": 1})
+        list(reader.batches(**{**ahead, "epoch": 2}))
+        with pytest.raises(RuntimeError, match="another epoch was asked for"):
+            list(late)
 
 
 MEMORY = """
