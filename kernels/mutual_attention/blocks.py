@@ -75,6 +75,7 @@ class Row:
     by_tma: Walk | None = None
 
 
+WITH_ROWS = (80, 86, 90, 100, 120)
 WHOLE_C = 256
 MIN_C, MAX_C = 16, 1024
 TMA_ROWS = 128
@@ -110,51 +111,49 @@ HOPPER = dict.fromkeys((16, 32, 64), Walk(TMA_ROWS, 8, 3))
 # other; where they are narrower than BY_TMA_MIN_C makes them, it spills.
 HOPPER_BACKWARD = dict.fromkeys((16, 32), Walk(TMA_ROWS, 8, 1))
 WORDS_BY_TMA, PARTS_BY_TMA, BY_TMA_MIN_C = 32, 4, 129
-# Later versions of Triton spill 32 to 776 bytes of these. What takes their place spills nothing, but executes
-# a quarter more instructions, lacks prefetch or reads Z_v three times: earlier versions keep them.
-if triton_version() >= (3, 8):
-    FP32[32] = replace(FP32[32], backward=Walk(16, 8, 1, 32))
-    FP32[64] = replace(FP32[64], backward=Walk(16, 8, 1, 16))
-    WIDE_TILES[32] = replace(WIDE_TILES[32], backward=Walk(64, 4, 2, 32))
-if triton_version() >= (3, 9):
-    WIDE_TILES[16] = replace(WIDE_TILES[16], backward=Walk(64, 4, 2, 32))
-    SMALL_TILES[128] = replace(SMALL_TILES[128], forward=SMALL_TILES[128].wide)
-    WIDE_TILES[64] = replace(WIDE_TILES[64], forward=Walk(32, 8, 1))
-    WIDE_TILES[128] = replace(WIDE_TILES[128], forward=WIDE_TILES[128].wide)
-    HOPPER[64] = Walk(TMA_ROWS, 8, 1)
-# What spills on sm_100 or sm_120 of the table that otherwise serves there.
-BLACKWELL = {64: replace(WIDE_TILES[64], wide=Walk(32, 8, 1, 64))}
-SMALL_BLACKWELL: dict[int, Row] = {}
-FP32_BLACKWELL: dict[int, Row] = {}
-if triton_version() >= (3, 8):
-    BLACKWELL[64] = replace(BLACKWELL[64], forward=Walk(32, 8, 1))
-    BLACKWELL[128] = replace(WIDE_TILES[128], backward=Walk(16, 8, 1, 64))
-    SMALL_BLACKWELL[16] = replace(SMALL_TILES[16], wide=Walk(32, 4, 1, 64))
-    FP32_BLACKWELL[32] = replace(FP32[32], forward=Walk(32, 8, 1, 32), wide=Walk(32, 8, 1, 32))
-
 # fp32 over more words spills 304 to 2,760 bytes from Triton 3.8 on, with any of these tiles.
 FP32_WORDS = 64 if triton_version() >= (3, 8) else WORD_BLOCKS[-1]
 
-# {(architecture, element bytes): {word block: row}}
+# {(architecture, element bytes): {word block: row}}, for the Triton that compiles it: see LATER.
 TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (INTERPRETER, 2): dict.fromkeys(WORD_BLOCKS, INTERPRETED),
     (INTERPRETER, 4): dict.fromkeys(WORD_BLOCKS, INTERPRETED),
-    (80, 2): SMALL_TILES,
-    (80, 4): FP32,
+    **{(architecture, 4): {**FP32} for architecture in WITH_ROWS},
+    (80, 2): {**SMALL_TILES},
     # What spills elsewhere of a table that otherwise serves gets rows of its own.
     (86, 2): {
         **SMALL_TILES,
         16: replace(SMALL_TILES[16], forward=Walk(16, 4, 2)),
         64: replace(SMALL_TILES[64], backward=Walk(16, 8, 1, 64)),
     },
-    (86, 4): FP32,
     (90, 2): {words: replace(row, by_tma=HOPPER.get(words)) for words, row in WIDE_TILES.items()},
-    (90, 4): FP32,
-    (100, 2): {**WIDE_TILES, **BLACKWELL},
-    (100, 4): {**FP32, **FP32_BLACKWELL},
-    (120, 2): {**SMALL_TILES, **SMALL_BLACKWELL},
-    (120, 4): {**FP32, **FP32_BLACKWELL},
+    (100, 2): {**WIDE_TILES, 64: replace(WIDE_TILES[64], wide=Walk(32, 8, 1, 64))},
+    (120, 2): {**SMALL_TILES},
 }
+# What later versions of Triton spill, 8 to 776 bytes, and what takes its place: it spills nothing, but executes
+# up to a quarter more instructions, lacks prefetch or reads Z_v three times; earlier versions keep theirs.
+# (version, architectures, element bytes, word block, part of the row, its walk)
+LATER: tuple[tuple[tuple[int, int], tuple[int, ...], int, int, str, Walk], ...] = (
+    ((3, 8), WITH_ROWS, 4, 32, "backward", Walk(16, 8, 1, 32)),
+    ((3, 8), WITH_ROWS, 4, 64, "backward", Walk(16, 8, 1, 16)),
+    ((3, 8), (100, 120), 4, 32, "forward", Walk(32, 8, 1, 32)),
+    ((3, 8), (100, 120), 4, 32, "wide", Walk(32, 8, 1, 32)),
+    ((3, 8), (90, 100), 2, 32, "backward", Walk(64, 4, 2, 32)),
+    ((3, 8), (100,), 2, 64, "forward", Walk(32, 8, 1)),
+    ((3, 8), (100,), 2, 128, "backward", Walk(16, 8, 1, 64)),
+    ((3, 8), (120,), 2, 16, "wide", Walk(32, 4, 1, 64)),
+    ((3, 9), (86,), 4, 16, "backward", Walk(16, 8, 1, 32)),
+    ((3, 9), (86,), 4, 64, "forward", Walk(32, 8, 1, 32)),
+    ((3, 9), (86,), 4, 64, "wide", Walk(32, 8, 1, 32)),
+    ((3, 9), (80,), 2, 128, "backward", Walk(16, 8, 1, 16)),
+    ((3, 9), WITH_ROWS, 2, 128, "forward", Walk(32, 8, 2, 64)),
+    ((3, 9), (86, 120), 2, 64, "forward", Walk(32, 8, 2, 64)),
+    ((3, 9), (90,), 2, 64, "forward", Walk(32, 8, 1)),
+    ((3, 9), (90,), 2, 64, "by_tma", Walk(TMA_ROWS, 8, 1)),
+    ((3, 9), (90, 100), 2, 16, "backward", Walk(64, 4, 2, 32)),
+    ((3, 9), (100,), 2, 16, "wide", Walk(64, 4, 1, 64)),
+    ((3, 9), (120,), 2, 16, "wide", Walk(32, 8, 1, 64)),
+)
 # What differs where Aᵀ Z_v is divided by A's column sums, whose registers would spill in the table's rows.
 DIVIDED: dict[tuple[int, int], dict[int, dict[str, Walk | None]]] = {
     (80, 2): {32: {"backward": Walk(32, 8, 2, 64)}, 64: {"backward": Walk(16, 8, 1, 64)}},
@@ -163,6 +162,16 @@ DIVIDED: dict[tuple[int, int], dict[int, dict[str, Walk | None]]] = {
 }
 # Programs of eight warps and more than 128 registers a thread fill a multiprocessor.
 WARPS_AT_ONCE = 8
+
+
+def _amend(version: tuple[int, int]) -> None:
+    for since, architectures, element_bytes, words, part, walk in LATER:
+        for architecture in architectures if version >= since else ():
+            rows = TABLE[architecture, element_bytes]
+            rows[words] = replace(rows[words], **{part: walk})  # type: ignore[arg-type]
+
+
+_amend(triton_version())
 
 
 def why_unfit(L_t: int, C: int) -> str | None:
