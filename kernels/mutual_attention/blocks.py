@@ -130,8 +130,8 @@ TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (100, 2): {**WIDE_TILES, 64: replace(WIDE_TILES[64], wide=Walk(32, 8, 1, 64))},
     (120, 2): {**SMALL_TILES},
 }
-# What later versions of Triton spill, 8 to 776 bytes, and what takes its place: it spills nothing, but executes
-# up to a quarter more instructions, lacks prefetch or reads Z_v three times; earlier versions keep theirs.
+# What later versions of Triton spill, 8 to 776 bytes, and what takes its place: it spills nothing, but has up
+# to a quarter more instructions, lacks prefetch or reads Z_v three times; earlier versions keep theirs.
 # (version, architectures, element bytes, word block, part of the row, its walk)
 LATER: tuple[tuple[tuple[int, int], tuple[int, ...], int, int, str, Walk], ...] = (
     ((3, 8), WITH_ROWS, 4, 32, "backward", Walk(16, 8, 1, 32)),
