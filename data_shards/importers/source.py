@@ -151,10 +151,13 @@ class Source:
         Raises:
             InputError: there is no folder of images.
         """
-        own = Path(self.dataset).stem.replace(PLACEHOLDER, "").strip("._-") or self.root.name
+        dataset = Path(self.dataset)
+        if PLACEHOLDER in str(dataset.parent):
+            dataset = _before_split(dataset)
+        own = dataset.stem.replace(PLACEHOLDER, "").strip("._-") or self.root.name
         named = self.options.images
         if named is not None and PLACEHOLDER in str(named):
-            named = Path(*takewhile(lambda part: PLACEHOLDER not in part, named.parts))
+            named = _before_split(named)
         image_root = find_image_root(self.root, named, images)
         return DatasetInfo(
             name=name or own,
@@ -162,6 +165,10 @@ class Source:
             image_root=str(image_root.resolve() if split_by == OWN else image_root),
             **{"source": str(self.root / self.dataset), "splits": {}, **more},
         )
+
+
+def _before_split(path: Path) -> Path:
+    return Path(*takewhile(lambda part: PLACEHOLDER not in part, path.parts))
 
 
 @dataclass(frozen=True)

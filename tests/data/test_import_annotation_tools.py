@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,6 +271,7 @@ def test_images_of_each_split_may_lie_in_a_folder_of_its_own(small: Family, tool
     shutil.rmtree(small.root / "images")
     info = small.imported(dataset, **{**options, "images": Path("photos/{split}/all")})
     assert info.image_root == str(small.root / "photos")
+    assert info.name == ("robo" if tool == "roboflow" else "instances")
     assert list(info.splits) == (["train", "valid"] if tool == "roboflow" else ["train", "val"])
 
 
@@ -337,14 +341,26 @@ def test_shapes_of_one_label_without_a_description_are_one_object(small: Family)
     assert train["targets"][0]["area"] == 150
 
 
+def png(width: int, height: int) -> str:
+    """Of zeros, of which a few bytes make any number."""
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", b""), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda shape: shape.update(mask="no PNG"), "the mask of the shape 'thing' is no PNG"),
+        (lambda shape: shape.update(mask="no PNG"), "the mask of the shape 'thing' cannot be read: "),
+        (lambda shape: shape.update(mask=png(60_000, 60_000)), "cannot be read: .*decompression bomb"),
+        (lambda shape: shape.update(mask=png(2, 2)), "the mask of the shape 'thing' cannot be read: "),
         (
             lambda shape: shape.update(points=[[59, 39]]),
-            "the shape 'thing' does not lie in the image",
+            "the shape 'thing' cannot be read: it does not lie in",
         ),
+        (lambda shape: shape.update(points=[[math.inf, 0]]), "cannot be read: it does not lie in the image"),
+        (lambda shape: shape.update(points=[]), "the mask of the shape 'thing' cannot be read"),
         (lambda shape: shape.update(points="x"), r"shapes\.0\.points: Input should be a valid list"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,19 @@ def test_run_lengths_of_another_size_are_named(small: Family) -> None:
     write_images(small, small.own(), other_size)
     with pytest.raises(InputError, match=r"another size than annotated.*\n.*annotated 5 x 3"):
         small.imported("refcoco-m")
+
+
+@pytest.mark.parametrize("name", ["../../stray.jpg", "/stray.jpg", "x" * 300, "."])
+def test_an_image_is_written_nowhere_but_in_its_folder(small: Family, name: str) -> None:
+    def renamed(rows: Rows) -> None:
+        rows[0]["file_name"] = name
+
+    write_images(small, small.own(), renamed)
+    shutil.rmtree(small.root / "images")
+    before = {*small.out.parent.rglob("*")}
+    with pytest.raises(InputError, match=r"image paths that leave|missing images|cannot be read"):
+        small.imported("refcoco-m")
+    assert {*small.out.parent.rglob("*")} == before
 
 
 def test_files_that_are_damaged_or_of_other_columns_are_named(small: Family) -> None:

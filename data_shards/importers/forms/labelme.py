@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import os
 from collections.abc import Hashable
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, Field
 
 from maris_fast.data_shards.importers.annotations import or_default
@@ -23,6 +23,7 @@ from maris_fast.data_shards.importers.source import Document, Form, Source
 from maris_fast.data_shards.importers.split_names import split_of_name
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 from maris_fast.errors import first_of
+from maris_fast.images import MOST_PIXELS
 from maris_fast.rle import Rle
 
 
@@ -55,16 +56,17 @@ class Shape(BaseModel):
 
     def _pixels(self, mask: str, height: int, width: int) -> Rle:
         """A mask is a PNG of the box that its points are the corners of."""
+        if height * width > MOST_PIXELS:
+            raise ValueError(f"no image is as large as {width} x {height}")
         try:
-            inside = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask)))) != 0
-        except (binascii.Error, UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"the mask of the shape {self.label!r} is no PNG") from error
+            picture = Image.open(io.BytesIO(base64.b64decode(mask)))
+            left, top = (int(number) if isfinite(number) else -1 for number in self.points[0])
+            if not (0 <= left <= width - picture.width and 0 <= top <= height - picture.height):
+                raise ValueError("it does not lie in the image")
+            inside = np.asarray(picture.convert("L")) != 0
+        except (OSError, SyntaxError, LookupError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"the mask of the shape {self.label!r} cannot be read: {error}") from error
         whole = np.zeros((height, width), np.bool_)
-        left, top = (int(number) for number in self.points[0]) if self.points else (0, 0)
-        if inside.ndim != 2 or not (
-            0 <= top <= height - inside.shape[0] and 0 <= left <= width - inside.shape[1]
-        ):
-            raise ValueError(f"the mask of the shape {self.label!r} does not lie in the image")
         whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
         return Rle.encode(whole)
 

@@ -36,6 +36,7 @@ from maris_fast.data_shards.importers.split_names import files_by_split, split_o
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 from maris_fast.errors import InputError
+from maris_fast.system.files import FULL
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -168,12 +169,17 @@ def _head_of_images(source: Source, files: Sequence[_File]) -> DatasetInfo:
         if source.options.images is not None or not all("image" in file.columns for file in files):
             raise
     root = source.folder / "images"
+    root.mkdir()
     for row in (row for file in files for row in file.rows(("image", "file_name"))):
         place = place_of(str(row["file_name"]), root, "")
         content = row["image"].get("bytes") if isinstance(row["image"], dict) else None
-        if isinstance(place, str) and isinstance(content, bytes):  # what is not is told as any missing image
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            (root / place).write_bytes(content)
+        if isinstance(place, str) and isinstance(content, bytes):
+            try:
+                (root / place).parent.mkdir(parents=True, exist_ok=True)
+                (root / place).write_bytes(content)
+            except OSError as error:  # a name that no file can have; told as any missing image is
+                if error.errno in FULL:
+                    raise
     return source.head("refcoco-m", "unc", images=(str(root),))
 
 
