@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,6 @@ from pydantic import Field, field_validator
 
 from maris_fast.data_shards.importers.annotations import (
     AnnotationRow,
-    CategoryRow,
     ImageRow,
     RefRow,
     SentenceRow,
@@ -24,14 +22,12 @@ from maris_fast.data_shards.importers.annotations import (
     or_default,
 )
 from maris_fast.data_shards.importers.checked_rows import Misshapen, split_of
-from maris_fast.data_shards.importers.forms.coco_exports import as_coco, is_said
+from maris_fast.data_shards.importers.forms.coco_exports import as_coco, is_said, numbered
 from maris_fast.data_shards.importers.grouping import Refs, write_refs
 from maris_fast.data_shards.importers.instances import Instances, read_instances
 from maris_fast.data_shards.importers.source import Document, Form, Source
 from maris_fast.data_shards.records import TRAIN, UNKNOWN_SPLIT, DatasetInfo
 from maris_fast.errors import InputError
-
-UNKNOWN_CATEGORY = -1
 
 
 class SaidImageRow(ImageRow):
@@ -114,7 +110,7 @@ def read_documents(source: Source, documents: Sequence[Document], head: DatasetI
     what = "COCO's instances.json with sentences"
     read = [
         _CocoFile(document.split, read_instances(document, SaidImageRow, SaidAnnotationRow, _of_use, what))
-        for document in documents
+        for document in numbered(documents)
     ]
     rows: list[RefRow] = []
     for file in read:
@@ -161,30 +157,19 @@ def _refs(file: _CocoFile, *, first_sentence: int) -> list[RefRow]:
 
 
 def _joined(files: Sequence[_CocoFile], file: str) -> Instances[ImageRow, AnnotationRow]:
-    """One of all, named ``file``. Category ids mean what their own file says."""
-    images: list[ImageRow] = []
-    annotations: list[AnnotationRow] = []
-    categories: list[CategoryRow] = []
-    misshapen: list[Misshapen] = []
-    numbers = count()
-    for one in files:
-        several = {"split": None} if one.split is not None else {}
-        images += [image.model_copy(update=several) for image in one.said.images]
-        number: dict[int | None, int | None] = {None: None}
-        for category in one.said.categories:
-            number.setdefault(category.id, next(numbers))
-            categories.append(category.model_copy(update={"id": number[category.id]}))
-        for row in one.misshapen:
-            keys = dict(row.keys)
-            if row.of == "categories":
-                keys["id"] = number.setdefault(row.id(), next(numbers))
-            if row.of != "annotations":
-                misshapen.append(row._replace(keys=keys))
-        annotations += [
-            said.model_copy(update={"category_id": number.get(said.category_id, UNKNOWN_CATEGORY)})
-            for said in one.said.annotations
-        ]
-    return Instances(files[0].said.info, images, annotations, categories, misshapen, file)
+    """One of all, named ``file``."""
+    return Instances(
+        files[0].said.info,
+        [
+            image.model_copy(update={"split": None}) if one.split is not None else image
+            for one in files
+            for image in one.said.images
+        ],
+        [annotation for one in files for annotation in one.said.annotations],
+        [category for one in files for category in one.said.categories],
+        [row for one in files for row in one.misshapen if row.of != "annotations"],
+        file,
+    )
 
 
 COCO = Form(

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ Row = dict[str, Any]
 
 TEXTS = ("sentences", "sentence", "expression", "caption", "description", "text")
 """Names of attributes that are sentences."""
+UNKNOWN_CATEGORY = -1
 _LOOKED_FOR = 20
 """Images of a file, by which the folder of all is known."""
 _OF_LABEL_STUDIO = ("label-studio", "/data/local-files", "/data/upload")
@@ -35,7 +36,7 @@ def as_coco(source: Source, documents: Sequence[Document], image_root: Path) -> 
     ]
     if source.options.category_sentences:
         changed = [_called_by_category(document) for document in changed]
-    return _numbered(changed)
+    return changed
 
 
 def _with_rows(document: Document, **changes: Callable[[Row], Row]) -> Document:
@@ -138,40 +139,59 @@ def hashable(value: Any) -> Hashable:
     return value if isinstance(value, Hashable) else repr(value)
 
 
-def _numbered(documents: Sequence[Document]) -> list[Document]:
-    """Ids apart where each file has its own: the first keeps its ids, others have the largest before added.
+def numbered(documents: Sequence[Document]) -> list[Document]:
+    """Ids of several files apart: of categories always, of images and annotations where files are at odds.
 
-    An image that several files have is one.
+    The first file keeps its ids, others have the largest before added. An image that several have is one.
     """
-    if len(documents) < 2 or not _at_odds(documents):
+    if len(documents) < 2:
         return list(documents)
+    at_odds = _at_odds(documents)
     images: dict[Hashable, int] = {}
-    after = {"images": 0, "annotations": 0}
-    numbered = []
+    first = dict.fromkeys(("images", "annotations", "categories"), 0)
+    apart = []
     for document in documents:
+        categories = {own: first["categories"] + own for own in _ids(document, "categories")}
         number = {}
-        for row in document.dicts("images"):
-            own = row.get("id")
-            if isinstance(own, int):
-                number[own] = images.setdefault(hashable(row.get("file_name")), after["images"] + own)
+        for row in document.dicts("images") if at_odds else ():
+            if isinstance(own := row.get("id"), int):
+                number[own] = images.setdefault(hashable(row.get("file_name")), first["images"] + own)
+        apart.append(
+            _with_rows(
+                document,
+                images=_with_ids(id=number),
+                categories=_with_ids(id=categories),
+                annotations=_with_ids(
+                    id={own: first["annotations"] + own for own in _ids(document, "annotations") if at_odds},
+                    image_id=number,
+                    category_id=defaultdict(lambda: UNKNOWN_CATEGORY, categories),
+                ),
+            )
+        )
+        first = {name: max(before - 1, *_ids(apart[-1], name), -1) + 1 for name, before in first.items()}
+    return apart
 
-        def apart(row: Row, number: dict[int, int] = number, first: int = after["annotations"]) -> Row:
-            own, image_id = row.get("id"), row.get("image_id")
-            return {
-                **row,
-                "id": first + own if isinstance(own, int) else own,
-                "image_id": number.get(image_id, image_id) if isinstance(image_id, int) else image_id,
-            }
 
-        def image(row: Row, number: dict[int, int] = number) -> Row:
-            own = row.get("id")
-            return {**row, "id": number[own]} if isinstance(own, int) else row
+def _ids(document: Document, name: str) -> list[int]:
+    return [row["id"] for row in document.dicts(name) if isinstance(row.get("id"), int)]
 
-        numbered.append(_with_rows(document, images=image, annotations=apart))
-        for name in after:
-            ids = (row["id"] for row in numbered[-1].dicts(name) if isinstance(row.get("id"), int))
-            after[name] = max(after[name], *ids, 0) + 1
-    return numbered
+
+def _with_ids(**numbers: Mapping[int, int]) -> Callable[[Row], Row]:
+    """Gives rows other numbers, by key; what is no number stays, and numbers that are not named."""
+
+    def changed(row: Row) -> Row:
+        said = {key: row[key] for key in numbers if isinstance(row.get(key), int)}
+        new = {key: _number(numbers[key], own) for key, own in said.items()}
+        return row if new == said else {**row, **new}
+
+    return changed
+
+
+def _number(numbers: Mapping[int, int], own: int) -> int:
+    try:
+        return numbers[own]
+    except KeyError:
+        return own
 
 
 def _at_odds(documents: Sequence[Document]) -> bool:
