@@ -26,7 +26,9 @@ def train(
 ) -> None:
     """Train: as `deepspeed --num_gpus RANKS train/main.py --config CONFIG [KEY=VALUE]...` does.
 
-    One rank is started without the launcher.
+    One rank is started without the launcher. Further options of train/main.py:
+    --resume never|auto|restart, the same as run.resume=..., and --dry-run, which
+    prints the settings and DeepSpeed's configuration, and exits.
     """
     names = ", ".join(str(file) for file in config)
     say(f"{names} on {ranks} rank{'s' if ranks > 1 else ''}: checking the settings and the cache", err=True)
