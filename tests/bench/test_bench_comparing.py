@@ -42,7 +42,7 @@ def test_a_waterfalls_rows_are_compared_by_their_ratio_to_the_first(tmp_path: Pa
     save_step(tmp_path / "new", 5, 10, 20)
     done = CliRunner().invoke(app, ["bench", "compare", str(tmp_path / "new"), str(tmp_path / "old")])
     assert done.exit_code == 1
-    assert "1 of 3 cases are slower" in done.output
+    assert "1 of 3 cases are more than 15% slower" in done.output
 
 
 def test_another_devices_results_are_not_compared_with(tmp_path: Path) -> None:
