@@ -112,6 +112,19 @@ def test_files_of_one_split_each_are_joined(coco: Instances) -> None:
     assert len(set(sentences)) == 4
 
 
+def test_captions_of_images_are_nobodys_where_annotations_have_sentences(coco: Instances) -> None:
+    """Wherever in the file these are."""
+    coco.imported()
+    plain = [*ImportedDataset(coco.out).records("train")]
+    nameless = [coco.annotation(number, 5) for number in range(100, 140)]
+    coco.said["annotations"] = [{**row, "expressions": []} for row in nameless] + coco.said["annotations"]
+    for image in coco.said["images"]:
+        image["caption"] = "a kitchen"
+    coco.out = coco.out.with_name("again")
+    coco.imported()
+    assert [*ImportedDataset(coco.out).records("train")] == plain
+
+
 def test_real_annotations_of_coco_with_template_sentences_are_imported(refmini: Path, tmp_path: Path) -> None:
     folder = refmini.parent / "coco128"
     said = json.loads((folder / "instances_train2017.json").read_text())

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.errors import InputError
 from maris_fast.rle import Rle
 from tests.data.other_forms import Family, masks, records
+from tests.data.test_import_damage import FORMS
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -154,6 +156,24 @@ def test_masks_of_refcoco_m_and_its_images_are_read(family: Family, images: str)
     assert info == ImportedDataset(family.out / "other").info
     assert all((Path(info.image_root) / one["image"]).is_file() for one in other)
     assert (Path(info.image_root) == family.out / "other" / "images") == (images == "in the files alone")
+
+
+@pytest.mark.parametrize("form", ["seqtr", "cris", "captions", "refs", "images"])
+def test_published_images_that_exif_turns_are_as_stored(small: Family, form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for path in small.root.glob("images/**/*.jpg"):
+        Image.open(path).save(path, exif=exif)
+    if form == "refs":
+        write_refs(small)
+        dataset = "hub/refcoco"
+    elif form == "images":
+        write_images(small, small.own())
+        dataset = "refcoco-m"
+    else:
+        dataset, _ = FORMS[form](small)
+    small.imported(dataset)
+    assert all("orientation" not in one for one in records(small.out / "other"))  # which means: as stored
 
 
 def broken_json(rows: Rows) -> None:

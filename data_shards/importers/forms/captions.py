@@ -94,8 +94,8 @@ CAPTIONS = Form(
     "captions",
     "COCO's lists with a `caption` in images, as MDETR's finetune_refcoco_<split>.json and ReferFormer's",
     lambda source: (
-        any("caption" in row for row in source.rows("images"))
-        and not any(map(is_said, source.rows("annotations")))
+        any(isinstance(row.get("caption"), str) for row in source.rows("images"))
+        and not any(map(is_said, source.documents[0].dicts("annotations")))
     ),
     read,
 )

@@ -121,6 +121,7 @@ def read(source: Source) -> DatasetInfo:
         images, annotations = [ref.raw_image_info for ref in hub], [ref.raw_anns for ref in hub]
     elif columns >= {*_COLUMNS[HubImageRow]}:
         head = _head_of_images(source, files)
+        source = source.with_defaults(orientation="stored")
         rows, misshapen = _checked(HubImageRow, files)
         images, annotations, categories, refs = _refs_of_images(rows)
     else:

@@ -53,6 +53,9 @@ def read(source: Source) -> DatasetInfo:
 SEQTR = Form(
     "seqtr",
     'NAME.json, {"train": [...], "val": [...]} of rows with `expressions`, as SeqTR\'s instances.json',
-    lambda source: any("expressions" in row for split in source.lists() for row in source.rows(split)),
+    lambda source: (
+        any("expressions" in row for split in source.lists() for row in source.rows(split))
+        and "images" not in source.lists()
+    ),
     read,
 )
