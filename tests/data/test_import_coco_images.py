@@ -10,6 +10,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import pytest
 
 from maris_fast.data_shards.importers.formats import import_dataset
+from maris_fast.data_shards.importers.forms import zipped
 from maris_fast.errors import ConfigError, InputError
 from tests.data.other_forms import Family, records
 
@@ -80,7 +81,7 @@ def test_refcoco_as_downloaded_is_refcoco(family: Family, root: str) -> None:
     assert sorted(os.listdir(family.out / "other")) == sorted(os.listdir(family.out / "own"))
 
 
-def test_packed_files_that_cannot_be_used_are_named(small: Family) -> None:
+def test_packed_files_that_cannot_be_used_are_named(small: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     path = packed(small)
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
@@ -89,6 +90,10 @@ def test_packed_files_that_cannot_be_used_are_named(small: Family) -> None:
     half = len(whole) // 4
     path.write_bytes(whole[:half] + bytes(40) + whole[half + 40 :])
     with pytest.raises(InputError, match=r"refcoco\.zip is not a whole zip file"):
+        small.imported("refcoco.zip")
+    path.write_bytes(whole)
+    monkeypatch.setattr(zipped, "_MOST_BYTES", 1000)
+    with pytest.raises(InputError, match=r"refcoco\.zip has annotations of more than .* GiB; unpack it"):
         small.imported("refcoco.zip")
     with ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
