@@ -2,8 +2,9 @@
 
 Refs and images: tensorflow_datasets' ref_coco and the CRIS loaders; sentences: OneRef's merged splits,
 whose totals are those of the ``refer`` toolkit (142,210 for RefCOCO). PhraseCut: its repository's README, a
-phrase being a ref and a sentence. gRefCOCO: no counts by split are published; the total of the released file
-is that of gRefCOCO's issue 6, where the authors say that they hold back some 6% of the paper's 278,232.
+phrase being a ref and a sentence. RefCOCO-M: its data card. gRefCOCO: no counts by split are published; the
+total of the released file is that of gRefCOCO's issue 6, where the authors say that they hold back some 6% of
+the paper's 278,232.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, SplitCounts]] = {
         "train": _counts(44822, 85474, 24698),
         "val": _counts(5000, 9536, 4650),
     },
+    ("refcoco-m", "unc"): {"val": _counts(2080, 5598, 1190)},
     ("phrasecut", "official"): {
         "train": _counts(310816, 310816, 71746),
         # The README says that refer_val.json is without miniv's 100 images, but not whether this count is.
@@ -66,14 +68,13 @@ def published_as(name: str) -> tuple[str | None, str]:
 
     Of G-Ref the division by umd, unless google is named; of another data set None and "own".
     """
-    found = _SPELLED.search(name)
-    if found is None:
+    spelled = [*_SPELLED.finditer(name)]
+    if not spelled:
         return None, OWN
-    return (
-        ("refcocog", "google" if _BY_GOOGLE.search(name) else "umd")
-        if found[2]
-        else ("refcoco+" if found[1] else "refcoco", "unc")
-    )
+    found = spelled[-1]  # the innermost of a path's
+    if found[2]:
+        return "refcocog", "google" if _BY_GOOGLE.search(name) else "umd"
+    return "refcoco+" if found[1] else "refcoco", "unc"
 
 
 def verdict(name: str, split_by: str, split: str, counts: SplitCounts) -> str:

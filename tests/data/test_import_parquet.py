@@ -138,6 +138,7 @@ def test_a_file_alone_and_files_by_a_placeholder_are_read(small: Family) -> None
     for path in folder.iterdir():
         path.rename(folder / f"{path.name.split('-')[0]}.parquet")
     small.imported("hub/refcoco/data/validation.parquet", "file")
+    assert ImportedDataset(small.out / "file").info.name == "refcoco"
     assert records(small.out / "file") == [one for one in whole if one["split"] == "val"]
     small.imported("hub/refcoco/data/{split}.parquet", "pattern")
     assert records(small.out / "pattern") == whole

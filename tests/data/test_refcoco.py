@@ -420,6 +420,7 @@ def test_counts_are_judged_against_the_published_ones() -> None:
         ("refcoco", ("refcoco", "unc")),
         ("refcoco-unc/instances.json", ("refcoco", "unc")),
         ("refcoco+", ("refcoco+", "unc")),
+        ("refcoco/refcocog/data/train.parquet", ("refcocog", "umd")),
         ("jxu124_refcocoplus", ("refcoco+", "unc")),
         ("anns/refcocog_u", ("refcocog", "umd")),
         ("anns/refcocog_g", ("refcocog", "google")),

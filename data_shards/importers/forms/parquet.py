@@ -113,7 +113,7 @@ def read(source: Source) -> DatasetInfo:
     files = [_File(split, path, _opened(path)) for split, path in _paths(source)]
     columns = set(files[0].columns).intersection(*(file.columns for file in files))
     if columns >= {*_COLUMNS[HubRefRow]}:
-        name, split_by = published_as(source.place.name)
+        name, split_by = published_as(source.dataset)
         head = source.head(name, split_by, images=IMAGE_ROOTS, coco_annotations=True)
         refs: Sequence[RefRow]
         refs, misshapen = hub, misshapen = _checked(HubRefRow, files)
