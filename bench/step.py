@@ -35,8 +35,8 @@ from maris_fast.kernels.multihead_attention.memory_efficient import why_not_buil
 from maris_fast.model import Maris
 from maris_fast.model.flops import training_flops
 from maris_fast.train.engine import Engine
-from maris_fast.train.peak_flops import peak_tflops
 from maris_fast.train.ranks import Ranks
+from maris_fast.train.throughput import peak_tflops
 
 Source = Literal["encoders", "bf16, padded", "int8"]
 SENTENCE = "the thing over there"

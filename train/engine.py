@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from inspect import unwrap
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from maris_fast.config import LossSettings, TrainingSettings
 from maris_fast.data_shards.stream import Batch
 from maris_fast.losses import expression_losses, pixel_overlap
 from maris_fast.train import optimiser_state
-from maris_fast.train.adamw import PlainAdamW
 from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.torch_compile import compile_blocks
@@ -47,6 +48,19 @@ class ModelWithLoss(nn.Module):
         losses = expression_losses(said.logits, targets, self.settings, said.no_target)
         sums = torch.stack([(weights * part).sum() for part in losses.parts()])
         return sums[2], sums.detach(), pixel_overlap(said.answer().detach(), targets, weights)
+
+
+class PlainAdamW(torch.optim.AdamW):
+    """AdamW without its methods' marks for torch.compile, for a run that compiles nothing.
+
+    The first call of a marked one imports the compiler and SymPy: a quarter of a rank's CPU time to start.
+    """
+
+    add_param_group: Any = unwrap(Optimizer.add_param_group)
+    zero_grad: Any = unwrap(Optimizer.zero_grad)
+    state_dict: Any = unwrap(Optimizer.state_dict)
+    load_state_dict: Any = unwrap(Optimizer.load_state_dict)
+    step: Any = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 class StepResult(NamedTuple):

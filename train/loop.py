@@ -38,7 +38,6 @@ from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.checkpoints import Best, RunState
 from maris_fast.train.engine import Engine, StepResult
 from maris_fast.train.environment import environment
-from maris_fast.train.peak_flops import peak_tflops
 from maris_fast.train.progress_state import Phase
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.run_folder import owned_by_rank_zero, require_still_owned
@@ -46,7 +45,7 @@ from maris_fast.train.run_logger import RankZeroLogger, RunLogger
 from maris_fast.train.schedules import gate_threshold, learning_rate, total_steps
 from maris_fast.train.split_scores import score_split
 from maris_fast.train.stopping import StopRequest
-from maris_fast.train.throughput import Throughput
+from maris_fast.train.throughput import Throughput, peak_tflops
 from maris_fast.train.validation_pictures import SampleMasks, SampleSheet
 from maris_fast.train.wandb_mirror import require_wandb
 from maris_fast.weight_files import BEST, LAST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,25 @@ from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.ranks import Ranks
 
 T = TypeVar("T")
+
+# Dense bf16 products with fp32 sums, TFLOP/s, of the makers' data sheets (half of the figures with sparsity).
+# A name that needs more words comes before the one that it contains.
+PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
+    ("B200", 2250),
+    ("GH200", 989),
+    ("H200 NVL", 835),
+    ("H200", 989),
+    ("H100 PCIe", 756),
+    ("H100 NVL", 835),
+    ("H100", 989),
+    ("A100", 312),
+    ("A40", 150),
+    ("A30", 165),
+    ("A10", 125),
+    ("L40S", 362),
+    ("L40", 181),
+    ("L4", 121),
+)
 
 
 class Totals(NamedTuple):
@@ -73,11 +93,11 @@ class Throughput:
             self._feature_bytes += 3 * tokens * channels * self._cache_info.feature_itemsize
             self._flops += per.of(part.images, expressions)
 
-    def rates(self, ranks: Ranks, peak_tflops: float | None) -> dict[str, Any]:
+    def rates(self, ranks: Ranks, peak: float | None) -> dict[str, Any]:
         """Speeds of all ranks together, and the largest memory; all ranks call it.
 
         Args:
-            peak_tflops: of one rank's device; None: there is no MFU.
+            peak: TFLOP/s of one rank's device; None: there is no MFU.
         """
         seconds = time.perf_counter() - self._started - self._away
         mine = Totals(
@@ -93,8 +113,8 @@ class Throughput:
             "tflops_per_s": tflops,
             "memory_mb": max(one.memory_mb for one in totals),
         }
-        if peak_tflops is not None:
-            rates |= {"mfu": tflops / (peak_tflops * len(totals)), "peak_tflops": peak_tflops}
+        if peak is not None:
+            rates |= {"mfu": tflops / (peak * len(totals)), "peak_tflops": peak}
         return rates
 
 
@@ -103,3 +123,18 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def peak_tflops(device: torch.device, override: float | None = None) -> float | None:
+    """Of one rank's device: ``override`` (``run.peak_tflops``), else by its name, else None."""
+    if override is not None or device.type != "cuda":
+        return override
+    return peak_by_name(torch.cuda.get_device_name(device))
+
+
+def peak_by_name(name: str) -> float | None:
+    """By a GPU's name, as in "NVIDIA H100 80GB HBM3"; None for one that is unknown, or a slice (MIG)."""
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    if "mig" in words:
+        return None
+    return next((peak for known, peak in PEAK_TFLOPS if set(known.lower().split()) <= words), None)

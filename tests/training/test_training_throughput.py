@@ -11,9 +11,8 @@ from maris_fast.config import ModelSettings
 from maris_fast.model.flops import training_flops
 from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.log_line import log_line
-from maris_fast.train.peak_flops import peak_by_name, peak_tflops
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.throughput import Throughput
+from maris_fast.train.throughput import Throughput, peak_by_name, peak_tflops
 from tests.encoders.provenances import provenance
 from tests.training.toy import GRID, TEXT, VISUAL, WORDS, toy_batch
 
@@ -51,7 +50,7 @@ def test_speeds_are_what_was_counted_over_the_time_outside_pauses(monkeypatch: p
     with throughput.paused():
         clock.now += 1000
     throughput.count([batch, batch])
-    rates = throughput.rates(Ranks(torch.device("cpu")), peak_tflops=1e-3)
+    rates = throughput.rates(Ranks(torch.device("cpu")), peak=1e-3)
     assert rates["expressions_per_s"] == 7 / 4  # of the whole step; one of the eight is padding
     assert rates["images_per_s"] == 16 / 4
     assert rates["gb_per_s"] == pytest.approx(3 * 16 * GRID * GRID * VISUAL * 2 / 4e9)
