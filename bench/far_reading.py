@@ -10,20 +10,20 @@ disk's time against the way's in the same round.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from maris_fast.bench.fake_cache import write_fake_cache
+from maris_fast.bench.measuring import in_turn, paired, seconds_of
 from maris_fast.bench.reading import read_once, ring_for
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import ReadingSettings
@@ -68,18 +68,8 @@ def measured(cache: Path, rounds: int, kept: Path) -> list[Row]:
             f"{pause}, 16 requests": _way(far, 16),
             "the same from the second epoch on, in data.staging": _way(far, 16, kept),
         }
-        for way in ways.values():
-            way()  # connections and rings are there, and the copies
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        loads = []
-        for number in range(rounds):
-            names = list(ways)
-            # Another starting point each round: no way always follows the same one.
-            for name in (*names[number % len(names) :], *names[: number % len(names)]):
-                loads.append(os.getloadavg()[0])
-                before = time.perf_counter()
-                ways[name]()
-                seconds[name].append(time.perf_counter() - before)
+        # After the first round, which counts for nothing, connections and rings are there, and the copies.
+        seconds, load = in_turn({name: partial(seconds_of, way) for name, way in ways.items()}, rounds)
     with CacheReader(cache, "train") as reader:
         images, total = reader.images, int(reader.index.size.sum())
     return [
@@ -88,9 +78,9 @@ def measured(cache: Path, rounds: int, kept: Path) -> list[Row]:
             "images": images,
             "rounds": rounds,
             "latency_s": LATENCY,
-            "load_average": [min(loads), statistics.median(loads), max(loads)],
+            "load_average": load,
             "gb_per_s": total / statistics.median(times) / 1e9,
-            "to_local": statistics.median(a / b for a, b in zip(seconds[LOCAL], times, strict=True)),
+            "to_local": paired(seconds[LOCAL], times),
             "seconds": times,
         }
         for name, times in seconds.items()
