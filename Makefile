@@ -11,7 +11,7 @@ export PATH := $(BIN):$(PATH)
 # Tests start hundreds of processes, which need not each compile the package.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup quickstart test lint types bench docs clean
+.PHONY: help setup quickstart check test lint types bench docs clean
 
 help:
 	@echo "make quickstart   synthetic scenes -> import -> cache -> train -> evaluate -> predict"
