@@ -48,6 +48,16 @@ class Document:
         """The content, which takes gigabytes of large files; it is read again if need be."""
         self.__dict__.pop("content", None)
 
+    def required(self, whose: str) -> Any:
+        """
+        Raises:
+            InputError: as ``content``; told to be none of ``whose``.
+        """
+        try:
+            return self.content
+        except ValueError as error:
+            raise InputError(f"{self.path} is not {whose}: {error}") from error
+
     def content_or_none(self) -> Any:
         """None if it cannot be read, which whoever reads it tells."""
         try:
@@ -176,14 +186,12 @@ class Form:
     """One of the layouts that data sets come in.
 
     Attributes:
-        name: of the layout.
         files: what it is known by, for the message on what is of no form.
         found: whether it is this one; a source of another may raise nothing.
         read: checks all that is there, and writes it.
         divided: in ways that ``split_by`` chooses from.
     """
 
-    name: str
     files: str
     found: Callable[[Source], bool]
     read: Callable[[Source], DatasetInfo]

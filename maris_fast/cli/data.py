@@ -99,7 +99,11 @@ def import_annotations(
     ] = None,
     split: Splits = None,
     images: Annotated[
-        Path | None, typer.Option(help="folder of the images, if not in the default place below ROOT")
+        Path | None,
+        typer.Option(
+            help="folder of the images, if not in the default place below ROOT; with {split} in it, one for "
+            "each split"
+        ),
     ] = None,
     check_images: Annotated[bool, typer.Option(help="decode every image")] = True,
     orientation: Annotated[

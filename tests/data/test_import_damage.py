@@ -89,10 +89,14 @@ def test_any_value_anywhere_is_imported_or_told(form: str, data: st.DataObject) 
         before = {*made.root.rglob("*.json")}
         dataset, options = FORMS[form](made)
         file = data.draw(st.sampled_from(sorted({*made.root.rglob("*.json")} - before)))
-        content = json.loads(file.read_text())
-        at = data.draw(st.sampled_from(places(content)))
-        how = data.draw(st.sampled_from(["replace", "replace", "remove", "twice"]))
-        file.write_text(json.dumps(damaged(content, at, data.draw(VALUES), how)))
+        text = file.read_text()
+        how = data.draw(st.sampled_from(["cut", "replace", "remove", "twice"]))
+        if how == "cut":
+            file.write_text(text[: data.draw(st.integers(0, len(text)))])
+        else:
+            content = json.loads(text)
+            at = data.draw(st.sampled_from(places(content)))
+            file.write_text(json.dumps(damaged(content, at, data.draw(VALUES), how)))
         shutil.rmtree(made.out / "own", ignore_errors=True)
         try:
             info = made.imported(dataset, **options, leave_out_bad=data.draw(st.booleans()))

@@ -91,7 +91,6 @@ def _original(image: Row) -> Any:
 
 
 CAPTIONS = Form(
-    "captions",
     "COCO's lists with a `caption` in images, as MDETR's finetune_refcoco_<split>.json and ReferFormer's",
     lambda source: (
         any(isinstance(row.get("caption"), str) for row in source.rows("images"))

@@ -173,7 +173,6 @@ def _joined(files: Sequence[_CocoFile], file: str) -> Instances[ImageRow, Annota
 
 
 COCO = Form(
-    "coco",
     "NAME.json, COCO's instances.json with sentences in annotations, as annotation tools export it",
     lambda source: (
         (source.place.suffix == ".json" and source.content() is None)

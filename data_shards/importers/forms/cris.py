@@ -21,6 +21,7 @@ from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import split_of_name
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 
+_WHOSE = "CRIS' list of refs"
 _ANNS, _MASKS = "anns", "masks"
 _CATEGORIES = [*COCO_CATEGORIES.values()]
 """By ``cat``, which has no gaps."""
@@ -53,9 +54,8 @@ def read(source: Source) -> DatasetInfo:
     lines = []
     for document in source.documents:
         split = document.split or split_of_name(document.path.stem) or TRAIN
-        lines += lines_of(
-            CrisRow, document.content, document.path.name, split, bad, whose="CRIS' list of refs"
-        )
+        rows = document.required(_WHOSE)
+        lines += lines_of(CrisRow, rows, document.path.name, split, bad, whose=_WHOSE)
     known = source.with_defaults(orientation="stored", mask_values="nonzero")
     return write_lines(known, lines, head, bad, mask_root=_mask_root(source))
 
@@ -70,7 +70,6 @@ def _mask_root(source: Source) -> Path:
 
 
 CRIS = Form(
-    "cris",
     "anns/NAME/<split>.json with masks/NAME/<segment_id>.png, as CRIS, ETRIS and DETRIS",
     lambda source: any("segment_id" in row for row in source.rows()),
     read,

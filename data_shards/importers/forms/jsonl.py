@@ -74,7 +74,6 @@ def _unreadable(file: str, number: int, split: str) -> SourceRow:
 
 
 JSONL = Form(
-    "jsonl",
     "NAME.jsonl, JSON lines of your own",
     lambda source: source.place.suffix == ".jsonl",
     read,

@@ -147,4 +147,4 @@ def _is_labelme(source: Source) -> bool:
     return isinstance(content, dict) and "shapes" in content
 
 
-LABELME = Form("labelme", "a folder of labelme's files, one JSON an image", _is_labelme, read)
+LABELME = Form("a folder of labelme's files, one JSON an image", _is_labelme, read)

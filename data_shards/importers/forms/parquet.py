@@ -221,11 +221,11 @@ def _opened(path: Path) -> ParquetFile:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}; download it again")
+    why = next(iter(str(error).splitlines()), type(error).__name__)
+    return InputError(f"{path} is not a whole Parquet file: {why}; download it again")
 
 
 PARQUET = Form(
-    "parquet",
     "*.parquet, as jxu124/refcoco and moondream/refcoco-m on the Hugging Face Hub",
     lambda source: (
         source.place.suffix == ".parquet" or any(any(source.place.glob(pattern)) for pattern in _PLACES)

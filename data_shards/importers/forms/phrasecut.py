@@ -286,7 +286,6 @@ def _read_image_data(path: Path) -> tuple[list[ImageDataRow], list[Misshapen]]:
 
 
 PHRASECUT = Form(
-    "phrasecut",
     "refer_<split>.json with image_data_split.json, as PhraseCut",
     lambda source: bool(_splits(source.place)),
     read,

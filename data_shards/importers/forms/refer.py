@@ -85,7 +85,6 @@ def _only_split_by(place: Path, files: str) -> str:
 
 
 REFER = Form(
-    "refer",
     "refs(<split-by>).p or grefs(<split-by>).json with instances.json, as RefCOCO and gRefCOCO",
     lambda source: any(source.place.glob(REFS.format("*"))) or any(source.place.glob(GREFS.format("*"))),
     read,

@@ -15,6 +15,8 @@ from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import split_of_name
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 
+_WHOSE = "Sa2VA's list"
+
 
 class Sa2vaRow(LineRow):
     image: str
@@ -39,12 +41,12 @@ def read(source: Source) -> DatasetInfo:
     lines = []
     for document in source.documents:
         split = document.split or split_of_name(document.path.stem) or TRAIN
-        lines += lines_of(Sa2vaRow, document.content, document.path.name, split, bad, whose="Sa2VA's list")
+        rows = document.required(_WHOSE)
+        lines += lines_of(Sa2vaRow, rows, document.path.name, split, bad, whose=_WHOSE)
     return write_lines(source, lines, head, bad)
 
 
 SA2VA = Form(
-    "sa2va",
     "NAME.json, a list of rows with `image`, `mask` and `text`, as Sa2VA's annotations.json",
     lambda source: any(row.keys() >= {"mask", "text"} for row in source.rows()),
     read,

@@ -12,8 +12,11 @@ from maris_fast.data_shards.importers.left_out import BadRows
 from maris_fast.data_shards.importers.line_grouping import write_lines
 from maris_fast.data_shards.importers.published import published_as
 from maris_fast.data_shards.importers.row_lines import LineRow, lines_of
-from maris_fast.data_shards.importers.source import Form, Source
+from maris_fast.data_shards.importers.source import Document, Form, Source
 from maris_fast.data_shards.records import DatasetInfo
+from maris_fast.errors import InputError
+
+_WHOSE = "SeqTR's lists"
 
 
 class SeqtrRow(LineRow):
@@ -44,14 +47,20 @@ def read(source: Source) -> DatasetInfo:
     lines = [
         line
         for document in source.documents
-        for split, rows in document.content.items()
-        for line in lines_of(SeqtrRow, rows, document.path.name, split, bad, of=split, whose="SeqTR's lists")
+        for split, rows in _lists(document).items()
+        for line in lines_of(SeqtrRow, rows, document.path.name, split, bad, of=split, whose=_WHOSE)
     ]
     return write_lines(source.with_defaults(orientation="stored"), lines, head, bad)
 
 
+def _lists(document: Document) -> dict[str, Any]:
+    content = document.required(_WHOSE)
+    if not isinstance(content, dict):
+        raise InputError(f"{document.path} is not {_WHOSE}: it holds no splits, but {type(content).__name__}")
+    return content
+
+
 SEQTR = Form(
-    "seqtr",
     'NAME.json, {"train": [...], "val": [...]} of rows with `expressions`, as SeqTR\'s instances.json',
     lambda source: (
         any("expressions" in row for split in source.lists() for row in source.rows(split))

@@ -59,7 +59,6 @@ def _is_of_use(member: ZipInfo) -> bool:
 
 
 ZIP = Form(
-    "zip",
     "NAME.zip of such a folder, as refcoco.zip is downloaded",
     lambda source: source.place.suffix == ".zip" and source.place.is_file(),
     read,
