@@ -102,7 +102,7 @@ def import_annotations(
         Path | None,
         typer.Option(
             help="folder of the images, if not in the default place below ROOT; with {split} in it, one for "
-            "each split"
+            "each split of JSON lines or COCO files"
         ),
     ] = None,
     check_images: Annotated[bool, typer.Option(help="decode every image")] = True,
