@@ -34,6 +34,7 @@ from maris_fast.encoders import EncodersProvenance, TextFeatures, TokenisedText
 from maris_fast.encoders.provenance import SamProvenance, TextProvenance
 from maris_fast.geometry import ImageGeometry
 from maris_fast.rle import Rle
+from maris_fast.system.files import sha256_of
 
 GRIDS = ((64, 48), (48, 64), (43, 64))
 """Of photographs 4:3 upright and flat, and 3:2."""
@@ -70,7 +71,7 @@ def write_fake_cache(
             write_shard(folder, plan, groups, head, ahead=1)
             shards.append(plan)
             waiting, growing = [], GrowingShard(0)
-    _write_manifest(folder, split_entry(folder, shards), head)
+    _write_manifest(folder, split_entry(shards, lambda shard: sha256_of(folder / shard.index_name)), head)
 
 
 def fake_shard(

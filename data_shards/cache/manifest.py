@@ -25,11 +25,10 @@ from pydantic import (
 )
 
 from maris_fast.config import MOST_CHANNELS, EncoderSettings, FeatureDtype, StoreAddress
-from maris_fast.data_shards.cache.place import files_of, read_start
+from maris_fast.data_shards.cache.place import Files, files_of, read_start
 from maris_fast.data_shards.records import DatasetInfo, FileName, Frozen
 from maris_fast.encoders import EncodersProvenance
 from maris_fast.errors import InputError, first_of
-from maris_fast.system.files import read_at_most
 from maris_fast.system.object_store import ObjectStore, StoreError
 
 FORMAT_VERSION = 3
@@ -214,13 +213,11 @@ def read_manifest(place: str | PathLike[str] | StoreAddress | ObjectStore) -> Ca
         _require_complete(files)
         raise InputError(f"{files} holds no feature cache (no {MANIFEST}); run `maris-fast cache` first")
     try:
-        content = read_start(files, MANIFEST, MOST_BYTES + 1)
+        content = _whole(files, MANIFEST)
     except FileNotFoundError as error:
-        raise InputError(f"{place} holds no feature cache: {error}") from error
+        raise InputError(f"{place} holds no feature cache, or no complete one: {error}") from error
     except StoreError as error:
         raise InputError(str(error)) from error
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path} has more than {MOST_BYTES:,} bytes, so that it is not what it is named for")
     try:
         manifest = CacheManifest.model_validate_json(content)
     except ValidationError as error:
@@ -250,21 +247,31 @@ def _require_complete(folder: Path) -> None:
         )
 
 
-def read_writing(folder: Path) -> Writing:
-    """What ``writing.json`` in ``folder`` says.
+def read_writing(files: Files) -> Writing:
+    """What ``writing.json`` in a folder or below an address says.
 
     Raises:
         InputError: it is damaged, or of another version.
         FileNotFoundError: there is none.
     """
-    path = Path(folder) / WRITING
+    path = files / WRITING
+    content = _whole(files, WRITING)
     try:
-        return Writing.model_validate_json(read_at_most(path, MOST_BYTES))
+        return Writing.model_validate_json(content)
     except ValidationError as error:
         raise InputError(
-            f"{path} is damaged or of another version; delete {folder} and write the cache anew "
+            f"{path} is damaged or of another version; delete {files} and write the cache anew "
             f"({first_of(error)})"
         ) from error
+
+
+def _whole(files: Files, name: str) -> bytes:
+    content = read_start(files, name, MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise InputError(
+            f"{files / name} has more than {MOST_BYTES:,} bytes, so that it is not what it is named for"
+        )
+    return content
 
 
 def _difference(name: str, mine: object, theirs: object) -> list[str]:

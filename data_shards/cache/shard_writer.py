@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
@@ -19,7 +19,6 @@ from maris_fast.data_shards.cache.index import ShardIndex, object_of
 from maris_fast.data_shards.cache.manifest import CacheHead, ShardEntry, ShardPlan, SplitEntry, members_of
 from maris_fast.data_shards.cache.shard_plan import TAR_BLOCK
 from maris_fast.errors import InputError
-from maris_fast.system.files import sha256_of
 from maris_fast.system.new_files import new_file
 
 
@@ -80,8 +79,8 @@ def is_written(folder: Path, plan: ShardPlan) -> bool:
     return (index.images, len(index.words)) == (plan.images, plan.expressions)
 
 
-def split_entry(folder: Path, shards: Sequence[ShardPlan]) -> SplitEntry:
-    """What the manifest says of a split whose shards are written."""
+def split_entry(shards: Sequence[ShardPlan], index_sha256: Callable[[ShardPlan], str]) -> SplitEntry:
+    """What the manifest says of a split whose shards are written, given the hashes of their indexes."""
     return SplitEntry(
         shards=tuple(
             ShardEntry(
@@ -89,7 +88,7 @@ def split_entry(folder: Path, shards: Sequence[ShardPlan]) -> SplitEntry:
                 bytes=shard.bytes,
                 images=shard.images,
                 expressions=shard.expressions,
-                index_sha256=sha256_of(folder / shard.index_name),
+                index_sha256=index_sha256(shard),
             )
             for shard in shards
         ),

@@ -6,9 +6,7 @@ missing. Whoever finds all of them there writes the manifest. So a run that was 
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -24,35 +23,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maris_fast.config import CacheSettings
+from maris_fast.config import CacheSettings, StoreAddress, cache_place
+from maris_fast.data_shards.cache.destination import Destination, destination_of, free_bytes
 from maris_fast.data_shards.cache.group import EncodedGroup
 from maris_fast.data_shards.cache.manifest import (
-    MANIFEST,
-    WRITING,
     CacheHead,
     CacheManifest,
     ShardPlan,
     SplitEntry,
     Writing,
     WrittenWith,
-    read_manifest,
-    read_writing,
 )
 from maris_fast.data_shards.cache.mask_targets import mask_target
 from maris_fast.data_shards.cache.shard_plan import plan_split
-from maris_fast.data_shards.cache.shard_writer import is_written, split_entry, write_shard
 from maris_fast.data_shards.cache.usable import Checking, without
 from maris_fast.data_shards.cache.workers import Worker
-from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow, write_listing
+from maris_fast.data_shards.importers.left_out import LeftOutRow
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
 from maris_fast.images import load_image
 from maris_fast.system.devices import place, share_cores
-from maris_fast.system.files import flush, sha256_of
-from maris_fast.system.locks import is_lock
-from maris_fast.system.new_files import PART, new_file, remove_left_parts
+from maris_fast.system.files import sha256_of
 from maris_fast.system.progress import counting
 
 DECODERS = 4
@@ -63,24 +56,27 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def write_cache(
     dataset: Path,
-    out: Path,
+    out: str | PathLike[str] | StoreAddress,
     settings: CacheSettings,
     splits: Sequence[str] | None = None,
     *,
     worker: Worker | None = None,
     leave_out_bad: bool = False,
     progress: bool = True,
+    scratch: Path | None = None,
 ) -> CacheManifest | None:
     """Encode an imported data set into shards under ``out``, or go on where an earlier run was stopped.
 
     Args:
         dataset: folder of the imported data set.
-        out: new or empty folder, or one that the same settings have begun.
+        out: new or empty folder, or one that the same settings have begun; or an s3:// or gs:// address.
         settings: encoders, stored dtype, shard size, device.
         splits: which splits; None for all.
         worker: which share of the shards; None for all.
         leave_out_bad: leave out, count and list what the encoders cannot take; else it refuses the cache.
         progress: show a bar with rate and time left.
+        scratch: of an address, folder of this machine where a shard a process is written before it is
+            uploaded; by default the system's temporary folder.
 
     Returns:
         The manifest: counts per split, cut expressions among them. None while shards of other workers are
@@ -90,10 +86,18 @@ def write_cache(
         InputError: ``out`` is not empty and no cache of these settings, a split that there is not, images or
             expressions that cannot be used (all named together, and found as far as possible before the first
             image is encoded), a full disk.
-        CheckpointError, ConfigError: of the encoders.
+        CheckpointError, ConfigError: of the encoders; an address that is not written to.
+        StoreError: the server does not take a file; the same call goes on from there.
     """
     job = CacheJob(
-        dataset, out, settings, splits, worker=worker, leave_out_bad=leave_out_bad, progress=progress
+        dataset,
+        out,
+        settings,
+        splits,
+        worker=worker,
+        leave_out_bad=leave_out_bad,
+        progress=progress,
+        scratch=scratch,
     )
     job.check_room()
     return job.write()
@@ -109,16 +113,17 @@ class CacheJob:
     def __init__(
         self,
         dataset: Path,
-        out: Path,
+        out: str | PathLike[str] | StoreAddress,
         settings: CacheSettings,
         splits: Sequence[str] | None = None,
         *,
         worker: Worker | None = None,
         leave_out_bad: bool = False,
         progress: bool = True,
+        scratch: Path | None = None,
     ) -> None:
-        self.out = Path(out).resolve()  # a link to an empty folder is fine
-        _require_ours(self.out)
+        self.out = destination_of(cache_place(out), scratch)
+        self.out.require_ours()
         self.worker = worker or Worker()
         self._settings = settings
         self._leave_out_bad = leave_out_bad
@@ -145,7 +150,8 @@ class CacheJob:
         return self._missing_now()
 
     def _missing_now(self) -> tuple[ShardPlan, ...]:
-        return tuple(shard for shard in self.plan if not is_written(self.out, shard))
+        whole = self.out.whole()
+        return tuple(shard for shard in self.plan if not whole(shard))
 
     @property
     def share(self) -> tuple[ShardPlan, ...]:
@@ -158,7 +164,7 @@ class CacheJob:
 
     def written(self) -> int:
         """Shards that are there now."""
-        return sum((self.out / shard.name).is_file() for shard in self.plan)
+        return len(self.plan) - len(self._missing_now())
 
     def check_room(self) -> None:
         """Compare what is missing with what is free.
@@ -167,24 +173,16 @@ class CacheJob:
             InputError: the disk is too small.
         """
         # Both anew: other workers may have been writing for a while.
-        needed, free = _bytes(self._missing_now()), self.free_bytes()
-        if needed > free:
+        needed = self.out.bytes_needed(self._missing_now(), self.worker.local_world)
+        if needed > (free := self.free_bytes()):
             raise InputError(
-                f"{self.out} needs {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free; "
-                "name a folder on another disk, choose fewer splits, or a smaller feature_dtype "
-                f"(it is {self._settings.feature_dtype}; int8 is the smallest)"
+                f"{self.out.folder} needs {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB "
+                f"free; {self.out.too_small(self._settings.feature_dtype)}"
             )
 
     def free_bytes(self) -> int:
         """Free for this cache: on the disk, or in shards that are half written."""
-        folder = self.out
-        half_written = 0
-        for part in folder.glob(f"*{PART}"):
-            with contextlib.suppress(FileNotFoundError):  # it may be whole by now
-                half_written += part.stat().st_size
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free + half_written
+        return free_bytes(self.out.folder)
 
     def seconds_an_image(self) -> float:
         """Of this worker, measured by encoding the first images of the plan as one batch.
@@ -207,17 +205,15 @@ class CacheJob:
             InputError: an image that cannot be decoded, a full disk, a shard that another process writes.
         """
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            if not (self.out / MANIFEST).is_file():
-                self._announce()
+            self.out.announce(self._chosen)
             self._write_share()
             return self._finish()
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise
             raise InputError(
-                f"no room for {self.out}: {error.strerror}; {self.written()} of {len(self.plan)} shards are "
-                "written. Make room on that disk and run the same command again"
+                f"no room for {self.out.folder}: {error.strerror}; {self.written()} of {len(self.plan)} "
+                "shards are written. Make room on that disk and run the same command again"
             ) from error
 
     def _write_share(self) -> None:
@@ -228,8 +224,7 @@ class CacheJob:
         what = "encode" if self.worker.world == 1 else f"encode, 1 of {self.worker.world} shares"
         with counting(what, images, done, shown=self._progress) as advance:
             for shard in todo:
-                write_shard(
-                    self.out,
+                self.out.write(
                     shard,
                     _each(self._groups(shard, shard.images), advance),
                     self.writing.head,
@@ -284,39 +279,32 @@ class CacheJob:
 
     def _begun(self, head: CacheHead) -> Writing:
         """What an earlier or another process found out about this cache, else a new plan."""
-        if (self.out / MANIFEST).is_file():
+        if (manifest := self.out.manifest()) is not None:
             # Complete, unless a shard was deleted since: that one is written again, with what it had.
-            manifest = read_manifest(self.out)
             _require_same(self.out, manifest, head)
             return self._planned(_head_of(manifest), leave_out_bad=False)
-        return self._announced(head) or self._planned(head, leave_out_bad=self._leave_out_bad)
+        return self._announced(head, self.out.writing()) or self._planned(
+            head, leave_out_bad=self._leave_out_bad
+        )
 
-    def _announced(self, head: CacheHead) -> Writing | None:
-        try:
-            writing = read_writing(self.out)
-        except FileNotFoundError:
-            return None
-        _require_same(self.out, writing.head, head)
+    def _announced(self, head: CacheHead, writing: Writing | None) -> Writing | None:
+        if writing is not None:
+            _require_same(self.out, writing.head, head)
         return writing
 
-    def _announce(self) -> None:
-        with new_file(self.out / WRITING, wait=True) as file:
-            # Whoever was first is repeated: paths may differ from machine to machine.
-            if (announced := self._announced(self.writing.head)) is not None:
-                self.writing = announced
-            elif self._newly_left_out:
-                write_listing(self.out, self._newly_left_out)
-            file.write(self.writing.model_dump_json(indent=1).encode())
+    def _chosen(self, there: Writing | None) -> Writing:
+        # Whoever was first is repeated: paths may differ from machine to machine.
+        if (announced := self._announced(self.writing.head, there)) is not None:
+            self.writing = announced
+        elif self._newly_left_out:
+            self.out.list_left_out(self._newly_left_out)
+        return self.writing
 
     def _finish(self) -> CacheManifest | None:
-        if not all(is_written(self.out, shard) for shard in self.plan):
+        if self._missing_now():
             return None
         manifest = CacheManifest(**dict(self.writing.head), splits=self._entries()).sealed()
-        with new_file(self.out / MANIFEST, wait=True) as file:
-            file.write((manifest.model_dump_json(indent=2) + "\n").encode())
-        remove_left_parts(self.out)
-        (self.out / WRITING).unlink(missing_ok=True)
-        flush(self.out)
+        self.out.finish(manifest)
         return manifest
 
     def _entries(self) -> dict[str, SplitEntry]:
@@ -324,7 +312,7 @@ class CacheJob:
         by_split: dict[str, list[ShardPlan]] = {split: [] for split in splits}
         for shard in self.plan:
             by_split[shard.split].append(shard)
-        return {split: split_entry(self.out, shards) for split, shards in by_split.items()}
+        return {split: self.out.split_entry(shards) for split, shards in by_split.items()}
 
 
 @dataclass(frozen=True)
@@ -386,17 +374,7 @@ def _bytes(shards: Iterable[ShardPlan]) -> int:
     return sum(shard.bytes + shard.index_bytes for shard in shards)
 
 
-def _require_ours(out: Path) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise InputError(f"{out} is a file; name a new or an empty folder")
-    names = {path.name for path in out.iterdir() if not is_lock(path)}
-    if names - {WRITING + PART, LISTING} and not names & {MANIFEST, WRITING}:
-        raise InputError(f"output folder {out} is not empty; name a new or an empty folder")
-
-
-def _require_same(out: Path, there: CacheHead, wanted: CacheHead) -> None:
+def _require_same(out: Destination, there: CacheHead, wanted: CacheHead) -> None:
     if differences := there.differences(wanted):
         raise InputError(
             f"{out} holds a cache made with other settings than these: {'; '.join(differences)}. Run the "

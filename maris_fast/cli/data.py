@@ -27,7 +27,7 @@ def scenes(
     from maris_fast.data_shards.synthetic import generate_scenes
     from maris_fast.system.progress import counted
 
-    root = _named(out, root)
+    root = Path(_named(out, root))
     with counted("scenes") as progress:
         generate_scenes(
             root,
@@ -71,13 +71,13 @@ def pretrain(
     )
 
 
-def _named(option: Path | None, argument: Path | str | None) -> Path:
-    """A new folder, by ``--out`` or as it was named before all commands had that."""
+def _named(option: Path | str | None, argument: Path | str | None) -> Path | str:
+    """A new folder or an address, by ``--out`` or as it was named before all commands had that."""
     from maris_fast.errors import ConfigError
 
     if option is None and argument is None:
         raise ConfigError("no folder to write to; name one with --out")
-    return Path(option or argument or "")
+    return option or argument or ""
 
 
 def import_annotations(
@@ -244,8 +244,11 @@ def cache(
     ] = None,
     overrides: Overrides = None,
     folder: Annotated[
-        Path | None,
-        typer.Option("--out", help="folder for the shards: a new one, or one to resume"),
+        str | None,
+        typer.Option(
+            "--out",
+            help="folder for the shards: a new one, or one to resume; or an s3:// or gs:// address",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -266,6 +269,10 @@ def cache(
         int | None, typer.Option(min=0, help="number of this process's share, if not started by a launcher")
     ] = None,
     world: Annotated[int | None, typer.Option(min=1, help="number of shares")] = None,
+    scratch: Annotated[
+        Path | None,
+        typer.Option(help="folder for shards on their way to an address; default: in the temporary folder"),
+    ] = None,
 ) -> None:
     """Run the frozen encoders over an imported data set and write their features to WebDataset shards.
 
@@ -273,18 +280,26 @@ def cache(
     or mpirun, or with --rank and --world.
     """
     say(f"reading {dataset}; loading the encoders' libraries", err=True)
-    from maris_fast.config import CacheSettings, load_settings
+    from maris_fast.config import CacheSettings, cache_place, load_settings
     from maris_fast.data_shards.cache.workers import find_worker
     from maris_fast.data_shards.cache.write import CacheJob
 
     if folder is not None and out is not None:
         overrides = [str(out), *(overrides or ())]
-    target = _named(folder, out)
+    target = cache_place(_named(folder, out))
     settings = load_settings(CacheSettings, config, overrides or ())
     worker = find_worker(rank, world)
     job: CacheJob | None = None
     try:
-        job = CacheJob(dataset, target, settings, splits=split, worker=worker, leave_out_bad=leave_out_bad)
+        job = CacheJob(
+            dataset,
+            target,
+            settings,
+            splits=split,
+            worker=worker,
+            leave_out_bad=leave_out_bad,
+            scratch=scratch,
+        )
         if worker.first:
             _print_plan(job, job.seconds_an_image() if estimate and job.missing else None)
         if plan:

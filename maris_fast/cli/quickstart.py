@@ -110,7 +110,7 @@ def prepare(
     with watch.step("cache", "cache the frozen encoders' features") as wanted:
         if wanted:
             data.cache(
-                dataset, overrides=[*cache_settings], folder=folder / "cache", config=Path("quickstart")
+                dataset, overrides=[*cache_settings], folder=str(folder / "cache"), config=Path("quickstart")
             )
 
 

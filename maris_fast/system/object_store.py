@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from maris_fast.config import StoreAddress
@@ -69,6 +70,31 @@ class ObjectStore:
         size: int = self._asked(name, lambda obstore: obstore.head(self._store, name)["size"])
         return size
 
+    def sizes(self) -> dict[str, int]:
+        """Names of all files and their bytes. Object stores only.
+
+        Raises:
+            StoreError: the server does not say.
+        """
+        found = self._asked("", lambda obstore: obstore.list(self._store).collect())
+        return {one["path"]: one["size"] for one in found}
+
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Writes a file, whole or not at all. Object stores only.
+
+        Raises:
+            StoreError: the server does not take it.
+        """
+        self._asked(name, lambda obstore: obstore.put(self._store, name, content))
+
+    def remove(self, name: str) -> None:
+        """Removes a file, which may be gone already. Object stores only."""
+        try:
+            self._asked(name, lambda obstore: obstore.delete(self._store, name))
+        except StoreError as error:
+            if error.status != 404:
+                raise
+
     def stream(self, name: str, start: int, stop: int) -> Generator[bytes, None, None]:
         """Bytes ``start`` to ``stop`` of a file, some 500 KB at a time; fewer where the file ends before.
 
@@ -105,7 +131,7 @@ class ObjectStore:
         import obstore
         from obstore.exceptions import BaseError, NotSupportedError
 
-        where = str(self.address / name)
+        where = str(self.address / name if name else self.address)
         _require_no_fork(where)
         try:
             return _interruptible(lambda: work(obstore))

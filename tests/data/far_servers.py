@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ Fault = int | Literal["cut", "drop", "hang", "whole"] | None
 """A status; half the body; no answer; no byte until the server ends; the whole file for a part of it."""
 
 BUCKET = "caches"
+_SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request"}
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 
 
@@ -120,11 +122,29 @@ class Far:
     Attributes:
         address: of the cache.
         stop: ends the server.
+        store: of S3, the server's own view of it.
     """
 
     address: str
     faults: Faults
     stop: Callable[[], None]
+    store: Any = None
+
+    def names(self) -> set[str]:
+        listing = self.store.get(f"/{BUCKET}").text
+        return {key.rpartition("/")[2] for key in re.findall(r"<Key>([^<]+)</Key>", listing)}
+
+    def get(self, name: str) -> bytes:
+        answer = self.store.get(f"/{BUCKET}/some/boxes/{name}", headers=_SIGNED)
+        assert answer.status_code == 200
+        content: bytes = answer.data
+        return content
+
+    def put(self, name: str, content: bytes) -> None:
+        assert self.store.put(f"/{BUCKET}/some/boxes/{name}", data=content).status_code == 200
+
+    def remove(self, name: str) -> None:
+        assert self.store.delete(f"/{BUCKET}/some/boxes/{name}", headers=_SIGNED).status_code == 204
 
 
 @contextmanager
@@ -156,9 +176,6 @@ def s3_server(cache: Path, environment: pytest.MonkeyPatch, **settings: Any) -> 
     client = Client(store)
     client.post("/moto-api/reset")  # its stores are the process's
     client.put(f"/{BUCKET}")
-    for path in cache.iterdir():
-        if path.is_file():
-            assert client.put(f"/{BUCKET}/some/boxes/{path.name}", data=path.read_bytes()).status_code == 200
     faults = Faults(**settings)
 
     def faulty(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
@@ -191,8 +208,12 @@ def s3_server(cache: Path, environment: pytest.MonkeyPatch, **settings: Any) -> 
         server.shutdown()
         server.server_close()
 
+    far = Far(f"s3://{BUCKET}/some/boxes", faults, stop, client)
+    for path in cache.iterdir():
+        if path.is_file():
+            far.put(path.name, path.read_bytes())
     try:
-        yield Far(f"s3://{BUCKET}/some/boxes", faults, stop)
+        yield far
     finally:
         stop()
 
