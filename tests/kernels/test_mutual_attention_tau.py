@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from maris_fast.config import ModelSettings
 from maris_fast.kernels import mutual_attention
@@ -24,8 +23,16 @@ def _forget_graphs() -> None:
     torch._dynamo.reset()
 
 
+@pytest.fixture
+def counter() -> Any:
+    """A backend that counts what it is asked to compile."""
+    from torch._dynamo.testing import CompileCounterWithBackend  # seconds, at every start of the tests
+
+    return CompileCounterWithBackend("aot_eager")
+
+
 @pytest.mark.parametrize("impl", ["reference", "triton"])
-def test_a_ramp_of_ten_thresholds_compiles_once_and_each_counts(impl: Any) -> None:
+def test_a_ramp_of_ten_thresholds_compiles_once_and_each_counts(impl: Any, counter: Any) -> None:
     torch.manual_seed(0)
     z_v, z_l = torch.randn(2, 20, 32, device=DEVICE), torch.randn(2, 5, 32, device=DEVICE)
     leaves = [z_v, z_l / 4, *(torch.randn(32, device=DEVICE) for _ in range(4))]
@@ -35,7 +42,6 @@ def test_a_ramp_of_ten_thresholds_compiles_once_and_each_counts(impl: Any) -> No
     def step(tau: torch.Tensor | float) -> list[torch.Tensor]:
         return list(mutual_attention(*leaves, tau=tau, impl=impl))
 
-    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(step, fullgraph=True, dynamic=False, backend=counter)
     before = None
     for tau in RAMP:
@@ -50,7 +56,7 @@ def test_a_ramp_of_ten_thresholds_compiles_once_and_each_counts(impl: Any) -> No
     assert counter.frame_count == 1
 
 
-def test_a_compiled_model_stays_compiled_while_its_threshold_ramps() -> None:
+def test_a_compiled_model_stays_compiled_while_its_threshold_ramps(counter: Any) -> None:
     torch.manual_seed(0)
     settings = ModelSettings(
         channels=32, heads=4, mutual_attention_impl="triton", attention_impl="sdpa", decoder_blocks=1
@@ -60,7 +66,6 @@ def test_a_compiled_model_stays_compiled_while_its_threshold_ramps() -> None:
     words = torch.randn(2, 3, 16, device=DEVICE)
     word_mask = torch.ones(2, 3, dtype=torch.bool, device=DEVICE)
     expr_offsets = torch.tensor([0, 2], dtype=torch.int32, device=DEVICE)
-    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend=counter)
     outputs, compilations = [], []
     for tau in RAMP:

@@ -88,29 +88,6 @@ def test_upsampling_halves_the_width_twice_and_doubles_the_map_once() -> None:
     assert Upsampling(C)(torch.randn(1, C, 5, 3)).shape == (1, C // 4, 10, 6)
 
 
-def test_expressions_do_not_see_each_other() -> None:
-    model = make()
-    features, words, word_mask, offsets = inputs(3, 1, 2)
-    together = model(features, words, word_mask, offsets).logits
-    for e, image in enumerate((0, 0, 0, 1, 2, 2)):
-        alone = model(
-            [level[image : image + 1] for level in features],
-            words[e : e + 1],
-            word_mask[e : e + 1],
-            torch.tensor([0, 1], dtype=torch.int32),
-        )
-        torch.testing.assert_close(alone.logits[0], together[e])
-
-
-def test_padded_words_change_nothing() -> None:
-    model = make(decoder_norm="pre", decoder_feed_forward=2)
-    features, words, word_mask, offsets = inputs(2, 2)
-    noise = torch.where(word_mask[..., None], words, 1e3 * torch.randn_like(words))
-    torch.testing.assert_close(
-        model(features, noise, word_mask, offsets).logits, model(features, words, word_mask, offsets).logits
-    )
-
-
 @pytest.mark.parametrize("keep", ["relevant", "irrelevant", "all"])
 def test_each_gate_gives_finite_masks_and_gradients(keep: str) -> None:
     model = make(keep=keep).train()
