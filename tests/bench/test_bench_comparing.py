@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from maris_fast.bench.results import Suite
-from maris_fast.cli import app
+from tests.command_line import maris_fast
 
 
 def save(folder: Path, eager: float, ours: float, device: str = "NVIDIA H200") -> None:
@@ -32,7 +31,7 @@ def test_a_case_that_lost_ground_to_the_plain_way_of_its_run_fails(
     save(tmp_path / "old", 4.0, 1.0)
     # The whole machine is half as fast today; that alone is no change.
     save(tmp_path / "new", 8.0, 2 * ours)
-    done = CliRunner().invoke(app, ["bench", "compare", str(tmp_path / "new"), str(tmp_path / "old")])
+    done = maris_fast("bench", "compare", str(tmp_path / "new"), str(tmp_path / "old"))
     assert done.exit_code == status, done.output
     assert "4.00" in done.output
 
@@ -40,7 +39,7 @@ def test_a_case_that_lost_ground_to_the_plain_way_of_its_run_fails(
 def test_a_waterfalls_rows_are_compared_by_their_ratio_to_the_first(tmp_path: Path) -> None:
     save_step(tmp_path / "old", 10, 20, 80)
     save_step(tmp_path / "new", 5, 10, 20)
-    done = CliRunner().invoke(app, ["bench", "compare", str(tmp_path / "new"), str(tmp_path / "old")])
+    done = maris_fast("bench", "compare", str(tmp_path / "new"), str(tmp_path / "old"))
     assert done.exit_code == 1
     assert "1 of 3 cases are more than 15% slower" in done.output
 
@@ -48,11 +47,11 @@ def test_a_waterfalls_rows_are_compared_by_their_ratio_to_the_first(tmp_path: Pa
 def test_another_devices_results_are_not_compared_with(tmp_path: Path) -> None:
     save(tmp_path / "old", 4.0, 1.0, "NVIDIA A100")
     save(tmp_path / "new", 4.0, 4.0)
-    done = CliRunner().invoke(app, ["bench", "compare", str(tmp_path / "new"), str(tmp_path / "old")])
+    done = maris_fast("bench", "compare", str(tmp_path / "new"), str(tmp_path / "old"))
     assert done.exit_code == 0
     assert "no results of this device" in done.output
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["bench", "compare", str(tmp_path), str(tmp_path)])
+    done = maris_fast("bench", "compare", str(tmp_path), str(tmp_path))
     assert done.exit_code == 2

@@ -11,26 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from maris_fast.cli import app
 from maris_fast.config import SamSettings
 from maris_fast.encoders import SamEncoder
 from maris_fast.weights import save_weights
 from tests.cli.untrained import write_untrained
+from tests.command_line import maris_fast, said
 
 TINY = ("encoders.sam.arch=vit_tiny", "encoders.sam.weights=random")
 SCENES = ("import", "{folder}/scenes", "scenes")
 CACHE = ("cache", "{folder}/dataset", "{folder}/new")
 TINY_TEXT = ("encoders.text.arch=tiny", "encoders.text.weights=random")
-
-
-def maris_fast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(result: Result) -> str:
-    return " ".join((result.output + (result.stderr or "")).split())
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from maris_fast.cli import app
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.evaluation.scores_file import AS_WRITTEN, read_scores, write_scores
+from tests.command_line import maris_fast, said
 from tests.data.other_forms import small_family
 from tests.data.test_coco_sentences import Instances
 from tests.data.test_grefcoco import Grefs
@@ -27,14 +26,6 @@ from tests.data.test_phrasecut import Phrases
 
 TINY = ("encoders.sam.arch=vit_tiny", "encoders.sam.weights=random", "encoders.sam.image_size=128")
 TINY_TEXT = ("encoders.text.arch=tiny", "encoders.text.weights=random")
-
-
-def maris_fast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(result: Result) -> str:
-    return " ".join((result.output + (result.stderr or "")).split())
 
 
 def test_grefcoco_is_imported_by_its_name_and_its_counts_compared(tmp_path: Path) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from maris_fast.cli import app
 from tests.cli.demo_process import COMMAND, Running, started
+from tests.command_line import maris_fast
 from tests.training.processes import ROOT, run
 
 pytestmark = pytest.mark.process
@@ -26,9 +25,7 @@ SENTENCES = ("the red circle", "the square on the left")
 
 def test_masks_are_those_of_predict(running: Running, weights: Path, photo: Path, tmp_path: Path) -> None:
     _, files, _ = running.segment(photo, *SENTENCES)
-    done = CliRunner().invoke(
-        app, ["predict", str(photo), *SENTENCES, "--weights", str(weights), "--out", str(tmp_path)]
-    )
+    done = maris_fast("predict", str(photo), *SENTENCES, "--weights", str(weights), "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert len(files) == 2
     for number, file in enumerate(files, start=1):

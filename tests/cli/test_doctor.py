@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from maris_fast.cli import app
 from maris_fast.cli.doctor import COLOURS
 from maris_fast.config import TrainingSettings, load_settings
 from maris_fast.doctor import CHECKS, Check, Finding, Subject, examine
@@ -41,10 +40,10 @@ from maris_fast.model import Maris
 from maris_fast.system.launchers import free_port
 from maris_fast.train import checkpoints
 from maris_fast.train.checkpoints import RunState
-from tests.training.processes import ROOT, run, srun_task
+from tests.command_line import maris_fast
+from tests.training.processes import ROOT, TINY, run, srun_task
 from tests.training.tiny_cache import write_tiny_cache
 
-TINY = ROOT / "train" / "configs" / "tiny.yaml"
 DOCTOR = (sys.executable, "-m", "maris_fast.cli", "doctor")
 COMPILED = {"TRITON_INTERPRET": "0"}
 """As outside of the tests, which run kernels in the interpreter."""
@@ -57,7 +56,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def doctor(*arguments: object) -> Result:
     """In this process: each check is one of its own anyway."""
-    return CliRunner().invoke(app, ["doctor", *map(str, arguments)])
+    return maris_fast("doctor", *map(str, arguments))
 
 
 def only(*checks: str) -> tuple[str, ...]:

@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from maris_fast.cli import app
-from maris_fast.system.launchers import free_port
 from maris_fast.train.main import main
+from tests.command_line import maris_fast
 from tests.faults import NAMELESS, require_nameless_user, small_disk
-from tests.training.processes import ROOT, TWO_RANKS, run
+from tests.training.processes import ROOT, deepspeed, run
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 QUICKSTART = ROOT / "train" / "configs" / "quickstart.yaml"
@@ -52,7 +50,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
 
 def last_line(*arguments: object) -> str:
     """What the command says of its error, all of it."""
-    done = CliRunner().invoke(app, [str(one).replace("{long}", LONG) for one in arguments])
+    done = maris_fast(*(str(one).replace("{long}", LONG) for one in arguments))
     assert isinstance(done.exception, SystemExit), done.exception
     assert done.exit_code == 2
     (line,) = [line for line in done.output.splitlines() if line.startswith("error: ")]
@@ -97,7 +95,7 @@ def test_a_device_as_the_file_to_write_stays_a_device(folder: Path) -> None:
     assert line.startswith("error: /dev/full cannot be written: No space left on device")
     assert Path("/dev/full").is_char_device()
     null = ["report", str(folder / "run"), "--no-draw", "--out", "/dev/null"]
-    assert CliRunner().invoke(app, null).exit_code == 0
+    assert maris_fast(*null).exit_code == 0
     assert Path("/dev/null").is_char_device()
 
 
@@ -175,7 +173,7 @@ def test_a_mistyped_split_is_told_before_torch_is_imported(folder: Path) -> None
 def test_under_deepspeed_a_mistyped_split_can_be_the_last_line(folder: Path) -> None:
     """Its launcher starts ranks whatever the settings are, and by default writes of each that it ends."""
     settings = (f"data.cache={folder / 'cache'}", f"run.folder={folder / 'new'}", "data.val_split=vall")
-    launcher = (*TWO_RANKS, "--log_level", "critical", "--master_port", str(free_port()))
+    launcher = deepspeed(2, "--log_level", "critical")
     done = run(*launcher, "train/main.py", "--config", QUICKSTART, *settings)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -185,11 +183,10 @@ def test_under_deepspeed_a_mistyped_split_can_be_the_last_line(folder: Path) -> 
 
 IN_TURN = """
 import json, os, sys
-from typer.testing import CliRunner
-from maris_fast.cli import app
+from tests.command_line import maris_fast
 for file, *arguments in json.load(sys.stdin):
     os.chmod(file, 0)
-    done = CliRunner().invoke(app, arguments)
+    done = maris_fast(*arguments)
     os.chmod(file, 0o644)
     print(json.dumps([done.exit_code, done.output]))
 """
@@ -257,7 +254,7 @@ def test_names_too_long_for_a_disk(folder: Path, tmp_path: Path) -> None:
 def test_the_report_of_random_encoders_says_so(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     report = ["report", str(folder / "run"), "--no-draw", "--out", str(page)]
-    assert CliRunner().invoke(app, report).exit_code == 0
+    assert maris_fast(*report).exit_code == 0
     told = "Note: these weights were trained on features of random encoders (sam and text)."
     assert told in page.read_text()
 
@@ -266,7 +263,7 @@ def test_another_system_than_linux(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    result = CliRunner().invoke(app, ["info"])
+    result = maris_fast("info")
     assert (result.exit_code, main(["--config", "tiny", "--dry-run"])) == (2, 2)
     told = "maris-fast runs on Linux, and this is darwin; use a Linux machine, a container or WSL 2"
     for said in (result.stderr, capfd.readouterr().err):

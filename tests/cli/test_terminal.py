@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
-from maris_fast.cli import app
 from maris_fast.reports import figures
 from maris_fast.reports.run_data import RunData
 from maris_fast.scoring import tables
 from maris_fast.system.terminal import Table, printable
 from maris_fast.weights import HEADER
+from tests.command_line import maris_fast
 
 CLEAR = "\x1b[2J\x1b]0;owned\x07"
 
@@ -69,7 +68,7 @@ def test_a_header_of_weights_does_not_command_the_terminal(weights: Path, tmp_pa
     meta["scores"] = {"kinds": {f"[/]{CLEAR}": 1}}
     crafted = tmp_path / f"[b]{CLEAR[:4]}.safetensors"
     save_file(tensors, crafted, metadata={HEADER: json.dumps(meta)})
-    done = CliRunner().invoke(app, ["info", str(crafted)])
+    done = maris_fast("info", str(crafted))
     assert done.exit_code == 0, done.output
     assert "\x1b" not in done.output
     assert "[/]" in done.output
@@ -77,14 +76,14 @@ def test_a_header_of_weights_does_not_command_the_terminal(weights: Path, tmp_pa
 
     meta["unknown"] = CLEAR
     save_file(tensors, crafted, metadata={HEADER: json.dumps(meta)})
-    done = CliRunner().invoke(app, ["info", str(crafted)])
+    done = maris_fast("info", str(crafted))
     assert done.exit_code == 2
     assert "\x1b" not in done.output
     assert "\\x1b" in done.output
 
 
 def test_a_warning_in_the_log_does_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert CliRunner().invoke(app, ["info", "/nothing"]).exit_code == 2
+    assert maris_fast("info", "/nothing").exit_code == 2
     assert logging.lastResort is not None
     logging.lastResort.handle(logging.makeLogRecord({"msg": "took %s", "args": (CLEAR,)}))
     assert capsys.readouterr().err == "took \\x1b[2J\\x1b]0;owned\\x07\n"

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from maris_fast.cli.app import app
 from maris_fast.demo.answers import Demo
 from maris_fast.prediction import Predictor
 from tests.cli.untrained import write_untrained
+from tests.command_line import maris_fast
 from tests.data.test_images import TURNS, exif_of, stored_for, turned
 
 SENTENCE = "the red circle"
@@ -70,9 +69,7 @@ def test_the_predictor_gives_a_jpeg_of_a_phone_the_mask_of_what_is_seen(
 
 def predict(weights: Path, photo: Path, out: Path) -> list[bytes]:
     """The files that it writes."""
-    done = CliRunner().invoke(
-        app, ["predict", str(photo), SENTENCE, "--weights", str(weights), "--out", str(out)]
-    )
+    done = maris_fast("predict", str(photo), SENTENCE, "--weights", str(weights), "--out", str(out))
     assert done.exit_code == 0, done.output
     return [(out / f"photo-1-{what}.png").read_bytes() for what in ("mask", "overlay")]
 
@@ -97,7 +94,7 @@ def test_attention_and_the_demo_see_a_turned_twin_as_it_is_shown(
     photo = turned(tmp_path / "photo.png", 6, scene)
     arguments = ["attention", str(photo), SENTENCE, "--weights", str(weights), "--out", str(tmp_path / "out")]
     # A corner that the stored photograph, 90 wide, lacks.
-    done = CliRunner().invoke(app, [*arguments, "--pixel", "139,89"])
+    done = maris_fast(*arguments, "--pixel", "139,89")
     assert done.exit_code == 0, done.output
     assert f"{(wanted > 0).mean():.1%} of the image" in done.output
     np.testing.assert_array_equal(Demo(predictor).segment(photo, SENTENCE).masks[0], wanted > 0)

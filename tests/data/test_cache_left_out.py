@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from maris_fast.cli.app import app
 from maris_fast.config import CacheSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.verify import verify_cache
@@ -18,6 +16,7 @@ from maris_fast.data_shards.cache.workers import Worker
 from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow
 from maris_fast.data_shards.records import DatasetInfo, ImageRecord, LeftOut, LostCounts
 from maris_fast.errors import InputError
+from tests.command_line import maris_fast
 from tests.data.cache_dataset import default_records, record, tiny_settings, write_dataset
 
 LONG = "word " * 100
@@ -196,7 +195,7 @@ def test_the_command_says_what_is_left_out_before_it_encodes(source: Path, tmp_p
     command = ["cache", str(source), str(tmp_path / "out"), "--leave-out-bad", "--plan", "--no-estimate"]
     command += ["device=cpu", "encoders.sam.arch=vit_tiny", "encoders.sam.image_size=128"]
     command += ["encoders.sam.weights=random", "encoders.text.arch=tiny", "encoders.text.weights=random"]
-    result = CliRunner().invoke(app, command)
+    result = maris_fast(*command)
     assert result.exit_code == 0, result.output
     assert "train is not complete, 8 of 26 expressions (30.77%)" in result.output
 

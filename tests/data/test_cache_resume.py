@@ -18,9 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from maris_fast.cli import app
 from maris_fast.config import CacheSettings, TextSettings
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache import write as write_module
@@ -32,10 +30,11 @@ from maris_fast.data_shards.records import ImageRecord
 from maris_fast.encoders import SamEncoder, TextEncoder
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.new_files import new_file
+from tests.command_line import maris_fast
 from tests.data.cache_dataset import SIZES, WORDS, default_records, record, tiny_settings, write_dataset
 from tests.data.killed_writers import SETTINGS
 from tests.faults import Disk, small_disk
-from tests.training.processes import TWO_RANKS, free_port, run
+from tests.training.processes import deepspeed, run
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = (
@@ -152,7 +151,7 @@ def test_the_command_killed_or_stopped_goes_on(tmp_path: Path, number: signal.Si
     with pytest.raises(InputError, match=r"not complete: \d+ of \d+ shards written; run the same"):
         read_manifest(out)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
-    result = CliRunner().invoke(app, command(dataset, out, "--no-estimate")[3:])
+    result = maris_fast(*command(dataset, out, "--no-estimate")[3:])
     assert result.exit_code == 0, result.output
     assert f"({len(before)} are written)" in " ".join(result.output.split())
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
@@ -184,7 +183,7 @@ def test_two_processes_of_a_launcher_share_the_work(
     launch: tuple[str, ...] = (sys.executable, "-m", "torch.distributed.run", "--standalone")
     launch += ("--nproc_per_node", "2", "-m")
     if launcher == "deepspeed":
-        launch = (*TWO_RANKS, "--master_port", free_port(), "--no_local_rank", "--module")
+        launch = deepspeed(2, "--no_local_rank", "--module")
     done = run(
         *launch,
         *command(dataset, tmp_path / "cache")[2:],
@@ -399,13 +398,13 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
 
 def test_plan_only_says_what_would_be_written(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "cache"
-    result = CliRunner().invoke(app, command(dataset, out, "--plan")[3:])
+    result = maris_fast(*command(dataset, out, "--plan")[3:])
     said = " ".join(result.output.split())
     assert result.exit_code == 0
     assert "in 6 shards (0 are written); free:" in said
     assert "from one batch at" in said
     assert not out.exists()
-    result = CliRunner().invoke(app, command(dataset, out, "--plan", "--no-estimate")[3:])
+    result = maris_fast(*command(dataset, out, "--plan", "--no-estimate")[3:])
     assert "time: unknown" in result.output
 
 

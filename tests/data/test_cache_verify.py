@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from maris_fast.cli import app
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import CacheManifest, members_of
 from maris_fast.data_shards.cache.verify import VerifyReport, verify_cache
 from maris_fast.errors import InputError
+from tests.command_line import maris_fast
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
 
@@ -241,18 +240,18 @@ def test_an_edited_manifest_is_named(cache: Path) -> None:
 
 
 def test_the_command_says_what_is_wrong_and_ends_with_status_1(cache: Path) -> None:
-    good = CliRunner().invoke(app, ["verify", str(cache)])
+    good = maris_fast("verify", str(cache))
     assert good.exit_code == 0, good.output
     assert "every member is what was written" in good.output
     path = cache / "train-000000.tar"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    bad = CliRunner().invoke(app, ["verify", str(cache), "--jobs", "2"])
+    bad = maris_fast("verify", str(cache), "--jobs", "2")
     assert bad.exit_code == 1
     assert "train-000000.tar (00000000000" in bad.output
     assert "1 problems" in bad.output
-    other = CliRunner().invoke(app, ["verify", str(cache), "--split", "val"])
+    other = maris_fast("verify", str(cache), "--split", "val")
     assert other.exit_code == 0
-    none = CliRunner().invoke(app, ["verify", str(cache), "--split", "tset"])
+    none = maris_fast("verify", str(cache), "--split", "tset")
     assert none.exit_code == 2

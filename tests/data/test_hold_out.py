@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from maris_fast.cli import app
 from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset
 from maris_fast.errors import ArgumentError, InputError
+from tests.command_line import maris_fast
 from tests.data.test_jsonl import SQUARE, Photos
 from tests.data.test_refcoco import TinyDataset
 
@@ -94,8 +93,8 @@ def test_the_command_names_its_option_and_leaves_nothing_behind(photos: Photos) 
     photos.lines = photos.lines[:2]
     photos.write()
     command = ["import", str(photos.root), "people.jsonl", "--out", str(photos.out), "--hold-out"]
-    done = CliRunner().invoke(app, [*command, "0.1"])
+    done = maris_fast(*command, "0.1")
     assert done.exit_code == 2
     assert "error: --hold-out 0.1 of 1 images leaves none to train on" in done.output
     assert not photos.out.exists()
-    assert "error: --hold-out is 2.0; needed is a share" in CliRunner().invoke(app, [*command, "2"]).output
+    assert "error: --hold-out is 2.0; needed is a share" in maris_fast(*command, "2").output

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from maris_fast.cli import app
 from maris_fast.data_shards.importers.coco_images import coco_id_of, cocos_own_file, flickr_id_of
 from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.options import ImportOptions
@@ -21,6 +19,7 @@ from maris_fast.data_shards.mixing import mix_datasets
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.errors import InputError
 from maris_fast.images import load_image
+from tests.command_line import maris_fast
 from tests.data.test_mixing import dataset, record
 from tests.faults import small_disk
 
@@ -218,7 +217,7 @@ def test_suspected_pairs_can_be_looked_at_and_kept(tmp_path: Path, real: list[Pa
     one = dataset(tmp_path, "own", "own", images="photos", coco_annotations=False, train=records)
     two = dataset(tmp_path, "refcoco", train=[record(77)], testA=[record(9)])
     typed = ["mix", str(one), str(two), "--out", str(tmp_path / "mix"), "--pairs", str(tmp_path / "p.png")]
-    refused = CliRunner().invoke(app, typed)
+    refused = maris_fast(*typed)
     assert refused.exit_code == 2
     said = " ".join((refused.output + refused.stderr).split())
     assert f"suspected only: look at {tmp_path / 'p.png'}" in said
@@ -229,11 +228,11 @@ def test_suspected_pairs_can_be_looked_at_and_kept(tmp_path: Path, real: list[Pa
     assert np.count_nonzero(look_of(left).bits != look_of(right).bits) <= LOOK_ALIKE
     assert np.count_nonzero(look_of(left).bits != look_of(load_image(real[0])).bits) <= LOOK_ALIKE
     with small_disk(tmp_path / "full", "4k") as full:
-        nowhere = CliRunner().invoke(app, [*typed[:-1], str(full / "p.png")])
+        nowhere = maris_fast(*typed[:-1], str(full / "p.png"))
         assert (
             f"error: {full / 'p.png'} cannot be written: [Errno 28] No space left on device" in nowhere.output
         )
-    kept = CliRunner().invoke(app, [*typed, "--keep-look-alikes"])
+    kept = maris_fast(*typed, "--keep-look-alikes")
     assert kept.exit_code == 0, kept.output
     said = " ".join(kept.output.split())
     assert "kept: 1 images" in said
@@ -301,7 +300,7 @@ def test_an_import_says_that_two_splits_share_photographs(tmp_path: Path, real: 
         ("pixels", 1, ("train/a.jpg", "val/b.png")),
         ("looks", 1, ("train/c.jpg", "val/d.jpg")),
     ]
-    said = CliRunner().invoke(app, ["import", str(tmp_path), "own.jsonl", "--out", str(tmp_path / "again")])
+    said = maris_fast("import", str(tmp_path), "own.jsonl", "--out", str(tmp_path / "again"))
     assert said.exit_code == 0, said.output
     text = " ".join(said.output.split())
     assert "warning: 2 photographs of train are in val (such as train/000000000030_jpg.rf.ab.jpg and" in text

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from maris_fast.cli.app import app
 from maris_fast.config import SamSettings, TextSettings
 from maris_fast.data_shards.synthetic.pretraining import pretrain_image_encoder, pretrain_text_encoder
 from maris_fast.data_shards.synthetic.pretraining.schedule import HELD_OUT, PAIRS, PICTURES, stream
 from maris_fast.encoders.sam import SamEncoder
 from maris_fast.encoders.text import TextEncoder
+from tests.command_line import maris_fast
 
 
 def test_a_text_encoders_weights_are_a_file_that_the_cache_reads(tmp_path: Path) -> None:
@@ -57,6 +56,6 @@ def test_no_picture_is_one_of_a_split(which: int) -> None:
 def test_pretrain_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep me")
     words = ["pretrain", "--out", str(tmp_path), "--image-steps", "1", "--text-steps", "1"]
-    run = CliRunner().invoke(app, words)
+    run = maris_fast(*words)
     assert run.exit_code != 0
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]

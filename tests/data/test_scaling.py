@@ -9,9 +9,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from maris_fast.cli import app
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.scaling import (
     ASSUMED,
@@ -23,6 +21,7 @@ from maris_fast.data_shards.scaling import (
     images_a_shard,
     scale,
 )
+from tests.command_line import maris_fast
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +138,7 @@ def test_rates_are_given_or_measured_or_assumed_and_say_so(tmp_path: Path) -> No
 
 
 def said(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["plan", *arguments])
+    result = maris_fast("plan", *arguments)
     return result.exit_code, result.output
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from maris_fast.ablation.comparison import sections
 from maris_fast.ablation.record import Record
-from maris_fast.cli import app
 from maris_fast.evaluation.scores_file import headline
+from tests.command_line import maris_fast, said
 from tests.training.processes import NOTHING_TO_SEE, ROOT, Launched, run
 
 ABLATE = (sys.executable, "-m", "maris_fast.cli", "ablate")
@@ -51,11 +51,7 @@ def command(folder: Path, *more: str, rows: str = "2,ours") -> list[str]:
 
 
 def ablate(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["ablate", *map(str, arguments)])
-
-
-def said(result: Result) -> str:
-    return " ".join((result.output + (result.stderr or "")).split())
+    return maris_fast("ablate", *map(str, arguments))
 
 
 def trained(run_folder: Path) -> list[dict[str, Any]]:
@@ -141,7 +137,7 @@ def test_a_row_that_fails_does_not_lose_the_others(folder: Path) -> None:
 @pytest.mark.process
 def test_a_page_counts_the_runs_of_an_ablation(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    done = CliRunner().invoke(app, ["report", str(folder), "--out", str(page)])
+    done = maris_fast("report", str(folder), "--out", str(page))
     assert done.exit_code == 0, done.output
     text = page.read_text()
     assert "On scenes (synthetic) val, not the paper" in text

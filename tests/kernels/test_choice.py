@@ -23,6 +23,7 @@ from maris_fast.kernels.mutual_attention.api import chosen_impl, mutual_attentio
 from maris_fast.kernels.mutual_attention.candidates import OPERATION as MUTUAL
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.kernels.mutual_attention.operator import INTERPRETED
+from tests.command_line import maris_fast
 from tests.kernels.fake_operation import OPERATION, SOURCE, Kind
 
 CPU = torch.device("cpu")
@@ -237,15 +238,12 @@ def test_prove_ends_with_a_certificate_after_which_auto_takes_the_kernels(proven
 @pytest.mark.process
 @pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
 def test_show_tells_what_each_kind_gets(proven: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
-
-    from maris_fast.cli import app
 
     monkeypatch.setenv("COLUMNS", "250")
-    assert "nothing is proven on cpu" in " ".join(CliRunner().invoke(app, ["kernels", "show"]).output.split())
+    assert "nothing is proven on cpu" in " ".join(maris_fast("kernels", "show").output.split())
     monkeypatch.setenv(FOLDER_VARIABLE, str(proven[0] / "cache"))
     forget()
-    shown = CliRunner().invoke(app, ["kernels", "show"]).output
+    shown = maris_fast("kernels", "show").output
     assert (shown.count("words=16"), shown.count("keys=16")) == (2, 2)
     assert "reference: " in shown
 

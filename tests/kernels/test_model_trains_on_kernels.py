@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from maris_fast.data_shards.cache import write_cache
 from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY, generate_scenes
 from tests.data.cache_dataset import tiny_settings
-from tests.training.processes import NOTHING_TO_SEE, run
+from tests.training.processes import MAIN, NOTHING_TO_SEE, TINY, records, run
 
 pytestmark = pytest.mark.process
 
@@ -44,10 +43,9 @@ def loss_curve(impl: str, cache: Path, folder: Path) -> list[float]:
         f"engine.device={DEVICE}",
         *NOTHING_TO_SEE,
     ]
-    done = run(sys.executable, "train/main.py", "--config", "train/configs/tiny.yaml", *settings, timeout=480)
+    done = run(sys.executable, MAIN, "--config", TINY, *settings, timeout=480)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
+    return [one["loss"] for one in records(folder, "train")]
 
 
 @pytest.mark.slow

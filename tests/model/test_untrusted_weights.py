@@ -16,9 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
-from maris_fast.cli.app import app
 from maris_fast.config import ModelSettings
 from maris_fast.errors import CheckpointError
 from maris_fast.model import Maris
@@ -26,6 +24,7 @@ from maris_fast.model.segmentation import Segmentation
 from maris_fast.prediction import Predictor
 from maris_fast.weights import load_model, load_weights, save_weights
 from tests.cli.untrained import write_untrained
+from tests.command_line import maris_fast
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def test_numbers_that_are_not_finite_are_refused_with_the_tensors_name(
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "photo.png")
     out = tmp_path / "out"
     arguments = [str(tmp_path / "photo.png"), "a", "--weights", str(tmp_path / "bad.safetensors")]
-    done = CliRunner().invoke(app, ["predict", *arguments, "--out", str(out)])
+    done = maris_fast("predict", *arguments, "--out", str(out))
     assert done.exit_code != 0
     assert not out.exists()
 

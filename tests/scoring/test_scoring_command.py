@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-import maris_fast
-from maris_fast.cli import app
+from maris_fast import evaluate
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.manifest import MANIFEST
 from maris_fast.data_shards.records import ImportedDataset, LeftOut, LostCounts, Target
@@ -22,6 +20,7 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.evaluation import evaluate as command
 from maris_fast.rle import Rle
 from maris_fast.scoring import PROTOCOLS
+from tests.command_line import maris_fast
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
@@ -84,11 +83,11 @@ def test_one_rank_scores_in_this_process_what_python_gives_of_the_runs_folder(
     (tmp_path / "best.safetensors").hardlink_to(folder / "model.safetensors")
     out = tmp_path / "scores.json"
     typed = ["eval", str(tmp_path), str(folder / "cache"), "--split", "train", "--out", str(out)]
-    done = CliRunner().invoke(app, typed)
+    done = maris_fast(*typed)
     assert done.exit_code == 0, done.output
     found = json.loads(out.read_text())
     assert found["weights"] == str(tmp_path / "best.safetensors")
-    wanted = maris_fast.evaluate(tmp_path, folder / "cache", "train")
+    wanted = evaluate(tmp_path, folder / "cache", "train")
     assert found["as written"] == json.loads(json.dumps(wanted["as written"]))
 
 
@@ -129,7 +128,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_scored(
 ) -> None:
     typed = ["eval", str(folder / "model.safetensors"), str(folder / "cache"), "--split", "train"]
     for place, reason in ((tmp_path / "none" / "x.jsonl", "needs the folder"), (tmp_path, "is a folder")):
-        done = CliRunner().invoke(app, [*typed, "--per-expression", str(place)])
+        done = maris_fast(*typed, "--per-expression", str(place))
         assert done.exit_code == 2
         assert f"error: --per-expression {place} {reason}" in done.stderr
         assert "oIoU" not in done.stdout
@@ -204,6 +203,6 @@ def test_overlaps_and_first_sentences_come_through_the_cache(tmp_path: Path) -> 
 @pytest.mark.parametrize("ranks", ["0", "1"])
 def test_an_unknown_protocol_is_one_sentence_and_status_2(folder: Path, ranks: str) -> None:
     typed = ["eval", str(folder / "model.safetensors"), str(folder / "cache"), "--split", "train"]
-    done = CliRunner().invoke(app, [*typed, "--protocol", "maris,lvat", "--ranks", ranks])
+    done = maris_fast(*typed, "--protocol", "maris,lvat", "--ranks", ranks)
     assert done.exit_code == 2
     assert "error: no protocol 'lvat'; there are maris, lavt" in done.stderr

@@ -23,7 +23,8 @@ from maris_fast.train.ranks import Ranks, join, leave
 from maris_fast.train.run_folder import owned_by_rank_zero
 from tests.faults import Disk
 from tests.training.board_files import curve, pictured
-from tests.training.toy_run import ToyReader, metrics, replaced, toy_settings, toy_trainer
+from tests.training.processes import records
+from tests.training.toy_run import ToyReader, replaced, toy_settings, toy_trainer
 
 NEVER = 1000
 SMALL = 16 * 1024
@@ -69,7 +70,7 @@ def trained(trainer: Trainer, before: Mapping[int, Callable[[], None]]) -> dict[
         "end": end,
         "told": told.lines,
         "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
-        "steps": [one["step"] for one in metrics(folder)],
+        "steps": [one["step"] for one in records(folder, "train")],
         "curve": curve(folder / "tensorboard", "train/loss"),
         "pictured": pictured(folder / "tensorboard"),
     }

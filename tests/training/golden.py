@@ -22,7 +22,7 @@ from typing import Any
 
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.train.cache_info import CacheInfo
-from tests.training.processes import ROOT, free_port, run
+from tests.training.processes import MAIN, TINY, records, run, torchrun
 from tests.training.tiny_cache import write_tiny_cache
 
 FOLDER = Path(__file__).with_name("golden")
@@ -61,9 +61,9 @@ def curve(name: str, cache: Path, folder: Path, *changes: str) -> dict[str, Any]
     configuration = CONFIGURATIONS[name]
     launcher: tuple[str, ...] = (sys.executable,)
     if configuration.ranks > 1:
-        launcher = ("deepspeed", "--num_gpus", str(configuration.ranks), "--master_port", free_port())
+        launcher = torchrun(configuration.ranks)
     done = run(
-        *(*launcher, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
+        *(*launcher, MAIN, "--config", TINY),
         *(f"data.cache={cache}", f"run.folder={folder}", "run.report=false"),
         *(*LENGTH, *configuration.changes, *changes),
         # Sums over pixels are whole numbers: another number of threads may turn one of them.
@@ -71,19 +71,14 @@ def curve(name: str, cache: Path, folder: Path, *changes: str) -> dict[str, Any]
     )
     if done.returncode:
         raise RuntimeError(done.stdout[-4000:] + done.stderr[-4000:])
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     environment = json.loads((folder / "environment.json").read_text())
     return {
         "settings": [*LENGTH, *configuration.changes],
         "data": CacheInfo.of(read_manifest(cache), "train").fingerprint,
         "made_with": {key: environment[key] for key in ("packages", "commit", "platform", "device", "ranks")},
-        "steps": [
-            {key: one[key] for key in ("step", *COMPARED)} for one in records if one["kind"] == "train"
-        ],
+        "steps": [{key: one[key] for key in ("step", *COMPARED)} for one in records(folder, "train")],
         "evaluations": [
-            {key: one[key] for key in ("step", "oIoU", "mIoU")}
-            for one in records
-            if one["kind"] == "evaluation"
+            {key: one[key] for key in ("step", "oIoU", "mIoU")} for one in records(folder, "evaluation")
         ],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -11,15 +12,38 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from maris_fast.system import launchers
 
 ROOT = Path(__file__).parents[2]
-TWO_RANKS = ("deepspeed", "--num_gpus", "2")
+MAIN = ROOT / "train" / "main.py"
+TINY = ROOT / "train" / "configs" / "tiny.yaml"
 NOTHING_TO_SEE = ("run.report=false", "run.pictures=0")
 """Half of a small run's time goes into its page and pictures: for those of which neither is looked at."""
 MARK = "MARIS_FAST_TEST_RUN"
 _COUNT = itertools.count()
+
+
+def tiny_training(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:
+    """A training of a small model by the tiny configuration, as words after a launcher or Python."""
+    given = (f"data.cache={cache}", f"run.folder={folder}", "model.channels=16")
+    return (str(MAIN), "--config", str(TINY), *given, *more)
+
+
+def deepspeed(ranks: int = 2, *options: str) -> tuple[str, ...]:
+    """Costs two imports of PyTorch and DeepSpeed more than ``torchrun``."""
+    return ("deepspeed", "--num_gpus", str(ranks), "--master_port", free_port(), *options)
+
+
+def torchrun(ranks: int = 2, *options: str) -> tuple[str, ...]:
+    return ("torchrun", "--nproc-per-node", str(ranks), "--master-port", free_port(), *options)
+
+
+def records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """What the run in ``folder`` has recorded, all of it or one kind."""
+    told = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [record for record in told if kind in (None, record["kind"])]
 
 
 def run(

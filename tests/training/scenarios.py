@@ -27,8 +27,9 @@ from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.engine import Engine
 from maris_fast.train.loop import train
 from maris_fast.train.ranks import Ranks, join, leave
+from tests.training.processes import records
 from tests.training.toy import ToyModel, part_of, toy_batch
-from tests.training.toy_run import losses, metrics, replaced, toy_settings, toy_trainer
+from tests.training.toy_run import losses, replaced, toy_settings, toy_trainer
 
 STAGES = (0, 1, 2, 3)
 LR, STEPS, PARTS = 1e-2, 3, 2
@@ -99,7 +100,7 @@ def resume(ranks: Ranks, folder: Path) -> Any:
         for _ in range(2):
             toy_trainer(replaced(parts, resume="auto"), ranks).run()
         curves[stage] = [
-            (losses(run), metrics(run, "evaluation")) for run in (whole.run.folder, parts.run.folder)
+            (losses(run), records(run, "evaluation")) for run in (whole.run.folder, parts.run.folder)
         ]
     return curves
 
@@ -206,7 +207,7 @@ def maris(ranks: Ranks, folder: Path) -> Any:
     parts = toy_settings(folder / "maris-parts", **shape, **{"run.stop_after_steps": 2})
     train(parts, ranks)
     train(replaced(parts, resume="auto", stop_after_steps=None), ranks)
-    return [(losses(run), metrics(run, "evaluation")) for run in (whole.run.folder, parts.run.folder)]
+    return [(losses(run), records(run, "evaluation")) for run in (whole.run.folder, parts.run.folder)]
 
 
 def other_ranks(ranks: Ranks, folder: Path) -> Any:

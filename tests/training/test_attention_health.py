@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from typing import Any
@@ -18,9 +17,8 @@ from maris_fast.train.attention_health import SHARES, Warnings, attention_sums, 
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.model.by_hand import inputs, make
 from tests.training.board_files import curve
-from tests.training.processes import ROOT, free_port, run
+from tests.training.processes import MAIN, TINY, records, run, torchrun
 
-MAIN = ROOT / "train" / "main.py"
 ON = "run.attention_health=true"
 ALIKE = (ON, "model.keep=all", "model.ma_blocks=3", "model.channels=64")
 
@@ -32,26 +30,24 @@ pytestmark = pytest.mark.process
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Real runs of three steps on grids of up to 24 x 24: their records, and what they printed."""
     folder = tmp_path_factory.mktemp("health")
-    records = default_records()
-    dataset = write_dataset(folder / "dataset", {"train": records, "val": records[2:4]})
+    images = default_records()
+    dataset = write_dataset(folder / "dataset", {"train": images, "val": images[2:4]})
     encoders = tiny_settings().encoders
     larger = encoders.model_copy(update={"sam": encoders.sam.model_copy(update={"image_size": 384})})
     write_cache(dataset, folder / "cache", tiny_settings(encoders=larger.model_dump()), progress=False)
-    two = ("torchrun", "--nproc-per-node", "2", "--master-port", free_port())
     commands = {
         "alike": ((sys.executable,), ALIKE),
         "alike, not asked": ((sys.executable,), ALIKE[1:]),
-        "closed": (two, (ON, "model.tau=0.9", "model.channels=16")),
+        "closed": (torchrun(), (ON, "model.tau=0.9", "model.channels=16")),
     }
     found = {}
     for name, (launcher, changes) in commands.items():
         out = folder / name.replace(", ", "-").replace(" ", "-")
-        command = (*launcher, MAIN, "--config", ROOT / "train" / "configs" / "tiny.yaml")
+        command = (*launcher, MAIN, "--config", TINY)
         fixed = (f"data.cache={folder / 'cache'}", f"run.folder={out}", "schedule.max_steps=3")
         done = run(*command, *fixed, "run.evaluate_every=null", *changes)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        found[name] = {"records": lines, "said": done.stdout, "warned": done.stderr, "folder": out}
+        found[name] = {"records": records(out), "said": done.stdout, "warned": done.stderr, "folder": out}
     return found
 
 

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from maris_fast.cli import app
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
 from maris_fast.reports import model_pictures
@@ -24,20 +22,13 @@ from maris_fast.reports.click_maps import attention_of
 from maris_fast.reports.data_uris import small_png_uri
 from maris_fast.train.ranks import Ranks
 from maris_fast.weights import load_model, load_weights, save_weights
+from tests.command_line import maris_fast, said
 from tests.training.browser import chromium, opened
-from tests.training.processes import ROOT, run
+from tests.training.processes import run, tiny_training
 from tests.training.test_training_report import Page, read
 from tests.training.tiny_cache import write_tiny_cache
 
 WIDTHS = {"phone": 390, "desktop": 1280}
-
-
-def maris_fast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(result: Result) -> str:
-    return " ".join((result.output + (result.stderr or "")).split())
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (folder / "dataset" / "images").iterdir():
         noise = Image.open(path)  # no photograph is noise, and its colours take long to count
         noise.resize((4, 4)).resize(noise.size, Image.Resampling.BICUBIC).save(path)
-    done = run(
-        *(sys.executable, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
-        *(f"data.cache={cache}", f"run.folder={folder / 'run'}", "model.channels=16", "run.pictures=2"),
-    )
+    done = run(sys.executable, *tiny_training(cache, folder / "run", "run.pictures=2"))
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("second", "without_ma"):
         shutil.copytree(folder / "run", folder / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import NAMELESS, require_nameless_user
-from tests.training.processes import NOTHING_TO_SEE, ROOT, free_port, run
+from tests.training.processes import NOTHING_TO_SEE, free_port, records, run, tiny_training
 from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
@@ -23,11 +22,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_cache(tmp_path_factory.mktemp("bare"))
 
 
-def training(cache: Path, folder: Path) -> tuple[str | Path, ...]:
-    return (
-        *(sys.executable, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
-        *(f"data.cache={cache}", f"run.folder={folder}", "model.channels=16", "schedule.epochs=1"),
-    )
+def training(cache: Path, folder: Path) -> tuple[str, ...]:
+    return (sys.executable, *tiny_training(cache, folder, "schedule.epochs=1"))
 
 
 def test_a_run_needs_no_package_of_an_encoder(cache: Path, tmp_path: Path) -> None:
@@ -44,8 +40,7 @@ def test_a_user_without_a_name_trains(cache: Path, tmp_path: Path) -> None:
     require_nameless_user()
     done = run(*NAMELESS, "-u", "HOME", *training(cache, tmp_path / "run"), *NOTHING_TO_SEE)
     assert done.returncode == 0, done.stderr[-4000:]
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [one["step"] for one in records if one["kind"] == "train"] == [1, 2, 3, 4]
+    assert [one["step"] for one in records(tmp_path / "run", "train")] == [1, 2, 3, 4]
 
 
 def test_a_user_without_a_name_has_the_encoders(tmp_path: Path) -> None:

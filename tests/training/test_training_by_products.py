@@ -31,9 +31,9 @@ from maris_fast.train.by_products import RecordFile
 from maris_fast.train.run_logger import RankZeroLogger
 from tests.faults import Disk, small_disk
 from tests.training.board_files import curve
-from tests.training.processes import ROOT, run
+from tests.training.processes import ROOT, records, run, tiny_training
 from tests.training.tiny_cache import write_tiny_cache
-from tests.training.toy_run import metrics, toy_settings
+from tests.training.toy_run import toy_settings
 
 FULL = "[Errno 28] No space left on device"
 GONE = "[Errno 32] Broken pipe"
@@ -116,15 +116,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(cache: Path, folder: Path, *more: str) -> list[str]:
-    words = (
-        *(sys.executable, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
-        *(f"data.cache={cache}", f"run.folder={folder}", "model.channels=16", "schedule.epochs=1", *more),
-    )
-    return [str(word) for word in words]
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [sys.executable, *tiny_training(cache, folder, "schedule.epochs=1", *more)]
 
 
 @pytest.mark.process
@@ -243,7 +235,7 @@ def test_every_by_product_may_fail_at_once(cache: Path, tmp_path: Path) -> None:
     assert [want for want, line in zip(wanted, warnings, strict=True) if want not in line] == [], warnings
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["commit"] is None
-    assert [one["step"] for one in records(tmp_path / "run") if one["kind"] == "train"] == [1, 2, 3, 4]
+    assert [one["step"] for one in records(tmp_path / "run", "train")] == [1, 2, 3, 4]
 
 
 @pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb, which the project does not depend on")
@@ -266,7 +258,7 @@ def test_wandb_at_a_port_where_nobody_listens_ends_no_run(cache: Path, tmp_path:
     (warning,) = (line for line in done.stderr.splitlines() if "WARNING" in line)
     assert warning.startswith("WARNING: W&B cannot be written (CommError: ")
     assert "it is off from here on, and the training goes on" in done.stderr
-    assert [one["step"] for one in records(tmp_path / "run") if one["kind"] == "train"] == [1, 2, 3, 4]
+    assert [one["step"] for one in records(tmp_path / "run", "train")] == [1, 2, 3, 4]
 
 
 def test_an_ablations_record_waits_for_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -328,7 +320,7 @@ def test_a_resumed_log_has_each_step_once(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"kind": "train", "st\xff')  # torn by a crash
     write_steps(tmp_path, 4, 9)
-    assert [one["step"] for one in metrics(tmp_path)] == EVERY
+    assert [one["step"] for one in records(tmp_path, "train")] == EVERY
     assert curve(tmp_path / "tensorboard", "train/loss") == EVERY
 
 
@@ -352,7 +344,7 @@ def test_a_terminal_that_hangs_up_ends_no_run(tmp_path: Path, capfd: pytest.Capt
         write_steps(tmp_path, 1, 9)
         assert isinstance(streams.out.reason, OSError)
         assert streams.out.reason.errno == errno.EIO
-    assert [one["step"] for one in metrics(tmp_path)] == EVERY
+    assert [one["step"] for one in records(tmp_path, "train")] == EVERY
     assert capfd.readouterr().err.count("standard output cannot be written") == 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from maris_fast.data_shards.cache import write_cache
 from maris_fast.model import Maris
 from maris_fast.train.torch_compile import compile_blocks
 from tests.data.cache_dataset import record, tiny_settings, write_dataset
-from tests.training.processes import NOTHING_TO_SEE, run
+from tests.training.processes import NOTHING_TO_SEE, records, run, tiny_training
 
 VISUAL, TEXT = 16, 12
 # Expressions of each image, grid, words.
@@ -89,26 +89,18 @@ def test_batches_of_all_shapes_share_compilations_and_give_the_plain_numbers() -
 @pytest.mark.slow
 def test_a_compiled_run_has_the_plain_runs_losses(tmp_path: Path) -> None:
     """Of one grid and two images a step: another size of 1 would compile again, minutes of C++."""
-    records = [record(number, (64, 96), [(0, "it"), (1, "red circle")]) for number in range(4)]
-    dataset = write_dataset(tmp_path / "dataset", {"train": records, "val": records[:2]})
+    images = [record(number, (64, 96), [(0, "it"), (1, "red circle")]) for number in range(4)]
+    dataset = write_dataset(tmp_path / "dataset", {"train": images, "val": images[:2]})
     write_cache(dataset, tmp_path / "cache", tiny_settings(), progress=False)
     curves = []
     for compiled in ("false", "true"):
         folder = tmp_path / compiled
-        command = [
-            "python",
-            "train/main.py",
-            "--config",
-            "train/configs/tiny.yaml",
-            f"data.cache={tmp_path / 'cache'}",
-        ]
-        command += [f"run.folder={folder}", f"engine.compile={compiled}", "schedule.max_steps=2"]
-        command += ["data.expressions_per_step=4", "data.expressions_per_image=2"]
-        command += ["model.ma_blocks=1", "model.decoder_blocks=1", "run.evaluate_every=null", *NOTHING_TO_SEE]
-        done = run(*command, timeout=400)
+        changes = [f"engine.compile={compiled}", "schedule.max_steps=2", "run.evaluate_every=null"]
+        changes += ["data.expressions_per_step=4", "data.expressions_per_image=2"]
+        changes += ["model.ma_blocks=1", "model.decoder_blocks=1", *NOTHING_TO_SEE]
+        done = run(sys.executable, *tiny_training(tmp_path / "cache", folder, *changes), timeout=400)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        steps = [line for line in lines if line["kind"] == "train"]
+        steps = records(folder, "train")
         curves.append([step[name] for step in steps for name in ("loss", "gradient_norm")])
     assert len(curves[0]) == 4
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -25,10 +24,8 @@ from maris_fast.train.split_scores import score_expressions, score_split
 from maris_fast.weights import load_model
 from tests.data.cache_dataset import tiny_settings
 from tests.data.test_grefcoco import Grefs
-from tests.training.processes import ROOT
-from tests.training.processes import run as run_process
-
-TINY = ROOT / "train" / "configs" / "tiny.yaml"
+from tests.training.processes import records, tiny_training
+from tests.training.processes import run as process
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +89,9 @@ def test_finding_nothing_is_right_where_nothing_is_meant(cache: Path) -> None:
 @pytest.mark.process
 def test_training_learns_from_it_and_scores_and_draws_it(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = run_process(
-        *(sys.executable, ROOT / "train" / "main.py", "--config", TINY),
-        *(f"data.cache={cache}", f"run.folder={run}"),
-        *("schedule.epochs=6", "model.channels=16", "run.pictures=2"),
-    )
+    done = process(sys.executable, *tiny_training(cache, run, "schedule.epochs=6", "run.pictures=2"))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    losses = [one["loss"] for one in records if one["kind"] == "train"]
+    losses = [one["loss"] for one in records(run, "train")]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
     pictures = list((run / "pictures").iterdir())

@@ -16,14 +16,11 @@ import pytest
 from maris_fast.system import end_signals
 from maris_fast.system.locks import lock_in, owned_folder
 from maris_fast.train import checkpoints
-from tests.training.processes import ROOT, TWO_RANKS, Launched, free_port, run
+from tests.training.processes import MAIN, ROOT, Launched, deepspeed, records, run, tiny_training, torchrun
 from tests.training.tiny_cache import write_tiny_cache
-from tests.training.toy_run import metrics
 
 pytestmark = pytest.mark.process
 
-MAIN = ROOT / "train" / "main.py"
-TINY = ROOT / "train" / "configs" / "tiny.yaml"
 RECIPE = re.compile(r"```\n(#!/bin/bash\n.*?)```", re.DOTALL)
 
 
@@ -34,21 +31,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:
     """Long enough to be stopped anywhere; without a signal, no checkpoint."""
-    return (
-        *("--config", str(TINY), f"data.cache={cache}", f"run.folder={folder}", "model.channels=16"),
-        *("schedule.epochs=5000", "run.evaluate_every=null", "run.checkpoint_every=100000", *more),
-    )
-
-
-def torchrun(*options: str) -> tuple[str, ...]:
-    return ("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), *options)
+    _, *words = tiny_training(cache, folder, "schedule.epochs=5000", "run.evaluate_every=null")
+    return (*words, "run.checkpoint_every=100000", *more)
 
 
 def stopped_after(launched: Launched, folder: Path) -> int:
     """The step that the run says it has stopped after; it has a checkpoint of it, and no owner."""
     (step,) = re.findall(r"^stopped after step (\d+) of", launched.output, re.MULTILINE) or ["0"]
     assert (folder / checkpoints.FOLDER / f"step-{int(step):08d}").is_dir(), launched.output[-4000:]
-    assert [record["step"] for record in metrics(folder)] == list(range(1, int(step) + 1))
+    assert [record["step"] for record in records(folder, "train")] == list(range(1, int(step) + 1))
     assert not lock_in(folder).exists()
     return int(step)
 
@@ -57,13 +48,13 @@ def stopped_after(launched: Launched, folder: Path) -> int:
 def hung_up(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     """Two ranks of deepspeed, another job in their folder, SIGHUP to all: folder, step, the other's words."""
     folder = tmp_path_factory.mktemp("hung up") / "run"
-    launch = (*TWO_RANKS, "--master_port", free_port(), MAIN)
+    launch = (*deepspeed(), MAIN)
     with Launched(*launch, *settings(cache, folder), log=folder.parent / "log") as launched:
         launched.reaches(folder, 3)
         other = run(*torchrun(), MAIN, *settings(cache, folder, "--resume", "auto", "run.stop_after_steps=1"))
         assert other.returncode != 0
         owner = launched.ranks()[0]
-        before = metrics(folder)[-1]["step"]
+        before = records(folder, "train")[-1]["step"]
         launched.reaches(folder, before + 1)
         os.killpg(launched.process.pid, signal.SIGHUP)  # as a terminal that is closed does
         launched.ends(60)
@@ -88,12 +79,12 @@ def test_after_a_hangup_the_run_goes_on_through_a_restart_of_torchrun_to_a_warni
     folder, step, _ = hung_up
     handled = ("--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     again = settings(cache, folder, "--resume", "auto", "run.checkpoint_every=2")
-    launch = (*torchrun("--max-restarts", "1", *handled), MAIN, *again)
+    launch = (*torchrun(2, "--max-restarts", "1", *handled), MAIN, *again)
     with Launched(*launch, log=folder.parent / "again") as launched:
         launched.reaches(folder, step + 5)
         killed = launched.ranks()[1]
         os.kill(killed, signal.SIGKILL)
-        reached = metrics(folder)[-1]["step"]
+        reached = records(folder, "train")[-1]["step"]
         launched.reaches(folder, reached + 30)
         assert launched.ranks()[1] != killed
         launched.process.send_signal(signal.SIGUSR1)
@@ -108,7 +99,7 @@ def test_nohup_is_heeded_and_maris_fast_train_ends_after_its_ranks(cache: Path, 
     with Launched(*command, *settings(cache, folder), log=tmp_path / "log") as launched:
         launched.reaches(folder, 3)
         os.killpg(launched.process.pid, signal.SIGHUP)
-        launched.reaches(folder, metrics(folder)[-1]["step"] + 20)
+        launched.reaches(folder, records(folder, "train")[-1]["step"] + 20)
         launched.process.send_signal(signal.SIGUSR1)
         launched.process.wait(60)
         assert not launched.ranks()
@@ -129,7 +120,7 @@ def test_a_terminal_that_is_closed_costs_no_step(cache: Path, tmp_path: Path) ->
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     found = checkpoints.newest(folder)
     assert found is not None
-    assert found[1].step == metrics(folder)[-1]["step"] >= 3
+    assert found[1].step == records(folder, "train")[-1]["step"] >= 3
     assert not lock_in(folder).exists()
 
 

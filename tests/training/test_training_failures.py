@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 
 from maris_fast.train import checkpoints
-from tests.training.processes import ROOT, TWO_RANKS, Launched, free_port, run
+from tests.training.processes import Launched, deepspeed, run, tiny_training, torchrun
 from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
 
-MAIN = ROOT / "train" / "main.py"
-TINY = ROOT / "train" / "configs" / "tiny.yaml"
 SILENCE = 6
 
 
@@ -27,21 +25,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_cache(tmp_path_factory.mktemp("failures"))
 
 
-def training(cache: Path, folder: Path, *more: str) -> tuple[str | Path, ...]:
+def training(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:
     """Long enough to be stopped anywhere, with a checkpoint every other step."""
-    return (
-        *(MAIN, "--config", TINY, f"data.cache={cache}", f"run.folder={folder}", "model.channels=16"),
-        *("schedule.epochs=500", "run.evaluate_every=null", "run.checkpoint_every=2"),
-        *(f"engine.heartbeat_seconds={SILENCE}", *more),
-    )
-
-
-def deepspeed() -> tuple[str, ...]:
-    return (*TWO_RANKS, "--master_port", free_port())
-
-
-def torchrun(ranks: int = 2) -> tuple[str, ...]:
-    return ("torchrun", "--nproc-per-node", str(ranks), "--master-port", free_port())
+    often = ("run.evaluate_every=null", "run.checkpoint_every=2", f"engine.heartbeat_seconds={SILENCE}")
+    return tiny_training(cache, folder, "schedule.epochs=500", *often, *more)
 
 
 def lines(text: str, start: str = "error: ") -> list[str]:

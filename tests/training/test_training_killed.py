@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from maris_fast.data_shards.stream import CacheReader
-from tests.training.processes import TWO_RANKS, free_port, start
+from tests.training.processes import records, start, torchrun
 from tests.training.recorded_run import EACH, EPOCHS, EXPRESSIONS, SEED
 from tests.training.tiny_cache import write_tiny_cache
-from tests.training.toy_run import metrics
 
 pytestmark = pytest.mark.process
 
@@ -48,25 +47,25 @@ def recorded(folder: Path) -> dict[int, list[int]]:
 
 def train(folder: Path, name: str, ranks: int, until: int | None) -> dict[int, list[int]]:
     """Starts or resumes the run; every process of it is killed once step ``until`` has begun."""
-    records = folder / name
-    records.mkdir()
-    launcher = (*TWO_RANKS, "--master_port", free_port()) if ranks == 2 else (sys.executable,)
-    with start(*launcher, SCRIPT, folder / "cache", folder / "run", records) as process:
+    written = folder / name
+    written.mkdir()
+    launcher = torchrun() if ranks == 2 else (sys.executable,)
+    with start(*launcher, SCRIPT, folder / "cache", folder / "run", written) as process:
         if until is None:
             output = process.communicate(timeout=120)[0]
             assert process.returncode == 0, output[-4000:]
         else:
-            kill_at(until, process, records, ranks)
-    return recorded(records)
+            kill_at(until, process, written, ranks)
+    return recorded(written)
 
 
-def kill_at(step: int, process: subprocess.Popen[str], records: Path, ranks: int) -> None:
+def kill_at(step: int, process: subprocess.Popen[str], written: Path, ranks: int) -> None:
     deadline = time.monotonic() + 120
-    while max(recorded(records), default=-1) < step:
+    while max(recorded(written), default=-1) < step:
         assert process.poll() is None, process.communicate()[0][-4000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    workers = [int(path.stem) for path in records.glob("*.jsonl")]
+    workers = [int(path.stem) for path in written.glob("*.jsonl")]
     assert len(workers) == ranks
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
@@ -93,4 +92,4 @@ def test_a_killed_run_goes_on_in_the_same_order_with_two_ranks_then_one_then_two
     assert starts[1] in (3, 6, 9)  # from a checkpoint, not from the beginning
     assert starts[2] in (12, 15, 18)
     assert launches[2][len(plan) - 1] == plan[-1]
-    assert [record["step"] for record in metrics(tmp_path / "run")] == list(range(1, len(plan) + 1))
+    assert [record["step"] for record in records(tmp_path / "run", "train")] == list(range(1, len(plan) + 1))

@@ -12,13 +12,12 @@ import pytest
 
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.system.launchers import first_host, tasks_per_node
-from tests.training.processes import NOTHING_TO_SEE, ROOT, Launched, free_port, srun_task
+from tests.training.processes import NOTHING_TO_SEE, Launched, free_port, srun_task, tiny_training, torchrun
 from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
 
 SEEN = Path(__file__).with_name("seen.py")
-TINY = ROOT / "train" / "configs" / "tiny.yaml"
 EPOCHS = 2
 
 
@@ -33,8 +32,7 @@ def start(stack: ExitStack, ranks: int, command: tuple[str | Path, ...], folder:
     if ranks == 1:
         return [stack.enter_context(Launched(sys.executable, *command, log=folder / "log", **environment))]
     if ranks == 3:
-        launch = ("torchrun", "--nproc-per-node", "3", "--master-port", free_port())
-        return [stack.enter_context(Launched(*launch, *command, log=folder / "log", **environment))]
+        return [stack.enter_context(Launched(*torchrun(3), *command, log=folder / "log", **environment))]
     port, tasks = free_port(), []
     for task in range(2):
         srun = srun_task(task, port)
@@ -45,10 +43,9 @@ def start(stack: ExitStack, ranks: int, command: tuple[str | Path, ...], folder:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_every_expression_is_seen_once_an_epoch(cache: Path, tmp_path: Path, ranks: int) -> None:
-    command = (
-        *(SEEN, "--config", TINY, f"data.cache={cache}", f"run.folder={tmp_path / 'run'}"),
-        *("model.channels=16", f"schedule.epochs={EPOCHS}", "run.evaluate_every=null", *NOTHING_TO_SEE),
-    )
+    few = (f"schedule.epochs={EPOCHS}", "run.evaluate_every=null", *NOTHING_TO_SEE)
+    _, *words = tiny_training(cache, tmp_path / "run", *few)
+    command = (SEEN, *words)
     with ExitStack() as stack:
         for launched in start(stack, ranks, command, tmp_path):
             launched.ends(180)

@@ -16,11 +16,8 @@ from maris_fast.train.main import main
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model
-from tests.training.processes import NOTHING_TO_SEE, ROOT, TWO_RANKS, free_port, run
+from tests.training.processes import MAIN, NOTHING_TO_SEE, ROOT, TINY, deepspeed, records, run, tiny_training
 from tests.training.tiny_cache import write_tiny_cache
-
-MAIN = ROOT / "train" / "main.py"
-TINY = ROOT / "train" / "configs" / "tiny.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two ranks by `deepspeed train/main.py`, and beside it the cache."""
     folder = tmp_path_factory.mktemp("main")
     cache = write_tiny_cache(folder)
-    done = run(
-        *(*TWO_RANKS, "--master_port", free_port(), MAIN, "--config", TINY),
-        *(f"data.cache={cache}", f"run.folder={folder / 'run'}", "model.channels=16"),
-    )
+    done = run(*deepspeed(), *tiny_training(cache, folder / "run"))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert done.stdout.count("finished") == 1
     assert "INFO" not in done.stderr
@@ -54,9 +48,8 @@ def test_a_run_leaves_its_settings_metrics_weights_and_checkpoint(trained: Path)
         "settings.yaml",
         "tensorboard",
     }
-    records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    assert {record["kind"] for record in records} == {"train", "evaluation"}
-    train = [record for record in records if record["kind"] == "train"]
+    assert {record["kind"] for record in records(run_folder)} == {"train", "evaluation"}
+    train = records(run_folder, "train")
     assert [record["step"] for record in train] == list(range(1, len(train) + 1))
     assert train[-1]["loss"] < train[0]["loss"]
     assert {"loss", "focal", "dice", "lr", "tau", "gradient_norm", "data_wait_share"} <= train[0].keys()
@@ -78,14 +71,7 @@ def test_saved_weights_alone_give_the_score_that_they_name(trained: Path) -> Non
 
 @pytest.mark.process
 def test_a_used_folder_is_refused_in_one_line(trained: Path) -> None:
-    done = run(
-        sys.executable,
-        MAIN,
-        "--config",
-        TINY,
-        f"data.cache={trained / 'cache'}",
-        f"run.folder={trained / 'run'}",
-    )
+    done = run(sys.executable, *tiny_training(trained / "cache", trained / "run"))
     assert done.returncode == 2
     assert "is not empty" in done.stderr
     assert "Traceback" not in done.stderr
@@ -100,17 +86,15 @@ def test_a_skipped_sample_is_counted_and_told(trained: Path, tmp_path: Path) -> 
     content = bytearray(shard.read_bytes())
     content[place] ^= 1
     shard.write_bytes(content)
-    command = (sys.executable, MAIN, "--config", TINY, f"data.cache={cache}", "model.channels=16")
-    command = (*command, *NOTHING_TO_SEE)
-    done = run(*command, f"run.folder={tmp_path / 'run'}", "data.on_bad_sample=skip")
+    skipping = (*NOTHING_TO_SEE, "data.on_bad_sample=skip")
+    done = run(sys.executable, *tiny_training(cache, tmp_path / "run", *skipping))
     assert done.returncode == 0, done.stderr[-4000:]
     told = [line for line in done.stdout.splitlines() if "skipped, 1 of 10 allowed" in line]
     assert len(told) == 1
     assert all(part in told[0] for part in ("rank 0", shard.name, "image 000000000001", "checksum"))
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert records[-1]["bad_samples"] == 1
+    assert records(tmp_path / "run")[-1]["bad_samples"] == 1
 
-    done = run(*command, f"run.folder={tmp_path / 'strict'}")
+    done = run(sys.executable, *tiny_training(cache, tmp_path / "strict", *NOTHING_TO_SEE))
     assert done.returncode == 2
     assert f"{shard.name}, image 000000000001: level1.npy is not what was written" in done.stderr
     assert "Traceback" not in done.stderr
@@ -158,8 +142,8 @@ def test_kernels_that_cannot_run_here_end_a_run_with_the_setting_that_named_them
 ) -> None:
     setting = f"model.{operation}_impl"
     done = run(
-        *(sys.executable, MAIN, "--config", TINY, f"data.cache={trained / 'cache'}"),
-        *(f"run.folder={tmp_path}", "engine.device=cpu", f"{setting}=triton"),
+        sys.executable,
+        *tiny_training(trained / "cache", tmp_path, "engine.device=cpu", f"{setting}=triton"),
         changed={"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model, load_weights, save_weights
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
-from tests.training.processes import NOTHING_TO_SEE, ROOT, run
+from tests.training.processes import NOTHING_TO_SEE, records, run, tiny_training
 
 CPU = Ranks(torch.device("cpu"))
 
@@ -49,12 +48,11 @@ def aimless(record: ImageRecord) -> ImageRecord:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``cache`` and ``run``, one rank at ZeRO 3; ``output`` is what the run printed."""
     folder = tmp_path_factory.mktemp("no_target")
-    records = [aimless(record) for record in default_records()]
-    dataset = write_dataset(folder / "dataset", {"train": records, "val": records[2:4]})
+    aimed = [aimless(record) for record in default_records()]
+    dataset = write_dataset(folder / "dataset", {"train": aimed, "val": aimed[2:4]})
     write_cache(dataset, folder / "cache", tiny_settings(), progress=False)
     done = run(
-        *(sys.executable, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
-        *(f"data.cache={folder / 'cache'}", f"run.folder={folder / 'run'}", "model.channels=16"),
+        *(sys.executable, *tiny_training(folder / "cache", folder / "run")),
         *("model.no_target=true", "engine.zero_stage=3", "loss.no_target_weight=0.5", *NOTHING_TO_SEE),
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -64,8 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.process
 def test_the_third_loss_is_in_the_total_and_in_each_line(trained: Path) -> None:
-    lines = (trained / "run" / "metrics.jsonl").read_text().splitlines()
-    steps = [record for record in map(json.loads, lines) if record["kind"] == "train"]
+    steps = records(trained / "run", "train")
     assert len(steps) > 2
     for step in steps:
         assert step["no_target"] > 0

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from maris_fast.ablation import paper
 from maris_fast.ablation.paper import VARIANTS
-from maris_fast.cli import app
 from maris_fast.config import TrainingSettings, dump_settings, load_settings
 from maris_fast.evaluation.scores_file import DataSplit
 from maris_fast.reports.paper_tables import paper_tables, placing, variant_of
 from maris_fast.reports.run_data import RunData
+from tests.command_line import maris_fast
 
 CONFIGS = paper.FRAGMENTS.parent
 BASES = ("refcoco.yaml", "refcoco_fast.yaml", "ablate_quick.yaml", "quickstart.yaml")
@@ -193,7 +192,7 @@ def test_the_page_says_which_run_is_which_row_and_which_is_none(tmp_path: Path) 
     assert "b on refcoco (unc) val: another run of Ours has seed 0 too" in told[3]
     page = tmp_path / "page.html"
     folders = [str(run.folder) for run in runs]
-    done = CliRunner().invoke(app, ["report", *folders, "--out", str(page)])
+    done = maris_fast("report", *folders, "--out", str(page))
     assert done.exit_code == 0, done.output
     text = page.read_text()
     assert all(line.replace("'", "&#39;") in text for line in told)

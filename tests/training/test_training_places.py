@@ -15,10 +15,7 @@ import pytest
 from maris_fast.data_shards.cache.workers import Worker, find_worker
 from maris_fast.system.launchers import Place, place_of, take_place
 from maris_fast.train.main import main
-from tests.training.processes import ROOT, run
-
-MAIN = ROOT / "train" / "main.py"
-TINY = ROOT / "train" / "configs" / "tiny.yaml"
+from tests.training.processes import MAIN, ROOT, TINY, run
 
 # As real launchers set them: OpenMPI 4.1, MPICH 4.0 and Intel MPI 2021, on one machine.
 OPENMPI = {

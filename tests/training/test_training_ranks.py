@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.processes import TWO_RANKS, free_port, run
+from tests.training.processes import deepspeed, run
 from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
@@ -39,7 +39,7 @@ def two(folder: Path) -> list[dict[str, Any]]:
         "not_finite",
         "maris",
     )
-    done = run(*TWO_RANKS, "--master_port", free_port(), SCENARIOS, folder, *names)
+    done = run(*deepspeed(), SCENARIOS, folder, *names)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from typer.testing import CliRunner
 
-from maris_fast.cli import app
 from maris_fast.reports import figures, run_tables
 from maris_fast.reports.run_data import RunData
 from maris_fast.train.loop import _report
-from tests.training.processes import ROOT, run
+from tests.command_line import maris_fast
+from tests.training.processes import records, run, tiny_training
 from tests.training.tiny_cache import write_tiny_cache
 
 SECTIONS = [
@@ -54,19 +53,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "packages").mkdir()
     (folder / "packages" / "wandb.py").write_text(WANDB)
     done = run(
-        *(sys.executable, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
-        *(f"data.cache={cache}", f"run.folder={folder / 'run'}", "run.log_every=3", "model.channels=16"),
-        *("run.pictures=2", "run.wandb_project=maris", "run.peak_tflops=0.5"),
+        *(sys.executable, *tiny_training(cache, folder / "run", "run.log_every=3", "run.pictures=2")),
+        *("run.wandb_project=maris", "run.peak_tflops=0.5"),
         packages=[folder / "packages"],
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "stdout").write_text(done.stdout)
     return folder
-
-
-@pytest.fixture(scope="module")
-def records(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.process
@@ -91,10 +84,10 @@ def test_each_record_is_a_line_and_missing_images_are_said_once(folder: Path) ->
 
 
 @pytest.mark.process
-def test_oiou_of_the_batches_is_on_record(records: list[dict[str, object]]) -> None:
-    steps = [one for one in records if one["kind"] == "train"]
-    assert all(0 < float(str(one["oIoU"])) < 1 for one in steps)
-    assert all(float(str(one["mfu"])) > 0 and one["peak_tflops"] == 0.5 for one in steps)
+def test_oiou_of_the_batches_is_on_record(folder: Path) -> None:
+    steps = records(folder / "run", "train")
+    assert all(0 < one["oIoU"] < 1 for one in steps)
+    assert all(one["mfu"] > 0 and one["peak_tflops"] == 0.5 for one in steps)
 
 
 @pytest.mark.process
@@ -119,11 +112,11 @@ def test_pictures_of_both_evaluations_show_the_same_truth(folder: Path) -> None:
 
 
 @pytest.mark.process
-def test_wandb_is_told_the_same(folder: Path, records: list[dict[str, object]]) -> None:
+def test_wandb_is_told_the_same(folder: Path) -> None:
     start, *told = json.loads((folder / "packages" / "told.json").read_text())
     assert (start["project"], start["name"], start["resume"]) == ("maris", "run", "allow")
     losses = [(step, values["train/loss"]) for step, values in told if "train/loss" in values]
-    assert losses == [(one["step"], one["loss"]) for one in records if one["kind"] == "train"]
+    assert losses == [(one["step"], one["loss"]) for one in records(folder / "run", "train")]
     assert [step for step, values in told if "samples" in values] == [4, 8]
 
 
@@ -185,18 +178,18 @@ def read(path: Path) -> Page:
 
 
 def command(*arguments: object) -> str:
-    result = CliRunner().invoke(app, ["report", *map(str, arguments)])
+    result = maris_fast("report", *map(str, arguments))
     assert result.exit_code == 0, result.output
     return result.output
 
 
 @pytest.mark.process
-def test_a_finished_run_leaves_its_report(folder: Path, records: list[dict[str, object]]) -> None:
+def test_a_finished_run_leaves_its_report(folder: Path) -> None:
     page = read(folder / "run" / "report.html")
     assert len(page.pictures) == 2
     assert page.svgs == len(figures.LEARNING) + len(figures.SPEED)
     assert "finished, 8 steps" in page.text
-    best = max(float(str(one["oIoU"])) for one in records if one["kind"] == "evaluation")
+    best = max(one["oIoU"] for one in records(folder / "run", "evaluation"))
     assert f"{best:.3f}" in page.text
     for said in ("run.peak_tflops", "packages.torch", "Pr@90", "of 0.5 TFLOP/s a device"):
         assert said in page.text
@@ -253,7 +246,7 @@ def test_a_run_without_a_step_has_a_report(unfinished: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    result = maris_fast("report", str(tmp_path))
     assert result.exit_code == 2
     assert "holds no run (no settings.yaml)" in " ".join(result.output.split())
 

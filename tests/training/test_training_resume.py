@@ -17,7 +17,7 @@ from maris_fast.errors import CheckpointError, ConfigError, MarisError
 from maris_fast.train import checkpoints, resuming, run_files
 from maris_fast.train.checkpoints import RunState
 from tests.faults import NAMELESS, require_nameless_user
-from tests.training.processes import NOTHING_TO_SEE, ROOT, run
+from tests.training.processes import NOTHING_TO_SEE, run, tiny_training
 from tests.training.tiny_cache import write_tiny_cache
 
 STATE, TENSORS = "state.json", "state.safetensors"
@@ -282,9 +282,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def training(trained: Path, folder: Path, *more: str):  # type: ignore[no-untyped-def]
     return run(
-        *(sys.executable, ROOT / "train" / "main.py", "--config", ROOT / "train" / "configs" / "tiny.yaml"),
-        *(f"data.cache={trained / 'cache'}", f"run.folder={folder}", "model.channels=16"),
-        *("schedule.epochs=1", *NOTHING_TO_SEE, *more),
+        sys.executable,
+        *tiny_training(trained / "cache", folder, "schedule.epochs=1", *NOTHING_TO_SEE, *more),
     )
 
 

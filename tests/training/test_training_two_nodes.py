@@ -13,13 +13,11 @@ import pytest
 
 from maris_fast.train import checkpoints
 from tests.training.nodes import INTERFACE, Node, two_nodes
-from tests.training.processes import NOTHING_TO_SEE, ROOT, Launched, run
+from tests.training.processes import NOTHING_TO_SEE, Launched, run, tiny_training
 from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
 
-MAIN = ROOT / "train" / "main.py"
-TINY = ROOT / "train" / "configs" / "tiny.yaml"
 SILENCE, PORT = 6, "29517"
 
 Nodes = tuple[Node, Node]
@@ -41,10 +39,7 @@ def nodes() -> Iterator[Nodes]:
 
 
 def training(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:
-    return (
-        *(str(MAIN), "--config", str(TINY), f"data.cache={cache}", f"run.folder={folder}"),
-        *("model.channels=16", "engine.zero_stage=2", f"engine.heartbeat_seconds={SILENCE}", *more),
-    )
+    return tiny_training(cache, folder, f"engine.heartbeat_seconds={SILENCE}", *more)
 
 
 def launched(
@@ -59,7 +54,8 @@ def test_torchrun_trains_on_two_nodes_and_a_cut_network_ends_both(
     cache: Path, tmp_path: Path, nodes: Nodes
 ) -> None:
     folder = tmp_path / "run"
-    command = training(cache, folder, "schedule.epochs=500", "run.checkpoint_every=2")
+    changes = ("engine.zero_stage=2", "schedule.epochs=500", "run.checkpoint_every=2")
+    command = training(cache, folder, *changes)
     with ExitStack() as stack:
         started = []
         for number, node in enumerate(nodes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from maris_fast.train import resuming
 from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.loop import Trainer
 from tests.encoders.provenances import provenance
+from tests.training.processes import records
 from tests.training.toy import TEXT, VISUAL, ToyModel, part_of, toy_batch
 
 STEPS_PER_EPOCH = 3
@@ -76,13 +76,8 @@ def toy_trainer(
     return Trainer(settings, ranks, source, training, training, whole, found, {})
 
 
-def metrics(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
-
-
 def losses(folder: Path) -> list[tuple[int, float, float]]:
-    return [(one["step"], one["loss"], one["gradient_norm"]) for one in metrics(folder)]
+    return [(one["step"], one["loss"], one["gradient_norm"]) for one in records(folder, "train")]
 
 
 def replaced(settings: TrainingSettings, **run: Any) -> TrainingSettings:
