@@ -11,6 +11,7 @@ How a file becomes pixels:
 
 from __future__ import annotations
 
+import io
 import re
 import stat
 import warnings
@@ -149,6 +150,15 @@ def load_stored(path: Path) -> Image.Image:
         with _decoding(path):
             image.load()
         return image
+
+
+def png_of(content: bytes) -> Image.Image:
+    """A PNG that stands within another file; its size is known, its pixels are not decoded yet.
+
+    Raises:
+        OSError: it is none.
+    """
+    return Image.open(io.BytesIO(content), formats=["PNG"])
 
 
 def as_shown(image: Image.Image) -> Image.Image:

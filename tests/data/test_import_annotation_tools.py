@@ -349,9 +349,17 @@ def png(width: int, height: int) -> str:
     return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
 
 
+def gif() -> str:
+    """Pillow would read it, and by others of its readers start a program."""
+    file = io.BytesIO()
+    Image.new("L", (2, 2), 255).save(file, "GIF")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda shape: shape.update(mask=gif()), "cannot be read: cannot identify image file"),
         (lambda shape: shape.update(mask="no PNG"), "the mask of the shape 'thing' cannot be read: "),
         (lambda shape: shape.update(mask=png(60_000, 60_000)), "cannot be read: .*decompression bomb"),
         (lambda shape: shape.update(mask=png(2, 2)), "the mask of the shape 'thing' cannot be read: "),

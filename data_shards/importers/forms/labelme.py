@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
 from collections.abc import Hashable
 from math import isfinite
@@ -23,7 +22,7 @@ from maris_fast.data_shards.importers.source import Document, Form, Source
 from maris_fast.data_shards.importers.split_names import split_of_name
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 from maris_fast.errors import first_of
-from maris_fast.images import MOST_PIXELS
+from maris_fast.images import MOST_PIXELS, png_of
 from maris_fast.rle import Rle
 
 
@@ -59,7 +58,7 @@ class Shape(BaseModel):
         if height * width > MOST_PIXELS:
             raise ValueError(f"no image is as large as {width} x {height}")
         try:
-            picture = Image.open(io.BytesIO(base64.b64decode(mask)))
+            picture = png_of(base64.b64decode(mask))
             left, top = (int(number) if isfinite(number) else -1 for number in self.points[0])
             if not (0 <= left <= width - picture.width and 0 <= top <= height - picture.height):
                 raise ValueError("it does not lie in the image")
