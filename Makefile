@@ -1,5 +1,5 @@
 # Everything needed is made here: a virtual environment beside this file, from Python, a C++ compiler and the
-# package registry. PYTHON names another interpreter (3.11 or 3.12): make test PYTHON=python3.12
+# package registry. PYTHON names another interpreter (3.11 to 3.13): make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,8 +22,8 @@ help:
 	@echo "make setup        only the virtual environment"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else \
-	  f"Python 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}; name another with PYTHON=")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  f"Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}; name another with PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
