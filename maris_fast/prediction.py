@@ -21,7 +21,7 @@ from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.images import as_shown, load_image
 from maris_fast.pictures.attention_weights import Attention, of_expression, watched
 from maris_fast.system.devices import usable
-from maris_fast.weight_files import find_weights
+from maris_fast.weight_files import find_weights, pretrained_weights
 from maris_fast.weights import load_model
 
 
@@ -85,6 +85,41 @@ class Predictor:
                 f"these encoders are not the ones {weights} was trained with: {'; '.join(differences)}; "
                 "give their weights with `sam_weights` and `text_weights`"
             )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        sam_weights: str | PathLike[str] | None = None,
+        text_weights: str | PathLike[str] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Predictor:
+        """A model that ``maris-fast push`` gave to the Hugging Face Hub, or wrote to a folder.
+
+            predictor = maris_fast.Predictor.from_pretrained("org/name")
+
+        The weights are read as safetensors, never from a pickle. Those of the Hub are kept in
+        huggingface_hub's cache, which is also read where the Hub cannot be reached.
+
+        Args:
+            source: ``org/name`` of the Hub, or a folder of that name, which comes first.
+            revision: of the repository: a branch, a tag or a commit; None: main.
+            cache_dir: folder of the cache; None: huggingface_hub's own, ``HF_HUB_CACHE``.
+            local_files_only: ask nothing of the network.
+            sam_weights, text_weights, device: as ``Predictor``.
+
+        Raises:
+            TypeError, ConfigError, CheckpointError: as ``Predictor``; or there is no such model to be had.
+            ArgumentError: a revision of a local folder.
+        """
+        weights = pretrained_weights(
+            source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        return cls(weights, sam_weights=sam_weights, text_weights=text_weights, device=device)
 
     @property
     def caution(self) -> str | None:

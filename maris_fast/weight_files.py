@@ -5,7 +5,8 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from maris_fast.errors import CheckpointError
+from maris_fast.errors import ArgumentError, CheckpointError
+from maris_fast.system.hub import HubError, downloaded, is_repository
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 
@@ -27,3 +28,32 @@ def find_weights(weights: str | PathLike[str]) -> Path:
             return file
     where = f"in the folder {path}" if path.is_dir() else path
     raise CheckpointError(f"no weights {where}; training writes {BEST} and {LAST} into run.folder")
+
+
+def pretrained_weights(
+    source: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The weights file of a folder as ``find_weights`` has it or, where none is of this name, of the Hub.
+
+    Raises:
+        TypeError: no path.
+        ArgumentError: a revision of a local folder.
+        CheckpointError: nothing of that name here, nor (``HubError``) a model at the Hub.
+    """
+    if isinstance(source, str) and is_repository(source) and not Path(source).exists():
+        try:
+            return downloaded(
+                source, BEST, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+            )
+        except HubError as error:  # the name may be that of a folder, mistyped
+            raise HubError(f"no folder {source} here, and of the Hub {error}") from error
+    weights = find_weights(source)
+    if revision is not None:
+        raise ArgumentError(
+            f"`revision` is {revision!r}, which a local folder such as {source} does not have; leave it out"
+        )
+    return weights

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from maris_fast.config import StoreAddress
 from maris_fast.errors import ConfigError, MarisError
+from maris_fast.system.hub import LOGIN
 
 CHUNK = 1 << 19
 """Bytes that are handed on at once: few enough to be in the core's cache when they are copied and checked."""
@@ -242,7 +243,7 @@ _LOGIN = {
     "s3": "set or renew AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (for a public bucket "
     "AWS_SKIP_SIGNATURE=true), or the machine's role",
     "gs": "set or renew GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
-    "hf": "set HF_TOKEN, or log in with `hf auth login`",
+    "hf": LOGIN,
 }
 # What gives a machine of a cloud its credentials.
 _ROLE = re.compile(r"169\.254\.169\.254|/latest/api/token|/latest/meta-data|computeMetadata")

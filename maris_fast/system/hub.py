@@ -1,0 +1,174 @@
+"""Files of the Hugging Face Hub's model repositories, down and up; huggingface_hub is the client.
+
+The Hub's address and the user's token are huggingface_hub's: HF_ENDPOINT, HF_TOKEN, ``hf auth login``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+from maris_fast.errors import ArgumentError, CheckpointError
+
+LOGIN = "set HF_TOKEN, or log in with `hf auth login`"
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+class HubError(CheckpointError):
+    """What the Hub does not give or take, and what to do."""
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form ``org/name``."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def require_repository(name: str) -> None:
+    """
+    Raises:
+        ArgumentError: a name that no repository can have.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        if not is_repository(name):
+            raise HFValidationError("needed is org/name, the user or organisation first")
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ArgumentError(f"{name!r} is no repository of the Hub: {error}") from error
+
+
+def downloaded(
+    repository: str,
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """A file of a repository, from the local cache if its newest version is there or the Hub is out of reach.
+
+    Args:
+        repository: ``org/name``.
+        name: of the file.
+        revision: a branch, a tag or a commit; None: main.
+        cache_dir: folder of the cache; None: huggingface_hub's.
+        local_files_only: ask nothing of the network.
+
+    Raises:
+        ArgumentError: a name that no repository can have.
+        HubError: no such repository, revision or file, or no way to it.
+    """
+    require_repository(repository)
+    from huggingface_hub import hf_hub_download
+
+    with _telling(repository, revision):
+        path = hf_hub_download(
+            repository,
+            name,
+            revision=revision,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            local_files_only=local_files_only,
+        )
+    return Path(path)
+
+
+def require_login() -> None:
+    """
+    Raises:
+        HubError: there is no token.
+    """
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise HubError(f"the Hub takes files of users only, and no token was found; {LOGIN}")
+
+
+def upload(folder: Path, repository: str, *, private: bool, replacing: Sequence[str], message: str) -> str:
+    """Makes the files of a folder the repository's, in one commit; the repository is made if there is none.
+
+    Args:
+        folder: of the files.
+        repository: ``org/name``.
+        private: only its owners see the repository; False leaves one that is there as it is.
+        replacing: patterns of older files that go where ``folder`` has none of their name.
+        message: of the commit.
+
+    Returns:
+        The repository's page.
+
+    Raises:
+        ArgumentError: a name that no repository can have.
+        HubError: no token, none that may write there, a public repository in place of a private one, or no
+            connection.
+    """
+    require_repository(repository)
+    require_login()
+    from huggingface_hub import HfApi
+
+    with _telling(repository, None):
+        api = HfApi()
+        page = api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise HubError(
+                f"{repository} is there already and public; make it private on its page, push to another, or "
+                "leave out `private`"
+            )
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            delete_patterns=list(replacing),
+            commit_message=message,
+        )
+    return str(page)
+
+
+@contextmanager
+def _telling(repository: str, revision: str | None) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (errors.EntryNotFoundError, errors.HTTPError, OSError) as error:  # HTTPError: of its HTTP client
+        raise HubError(f"{repository}: {_told(error, revision)}") from error
+
+
+def _told(error: Exception, revision: str | None) -> str:
+    """What an error of huggingface_hub means and what to do."""
+    from huggingface_hub import constants, errors
+
+    hub = constants.ENDPOINT
+    cause = error.__cause__
+    if isinstance(error, errors.GatedRepoError):
+        return f"its owners ask for consent; give it on the repository's page at {hub}, then {LOGIN}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"no such repository at {hub} that you may read; check the name, or if it is private {LOGIN}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"no revision {revision!r}; name a branch, a tag or a commit with `revision`"
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return (
+            "no model of maris-fast, which is what `maris-fast push` writes; name another repository, or "
+            f"another `revision` (this is {revision or 'main'})"
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if isinstance(cause, errors.OfflineModeIsEnabled):
+            return "not in the cache, and HF_HUB_OFFLINE is set; unset it, or name `cache_dir`"
+        if cause is None:
+            return (
+                "not in the cache; leave out `local_files_only`, or name the cache's folder with `cache_dir`"
+            )
+        return f"not in the cache, and {_told(cause, revision) if isinstance(cause, Exception) else cause}"
+    if isinstance(error, errors.HfHubHTTPError):
+        status, said = error.response.status_code, (error.server_message or "").strip()
+        what = f"{hub} answered {status}{f' ({said})' if said else ''}"
+        if status in (401, 403):
+            return f"{what}; {LOGIN}, with a token that may do this"
+        if status == 429 or status >= 500:
+            return f"{what}; try again later"
+        return what
+    if isinstance(error, errors.HTTPError):
+        return f"{hub} cannot be reached ({error or type(error).__name__}); check the network, or HF_ENDPOINT"
+    return f"{error}; make room there, or name another folder with `cache_dir`"

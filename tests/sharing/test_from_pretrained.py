@@ -1,0 +1,129 @@
+"""Models of the Hub and of local folders, and what is said where there are none."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from maris_fast import ArgumentError, CheckpointError, Predictor
+from tests.cli.untrained import write_untrained
+from tests.sharing.hub_server import TOKEN, Hub, Repository, hub_server
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+SENTENCES = ["the red circle", "bar"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder."""
+    folder = tmp_path_factory.mktemp("run")
+    return write_untrained(folder).rename(folder / "best.safetensors").parent
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.chdir(tmp_path)
+    with hub_server(monkeypatch, tmp_path / "home") as hub:
+        yield hub
+
+
+def shared(run: Path, **settings: bool) -> Repository:
+    return Repository(files={"best.safetensors": (run / "best.safetensors").read_bytes()}, **settings)
+
+
+def test_masks_are_the_runs_bit_by_bit_and_the_cache_serves_without_the_hub(run: Path, hub: Hub) -> None:
+    hub.repositories["org/name"] = shared(run)
+    wanted = Predictor(run).logits(PIXELS, SENTENCES).numpy()
+    assert wanted.std() > 0
+    of_the_hub = Predictor.from_pretrained("org/name")
+    np.testing.assert_array_equal(of_the_hub.logits(PIXELS, SENTENCES).numpy(), wanted)
+    sha = hub.repositories["org/name"].sha
+    assert Predictor.from_pretrained("org/name", revision=sha).meta == of_the_hub.meta
+    hub.requests.clear()
+    offline = Predictor.from_pretrained("org/name", local_files_only=True)
+    assert hub.requests == []
+    np.testing.assert_array_equal(offline.logits(PIXELS, SENTENCES).numpy(), wanted)
+    hub.status = 503
+    assert Predictor.from_pretrained("org/name").meta == offline.meta
+    assert hub.requests != []
+
+
+def test_a_local_folder_needs_no_hub_and_comes_before_a_repository_of_its_name(run: Path, hub: Hub) -> None:
+    Path("org").mkdir()
+    shutil.copytree(run, "org/name")
+    wanted = Predictor(run).masks(PIXELS, SENTENCES)
+    for source in ("org/name", Path("org/name"), "org/name/best.safetensors"):
+        np.testing.assert_array_equal(Predictor.from_pretrained(source).masks(PIXELS, SENTENCES), wanted)
+    assert hub.requests == []
+    with pytest.raises(ArgumentError, match="`revision` is 'v1', which a local folder such as org/name"):
+        Predictor.from_pretrained("org/name", revision="v1")
+
+
+def test_a_private_model_takes_the_users_token(
+    run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub.repositories["org/name"] = shared(run, private=True)
+    with pytest.raises(
+        CheckpointError, match=r"no such repository .*HF_TOKEN, or log in with `hf auth login`"
+    ):
+        Predictor.from_pretrained("org/name")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert Predictor.from_pretrained("org/name", cache_dir=tmp_path / "elsewhere").meta.step == 1
+    assert list((tmp_path / "elsewhere").rglob("best.safetensors"))
+
+
+def test_what_cannot_be_had_is_told_with_what_to_do(
+    run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    hub.repositories["org/name"] = shared(run)
+    hub.repositories["org/gated"] = shared(run, gated=True)
+    hub.repositories["org/bert"] = Repository(files={"model.safetensors": b"", "README.md": b"#"})
+
+    def told(name: str, **settings: object) -> str:
+        with pytest.raises(CheckpointError) as error:
+            Predictor.from_pretrained(name, **settings)  # type: ignore[arg-type]
+        return str(error.value)
+
+    missing = told("org/none")
+    assert missing.startswith("no folder org/none here, and of the Hub org/none: no such repository at")
+    assert f"{hub.url} that you may read; check the name, or if it is private set HF_TOKEN" in missing
+    assert "no revision 'v9'; name a branch, a tag or a commit" in told("org/name", revision="v9")
+    assert "its owners ask for consent" in told("org/gated")
+    assert "Hub org/bert: no model of maris-fast, which is what `maris-fast push` writes" in told("org/bert")
+    assert "not in the cache; leave out `local_files_only`" in told("org/name", local_files_only=True)
+    assert "no weights a/b/c; training writes" in told("a/b/c")
+    with pytest.raises(ArgumentError, match=r"'org/--name' is no repository of the Hub: Repo id must"):
+        Predictor.from_pretrained("org/--name")
+    hub.status = 500
+    assert f"not in the cache, and {hub.url} answered 500 (so it is); try again later" in told("org/name")
+    hub.status = 401
+    assert "answered 401 (so it is); set HF_TOKEN, or log in with `hf auth login`" in told("org/name")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}")
+    assert "not in the cache, and http://127.0.0.1:9 cannot be reached" in told("org/name")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "not in the cache, and HF_HUB_OFFLINE is set" in told("org/name")
+
+
+def test_a_pickle_of_the_hub_is_never_opened(hub: Hub, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.mkdir, (tmp_path / "sprung",))  # type: ignore[return-value]
+
+    hub.repositories["org/trap"] = Repository(files={"best.safetensors": pickle.dumps(Trap())})
+    with pytest.raises(CheckpointError, match=r"is not a safetensors file .* never from a pickle"):
+        Predictor.from_pretrained("org/trap")
+    save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
+    other = (tmp_path / "other.safetensors").read_bytes()
+    hub.repositories["org/other"] = Repository(files={"best.safetensors": other})
+    with pytest.raises(CheckpointError, match="its header has no 'maris_fast' entry"):
+        Predictor.from_pretrained("org/other")
+    assert not (tmp_path / "sprung").exists()
