@@ -77,6 +77,17 @@ _NOT_READ = (
 )
 
 
+_NAMED_SO = (".heic", ".heif", ".avif")
+"""Images that Pillow may not read, so that a folder's are told and not passed over."""
+
+
+def is_named_as_image(path: Path) -> bool:
+    """Whether the file's suffix is that of an image."""
+    Image.init()
+    form = Image.registered_extensions().get(path.suffix.lower())
+    return path.suffix.lower() in _NAMED_SO or (form in Image.OPEN and form not in _RUNS_PROGRAMS)
+
+
 @dataclass(frozen=True)
 class Views:
     """(height, width) of the two views of an image file; ``turned``: whether EXIF makes them two."""

@@ -39,6 +39,12 @@ class Rle(BaseModel):
         """Pixels inside."""
         return int(coco_mask.area(_for_coco(self)))
 
+    @property
+    def box(self) -> list[float]:
+        """COCO's: left, top, width, height; zeros of an empty mask."""
+        box: list[float] = coco_mask.toBbox(_for_coco(self)).tolist()
+        return box
+
 
 def union(masks: Sequence[Rle]) -> Rle:
     """Of masks of one size, at least one."""

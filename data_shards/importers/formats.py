@@ -12,6 +12,7 @@ from maris_fast.data_shards.importers.forms.jsonl import JSONL
 from maris_fast.data_shards.importers.forms.labelme import LABELME
 from maris_fast.data_shards.importers.forms.parquet import PARQUET
 from maris_fast.data_shards.importers.forms.phrasecut import PHRASECUT
+from maris_fast.data_shards.importers.forms.predictions import PREDICTIONS
 from maris_fast.data_shards.importers.forms.refer import REFER
 from maris_fast.data_shards.importers.forms.sa2va import SA2VA
 from maris_fast.data_shards.importers.forms.seqtr import SEQTR
@@ -22,7 +23,7 @@ from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.new_folder import new_folder
 
-FORMS = (REFER, ZIP, PHRASECUT, PARQUET, JSONL, CAPTIONS, SEQTR, SA2VA, CRIS, COCO, LABELME)
+FORMS = (REFER, ZIP, PHRASECUT, PARQUET, PREDICTIONS, JSONL, CAPTIONS, SEQTR, SA2VA, CRIS, COCO, LABELME)
 """The first that finds its own counts."""
 DOCUMENT = "docs/datasets.md"
 

@@ -136,7 +136,12 @@ def _place(name: str, folder: Path, image_root: Path) -> str:
 def _documents(source: Source) -> list[Document]:
     if not source.place.is_dir():
         return list(source.documents)
-    paths = [*sorted(source.place.glob("*.json")), *sorted(source.place.glob("*/*.json"))]
+    deeper = (path for path in source.place.rglob("*.json") if path.parent.parent != source.place)
+    paths = [
+        *sorted(source.place.glob("*.json")),
+        *sorted(source.place.glob("*/*.json")),
+        *sorted(path for path in deeper if path.parent != source.place),
+    ]
     return [Document(path, split_of_name(path.parent.name)) for path in paths]
 
 

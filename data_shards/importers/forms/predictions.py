@@ -1,0 +1,75 @@
+"""``predictions.jsonl`` of ``maris-fast predict-many``; files of ``--per-expression`` have the same keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
+from maris_fast.data_shards.importers.line_grouping import write_lines
+from maris_fast.data_shards.importers.lines import Line, parsed_line
+from maris_fast.data_shards.importers.row_lines import LineRow
+from maris_fast.data_shards.importers.source import Form, Source
+from maris_fast.data_shards.importers.split_names import files_by_split
+from maris_fast.data_shards.plain_json import checked_json, parse_json
+from maris_fast.data_shards.records import TRAIN, DatasetInfo
+from maris_fast.errors import InputError, first_of
+from maris_fast.rle import Rle, require_whole
+
+
+class PredictionRow(LineRow):
+    image: str
+    sentence: str
+    prediction: Rle
+
+    def line(self) -> dict[str, Any]:
+        """An empty mask says that the sentence refers to nothing."""
+        height, width = self.prediction.size
+        require_whole(self.prediction.counts, height, width)
+        mask = self.prediction.model_dump(mode="json") if self.prediction.area else None
+        return {
+            "image": self.image,
+            "sentence": self.sentence,
+            "mask": mask,
+            "height": height,
+            "width": width,
+        }
+
+
+def read(source: Source) -> DatasetInfo:
+    """Masks are taken from the run lengths; files without a split in their name are of "train"."""
+    head = source.head()
+    bad = BadRows(f"{source.dataset} below {source.root}")
+    lines = []
+    for said, path in files_by_split(source.root, source.dataset):
+        split = said or TRAIN
+        with path.open("rb") as file:
+            for number, text in enumerate(file, start=1):
+                if not text.strip():
+                    continue
+                name, where = f"line {number}", f"{path.name}:{number}"
+                try:
+                    keys = checked_json(PredictionRow, text).line()
+                    lines.append(Line(parsed_line(keys), path.name, split, name, where))
+                except ValueError as error:
+                    row = SourceRow(file=path.name, split=split, row=name, image=None, expressions=1)
+                    bad.add(row, Fault("lines that are no prediction", f"{where}: {first_of(error)}"))
+    return write_lines(source, lines, head, bad)
+
+
+def _is_predictions(source: Source) -> bool:
+    if source.place.suffix != ".jsonl":
+        return False
+    try:
+        _, path = files_by_split(source.root, source.dataset)[0]
+        with path.open("rb") as file:
+            first = parse_json(next(file, b""))
+    except (InputError, ValueError):
+        return False
+    return isinstance(first, dict) and "prediction" in first
+
+
+PREDICTIONS = Form(
+    "predictions.jsonl, as `maris-fast predict-many` writes it",
+    _is_predictions,
+    read,
+)
