@@ -23,7 +23,7 @@ LAYERS = (
     "weights pictures",
     "prediction",
     "data_shards",
-    "train",
+    "train predicting",
     "evaluation",
     "ablation",
     "reports",

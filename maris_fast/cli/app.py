@@ -20,6 +20,7 @@ from maris_fast.cli import (
     inspection,
     plan,
     predict,
+    predict_many,
     quickstart,
     reporting,
     scores,
@@ -95,6 +96,7 @@ app.command("score")(scores.score)
 app.command("compare")(scores.compare)
 app.command("ablate")(ablation.ablate)
 app.command("predict")(predict.predict)
+app.command("predict-many")(predict_many.predict_many)
 app.command("attention")(attention.attention)
 app.command("demo")(demo.demo)
 app.command("examples")(examples.examples)

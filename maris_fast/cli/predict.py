@@ -20,7 +20,10 @@ def predict(
     text_weights: TextWeights = None,
     device: Device = "cpu",
 ) -> None:
-    """Segment what a sentence refers to; writes <image>-<n>-mask.png and <image>-<n>-overlay.png."""
+    """Segment what a sentence refers to; writes <image>-<n>-mask.png and <image>-<n>-overlay.png.
+
+    For many images see `maris-fast predict-many`.
+    """
     weights = named_weights(weights)
     from PIL import Image
 

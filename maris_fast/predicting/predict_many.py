@@ -1,0 +1,168 @@
+"""Masks of many photographs, image by image, for ``maris-fast predict-many``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from maris_fast.data_shards.importers.left_out import Fault
+from maris_fast.data_shards.importers.problems import Problems
+from maris_fast.errors import InputError
+from maris_fast.images import load_image
+from maris_fast.predicting.formats import Format, format_of, label_file
+from maris_fast.predicting.record import (
+    LEFT_OUT,
+    PredictedMask,
+    Record,
+    Settings,
+    begin,
+    require_usable,
+)
+from maris_fast.predicting.requests import IMAGES, Asked, Requests, usable_of
+from maris_fast.prediction import EncodedImage, Predictor
+from maris_fast.rle import Rle
+from maris_fast.system.files import replace_text, writing
+from maris_fast.system.locks import OccupiedError, owned_folder
+
+Counting = Callable[[str, int, int], AbstractContextManager[Callable[[], None]]]
+"""What is counted, how many there are and how many are done, to a function to call after each."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a folder has after the command; ``stopped``: by Ctrl-C, before all was done."""
+
+    images: int
+    of: int
+    masks: int
+    empty: int
+    faults: Sequence[Fault]
+    stopped: bool = False
+
+
+def predict_many(
+    predictor: Predictor,
+    weights_sha256: str,
+    requests: Requests,
+    out: Path,
+    file_format: str,
+    counting: Counting,
+    *,
+    leave_out_bad: bool = False,
+    overwrite: bool = False,
+) -> Outcome:
+    """Predicts what ``out`` does not have yet; after Ctrl-C, ``out`` holds what is done.
+
+    Raises:
+        InputError: images or sentences that cannot be used, all of them named, unless ``leave_out_bad``;
+            a folder that holds something else; a full disk.
+    """
+    settings = Settings(
+        format=file_format,
+        images=str(requests.images.resolve()),
+        weights_sha256=weights_sha256,
+        full_names=file_format == "labelme" and _share_a_stem(requests),
+    )
+    resume = require_usable(out, settings, overwrite=overwrite)
+    done = Record(out).done if resume else {}
+    with counting("checked", len(requests.asked), 0) as advance:
+        requests = usable_of(requests, done, predictor, advance)
+    if not leave_out_bad:
+        _problems(requests.faults).raise_if_any(
+            "`leave_out_bad` goes on without them, and names each in left-out.jsonl"
+        )
+    with writing(out, "`out`"):
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with owned_folder(out):
+                begin(out, settings, resume=resume)
+                outcome = _Work(predictor, requests, Record(out), format_of(out, settings)).run(counting)
+                _list_left_out(out, outcome.faults)
+        except OccupiedError as error:
+            raise InputError(f"{error}; wait for it, or name another folder with `out`") from error
+    new = outcome.faults[len(requests.faults) :]
+    if new and not leave_out_bad:
+        lines = [
+            f"{len(new)} images cannot be predicted, all others are written to {out}:",
+            *_problems(new).lines(),
+        ]
+        raise InputError("\n".join([*lines, "replace them, and the same command goes on with them"]))
+    return outcome
+
+
+class _Work:
+    def __init__(self, predictor: Predictor, requests: Requests, record: Record, form: Format) -> None:
+        self._predictor, self._requests = predictor, requests
+        self._record, self._form = record, form
+
+    def run(self, counting: Counting) -> Outcome:
+        faults, stopped = list(self._requests.faults), False
+        missing = {image: new for image in self._requests.asked if (new := self._missing(image))}
+        total = len(self._requests.asked)
+        try:
+            with counting("predicted", total, total - len(missing)) as advance:
+                for image, asked in missing.items():
+                    try:
+                        self._predict(image, asked)
+                    except InputError as error:
+                        faults.append(Fault(IMAGES, f"{image}: {error}"))
+                    advance()
+        except KeyboardInterrupt:
+            stopped = True
+        self._form.finish(self._record)
+        return self._outcome(faults, stopped)
+
+    def _missing(self, image: str) -> list[Asked]:
+        done = set(self._record.done.get(image, ()))
+        return [one for one in self._requests.asked[image] if one not in done]
+
+    def _predict(self, image: str, asked: Sequence[Asked]) -> None:
+        known = self._record.lines_of(image)
+        encoded = self._predictor.encode(load_image(self._requests.images / image))
+        new = [
+            self._line(encoded, image, one, number) for number, one in enumerate(asked, start=len(known) + 1)
+        ]
+        self._form.write([*known, *new])
+        self._record.append(new)
+
+    def _line(self, encoded: EncodedImage, image: str, one: Asked, number: int) -> PredictedMask:
+        # One by one: a mask is then the same to the last bit, whichever sentences were done before.
+        logits = self._predictor.logits(encoded, one.sentence)
+        probabilities, inside = logits.sigmoid(), logits > 0
+        score = probabilities[inside].mean() if inside.any() else probabilities.max()
+        return PredictedMask(
+            image=image,
+            sentence=one.sentence,
+            sent_id=one.sent_id,
+            score=round(float(score), 6),
+            prediction=Rle.encode(inside.cpu().numpy()),
+            mask=self._form.mask_of(image, number),
+        )
+
+    def _outcome(self, faults: Sequence[Fault], stopped: bool) -> Outcome:
+        areas = [line.prediction.area for line in self._record.lines()] if self._record.done else []
+        finished = sum(not self._missing(image) for image in self._requests.asked)
+        return Outcome(
+            finished, len(self._requests.asked), len(areas), sum(not area for area in areas), faults, stopped
+        )
+
+
+def _share_a_stem(requests: Requests) -> bool:
+    """Whether two images differ in their suffix alone, such as 1.jpg and 1.png."""
+    return len({label_file(image, full=False) for image in requests.asked}) < len(requests.asked)
+
+
+def _problems(faults: Sequence[Fault]) -> Problems:
+    problems = Problems("these images", done="predicted")
+    for fault in faults:
+        problems.add(*fault)
+    return problems
+
+
+def _list_left_out(out: Path, faults: Sequence[Fault]) -> None:
+    if faults or (out / LEFT_OUT).exists():
+        rows = [{"reason": fault.reason, "detail": fault.detail} for fault in faults]
+        replace_text(out / LEFT_OUT, [f"{json.dumps(row)}\n" for row in rows])
