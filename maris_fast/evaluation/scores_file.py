@@ -8,7 +8,7 @@ In a run's folder it belongs to that run, whatever the data set: a run may be te
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +36,21 @@ class DataSplit:
         return f"scores-{self.name}-{self.split_by}-{self.split}.json"
 
 
+@dataclass(frozen=True)
+class ScoreFile:
+    """What an evaluation left; ``content`` is as the module says."""
+
+    path: Path
+    data: DataSplit
+    content: dict[str, Any]
+
+    @property
+    def weights(self) -> str | None:
+        """File name of the weights that were scored; None: masks of any model were."""
+        named = self.content.get("weights")
+        return Path(named).name if named else None
+
+
 def write_scores(
     out: Path, results: Mapping[str, Any], dataset: DatasetInfo, split: str, made_of: Mapping[str, Any]
 ) -> Path:
@@ -59,12 +74,16 @@ def write_scores(
 
 def read_scores(folder: Path) -> dict[DataSplit, dict[str, Any]]:
     """Scores, expressions as written, of the evaluations that left a file there; torn ones are left out."""
-    found: dict[DataSplit, dict[str, Any]] = {}
+    return {one.data: one.content[AS_WRITTEN] for one in read_score_files(folder)}
+
+
+def read_score_files(folder: Path) -> Iterator[ScoreFile]:
+    """All of a folder; torn ones are left out."""
     for file in sorted(folder.glob("scores-*.json")):
         with suppress(ValueError, KeyError, TypeError):
             content = json.loads(file.read_text())
-            found[DataSplit(**content["data"])] = content[AS_WRITTEN]
-    return found
+            content[AS_WRITTEN] = dict(content[AS_WRITTEN])  # fails where it is torn
+            yield ScoreFile(file, DataSplit(**content["data"]), content)
 
 
 def headline(scores: Mapping[str, Any]) -> dict[str, Any]:
