@@ -27,7 +27,7 @@ LAYERS = (
     "evaluation",
     "ablation",
     "reports",
-    "doctor demo",
+    "doctor demo sharing",
     "bench",
     "cli",
 )

@@ -21,6 +21,7 @@ from maris_fast.cli import (
     plan,
     predict,
     predict_many,
+    push,
     quickstart,
     reporting,
     scores,
@@ -100,6 +101,7 @@ app.command("predict-many")(predict_many.predict_many)
 app.command("attention")(attention.attention)
 app.command("demo")(demo.demo)
 app.command("examples")(examples.examples)
+app.command("push")(push.push)
 app.add_typer(bench, name="bench")
 app.add_typer(kernels, name="kernels")
 app.command("report")(reporting.report)

@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 
 from maris_fast.errors import ArgumentError, CheckpointError
+from maris_fast.system.files import FULL
 
 LOGIN = "set HF_TOKEN, or log in with `hf auth login`"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -132,7 +133,8 @@ def _telling(repository: str, revision: str | None) -> Iterator[None]:
 
     try:
         yield
-    except (errors.EntryNotFoundError, errors.HTTPError, OSError) as error:  # HTTPError: of its HTTP client
+    # HTTPError: of its HTTP client; ValueError: a card that the Hub refuses.
+    except (errors.EntryNotFoundError, errors.HTTPError, OSError, ValueError) as error:
         raise HubError(f"{repository}: {_told(error, revision)}") from error
 
 
@@ -171,4 +173,6 @@ def _told(error: Exception, revision: str | None) -> str:
         return what
     if isinstance(error, errors.HTTPError):
         return f"{hub} cannot be reached ({error or type(error).__name__}); check the network, or HF_ENDPOINT"
-    return f"{error}; make room there, or name another folder with `cache_dir`"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{error}; make room there, or name another folder with `cache_dir`"
+    return " ".join(str(error).split())

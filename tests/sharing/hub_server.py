@@ -110,13 +110,14 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             self._answer(200, {"transfer": "basic", "objects": objects})
         elif found := _COMMIT.fullmatch(path):
-            self._of_a_commit(found["what"], hub.repositories[found["repo"]], body)
+            self._of_a_commit(found["what"], found["repo"], body)
         else:
             name = path.removeprefix("/api/models/")
             repository = hub.repositories[name]
             self._answer(200, {"id": name, "sha": repository.sha, "private": repository.private})
 
-    def _of_a_commit(self, what: str, repository: Repository, body: bytes) -> None:
+    def _of_a_commit(self, what: str, name: str, body: bytes) -> None:
+        repository = self.server.hub.repositories[name]
         if what == "tree":
             files = [
                 {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
@@ -137,7 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             for line in body.splitlines():
                 self._take(repository, **json.loads(line))
-            self._answer(200, {"commitUrl": f"{self.server.hub.url}/commit", "commitOid": repository.sha})
+            page = f"{self.server.hub.url}/{name}/commit/{repository.sha}"
+            self._answer(200, {"commitUrl": page, "commitOid": repository.sha})
 
     def _take(self, repository: Repository, key: str, value: dict[str, Any]) -> None:
         if key == "header":

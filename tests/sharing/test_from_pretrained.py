@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from maris_fast import ArgumentError, CheckpointError, Predictor
-from tests.cli.untrained import write_untrained
-from tests.sharing.hub_server import TOKEN, Hub, Repository, hub_server
+from tests.sharing.hub_server import TOKEN, Hub, Repository
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 SENTENCES = ["the red circle", "bar"]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder."""
-    folder = tmp_path_factory.mktemp("run")
-    return write_untrained(folder).rename(folder / "best.safetensors").parent
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.chdir(tmp_path)
-    with hub_server(monkeypatch, tmp_path / "home") as hub:
-        yield hub
 
 
 def shared(run: Path, **settings: bool) -> Repository:
@@ -103,9 +87,9 @@ def test_what_cannot_be_had_is_told_with_what_to_do(
     with pytest.raises(ArgumentError, match=r"'org/--name' is no repository of the Hub: Repo id must"):
         Predictor.from_pretrained("org/--name")
     hub.status = 500
-    assert f"not in the cache, and {hub.url} answered 500 (so it is); try again later" in told("org/name")
+    assert f"not in the cache, and {hub.url} answered 500; try again later" in told("org/name")
     hub.status = 401
-    assert "answered 401 (so it is); set HF_TOKEN, or log in with `hf auth login`" in told("org/name")
+    assert "answered 401; set HF_TOKEN, or log in with `hf auth login`" in told("org/name")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}")
     assert "not in the cache, and http://127.0.0.1:9 cannot be reached" in told("org/name")

@@ -1,0 +1,66 @@
+"""``push``: a run's best weights to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maris_fast.cli.options import options_of
+from maris_fast.errors import ArgumentError
+from maris_fast.system.terminal import say, with_options
+
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
+def push(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="of the Hugging Face Hub")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder for the files; nothing is uploaded, so that they can be looked at first"),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="make the repository a private one")] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(help="of the weights, as the Hub calls it: apache-2.0, mit, cc-by-nc-4.0, ..."),
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option(help="with the run's last sheet of validation images and masks")
+    ] = True,
+) -> None:
+    """Share a trained model: weights, settings, scores and a model card, as a repository of the Hub.
+
+    `maris_fast.Predictor.from_pretrained("ORG/NAME")` loads it; FOLDER of --out too.
+    """
+    from maris_fast.system.hub import require_login, require_repository, upload
+
+    require_repository(repository)
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise ArgumentError(
+            f"`license` is {license!r}; needed is an identifier of the Hub, such as apache-2.0 or mit"
+        )
+    if out is None:
+        require_login()
+    import tempfile
+
+    from maris_fast.sharing import REPLACED, write_model_folder
+    from maris_fast.system.new_folder import new_folder
+
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch, "model") if out is None else out
+        with new_folder(target) as folder:
+            notes = write_model_folder(run, folder, repository=repository, license=license, pictures=pictures)
+        for note in notes:
+            say(f"note: {with_options(note, options_of(context.command))}", err=True)
+        if out is None:
+            say(f"uploading {run} to {repository}", err=True)
+            page = upload(
+                target, repository, private=private, replacing=REPLACED, message=f"Push {run.resolve().name}"
+            )
+            say(f"pushed: {page}")
+        else:
+            say(f"wrote {out}; nothing was uploaded")
