@@ -24,6 +24,10 @@ def predict(
 
     For many images see `maris-fast predict-many`.
     """
+    from maris_fast.errors import InputError
+
+    if image.is_dir():
+        raise InputError(f"{image} is a folder; `maris-fast predict-many` takes folders of images")
     weights = named_weights(weights)
     from PIL import Image
 
