@@ -26,8 +26,8 @@ class Format(Protocol):
     def mask_of(self, image: str, number: int) -> str | None:
         """The path of an image's mask by its number from 1, below the folder; None: masks have no files."""
 
-    def write(self, lines: Sequence[PredictedMask]) -> None:
-        """All that is known of an image, before it is recorded."""
+    def write(self, known: Sequence[PredictedMask], new: Sequence[PredictedMask]) -> None:
+        """Of an image what is recorded already, and what will be."""
 
     def finish(self, record: Record) -> None:
         """At the end, and where a command is stopped."""
@@ -48,8 +48,8 @@ class MaskFiles:
     def mask_of(self, image: str, number: int) -> str | None:
         return f"{MASKS}/{image}/{number}.png"
 
-    def write(self, lines: Sequence[PredictedMask]) -> None:
-        for line in lines:
+    def write(self, known: Sequence[PredictedMask], new: Sequence[PredictedMask]) -> None:
+        for line in new:
             path = self._out / str(line.mask)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(Image.fromarray(line.prediction.decode()), path)
@@ -67,7 +67,7 @@ class CocoFile:
     def mask_of(self, image: str, number: int) -> str | None:
         return None
 
-    def write(self, lines: Sequence[PredictedMask]) -> None:
+    def write(self, known: Sequence[PredictedMask], new: Sequence[PredictedMask]) -> None:
         pass
 
     def finish(self, record: Record) -> None:
@@ -121,7 +121,8 @@ class Labelme:
     def mask_of(self, image: str, number: int) -> str | None:
         return None
 
-    def write(self, lines: Sequence[PredictedMask]) -> None:
+    def write(self, known: Sequence[PredictedMask], new: Sequence[PredictedMask]) -> None:
+        lines = [*known, *new]
         path = self._folder / label_file(lines[0].image, full=self._full_names)
         path.parent.mkdir(parents=True, exist_ok=True)
         height, width = lines[0].prediction.size

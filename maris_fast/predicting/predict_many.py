@@ -19,7 +19,7 @@ from maris_fast.predicting.record import (
     Record,
     Settings,
     begin,
-    require_usable,
+    settings_of,
 )
 from maris_fast.predicting.requests import IMAGES, Asked, Requests, usable_of
 from maris_fast.prediction import EncodedImage, Predictor
@@ -66,20 +66,25 @@ def predict_many(
         weights_sha256=weights_sha256,
         full_names=file_format == "labelme" and _share_a_stem(requests),
     )
-    resume = require_usable(out, settings, overwrite=overwrite)
-    done = Record(out).done if resume else {}
+    before = settings_of(out, settings, overwrite=overwrite)
+    done = Record(out).done if before else {}
     with counting("checked", len(requests.asked), 0) as advance:
         requests = usable_of(requests, done, predictor, advance)
     if not leave_out_bad:
         _problems(requests.faults).raise_if_any(
             "`leave_out_bad` goes on without them, and names each in left-out.jsonl"
         )
+    elif not requests.asked:
+        _problems(requests.faults).raise_if_any("nothing is left to predict")
     with writing(out, "`out`"):
         out.mkdir(parents=True, exist_ok=True)
         try:
             with owned_folder(out):
-                begin(out, settings, resume=resume)
-                outcome = _Work(predictor, requests, Record(out), format_of(out, settings)).run(counting)
+                # Again: another process may have predicted since.
+                before = settings_of(out, settings, overwrite=overwrite)
+                begin(out, settings, resume=before is not None)
+                form = format_of(out, before or settings)
+                outcome = _Work(predictor, requests, Record(out), form).run(counting)
                 _list_left_out(out, outcome.faults)
         except OccupiedError as error:
             raise InputError(f"{error}; wait for it, or name another folder with `out`") from error
@@ -125,7 +130,7 @@ class _Work:
         new = [
             self._line(encoded, image, one, number) for number, one in enumerate(asked, start=len(known) + 1)
         ]
-        self._form.write([*known, *new])
+        self._form.write(known, new)
         self._record.append(new)
 
     def _line(self, encoded: EncodedImage, image: str, one: Asked, number: int) -> PredictedMask:

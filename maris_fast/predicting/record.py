@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.errors import InputError, first_of
 from maris_fast.predicting.requests import Asked
-from maris_fast.rle import Rle
+from maris_fast.rle import Rle, require_whole
 from maris_fast.system.files import replace_text
 from maris_fast.system.locks import is_lock
 
@@ -57,8 +57,8 @@ class PredictedMask(BaseModel):
         return Asked(self.sentence, self.sent_id)
 
 
-def require_usable(out: Path, settings: Settings, *, overwrite: bool) -> bool:
-    """Whether the folder has predictions to go on from.
+def settings_of(out: Path, settings: Settings, *, overwrite: bool) -> Settings | None:
+    """Those of the predictions that the folder has to go on from; None: it has none.
 
     Raises:
         InputError: it has something else, or predictions of other settings, and ``overwrite`` is false.
@@ -66,7 +66,7 @@ def require_usable(out: Path, settings: Settings, *, overwrite: bool) -> bool:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder with `out`")
     if not out.is_dir() or all(is_lock(path) for path in out.iterdir()):
-        return False
+        return None
     file = out / SETTINGS
     if not file.is_file():
         raise InputError(
@@ -74,18 +74,20 @@ def require_usable(out: Path, settings: Settings, *, overwrite: bool) -> bool:
             "empty folder with `out`"
         )
     if overwrite:
-        return False
+        return None
     try:
         before: Settings = checked_json(Settings, file.read_bytes())
     except ValueError as error:
         raise InputError(f"{file} is damaged: {first_of(error)}; name another folder with `out`") from error
     for name, value in settings.model_dump().items():
+        if name == "full_names" and before.full_names:
+            continue  # they suit any images
         if (was := getattr(before, name)) != value:
             raise InputError(
                 f"{out} has predictions of other settings: {name} was {was}, now {value}; name another "
                 "folder with `out`, or replace them with `overwrite`"
             )
-    return True
+    return before
 
 
 class Record:
@@ -111,13 +113,18 @@ class Record:
         return (line for line, _, _ in self._read())
 
     def lines_of(self, image: str) -> list[PredictedMask]:
+        """With masks that can be decoded.
+
+        Raises:
+            InputError: the file was changed by hand.
+        """
         if image not in self._places:
             return []
         found = []
         with self.path.open("rb") as file:
             for place in self._places[image]:
                 file.seek(place)
-                found.append(self._parsed(file.readline(), place))
+                found.append(self._parsed(file.readline(), place, whole=True))
         return found
 
     def append(self, lines: Sequence[PredictedMask]) -> None:
@@ -156,9 +163,11 @@ class Record:
                 yield self._parsed(line, place), place, place + len(line)
                 place += len(line)
 
-    def _parsed(self, line: bytes, place: int) -> PredictedMask:
+    def _parsed(self, line: bytes, place: int, *, whole: bool = False) -> PredictedMask:
         try:
             found: PredictedMask = checked_json(PredictedMask, line)
+            if whole:
+                require_whole(found.prediction.counts, *found.prediction.size)
         except ValueError as error:
             raise InputError(
                 f"{self.path}, byte {place:,}: no prediction: {first_of(error)}; remove that line, and the "

@@ -20,7 +20,7 @@ from PIL import Image
 
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.encoders import SamEncoder
-from maris_fast.predicting import record
+from maris_fast.predicting import predict_many, record
 from maris_fast.predicting.record import PredictedMask, Record
 from maris_fast.prediction import EncodedImage, Predictor
 from maris_fast.rle import Rle
@@ -303,6 +303,73 @@ def test_nothing_is_overwritten_unless_asked(
     done = predict(photos, *SENTENCES, "--overwrite", weights=weights, out=out)
     assert done.exit_code == 0, done.output
     assert tree(out) == tree(whole / "masks") | {"own.txt": b"mine"}
+
+
+def test_a_record_that_was_changed_writes_nothing_outside_and_decodes_no_damaged_mask(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    for form in ("masks", "labelme"):
+        out = tmp_path / form
+        file = lines_file(tmp_path / "asked.jsonl", [{"image": IMAGES[0], "sentence": SENTENCES[0]}])
+        arguments = (file, "--images", photos, "--format", form)
+        assert predict(*arguments, weights=weights, out=out).exit_code == 0
+        (line,) = predictions(out)
+        lines_file(file, [{"image": IMAGES[0], "sentences": list(SENTENCES)}])
+        changed = {**line, "prediction": {"size": [40, 60], "counts": "0"}, "mask": "../../outside.png"}
+        lines_file(out / "predictions.jsonl", [changed])
+        refused = predict(*arguments, weights=weights, out=out)
+        assert refused.exit_code == 2
+        assert "run lengths are damaged" in said(refused)
+        lines_file(out / "predictions.jsonl", [{**line, "mask": "../../outside.png"}])
+        assert predict(*arguments, weights=weights, out=out).exit_code == 0
+        assert not list(tmp_path.rglob("outside.png"))
+        assert not (tmp_path.parent / "outside.png").exists()
+
+
+def test_images_with_new_suffixes_get_labels_of_their_own_or_an_error(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    both = [{"image": image, "sentence": SENTENCES[0]} for image in IMAGES[:2]]
+    file, out = tmp_path / "asked.jsonl", tmp_path / "out"
+    arguments = (lines_file(file, both[:1]), "--images", photos, "--format", "labelme")
+    assert predict(*arguments, weights=weights, out=out).exit_code == 0
+    lines_file(file, both)
+    refused = predict(*arguments, weights=weights, out=out)
+    assert refused.exit_code == 2
+    assert "full_names was False, now True" in said(refused)
+    assert predict(*arguments, "--overwrite", weights=weights, out=out).exit_code == 0
+    lines_file(file, both[:1])
+    assert predict(*arguments, weights=weights, out=out).exit_code == 0
+    assert {one.name for one in (out / "labelme/kitchen").iterdir()} == {"1.png.json", "1.jpg.json"}
+
+
+def test_where_nothing_is_left_all_problems_are_an_error(weights: Path, tmp_path: Path) -> None:
+    file = lines_file(tmp_path / "asked.jsonl", [{"image": "none.jpg", "sentence": "a mug"}])
+    refused = predict(file, "--leave-out-bad", weights=weights, out=tmp_path / "out")
+    assert refused.exit_code == 2
+    assert "nothing is left to predict" in said(refused)
+    assert "none.jpg" in said(refused)
+    assert not (tmp_path / "out").exists()
+    one = maris_fast("predict", tmp_path, "a mug", "--weights", weights)
+    assert one.exit_code == 2
+    assert "`maris-fast predict-many` takes folders" in said(one)
+
+
+def test_predictions_that_another_process_made_meanwhile_stay(
+    weights: Path, photos: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    usable_of = predict_many.usable_of
+
+    def meanwhile(*arguments: Any) -> Any:
+        shutil.copytree(whole / "coco", out)
+        return usable_of(*arguments)
+
+    monkeypatch.setattr(predict_many, "usable_of", meanwhile)
+    refused = predict(photos, *SENTENCES, weights=weights, out=out)
+    assert refused.exit_code == 2
+    assert "format was coco, now masks" in said(refused)
+    assert tree(out) == tree(whole / "coco")
 
 
 def test_an_empty_mask_is_a_prediction_that_coco_and_labelme_cannot_say(
