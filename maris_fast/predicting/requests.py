@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -20,7 +21,9 @@ from maris_fast.data_shards.importers.text_encoding import read_utf8
 from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.errors import ConfigError, InputError, first_of
 from maris_fast.images import NoImageError, is_named_as_image, views_of
-from maris_fast.prediction import Predictor
+
+if TYPE_CHECKING:  # it imports torch, and requests are read before that
+    from maris_fast.prediction import Predictor
 
 LINES = "lines that are no request; needed is an image and its sentence or sentences"
 IMAGES = "images that cannot be used; replace them"

@@ -224,6 +224,7 @@ def test_a_stopped_command_leaves_what_is_done_and_goes_on_from_there(
     assert all(tree(whole / form)[name] == content for name, content in same.items())
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_is_ended_loses_no_finished_image(
     weights: Path, photos: Path, whole: Path, tmp_path: Path, number: signal.Signals
