@@ -34,7 +34,7 @@ def push(
 ) -> None:
     """Share a trained model: weights, settings, scores and a model card, as a repository of the Hub.
 
-    `maris_fast.Predictor.from_pretrained("ORG/NAME")` loads it; FOLDER of --out too.
+    `maris_fast.Predictor.from_pretrained("ORG/NAME")` loads it, or the folder of --out.
     """
     from maris_fast.system.hub import require_login, require_repository, upload
 

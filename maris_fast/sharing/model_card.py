@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from maris_fast.ablation.comparison import NONE
 from maris_fast.config import ModelSettings
 from maris_fast.encoders.provenance import EncoderProvenance
 from maris_fast.evaluation.scores_file import AS_WRITTEN, DataSplit, ScoreFile
@@ -54,10 +55,11 @@ class CardRow:
 
     @property
     def cells(self) -> list[str]:
-        interval = self.scores.get("intervals", {}).get("oIoU")
-        numbers = [f"{self.scores[name]:.3f}" if name in self.scores else "–" for name in SCORES]
-        between = "–" if interval is None else "{:.3f} to {:.3f}".format(*interval)
-        return [str(self.data), self.protocol, f"{self.scores['expressions']:,}", *numbers, between]
+        expressions, interval = self.scores.get("expressions"), self.scores.get("intervals", {}).get("oIoU")
+        number = NONE if expressions is None else f"{expressions:,}"
+        numbers = [f"{self.scores[name]:.3f}" if name in self.scores else NONE for name in SCORES]
+        between = NONE if interval is None else "{:.3f} to {:.3f}".format(*interval)
+        return [str(self.data), self.protocol, number, *numbers, between]
 
 
 def model_card(shared: SharedRun) -> str:

@@ -93,6 +93,8 @@ def test_a_full_disk(folder: Path, full: Path) -> None:
     assert last_line("quickstart", "--folder", quickstart) == f"error: {quickstart} {what} with --out"
     scenes = full / "scenes"
     assert last_line("scenes", scenes, "--train-images", 2, "--val-images", 1) == f"error: {scenes} {what}"
+    model = full / "model"
+    assert last_line("push", folder / "run", "org/name", "--out", model) == f"error: {model} {what}"
     assert {one.name for one in full.iterdir()} - {"many", "quickstart"} == {"filling"}
     assert not [one for one in (full / "many").rglob("*") if one.is_file()]
 

@@ -113,6 +113,9 @@ def test_the_card_names_the_encoders_weights_that_are_needed(run: Path, tmp_path
     for name in ("environment.json", "metrics.jsonl", "scores-scenes-synthetic-testA.json"):
         (copy / name).unlink()
     tensors, meta = load_weights(copy)
+    few = {"data": {"name": "a|b", "split_by": "c", "split": "d"}, "weights": "best.safetensors"}
+    (copy / "scores-few.json").write_text(json.dumps({**few, "as written": {"oIoU": 0.5}}))
+    (copy / "scores-torn.json").write_text('{"data": {"name"')
     real = provenance()
     clip = real.text.model_copy(update={"weights": "openai", "sha256": "bb", "seed": None})
     real = real.model_copy(update={"text": clip})
@@ -123,10 +126,21 @@ def test_the_card_names_the_encoders_weights_that_are_needed(run: Path, tmp_path
     card = (tmp_path / "model" / "README.md").read_text()
     assert 'from_pretrained("org/name", sam_weights="sam.pth", text_weights="openai")' in card
     assert "| SAM encoder | vit\\_h (segment-anything 1.0), weights sam.pth, SHA-256 aa |" in card
-    assert "None are on record for these weights." in card
+    assert "| a\\|b (c) d | maris | – | 0.500 | – |" in card
     assert front_matter(card)["license"] == "unknown"
     assert "datasets" not in front_matter(card)
     assert any("the card names no license; say which with `license`" in note for note in notes)
+
+
+def test_a_card_without_scores_says_so(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("scores-*", "pictures"))
+    tensors, meta = load_weights(copy)
+    save_weights(copy / "best.safetensors", tensors, meta.model_copy(update={"scores": None}))
+    (tmp_path / "model").mkdir()
+    write_model_folder(copy, tmp_path / "model", repository="org/name", license=None)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "None are on record for these weights." in card
+    assert "model-index" not in front_matter(card)
 
 
 def test_text_of_people_is_no_markdown() -> None:
