@@ -8,7 +8,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -317,17 +317,17 @@ def test_json_that_nobody_verified_is_named_when_it_is_read(copy: Path) -> None:
 
 
 def test_leaving_early_ends_all_threads(cache: Path) -> None:
-    def ours() -> Iterator[str]:
-        return (
-            thread.name for thread in threading.enumerate() if thread.name.startswith(("reader ", "prefetch"))
-        )
+    others = set(threading.enumerate())
+
+    def ours() -> set[str]:
+        return {thread.name for thread in set(threading.enumerate()) - others}
 
     with CacheReader(cache, "train") as reader:
         batches = reader.batches(**PLAN)
         next(batches)
-        assert list(ours())
+        assert ours() == {"reader 0", "reader 1", "prefetch"}
         batches.close()  # type: ignore[attr-defined]
-        assert not list(ours())
+        assert ours() == set()
 
 
 def test_an_epoch_follows_one_that_was_left_early(cache: Path) -> None:
