@@ -96,6 +96,7 @@ class CacheReader:
         self._pinned = torch.device(device).type == "cuda"
         self._ring: ByteRing | None = None
         self._ahead: Running | None = None
+        self._pipelines: set[Pipeline] = set()
         self.bad_samples = BadSamples(self.settings)
 
     @property
@@ -117,9 +118,10 @@ class CacheReader:
         return self.manifest.text_channels
 
     def close(self) -> None:
-        if self._ahead is not None:
-            self._ahead.stop()
-            self._ahead = None
+        """Ends all reading, also of iterators that nobody closed."""
+        self._ahead = None
+        for pipeline in [*self._pipelines]:
+            pipeline.stop()
         self.shards.close()
 
     def __enter__(self) -> CacheReader:
@@ -336,8 +338,10 @@ class CacheReader:
         following = FollowingShares(shares())
         threads = settings.requests if isinstance(self.place, StoreAddress) else settings.reader_threads
         pipeline = Pipeline(following, self.shards, self.layouts, ring, self.bad_samples, settings, threads)
+        self._pipelines.add(pipeline)
 
         def stop() -> None:
+            self._pipelines.discard(pipeline)
             # A thread that hangs in a read may still write into the ring: then nobody uses it again.
             if pipeline.stop():
                 ring.clear()

@@ -330,6 +330,18 @@ def test_leaving_early_ends_all_threads(cache: Path) -> None:
         assert ours() == set()
 
 
+def test_closing_ends_the_threads_of_what_nobody_took(cache: Path) -> None:
+    others = set(threading.enumerate())
+    with CacheReader(cache, "train") as reader:
+        batches = reader.batches(**PLAN, last_epoch=3)
+        next(batches)
+        list(reader.batches(**{**PLAN, "epoch": 1}, last_epoch=3))
+        assert {thread.name for thread in set(threading.enumerate()) - others} >= {"reader 0", "reader 1"}
+    assert not [one for one in set(threading.enumerate()) - others if one.name.startswith("reader")]
+    batches.close()  # type: ignore[attr-defined]
+    assert not set(threading.enumerate()) - others
+
+
 def test_an_epoch_follows_one_that_was_left_early(cache: Path) -> None:
     whole = numbers(cache)
     with CacheReader(cache, "train", ReadingSettings(prefetch=3)) as reader:
