@@ -10,7 +10,8 @@ from typing import Any
 
 from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.options import ImportOptions
-from maris_fast.data_shards.records import DatasetInfo, ImportedDataset
+from maris_fast.data_shards.records import DatasetInfo
+from tests.data.import_subjects import records
 from tests.data.test_refcoco import TinyDataset
 
 COCO_NAMES = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
@@ -73,16 +74,6 @@ def real_family(refmini: Path, folder: Path) -> Family:
     refs = json.loads((refmini / "refcoco" / "refs(unc).p.json").read_text())
     instances = json.loads((refmini / "refcoco" / "instances.json").read_text())
     return Family(root, refs, instances, folder)
-
-
-def records(out: Path) -> list[dict[str, Any]]:
-    """All that was imported, with each record's split."""
-    dataset = ImportedDataset(out)
-    return [
-        {"split": split, **record.model_dump(mode="json")}
-        for split in dataset.info.splits
-        for record in dataset.records(split)
-    ]
 
 
 def masks(imported: list[dict[str, Any]]) -> dict[tuple[str, str, str], str]:

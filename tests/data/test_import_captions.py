@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from maris_fast.errors import InputError
-from tests.data.other_forms import Family, masks, records
+from tests.data.import_subjects import records
+from tests.data.other_forms import Family, masks
 
 Content = dict[str, Any]
 

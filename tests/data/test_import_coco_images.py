@@ -12,7 +12,8 @@ import pytest
 from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.forms import zipped
 from maris_fast.errors import ConfigError, InputError
-from tests.data.other_forms import Family, records
+from tests.data.import_subjects import records
+from tests.data.other_forms import Family
 
 
 def renamed(made: Family, folders: dict[str, Path]) -> None:

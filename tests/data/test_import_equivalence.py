@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data.other_forms import Family, records, small_family
+from tests.data.import_subjects import records
+from tests.data.other_forms import Family, small_family
 from tests.data.test_import_annotation_tools import BY_CATEGORY, by_split_and_sentence, sentence
 from tests.data.test_import_damage import FORMS
 from tests.data.test_refcoco import HEIGHT, WIDTH, TinyDataset

@@ -15,7 +15,8 @@ from PIL import Image
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.errors import InputError
 from maris_fast.rle import Rle
-from tests.data.other_forms import Family, masks, records
+from tests.data.import_subjects import records
+from tests.data.other_forms import Family, masks
 from tests.data.test_import_damage import FORMS
 
 pa = pytest.importorskip("pyarrow")

@@ -12,7 +12,8 @@ from PIL import Image
 
 from maris_fast.errors import InputError
 from maris_fast.rle import Rle
-from tests.data.other_forms import Family, masks, records
+from tests.data.import_subjects import records
+from tests.data.other_forms import Family, masks
 
 Rows = list[dict[str, Any]]
 Change = Callable[[Rows], None]
