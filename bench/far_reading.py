@@ -9,12 +9,9 @@ disk's time against the way's in the same round.
 
 from __future__ import annotations
 
-import argparse
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,36 +19,21 @@ from pathlib import Path
 
 import torch
 
-from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.bench.measuring import in_turn, paired, seconds_of
-from maris_fast.bench.reading import read_once, ring_for
-from maris_fast.bench.results import BENCH, Row, Suite
+from maris_fast.bench.reading import read_once, ring_for, run_suite
+from maris_fast.bench.results import Row
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.stream import CacheReader
-from maris_fast.train.environment import environment
-from maris_fast.train.ranks import Ranks
 
 LATENCY = 0.02
 LOCAL = "local disk, 2 threads"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=BENCH / "results")
-    parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="maris-far-reading-", dir=options.scratch))
-    try:
-        write_fake_cache(folder / "cache", options.images)
-        rows = measured(folder / "cache", options.rounds, folder / "kept")
-    finally:
-        shutil.rmtree(folder)
-    here = environment(Ranks(torch.device("cpu")))
-    print(Suite.now("far_reading", here, rows).save(options.out))
+    def rows_of(cache: Path, rounds: int) -> list[Row]:
+        return measured(cache, rounds, cache.with_name("kept"))
+
+    rows = run_suite("far_reading", __doc__, rows_of, images=60, device=torch.device("cpu"))
     for row in rows:
         print(f"{row['way']:48} {row['gb_per_s']:6.2f} GB/s  {row['to_local']:5.2f} of the local disk")
 

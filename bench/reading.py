@@ -57,32 +57,48 @@ class FreshMemory:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=BENCH / "results")
-    parser.add_argument("--images", type=int, default=120)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="maris-reading-", dir=options.scratch))
-    try:
-        write_fake_cache(folder / "cache", options.images)
-        rows = [
-            *measured(folder / "cache", options.rounds, cold=False),
-            *measured(folder / "cache", max(3, options.rounds // 2), cold=True),
-            start_up(folder / "hollow", 100_000),
+    def rows_of(cache: Path, rounds: int) -> list[Row]:
+        return [
+            *measured(cache, rounds, cold=False),
+            *measured(cache, max(3, rounds // 2), cold=True),
+            start_up(cache.with_name("hollow"), 100_000),
         ]
-    finally:
-        shutil.rmtree(folder)
-    here = environment(Ranks(DEVICE))
-    print(Suite.now("reading", here, rows).save(options.out))
+
+    rows = run_suite("reading", __doc__, rows_of, images=120, device=DEVICE)
     for row in rows[:-1]:
         print(
             f"{row['page_cache']:5} {row['way']:48} {row['gb_per_s']:6.2f} GB/s  "
             f"{row['to_raw']:5.2f} and {row['to_raw_two']:5.2f} of raw  {row['to_stock']:5.1f} x stock"
         )
     print(rows[-1])
+
+
+def run_suite(
+    name: str,
+    about: str | None,
+    rows_of: Callable[[Path, int], list[Row]],
+    *,
+    images: int,
+    device: torch.device,
+) -> list[Row]:
+    """The rows that ``rows_of`` measures in a number of rounds on a fake cache, which it may write beside.
+
+    Reads the command line, saves the suite and removes what was written.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=BENCH / "results")
+    parser.add_argument("--images", type=int, default=images)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix=f"maris-{name.replace('_', '-')}-", dir=options.scratch))
+    try:
+        write_fake_cache(folder / "cache", options.images)
+        rows = rows_of(folder / "cache", options.rounds)
+    finally:
+        shutil.rmtree(folder)
+    print(Suite.now(name, environment(Ranks(device)), rows).save(options.out))
+    return rows
 
 
 def measured(folder: Path, rounds: int, *, cold: bool) -> list[Row]:
