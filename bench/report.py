@@ -23,13 +23,19 @@ from maris_fast.bench.drawing.plain_tables import (
 )
 from maris_fast.bench.drawing.suites import plot, suite_block
 from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, named, read_json
+from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.errors import InputError
+from maris_fast.train.run_files import SETTINGS
 
 ABLATIONS = "ablations.json"
+QUICKSTART, OF_SEED = "quickstart.json", "quickstart-seed-{}.json"
+"""With seed 0, and with another."""
 
 
 def keep(folder: Path, root: Path = ROOT) -> Path:
     """Copies an ablation, or a finished quickstart's scores and pictures, with where and when they were made.
+
+    A quickstart of another ``run.seed`` than 0 stands beside that of seed 0, without pictures.
 
     Raises:
         InputError: neither of them.
@@ -50,10 +56,13 @@ def keep(folder: Path, root: Path = ROOT) -> Path:
             if row["kind"] == "train"
         ],
     }
-    out = root / "bench" / "results" / device_folder(environment) / "quickstart.json"
+    seed = read_yaml(folder / "training" / SETTINGS)["run"]["seed"]
+    out = root / "bench" / "results" / device_folder(environment)
+    out /= OF_SEED.format(seed) if seed else QUICKSTART
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.copyfile(folder / "predictions.png", root / "docs" / "quickstart.png")
+    if not seed:
+        shutil.copyfile(folder / "predictions.png", root / "docs" / "quickstart.png")
     return out
 
 
@@ -94,9 +103,11 @@ def draw(root: Path = ROOT) -> list[Path]:
             names[named(suite)] = file.name
         return names
 
-    quickstart = read_json(results / "cpu" / "quickstart.json")
-    put(root / "README.md", "quickstart", quickstart_block(quickstart, "docs/quickstart.png"))
-    put(docs / "quickstart.md", "quickstart", quickstart_block(quickstart, "quickstart.png"))
+    quickstart = read_json(results / "cpu" / QUICKSTART)
+    files = (results / "cpu").glob(OF_SEED.format("*"))
+    others = {seed: read_json(file) for seed, file in sorted((_seed_of(file), file) for file in files)}
+    put(root / "README.md", "quickstart", quickstart_block(quickstart, others, "docs/quickstart.png"))
+    put(docs / "quickstart.md", "quickstart", quickstart_block(quickstart, others, "quickstart.png"))
     if suites := measured(results):
         put(docs / "benchmarks.md", "benchmarks", suite_block(suites, pictured(suites, plot)))
     if steps := measured(results, ["step"]):
@@ -118,6 +129,10 @@ def draw(root: Path = ROOT) -> list[Path]:
     for suite in measured(results, ["writing"])[:1]:
         put(root / "data_shards" / "cache" / "README.md", "writing", writing_block(suite))
     return written
+
+
+def _seed_of(file: Path) -> int:
+    return int(file.stem.rpartition("-")[2])
 
 
 def measured(results: Path, names: Sequence[str] = SUITES) -> list[Suite]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
+from statistics import mean, median
 from typing import Any
 
 from maris_fast.ablation.comparison import HEAD, conditions_told, sections, verdicts
@@ -22,8 +22,11 @@ RESERVED_GB = 1.5
 """Assumed: CUDA's context, kernels' workspaces and two batches on the device."""
 
 
-def quickstart_block(result: dict[str, Any], picture: str) -> str:
-    """The scores by kind, as written and exchanged, with their conditions and the pictures."""
+def quickstart_block(result: dict[str, Any], others: Mapping[int, dict[str, Any]], picture: str) -> str:
+    """The scores by kind, as written and exchanged, with their conditions and the pictures.
+
+    ``others``: of the same with other seeds, by seed.
+    """
     written, exchanged = result["scores"]["as written"], result["scores"]["exchanged"]
     minutes = sum(result["seconds"].values()) / 60
     columns = {"all": written, **{kind: written["kinds"][kind] for kind in KINDS}}
@@ -39,12 +42,24 @@ def quickstart_block(result: dict[str, Any], picture: str) -> str:
         "The second row gives the model, for each object, a sentence about another object of the same scene: "
         "a model that reads must fail there.",
         "",
+        *([_of_seeds({0: result, **others}), ""] if others else []),
         f"![Held-out scenes, two of each kind: prediction pink, truth green]({picture})",
         "",
         f"({conditions(result['environment'])}, {result['date']}; {minutes:.1f} minutes, "
         f"of which {result['seconds']['train'] / 60:.1f} train, without installation.)",
     ]
     return "\n".join(lines)
+
+
+def _of_seeds(results: Mapping[int, dict[str, Any]]) -> str:
+    """oIoU of each seed as written and exchanged, and of which commits."""
+    told = []
+    for name in ("as written", "exchanged"):
+        values = [result["scores"][name]["oIoU"] for result in results.values()]
+        told.append(f"{', '.join(f'{value:.3f}' for value in values)} {name}, mean {mean(values):.3f}")
+    commits = dict.fromkeys(str(result["environment"]["commit"])[:12] for result in results.values())
+    seeds = ", ".join(map(str, results))
+    return f"oIoU with `run.seed` {seeds}: {'; '.join(told)} (commits {', '.join(commits)})."
 
 
 def conditions(environment: dict[str, Any]) -> str:

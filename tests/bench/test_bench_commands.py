@@ -204,6 +204,7 @@ def test_keep_copies_a_quickstarts_scores_with_where_they_were_made(checkout: Pa
     for name in ("seconds", "scores"):
         (run / f"{name}.json").write_text(json.dumps(kept[name]))
     (run / "predictions.png").write_bytes(b"a picture")
+    (run / "training" / "settings.yaml").write_text("run: {seed: 0}")
     status, said = called("bench", "keep", run, "--root", checkout)
     assert status == 0, said
     written = json.loads((checkout / "bench/results/nvidia-h100-pcie/quickstart.json").read_text())
@@ -211,6 +212,29 @@ def test_keep_copies_a_quickstarts_scores_with_where_they_were_made(checkout: Pa
         "training": kept["training"][:1]
     }
     assert (checkout / "docs" / "quickstart.png").read_bytes() == b"a picture"
+
+
+def test_quickstarts_of_other_seeds_stand_in_one_line_beside_that_of_seed_0(checkout: Path) -> None:
+    kept = json.loads((checkout / "bench/results/cpu/quickstart.json").read_text())
+    for seed, oiou in ((2, 0.75), (1, 0.5)):
+        run = checkout / "runs" / str(seed)
+        (run / "training").mkdir(parents=True)
+        (run / "training" / "environment.json").write_text(json.dumps(kept["environment"]))
+        (run / "training" / "metrics.jsonl").write_text("")
+        (run / "training" / "settings.yaml").write_text(f"run: {{seed: {seed}}}")
+        (run / "seconds.json").write_text(json.dumps(kept["seconds"]))
+        kept["scores"]["as written"]["oIoU"] = oiou
+        (run / "scores.json").write_text(json.dumps(kept["scores"]))
+        status, said = called("bench", "keep", run, "--root", checkout)
+        assert status == 0, said
+    first = json.loads((checkout / "bench/results/cpu/quickstart.json").read_text())
+    assert called("bench", "report", "--root", checkout)[0] == 0
+    oiou = first["scores"]["as written"]["oIoU"]
+    line = (
+        f"oIoU with `run.seed` 0, 1, 2: {oiou:.3f}, 0.500, 0.750 as written, mean {(oiou + 1.25) / 3:.3f}; "
+    )
+    for name in ("README.md", "docs/quickstart.md"):
+        assert line in (checkout / name).read_text()
 
 
 def write_ablation(folder: Path, **last: object) -> None:
