@@ -88,6 +88,18 @@ def test_import_reads_back_each_format_with_the_predictors_own_masks(
         np.testing.assert_array_equal(target.decode(), wanted, strict=True)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-le"])
+def test_import_reads_predictions_in_any_encoding_that_it_reads(
+    photos: Path, whole: Path, tmp_path: Path, encoding: str
+) -> None:
+    text = (whole / "masks" / "predictions.jsonl").read_text()
+    (tmp_path / "predictions.jsonl").write_text(text, encoding=encoding)
+    for name, root in (("own", whole / "masks"), ("other", tmp_path)):
+        done = maris_fast("import", root, "predictions.jsonl", "--images", photos, "--out", tmp_path / name)
+        assert done.exit_code == 0, done.output
+    assert (tmp_path / "other/train.jsonl").read_bytes() == (tmp_path / "own/train.jsonl").read_bytes()
+
+
 def test_photographs_of_one_name_have_masks_of_their_own(whole: Path) -> None:
     lines = predictions(whole / "masks")
     assert [line["image"] for line in lines[::2]] == sorted(IMAGES)

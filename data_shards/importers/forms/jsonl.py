@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from maris_fast.data_shards.importers.checked_rows import split_of
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
 from maris_fast.data_shards.importers.line_grouping import write_lines
-from maris_fast.data_shards.importers.lines import Line, parsed_line
+from maris_fast.data_shards.importers.lines import ExpressionLine, ImageLine, Line, parsed_line
 from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import files_by_split
 from maris_fast.data_shards.importers.text_encoding import read_utf8
@@ -37,11 +38,19 @@ def read(source: Source) -> DatasetInfo:
     return write_lines(source, lines, head, bad)
 
 
-def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
+def read_lines(
+    path: Path,
+    split: str | None,
+    bad: BadRows,
+    row_of: Callable[[Any], ExpressionLine | ImageLine] = parsed_line,
+    unreadable: str = "lines that are not as docs/datasets.md says",
+) -> list[Line]:
     """The lines of a file; those that are not as documented are added to ``bad``.
 
     Args:
         split: what the file's name says.
+        row_of: of a line's JSON; raises ValueError where it is none.
+        unreadable: the reason that such a line has.
 
     Raises:
         InputError: no such file.
@@ -54,9 +63,9 @@ def read_lines(path: Path, split: str | None, bad: BadRows) -> list[Line]:
         keys: Any = None
         try:
             keys = parse_json(text)
-            row = parsed_line(keys)
+            row = row_of(keys)
         except ValueError as error:
-            fault = Fault("lines that are not as docs/datasets.md says", f"{where}: {first_of(error)}")
+            fault = Fault(unreadable, f"{where}: {first_of(error)}")
             bad.add(_unreadable(path.name, number, split or split_of(keys, missing=TRAIN)), fault)
             continue
         if split is not None and row.split not in (None, split):

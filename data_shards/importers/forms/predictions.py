@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from maris_fast.data_shards.importers.left_out import BadRows, Fault, SourceRow
+from maris_fast.data_shards.importers.forms.jsonl import read_lines
+from maris_fast.data_shards.importers.left_out import BadRows
 from maris_fast.data_shards.importers.line_grouping import write_lines
-from maris_fast.data_shards.importers.lines import Line, parsed_line
+from maris_fast.data_shards.importers.lines import ExpressionLine, ImageLine, parsed_line
 from maris_fast.data_shards.importers.row_lines import LineRow
 from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import files_by_split
-from maris_fast.data_shards.plain_json import checked_json, parse_json
-from maris_fast.data_shards.records import TRAIN, DatasetInfo
-from maris_fast.errors import InputError, first_of
+from maris_fast.data_shards.importers.text_encoding import read_utf8
+from maris_fast.data_shards.plain_json import parse_json
+from maris_fast.data_shards.records import DatasetInfo
+from maris_fast.errors import InputError
 from maris_fast.rle import Rle, require_whole
 
 
@@ -39,21 +41,16 @@ def read(source: Source) -> DatasetInfo:
     """Masks are taken from the run lengths; files without a split in their name are of "train"."""
     head = source.head()
     bad = BadRows(f"{source.dataset} below {source.root}")
-    lines = []
-    for said, path in files_by_split(source.root, source.dataset):
-        split = said or TRAIN
-        with path.open("rb") as file:
-            for number, text in enumerate(file, start=1):
-                if not text.strip():
-                    continue
-                name, where = f"line {number}", f"{path.name}:{number}"
-                try:
-                    keys = checked_json(PredictionRow, text).line()
-                    lines.append(Line(parsed_line(keys), path.name, split, name, where))
-                except ValueError as error:
-                    row = SourceRow(file=path.name, split=split, row=name, image=None, expressions=1)
-                    bad.add(row, Fault("lines that are no prediction", f"{where}: {first_of(error)}"))
+    lines = [
+        line
+        for split, path in files_by_split(source.root, source.dataset)
+        for line in read_lines(path, split, bad, _row, "lines that are no prediction")
+    ]
     return write_lines(source, lines, head, bad)
+
+
+def _row(keys: Any) -> ExpressionLine | ImageLine:
+    return parsed_line(PredictionRow.model_validate(keys).line())
 
 
 def _is_predictions(source: Source) -> bool:
@@ -61,8 +58,7 @@ def _is_predictions(source: Source) -> bool:
         return False
     try:
         _, path = files_by_split(source.root, source.dataset)[0]
-        with path.open("rb") as file:
-            first = parse_json(next(file, b""))
+        first = parse_json(read_utf8(path).partition(b"\n")[0])
     except (InputError, ValueError):
         return False
     return isinstance(first, dict) and "prediction" in first
