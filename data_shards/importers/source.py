@@ -14,7 +14,7 @@ from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.split_names import PLACEHOLDER, files_by_split, split_of_name
 from maris_fast.data_shards.importers.text_encoding import read_json
 from maris_fast.data_shards.plain_json import parse_json
-from maris_fast.data_shards.records import OWN, DatasetInfo
+from maris_fast.data_shards.records import OWN, TRAIN, DatasetInfo
 from maris_fast.errors import InputError
 
 _LOOKED_INTO = 20
@@ -28,6 +28,11 @@ class Document:
     path: Path
     split: str | None = None
     """By its name; None: the file is the only one."""
+
+    @property
+    def split_or_train(self) -> str:
+        """By its name, whether that was asked for or not; "train" where it says none."""
+        return self.split or split_of_name(self.path.stem) or TRAIN
 
     @cached_property
     def content(self) -> Any:

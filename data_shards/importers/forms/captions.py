@@ -16,8 +16,7 @@ from maris_fast.data_shards.importers.forms.refer import OF_COCO
 from maris_fast.data_shards.importers.image_checks import IMAGE_ROOTS
 from maris_fast.data_shards.importers.published import published_as
 from maris_fast.data_shards.importers.source import Document, Form, Source
-from maris_fast.data_shards.importers.split_names import split_of_name
-from maris_fast.data_shards.records import TRAIN, DatasetInfo
+from maris_fast.data_shards.records import DatasetInfo
 from maris_fast.errors import InputError
 
 _LISTS = ("images", "annotations")
@@ -70,8 +69,7 @@ def _regrouped(document: Document) -> Document:
     kept = [
         {**row, "id": _original(row), "caption": None} if isinstance(row, dict) else row for row in images
     ]
-    split = document.split or split_of_name(document.path.stem) or TRAIN
-    return document.changed({**content, "images": kept, "annotations": regrouped}, split)
+    return document.changed({**content, "images": kept, "annotations": regrouped}, document.split_or_train)
 
 
 def _with_sentences(row: Row, image: Row, said: dict[Hashable, list[Any]]) -> Row:

@@ -18,8 +18,7 @@ from maris_fast.data_shards.importers.line_grouping import write_lines
 from maris_fast.data_shards.importers.published import published_as
 from maris_fast.data_shards.importers.row_lines import LineRow, lines_of
 from maris_fast.data_shards.importers.source import Form, Source
-from maris_fast.data_shards.importers.split_names import split_of_name
-from maris_fast.data_shards.records import TRAIN, DatasetInfo
+from maris_fast.data_shards.records import DatasetInfo
 
 _WHOSE = "CRIS' list of refs"
 _ANNS, _MASKS = "anns", "masks"
@@ -53,9 +52,8 @@ def read(source: Source) -> DatasetInfo:
     head = source.head(*published_as(source.dataset), images=(*IMAGE_ROOTS, "."))
     lines = []
     for document in source.documents:
-        split = document.split or split_of_name(document.path.stem) or TRAIN
         rows = document.required(_WHOSE)
-        lines += lines_of(CrisRow, rows, document.path.name, split, bad, whose=_WHOSE)
+        lines += lines_of(CrisRow, rows, document.path.name, document.split_or_train, bad, whose=_WHOSE)
     known = source.with_defaults(orientation="stored", mask_values="nonzero")
     return write_lines(known, lines, head, bad, mask_root=_mask_root(source))
 

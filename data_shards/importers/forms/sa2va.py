@@ -12,8 +12,7 @@ from maris_fast.data_shards.importers.left_out import BadRows
 from maris_fast.data_shards.importers.line_grouping import write_lines
 from maris_fast.data_shards.importers.row_lines import LineRow, lines_of
 from maris_fast.data_shards.importers.source import Form, Source
-from maris_fast.data_shards.importers.split_names import split_of_name
-from maris_fast.data_shards.records import TRAIN, DatasetInfo
+from maris_fast.data_shards.records import DatasetInfo
 
 _WHOSE = "Sa2VA's list"
 
@@ -40,9 +39,8 @@ def read(source: Source) -> DatasetInfo:
     head = source.head(images=(f"{beside}/images", "."))
     lines = []
     for document in source.documents:
-        split = document.split or split_of_name(document.path.stem) or TRAIN
         rows = document.required(_WHOSE)
-        lines += lines_of(Sa2vaRow, rows, document.path.name, split, bad, whose=_WHOSE)
+        lines += lines_of(Sa2vaRow, rows, document.path.name, document.split_or_train, bad, whose=_WHOSE)
     return write_lines(source, lines, head, bad)
 
 
