@@ -100,13 +100,18 @@ def member_bytes(
 
 
 @lru_cache(maxsize=4096)
-def npy_bytes(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> int:
-    """Bytes of an array as a ``.npy``: numpy's header, then the numbers."""
+def npy_header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
+    """What stands before the numbers of an array in C order in a ``.npy``."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         head, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     )
-    return head.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return head.getvalue()
+
+
+def npy_bytes(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> int:
+    """Bytes of an array as a ``.npy``: numpy's header, then the numbers."""
+    return len(npy_header(dtype, shape)) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
 
 class GrowingShard:

@@ -34,6 +34,7 @@ from maris_fast.data_shards.cache.manifest import (
 )
 from maris_fast.data_shards.cache.place import Files, files_of, opened, size_of
 from maris_fast.data_shards.cache.reading_index import read_index
+from maris_fast.data_shards.cache.shard_plan import npy_header
 from maris_fast.errors import InputError, first_of
 from maris_fast.system.new_files import PART
 from maris_fast.system.progress import counting
@@ -290,16 +291,21 @@ class _Shard:
     def _wrong_array(
         self, content: bytes, payload: int, dtype: np.dtype[Any], shape: tuple[int, ...]
     ) -> str | None:
+        head = npy_header(dtype, shape)
+        if content.startswith(head) and len(head) + payload == len(content):
+            return None
+        # Only to say what it is: numpy evaluates a header as an expression, which two threads of Python up to
+        # 3.11.7 must not do at once ("AST constructor recursion depth mismatch").
         stream = io.BytesIO(content)
         try:
             version = np.lib.format.read_magic(stream)
             if version != (1, 0):
                 return f"has a numpy header of version {version}"
-            head = np.lib.format.read_array_header_1_0(stream)
-        except Exception as error:  # numpy evaluates the header as an expression; a damaged one fails anyhow
+            found = np.lib.format.read_array_header_1_0(stream)
+        except Exception as error:
             return f"has a damaged numpy header: {error}"
-        if head != (shape, False, dtype) or stream.tell() + payload != len(content):
-            return f"is {head[2]} {head[0]}, its index needs {dtype} {shape}"
+        if found != (shape, False, dtype) or stream.tell() + payload != len(content):
+            return f"is {found[2]} {found[0]}, its index needs {dtype} {shape}"
         return None
 
     def _wrong_annotation(self, content: bytes, index: ShardIndex, image: int) -> str | None:
