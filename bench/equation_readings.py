@@ -1,9 +1,9 @@
 """The study of the readings of eqs. 3-5: which one helps, at how many pixels, on which encoders, how soon.
 
 ``python -m maris_fast.bench.equation_readings runs/readings [PART ...]`` makes what a part needs by the
-commands that a person would give, each of which goes on where it was stopped, and rewrites
-bench/results/<device>/equation_readings.json with all runs that are done. ``maris-fast bench report`` draws
-them into docs/ablations.md.
+commands that a person would give, each of which goes on where it was stopped, and puts all runs that are
+done into bench/results/<device>/equation_readings.json, beside those that other folders left there.
+``maris-fast bench report`` draws them into docs/ablations.md.
 
 Scenes are square, so the grids are: 28 x 28 has as many tokens as 32 x 24, 56 x 56 as 64 x 48.
 """
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from maris_fast.ablation.record import ABLATION, DONE, Record
-from maris_fast.bench.results import ROOT, Row, Suite
+from maris_fast.bench.results import ROOT, Row, Suite, device_folder, load
 from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY
 from maris_fast.data_shards.synthetic.pretraining import SAM, TEXT
 from maris_fast.errors import ConfigError
@@ -74,6 +74,9 @@ def main(
     folder: Annotated[Path, typer.Argument(help="for scenes, caches and runs; some GB")],
     parts: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(PARTS)}; all by default")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="runs side by side")] = 2,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="the first so many of a part's seeds; all by default")
+    ] = None,
     results: Annotated[Path, typer.Option(help="where <device>/readings.json goes")] = ROOT
     / "bench"
     / "results",
@@ -84,25 +87,25 @@ def main(
         raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     for name in parts or PARTS:
         try:
-            work(folder, name, jobs)
+            work(folder, name, jobs, seeds)
         finally:
             file = keep(folder, results)
             if file is not None:
                 say(f"wrote {file}")
 
 
-def work(folder: Path, name: str, jobs: int) -> None:
+def work(folder: Path, name: str, jobs: int, seeds: int | None) -> None:
     """Scenes, encoders, cache and runs of a part, as far as they are not there."""
     part = PARTS[name]
     cache = _cache(folder, part)
-    fragments = ROOT / "train" / "configs" / "readings"
+    count = min(part.seeds, seeds or part.seeds)
     rows = [
-        str(fragments / f"{row}.yaml") if (fragments / f"{row}.yaml").is_file() else row for row in part.rows
+        str(FRAGMENTS / f"{row}.yaml") if (FRAGMENTS / f"{row}.yaml").is_file() else row for row in part.rows
     ]
     _run(
         *("ablate", str(cache), "run.attention_health=true", *part.overrides),
         *("--config", "ablate_quick", "--rows", ",".join(rows), "--out", str(folder / name)),
-        *("--seeds", ",".join(map(str, range(part.seeds))), "--jobs", str(jobs)),
+        *("--seeds", ",".join(map(str, range(count))), "--jobs", str(jobs)),
     )
 
 
@@ -135,13 +138,24 @@ def _run(*words: str) -> None:
 
 
 def keep(folder: Path, results: Path) -> Path | None:
-    """Writes all finished runs of a study as a suite; None where there is none."""
+    """Puts all finished runs of a study into its suite; None where there is none.
+
+    Runs of other folders stay; one of the same part, row and seed is replaced.
+    """
     records = {name: Record.read(folder / name) for name in PARTS if (folder / name / ABLATION).is_file()}
-    rows = [row for name, record in records.items() for row in _rows(folder / name, name, record)]
-    if not rows:
+    made = [row for name, record in records.items() for row in _rows(folder / name, name, record)]
+    if not made:
         return None
-    made = [environment for record in records.values() for environment in record.environments]
-    return Suite.now(SUITE, made[-1], rows).save(results)
+    environment = [environment for record in records.values() for environment in record.environments][-1]
+    file = results / device_folder(environment) / f"{SUITE}.json"
+    runs = {_identity(row): row for row in [*(load(file).rows if file.is_file() else ()), *made]}
+    order = {name: place for place, name in enumerate(PARTS)}
+    rows = sorted(runs.values(), key=lambda row: (order[row["part"]], row["row"], row["seed"]))
+    return Suite.now(SUITE, environment, rows).save(results)
+
+
+def _identity(row: Row) -> tuple[str, str, int]:
+    return row["part"], row["row"], row["seed"]
 
 
 def _rows(folder: Path, name: str, record: Record) -> Iterator[Row]:
@@ -159,6 +173,7 @@ def _rows(folder: Path, name: str, record: Record) -> Iterator[Row]:
             "row": run["row"],
             "reading": {name: settings[run["row"]][f"model.{name}"] for name in READING},
             "seed": run["seed"],
+            "commit": record.environments[run["environment"]]["commit"],
             "steps": run["steps"],
             "train_seconds": run["train_seconds"],
             "scores": run["scores"],

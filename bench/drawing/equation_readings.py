@@ -30,7 +30,8 @@ def readings_block(suite: Suite) -> str:
         lines += [f"**{_title(name, rows)}**", "", *table(HEAD, _cells(rows)), ""]
     made = suite.environment
     told = [f"{made['device']}, {made['processor_cores']} cores", f"torch {made['packages']['torch']}"]
-    told += [f"commit {str(suite.commit)[:12]}{', changed' if suite.dirty else ''}", suite.date[:10]]
+    commits = list(dict.fromkeys(str(row["commit"])[:12] for row in suite.rows))
+    told += [f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}", suite.date[:10]]
     return "\n".join([*lines, f"({'; '.join(told)}.)"])
 
 

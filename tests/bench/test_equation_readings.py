@@ -73,7 +73,7 @@ def test_a_table_has_means_deviations_and_differences_within_seeds(study: Path, 
     file = keep(study, tmp_path / "results")
     assert file == tmp_path / "results" / "cpu" / "equation_readings.json"
     suite = load(file)
-    assert [row["row"] for row in suite.rows] == ["gate", "gate", "columns_scaled", "columns_scaled", "sdf"]
+    assert [row["row"] for row in suite.rows] == ["columns_scaled", "columns_scaled", "gate", "gate", "sdf"]
     lines = readings_block(suite).splitlines()
     assert lines[0] == "**10x10: 100 tokens, random encoders, 200 steps**"
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
@@ -84,6 +84,26 @@ def test_a_table_has_means_deviations_and_differences_within_seeds(study: Path, 
     ]
     assert rows[2][4:] == ["0.50 / 0.50", "0.25 / 0.25", "0.75 / 0.75"]
     assert rows[1][4:] == ["–", "–", "–"]
+
+
+def test_runs_of_another_folder_stay_and_those_trained_again_are_replaced(
+    study: Path, tmp_path: Path
+) -> None:
+    before = load(keep(study, tmp_path / "results") or Path()).rows
+    other = tmp_path / "other"
+    record = Record.read(study / "10x10")
+    record.runs = {"sdf-seed-0": {**record.runs["sdf-seed-0"], "scores": {"oIoU": 0.71}}}
+    record.environments[0]["commit"] = "def"
+    for part in ("10x10", "16x16"):
+        _log(other / part / "sdf-seed-0", attention=False)
+        record.save(other / part)
+    suite = load(keep(other, tmp_path / "results") or Path())
+    assert suite.rows[:-2] == before[:-1]
+    assert [(row["part"], row["scores"]["oIoU"], row["commit"]) for row in suite.rows[-2:]] == [
+        ("10x10", 0.71, "def"),
+        ("16x16", 0.71, "def"),
+    ]
+    assert "commits abc, def;" in readings_block(suite)
 
 
 def test_the_plot_is_the_same_file_for_the_same_results(study: Path, tmp_path: Path) -> None:
