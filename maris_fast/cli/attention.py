@@ -14,7 +14,7 @@ from maris_fast.system.terminal import say
 def attention(
     image: Annotated[Path, typer.Argument(help="a photograph or scene")],
     expression: Annotated[str, typer.Argument(help="what to segment")],
-    weights: Annotated[Path, typer.Option(help=WEIGHTS)],
+    weights: Annotated[str, typer.Option(help=WEIGHTS)],
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("attention"),
     pixel: Annotated[
         list[str] | None,
@@ -35,13 +35,13 @@ def attention(
     Writes <image>-words.png and, for each block, <image>-regions-block<N>.png.
     """
     chosen = [_pixel(one) for one in pixel or ()]
-    weights = named_weights(weights)
+    file = named_weights(weights)
     from maris_fast.errors import ConfigError
     from maris_fast.images import load_image
     from maris_fast.system.files import writing
 
     picture = load_image(image)
-    predictor = load_predictor(weights, sam_weights, text_weights, device)
+    predictor = load_predictor(file, sam_weights, text_weights, device)
     from maris_fast.pictures.attention_maps import regions_picture, words_picture
     from maris_fast.pictures.attention_weights import pixel_of
     from maris_fast.pictures.overlays import save_png

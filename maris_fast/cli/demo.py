@@ -14,7 +14,7 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def demo(
-    weights: Annotated[Path, typer.Argument(help=WEIGHTS)],
+    weights: Annotated[str, typer.Argument(help=WEIGHTS)],
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
     device: Device = "cpu",
@@ -65,7 +65,7 @@ def demo(
         with suppress(KeyboardInterrupt):
             serve(
                 Demo(predictor),
-                "/".join(weights.parts[-2:]),
+                "/".join(Path(weights).parts[-2:]),
                 listener,
                 host=host,
                 allowed_hosts=allow_host or (),

@@ -14,7 +14,7 @@ from maris_fast.system.terminal import say
 def predict(
     image: Annotated[Path, typer.Argument(help="a photograph or scene")],
     expressions: Annotated[list[str], typer.Argument(metavar="EXPRESSION...", help="what to segment")],
-    weights: Annotated[Path, typer.Option(help=WEIGHTS)],
+    weights: Annotated[str, typer.Option(help=WEIGHTS)],
     out: Annotated[Path, typer.Option(help="folder for the masks and overlays")] = Path("predictions"),
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
@@ -28,14 +28,14 @@ def predict(
 
     if image.is_dir():
         raise InputError(f"{image} is a folder; `maris-fast predict-many` takes folders of images")
-    weights = named_weights(weights)
+    file = named_weights(weights)
     from PIL import Image
 
     from maris_fast.images import load_image
     from maris_fast.system.files import writing
 
     picture = load_image(image)
-    predictor = load_predictor(weights, sam_weights, text_weights, device)
+    predictor = load_predictor(file, sam_weights, text_weights, device)
     from maris_fast.pictures.overlays import Panel, overlay, save_png
 
     say(f"encoding {image}", err=True)

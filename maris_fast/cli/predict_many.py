@@ -18,7 +18,7 @@ def predict_many(
             help='folder of images; or JSON lines: {"image": "kitchen/1.jpg", "sentences": ["the red mug"]}'
         ),
     ],
-    weights: Annotated[Path, typer.Option(help=WEIGHTS)],
+    weights: Annotated[str, typer.Option(help=WEIGHTS)],
     out: Annotated[Path, typer.Option(help="new folder for the predictions, or one to resume")],
     expressions: Annotated[
         list[str] | None,
@@ -57,8 +57,8 @@ def predict_many(
     from maris_fast.predicting.requests import read_requests
 
     requests = read_requests(source, expressions or (), images, out)
-    weights = named_weights(weights)
-    predictor = load_predictor(weights, sam_weights, text_weights, device)
+    file = named_weights(weights)
+    predictor = load_predictor(file, sam_weights, text_weights, device)
     from maris_fast.predicting.predict_many import predict_many as predict_all
     from maris_fast.predicting.record import LEFT_OUT
     from maris_fast.system.files import sha256_of
@@ -67,7 +67,7 @@ def predict_many(
     try:
         outcome = predict_all(
             predictor,
-            sha256_of(weights),
+            sha256_of(file),
             requests,
             out,
             file_format,

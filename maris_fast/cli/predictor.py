@@ -12,7 +12,7 @@ from maris_fast.system.terminal import say
 if TYPE_CHECKING:
     from maris_fast.prediction import Predictor
 
-WEIGHTS = "a run's folder, or a weights file"
+WEIGHTS = "a run's folder, a weights file, or org/name of the Hugging Face Hub"
 SamWeights = Annotated[str | None, typer.Option(help="SAM checkpoint that made the training features")]
 TextWeights = Annotated[
     str | None, typer.Option(help="CLIP weights that made the training features: open_clip tag or path")
@@ -20,17 +20,19 @@ TextWeights = Annotated[
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 
 
-def named_weights(weights: Path) -> Path:
+def named_weights(weights: str) -> Path:
     """The weights file that is meant, said at once: before anything that takes seconds to import.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, here or at the Hub.
     """
-    from maris_fast.weight_files import find_weights
+    from maris_fast.weight_files import find_weights, pretrained_weights
 
-    weights = find_weights(weights)
-    say(f"loading {weights} and its encoders", err=True)
-    return weights
+    # A mistyped runs/people is no reason to wait for the Hub.
+    here = Path(weights).parent.is_dir()
+    file = find_weights(weights) if here else pretrained_weights(weights)
+    say(f"loading {file} and its encoders", err=True)
+    return file
 
 
 def load_predictor(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from maris_fast import ArgumentError, CheckpointError, Predictor
+from maris_fast.rle import Rle
+from tests.command_line import maris_fast, said
 from tests.sharing.hub_server import TOKEN, Hub, Repository
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -60,6 +64,25 @@ def test_a_private_model_takes_the_users_token(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert Predictor.from_pretrained("org/name", cache_dir=tmp_path / "elsewhere").meta.step == 1
     assert list((tmp_path / "elsewhere").rglob("best.safetensors"))
+
+
+def test_commands_predict_by_the_name_of_a_model_of_the_hub(run: Path, hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/name"] = shared(run)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(PIXELS).save(photos / "one.png")
+    wanted = Predictor(run).masks(PIXELS, "bar")
+    done = maris_fast("predict", photos / "one.png", "bar", "--weights", "org/name", "--out", "out")
+    assert done.exit_code == 0, said(done)
+    np.testing.assert_array_equal(np.asarray(Image.open("out/one-1-mask.png")), wanted)
+    done = maris_fast("predict-many", photos, "bar", "--weights", "org/name", "--out", "many")
+    assert done.exit_code == 0, said(done)
+    (line,) = Path("many/predictions.jsonl").read_text().splitlines()
+    np.testing.assert_array_equal(Rle(**json.loads(line)["prediction"]).decode(), wanted)
+    hub.requests.clear()
+    done = maris_fast("predict", photos / "one.png", "bar", "--weights", "photos/name")
+    assert "no weights photos/name; training writes" in said(done)
+    assert hub.requests == [], "the name of a folder is mistyped"
 
 
 def test_what_cannot_be_had_is_told_with_what_to_do(
