@@ -1,0 +1,161 @@
+"""What an evaluation costs beside its model: CPU time an expression on one thread.
+
+    python -m maris_fast.bench.evaluation
+
+A stub answers at once, so that what is timed is resizing, thresholds, truths and their comparison. Images are
+640 x 480 on grids of 64 x 48 tokens, refs have 2.84 sentences as in RefCOCO's val split, and a target is a
+polygon of 36 corners over an eighth of the image, as COCO's objects of RefCOCO's sizes are. Prints a line of
+JSON, ms an expression: the least of the rounds, as other work on the machine only adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maris_fast.bench.measuring import in_turn
+from maris_fast.data_shards.stream import Batch
+from maris_fast.geometry import ImageGeometry, to_original_size
+from maris_fast.model.segmentation import Segmentation
+from maris_fast.rle import Rle, draw_polygons
+from maris_fast.sample import Sample
+from maris_fast.scoring import MARIS, PROTOCOLS, Protocol
+from maris_fast.train.ranks import Ranks
+from maris_fast.train.split_scores import score_expressions
+
+HEIGHT, WIDTH, IMAGE_SIZE = 480, 640, 1024
+CORNERS, RADII = 36, (60, 160)
+REFS = 22
+SENTENCES = (3, 3, 3, 3, 3, 2)
+"""Of one ref and the next; 2.83 on average."""
+TWICE = 12
+"""Of so many refs one has pixels inside two polygons."""
+CPU = torch.device("cpu")
+GEOMETRY = ImageGeometry.of(HEIGHT, WIDTH, IMAGE_SIZE)
+
+
+class Stub(nn.Module):
+    """Answers with the next of some logits [E, 4h, 4w], over and over."""
+
+    def __init__(self, answers: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._answers, self._next = answers, 0
+
+    def forward(self, *_: object) -> Segmentation:
+        self._next += 1
+        return Segmentation(self._answers[(self._next - 1) % len(self._answers)], None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batches", type=int, default=3, help="of about 62 expressions")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(json.dumps(measured(options.batches, options.rounds)))
+
+
+def measured(batches: int, rounds: int) -> dict[str, float]:
+    """CPU time an expression: without its resizing, which is timed alone, with it, and by all protocols."""
+    made = [batch_of(seed) for seed in range(batches)]
+    model = Stub([answer for _, answer in made])
+    given = [batch for batch, _ in made]
+    expressions = sum(batch.expressions for batch in given)
+
+    def scored(protocols: Sequence[Protocol]) -> None:
+        score_expressions(model, given, Ranks(CPU), protocols=protocols)
+
+    def resized() -> None:
+        for _, answer in made:
+            for one in answer.split(1):
+                to_original_size(one, GEOMETRY)
+
+    ways: dict[str, Callable[[], None]] = {
+        "resized": resized,
+        "scored": partial(scored, (MARIS,)),
+        "by all": partial(scored, tuple(PROTOCOLS.values())),
+    }
+    seconds, _ = in_turn({name: partial(cpu_seconds, way) for name, way in ways.items()}, rounds)
+    ms = {name: 1e3 * min(times) / expressions for name, times in seconds.items()}
+    return {
+        "ms_without_resize": round(ms["scored"] - ms["resized"], 3),
+        "ms_with_resize": round(ms["scored"], 3),
+        "ms_all_protocols": round(ms["by all"], 3),
+        "expressions": expressions,
+        "rounds": rounds,
+    }
+
+
+def cpu_seconds(function: Callable[[], None]) -> float:
+    before = time.process_time()
+    function()
+    return time.process_time() - before
+
+
+def batch_of(seed: int) -> tuple[Batch, Tensor]:
+    """An image's expressions, and the logits [E, 4h, 4w] that a model of middling skill would answer."""
+    random = np.random.default_rng(seed)
+    samples, answers = [], []
+    for ref_id in range(REFS):
+        (target,) = draw_polygons([polygon(random)], HEIGHT, WIDTH)
+        pixels = torch.from_numpy(target.decode()).float()[None, None]
+        near = F.interpolate(pixels, GEOMETRY.mask_size, mode="area")[0]
+        for sample in _samples(seed, ref_id, target, random):
+            samples.append(sample)
+            noise = torch.from_numpy(random.normal(0, 1, near.shape)).float()
+            answers.append(4 * near - 2 + F.avg_pool2d(noise, 9, stride=1, padding=4) * 9)
+    count = len(samples)
+    nothing, one = torch.zeros(1, 1, 1, 1), torch.ones(count)
+    batch = Batch(
+        features=(nothing, nothing, nothing),
+        words=torch.zeros(count, 1, 1),
+        word_mask=torch.ones(count, 1, dtype=torch.bool),
+        expr_offsets=torch.tensor([0, count], dtype=torch.int32),
+        targets=torch.empty(0),
+        weights=one,
+        step_expressions=count,
+        describe=lambda: tuple(samples),
+    )
+    return batch, torch.cat(answers)
+
+
+def polygon(random: np.random.Generator) -> list[float]:
+    """x1, y1, x2, y2, ... of a star around a place in the image."""
+    angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
+    radii = random.uniform(*RADII, CORNERS)
+    x = random.uniform(0.25, 0.75) * WIDTH + radii * np.cos(angles)
+    y = random.uniform(0.25, 0.75) * HEIGHT + radii * np.sin(angles)
+    corners: list[float] = np.stack([x, y], axis=1).ravel().tolist()
+    return corners
+
+
+def _samples(image_id: int, ref_id: int, target: Rle, random: np.random.Generator) -> Iterator[Sample]:
+    overlap = Rle.empty(HEIGHT, WIDTH)
+    if ref_id % TWICE == 0:
+        overlap = Rle.encode(target.decode() & (random.random((HEIGHT, WIDTH)) < 0.001))
+    for number in range(SENTENCES[ref_id % len(SENTENCES)]):
+        yield Sample(
+            image_id=image_id,
+            ref_id=ref_id,
+            sent_id=10 * ref_id + number,
+            text="the second man to the left of the plate",
+            target=target,
+            geometry=GEOMETRY,
+            category="person",
+            first=number == 0,
+            overlap=overlap,
+        )
+
+
+if __name__ == "__main__":
+    main()
