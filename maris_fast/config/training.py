@@ -29,8 +29,8 @@ class ReadingSettings(Settings):
     )
     prefetch: int = Field(2, gt=0, description="batches to read ahead, as far as they fit into the buffer")
     verify: Verify = Field(
-        "first",
-        description="when to compare checksums: at the first read of an image, at each read, or never",
+        "always",
+        description="when to compare checksums: at each read of an image, at its first, or never",
     )
     stall_seconds: float = Field(
         60, gt=0, description="time-out of a read; of an address, with all attempts at it"

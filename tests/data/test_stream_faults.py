@@ -308,6 +308,21 @@ def test_more_bad_samples_than_allowed_end_the_run(copy: Path) -> None:
         numbers(copy, on_bad_sample="skip", max_bad_samples=2)
 
 
+def test_a_byte_that_changes_between_two_epochs_is_named(copy: Path) -> None:
+    """``verify: first`` gives what it finds."""
+    for settings, named in ((ReadingSettings(), True), (ReadingSettings(verify="first"), False)):
+        with CacheReader(copy, "train", settings) as reader:
+            first = [_content(batch) for batch in reader.batches(**PLAN)]
+            shard, key = flip(2, 3, copy)
+            if named:
+                said = rf"{shard}, image {key}: \w+\.npy is not what was written"
+                with pytest.raises(InputError, match=said):
+                    list(reader.batches(**PLAN))
+            else:
+                assert [_content(batch) for batch in reader.batches(**PLAN)] != first
+        flip(2, 3, copy)  # back
+
+
 def test_json_that_nobody_verified_is_named_when_it_is_read(copy: Path) -> None:
     shard, key = flip(2, 0, copy)
     with CacheReader(copy, "train", ReadingSettings(verify="never")) as reader:
