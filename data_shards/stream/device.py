@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 from maris_fast.data_shards.cache.features import from_stored
+from maris_fast.data_shards.cache.manifest import LEVELS
 from maris_fast.data_shards.stream.batch import Batch
 from maris_fast.data_shards.stream.layout import Layout
+from maris_fast.data_shards.stream.reused_memory import ReusedMemory
+
+_BATCHES = 3  # in use, waiting and being unpacked
 
 
 class Tensors(TypedDict):
@@ -28,7 +32,7 @@ class DeviceStage:
 
     On CUDA both happen on a stream of their own, beside the model's work; ``__call__`` returns when they are
     done, so the slot is free then, and the consumer calls ``hand_over`` in its own stream. On a CPU the slot
-    is unpacked where it lies.
+    is unpacked where it lies, into the memory of features that nothing refers to any more.
 
     Args:
         device: of the model.
@@ -38,6 +42,7 @@ class DeviceStage:
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device, self._dtype = device, dtype
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._features = ReusedMemory(_BATCHES * len(LEVELS))
 
     def __call__(self, memory: Tensor, layout: Layout) -> Tensors:
         """Tensors of a batch; nothing of them lies in ``memory``.
@@ -47,9 +52,9 @@ class DeviceStage:
             layout: what lies where in it.
         """
         if self._stream is None:
-            return unpack(memory, layout, self._dtype)
+            return unpack(memory, layout, self._dtype, self._features)
         with torch.cuda.stream(self._stream):
-            tensors = unpack(memory.to(self._device, non_blocking=True), layout, self._dtype)
+            tensors = unpack(memory.to(self._device, non_blocking=True), layout, self._dtype, self._features)
         self._stream.synchronize()
         return tensors
 
@@ -63,11 +68,11 @@ class DeviceStage:
             tensor.record_stream(user)
 
 
-def unpack(memory: Tensor, layout: Layout, dtype: torch.dtype) -> Tensors:
-    """A slot's bytes, on any device, as the model takes them."""
+def unpack(memory: Tensor, layout: Layout, dtype: torch.dtype, on_host: ReusedMemory) -> Tensors:
+    """A slot's bytes, on any device, as the model takes them; on a CPU features are made ``on_host``."""
     scales = None if layout.scales is None else layout.scales.of(memory)
     first, second, third = (
-        _features(area.of(memory), None if scales is None else scales[:, level], dtype)
+        _features(area.of(memory), None if scales is None else scales[:, level], dtype, on_host)
         for level, area in enumerate(layout.levels)
     )
     rows = layout.word_rows.of(memory)
@@ -83,12 +88,13 @@ def unpack(memory: Tensor, layout: Layout, dtype: torch.dtype) -> Tensors:
     }
 
 
-def _features(q: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _features(q: Tensor, scale: Tensor | None, dtype: torch.dtype, on_host: ReusedMemory) -> Tensor:
     """[I, h, w, C_v] of ``dtype`` from stored numbers of that shape and float32 [I, C_v]."""
-    out = torch.empty(q.shape, dtype=dtype, device=q.device)
     if q.is_cuda:
+        out = torch.empty(q.shape, dtype=dtype, device=q.device)
         from_stored(q, None if scale is None else scale[:, None, None], out)
         return out
+    out = on_host.empty(q.shape, dtype)
     # An image at a time: what was just written is still in the cache when it is scaled.
     for i in range(len(q)):
         from_stored(q[i], None if scale is None else scale[i], out[i])

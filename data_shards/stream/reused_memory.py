@@ -1,0 +1,48 @@
+"""Memory for tensors that their consumer owns, used again once nothing refers to them."""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ReusedMemory:
+    """Gives tensors in host memory; a tensor's memory comes back with the last reference to its storage.
+
+    So a tensor that is held, also as a view, in an autograd graph or as a numpy array, is never overwritten.
+    Fresh memory would be zeroed by the system page by page, which takes longer than to fill it. ``empty``
+    is called by one thread; tensors may go in any.
+
+    Args:
+        most: buffers that wait for use; further ones go back to the system.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free: deque[mmap.mmap] = deque(maxlen=most)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Uninitialised, on the CPU; ``shape`` has elements."""
+        size = prod(shape) * dtype.itemsize
+        pages = self._take(size)
+        # A new array each time: the storage holds it, and it goes when the storage does.
+        held = np.frombuffer(pages, np.uint8, size)
+        weakref.finalize(held, self._free.append, pages).atexit = False
+        return torch.from_numpy(held).view(dtype).view(*shape)
+
+    def _take(self, size: int) -> mmap.mmap:
+        for _ in range(len(self._free)):
+            pages = self._free.popleft()
+            if len(pages) >= size:
+                return pages
+            # Too small, as batches differ in size: replaced by one that fits, so that few sizes remain.
+            break
+        pages = mmap.mmap(-1, size)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        return pages
