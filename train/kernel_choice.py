@@ -27,8 +27,8 @@ def settle(settings: TrainingSettings, ranks: Ranks, reader: CacheReader, dtype:
     """Proves this run's kinds of calls that have no certificate, on CUDA; what all ranks then take."""
     if ranks.device.type != "cuda":
         return {}
-    tokens = {int(h) * int(w) for h, w in reader.index.grids}
-    return agree(ranks, of_model(settings.model, dtype, tokens, reader.manifest.encoders.text.max_words))
+    grids = {(int(h), int(w)) for h, w in reader.index.grids}
+    return agree(ranks, of_model(settings.model, dtype, grids, reader.manifest.encoders.text.max_words))
 
 
 def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:

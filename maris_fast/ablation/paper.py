@@ -73,6 +73,7 @@ VARIANTS = {
         Variant("tau_01", "tau = 0.1"),
         Variant("tau_03", "tau = 0.3"),
         Variant("tau_07", "tau = 0.7"),
+        Variant("pooled", "eq. 6 on pooled keys"),
         Variant("sums", "eqs. 3, 5 as printed"),
         Variant("as_printed", "eqs. 3-5 as printed"),
     )

@@ -44,6 +44,11 @@ class ModelSettings(Settings):
     decoder: Literal["maris", "sam"] = Field(
         "maris", description="mask decoder: eqs. 6-8, or SAM's two-way decoder"
     )
+    decoder_self_attention: Literal["full", "pooled"] = Field(
+        "full",
+        description="keys and values of visual tokens in eq. 6: full (all of them, as printed), or pooled "
+        "2 × 2 on the grid, a quarter as many",
+    )
     token_to_image: bool = Field(
         False,
         description="add attention of tokens to the image before eq. 8 in each decoder block, as SAM has",
@@ -133,6 +138,7 @@ class ModelSettings(Settings):
     def _sam_decoder_is_its_own(self) -> None:
         """Nothing that SAM's decoder settles for itself is asked of it."""
         own = {
+            "decoder_self_attention": "has no self-attention of visual tokens",
             "token_to_image": "has this attention already",
             "linguistic_guidance": "takes the words as its prompt",
             "decoder_norm": "has norms of its own",

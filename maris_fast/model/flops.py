@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from maris_fast.config import ModelSettings
 from maris_fast.kernels.cross_attention import fewer_products
+from maris_fast.model.pooling import decoder_keys
 
 # Of a product y = x w: backward computes dx and dw, or dw alone where x is frozen and needs no gradient.
 _TRAINED_INPUT, _FROZEN_INPUT = 3, 2
@@ -45,7 +46,7 @@ def training_flops(
     shared, expression = _fusion(settings, L_v, words, text_channels)
     # Without explicit guidance the decoder is given no words.
     guiding = words if settings.linguistic_guidance == "explicit" else 0
-    expression += (_sam_decoder if settings.decoder == "sam" else _mask_decoder)(settings, L_v, guiding)
+    expression += (_sam_decoder if settings.decoder == "sam" else _mask_decoder)(settings, grid, guiding)
     if settings.no_target:
         expression += _product(1, settings.channels, settings.channels) + _product(1, settings.channels, 1)
     return StepFlops(image + shared, expression)
@@ -122,10 +123,14 @@ def _bidirectional(L_v: int, L_t: int, C: int) -> tuple[int, int]:
 _FUSION = {"mutual": _mutual, "spatial_dynamic": _spatial_dynamic, "bidirectional": _bidirectional}
 
 
-def _mask_decoder(settings: ModelSettings, L_v: int, L_t: int) -> int:
+def _mask_decoder(settings: ModelSettings, grid: tuple[int, int], L_t: int) -> int:
     """Eqs. 6-8, upsampling, and the query's product with the fine map."""
-    C, L_c = settings.channels, 1 + L_t
-    block = _attention(L_v, L_v, C) + _attention(L_c, L_c, C) + _cross_attention(settings, L_v, L_c, C)
+    C, L_v, L_c = settings.channels, math.prod(grid), 1 + L_t
+    block = (
+        _attention(L_v, math.prod(decoder_keys(settings, grid)), C)
+        + _attention(L_c, L_c, C)
+        + _cross_attention(settings, L_v, L_c, C)
+    )
     if settings.token_to_image:
         block += _attention(L_c, L_v, C)
     block += 2 * _product(L_v, C, int(C * settings.decoder_feed_forward))
@@ -134,9 +139,9 @@ def _mask_decoder(settings: ModelSettings, L_v: int, L_t: int) -> int:
     return settings.decoder_blocks * block + upsampling + query
 
 
-def _sam_decoder(settings: ModelSettings, L_v: int, L_t: int) -> int:
+def _sam_decoder(settings: ModelSettings, grid: tuple[int, int], L_t: int) -> int:
     """Two-way blocks at half the width between tokens and image, upsampling to C/8, the hypernetwork."""
-    C, T = settings.channels, 1 + 4 + L_t
+    C, L_v, T = settings.channels, math.prod(grid), 1 + 4 + L_t
     look = _attention(T, L_v, C, C // 2)
     block = (
         _attention(T, T, C) + look + 2 * _product(T, C, 8 * C) + _cross_attention(settings, L_v, T, C // 2)

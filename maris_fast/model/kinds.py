@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
@@ -16,25 +17,27 @@ from maris_fast.kernels.multihead_attention import candidates as multihead
 from maris_fast.kernels.mutual_attention import candidates as mutual
 from maris_fast.kernels.mutual_attention.blocks import WORD_BLOCKS, smallest_block
 from maris_fast.model.mutual_aware_attention import reading_of
+from maris_fast.model.pooling import decoder_keys
 
 # Of the paper: photographs of 1024 pixels in tokens of 16, and up to 32 words.
-TOKENS, WORDS = (64 * 48,), 32
+GRIDS, WORDS = ((64, 48),), 32
 
 
 def of_model(
     settings: ModelSettings,
     dtype: torch.dtype,
-    tokens: Iterable[int] = TOKENS,
+    grids: Iterable[tuple[int, int]] = GRIDS,
     most_words: int = WORDS,
 ) -> list[tuple[Operation, Any]]:
     """The calls of a training and its evaluation, as (operation, kind).
 
-    ``tokens``: numbers of visual tokens that images have; ``most_words``: of an expression. Implementations
+    ``grids``: (h, w) of images' visual tokens; ``most_words``: of an expression. Implementations
     that the settings name are not asked about.
     """
-    name, lengths = str(dtype).removeprefix("torch."), sorted({power_of_two(count) for count in tokens})
+    grids = list(grids)
+    name, lengths = str(dtype).removeprefix("torch."), sorted({power_of_two(h * w) for h, w in grids})
     wanted = [
-        *_attention(settings, name, lengths, most_words),
+        *_attention(settings, name, grids, most_words),
         *_cross_attention(settings, name, lengths, most_words),
         *_mutual_attention(settings, name, lengths, most_words),
     ]
@@ -57,15 +60,16 @@ def _mutual_attention(
 
 
 def _attention(
-    settings: ModelSettings, dtype: str, lengths: list[int], most_words: int
+    settings: ModelSettings, dtype: str, grids: list[tuple[int, int]], most_words: int
 ) -> Iterator[tuple[Operation, Any]]:
     """The decoder's, eqs. 6 to 8: tokens to themselves, words to themselves, tokens to words."""
     if settings.decoder != "maris" or settings.attention_impl != "auto":
         return
     words = power_of_two(most_words + 1)
     shapes = [(words, words, True)]
-    for length in lengths:
-        shapes += [(length, length, False), (length, words, True)]
+    for grid in sorted(grids):
+        length, keys = (power_of_two(math.prod(of)) for of in (grid, decoder_keys(settings, grid)))
+        shapes += [(length, keys, False), (length, words, True)]
     for (queries, keys, masked), gradient in product(shapes, (True, False)):
         head_dim = settings.channels // settings.heads
         kind = multihead.Kind(dtype, settings.heads, head_dim, queries, keys, masked, gradient)

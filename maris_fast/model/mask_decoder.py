@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from maris_fast.config import ModelSettings
 from maris_fast.model.layers import CBA, MLP, CrossAttention, MultiHeadAttention
+from maris_fast.model.pooling import pooled
 from maris_fast.model.positions import sine_positions
 
 
@@ -27,7 +28,8 @@ class Residual(nn.Module):
 class DecoderBlock(nn.Module):
     """One block of eqs. 6-8; the next takes its two outputs.
 
-    With ``token_to_image`` (TOI-A, the paper's #9) tokens look at the image before eq. 8, where SAM's do.
+    With ``decoder_self_attention: pooled``, eq. 6 is F̂_lav = MHCA(F_lav, P(F_lav), P(F_lav)) + F_lav, where P
+    takes the mean of 2 × 2 tokens; positions are added before it. With ``token_to_image`` (TOI-A, the paper's #9) tokens look at the image before eq. 8, where SAM's do.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -38,6 +40,7 @@ class DecoderBlock(nn.Module):
             return MultiHeadAttention(C, settings.heads, settings.attention_impl)
 
         self.self_lav, self.residual_lav = attention(), Residual(C, norm)
+        self.pooled = settings.decoder_self_attention == "pooled"
         self.self_c, self.residual_c = attention(), Residual(C, norm)
         if settings.token_to_image:
             self.tokens_look, self.residual_tokens_look = attention(), Residual(C, norm)
@@ -49,10 +52,21 @@ class DecoderBlock(nn.Module):
         self.residual_feed_forward = Residual(C, norm)
 
     def forward(
-        self, f_lav: Tensor, f_c: Tensor, token_mask: Tensor, position: Tensor | float
+        self,
+        f_lav: Tensor,
+        f_c: Tensor,
+        token_mask: Tensor,
+        position: Tensor | float,
+        grid: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """f_lav [E, L_v, C], f_c [E, 1 + L_t, C], token_mask bool [E, 1 + L_t] -> the same two, evolved."""
-        f_lav = self.residual_lav(f_lav, lambda x: self.self_lav(x + position, x + position, x))
+        """f_lav [E, h·w, C], f_c [E, 1 + L_t, C], token_mask bool [E, 1 + L_t] -> the same two, evolved."""
+
+        def look(x: Tensor) -> Tensor:
+            if self.pooled:
+                return self.self_lav(x + position, pooled(x + position, grid), pooled(x, grid))
+            return self.self_lav(x + position, x + position, x)
+
+        f_lav = self.residual_lav(f_lav, look)
         f_c = self.residual_c(f_c, lambda x: self.self_c(x, x, x, token_mask))
         if self.token_to_image:
             seen, at = f_lav, f_lav + position
@@ -98,7 +112,7 @@ class MaskDecoder(nn.Module):
         token_mask = torch.cat([word_mask.new_ones(len(f_val), 1), word_mask], dim=1)
         position = self._position(f_lav, grid)
         for block in self.blocks:
-            f_lav, f_c = block(f_lav, f_c, token_mask, position)
+            f_lav, f_c = block(f_lav, f_c, token_mask, position, grid)
         fine = self.upsampling(f_lav.transpose(1, 2).unflatten(2, grid))
         f_m = f_c[:, 0]
         coarse = torch.einsum("ec,echw->ehw", self.query_mlp(f_m), fine)[:, None]

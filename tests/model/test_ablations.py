@@ -29,7 +29,15 @@ from tests.model.by_hand import C_T, C_V, GRID, HEADS, WORDS, C, attention, cba,
 L_V = math.prod(GRID)
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 FRAGMENTS = sorted((CONFIGS / "ablations").glob("*.yaml"))
-NEW = ("enhancement", "fusion", "decoder", "token_to_image", "linguistic_guidance", "no_target")
+NEW = (
+    "enhancement",
+    "fusion",
+    "decoder",
+    "decoder_self_attention",
+    "token_to_image",
+    "linguistic_guidance",
+    "no_target",
+)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -41,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bcm": {"fusion": "bidirectional"},
     "without_mask": {"keep": "all"},
     "with_toi": {"token_to_image": True},
+    "pooled": {"decoder_self_attention": "pooled"},
     "without_elp": {"linguistic_guidance": "product"},
     "vit_det": {"enhancement": "vit_det"},
     "sam": {"enhancement": "last", "ma_blocks": 0, "decoder": "sam"},
@@ -287,6 +296,30 @@ def test_bcm_is_words_for_pixels_then_pixels_for_pixels_then_context() -> None:
     torch.testing.assert_close(f_val, z_l)
 
 
+@pytest.mark.parametrize("impl", ["auto", "sdpa", "sdpa-flash", "reference"])
+@pytest.mark.parametrize("grid", [GRID, (4, 6), (2, 7), (1, 1)], ids=str)
+def test_pooled_self_attention_is_equation_6_on_means_of_two_by_two_tokens(
+    grid: tuple[int, int], impl: str
+) -> None:
+    block = DecoderBlock(settings(decoder_self_attention="pooled", attention_impl=impl)).double()
+    h, w = grid
+    f_lav = torch.randn(2, h * w, C, dtype=torch.float64)
+    f_c = torch.randn(2, 1 + WORDS, C, dtype=torch.float64)
+    mask = torch.ones(2, 1 + WORDS, dtype=torch.bool)
+    place = torch.randn(h * w, C, dtype=torch.float64)
+
+    def cells(tokens: Tensor) -> Tensor:
+        on_grid = tokens.unflatten(1, grid)
+        corners = [(top, left) for top in range(0, h, 2) for left in range(0, w, 2)]
+        cells = [on_grid[:, top : top + 2, left : left + 2].flatten(1, 2) for top, left in corners]
+        return torch.stack([cell.sum(1) / cell.shape[1] for cell in cells], dim=1)
+
+    hat_lav = attention(block.self_lav, f_lav + place, cells(f_lav + place), cells(f_lav)) + f_lav
+    hat_c = attention(block.self_c, f_c, f_c, f_c, mask) + f_c
+    bar_lav = attention(block.cross, hat_lav + place, hat_c, hat_c, mask) + hat_lav
+    torch.testing.assert_close(block(f_lav, f_c, mask, place, grid)[0], bar_lav)
+
+
 def test_toi_a_lets_tokens_look_at_the_image_before_equation_8() -> None:
     block = DecoderBlock(settings(token_to_image=True)).double()
     f_lav = torch.randn(2, L_V, C, dtype=torch.float64)
@@ -297,7 +330,7 @@ def test_toi_a_lets_tokens_look_at_the_image_before_equation_8() -> None:
     hat_c = attention(block.self_c, f_c, f_c, f_c, mask) + f_c
     hat_c = attention(block.tokens_look, hat_c, hat_lav + place, hat_lav) + hat_c
     bar_lav = attention(block.cross, hat_lav + place, hat_c, hat_c, mask) + hat_lav
-    evolved, tokens = block(f_lav, f_c, mask, place)
+    evolved, tokens = block(f_lav, f_c, mask, place, GRID)
     torch.testing.assert_close(evolved, bar_lav)
     torch.testing.assert_close(tokens, hat_c)
 
@@ -312,7 +345,7 @@ def test_without_elp_pixels_are_multiplied_by_the_mean_word_and_the_query_stands
     query = model.mask_decoder.query.expand(3, -1, -1)
     alone = torch.ones(3, 1, dtype=torch.bool)
     for block in model.mask_decoder.blocks:
-        product, query = block(product, query, alone, 0.0)
+        product, query = block(product, query, alone, 0.0, GRID)
     fine = model.mask_decoder.upsampling(product.transpose(1, 2).unflatten(2, GRID))
     fine = F.interpolate(fine, scale_factor=2, mode="bilinear")
     wanted = torch.einsum("ec,echw->ehw", mlp(model.mask_decoder.query_mlp, query[:, 0]), fine)
@@ -394,6 +427,7 @@ def test_each_fragment_lays_a_model_on_any_base(fragment: Path, base: str, tmp_p
     wanted = load_settings(TrainingSettings, ours).model.model_dump() | row
     if laid.model.decoder == "sam":
         wanted |= {"decoder_norm": "none", "decoder_positions": "none", "decoder_feed_forward": 0.0}
+        wanted |= {"decoder_self_attention": "full"}
     if laid.model.fusion != "mutual" or not laid.model.ma_blocks:
         for name in ("keep", "language_norm", "empty_rows", "score_scale"):
             wanted[name] = getattr(laid.model, name)  # says nothing there
@@ -413,7 +447,7 @@ ROWS_OF_NUMBERS: dict[str, dict[str, Any]] = {
 
 def test_there_is_a_fragment_for_every_row() -> None:
     rows = {"ours", "without_fe", "without_ma", "without_de", "te", "sdf", "bcm", "without_mask", "with_toi"}
-    rows |= {"without_elp", "vit_det", "sam", *ROWS_OF_NUMBERS}
+    rows |= {"without_elp", "vit_det", "sam", "pooled", *ROWS_OF_NUMBERS}
     assert {path.stem for path in FRAGMENTS} == rows
 
 
@@ -422,6 +456,7 @@ def test_there_is_a_fragment_for_every_row() -> None:
     [
         ({"fusion": "transformer", "ma_blocks": 0}, "set ma_blocks to 1 or more, or leave fusion at mutual"),
         ({"decoder": "sam", "token_to_image": True}, "set token_to_image to false, or decoder to maris"),
+        ({"decoder": "sam", "decoder_self_attention": "pooled"}, "set decoder_self_attention to full"),
         ({"decoder": "sam", "linguistic_guidance": "product"}, "set linguistic_guidance to explicit"),
         ({"decoder": "sam", "decoder_norm": "pre"}, "set decoder_norm to none"),
         ({"decoder": "sam", "decoder_positions": "sine"}, "set decoder_positions to none"),
@@ -462,7 +497,7 @@ def test_the_document_s_table_is_what_is_counted() -> None:
     document = (CONFIGS.parents[1] / "docs" / "ablations.md").read_text()
     section = document.partition("## What they weigh")[2].partition("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 14
+    assert len(rows) == 15
     for name, *figures in rows:
         path = CONFIGS / "ablations" / f"{name}.yaml"
         model = ModelSettings.model_validate(yaml.safe_load(path.read_text())["model"])

@@ -58,7 +58,7 @@ def test_a_decoder_block_is_equations_6_to_8() -> None:
     hat_lav = attention(block.self_lav, f_lav, f_lav, f_lav) + f_lav
     hat_c = attention(block.self_c, f_c, f_c, f_c, mask) + f_c
     bar_lav = attention(block.cross, hat_lav, hat_c, hat_c, mask) + hat_lav
-    evolved, tokens = block(f_lav, f_c, mask, 0.0)
+    evolved, tokens = block(f_lav, f_c, mask, 0.0, (3, 5))
     torch.testing.assert_close(evolved, bar_lav)
     torch.testing.assert_close(tokens, hat_c)
 
@@ -71,7 +71,7 @@ def test_the_mask_is_the_query_times_the_upsampled_map() -> None:
     logits, token = decoder(f_lav, f_val, word_mask, GRID)
     f_c = torch.cat([decoder.query.expand(2, -1, -1), f_val], dim=1)
     token_mask = torch.cat([torch.ones(2, 1, dtype=torch.bool), word_mask], dim=1)
-    f_lav, f_c = decoder.blocks[0](f_lav, f_c, token_mask, 0.0)
+    f_lav, f_c = decoder.blocks[0](f_lav, f_c, token_mask, 0.0, GRID)
     fine = cba(decoder.upsampling[0], f_lav.unflatten(1, GRID))
     fine = F.interpolate(fine.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear").permute(0, 2, 3, 1)
     fine = F.interpolate(
@@ -124,6 +124,7 @@ def test_the_whole_model_has_the_gradient_of_finite_differences() -> None:
         {"decoder_blocks": 3},
         {"decoder_norm": "post"},
         {"decoder_positions": "sine"},
+        {"decoder_self_attention": "pooled"},
         {"feature_positions": "sine"},
         {"input_norm": "layer"},
         {"decoder_feed_forward": 1.5},

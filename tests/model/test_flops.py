@@ -38,6 +38,7 @@ SMALL: dict[str, Any] = {
         {"decoder": "sam"},
         {"decoder": "sam", "decoder_blocks": 1, "enhancement": "last", "ma_blocks": 0},
         {"token_to_image": True},
+        {"decoder_self_attention": "pooled"},
         {"linguistic_guidance": "product"},
         {"no_target": True},
     ],

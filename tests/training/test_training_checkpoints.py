@@ -160,7 +160,15 @@ def test_weights_come_back_with_what_describes_them(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["best.safetensors"]
 
 
-ABLATIONS = {"enhancement", "fusion", "decoder", "token_to_image", "linguistic_guidance", "no_target"}
+ABLATIONS = {
+    "enhancement",
+    "fusion",
+    "decoder",
+    "decoder_self_attention",
+    "token_to_image",
+    "linguistic_guidance",
+    "no_target",
+}
 
 
 def test_weights_from_before_a_setting_was_there_are_those_of_its_default(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from maris_fast.config import ModelSettings, TrainingSettings
 from maris_fast.kernels.choice import text
 from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine
+from maris_fast.kernels.multihead_attention.candidates import Kind as AttentionKind
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.model.kinds import of_model
 from maris_fast.reports.run_data import RunData
@@ -140,6 +141,18 @@ def test_what_the_settings_name_is_not_proven() -> None:
     assert asked(ma_blocks=0, cross_attention_impl="folded") == {"multihead_attention"}
     one = of_model(ModelSettings(ma_blocks=1), torch.bfloat16)
     assert {kind.grouped for _, kind in one if isinstance(kind, MutualKind)} == {True}
+
+
+def test_pooled_self_attention_is_proven_with_as_many_keys_as_it_has() -> None:
+    def lengths(grid: tuple[int, int], **changes: Any) -> set[tuple[int, int]]:
+        asked = of_model(ModelSettings(**changes), torch.bfloat16, [grid], most_words=32)
+        kinds = [kind for _, kind in asked if isinstance(kind, AttentionKind) and not kind.masked]
+        return {(kind.queries, kind.keys) for kind in kinds}
+
+    assert lengths((64, 48)) == {(4096, 4096)}
+    assert lengths((64, 48), decoder_self_attention="pooled") == {(4096, 1024)}
+    # 33 x 62 tokens are 2,046, their 17 x 31 cells 527: more than a quarter.
+    assert lengths((33, 62), decoder_self_attention="pooled") == {(2048, 1024)}
 
 
 def test_a_run_that_goes_on_with_other_implementations_says_which(tmp_path: Path) -> None:
