@@ -29,7 +29,8 @@ class DecoderBlock(nn.Module):
     """One block of eqs. 6-8; the next takes its two outputs.
 
     With ``decoder_self_attention: pooled``, eq. 6 is F̂_lav = MHCA(F_lav, P(F_lav), P(F_lav)) + F_lav, where P
-    takes the mean of 2 × 2 tokens; positions are added before it. With ``token_to_image`` (TOI-A, the paper's #9) tokens look at the image before eq. 8, where SAM's do.
+    takes the means of 2 × 2 tokens, of keys with their positions.
+    With ``token_to_image`` (TOI-A, the paper's #9) tokens look at the image before eq. 8, where SAM's do.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
