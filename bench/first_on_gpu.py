@@ -55,7 +55,7 @@ class Step:
     profiled: bool = False
 
 
-# The waterfall's rows: bf16 as the paper's preset, the kernels, all of the fast preset, and what they are
+# The waterfall's rows: bf16, the kernels, all of the fast preset, and what they are
 # compared with.
 TRAINING_ROWS = (8, 9, 11, 5)
 # Row 11 compiles.

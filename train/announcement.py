@@ -23,15 +23,23 @@ def before_loading(settings: TrainingSettings, world: int) -> str:
 
 
 def before_steps(
-    settings: TrainingSettings, *, world: int, device: str, done: int, steps_per_epoch: int, total_steps: int
+    settings: TrainingSettings,
+    *,
+    world: int,
+    device: str,
+    compiled: bool,
+    done: int,
+    steps_per_epoch: int,
+    total_steps: int,
 ) -> str:
     """How many steps of what, and when the next line comes."""
     run, per_step = settings.run, settings.data.expressions_per_step
     goes_on = f", from step {done}" if done else ""
+    slow_start = "; blocks are compiled in the first steps, a minute or two" if compiled else ""
     return (
         f"{total_steps:,} steps{goes_on}, {steps_per_epoch:,} an epoch, {per_step} expressions a step; "
         f"{_count(world, 'rank')} on {device} in {settings.engine.precision}; "
-        f"a line every {_count(run.log_every, 'step')}"
+        f"a line every {_count(run.log_every, 'step')}{slow_start}"
     )
 
 

@@ -17,7 +17,7 @@ from maris_fast.losses import expression_losses, pixel_overlap
 from maris_fast.train import optimiser_state
 from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.ranks import Ranks
-from maris_fast.train.torch_compile import compile_blocks
+from maris_fast.train.torch_compile import compile_blocks, compiles
 
 
 class ModelWithLoss(nn.Module):
@@ -93,7 +93,8 @@ class Engine:
         self.accumulation_steps = settings.engine.accumulation_steps
         self.zero_stage = settings.engine.zero_stage
         self.clip_norm = settings.optimiser.clip_norm
-        if settings.engine.compile:
+        self.compiled = compiles(settings.engine, ranks.device)
+        if self.compiled:
             compile_blocks(self.model)
         # ZeRO takes optimisers by their exact class, and DeepSpeed's imports the compiler anyway.
         adamw = torch.optim.AdamW if self.zero_stage else PlainAdamW

@@ -413,6 +413,7 @@ class Trainer:
             self.settings,
             world=self.ranks.world,
             device=self.ranks.device.type,
+            compiled=self.engine.compiled,
             done=self.step,
             steps_per_epoch=self.steps_per_epoch,
             total_steps=self.total_steps,

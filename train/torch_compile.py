@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
 from torch import nn
 
+from maris_fast.config import EngineSettings
 from maris_fast.model.feature_enhancement import FeatureEnhancement
 from maris_fast.model.layers import MLP
 from maris_fast.model.mask_decoder import DecoderBlock
 from maris_fast.model.mutual_aware_attention import MutualAwareAttention
+
+
+def compiles(engine: EngineSettings, device: torch.device) -> bool:
+    """Whether a run on this device compiles its blocks. With ``auto``, not run on a GPU yet."""
+    if engine.compile != "auto":
+        return engine.compile
+    return device.type == "cuda" and engine.zero_stage != 3 and _can_build()
+
+
+def _can_build() -> bool:
+    """Triton that takes this GPU, and the compilers with which it and inductor build what calls kernels."""
+    from torch.utils._triton import has_triton
+
+    named = (("CC", "gcc", "clang"), ("CXX", "g++", "clang++"))
+    found = (variable in os.environ or any(map(shutil.which, names)) for variable, *names in named)
+    return has_triton() and all(found)
 
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:

@@ -117,9 +117,10 @@ class EngineSettings(Settings):
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload_optimizer: bool = Field(False, description="keep optimizer states in host memory (ZeRO 1-3)")
     precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = Field(
-        False,
-        description="torch.compile the token-wise blocks; the first steps then take a minute or two",
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="torch.compile the token-wise blocks; the first steps then take a minute or two; auto: "
+        "on CUDA, unless ZeRO 3 moves the parameters or a compiler is missing",
     )
     accumulation_steps: int = Field(1, gt=0)
     timeout_minutes: float = Field(
@@ -192,7 +193,7 @@ class TrainingSettings(Settings):
     def _consistent(self) -> TrainingSettings:
         if self.engine.offload_optimizer and self.engine.zero_stage == 0:
             raise ValueError("engine.offload_optimizer needs engine.zero_stage 1, 2 or 3")
-        if self.engine.compile and self.engine.zero_stage == 3:
+        if self.engine.compile is True and self.engine.zero_stage == 3:
             raise ValueError(
                 "engine.compile needs parameters that stay in place, and ZeRO 3 moves them; "
                 "set engine.zero_stage to 0, 1 or 2, or engine.compile=false"

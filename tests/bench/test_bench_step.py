@@ -69,14 +69,14 @@ def test_a_plan_counts_with_the_paper_preset_at_full_size_alone(tmp_path: Path) 
     ]
     ((row, left),) = [(row, left) for row, left in told if left]
     paper = load_settings(TrainingSettings, results.ROOT / "train" / "configs" / "refcoco.yaml")
-    assert row.engine == {"precision": paper.engine.precision}
-    assert (row.model["heads"], paper.engine.compile) == (paper.model.heads, False)
+    assert row.engine == {"precision": paper.engine.precision, "compile": True}
+    assert (row.model["heads"], paper.engine.compile) == (paper.model.heads, "auto")
     suite = results.Suite("step", "2026-01-01", "c0ffee", False, {"device": "a GPU"}, [left])
     suite.save(tmp_path)
     (folder,) = tmp_path.iterdir()
     (name, rate), *others = measured_rates(folder).items()
     assert (name, rate.value, others) == ("step_expressions_per_s", 1000.0, [])
-    assert rate.source == "measured: training step, bf16, a GPU, step.json"
+    assert rate.source == "measured: training step, compiled, a GPU, step.json"
 
 
 def test_a_row_tells_speed_memory_and_what_of_the_peak_it_uses(measured: results.Suite) -> None:

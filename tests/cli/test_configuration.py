@@ -85,7 +85,7 @@ def test_a_shipped_configuration_is_named_without_its_folder_unless_a_file_has_t
 def test_the_fast_preset_is_the_papers_but_for_what_it_names() -> None:
     paper = load_settings(TrainingSettings, CONFIGS / "refcoco.yaml")
     fast = load_settings(TrainingSettings, CONFIGS / "refcoco_fast.yaml")
-    assert (paper.model.heads, paper.engine.compile) == (8, False)
+    assert (paper.model.heads, paper.engine.compile) == (8, "auto")
     assert fast.model == paper.model.model_copy(update={"heads": 2})
-    assert fast.engine == paper.engine.model_copy(update={"compile": True})
-    assert (fast.data, fast.optimiser, fast.schedule) == (paper.data, paper.optimiser, paper.schedule)
+    same = ("engine", "data", "optimiser", "schedule")
+    assert [getattr(fast, name) for name in same] == [getattr(paper, name) for name in same]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch._dynamo.utils import counters
 
-from maris_fast.config import ModelSettings, TrainingSettings
+from maris_fast.config import EngineSettings, ModelSettings, TrainingSettings
 from maris_fast.data_shards.cache import write_cache
 from maris_fast.model import Maris
-from maris_fast.train.torch_compile import compile_blocks
+from maris_fast.train import torch_compile
+from maris_fast.train.torch_compile import compile_blocks, compiles
 from tests.data.cache_dataset import record, tiny_settings, write_dataset
 from tests.training.processes import NOTHING_TO_SEE, records, run, tiny_training
 
@@ -30,7 +32,7 @@ BATCHES = (
 )
 
 
-def settings() -> ModelSettings:
+def settings(self_attention: Any) -> ModelSettings:
     """Two blocks of each kind: what the second shares with the first, all others would.
 
     Their tokens look at the image; those of the run below do not.
@@ -44,6 +46,7 @@ def settings() -> ModelSettings:
         decoder_norm="pre",
         decoder_feed_forward=2,
         token_to_image=True,
+        decoder_self_attention=self_attention,
     )
 
 
@@ -64,9 +67,10 @@ def gradients(model: Maris, inputs: tuple[object, ...]) -> dict[str, torch.Tenso
 
 
 @pytest.mark.slow
-def test_batches_of_all_shapes_share_compilations_and_give_the_plain_numbers() -> None:
+@pytest.mark.parametrize("self_attention", ["full", "pooled"])
+def test_batches_of_all_shapes_share_compilations_and_give_the_plain_numbers(self_attention: str) -> None:
     torch.manual_seed(0)
-    plain = Maris(settings(), VISUAL, TEXT)
+    plain = Maris(settings(self_attention), VISUAL, TEXT)
     compiled = copy.deepcopy(plain)
     torch._dynamo.reset()
     counters.clear()
@@ -115,3 +119,32 @@ def test_zero_3_and_compilation_are_refused_together() -> None:
                 "engine": {"compile": True, "zero_stage": 3},
             }
         )
+
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_by_default_blocks_are_compiled_on_cuda_wherever_that_is_allowed(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_compile, "_can_build", lambda: True)
+    engine = EngineSettings(zero_stage=stage)
+    assert engine.compile == "auto"
+    assert [compiles(engine, device) for device in (CPU, CUDA)] == [False, stage != 3]
+    for named in (False, True):
+        engine = EngineSettings(compile=named, zero_stage=stage)
+        assert [compiles(engine, device) for device in (CPU, CUDA)] == [named, named]
+
+
+@pytest.mark.parametrize(("programs", "able"), [(("gcc", "g++"), True), (("gcc",), False), ((), False)])
+def test_without_a_compiler_the_default_compiles_nothing(
+    programs: tuple[str, ...], able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    for name in programs:
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert compiles(EngineSettings(), CUDA) == able

@@ -52,7 +52,12 @@ print("no step waited")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_never_waits_for_the_device(tmp_path: Path, impl: str, precision: str) -> None:
     cache = write_tiny_cache(tmp_path)
-    settings = [f"data.cache={cache}", f"run.folder={tmp_path / 'run'}", "engine.device=cuda"]
+    settings = [
+        f"data.cache={cache}",
+        f"run.folder={tmp_path / 'run'}",
+        "engine.device=cuda",
+        "engine.compile=false",
+    ]
     settings += [f"engine.precision={precision}", f"model.mutual_attention_impl={impl}"]
     # The kernels of attention to words take 16 bits on a GPU.
     cross = "triton" if (impl, precision) == ("triton", "bf16") else "projected"
