@@ -1,4 +1,4 @@
-"""``push``: a run's best weights to the Hugging Face Hub."""
+"""``push``: a run's best weights, a cache or a data set to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 def push(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    folder: Annotated[Path, typer.Argument(help="of a run, of a cache, or of an imported data set")],
     repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="of the Hugging Face Hub")],
     out: Annotated[
         Path | None,
@@ -26,15 +26,16 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="make the repository a private one")] = False,
     license: Annotated[
         str | None,
-        typer.Option(help="of the weights, as the Hub calls it: apache-2.0, mit, cc-by-nc-4.0, ..."),
+        typer.Option(help="of weights or data, as the Hub calls it: apache-2.0, mit, cc-by-nc-4.0, ..."),
     ] = None,
     pictures: Annotated[
-        bool, typer.Option(help="with the run's last sheet of validation images and masks")
+        bool, typer.Option(help="of a run: with its last sheet of validation images and masks")
     ] = True,
 ) -> None:
-    """Share a trained model: weights, settings, scores and a model card, as a repository of the Hub.
+    """Share a trained model, a cache or an imported data set as a repository of the Hub, with a card.
 
-    `maris_fast.Predictor.from_pretrained("ORG/NAME")` loads it, or the folder of --out.
+    `maris_fast.Predictor.from_pretrained("ORG/NAME")` loads a model, or the folder of --out; a cache is read
+    at `data.cache=hf://datasets/ORG/NAME`.
     """
     from maris_fast.system.hub import require_login, require_repository, upload
 
@@ -47,20 +48,26 @@ def push(
         require_login()
     import tempfile
 
-    from maris_fast.sharing import REPLACED, write_model_folder
+    from maris_fast.sharing import write_repository
     from maris_fast.system.new_folder import new_folder
 
     with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch, "model") if out is None else out
-        with new_folder(target) as folder:
-            notes = write_model_folder(run, folder, repository=repository, license=license, pictures=pictures)
-        for note in notes:
+        target = Path(scratch, "files") if out is None else out
+        with new_folder(target) as new:
+            written = write_repository(folder, new, repository=repository, license=license, pictures=pictures)
+        for note in written.notes:
             say(f"note: {with_options(note, options_of(context.command))}", err=True)
-        if out is None:
-            say(f"uploading {run} to {repository}", err=True)
-            page = upload(
-                target, repository, private=private, replacing=REPLACED, message=f"Push {run.resolve().name}"
-            )
-            say(f"pushed: {page}")
-        else:
+        if out is not None:
             say(f"wrote {out}; nothing was uploaded")
+            return
+        say(f"uploading {folder} to {repository}", err=True)
+        page = upload(
+            target,
+            repository,
+            kind=written.kind,
+            private=private,
+            replacing=written.replaced,
+            last=written.last,
+            message=f"Push {folder.resolve().name}",
+        )
+        say(f"pushed: {page}")

@@ -1,5 +1,5 @@
-"""Trained models for others: the files of a repository at the Hugging Face Hub."""
+"""Trained models and data for others: the files of a repository at the Hugging Face Hub."""
 
-from maris_fast.sharing.model_folder import REPLACED, write_model_folder
+from maris_fast.sharing.repository import Repository, write_repository
 
-__all__ = ["REPLACED", "write_model_folder"]
+__all__ = ["Repository", "write_repository"]

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from maris_fast.ablation.comparison import NONE
 from maris_fast.config import ModelSettings
-from maris_fast.encoders.provenance import EncoderProvenance
 from maris_fast.evaluation.scores_file import AS_WRITTEN, DataSplit, ScoreFile
 from maris_fast.reports.run_data import RunData
 from maris_fast.scoring.protocols import MARIS
 from maris_fast.scoring.tables import SCORES
+from maris_fast.sharing.card import LIBRARY, TAGS, TASK, UNKNOWN, card_template, encoder_rows
 from maris_fast.weights import WeightsMeta
 
-LIBRARY, TASK = "maris-fast", "image-segmentation"
-UNKNOWN = "unknown"
-"""The Hub's word for a license that nobody has named."""
 READINGS = ("keep", "tau", "language_norm", "empty_rows", "score_scale")
 """Settings of how eqs. 3-5 are read."""
 
@@ -64,17 +57,8 @@ class CardRow:
 
 def model_card(shared: SharedRun) -> str:
     """The card's Markdown, front matter included."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # no HTML: what people wrote goes through `plain`
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["plain"] = plain
     rows = list(_rows(shared))
-    return environment.get_template("model_card.md.j2").render(
+    return card_template("model").render(
         front_matter=_front_matter(shared, rows),
         name=shared.repository.rpartition("/")[2],
         repository=shared.repository,
@@ -88,17 +72,12 @@ def model_card(shared: SharedRun) -> str:
         rows=[row.cells for row in rows],
         picture=shared.picture,
         needs_weights=not all((shared.meta.encoders.sam.random, shared.meta.encoders.text.random)),
-        encoders={"SAM": _encoder(shared.meta.encoders.sam), "text": _encoder(shared.meta.encoders.text)},
+        encoders=encoder_rows(shared.meta.encoders),
         arguments=_arguments(shared),
         readings=_readings(shared.meta),
         commit=shared.run.environment.get("commit"),
         versions=_versions(shared.run.environment),
     )
-
-
-def plain(text: object) -> str:
-    """Text as one line of Markdown that shows it as it is."""
-    return re.sub(r"([\\`*_\[\]<>|#~&!])", r"\\\1", " ".join(str(text).split()))
 
 
 def _rows(shared: SharedRun) -> Iterator[CardRow]:
@@ -139,17 +118,11 @@ def _front_matter(shared: SharedRun, rows: Sequence[CardRow]) -> str:
         license=shared.license or UNKNOWN,
         library_name=LIBRARY,
         pipeline_tag=TASK,
-        tags=["referring-image-segmentation", "maris"],
+        tags=[*TAGS],
         datasets=None if shared.trained_on is None else [shared.trained_on],
         model_name=shared.repository.rpartition("/")[2],
         eval_results=results or None,
     ).to_yaml()
-
-
-def _encoder(made_with: EncoderProvenance) -> str:
-    if made_with.random:
-        return f"{made_with.arch} ({made_with.library}), random weights of seed {made_with.seed}"
-    return f"{made_with.arch} ({made_with.library}), weights {made_with.weights}, SHA-256 {made_with.sha256}"
 
 
 def _arguments(shared: SharedRun) -> str:

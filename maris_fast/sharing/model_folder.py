@@ -12,13 +12,13 @@ from maris_fast.config.plain_yaml import dump_yaml, read_yaml
 from maris_fast.errors import CheckpointError
 from maris_fast.evaluation.scores_file import ScoreFile, read_score_files
 from maris_fast.reports.run_data import RunData
+from maris_fast.sharing.card import CARD
 from maris_fast.sharing.model_card import SharedRun, model_card
 from maris_fast.system.files import replace_text
 from maris_fast.train.run_files import PICTURES, SCORES, SETTINGS
 from maris_fast.weight_files import BEST
 from maris_fast.weights import read_meta
 
-CARD = "README.md"
 REPLACED = (SCORES, f"{PICTURES}/*")
 """Files of an earlier push that do not belong to new weights."""
 _PLACES = (("data", "cache"), ("data", "shards"), ("data", "staging"), ("run", "folder"))

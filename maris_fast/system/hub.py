@@ -1,4 +1,4 @@
-"""Files of the Hugging Face Hub's model repositories, down and up; huggingface_hub is the client.
+"""Files of the Hugging Face Hub's repositories, down and up; huggingface_hub is the client.
 
 The Hub's address and the user's token are huggingface_hub's: HF_ENDPOINT, HF_TOKEN, ``hf auth login``.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 from maris_fast.errors import ArgumentError, CheckpointError
 from maris_fast.system.files import FULL
@@ -88,14 +89,26 @@ def require_login() -> None:
         raise HubError(f"the Hub takes files of users only, and no token was found; {LOGIN}")
 
 
-def upload(folder: Path, repository: str, *, private: bool, replacing: Sequence[str], message: str) -> str:
-    """Makes the files of a folder the repository's, in one commit; the repository is made if there is none.
+def upload(
+    folder: Path,
+    repository: str,
+    *,
+    kind: Literal["model", "dataset"],
+    private: bool,
+    replacing: Sequence[str],
+    last: Sequence[str] = (),
+    message: str,
+) -> str:
+    """Makes the files of a folder the repository's, which is made if there is none.
+
+    Stopped, the same call goes on: the Hub keeps what it has got.
 
     Args:
-        folder: of the files.
+        folder: of the files; links are followed.
         repository: ``org/name``.
         private: only its owners see the repository; False leaves one that is there as it is.
         replacing: patterns of older files that go where ``folder`` has none of their name.
+        last: names of files that go up in a commit of their own when all others are there.
         message: of the commit.
 
     Returns:
@@ -112,16 +125,25 @@ def upload(folder: Path, repository: str, *, private: bool, replacing: Sequence[
 
     with _telling(repository, None):
         api = HfApi()
-        page = api.create_repo(repository, private=private or None, exist_ok=True)
-        if private and not api.model_info(repository).private:
+        page = api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
+        if private and not api.repo_info(repository, repo_type=kind).private:
             raise HubError(
                 f"{repository} is there already and public; make it private on its page, push to another, or "
                 "leave out `private`"
             )
+        if last:
+            api.upload_folder(
+                repo_id=repository,
+                repo_type=kind,
+                folder_path=folder,
+                ignore_patterns=[*last],
+                commit_message=f"{message}: files",
+            )
         api.upload_folder(
             repo_id=repository,
+            repo_type=kind,
             folder_path=folder,
-            delete_patterns=list(replacing),
+            delete_patterns=[*replacing],
             commit_message=message,
         )
     return str(page)

@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face Hub: model repositories, for the requests that huggingface_hub makes."""
+"""A stand-in of the Hugging Face Hub, for the requests that huggingface_hub and our reader make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,10 +20,11 @@ from urllib.parse import unquote
 import pytest
 
 TOKEN = "hf_secret"
+LARGE = (".safetensors", ".tar", ".npz")
 _COMMIT = re.compile(
-    r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>preupload|commit|tree)/(?P<revision>[^/?]+)"
+    r"/api/(?:models/)?(?P<repo>(?:datasets/)?[^/]+/[^/]+)/(?P<what>preupload|commit|tree)/(?P<revision>[^/?]+)"
 )
-_FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
+_FILE = re.compile(r"/(?P<repo>(?:datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Repository:
     private: bool = False
     gated: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
-    message: str = ""
+    messages: list[str] = field(default_factory=list)
 
     @property
     def sha(self) -> str:
@@ -42,6 +42,7 @@ class Repository:
 @dataclass
 class Hub:
     """Attributes:
+    repositories: ``org/name``, of data ``datasets/org/name``.
     status: of all answers instead; None: none.
     requests: method and path of each.
     """
@@ -91,6 +92,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": "Invalid rev id"}, code="RevisionNotFound")
         elif name not in repository.files:
             self._answer(404, {"error": "Entry not found"}, code="EntryNotFound", commit=repository.sha)
+        elif asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            content, first, last = repository.files[name], int(asked[1]), int(asked[2])
+            part = content[first : last + 1]
+            at = f"bytes {first}-{first + len(part) - 1}/{len(content)}"
+            self._answer(206, part, commit=repository.sha, at=at)
         else:
             self._answer(200, repository.files[name], commit=repository.sha)
 
@@ -99,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
+            if asked.get("type") == "dataset":
+                name = f"datasets/{name}"
             there = name in hub.repositories
             private = asked.get("private") or asked.get("visibility") == "private"
             hub.repositories.setdefault(name, Repository(private=bool(private)))
@@ -112,9 +120,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif found := _COMMIT.fullmatch(path):
             self._of_a_commit(found["what"], found["repo"], body)
         else:
-            name = path.removeprefix("/api/models/")
+            name = path.removeprefix("/api/").removeprefix("models/")
             repository = hub.repositories[name]
-            self._answer(200, {"id": name, "sha": repository.sha, "private": repository.private})
+            self._answer(
+                200,
+                {"id": name.removeprefix("datasets/"), "sha": repository.sha, "private": repository.private},
+            )
 
     def _of_a_commit(self, what: str, name: str, body: bytes) -> None:
         repository = self.server.hub.repositories[name]
@@ -128,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             files = [
                 {
                     "path": one["path"],
-                    "uploadMode": "lfs" if fnmatch(one["path"], "*.safetensors") else "regular",
+                    "uploadMode": "lfs" if Path(one["path"]).suffix in LARGE else "regular",
                     "shouldIgnore": False,
                     "oid": None,
                 }
@@ -143,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _take(self, repository: Repository, key: str, value: dict[str, Any]) -> None:
         if key == "header":
-            repository.message = value["summary"]
+            repository.messages.append(value["summary"])
         elif key == "file":
             repository.files[value["path"]] = base64.b64decode(value["content"])
         elif key == "lfsFile":
@@ -154,12 +165,16 @@ class _Handler(BaseHTTPRequestHandler):
             assert key == "deletedFile"
             del repository.files[value["path"]]
 
-    def _answer(self, status: int, content: object, *, code: str = "", commit: str = "") -> None:
+    def _answer(
+        self, status: int, content: object, *, code: str = "", commit: str = "", at: str = ""
+    ) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         if code:
             self.send_header("X-Error-Code", code)
+        if at:
+            self.send_header("Content-Range", at)
         if commit:
             self.send_header("X-Repo-Commit", commit)
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')

@@ -16,8 +16,8 @@ import yaml
 from maris_fast import Predictor
 from maris_fast.config.loading import load_settings
 from maris_fast.config.training import TrainingSettings
-from maris_fast.sharing import write_model_folder
-from maris_fast.sharing.model_card import plain
+from maris_fast.sharing.card import plain
+from maris_fast.sharing.model_folder import write_model_folder
 from maris_fast.weights import load_weights, save_weights
 from tests.command_line import maris_fast, said
 from tests.encoders.provenances import provenance
@@ -198,7 +198,7 @@ def test_what_cannot_be_pushed_is_told_with_what_to_do(
     assert "org/public is there already and public; make it private" in told(run, "org/public", "--private")
     assert hub.repositories["org/public"].files == {}
     out = tmp_path / "model"
-    assert "holds no run (no settings.yaml)" in told(tmp_path, "org/name", "--out", out)
+    assert "is not the folder of a run, of a cache or" in told(tmp_path, "org/name", "--out", out)
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "best.safetensors").unlink()
     assert "holds no best.safetensors; the run's first evaluation" in told(copy, "org/name", "--out", out)
