@@ -1,13 +1,13 @@
-"""One pipeline over several epochs, so that the next one's first batches are read while this one ends."""
+"""Batches of several epochs in one go, so that the next one's first are there when this one ends."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from maris_fast.data_shards.stream.pipeline import StoredBatch
+from maris_fast.data_shards.stream.batch import Batch
 from maris_fast.data_shards.stream.step_order import Share
 
 
@@ -40,11 +40,12 @@ class FollowingShares(Iterator[Share]):
 
 @dataclass
 class Running:
-    """Stored batches that a pipeline gives, epoch after epoch.
+    """Batches that are read and brought to the device ahead, epoch after epoch.
 
     Attributes:
         order: what all epochs have in common.
         epoch: whose batches come next.
+        staged: all of them; closing it ends the reading.
         capacity: bytes that a batch of a following epoch may take; half the ring, so that two are in flight.
         batches: how many there are of each epoch that is planned and not given yet.
     """
@@ -53,9 +54,7 @@ class Running:
     epoch: int
     shares: FollowingShares
     capacity: int
-    stored: Iterator[StoredBatch]
-    release: Callable[[StoredBatch], None]
-    stop: Callable[[], None]
+    staged: Generator[Batch, None, None]
     batches: dict[int, int] = field(default_factory=dict)
 
     def gives(self, order: tuple[int, ...], epoch: int) -> bool:

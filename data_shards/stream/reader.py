@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -119,7 +118,7 @@ class CacheReader:
 
     def close(self) -> None:
         """Ends all reading, also of iterators that nobody closed."""
-        self._ahead = None
+        self._end_ahead()
         for pipeline in [*self._pipelines]:
             pipeline.stop()
         self.shards.close()
@@ -163,7 +162,7 @@ class CacheReader:
             accumulation: batches a step on each rank.
             first_step: leave out the steps before this one, to resume within an epoch.
             last_epoch: epochs up to this one are asked for next, with the same arguments: the first batches
-                of each are read while the one before ends. None: this epoch only.
+                of each are made while the one before ends. None: this epoch only.
 
         Raises:
             InputError: a shard that cannot be read, when its batch is due.
@@ -293,9 +292,13 @@ class CacheReader:
         running = self._ahead
         if running is None or (running.gives(order, epoch) and not first_step):
             return running
-        running.stop()
-        self._ahead = None
+        self._end_ahead()
         return None
+
+    def _end_ahead(self) -> None:
+        running, self._ahead = self._ahead, None
+        if running is not None:
+            running.staged.close()
 
     def _fitting(self, shares: Callable[[], Iterator[Share]], largest: int) -> int:
         """``largest`` or a closer bound of it, where it matters.
@@ -328,7 +331,7 @@ class CacheReader:
         order: tuple[int, ...] = (),
         epoch: int = 0,
     ) -> Running:
-        """A pipeline of stored batches, the largest of so many bytes."""
+        """Batches from a pipeline on, the largest of so many bytes."""
         ring, self._ring = self._ring, None
         settings = self.settings
         # More than this is never in flight; another third of a batch may be lost at the ring's end.
@@ -340,6 +343,12 @@ class CacheReader:
         pipeline = Pipeline(following, self.shards, self.layouts, ring, self.bad_samples, settings, threads)
         self._pipelines.add(pipeline)
 
+        def staged() -> Iterator[Batch]:
+            for stored in pipeline:
+                tensors = self._stage(stored.memory, stored.layout)
+                pipeline.release(stored)
+                yield self._batch(stored, tensors)
+
         def stop() -> None:
             self._pipelines.discard(pipeline)
             # A thread that hangs in a read may still write into the ring: then nobody uses it again.
@@ -347,34 +356,25 @@ class CacheReader:
                 ring.clear()
                 self._ring = ring
 
-        return Running(order, epoch, following, ring.capacity // 2, iter(pipeline), pipeline.release, stop)
+        return Running(order, epoch, following, ring.capacity // 2, prefetch(staged(), _STAGED, stop))
 
     def _handed_over(self, running: Running, count: int) -> Iterator[Batch]:
         """The next ``count`` batches of what runs; it goes on with the epoch that follows, if one does."""
         left = count
         self._ahead = None
-
-        def staged() -> Iterator[Batch]:
-            nonlocal left
-            for stored in islice(running.stored, count):
-                tensors = self._stage(stored.memory, stored.layout)
-                running.release(stored)
+        try:
+            for batch in islice(running.staged, count):
                 left -= 1
-                yield self._batch(stored, tensors)
+                self._stage.hand_over(batch)
+                yield batch
             if left:
                 raise RuntimeError("another epoch was asked for before the batches of this one were taken")
-
-        def stop() -> None:
+        finally:
             if not left and running.batches:
                 running.epoch += 1
                 self._ahead = running
             else:
-                running.stop()
-
-        with closing(prefetch(staged(), _STAGED, stop)) as batches:
-            for batch in batches:
-                self._stage.hand_over(batch)
-                yield batch
+                running.staged.close()
 
     def _largest(self, shares: Iterable[Share]) -> int:
         """Bytes that the largest of some batches takes of the ring."""

@@ -7,12 +7,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from maris_fast.data_shards.cache import write_cache
 from maris_fast.data_shards.stream import Batch, CacheReader
+from maris_fast.data_shards.stream.device import DeviceStage
 from maris_fast.data_shards.stream.prefetch import prefetch
 from maris_fast.errors import InputError
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
@@ -179,6 +181,24 @@ def test_a_damaged_cache_is_named(cache: Path, tmp_path: Path, damage: str, matc
         shard.write_bytes(content)
     with pytest.raises(InputError, match=match):
         list(CacheReader(folder, "train").evaluation_batches())
+
+
+def test_the_next_epochs_first_batch_is_on_the_device_when_an_epoch_ends(
+    reader: CacheReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, plain = threading.Semaphore(0), DeviceStage.__call__
+
+    def counted(stage: DeviceStage, *slot: Any) -> Any:
+        tensors = plain(stage, *slot)
+        made.release()
+        return tensors
+
+    monkeypatch.setattr(DeviceStage, "__call__", counted)
+    plan = {"seed": 0, "expressions_per_step": 4, "expressions_per_image": 3, "last_epoch": 1}
+    batches = [*reader.batches(epoch=0, **plan)]
+    assert all(made.acquire(timeout=30) for _ in range(len(batches) + 1))  # one more than was asked for
+    assert len([*reader.batches(epoch=1, **plan)]) == reader.steps_per_epoch(4)
+    assert not reader._ahead
 
 
 def test_prefetch_keeps_the_order_and_raises_what_the_source_raised() -> None:
