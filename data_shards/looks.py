@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,9 @@ from PIL import Image
 
 from maris_fast.errors import InputError
 from maris_fast.images import load_image
+from maris_fast.system.threads import mapped
+
+P = TypeVar("P", Path, str)
 
 LOOK_ALIKE = 32
 """Bits of 256 in which two images differ at most if they are to look alike."""
@@ -34,19 +36,24 @@ THREADS = 4
 _AT_ONCE = 2048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
-    """The marks of one photograph."""
+    """The marks of one photograph, as bytes: millions may be in memory."""
 
     pixels: bytes
-    bits: NDArray[np.bool_]
-    """[256]."""
+    packed: bytes
+    """``bits``, eight a byte."""
+
+    @property
+    def bits(self) -> NDArray[np.bool_]:
+        """[256]."""
+        return np.unpackbits(np.frombuffer(self.packed, np.uint8)).view(np.bool_)
 
 
-class Twin(NamedTuple):
+class Twin(NamedTuple, Generic[P]):
     """A photograph that looks like another one."""
 
-    path: Path
+    path: P
     distance: int
     """Bits that differ."""
 
@@ -57,62 +64,68 @@ def look_of(image: Image.Image) -> Look:
 
     marks = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
     marks.update(image.tobytes())
-    return Look(marks.digest(), imagehash.phash(image, hash_size=SIDE).hash.ravel())
+    bits = imagehash.phash(image, hash_size=SIDE).hash
+    return Look(marks.digest(), np.packbits(bits).tobytes())
 
 
 def looks_of(
-    paths: Iterable[Path], progress: Callable[[int, int], None] | None = None
-) -> tuple[dict[Path, Look], dict[Path, str]]:
+    paths: Iterable[P], progress: Callable[[int, int], None] | None = None
+) -> tuple[dict[P, Look], dict[P, str]]:
     """The marks of image files, each looked at once, and why those that cannot be read have none.
 
     Args:
         progress: called with files looked at and how many there are.
     """
 
-    def look(path: Path) -> Look | str:
+    def look(path: P) -> Look | str:
         try:
-            return look_of(load_image(path))
+            return look_of(load_image(Path(path)))
         except InputError as error:
             return str(error)
 
-    every = list(dict.fromkeys(paths))
-    seen: dict[Path, Look] = {}
-    unseen: dict[Path, str] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        for done, (path, found) in enumerate(zip(every, pool.map(look, every), strict=True), start=1):
-            if isinstance(found, Look):
-                seen[path] = found
-            else:
-                unseen[path] = found
-            if progress is not None:
-                progress(done, len(every))
+    every = dict.fromkeys(paths)
+    seen: dict[P, Look] = {}
+    unseen: dict[P, str] = {}
+    for done, (path, found) in enumerate(mapped(look, every, THREADS), start=1):
+        if isinstance(found, Look):
+            seen[path] = found
+        else:
+            unseen[path] = found
+        if progress is not None:
+            progress(done, len(every))
     return seen, unseen
 
 
-def twins(
-    of: Mapping[Path, Look], among: Mapping[Path, Look], most: int = LOOK_ALIKE
-) -> dict[Path, list[Twin]]:
+def twins(of: Mapping[P, Look], among: Mapping[P, Look], most: int = LOOK_ALIKE) -> dict[P, list[Twin[P]]]:
     """Of each photograph those that look like it, the nearest first; without those of its very pixels.
+
+    Memory is bounded, time grows with the product of the two numbers.
 
     Args:
         most: bits in which they may differ.
     """
-    if not of or not among:
-        return {}
     ours, theirs = list(of), list(among)
-    others = _signs([among[path] for path in theirs]).T
-    found: dict[Path, list[Twin]] = {}
+    found: dict[P, list[Twin[P]]] = {}
     for first in range(0, len(ours), _AT_ONCE):
         some = ours[first : first + _AT_ONCE]
-        # Of signs, the product is 256 - 2 distance.
-        distances = (SIDE * SIDE - _signs([of[path] for path in some]) @ others) / 2
-        for row, column in zip(*np.nonzero(distances <= most), strict=True):
-            path, other = some[row], theirs[column]
-            if of[path].pixels != among[other].pixels:
-                found.setdefault(path, []).append(Twin(other, int(distances[row, column])))
-    return {path: sorted(of_it, key=lambda one: (one.distance, one.path)) for path, of_it in found.items()}
+        signs = _signs([of[path] for path in some])
+        of_some: list[list[Twin[P]]] = [[] for _ in some]
+        for begin in range(0, len(theirs), _AT_ONCE):
+            others = theirs[begin : begin + _AT_ONCE]
+            # Of signs, the product is 256 - 2 distance.
+            distances = (SIDE * SIDE - signs @ _signs([among[path] for path in others]).T) / 2
+            for row, column in zip(*np.nonzero(distances <= most), strict=True):
+                if of[some[row]].pixels != among[others[column]].pixels:
+                    of_some[row].append(Twin(others[column], int(distances[row, column])))
+        found.update((path, twin) for path, twin in zip(some, of_some, strict=True) if twin)
+    return {path: sorted(of_it, key=_nearest) for path, of_it in found.items()}
+
+
+def _nearest(twin: Twin[P]) -> tuple[int, Path]:
+    return twin.distance, Path(twin.path)
 
 
 def _signs(looks: Iterable[Look]) -> NDArray[np.float32]:
     """[looks, 256] of -1 and 1."""
-    return np.stack([one.bits for one in looks]).astype(np.float32) * 2 - 1
+    packed = np.frombuffer(b"".join(one.packed for one in looks), np.uint8)
+    return np.unpackbits(packed).reshape(-1, SIDE * SIDE).astype(np.float32) * 2 - 1

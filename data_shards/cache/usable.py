@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maris_fast.data_shards.cache.manifest import LeftOutSentences
-from maris_fast.data_shards.importers.left_out import BadRows, Fault, LeftOutRow, SourceRow
+from maris_fast.data_shards.importers.left_out import BadRows, Fault, KeptImages, LeftOutRow, SourceRow
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import DatasetInfo, ImageRecord, ImportedDataset, SplitCounts
 from maris_fast.encoders import SamEncoder, TextEncoder, TokenisedText
@@ -38,7 +38,7 @@ class Checking:
         self._root = Path(source.info.image_root)
         self._bad = BadRows(f"the data set in {source.folder}", done="cached")
         self._counts: dict[str, SplitCounts] = {}
-        self._images: set[tuple[str, str]] = set()
+        self._images = KeptImages()
         self.left_out: LeftOutSentences = {split: dict(images) for split, images in known.items()}
 
     def usable(self, split: str, record: ImageRecord) -> Usable | None:
@@ -85,7 +85,7 @@ class Checking:
 
     def _count(self, split: str, record: ImageRecord) -> None:
         before = self._counts.get(split, SplitCounts(refs=0, sentences=0, images=0))
-        self._images.add((split, record.image))
+        self._images.add(split, record.image)
         self._counts[split] = SplitCounts(
             refs=before.refs + len(record.targets),
             sentences=before.sentences + len(record.expressions),

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
+from itertools import compress
 from pathlib import Path
+from typing import Protocol
 
-from maris_fast.data_shards.importers.left_out import BadRows, write_listing
+import numpy as np
+from numpy.typing import NDArray
+
+from maris_fast.data_shards.importers.left_out import BadRows, KeptImages, write_listing
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.shared import Photographs
 from maris_fast.data_shards.records import TRAIN, VAL, DatasetInfo, ImageRecord, SplitCounts, count
 from maris_fast.errors import InputError
 
 
+class Records(Protocol):
+    """Of a split: a list, or what makes each anew whenever it is gone through."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[ImageRecord]: ...
+
+
 def write_dataset(
     folder: Path,
     info: DatasetInfo,
-    splits: Iterable[tuple[str, Sequence[ImageRecord]]],
+    splits: Iterable[tuple[str, Records]],
     bad: BadRows,
     options: ImportOptions,
 ) -> DatasetInfo:
@@ -33,12 +47,17 @@ def write_dataset(
         InputError: as ``BadRows.settle``; or there are no images to hold out.
     """
     counts: dict[str, SplitCounts] = {}
-    images: set[tuple[str, str]] = set()
+    images = KeptImages()
     photographs = Photographs(info)
+
+    def noted(split: str, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+        for record in records:
+            images.add(split, record.image)
+            photographs.add(split, record)
+            yield record
+
     for split, records in splits if options.hold_out is None else _divided(splits, bad, options):
-        counts[split] = write_split(folder, split, records)
-        images |= {(split, record.image) for record in records}
-        photographs.add(split, records)
+        counts[split] = write_split(folder, split, noted(split, records))
     whole, left_out = bad.settle(info.model_copy(update={"splits": counts}), images, options)
     if left_out:
         write_listing(folder, left_out)
@@ -47,29 +66,42 @@ def write_dataset(
     return whole
 
 
+@dataclass(frozen=True)
+class _Some:
+    """Those of a split's records that a mask, [records], says."""
+
+    records: Records
+    mask: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return int(self.mask.sum())
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return compress(self.records, self.mask)
+
+
 def _divided(
-    splits: Iterable[tuple[str, Sequence[ImageRecord]]], bad: BadRows, options: ImportOptions
-) -> Iterator[tuple[str, Sequence[ImageRecord]]]:
+    splits: Iterable[tuple[str, Records]], bad: BadRows, options: ImportOptions
+) -> Iterator[tuple[str, Records]]:
     """The splits, with a share of the train images as validation split behind the others.
 
     Whether an image is held out depends on its path, the seed and the other train images' paths alone.
     """
     assert options.hold_out is not None
-    held: list[ImageRecord] = []
+    held: Records = ()
     for split, records in splits:
         if split == VAL:
             raise InputError(f"there is a split {VAL!r} already; leave out `hold_out`")
         if split == TRAIN:
-            by_hash = sorted(records, key=lambda one: sha256(f"{options.seed}/{one.image}".encode()).digest())
             number = max(1, round(options.hold_out * len(records)))
             if number >= len(records):
                 raise InputError(
                     f"`hold_out` {options.hold_out:g} of {len(records)} images leaves none to train on; "
                     "needed are two images at least, and a smaller share"
                 )
-            chosen = {one.image_id for one in by_hash[:number]}
-            held = [one for one in records if one.image_id in chosen]
-            records = [one for one in records if one.image_id not in chosen]
+            mask = np.zeros(len(records), np.bool_)
+            mask[_by_hash(records, options.seed)[:number]] = True
+            held, records = _Some(records, mask), _Some(records, ~mask)
         yield split, records
     if not held:
         raise InputError(f"there is no split {TRAIN!r} to hold images out of; leave out `hold_out`")
@@ -77,11 +109,23 @@ def _divided(
     yield VAL, held
 
 
-def write_split(folder: Path, split: str, records: Sequence[ImageRecord]) -> SplitCounts:
+def _by_hash(records: Records, seed: int) -> NDArray[np.int64]:
+    """Places of the records in the order of a hash of seed and path."""
+    hashes = b"".join(sha256(f"{seed}/{one.image}".encode()).digest() for one in records)
+    words = np.frombuffer(hashes, ">u8").reshape(len(records), -1)
+    return np.lexsort(words.T[::-1])
+
+
+def write_split(folder: Path, split: str, records: Iterable[ImageRecord]) -> SplitCounts:
     """Writes the split's JSON lines, and counts them."""
     with (folder / f"{split}.jsonl").open("w") as lines:
-        lines.writelines(f"{record.model_dump_json()}\n" for record in records)
-    return count(records)
+
+        def written() -> Iterator[ImageRecord]:
+            for record in records:
+                lines.write(f"{record.model_dump_json()}\n")
+                yield record
+
+        return count(written())
 
 
 def write_head(folder: Path, info: DatasetInfo) -> None:

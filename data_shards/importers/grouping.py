@@ -74,7 +74,8 @@ def write_refs(
     grouping.records(by_split[UNKNOWN_SPLIT])  # none: these are refs to images that nobody knows
     # COCO's masks are for the pixels as they are stored.
     undecided = options.orientation or ("stored" if info.coco_annotations else None)
-    looked = look_at_images(Path(info.image_root), grouping.used_images, options, undecided=undecided)
+    used = grouping.used_images
+    looked = look_at_images(Path(info.image_root), used, len(used), options, undecided=undecided)
     sound = (
         (
             split,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from maris_fast.data_shards.importers.paths import in_another_case
 from maris_fast.data_shards.records import ImageRecord
 from maris_fast.errors import InputError
 from maris_fast.images import MOST_PIXELS, NoImageError, Orientation, Views, views_of
+from maris_fast.system.threads import mapped
 
 IMAGE_ROOTS = (
     "images/mscoco/images/train2014",
@@ -74,11 +74,17 @@ class LookedAt:
 
 
 def look_at_images(
-    image_root: Path, images: Sequence[ImageRow], options: ImportOptions, *, undecided: Orientation | None
+    image_root: Path,
+    images: Iterable[ImageRow],
+    total: int,
+    options: ImportOptions,
+    *,
+    undecided: Orientation | None,
 ) -> LookedAt:
     """Every image by its id.
 
     Args:
+        total: how many they are.
         options: ``check_images``: read each file to its end; else only its header, which a cut file still
             has. ``progress`` is called with images done and images in all.
         undecided: the view of an image whose annotated size fits both; None: that is a fault.
@@ -88,14 +94,13 @@ def look_at_images(
         return _look(image_root / image.file_name, image, options.check_images, undecided)
 
     looked = LookedAt()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for done, (image, found) in enumerate(zip(images, pool.map(look, images), strict=True), start=1):
-            if isinstance(found, Fault):
-                looked.faults[image.id] = found
-            elif found == "shown":
-                looked.shown.add(image.id)
-            if options.progress is not None:
-                options.progress(done, len(images))
+    for done, (image, found) in enumerate(mapped(look, images, THREADS), start=1):
+        if isinstance(found, Fault):
+            looked.faults[image.id] = found
+        elif found == "shown":
+            looked.shown.add(image.id)
+        if options.progress is not None:
+            options.progress(done, total)
     return looked
 
 

@@ -7,11 +7,13 @@ one object of a line. Left-out rows are listed in ``dataset.left_out.jsonl`` bes
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from maris_fast.data_shards.importers.options import ImportOptions
@@ -65,6 +67,23 @@ class Fault(NamedTuple):
     @property
     def reason(self) -> str:
         return self.kind.partition(";")[0]
+
+
+class KeptImages:
+    """Which images are left in which split, 8 bytes an image: two of the same hash count as one."""
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+
+    def add(self, split: str, image: str) -> None:
+        """``image``: its path."""
+        self._hashes.append(hash((split, image)))
+
+    def among(self, images: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of some (split, path) that are left."""
+        asked = list(set(images))
+        left = np.isin([hash(one) for one in asked], np.array(self._hashes, np.int64))
+        return {one for one, is_left in zip(asked, left, strict=True) if is_left}
 
 
 class BadRows:
@@ -121,13 +140,13 @@ class BadRows:
         return sound
 
     def settle(
-        self, info: DatasetInfo, images: set[tuple[str, str]], options: ImportOptions
+        self, info: DatasetInfo, images: KeptImages, options: ImportOptions
     ) -> tuple[DatasetInfo, list[LeftOutRow]]:
         """Refuse the rows, or count them.
 
         Args:
             info: with the counts of what is left.
-            images: split and path of every image that is left.
+            images: all that are left.
 
         Returns:
             ``info`` with the counts of what is left out, here and before, and the rows.
@@ -151,7 +170,8 @@ class BadRows:
             for row, faults in rows
         ]
         self._require_few(listed, info, problems)
-        counted = _counted(listed, images)
+        named = ((row.split, row.image) for row in listed if row.image is not None)
+        counted = _counted(listed, images.among(named))
         before = info.left_out
         both = {
             split: together([one[split] for one in (before, counted) if split in one])

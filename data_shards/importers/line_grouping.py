@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from maris_fast.data_shards.importers.photos import Photo, PhotoFiles
 from maris_fast.data_shards.importers.segmentations import union_mask
 from maris_fast.data_shards.importers.sentences import label_fault, sentence_of
 from maris_fast.data_shards.importers.source import Source
+from maris_fast.data_shards.importers.spilled_objects import NumberedObject, SpilledObject, SpilledObjects
 from maris_fast.data_shards.importers.split_names import chosen_splits
 from maris_fast.data_shards.records import DatasetInfo, Expression, ImageRecord, Target
 from maris_fast.errors import InputError
@@ -28,19 +30,8 @@ from maris_fast.images import load_stored
 from maris_fast.rle import Rle
 
 
-@dataclass
-class _Group:
-    """What a split says about an image."""
-
-    photo: Photo
-    targets: list[Target] = field(default_factory=list)
-    expressions: list[Expression] = field(default_factory=list)
-    place: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Index into ``targets`` by mask and category."""
-
-
 def write_lines(
-    source: Source, lines: Sequence[Line], head: DatasetInfo, bad: BadRows, *, mask_root: Path | None = None
+    source: Source, lines: Iterable[Line], head: DatasetInfo, bad: BadRows, *, mask_root: Path | None = None
 ) -> DatasetInfo:
     """Group the lines by image and write them.
 
@@ -49,6 +40,7 @@ def write_lines(
     target, on whichever lines they stand. A mask that is None means nothing in the image.
 
     Args:
+        lines: gone through twice, once for the images that they name and once for what they say of them.
         head: of what is written, but for its counts.
         bad: what is none of the lines.
         mask_root: masks that are files are relative to it; None: to the source's root.
@@ -61,90 +53,113 @@ def write_lines(
     """
     source.forget()
     options = source.options
-    if not lines and not bad:
-        raise InputError(f"{source.place} holds no lines")
-    splits = {line.split for line in lines}
-    chosen = chosen_splits(splits, options.splits, source.place) if splits else []
     mask_root = mask_root or source.root
-    photos = PhotoFiles(Path(head.image_root), mask_root, lines, chosen, options)
-    grouping = _Grouping(mask_root, photos, bad, options)
-    for line in lines:
-        grouping.add(line)
-    records = ((split, grouping.records(split)) for split in chosen)
-    head = head.model_copy(update={"dropped_pixels": grouping.dropped.counts()})
-    return write_dataset(source.folder, head, records, bad, options)
+    photos = PhotoFiles(Path(head.image_root), mask_root, lines, options)
+    if not photos and not bad:
+        raise InputError(f"{source.place} holds no lines")
+    chosen = chosen_splits(photos.splits, options.splits, source.place) if photos else []
+    photos.look(chosen)
+    with SpilledObjects(source.folder) as objects:
+        grouping = _Grouping(mask_root, photos, objects, bad, options)
+        for line, place, photo in photos.each(lines):
+            grouping.add(line, place, photo)
+        objects.settle()
+        records = ((split, _SplitRecords(grouping, photos.splits[split])) for split in chosen)
+        head = head.model_copy(update={"dropped_pixels": grouping.dropped.counts()})
+        return write_dataset(source.folder, head, records, bad, options)
 
 
 class _Grouping:
     """Lines to image groups; what cannot be used is added to ``bad`` and left out."""
 
-    def __init__(self, root: Path, photos: PhotoFiles, bad: BadRows, options: ImportOptions) -> None:
-        self._root, self._photos, self._bad, self._options = root, photos, bad, options
+    def __init__(
+        self, root: Path, photos: PhotoFiles, objects: SpilledObjects, bad: BadRows, options: ImportOptions
+    ) -> None:
+        self._root, self._photos, self._objects = root, photos, objects
+        self._bad, self._options = bad, options
         self.dropped = Dropped()
-        self._numbers: dict[str, int] = {}
-        self._groups: dict[str, dict[int, _Group]] = {}
-        self._refs = self._sentences = 0
+        self._image_ids = array("i", bytes(4 * len(photos)))
+        """Of each photograph; 0: nothing is said about it yet."""
+        self._numbers = array("i")
+        """Of each image id, from 1, the photograph's number."""
 
-    def records(self, split: str) -> list[ImageRecord]:
-        """One an image, in the order of image_id."""
-        return [
-            ImageRecord(
-                image_id=number,
-                image=group.photo.file_name,
-                height=group.photo.height,
-                width=group.photo.width,
-                coco_id=coco_id_of(group.photo.file_name),
-                flickr_id=flickr_id_of(group.photo.file_name),
-                orientation=group.photo.orientation,
-                targets=tuple(group.targets),
-                expressions=tuple(group.expressions),
-            )
-            for number, group in sorted(self._groups.get(split, {}).items())
-        ]
-
-    def add(self, line: Line) -> None:
-        photo = self._photos.of(line)
+    def add(self, line: Line, place: str, photo: Photo | Fault) -> None:
+        """``place``: of the image, for what is left out."""
         if not line.row.meant:
             of_photo = [photo] if isinstance(photo, Fault) else []
-            self._bad.add(self._row(line, 0), *of_photo, Fault("images without an object", line.where))
+            self._bad.add(_row(line, place, 0), *of_photo, Fault("images without an object", line.where))
         for number, one in enumerate(line.row.meant, start=1):
             of_several = number if len(line.row.meant) > 1 else None
             if isinstance(photo, Fault):
-                self._bad.add(self._row(line, len(one.texts), of_several), photo)
+                self._bad.add(_row(line, place, len(one.texts), of_several), photo)
             else:
                 self._add_object(line, one, of_several, photo)
 
     def _add_object(self, line: Line, one: ObjectRow, number: int | None, photo: Photo) -> None:
+        place = photo.file_name
         labels = [label_fault(label, line.where) for label in (one.category, one.kind or "")]
         if wrong := [fault for fault in labels if fault is not None]:
-            self._bad.add(self._row(line, len(one.texts), number), *wrong)
+            self._bad.add(_row(line, place, len(one.texts), number), *wrong)
             return
         texts, faults = self._texts(line, one)
         for of_kind in faults.values():
-            self._bad.add(self._row(line, len(of_kind), number), *of_kind)
+            self._bad.add(_row(line, place, len(of_kind), number), *of_kind)
         if not texts:
             return
         try:
             mask = self._mask(one.mask, photo, line.where)
         except (ValueError, TypeError) as error:
             fault = Fault("objects without a usable mask", f"{line.where}: {error}")
-            self._bad.add(self._row(line, len(texts), number), fault)
+            self._bad.add(_row(line, place, len(texts), number), fault)
             return
-        image_id = self._numbers.setdefault(photo.file_name, 1 + len(self._numbers))
-        group = self._groups.setdefault(line.split, {}).setdefault(image_id, _Group(photo))
-        same = (mask.counts, one.category)
-        if same not in group.place:
-            self._refs += 1
-            group.place[same] = len(group.targets)
-            ann_ids = (self._refs,) if mask.area else ()
-            group.targets.append(
-                Target(ref_id=self._refs, ann_ids=ann_ids, category=one.category, mask=mask, area=mask.area)
-            )
-        for text in texts:
-            self._sentences += 1
-            group.expressions.append(
-                Expression(sent_id=self._sentences, target=group.place[same], text=text, kind=one.kind)
-            )
+        if not self._image_ids[photo.number]:
+            self._numbers.append(photo.number)
+            self._image_ids[photo.number] = len(self._numbers)
+        said = SpilledObject(mask.counts, mask.area, one.category, one.kind, texts)
+        self._objects.add(self._photos.splits[line.split], self._image_ids[photo.number], said)
+
+    def images(self, split: int) -> int:
+        """Of which something is left."""
+        return self._objects.images(split)
+
+    def records(self, split: int) -> Iterator[ImageRecord]:
+        """One an image, in the order of image_id."""
+        for image_id, objects in self._objects.by_image(split):
+            yield self._record(image_id, objects)
+
+    def _record(self, image_id: int, objects: Sequence[NumberedObject]) -> ImageRecord:
+        photo = self._photos.photo(self._numbers[image_id - 1])
+        targets: list[Target] = []
+        expressions: list[Expression] = []
+        index: dict[tuple[str, str], int] = {}
+        for one, ref_id, first_sent_id in objects:
+            same = one.counts, one.category
+            if same not in index:
+                index[same] = len(targets)
+                targets.append(
+                    Target(
+                        ref_id=ref_id,
+                        ann_ids=(ref_id,) if one.area else (),
+                        category=one.category,
+                        mask=Rle(size=(photo.height, photo.width), counts=one.counts),
+                        area=one.area,
+                    )
+                )
+            expressions += [
+                Expression(sent_id=sent_id, target=index[same], text=text, kind=one.kind)
+                for sent_id, text in enumerate(one.texts, start=first_sent_id)
+            ]
+        return ImageRecord(
+            image_id=image_id,
+            image=photo.file_name,
+            height=photo.height,
+            width=photo.width,
+            coco_id=coco_id_of(photo.file_name),
+            flickr_id=flickr_id_of(photo.file_name),
+            orientation=photo.orientation,
+            targets=tuple(targets),
+            expressions=tuple(expressions),
+        )
 
     def _texts(self, line: Line, one: ObjectRow) -> tuple[list[str], dict[str, list[Fault]]]:
         """Sentences that can be used, and what is wrong with the others by kind."""
@@ -178,14 +193,29 @@ class _Grouping:
             raise ValueError(f"{place} has no pixel; a sentence that means nothing has the mask null")
         return mask
 
-    def _row(self, line: Line, expressions: int, number: int | None = None) -> SourceRow:
-        return SourceRow(
-            file=line.file,
-            split=line.split,
-            row=line.name + (f", object {number}" if number else ""),
-            image=self._photos.place(line),
-            expressions=expressions,
-        )
+
+@dataclass(frozen=True)
+class _SplitRecords:
+    """Of a split, made anew whenever they are gone through."""
+
+    grouping: _Grouping
+    split: int
+
+    def __len__(self) -> int:
+        return self.grouping.images(self.split)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return self.grouping.records(self.split)
+
+
+def _row(line: Line, image: str, expressions: int, number: int | None = None) -> SourceRow:
+    return SourceRow(
+        file=line.file,
+        split=line.split,
+        row=line.name + (f", object {number}" if number else ""),
+        image=image,
+        expressions=expressions,
+    )
 
 
 def _png(path: Path, image: Photo) -> NDArray[Any]:

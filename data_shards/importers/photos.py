@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from array import array
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from maris_fast.data_shards.importers.annotations import ImageRow
 from maris_fast.data_shards.importers.image_checks import TURNED, fitting_views, look_at_images
@@ -21,95 +26,159 @@ from maris_fast.images import NoImageError, Orientation, Views, views_of
 class Photo:
     """An image file that can be used, and its size in the view that its masks are for."""
 
+    number: int
     file_name: str
     height: int
     width: int
     orientation: Orientation
 
 
+@dataclass(frozen=True)
+class _Turned:
+    """A file that EXIF turns, as long as no line that names it says which way round its masks are."""
+
+    views: Views
+    where: str
+
+
 class PhotoFiles:
-    """Every image that lines name.
+    """Every image that lines name, numbered in the order in which they first do.
+
+    Numbers in arrays, and a name each: there may be millions.
 
     Args:
         mask_root: paths of masks that are files start from there.
-        splits: images of others are not decoded.
+        lines: gone through once here, and again in ``each``.
     """
 
     def __init__(
-        self,
-        image_root: Path,
-        mask_root: Path,
-        lines: Sequence[Line],
-        splits: Sequence[str],
-        options: ImportOptions,
+        self, image_root: Path, mask_root: Path, lines: Iterable[Line], options: ImportOptions
     ) -> None:
         self._root, self._mask_root, self._options = image_root, mask_root, options
-        self._places = _one_a_file(image_root, lines)
-        naming: dict[str, list[Line]] = {}
+        self._places: list[str] = []
+        self._heights, self._widths = array("i"), array("i")
+        self._faults: dict[int, Fault] = {}
+        self._shown: set[int] = set()
+        self._number_of_line, self._split_of_line = array("i"), array("h")
+        self._hash_of_line = array("q")
+        self.splits: dict[str, int] = {}
+        """Of all lines, with their numbers."""
+        turned: dict[int, _Turned] = {}
+        numbers: dict[str, int] = {}
+        first: dict[bytes, int] = {}
         for line in lines:
-            if isinstance(place := self._places[line.row.image], str):
-                naming.setdefault(place, []).append(line)
-        self._photos = {place: self._opened(place, of_it) for place, of_it in naming.items()}
-        decoded = [
-            photo
-            for place, photo in self._photos.items()
-            if isinstance(photo, Photo) and any(line.split in splits for line in naming[place])
-        ]
-        rows = [
-            ImageRow(id=number, file_name=photo.file_name, height=photo.height, width=photo.width)
-            for number, photo in enumerate(decoded, start=1)
-        ]
-        looked = look_at_images(image_root, rows, options, undecided="stored")  # of the right size by now
-        for number, fault in looked.faults.items():
-            self._photos[decoded[number - 1].file_name] = fault
+            name = line.row.image
+            if (number := numbers.get(name)) is None:
+                number = numbers[name] = self._numbered(line, first, turned)
+            if number in turned and (said := _said_orientation(turned[number].views, mask_root, line)):
+                self._turn(number, turned.pop(number), said)
+            self._number_of_line.append(number)
+            self._split_of_line.append(self.splits.setdefault(line.split, len(self.splits)))
+            self._hash_of_line.append(hash(name))
+        for number, one in turned.items():
+            self._turn(number, one, options.orientation)
 
-    def place(self, line: Line) -> str:
-        """Where the line's image lies, the same for all names of a file; as the line says it if nowhere."""
-        place = self._places[line.row.image]
-        return line.row.image if isinstance(place, Fault) else place
+    def __len__(self) -> int:
+        return len(self._places)
 
-    def of(self, line: Line) -> Photo | Fault:
-        place = self._places[line.row.image]
+    def _numbered(self, line: Line, first: dict[bytes, int], turned: dict[int, _Turned]) -> int:
+        """The number of the line's image: of several names of a file that of the first."""
+        place = image_place(line.row.image, self._root, line.where)
         if isinstance(place, Fault):
-            return place
-        photo = self._photos[place]
-        return photo if isinstance(photo, Fault) else size_fault(photo, line) or photo
-
-    def _opened(self, place: str, lines: Sequence[Line]) -> Photo | Fault:
-        path, where = self._root / place, lines[0].where
+            return self._add(line.row.image, place)
+        number = len(self)
+        file = same_file(self._root / place)
+        if file is not None and (one := first.setdefault(_mark(file), number)) != number:
+            return one
+        path = self._root / place
         try:
             views = views_of(path)
         except NoImageError:
-            return Fault("missing images", f"{where}: {path}{in_another_case(path)}")
+            return self._add(place, Fault("missing images", f"{line.where}: {path}{in_another_case(path)}"))
         except InputError as error:
-            return Fault("images that cannot be read", f"{where}: {error}")
-        orientation: Orientation | None = "stored"
+            return self._add(place, Fault("images that cannot be read", f"{line.where}: {error}"))
         if views.turned:
-            orientation = _said_orientation(views, self._mask_root, lines) or self._options.orientation
+            turned[number] = _Turned(views, line.where)
+        return self._add(place, views.stored)
+
+    def _add(self, place: str, size: tuple[int, int] | Fault) -> int:
+        number = len(self)
+        self._places.append(place)
+        if isinstance(size, Fault):
+            self._faults[number] = size
+            size = 0, 0
+        self._heights.append(size[0])
+        self._widths.append(size[1])
+        return number
+
+    def _turn(self, number: int, turned: _Turned, orientation: Orientation | None) -> None:
         if orientation is None:
-            return Fault(TURNED, f"{where}: {path}")
-        return Photo(place, *views.of(orientation), orientation)
+            path = self._root / self._places[number]
+            self._faults[number] = Fault(TURNED, f"{turned.where}: {path}")
+        elif orientation == "shown":
+            self._shown.add(number)
+            self._heights[number], self._widths[number] = turned.views.shown
+
+    def look(self, splits: Iterable[str]) -> None:
+        """Looks into the images that lines of these splits name, as the options say."""
+        numbers = self._sound_of(splits)
+        rows = (
+            ImageRow(
+                id=place,
+                file_name=self._places[number],
+                height=self._heights[number],
+                width=self._widths[number],
+            )
+            for place, number in enumerate(numbers.tolist(), start=1)
+        )
+        looked = look_at_images(  # of the right size by now
+            self._root, rows, len(numbers), self._options, undecided="stored"
+        )
+        for place, fault in looked.faults.items():
+            self._faults[int(numbers[place - 1])] = fault
+
+    def _sound_of(self, splits: Iterable[str]) -> NDArray[np.int32]:
+        """Numbers of the photographs without a fault that lines of these splits name."""
+        numbers = np.array(self._number_of_line, np.int32)
+        chosen = np.isin(np.array(self._split_of_line), [self.splits[split] for split in splits])
+        return np.setdiff1d(numbers[chosen], np.array(list(self._faults), np.int32))
+
+    def each(self, lines: Iterable[Line]) -> Iterator[tuple[Line, str, Photo | Fault]]:
+        """The same lines with where their image lies, the same for all names of a file, and the image.
+
+        Raises:
+            InputError: they are not the same.
+        """
+        known = zip(self._number_of_line, self._hash_of_line, strict=True)
+        changed = InputError("a file was changed while it was read; import it again")
+        for line in lines:
+            number, name = next(known, (-1, 0))
+            if number < 0 or name != hash(line.row.image):
+                raise changed
+            yield line, self._places[number], self._faults.get(number) or self._photo(number, line)
+        if next(known, None) is not None:
+            raise changed
+
+    def _photo(self, number: int, line: Line) -> Photo | Fault:
+        photo = self.photo(number)
+        return size_fault(photo, line) or photo
+
+    def photo(self, number: int) -> Photo:
+        """One without a fault."""
+        orientation: Orientation = "shown" if number in self._shown else "stored"
+        return Photo(number, self._places[number], self._heights[number], self._widths[number], orientation)
 
 
-def _one_a_file(root: Path, lines: Sequence[Line]) -> dict[str, str | Fault]:
-    """By the path that a line gives; of several names of a file the first."""
-    places: dict[str, str | Fault] = {}
-    first: dict[Hashable, str] = {}
-    for line in lines:
-        if line.row.image not in places:
-            place = image_place(line.row.image, root, line.where)
-            file = same_file(root / place) if isinstance(place, str) else None
-            places[line.row.image] = place if file is None else first.setdefault(file, str(place))
-    return places
+def _mark(file: Hashable) -> bytes:
+    return blake2b(repr(file).encode(errors="surrogateescape"), digest_size=16).digest()
 
 
-def _said_orientation(views: Views, mask_root: Path, lines: Sequence[Line]) -> Orientation | None:
-    """By the first width and height that fit one view alone: a line's own, or a mask's."""
-    for line in lines:
-        for width, height in [(line.row.width, line.row.height), *_mask_sizes(line, mask_root)]:
-            fitting = fitting_views(views, width, height)
-            if len(fitting) == 1:
-                return fitting[0]
+def _said_orientation(views: Views, mask_root: Path, line: Line) -> Orientation | None:
+    """By the first width and height that fit one view alone: the line's own, or a mask's."""
+    for width, height in [(line.row.width, line.row.height), *_mask_sizes(line, mask_root)]:
+        fitting = fitting_views(views, width, height)
+        if len(fitting) == 1:
+            return fitting[0]
     return None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -15,23 +17,47 @@ from maris_fast.data_shards.looks import Look, looks_of, twins
 from maris_fast.data_shards.records import DatasetInfo, ImageRecord, SharedPhotographs
 
 
+@dataclass
+class _Split:
+    """Files of a split, by number, and their names below the image folder."""
+
+    files: array[int] = field(default_factory=lambda: array("i"))
+    names: list[str] = field(default_factory=list)
+
+    def name_of(self, file: int) -> str:
+        """The first that it has here."""
+        return self.names[self.files.index(file)]
+
+
 class Photographs:
-    """What is known of each split's photographs."""
+    """What is known of each split's photographs; files have numbers, as there may be millions."""
 
     def __init__(self, info: DatasetInfo) -> None:
         self._root, self._synthetic = Path(info.image_root), info.synthetic
+        self._real_root = os.path.realpath(self._root)
         # PhraseCut's authors divided its 77,000 images by number; to look into them takes minutes.
         self._official = info.split_by == "official"
-        self._splits: dict[str, dict[Path, str]] = {}
-        """Files by split, through all links, with their names below the image folder."""
-        self._ids: dict[Path, set[Hashable]] = defaultdict(set)
+        self._splits: dict[str, _Split] = {}
+        self._files: dict[bytes, int] = {}
+        """By a hash of the path through all links."""
+        self._names: list[str] = []
+        """Of each file that path, below the image folder where it lies there."""
+        self._ids: dict[int, tuple[tuple[str, int], ...]] = {}
+        """Of files with a number at COCO or Flickr."""
 
-    def add(self, split: str, records: Iterable[ImageRecord]) -> None:
-        files = self._splits.setdefault(split, {})
-        for record in records:
-            path = Path(os.path.realpath(self._root / record.image))
-            files.setdefault(path, record.image)
-            self._ids[path] |= {path, *photograph_ids(record, self._synthetic)}
+    def add(self, split: str, record: ImageRecord) -> None:
+        of_split = self._splits.setdefault(split, _Split())
+        path = os.path.realpath(self._root / record.image)
+        own = os.path.join(self._real_root, record.image)
+        name = record.image if path == own else path
+        mark = blake2b(os.fsencode(path), digest_size=16).digest()
+        file = self._files.setdefault(mark, len(self._files))
+        if file == len(self._names):
+            self._names.append(name)
+        of_split.files.append(file)
+        of_split.names.append(record.image)
+        if ids := photograph_ids(record, self._synthetic):
+            self._ids[file] = tuple({*self._ids.get(file, ()), *ids})
 
     def shared(self, options: ImportOptions) -> tuple[SharedPhotographs, ...]:
         """What any two splits share, by name, and by what the images show where these are checked anyway.
@@ -40,17 +66,17 @@ class Photographs:
         """
         if len(self._splits) < 2:
             return ()
-        unknown = any(len(ids) == 1 for ids in self._ids.values())
+        unknown = len(self._ids) < len(self._files)
         look = unknown and options.check_images and not self._synthetic and not self._official
-        looks = looks_of(self._ids, options.progress)[0] if look else {}
+        looks = self._looks(options) if look else {}
         return tuple(
             SharedPhotographs(
                 splits=(first, second),
                 images=len(pairs),
                 by=ground,
                 example=(
-                    self._splits[first][next(iter(pairs))],
-                    self._splits[second][next(iter(pairs.values()))],
+                    self._splits[first].name_of(next(iter(pairs))),
+                    self._splits[second].name_of(next(iter(pairs.values()))),
                 ),
             )
             for first, second in combinations(self._splits, 2)
@@ -58,23 +84,35 @@ class Photographs:
             if pairs
         )
 
+    def _path(self, file: int) -> str:
+        return os.path.join(self._real_root, self._names[file])
+
+    def _looks(self, options: ImportOptions) -> dict[int, Look]:
+        paths = {self._path(file): file for file in range(len(self._names))}
+        return {paths[path]: look for path, look in looks_of(paths, options.progress)[0].items()}
+
     def _pairs(
-        self, first: str, second: str, looks: Mapping[Path, Look]
-    ) -> Iterator[tuple[Literal["name", "pixels", "looks"], dict[Path, Path]]]:
+        self, first: str, second: str, looks: Mapping[int, Look]
+    ) -> Iterator[tuple[Literal["name", "pixels", "looks"], dict[int, int]]]:
         """By ground, the surest first: files of the first split that are in the second, and which there."""
-        ones, others = self._splits[first], self._splits[second]
-        named = _met(ones, others, self._ids)
+        ones = dict.fromkeys(self._splits[first].files)
+        others = dict.fromkeys(self._splits[second].files)
+        named = _met(ones, others, lambda file: {file, *self._ids.get(file, ())})
         yield "name", named
-        pixels: dict[Path, set[Hashable]] = {path: {one.pixels} for path, one in looks.items()}
-        copies = _met([path for path in ones if path not in named], others, pixels)
+        left = [file for file in ones if file not in named]
+        copies = _met(left, others, lambda file: {looks[file].pixels} if file in looks else set())
         yield "pixels", copies
-        left = {path: looks[path] for path in ones if path in looks and path not in {*named, *copies}}
-        alike = twins(left, {path: looks[path] for path in others if path in looks})
-        yield "looks", {path: nearest[0].path for path, nearest in alike.items()}
+        unmet = {self._path(file): file for file in left if file in looks and file not in copies}
+        held = {self._path(file): file for file in others if file in looks}
+        alike = twins(
+            {path: looks[file] for path, file in unmet.items()},
+            {path: looks[file] for path, file in held.items()},
+        )
+        yield "looks", {unmet[path]: held[nearest[0].path] for path, nearest in alike.items()}
 
 
-def _met(ones: Iterable[Path], others: Iterable[Path], ids: Mapping[Path, set[Hashable]]) -> dict[Path, Path]:
+def _met(ones: Iterable[int], others: Iterable[int], ids: Callable[[int], set[Hashable]]) -> dict[int, int]:
     """Of the first files those that share an identity with one of the others, and with which."""
-    owner = {identity: path for path in others for identity in ids.get(path, ())}
-    shared = ((path, owner.get(one)) for path in ones for one in ids.get(path, ()))
-    return {path: other for path, other in shared if other is not None}
+    owner = {identity: file for file in others for identity in ids(file)}
+    shared = ((file, owner.get(one)) for file in ones for one in ids(file))
+    return {file: other for file, other in shared if other is not None}

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from maris_fast.data_shards.importers.line_grouping import write_lines
 from maris_fast.data_shards.importers.lines import ExpressionLine, ImageLine, Line, parsed_line
 from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import files_by_split
-from maris_fast.data_shards.importers.text_encoding import read_utf8
+from maris_fast.data_shards.importers.text_encoding import utf8_lines
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 from maris_fast.errors import first_of
@@ -24,58 +24,67 @@ from maris_fast.errors import first_of
 
 def read(source: Source) -> DatasetInfo:
     """Lines of ``NAME.jsonl``; those without a split are of "train"."""
-    files = files_by_split(source.root, source.dataset)
-    head = source.head()
-    bad = BadRows(f"{source.dataset} below {source.root}")
-    lines = [
-        replace(line, row=line.row.model_copy(update={"image": f"{below}/{line.row.image}"}))
-        if below
-        else line
-        for split, path in files
-        for line in read_lines(path, split, bad)
-        for below in [source.images_of(line.split)]
-    ]
-    return write_lines(source, lines, head, bad)
+    return write_line_files(source)
 
 
-def read_lines(
-    path: Path,
-    split: str | None,
-    bad: BadRows,
+def write_line_files(
+    source: Source,
     row_of: Callable[[Any], ExpressionLine | ImageLine] = parsed_line,
     unreadable: str = "lines that are not as docs/datasets.md says",
-) -> list[Line]:
-    """The lines of a file; those that are not as documented are added to ``bad``.
+) -> DatasetInfo:
+    """Writes what the lines of the source's files say; those that are not as documented are left out.
 
     Args:
-        split: what the file's name says.
         row_of: of a line's JSON; raises ValueError where it is none.
         unreadable: the reason that such a line has.
 
     Raises:
-        InputError: no such file.
+        InputError: as ``write_lines``.
     """
-    lines = []
-    for number, text in enumerate(read_utf8(path).splitlines(), start=1):
-        if not text.strip():
-            continue
-        where = f"{path.name}:{number}"
-        keys: Any = None
-        try:
-            keys = parse_json(text)
-            row = row_of(keys)
-        except ValueError as error:
-            fault = Fault(unreadable, f"{where}: {first_of(error)}")
-            bad.add(_unreadable(path.name, number, split or split_of(keys, missing=TRAIN)), fault)
-            continue
-        if split is not None and row.split not in (None, split):
-            detail = f"{where}: {row.split!r} in a file of {split!r}"
-            bad.add(
-                _unreadable(path.name, number, split), Fault("lines of another split than their file", detail)
-            )
-            continue
-        lines.append(Line(row, path.name, split or row.split or TRAIN, f"line {number}", where))
-    return lines
+    files = files_by_split(source.root, source.dataset)
+    head = source.head()
+    bad = BadRows(f"{source.dataset} below {source.root}")
+    return write_lines(source, _Lines(source, files, bad, row_of, unreadable), head, bad)
+
+
+@dataclass
+class _Lines:
+    """The lines of files, read anew whenever they are gone through; ``bad`` gets the others once."""
+
+    source: Source
+    files: list[tuple[str | None, Path]]
+    bad: BadRows
+    row_of: Callable[[Any], ExpressionLine | ImageLine]
+    unreadable: str
+
+    def __iter__(self) -> Iterator[Line]:
+        bad, self.bad = self.bad, BadRows("told already")
+        for split, path in self.files:
+            for line in self._of(path, split, bad):
+                below = self.source.images_of(line.split)
+                image = f"{below}/{line.row.image}" if below else line.row.image
+                yield replace(line, row=line.row.model_copy(update={"image": image})) if below else line
+
+    def _of(self, path: Path, split: str | None, bad: BadRows) -> Iterator[Line]:
+        """``split``: what the file's name says."""
+        for number, text in enumerate(utf8_lines(path), start=1):
+            if not text.strip():
+                continue
+            where = f"{path.name}:{number}"
+            keys: Any = None
+            try:
+                keys = parse_json(text)
+                row = self.row_of(keys)
+            except ValueError as error:
+                fault = Fault(self.unreadable, f"{where}: {first_of(error)}")
+                bad.add(_unreadable(path.name, number, split or split_of(keys, missing=TRAIN)), fault)
+                continue
+            if split is not None and row.split not in (None, split):
+                detail = f"{where}: {row.split!r} in a file of {split!r}"
+                fault = Fault("lines of another split than their file", detail)
+                bad.add(_unreadable(path.name, number, split), fault)
+                continue
+            yield Line(row, path.name, split or row.split or TRAIN, f"line {number}", where)
 
 
 def _unreadable(file: str, number: int, split: str) -> SourceRow:

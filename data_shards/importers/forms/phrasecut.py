@@ -154,6 +154,7 @@ class _Split:
         looked = look_at_images(
             self._root,
             rows,
+            len(rows),
             replace(options, progress=lambda done, _: progress(done, both)),
             undecided=options.orientation or "stored",  # as Visual Genome's boxes are
         )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from maris_fast.data_shards.importers.forms.jsonl import read_lines
-from maris_fast.data_shards.importers.left_out import BadRows
-from maris_fast.data_shards.importers.line_grouping import write_lines
+from maris_fast.data_shards.importers.forms.jsonl import write_line_files
 from maris_fast.data_shards.importers.lines import ExpressionLine, ImageLine, parsed_line
 from maris_fast.data_shards.importers.row_lines import LineRow
 from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import files_by_split
-from maris_fast.data_shards.importers.text_encoding import read_utf8
+from maris_fast.data_shards.importers.text_encoding import utf8_lines
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import DatasetInfo
 from maris_fast.errors import InputError
@@ -39,14 +37,7 @@ class PredictionRow(LineRow):
 
 def read(source: Source) -> DatasetInfo:
     """Masks are taken from the run lengths; files without a split in their name are of "train"."""
-    head = source.head()
-    bad = BadRows(f"{source.dataset} below {source.root}")
-    lines = [
-        line
-        for split, path in files_by_split(source.root, source.dataset)
-        for line in read_lines(path, split, bad, _row, "lines that are no prediction")
-    ]
-    return write_lines(source, lines, head, bad)
+    return write_line_files(source, _row, "lines that are no prediction")
 
 
 def _row(keys: Any) -> ExpressionLine | ImageLine:
@@ -58,7 +49,7 @@ def _is_predictions(source: Source) -> bool:
         return False
     try:
         _, path = files_by_split(source.root, source.dataset)[0]
-        first = parse_json(read_utf8(path).partition(b"\n")[0])
+        first = parse_json(next(utf8_lines(path), b""))
     except (InputError, ValueError):
         return False
     return isinstance(first, dict) and "prediction" in first
