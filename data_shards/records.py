@@ -379,14 +379,22 @@ class ImportedDataset:
         with path.open("rb") as lines:
             lines.seek(first_byte)
             for line in lines:
-                try:
-                    record = ImageRecord.model_validate_json(line)
-                except ValidationError as error:
-                    at = lines.tell() - len(line)
-                    raise InputError(
-                        f"{path}, byte {at:,}: no record as `maris-fast import` writes it: {first_of(error)}"
-                    ) from error
-                yield record, len(line)
+                yield self.record_of(line, split, first_byte), len(line)
+                first_byte += len(line)
+
+    def record_of(self, line: bytes, split: str, first_byte: int) -> ImageRecord:
+        """The record of a line of the split, which begins at ``first_byte``.
+
+        Raises:
+            InputError: as ``records``.
+        """
+        try:
+            return ImageRecord.model_validate_json(line)
+        except ValidationError as error:
+            raise InputError(
+                f"{self.path(split)}, byte {first_byte:,}: no record as `maris-fast import` writes it: "
+                f"{first_of(error)}"
+            ) from error
 
 
 def count(records: Iterable[ImageRecord]) -> SplitCounts:

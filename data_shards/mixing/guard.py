@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from maris_fast.data_shards.looks import LOOK_ALIKE, Twin, looks_of, twins
-from maris_fast.data_shards.mixing.mixed_sets import Identity, Part
+from maris_fast.data_shards.mixing.mixed_sets import Identity, Part, Placed, path_key
 from maris_fast.data_shards.records import TRAIN, Frozen, ImageRecord, SplitCounts, count
 from maris_fast.errors import InputError
 
@@ -78,6 +80,22 @@ class Allowed:
 
 
 @dataclass
+class _Counts:
+    refs: int = 0
+    sentences: int = 0
+    images: int = 0
+
+    def add(self, record: ImageRecord) -> None:
+        one = count([record])
+        self.refs += one.refs
+        self.sentences += one.sentences
+        self.images += one.images
+
+    def counts(self) -> SplitCounts:
+        return SplitCounts(refs=self.refs, sentences=self.sentences, images=self.images)
+
+
+@dataclass
 class _Found:
     images: int = 0
     sentences: int = 0
@@ -92,25 +110,31 @@ class Guard:
     """Knows every held-out image, and what became of the train images that are among them."""
 
     def __init__(self, parts: Sequence[Part], others: Sequence[Part]) -> None:
-        self._held: dict[Identity, set[_Split]] = defaultdict(set)
+        self._train = parts
         self._parts: Mapping[int, Part] = {part.number: part for part in (*parts, *others)}
-        self._held_paths: dict[Path, None] = {}
+        self._held: dict[Identity, frozenset[_Split]] = {}
+        self._splits: dict[frozenset[_Split], frozenset[_Split]] = {}
+        self._held_paths: dict[bytes, str] = {}
         for part in self._parts.values():
             for split in part.held_out:
-                for record in part.records(split):
-                    self._held_paths[part.real_path(record)] = None
+                for _, record, _, _ in part.records(split):
+                    path = part.real_path(record)
+                    self._held_paths.setdefault(path_key(path), path)
                     for identity in part.identities(record):
-                        self._held[identity].add((part.number, split))
-        self._train = [(part, record) for part in parts for record in part.records(TRAIN)]
-        self._pixels: dict[Path, bytes] = {}
-        self._twins: dict[Path, list[Twin]] = {}
-        self._unseen: dict[Path, str] = {}
+                        self._hold(identity, {(part.number, split)})
+        self._pixels: dict[bytes, bytes] = {}
+        self._twins: dict[str, list[Twin[str]]] = {}
+        self._unseen: dict[str, str] = {}
         self._found: dict[tuple[int, int, str, Ground], _Found] = defaultdict(_Found)
         self._look_alikes: list[LookAlike] = []
-        self._removed: list[ImageRecord] = []
-        self._kept: list[ImageRecord] = []
-        self._by_coco_id: set[Identity] = set()
-        self._by_path: set[Identity] = set()
+        self._removed, self._kept = _Counts(), _Counts()
+        self._by_coco_id, self._by_path = array("q"), array("q")
+        """Hashes of the train images that are told apart so."""
+
+    def _hold(self, identity: Identity, splits: Iterable[_Split]) -> None:
+        """Equal sets are one: most images are in one split."""
+        both = self._held.get(identity, frozenset()) | frozenset(splits)
+        self._held[identity] = self._splits.setdefault(both, both)
 
     def look(self, most: int = LOOK_ALIKE, progress: Callable[[int, int], None] | None = None) -> None:
         """Compares the content of all images, so that copies under other names are met too.
@@ -119,20 +143,24 @@ class Guard:
             most: bits of 256 in which two images that look alike may differ.
             progress: called with files looked at and how many there are.
         """
-        train = dict.fromkeys(part.real_path(record) for part, record in self._train)
-        seen, self._unseen = looks_of([*self._held_paths, *train], progress)
-        held = {path: seen[path] for path in self._held_paths if path in seen}
+        train = dict.fromkeys(
+            part.real_path(record) for part in self._train for record in part.dataset.records(TRAIN)
+        )
+        seen, self._unseen = looks_of(chain(self._held_paths.values(), train), progress)
+        held = {path: seen[path] for path in self._held_paths.values() if path in seen}
         for path, look in held.items():
-            self._held["pixels", look.pixels] |= self._held["path", path]
-        self._pixels = {path: seen[path].pixels for path in train if path in seen}
-        self._twins = twins({path: seen[path] for path in self._pixels}, held, most)
+            self._hold(look.pixels, self._held[path_key(path)])
+        ours = {path: seen[path] for path in train if path in seen}
+        self._pixels = {path_key(path): look.pixels for path, look in ours.items()}
+        self._twins = twins(ours, held, most)
 
-    def kept(self, allowed: Allowed) -> Iterator[tuple[Part, ImageRecord]]:
+    def kept(self, allowed: Allowed) -> Iterator[Placed]:
         """The train splits' records that may stay; all are looked at and counted."""
-        for part, record in self._train:
+        for placed in chain.from_iterable(part.records(TRAIN) for part in self._train):
+            part, record, _, _ = placed
             identities = part.identities(record)
-            in_coco = next((one for one in identities if one[0] == "coco"), None)
-            (self._by_coco_id if in_coco else self._by_path).add(in_coco or part.file_key(record))
+            in_coco = next((one for one in identities if isinstance(one, tuple) and one[0] == "coco"), None)
+            (self._by_coco_id if in_coco else self._by_path).append(hash(in_coco or part.file_key(record)))
             met = self._met(part, record, identities)
             for (number, split), ground in met.items():
                 found = self._found[part.number, number, split, ground]
@@ -140,43 +168,45 @@ class Guard:
                 found.sentences += len(record.expressions)
                 found.example = found.example or record.image
             if not met:
-                yield part, record
+                yield placed
             elif all(
                 (allowed.keep_own and number == part.number)
                 or (allowed.keep_look_alikes and ground == "looks")
                 for (number, _), ground in met.items()
             ):
-                self._kept.append(record)
-                yield part, record
+                self._kept.add(record)
+                yield placed
             else:
-                self._removed.append(record)
+                self._removed.add(record)
 
     def _met(self, part: Part, record: ImageRecord, identities: set[Identity]) -> dict[_Split, Ground]:
         """The held-out splits that have the image, each by its surest ground."""
         path = part.real_path(record)
         met: dict[_Split, Ground] = {}
         for twin in self._twins.get(path, ()):
-            for number, split in self._held["path", twin.path]:
+            for number, split in self._held[path_key(twin.path)]:
                 met.setdefault((number, split), "looks")
-        pixels = self._held.get(("pixels", self._pixels.get(path)), set())
-        met.update(dict.fromkeys(pixels, "pixels"))
+        pixels = self._pixels.get(path_key(path))
+        met.update(dict.fromkeys(self._held.get(pixels, ()) if pixels else (), "pixels"))
         named = set().union(*(self._held.get(identity, ()) for identity in identities))
         met.update(dict.fromkeys(named, "name"))
         if "looks" in met.values():
             self._add_look_alikes(part, path, met)
         return met
 
-    def _add_look_alikes(self, part: Part, path: Path, met: Mapping[_Split, Ground]) -> None:
+    def _add_look_alikes(self, part: Part, path: str, met: Mapping[_Split, Ground]) -> None:
         """The nearest of each split that has no surer ground."""
         for (number, split), ground in met.items():
             if ground == "looks":
-                nearest = next(t for t in self._twins[path] if (number, split) in self._held["path", t.path])
+                nearest = next(
+                    t for t in self._twins[path] if (number, split) in self._held[path_key(t.path)]
+                )
                 self._look_alikes.append(
                     LookAlike(
                         train=part.label(TRAIN),
                         held_out=self._parts[number].label(split),
-                        train_image=str(path),
-                        held_out_image=str(nearest.path),
+                        train_image=path,
+                        held_out_image=nearest.path,
                         distance=nearest.distance,
                     )
                 )
@@ -194,13 +224,13 @@ class Guard:
         Raises:
             InputError: images would be left out that nobody allowed to be.
         """
-        if allowed.remove or not self._removed:
+        if allowed.remove or not self._removed.images:
             return
         leaks = self._leaks()
         lines = ["train images are test images, nothing was written:"]
         lines += [f"  {leak}" for leak in leaks]
         lines.append(
-            f"`remove_leaks` leaves out these {len(self._removed):,} images of the train splits; a model's "
+            f"`remove_leaks` leaves out these {self._removed.images:,} images of the train splits; a model's "
             "score on an image that it was trained on is no test"
         )
         if not allowed.keep_own and any(leak.own for leak in leaks):
@@ -220,10 +250,10 @@ class Guard:
             datasets=tuple(str(part.dataset.folder.absolute()) for part in parts),
             held_out=tuple(str(part.dataset.folder.absolute()) for part in others),
             leaks=tuple(self._leaks()),
-            removed=count(self._removed),
-            kept=count(self._kept),
-            by_coco_id=len(self._by_coco_id),
-            by_path=len(self._by_path),
+            removed=self._removed.counts(),
+            kept=self._kept.counts(),
+            by_coco_id=len(np.unique(self._by_coco_id)),
+            by_path=len(np.unique(self._by_path)),
             by_content=len(self._pixels),
             not_looked_at=len(self._unseen),
             look_alikes=tuple(self.look_alikes),

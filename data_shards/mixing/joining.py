@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from maris_fast.data_shards.importers.problems import Problems
-from maris_fast.data_shards.mixing.mixed_sets import Identity, Part
+from maris_fast.data_shards.mixing.mixed_sets import Identity, Part, Placed
 from maris_fast.data_shards.records import Expression, ImageRecord, Target
 
 IMAGE_STRIDE = 10**10
@@ -18,24 +24,51 @@ ID_STRIDE = 10**13
 
 
 @dataclass
-class _Image:
-    """An image, and all that is said about it in one split of the mix."""
+class Joined:
+    """A split of the mix: where the records are that each image's is made of."""
 
-    image_id: int
-    first: ImageRecord
-    path: str
-    targets: list[Target] = field(default_factory=list)
-    expressions: list[Expression] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    sources: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Places in ``parts`` and ``splits``, by a part's number and its split."""
+    images: array[int] = field(default_factory=lambda: array("i"))
+    """Numbers of the mix's images, a record each; so are the following."""
+    image_ids: array[int] = field(default_factory=lambda: array("q"))
+    source: array[int] = field(default_factory=lambda: array("h"))
+    first_bytes: array[int] = field(default_factory=lambda: array("q"))
 
-    def record(self) -> ImageRecord:
-        return self.first.model_copy(
-            update={
-                "image_id": self.image_id,
-                "image": self.path,
-                "targets": tuple(self.targets),
-                "expressions": tuple(self.expressions),
-            }
-        )
+    def __len__(self) -> int:
+        """Records."""
+        return len(self.image_ids)
+
+    def add(self, image: int, image_id: int, placed: Placed) -> None:
+        source = self.sources.setdefault((placed.part.number, placed.split), len(self.sources))
+        if source == len(self.parts):
+            self.parts.append(placed.part)
+            self.splits.append(placed.split)
+        self.images.append(image)
+        self.image_ids.append(image_id)
+        self.source.append(source)
+        self.first_bytes.append(placed.first_byte)
+
+    def by_image(self) -> Iterator[tuple[int, list[tuple[Part, ImageRecord]]]]:
+        """Images in the order of image_id, each with its records in the order in which they were added."""
+        with ExitStack() as stack:
+            files = [
+                stack.enter_context(part.dataset.path(split).open("rb"))
+                for part, split in zip(self.parts, self.splits, strict=True)
+            ]
+            order = np.lexsort((np.array(self.images), np.array(self.image_ids)))
+            for _, places in groupby(map(int, order), self.images.__getitem__):
+                of_image = list(places)
+                yield self.image_ids[of_image[0]], [self._read(place, files) for place in of_image]
+
+    def _read(self, place: int, files: Sequence[BinaryIO]) -> tuple[Part, ImageRecord]:
+        source = self.source[place]
+        file = files[source]
+        file.seek(self.first_bytes[place])
+        part = self.parts[source]
+        return part, part.dataset.record_of(file.readline(), self.splits[source], self.first_bytes[place])
 
 
 class Joining:
@@ -43,55 +76,78 @@ class Joining:
 
     def __init__(self, root: Path, problems: Problems) -> None:
         self._root, self._problems = root, problems
-        self._image_ids: dict[Identity, int] = {}
+        self._images: dict[Identity, int] = {}
+        self._image_ids = array("q")
+        self._views: dict[tuple[int, int, str], tuple[int, int, str]] = {}
 
-    def joined(self, records: Iterable[tuple[Part, ImageRecord]]) -> list[ImageRecord]:
-        """One record an image, in the order of image_id; what each data set says in the order it comes."""
-        images: dict[Identity, _Image] = {}
-        for part, record in records:
-            key = part.file_key(record)
-            if key not in images:
-                path = part.path(record).relative_to(self._root).as_posix()
-                images[key] = _Image(self._image_id(key, part, record), record, path)
-            image = images[key]
-            sizes = [(one.height, one.width) for one in (image.first, record)]
-            if sizes[0] != sizes[1]:
+    def join(self, records: Iterable[Placed]) -> Joined:
+        """What each data set says of an image together, and ids apart."""
+        joined = Joined()
+        views: dict[int, tuple[int, int, str]] = {}
+        for placed in records:
+            part, record = placed.part, placed.record
+            image = self._image(part, record)
+            view = record.height, record.width, record.orientation
+            first = views.setdefault(image, self._views.setdefault(view, view))
+            if first[:2] != view[:2]:
                 self._problems.add(
                     "images of which the data sets have different sizes (height x width)",
-                    f"{record.image}: {sizes[0][0]} x {sizes[0][1]}, and {sizes[1][0]} x {sizes[1][1]} in "
+                    f"{record.image}: {first[0]} x {first[1]}, and {view[0]} x {view[1]} in "
                     f"{part.dataset.folder}",
                 )
                 continue
-            if image.first.orientation != record.orientation:
+            if first[2] != view[2]:
                 self._problems.add(
                     "images that one data set takes as stored and another as EXIF turns them; import one of "
                     "them again with the other `orientation`",
-                    f"{record.image}: {image.first.orientation}, and {record.orientation} in "
-                    f"{part.dataset.folder}",
+                    f"{record.image}: {first[2]}, and {view[2]} in {part.dataset.folder}",
                 )
                 continue
-            self._add(image, part, record)
-        return [image.record() for image in sorted(images.values(), key=lambda image: image.image_id)]
+            self._own(record, part)  # for its problems
+            joined.add(image, self._image_ids[image], placed)
+        return joined
 
-    def _image_id(self, key: Identity, part: Part, record: ImageRecord) -> int:
-        """COCO's number of COCO's files; of another, from the first data set that has it."""
-        if key not in self._image_ids:
-            kind, number = key
+    def records(self, joined: Joined) -> Iterator[ImageRecord]:
+        """One record an image, in the order of image_id; what each data set says in the order it comes."""
+        for image_id, of_it in joined.by_image():
+            targets: list[Target] = []
+            expressions: list[Expression] = []
+            for part, record in of_it:
+                own, said = self._own(record, part)
+                expressions += [one.model_copy(update={"target": len(targets) + one.target}) for one in said]
+                targets += own
+            part, first = of_it[0]
+            yield first.model_copy(
+                update={
+                    "image_id": image_id,
+                    "image": part.path(first).relative_to(self._root).as_posix(),
+                    "targets": tuple(targets),
+                    "expressions": tuple(expressions),
+                }
+            )
+
+    def _image(self, part: Part, record: ImageRecord) -> int:
+        """The number of a record's image; its id is COCO's number, or from the first data set that has it."""
+        key = part.file_key(record)
+        image = self._images.setdefault(key, len(self._images))
+        if image == len(self._image_ids):
             own = part.number * IMAGE_STRIDE + self._within(record.image_id, IMAGE_STRIDE, "image", part)
-            self._image_ids[key] = number if kind == "coco" and isinstance(number, int) else own
-        return self._image_ids[key]
+            self._image_ids.append(key[1] if isinstance(key, tuple) else own)
+        return image
 
-    def _add(self, image: _Image, part: Part, record: ImageRecord) -> None:
-        before = len(image.targets)
+    def _own(self, record: ImageRecord, part: Part) -> tuple[list[Target], list[Expression]]:
+        """A record's targets and expressions with ids that no other data set's have."""
+        targets = []
         for target in record.targets:
             ann_ids = target.ann_ids
             if not part.info.coco_annotations:
                 ann_ids = tuple(self._id(one, "annotation", part) for one in ann_ids)
             changes = {"ref_id": self._id(target.ref_id, "ref", part), "ann_ids": ann_ids}
-            image.targets.append(target.model_copy(update=changes))
-        for one in record.expressions:
-            changes = {"sent_id": self._id(one.sent_id, "sentence", part), "target": before + one.target}
-            image.expressions.append(one.model_copy(update=changes))
+            targets.append(target.model_copy(update=changes))
+        return targets, [
+            one.model_copy(update={"sent_id": self._id(one.sent_id, "sentence", part)})
+            for one in record.expressions
+        ]
 
     def _id(self, own: int, what: str, part: Part) -> int:
         return part.number * ID_STRIDE + self._within(own, ID_STRIDE, what, part)
@@ -102,4 +158,5 @@ class Joining:
                 f"ids below 0, or of {stride:,} and more; mix data sets as imported, not mixed ones",
                 f"{part.dataset.folder}: {what} {own}",
             )
+            return 0
         return own

@@ -123,12 +123,11 @@ def mix_datasets(
             guard.look(look_alike, looking)
         problems = Problems(f"the mix of {', '.join(map(str, folders))}", done="mixed")
         mixing = Joining(root, problems)
-        train = mixing.joined(guard.kept(allowed))
+        train = mixing.join(guard.kept(allowed))
         drawn = draw_pairs(pairs, guard.look_alikes) if pairs is not None else []
         guard.require_allowed(allowed, _where(drawn))
         rest = {
-            split_name: mixing.joined((part, record) for record in part.records(split))
-            for split_name, part, split in _named_splits(parts)
+            split_name: mixing.join(part.records(split)) for split_name, part, split in _named_splits(parts)
         }
         problems.raise_if_any()
         if not train:
@@ -141,8 +140,8 @@ def mix_datasets(
             synthetic=any(part.info.synthetic for part in parts),
             coco_annotations=all(part.info.coco_annotations for part in parts),
             splits={
-                split: write_split(folder, split, records)
-                for split, records in {TRAIN: train, **rest}.items()
+                split: write_split(folder, split, mixing.records(joined))
+                for split, joined in {TRAIN: train, **rest}.items()
             },
             left_out=_left_out(parts),
             dropped_pixels=_dropped_pixels(parts),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from maris_fast.data_shards.importers.coco_images import cocos_own_file, photograph_ids
 from maris_fast.data_shards.records import TRAIN, DatasetInfo, ImageRecord, ImportedDataset
@@ -15,7 +17,8 @@ from maris_fast.errors import InputError
 MOST_DATASETS = 98
 """An image's id has 12 digits in a cache, see ``joining``."""
 
-Identity = tuple[str, Hashable]
+Identity = tuple[str, int] | bytes
+"""A number of somebody's, or a hash of a path or of pixels; there may be millions."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,12 @@ class Part:
     tick: Callable[[], None]
     """Called with each record that is read."""
 
-    def records(self, split: str) -> Iterator[ImageRecord]:
-        for record in self.dataset.records(split):
+    def records(self, split: str) -> Iterator[Placed]:
+        first_byte = 0
+        for record, line_bytes in self.dataset.records_and_bytes(split):
             self.tick()
-            yield record
+            yield Placed(self, record, split, first_byte)
+            first_byte += line_bytes
 
     @property
     def info(self) -> DatasetInfo:
@@ -53,15 +58,28 @@ class Part:
     def file_key(self, record: ImageRecord) -> Identity:
         """Of the file; COCO's own are the same wherever they lie."""
         number = None if self.info.synthetic else cocos_own_file(record.image)
-        return ("path", self.real_path(record)) if number is None else ("coco", number)
+        return path_key(self.real_path(record)) if number is None else ("coco", number)
 
-    def real_path(self, record: ImageRecord) -> Path:
+    def real_path(self, record: ImageRecord) -> str:
         """Where the image's file is, through all links."""
-        return Path(os.path.realpath(self.path(record)))
+        return os.path.realpath(self.path(record))
 
     def identities(self, record: ImageRecord) -> set[Identity]:
         """All by which the photograph may be met again, as far as names and annotations tell."""
-        return {("path", self.real_path(record)), *photograph_ids(record, self.info.synthetic)}
+        return {path_key(self.real_path(record)), *photograph_ids(record, self.info.synthetic)}
+
+
+def path_key(real_path: str) -> bytes:
+    return blake2b(os.fsencode(real_path), digest_size=16).digest()
+
+
+class Placed(NamedTuple):
+    """A record of a part, and where it begins in the JSON lines of its split."""
+
+    part: Part
+    record: ImageRecord
+    split: str
+    first_byte: int
 
 
 def parts_of(
