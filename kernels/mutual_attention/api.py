@@ -175,9 +175,11 @@ def _implementation(
         reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C)
         if reason is not None:
             raise UnsupportedError(f"{reason}; use impl='reference' or 'auto'")
+    if impl != "auto":  # no look at L_t, which may be symbolic
+        return impl, ""
     words = smallest_block(L_t)
-    if impl != "auto" or words is None:
-        return (REFERENCE if impl == "auto" else impl), ""
+    if words is None:
+        return REFERENCE, ""
     candidate = _chosen_candidate(
         z_v.device,
         z_v.dtype,

@@ -111,7 +111,7 @@ def mutual_attention_reference(
     dtype = z_v.dtype
     wide = torch.promote_types(dtype, torch.float32)
     with torch.autocast(z_v.device.type, enabled=False):
-        z_v, z_l = tokens_of_expressions(z_v.to(wide), expr_offsets, len(z_l)), z_l.to(wide)
+        z_v, z_l = tokens_of_expressions(z_v.to(wide), expr_offsets, z_l.shape[0]), z_l.to(wide)
         S = relevance(z_v, z_l, reading)
         A = attention_weights(S, gate(S, tau, keep, word_mask, reading) if kept is None else kept)
         x = A @ z_l + z_v
@@ -134,5 +134,5 @@ def mutual_attention_weights_reference(
     """A of eq. 3, [E, L_v, L_t] in fp32 (fp64 for fp64 inputs)."""
     wide = torch.promote_types(z_v.dtype, torch.float32)
     with torch.autocast(z_v.device.type, enabled=False):
-        S = relevance(tokens_of_expressions(z_v.to(wide), expr_offsets, len(z_l)), z_l.to(wide), reading)
+        S = relevance(tokens_of_expressions(z_v.to(wide), expr_offsets, z_l.shape[0]), z_l.to(wide), reading)
         return attention_weights(S, gate(S, tau, keep, word_mask, reading))

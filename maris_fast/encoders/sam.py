@@ -149,7 +149,8 @@ class SamEncoder:
             maps = self._global_block_outputs(batch)  # three of [B, H, W, C_v]
         features = []
         for i, pixels in enumerate(images):
-            h, w = (-(-side // PATCH) for side in pixels.shape[1:])
+            # ONNX divides integers towards zero, so none may be negative.
+            h, w = ((side + PATCH - 1) // PATCH for side in pixels.shape[1:])
             first, second, third = (level[i, :h, :w].float() for level in maps)
             features.append((first, second, third))
         return features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -85,7 +85,6 @@ class TextEncoder:
         quick_gelu = bool(config.get("quick_gelu", False) or source.quick_gelu)
         tower = _build(settings, config, quick_gelu, source.path)
         self.tower = tower.to(device).requires_grad_(False).eval()
-        self._causal_mask = self.tower.attn_mask
         self.device = torch.device(device)
         self.channels: int = config["text_cfg"]["width"]
         self.context_length: int = config["text_cfg"].get("context_length", 77)
@@ -102,7 +101,6 @@ class TextEncoder:
             max_words=settings.max_words,
         )
         self._tokenizer = tokeniser()
-        self._turn = threading.Lock()  # the tower's mask is set for each batch
 
     def tokenise(self, text: str) -> TokenisedText:
         """Tokens of one expression, cut to ``max_words``.
@@ -137,17 +135,26 @@ class TextEncoder:
             features += self._encode_batch(tokenised[start : start + _BATCH])
         return features
 
-    @torch.no_grad()
-    def _encode_batch(self, batch: list[TokenisedText]) -> list[TextFeatures]:
-        # What stands behind the end token cannot be seen, so the batch's longest expression is all that is
-        # computed; the tower adds its causal mask whole, so the mask is cut too.
-        longest = max(len(text.ids) for text in batch)
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    def padded_ids(self, batch: Sequence[TokenisedText]) -> Tensor:
+        """Ids [E, L] of expressions on the tower's device; zeros, which nothing sees, after the end token."""
+        ids = torch.zeros(len(batch), max(len(text.ids) for text in batch), dtype=torch.long)
         for row, text in zip(ids, batch, strict=True):
             row[: len(text.ids)] = torch.tensor(text.ids)
-        with self._turn:
-            self.tower.attn_mask = self._causal_mask[:longest, :longest]
-            _, tokens = self.tower(ids.to(self.device))  # [E, longest, C']
+        return ids.to(self.device)
+
+    def token_features(self, ids: Tensor) -> Tensor:
+        """Token ids [E, L], L at most ``context_length``, to features [E, L, C'] after the last norm."""
+        length, tower = ids.shape[1], self.tower
+        # As its ``forward``, which adds the causal mask whole, so that it takes no other length.
+        x = tower.token_embedding(ids) + tower.positional_embedding[:length]
+        causal = torch.full((length, length), -math.inf, device=ids.device).triu(1)
+        x = tower.transformer(x, attn_mask=causal)
+        features: Tensor = tower.ln_final(x)
+        return features
+
+    @torch.no_grad()
+    def _encode_batch(self, batch: list[TokenisedText]) -> list[TextFeatures]:
+        tokens = self.token_features(self.padded_ids(batch))
         return [
             TextFeatures(row[1 : len(text.ids)].float().clone(), text.tokens, text.truncated)
             for row, text in zip(tokens, batch, strict=True)

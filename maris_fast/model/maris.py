@@ -78,6 +78,17 @@ class Maris(nn.Module):
         self, features: Sequence[Tensor], words: Tensor, word_mask: Tensor, expr_offsets: Tensor
     ) -> Segmentation:
         f_v, grid = self.visual_tokens(features)
+        return self.of_tokens(f_v, grid, words, word_mask, expr_offsets)
+
+    def of_tokens(
+        self,
+        f_v: Tensor,
+        grid: tuple[int, int],
+        words: Tensor,
+        word_mask: Tensor,
+        expr_offsets: Tensor | None,
+    ) -> Segmentation:
+        """``forward`` from F_v [I, h·w, C] and its grid on; expr_offsets None: one expression an image."""
         f_lav, f_val = self.mutual_aware(f_v, words, word_mask, expr_offsets, grid)
         if self.settings.linguistic_guidance == "product":
             f_lav, f_val, word_mask = words_into_pixels(f_lav, f_val, word_mask)
@@ -93,13 +104,18 @@ class Maris(nn.Module):
         return f_v.flatten(1, 2), grid
 
     def mutual_aware(
-        self, f_v: Tensor, f_l: Tensor, word_mask: Tensor, expr_offsets: Tensor, grid: tuple[int, int]
+        self,
+        f_v: Tensor,
+        f_l: Tensor,
+        word_mask: Tensor,
+        expr_offsets: Tensor | None,
+        grid: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """f_v [I, L_v, C], f_l [E, L_t, C'] through all MA blocks -> f_lav [E, L_v, C], f_val [E, L_t, C]."""
         if self.project_words is not None:
-            return tokens_of_expressions(f_v, expr_offsets, len(f_l)), self.project_words(f_l)
+            return tokens_of_expressions(f_v, expr_offsets, f_l.shape[0]), self.project_words(f_l)
         # The first block shares an image's tokens between its expressions; after it each has its own.
-        groups: Tensor | None = expr_offsets
+        groups = expr_offsets
         for block in self.ma_blocks:
             f_v, f_l = block(f_v, f_l, word_mask, self._tau, groups, grid)
             groups = None

@@ -109,8 +109,8 @@ class MaskDecoder(nn.Module):
         self, f_lav: Tensor, f_val: Tensor, word_mask: Tensor, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """f_lav [E, h·w, C], f_val [E, L_t, C], word_mask bool [E, L_t] -> logits [E, 4h, 4w], F_m [E, C]."""
-        f_c = torch.cat([self.query.to(f_val.dtype).expand(len(f_val), -1, -1), f_val], dim=1)
-        token_mask = torch.cat([word_mask.new_ones(len(f_val), 1), word_mask], dim=1)
+        f_c = torch.cat([self.query.to(f_val.dtype).expand(f_val.shape[0], -1, -1), f_val], dim=1)
+        token_mask = torch.cat([word_mask.new_ones(f_val.shape[0], 1), word_mask], dim=1)
         position = self._position(f_lav, grid)
         for block in self.blocks:
             f_lav, f_c = block(f_lav, f_c, token_mask, position, grid)

@@ -56,7 +56,7 @@ class BidirectionalFusion(nn.Module):
         """f_v [I, h·w, C], f_l [E, L_t, C_l] -> f_lav [E, h·w, C], f_val [E, L_t, C]; tau: no use."""
 
         def of_expressions(tokens: Tensor) -> Tensor:
-            return tokens_of_expressions(tokens, expr_offsets, len(f_l))
+            return tokens_of_expressions(tokens, expr_offsets, f_l.shape[0])
 
         z_l = self.W_l(f_l)
         k = attention_over_words(of_expressions(F.relu(self.V_1(f_v))), z_l, word_mask, self.impl)

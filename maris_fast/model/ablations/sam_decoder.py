@@ -91,7 +91,7 @@ class SamDecoder(nn.Module):
         self, f_lav: Tensor, f_val: Tensor, word_mask: Tensor, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """f_lav [E, h·w, C], f_val [E, L_t, C], word_mask -> logits [E, 4h, 4w], their token [E, C]."""
-        output = self.output_tokens.to(f_val.dtype).expand(len(f_val), -1, -1)
+        output = self.output_tokens.to(f_val.dtype).expand(f_val.shape[0], -1, -1)
         prompt = torch.cat([output, f_val], dim=1)
         token_mask = torch.cat([word_mask.new_ones(output.shape[:2]), word_mask], dim=1)
         place = sine_positions(*grid, f_lav.shape[2], device=f_lav.device, dtype=f_lav.dtype).flatten(0, 1)

@@ -29,6 +29,6 @@ class SpatialDynamicFusion(nn.Module):
         grid: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """f_v [I, L_v, C], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]; tau, grid: no use."""
-        z_v = tokens_of_expressions(self.W_v(f_v), expr_offsets, len(f_l))
+        z_v = tokens_of_expressions(self.W_v(f_v), expr_offsets, f_l.shape[0])
         z_l = self.W_l(f_l)
         return self.norm_v(attention_over_words(z_v, z_l, word_mask, self.impl) + z_v), z_l

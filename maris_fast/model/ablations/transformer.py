@@ -41,7 +41,7 @@ class TransformerFusion(nn.Module):
         grid: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """f_v [I, L_v, C], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]; tau, grid: no use."""
-        z_v = tokens_of_expressions(self.project_v(f_v), expr_offsets, len(f_l))
+        z_v = tokens_of_expressions(self.project_v(f_v), expr_offsets, f_l.shape[0])
         z_l = self.project_l(f_l)
         x = torch.cat([z_v, z_l], dim=1)
         key_mask = torch.cat([word_mask.new_ones(z_v.shape[:2]), word_mask], dim=1)
