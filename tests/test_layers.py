@@ -21,7 +21,7 @@ LAYERS = (
     "model scoring encoders",
     "weight_files",
     "weights pictures",
-    "prediction",
+    "prediction exporting",
     "data_shards",
     "train predicting",
     "evaluation",

@@ -17,6 +17,7 @@ from maris_fast.cli import (
     demo,
     doctor,
     examples,
+    export,
     inspection,
     plan,
     predict,
@@ -102,6 +103,7 @@ app.command("attention")(attention.attention)
 app.command("demo")(demo.demo)
 app.command("examples")(examples.examples)
 app.command("push")(push.push)
+app.command("export")(export.export)
 app.add_typer(bench, name="bench")
 app.add_typer(kernels, name="kernels")
 app.command("report")(reporting.report)

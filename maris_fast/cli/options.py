@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import typer
+
+from maris_fast.errors import ArgumentError
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings that override the files'")
@@ -16,6 +19,21 @@ Bootstrap = Annotated[int, typer.Option(min=0, help="resamples of images for 95%
 Breakdown = Annotated[
     bool, typer.Option(help="print scores by category, size, length and words; always in the JSON")
 ]
+License = Annotated[
+    str | None,
+    typer.Option(help="of weights or data, as the Hub calls it: apache-2.0, mit, cc-by-nc-4.0, ..."),
+]
+
+
+def require_license(license: str | None) -> None:
+    """
+    Raises:
+        ArgumentError: no identifier of a license.
+    """
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
+        raise ArgumentError(
+            f"`license` is {license!r}; needed is an identifier of the Hub, such as apache-2.0 or mit"
+        )
 
 
 def separated(values: Sequence[str] | None) -> list[str]:

@@ -31,7 +31,7 @@ def named_weights(weights: str) -> Path:
     # A mistyped runs/people is no reason to wait for the Hub.
     here = Path(weights).parent.is_dir()
     file = find_weights(weights) if here else pretrained_weights(weights)
-    say(f"loading {file} and its encoders", err=True)
+    say(f"loading {file}", err=True)
     return file
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from maris_fast.cli.options import options_of
-from maris_fast.errors import ArgumentError
+from maris_fast.cli.options import License, options_of, require_license
 from maris_fast.system.terminal import say, with_options
-
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 def push(
@@ -24,10 +20,7 @@ def push(
         typer.Option(help="folder for the files; nothing is uploaded, so that they can be looked at first"),
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="make the repository a private one")] = False,
-    license: Annotated[
-        str | None,
-        typer.Option(help="of weights or data, as the Hub calls it: apache-2.0, mit, cc-by-nc-4.0, ..."),
-    ] = None,
+    license: License = None,
     pictures: Annotated[
         bool, typer.Option(help="of a run: with its last sheet of validation images and masks")
     ] = True,
@@ -40,10 +33,7 @@ def push(
     from maris_fast.system.hub import require_login, require_repository, upload
 
     require_repository(repository)
-    if license is not None and not _LICENSE.fullmatch(license):
-        raise ArgumentError(
-            f"`license` is {license!r}; needed is an identifier of the Hub, such as apache-2.0 or mit"
-        )
+    require_license(license)
     if out is None:
         require_login()
     import tempfile

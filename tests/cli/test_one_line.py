@@ -145,7 +145,7 @@ def test_a_mistyped_split_is_told_before_the_launcher_starts(
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("command", ["predict", "predict-many", "attention", "eval"])
+@pytest.mark.parametrize("command", ["predict", "predict-many", "attention", "eval", "export"])
 def test_a_command_says_what_it_does_before_torch_is_imported(
     folder: Path, command: str, tmp_path: Path
 ) -> None:
@@ -154,6 +154,8 @@ def test_a_command_says_what_it_does_before_torch_is_imported(
     arguments: tuple[object, ...] = (photo, "the circle", "--weights", run)
     if command == "eval":
         arguments = (run, folder / "cache")
+    elif command == "export":
+        arguments = (run, "--torch")
     elif command == "predict-many":
         arguments = (folder / "photos", *arguments[1:], "--out", tmp_path / "out")
     done = subprocess.run(
@@ -165,7 +167,7 @@ def test_a_command_says_what_it_does_before_torch_is_imported(
     weights = run / "best.safetensors"
     first = {"eval": f"scoring {weights} on val of {folder / 'cache'}"}
     assert done.stderr.splitlines() == [
-        first.get(command, f"loading {weights} and its encoders"),
+        first.get(command, f"loading {weights}"),
         "torch is imported",
     ]
 
