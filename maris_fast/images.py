@@ -89,6 +89,21 @@ def is_named_as_image(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """An image of somebody else that is no file here: of the formats that browsers show, or a TIFF."""
+
+    content: bytes
+    name: str = "the image"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+UPLOADED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Formats of uploads: what strangers send reaches no other decoder."""
+
+
+@dataclass(frozen=True)
 class Views:
     """(height, width) of the two views of an image file; ``turned``: whether EXIF makes them two."""
 
@@ -100,7 +115,7 @@ class Views:
         return self.stored if orientation == "stored" else self.shown
 
 
-def views_of(path: Path, *, whole: bool = False) -> Views:
+def views_of(path: Path | Upload, *, whole: bool = False) -> Views:
     """What the head of an image file says of its size.
 
     Args:
@@ -134,7 +149,7 @@ def check_image(path: Path, size: tuple[int, int], orientation: Orientation) -> 
 
 
 def load_image(
-    path: Path, size: tuple[int, int] | None = None, orientation: Orientation = "shown"
+    path: Path | Upload, size: tuple[int, int] | None = None, orientation: Orientation = "shown"
 ) -> Image.Image:
     """The decoded image, RGB, without any metadata.
 
@@ -184,12 +199,19 @@ def as_shown(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    path = Path(path)
-    _require_file(path)
+def _opened(path: Path | Upload) -> Iterator[Image.Image]:
     Image.init()
+    file: Path | io.BytesIO
+    if isinstance(path, Upload):
+        if not path.content:
+            raise InputError(f"{path} is empty; send it again")
+        file, formats = io.BytesIO(path.content), list(UPLOADED)
+    else:
+        path = file = Path(path)
+        _require_file(path)
+        formats = [one for one in Image.ID if one not in _RUNS_PROGRAMS]
     try:
-        image = Image.open(path, formats=[one for one in Image.ID if one not in _RUNS_PROGRAMS])
+        image = Image.open(file, formats=formats)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} {_what_it_is(path)}") from error
     except Image.DecompressionBombError as error:
@@ -219,16 +241,19 @@ def _require_file(path: Path) -> None:
         raise InputError(f"{path} is empty; fetch the file again")
 
 
-def _what_it_is(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+def _what_it_is(path: Path | Upload) -> str:
+    if isinstance(path, Upload):
+        head, read = path.content[:_HEAD_BYTES], f"{', '.join(UPLOADED[:-1])} or {UPLOADED[-1]}"
+    else:
+        with path.open("rb") as file:
+            head, read = file.read(_HEAD_BYTES), "the formats that Pillow reads"
     for pattern, what in _NOT_READ:
         if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
             return what
-    return "is no readable image: none of the formats that Pillow reads; save it as JPEG or PNG"
+    return f"is no readable image: none of {read}; save it as JPEG or PNG"
 
 
-def _too_large(path: Path, pixels: int) -> InputError:
+def _too_large(path: Path | Upload, pixels: int) -> InputError:
     return InputError(
         f"{path} has {pixels / 1e6:.0f} megapixels, read are at most {MOST_PIXELS / 1e6:.0f}; save it smaller"
     )
@@ -241,7 +266,7 @@ def _why(error: Exception) -> str:
 
 
 @contextmanager
-def _decoding(path: Path) -> Iterator[None]:
+def _decoding(path: Path | Upload) -> Iterator[None]:
     try:
         yield
     except InputError:
@@ -250,7 +275,9 @@ def _decoding(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be decoded: {_why(error)}; fetch the file again") from error
 
 
-def _require_size(path: Path, image: Image.Image, size: tuple[int, int], orientation: Orientation) -> None:
+def _require_size(
+    path: Path | Upload, image: Image.Image, size: tuple[int, int], orientation: Orientation
+) -> None:
     sideways = orientation == "shown" and _turn(image) in _SIDEWAYS
     found = (image.width, image.height) if sideways else (image.height, image.width)
     if found != size:

@@ -26,7 +26,7 @@ LAYERS = (
     "train predicting",
     "evaluation",
     "ablation",
-    "reports",
+    "reports serving",
     "doctor demo sharing",
     "bench",
     "cli",

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor, named_weights
+from maris_fast.cli.web import LOCAL, AllowHost, Host, note_if_open
 from maris_fast.system.terminal import say
-
-LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def demo(
@@ -18,18 +17,13 @@ def demo(
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
     device: Device = "cpu",
-    host: Annotated[str, typer.Option(help="address to listen on; any other lets other machines connect")] = (
-        "127.0.0.1"
-    ),
+    host: Host = LOCAL,
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any free one")] = 7860,
     example: Annotated[
         list[Path] | None,
         typer.Option(metavar="IMAGE", help="example photograph on the page; may be repeated"),
     ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="additional host name of the page; may be repeated"),
-    ] = None,
+    allow_host: AllowHost = None,
 ) -> None:
     """Serve a local web page: upload a photograph, enter sentences, see masks and attention.
 
@@ -44,7 +38,7 @@ def demo(
     from maris_fast.errors import ConfigError
 
     try:
-        from maris_fast.demo.server import listening, serve
+        from maris_fast.demo.server import serve
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
@@ -52,12 +46,12 @@ def demo(
             "the demo's page needs Gradio, which is not installed: pip install 'maris-fast[demo]'"
         ) from error
     from maris_fast.demo.answers import Demo, photograph
+    from maris_fast.serving.listening import listening
 
     examples = example or []
     for path in examples:
         photograph(path)
-    if host not in LOCAL:
-        say(f"note: whoever reaches {host} can use this page, it asks for no password", err=True)
+    note_if_open(host, "page")
     with listening(host, port) as listener:
         predictor = load_predictor(file, sam_weights, text_weights, device)
         # Ended this way too, it removes what was uploaded.

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from maris_fast.errors import InputError
-from maris_fast.images import load_image, views_of
 from maris_fast.pictures.attention_maps import regions_picture, words_picture
 from maris_fast.pictures.attention_weights import pixel_of
 from maris_fast.pictures.overlays import Panel, masked
 from maris_fast.prediction import EncodedImage, Predictor
+from maris_fast.serving import limits
+from maris_fast.serving.encodings import Encodings, key_of
 
-MOST_SENTENCES = 16
-MOST_LETTERS = 1000
-"""Of a sentence; the text tower takes 77 tokens."""
-MOST_PIXELS = 25_000_000
-"""Of a photograph."""
 LOGITS = 50_000_000
 """Numbers computed at once, 200 MB: for as many sentences as that allows."""
 ENCODED = 4
@@ -62,8 +54,7 @@ class Demo:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[bytes, EncodedImage] = OrderedDict()
+        self._encodings = Encodings(predictor, ENCODED)
 
     def segment(self, photo: Path | None, sentences: str) -> Answer:
         """Masks of the sentences, one a line; empty lines do not count.
@@ -116,22 +107,7 @@ class Demo:
         return [(words, "words that pixel {},{} listens to".format(*pixel)), *regions]
 
     def _encoded(self, image: Image.Image) -> tuple[EncodedImage, float | None]:
-        """With the seconds that encoding took; None if it was done before."""
-        key = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key], None
-        before = time.perf_counter()
-        encoded = self.predictor.encode(image)
-        if self.predictor.device.type == "cuda":
-            torch.cuda.synchronize(self.predictor.device)
-        seconds = time.perf_counter() - before
-        with self._lock:
-            self._kept[key] = encoded
-            while len(self._kept) > ENCODED:
-                self._kept.popitem(last=False)
-        return encoded, seconds
+        return self._encodings.of(image, key_of(image))
 
 
 def _asked(photo: Path | None, text: str) -> tuple[Sequence[str], Image.Image]:
@@ -140,22 +116,20 @@ def _asked(photo: Path | None, text: str) -> tuple[Sequence[str], Image.Image]:
         raise InputError(
             "no photograph and no sentence; upload or choose a photograph, and write what to segment"
         )
-    return _some(sentences), photograph(photo)
+    limits.require_sentences(sentences)
+    return sentences, photograph(photo)
 
 
 def photograph(path: Path | None) -> Image.Image:
-    """The photograph as browsers show it, RGB: its EXIF orientation is applied.
+    """The photograph of an upload or an example.
 
     Raises:
-        InputError: no file, or none that can be read as an image.
+        InputError: no file, or none that ``limits.photograph`` takes.
     """
     if path is None:
         raise InputError("no photograph; upload one, or choose an example")
     try:
-        height, width = views_of(path).stored
-        if height * width > MOST_PIXELS:
-            raise InputError(f"{path.name} has {height * width:,} pixels; at most {MOST_PIXELS:,} are taken")
-        return load_image(path)
+        return limits.photograph(path)
     except InputError as error:
         # Whoever uploaded it knows its name, not the folder that it was put into.
         raise InputError(str(error).replace(f"{path.parent}/", "")) from error
@@ -164,20 +138,3 @@ def photograph(path: Path | None) -> Image.Image:
 def sentences_of(text: str) -> list[str]:
     """The lines that are not empty, without the spaces around them."""
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _some(sentences: Sequence[str]) -> Sequence[str]:
-    if not sentences:
-        raise InputError("no sentence; write what to segment, such as: the dog on the left")
-    if len(sentences) > MOST_SENTENCES:
-        raise InputError(f"{len(sentences)} sentences; at most {MOST_SENTENCES} are answered at once")
-    for sentence in sentences:
-        if len(sentence) > MOST_LETTERS:
-            raise InputError(f"a sentence of {len(sentence)} letters; at most {MOST_LETTERS} are read")
-        try:
-            sentence.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{sentence!r} holds half a character at {error.start}; write it again"
-            ) from error
-    return sentences

@@ -5,46 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.datastructures import UploadFile
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 
 from maris_fast.demo.answers import Demo
-from maris_fast.demo.connections import Connection
-from maris_fast.demo.gate import FILE, UPLOAD, Gate, names_of
+from maris_fast.demo.gate import FILE, UPLOAD, PageGate
 from maris_fast.demo.page import page
 from maris_fast.demo.served import ServedFiles
-from maris_fast.errors import ConfigError, InputError
+from maris_fast.errors import InputError
+from maris_fast.serving.gate import names_of
+from maris_fast.serving.listening import Server, address_of, settings
 
 STYLE = Path(__file__).with_name("page.css")
-
-
-@contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Where the page will be; until ``serve`` has it, browsers wait.
-
-    Args:
-        port: 0 takes a free one.
-
-    Raises:
-        ConfigError: nothing can listen there.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise ConfigError(
-            f"no page at {host}, port {port}: {error.strerror}; "
-            "name another with `host` and `port` (0: any free)"
-        ) from error
-    with listener:
-        yield listener
 
 
 def application(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] = ()) -> FastAPI:
@@ -123,32 +100,5 @@ def serve(
     # A thread may still be writing when it ends.
     with tempfile.TemporaryDirectory(prefix="maris-fast-demo-", ignore_cleanup_errors=True) as folder:
         app = application(demo, ServedFiles(Path(folder)), title, examples)
-        gate = Gate(app, {*names, *allowed_hosts}, any_address=any_address)
-        _Server(settings(gate), lambda: started(_address(listener))).run(sockets=[listener])
-
-
-def settings(gate: Gate) -> uvicorn.Config:
-    """Of the server that shows what is behind the gate."""
-    return uvicorn.Config(
-        gate,
-        http=Connection,
-        log_level="warning",
-        # A page that is open in a browser holds a connection; Ctrl-C does not wait for it.
-        timeout_graceful_shutdown=1,
-        server_header=False,
-    )
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_start = on_start
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_start()
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        gate = PageGate(app, {*names, *allowed_hosts}, any_address=any_address)
+        Server(settings(gate), lambda: started(address_of(listener))).run(sockets=[listener])

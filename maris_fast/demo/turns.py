@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from typing import Any
 
 from gradio.queueing import Event, EventQueue, Queue
 
-WAITING = 200
-"""Requests in the queue; more are told that it is full."""
-OF_ONE = 64
-"""Of them, those of one visitor, or of all behind one address."""
+from maris_fast.serving.visitors import OF_ONE, WAITING, in_turns, too_many, visitor
 
 
 class Turns(Queue):
@@ -28,12 +24,8 @@ class Turns(Queue):
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         waiting = [event for one in self.event_queue_per_concurrency_id.values() for event in one.queue]
-        if sum(visitor(event.request) == visitor(request) for event in waiting) >= OF_ONE:
-            return (
-                False,
-                f"{OF_ONE} requests of yours are waiting; send more when they are done",
-                "queue_full",
-            )
+        if sum(_of(event.request) == _of(request) for event in waiting) >= OF_ONE:
+            return False, too_many(), "queue_full"
         return await super().push(body, request, username)
 
     def get_events(self) -> Any:
@@ -43,21 +35,13 @@ class Turns(Queue):
         return super().get_events()
 
     def _take_turns(self, waiting: EventQueue) -> None:
-        """Everybody's first request before anybody's second, those that are computed now counted in."""
-        turns = Counter(visitor(event.request) for job in self.active_jobs for event in job or ())
-        turn: dict[Event, int] = {}
-        for event in waiting.queue:
-            who = visitor(event.request)
-            turn[event] = turns[who]
-            turns[who] += 1
-        waiting.queue.sort(key=turn.__getitem__)
+        computed = Counter(_of(event.request) for job in self.active_jobs for event in job or ())
+        waiting.queue[:] = in_turns(waiting.queue, _of_event, computed)
 
 
-def visitor(request: Any) -> str:
-    """The address that a request comes from; of IPv6 the network, in which one visitor has all addresses."""
-    host = request.client.host if request.client else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return str(host)
-    return str(ipaddress.ip_network((address, 64), strict=False) if address.version == 6 else address)
+def _of_event(event: Event) -> str:
+    return _of(event.request)
+
+
+def _of(request: Any) -> str:
+    return visitor(request.client.host if request.client else "")

@@ -356,16 +356,17 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Slow
     import uvicorn
 
     from maris_fast.demo.answers import Demo
-    from maris_fast.demo.gate import Gate
+    from maris_fast.demo.gate import PageGate
     from maris_fast.demo.served import ServedFiles
-    from maris_fast.demo.server import application, listening, settings
+    from maris_fast.demo.server import application
+    from maris_fast.serving.listening import listening, settings
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     predictor = Slow()
     app = application(Demo(predictor), ServedFiles(tmp_path), "slow")  # type: ignore[arg-type]
     with listening("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(settings(Gate(app, {"localhost"}, any_address=False)))
+        server = uvicorn.Server(settings(PageGate(app, {"localhost"}, any_address=False)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield predictor, f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -429,7 +430,8 @@ def opened(address: str) -> socket.socket:
 def test_what_comes_too_slowly_is_not_waited_for(
     slow: tuple[Slow, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from maris_fast.demo import connections, gate
+    from maris_fast.demo import gate
+    from maris_fast.serving import connections
 
     monkeypatch.setattr(gate, "UPLOAD_SECONDS", 1.0)
     monkeypatch.setattr(gate, "ASKED_SECONDS", 1.0)
@@ -468,7 +470,7 @@ def test_what_comes_too_slowly_is_not_waited_for(
 
 
 def test_one_visitor_has_so_many_connections(slow: tuple[Slow, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from maris_fast.demo import connections
+    from maris_fast.serving import connections
 
     monkeypatch.setattr(connections, "OF_ONE", 5)
     _, address = slow

@@ -1,4 +1,4 @@
-"""Connections to the page: those on which nothing is asked end, and one address has so many."""
+"""Connections to a server: those on which nothing is asked end, and one address has so many."""
 
 from __future__ import annotations
 
