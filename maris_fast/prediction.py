@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from os import PathLike
 from pathlib import Path
 from typing import overload
@@ -153,15 +154,47 @@ class Predictor:
             TypeError, InputError: as ``encode``; or of expressions that are no text.
             ArgumentError: no expression, an empty one, or one longer than the text tower takes.
         """
-        texts = _texts(expressions)
-        tokens = self.text.encode(texts)
+        tokens = self.text.encode(_texts(expressions))
         encoded = self.encode(image)
-        words, word_mask = _padded(tokens)
-        expr_offsets = torch.tensor([0, len(texts)], dtype=torch.int32, device=self.device)
-        said = self.model([level[None] for level in encoded.features], words, word_mask, expr_offsets)
-        said.require_finite()
-        logits = to_original_size(said.answer(), encoded.geometry)
+        (coarse,) = self._coarse([encoded], [tokens])
+        logits = to_original_size(coarse, encoded.geometry)
         return logits[0] if isinstance(expressions, str) else logits
+
+    @torch.inference_mode()
+    def coarse_logits(
+        self, images: Sequence[EncodedImage], expressions: Sequence[Sequence[str]]
+    ) -> list[torch.Tensor]:
+        """Logits of several images at once, [E, 4h, 4w] of each image's own grid (h, w).
+
+        ``to_original_size`` makes of them what ``logits`` gives, to rounding. Images of one grid share a
+        forward pass.
+
+        Args:
+            expressions: of each image, at least one.
+
+        Raises:
+            ArgumentError, CheckpointError: as ``logits``, of any of them.
+        """
+        tokens = iter(self.text.encode([text for texts in expressions for text in texts]))
+        of_images = [[next(tokens) for _ in texts] for texts in expressions]
+        found: dict[int, torch.Tensor] = {}
+        for grid in dict.fromkeys(image.geometry.grid for image in images):
+            places = [place for place, image in enumerate(images) if image.geometry.grid == grid]
+            together = self._coarse([images[one] for one in places], [of_images[one] for one in places])
+            found.update(zip(places, together, strict=True))
+        return [found[place] for place in range(len(images))]
+
+    def _coarse(
+        self, images: Sequence[EncodedImage], tokens: Sequence[Sequence[TextFeatures]]
+    ) -> tuple[torch.Tensor, ...]:
+        """Of images of one grid, [E, 4h, 4w] each."""
+        numbers = [len(texts) for texts in tokens]
+        words, word_mask = _padded([text for texts in tokens for text in texts])
+        expr_offsets = torch.tensor([0, *accumulate(numbers)], dtype=torch.int32, device=self.device)
+        features = [torch.stack(levels) for levels in zip(*(one.features for one in images), strict=True)]
+        said = self.model(features, words, word_mask, expr_offsets)
+        said.require_finite()
+        return said.answer().split(numbers)
 
     def masks(self, image: Picture, expressions: str | Sequence[str]) -> NDArray[np.bool_]:
         """Masks, bool [E, H, W] of several expressions, [H, W] of one: where ``logits`` are above 0."""
@@ -195,6 +228,13 @@ class Predictor:
             for place, (text, tokens) in enumerate(zip(_texts(expressions), read, strict=True))
         ]
         return masks, found[0] if isinstance(expressions, str) else found
+
+
+def score_of(logits: torch.Tensor) -> float:
+    """Of an expression's ``logits`` [H, W]: the mean probability of its mask's pixels; where the mask is
+    empty, the largest of the image's."""
+    probabilities, inside = logits.sigmoid(), logits > 0
+    return float(probabilities[inside].mean() if inside.any() else probabilities.max())
 
 
 def _picture(image: object) -> Image.Image:

@@ -22,7 +22,7 @@ from maris_fast.predicting.record import (
     settings_of,
 )
 from maris_fast.predicting.requests import IMAGES, Asked, Requests, usable_of
-from maris_fast.prediction import EncodedImage, Predictor
+from maris_fast.prediction import EncodedImage, Predictor, score_of
 from maris_fast.rle import Rle
 from maris_fast.system.files import replace_text, writing
 from maris_fast.system.locks import OccupiedError, owned_folder
@@ -136,14 +136,12 @@ class _Work:
     def _line(self, encoded: EncodedImage, image: str, one: Asked, number: int) -> PredictedMask:
         # One by one: a mask is then the same to the last bit, whichever sentences were done before.
         logits = self._predictor.logits(encoded, one.sentence)
-        probabilities, inside = logits.sigmoid(), logits > 0
-        score = probabilities[inside].mean() if inside.any() else probabilities.max()
         return PredictedMask(
             image=image,
             sentence=one.sentence,
             sent_id=one.sent_id,
-            score=round(float(score), 6),
-            prediction=Rle.encode(inside.cpu().numpy()),
+            score=round(score_of(logits), 6),
+            prediction=Rle.encode((logits > 0).cpu().numpy()),
             mask=self._form.mask_of(image, number),
         )
 
