@@ -27,7 +27,7 @@ LAYERS = (
     "evaluation",
     "ablation",
     "reports serving",
-    "doctor demo sharing",
+    "doctor demo service sharing",
     "bench",
     "cli",
 )

@@ -26,6 +26,7 @@ from maris_fast.cli import (
     quickstart,
     reporting,
     scores,
+    serve,
     training,
 )
 from maris_fast.cli.bench import bench
@@ -101,6 +102,7 @@ app.command("predict")(predict.predict)
 app.command("predict-many")(predict_many.predict_many)
 app.command("attention")(attention.attention)
 app.command("demo")(demo.demo)
+app.command("serve")(serve.serve)
 app.command("examples")(examples.examples)
 app.command("push")(push.push)
 app.command("export")(export.export)

@@ -1,0 +1,86 @@
+"""Files of the one Label Studio server that an operator names; no other address is ever fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+from starlette.exceptions import HTTPException
+
+from maris_fast.errors import ConfigError
+from maris_fast.images import Upload
+
+SECONDS = 20.0
+"""For a file."""
+
+
+class LabelStudioFiles:
+    """
+    Args:
+        server: its address, such as ``http://localhost:8080``.
+        key: of a user: a personal access token, or a legacy token; None: files that anybody may read.
+        most: bytes of a file.
+
+    Raises:
+        ConfigError: no such address.
+    """
+
+    def __init__(self, server: str, key: str | None, most: int) -> None:
+        parts = urlsplit(server)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ConfigError(
+                f"`label_studio` is {server!r}; needed is an address such as http://localhost:8080"
+            )
+        self._server, self._key, self._most = server.rstrip("/") + "/", key, most
+
+    async def fetch(self, address: str) -> Upload:
+        """
+        Args:
+            address: of the server, or relative to it, as tasks have it.
+
+        Raises:
+            HTTPException: of another server, not to be had, or too large.
+        """
+        whole = urljoin(self._server, address)
+        if _origin(whole) != _origin(self._server):
+            raise HTTPException(422, "its image is not at the Label Studio server that this service may ask")
+        try:
+            async with httpx.AsyncClient(timeout=SECONDS, follow_redirects=False, trust_env=False) as client:
+                return Upload(await self._content(client, whole))
+        except httpx.HTTPError as error:
+            raise HTTPException(
+                502, f"Label Studio does not give its image ({type(error).__name__})"
+            ) from error
+
+    async def _content(self, client: httpx.AsyncClient, address: str) -> bytes:
+        content = bytearray()
+        async with client.stream("GET", address, headers=await self._headers(client)) as answer:
+            if answer.status_code != 200:
+                raise HTTPException(
+                    502,
+                    f"Label Studio answers {answer.status_code} where its image should be; is "
+                    "LABEL_STUDIO_API_KEY that of a user who may see the project?",
+                )
+            async for piece in answer.aiter_bytes():
+                content += piece
+                if len(content) > self._most:
+                    raise HTTPException(413, f"its image has more than {self._most:,} bytes")
+        return bytes(content)
+
+    async def _headers(self, client: httpx.AsyncClient) -> Mapping[str, str]:
+        if self._key is None:
+            return {}
+        if self._key.count(".") != 2:
+            return {"Authorization": f"Token {self._key}"}
+        # A personal access token is good for tokens that last minutes.
+        answer = await client.post(urljoin(self._server, "api/token/refresh"), json={"refresh": self._key})
+        token = answer.json().get("access") if answer.status_code == 200 else None
+        if not isinstance(token, str):
+            raise HTTPException(502, "Label Studio does not take LABEL_STUDIO_API_KEY")
+        return {"Authorization": f"Bearer {token}"}
+
+
+def _origin(address: str) -> tuple[str, str]:
+    parts = urlsplit(address)
+    return parts.scheme, parts.netloc

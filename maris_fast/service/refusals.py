@@ -1,0 +1,25 @@
+"""Errors as HTTP says them: a status and one line of text, ``{"error": "..."}``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from maris_fast.errors import InputError
+from maris_fast.serving.gate import LATER
+from maris_fast.serving.limits import TooLargeError
+
+
+def refused(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": text}, status, headers)
+
+
+def of_input(error: InputError) -> HTTPException:
+    """Of what came and cannot be used."""
+    return HTTPException(413 if isinstance(error, TooLargeError) else 422, str(error))
+
+
+def later(text: str, status: int = 503) -> HTTPException:
+    return HTTPException(status, text, LATER)

@@ -1,0 +1,184 @@
+"""What the service computes together, whom it lets wait, and what it says where it cannot answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from maris_fast.errors import CheckpointError
+from maris_fast.geometry import to_original_size
+from maris_fast.prediction import Predictor
+from maris_fast.rle import Rle
+from tests.service.conftest import Held, client_of, form, pixels, png, serving
+
+HELD = pixels(0, *Held.SIZE)
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def ask(client: httpx.Client, photo: np.ndarray, *sentences: str) -> httpx.Response:
+    return client.post("/segment", **form(png(photo), *sentences))
+
+
+def test_logits_of_several_images_at_once_are_those_of_each_to_rounding(predictor: Predictor) -> None:
+    photos = [pixels(1), pixels(2, 64, 48), pixels(3), pixels(4, 60, 60)]
+    texts = [["a dog"], ["the red circle on the left of the bar", "cat"], ["bar"], ["one", "two", "three"]]
+    encoded = [predictor.encode(photo) for photo in photos]
+    together = predictor.coarse_logits(encoded, texts)
+    for image, coarse, sentences in zip(encoded, together, texts, strict=True):
+        wanted = predictor.logits(image, sentences)
+        torch_scale = float(wanted.abs().max())
+        difference = (to_original_size(coarse, image.geometry) - wanted).abs().max()
+        assert float(difference) < 1e-5 * torch_scale
+
+
+def test_requests_of_one_moment_share_a_forward_pass_and_a_photograph_its_features(held: Held) -> None:
+    with (
+        serving(held, at_once=8) as (address, segmenting),
+        client_of(address) as client,
+        ThreadPoolExecutor(8) as people,
+    ):
+        first = people.submit(ask, client, HELD, "first")
+        assert held.begun.wait(60)
+        others = [people.submit(ask, client, pixels(number % 2), f"word {number}") for number in range(6)]
+        wait_until(lambda: len(segmenting._coarse._waiting) == 6)
+        assert client.get("/ready").json() == {"waiting": 0}
+        assert client.get("/health").json() == HEALTH
+        held.go_on.set()
+        assert first.result().json()["masks"][0]["sentence"] == "first"
+        for number, other in enumerate(others):
+            assert other.result().json()["masks"][0]["sentence"] == f"word {number}"
+    assert held.passes[0] == [["first"]]
+    assert len(held.passes) == 2
+    assert sorted(text for (text,) in held.passes[1]) == [f"word {number}" for number in range(6)]
+    assert held.encoded == [Held.SIZE, (48, 64), (48, 64)]
+
+
+HEALTH = {"status": "UP", "model_class": "maris-fast", "model_version": "small"}
+
+
+class Poisoned(Held):
+    def coarse_logits(self, images: Any, expressions: Sequence[Sequence[str]]) -> Any:
+        if any("poison" in text for texts in expressions for text in texts):
+            raise CheckpointError(f"not finite: {expressions}")
+        return super().coarse_logits(images, expressions)
+
+
+def test_one_that_fails_in_a_shared_pass_fails_alone_and_is_not_quoted_in_the_log(
+    weights: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = Poisoned(weights)
+    with (
+        caplog.at_level(logging.DEBUG),
+        serving(held) as (address, segmenting),
+        client_of(address) as client,
+        ThreadPoolExecutor(4) as people,
+    ):
+        first = people.submit(ask, client, HELD, "first")
+        assert held.begun.wait(60)
+        others = [people.submit(ask, client, pixels(1), text) for text in ("dog", "poison", "cat")]
+        wait_until(lambda: len(segmenting._coarse._waiting) == 3)
+        held.go_on.set()
+        statuses = [one.result().status_code for one in (first, *others)]
+        assert statuses == [200, 200, 500, 200]
+        assert others[1].result().json() == {"error": "an error of the service, which its log names"}
+    (told,) = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert told.startswith("POST /segment: CheckpointError at ")
+    assert not [one for one in caplog.records if "poison" in one.getMessage() and one.name != "httpx"]
+
+
+def test_the_queue_has_an_end_and_an_address_a_share_and_takes_turns(held: Held) -> None:
+    with (
+        serving(held, at_once=1, waiting=3, of_one=2) as (address, _),
+        client_of(address) as many,
+        client_of(address, transport=httpx.HTTPTransport(local_address="127.0.0.2")) as other,
+        client_of(address, transport=httpx.HTTPTransport(local_address="127.0.0.3")) as third,
+        ThreadPoolExecutor(8) as people,
+    ):
+        begun = people.submit(ask, many, HELD, "begun")
+        assert held.begun.wait(60)
+        waiting = []
+        for number in range(2):
+            waiting.append(people.submit(ask, many, pixels(number), f"many {number}"))
+            wait_until(lambda: third.get("/ready").json() == {"waiting": len(waiting)})
+        refused = ask(many, pixels(9), "too many")
+        assert refused.status_code == 429
+        assert refused.json() == {"error": "2 requests of yours are waiting; send more when they are done"}
+        assert refused.headers["Retry-After"] == "5"
+        another = people.submit(ask, other, pixels(5), "other")
+        wait_until(lambda: third.get("/ready").status_code == 503)
+        assert third.get("/ready").json() == {"error": "the queue is full"}
+        full = ask(third, pixels(6), "third")
+        assert (full.status_code, full.json()) == (503, {"error": "3 requests are waiting; ask again later"})
+        assert third.get("/health").status_code == 200
+        held.go_on.set()
+        assert [one.result().status_code for one in (begun, *waiting, another)] == [200] * 4
+    order = [text for one in held.passes for (text,) in one]
+    # Its first turn comes before the second of whoever has had one.
+    assert order == ["begun", "other", "many 0", "many 1"]
+
+
+def test_what_takes_too_long_is_told_and_leaves_its_place(held: Held) -> None:
+    with serving(held, at_once=1, seconds=1.0) as (address, _), client_of(address) as client:
+        late = ask(client, HELD, "late")
+        assert (late.status_code, late.json()) == (
+            503,
+            {"error": "not answered within 1 s; ask again later"},
+        )
+        held.go_on.set()
+        wait_until(lambda: ask(client, pixels(1), "soon").status_code == 200)
+
+
+def test_whoever_leaves_leaves_the_queue(held: Held) -> None:
+    with serving(held, at_once=1, waiting=1) as (address, _), client_of(address) as client:
+        with ThreadPoolExecutor(2) as people:
+            begun = people.submit(ask, client, HELD, "begun")
+            assert held.begun.wait(60)
+            with suppress(httpx.ReadTimeout), httpx.Client(base_url=address, timeout=0.5) as impatient:
+                ask(impatient, pixels(1), "impatient")
+            wait_until(lambda: client.get("/ready").status_code == 200)
+            held.go_on.set()
+            assert begun.result().status_code == 200
+        assert ask(client, pixels(2), "next").status_code == 200
+    assert [text for one in held.passes for (text,) in one] == ["begun", "next"]
+
+
+def test_requests_that_are_held_have_room_for_so_many_bytes(held: Held) -> None:
+    photo = png(HELD)
+    with (
+        serving(held, held_bytes=len(photo) + 2000) as (address, _),
+        client_of(address) as client,
+        ThreadPoolExecutor(1) as people,
+    ):
+        begun = people.submit(ask, client, HELD, "begun")
+        assert held.begun.wait(60)
+        text = "too many requests are held already; ask again later"
+        for content in (png(pixels(1)), iter([png(pixels(1))])):  # with and without a length
+            kind = {"content-type": "application/json"}
+            full = client.post("/segment", content=content, headers=kind)
+            assert (full.status_code, full.json()) == (503, {"error": text})
+            assert full.headers["Retry-After"] == "5"
+        held.go_on.set()
+        assert begun.result().status_code == 200
+        wait_until(lambda: ask(client, HELD, "again").status_code == 200)
+
+
+def test_no_features_are_kept_where_the_operator_wants_none(held: Held) -> None:
+    with serving(held, keep_images=0) as (address, _), client_of(address) as client:
+        wanted = ask(client, pixels(1), "dog").json()
+        assert ask(client, pixels(1), "dog").json() == wanted
+    assert held.encoded == [(48, 64), (48, 64)]
+    assert Rle(**wanted["masks"][0]["rle"]).decode().shape == (48, 64)
