@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maris_fast.data_shards.cache.manifest import LeftOutSentences
+from maris_fast.data_shards.cache.shared_plan import State, state_of
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, KeptImages, LeftOutRow, SourceRow
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import DatasetInfo, ImageRecord, ImportedDataset, SplitCounts
@@ -40,16 +41,22 @@ class Checking:
         self._counts: dict[str, SplitCounts] = {}
         self._images = KeptImages()
         self.left_out: LeftOutSentences = {split: dict(images) for split, images in known.items()}
+        self.seen: dict[str, State] = {}
+        """The images' folders, and images that cannot be used, as they are."""
 
     def usable(self, split: str, record: ImageRecord) -> Usable | None:
         """What is left of the record; None: nothing."""
         known = without(record, self.left_out.get(split, {}))
         if known is None:
             return None
+        path = self._root / record.image
+        if (folder := str(path.parent)) not in self.seen:
+            self.seen[folder] = state_of(path.parent)
         try:
-            check_image(self._root / record.image, (record.height, record.width), record.orientation)
+            check_image(path, (record.height, record.width), record.orientation)
             geometry = self._sam.grid(record.height, record.width)
         except InputError as error:
+            self.seen[str(path)] = state_of(path)
             fault = Fault("images that cannot be encoded", f"{_name(record)}: {error}")
             self._leave_out(split, known, [], fault)
             return None

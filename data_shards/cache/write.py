@@ -36,6 +36,7 @@ from maris_fast.data_shards.cache.manifest import (
 )
 from maris_fast.data_shards.cache.mask_targets import mask_target
 from maris_fast.data_shards.cache.shard_plan import plan_split
+from maris_fast.data_shards.cache.shared_plan import SharedPlan, planned_once
 from maris_fast.data_shards.cache.usable import Checking, without
 from maris_fast.data_shards.cache.workers import Worker
 from maris_fast.data_shards.importers.left_out import LeftOutRow
@@ -259,6 +260,13 @@ class CacheJob:
         )
 
     def _planned(self, head: CacheHead, *, leave_out_bad: bool) -> Writing:
+        plan = planned_once(
+            self._source.folder, head, leave_out_bad, lambda: self._made(head, leave_out_bad=leave_out_bad)
+        )
+        self._newly_left_out = list(plan.newly_left_out)
+        return plan.writing
+
+    def _made(self, head: CacheHead, *, leave_out_bad: bool) -> SharedPlan:
         splits = list(head.written_with.records_sha256)
         checking = Checking(self._source, self._sam, self._text, head.left_out)
         shards: list[ShardPlan] = []
@@ -272,10 +280,11 @@ class CacheJob:
                     head,
                     advance,
                 )
-        info, self._newly_left_out = checking.settle(head.dataset, splits, leave_out_bad=leave_out_bad)
-        if self._newly_left_out:
+        info, left_out = checking.settle(head.dataset, splits, leave_out_bad=leave_out_bad)
+        if left_out:
             head = head.model_copy(update={"dataset": info, "left_out": checking.left_out})
-        return Writing(head=head, plan=tuple(shards))
+        writing = Writing(head=head, plan=tuple(shards))
+        return SharedPlan(writing=writing, newly_left_out=tuple(left_out), seen=checking.seen)
 
     def _begun(self, head: CacheHead) -> Writing:
         """What an earlier or another process found out about this cache, else a new plan."""
