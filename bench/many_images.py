@@ -68,7 +68,8 @@ def main() -> None:
 
 
 def measured(folder: Path, images: int) -> Iterator[Row]:
-    """A row for each way, in ``folder``, which is empty."""
+    """A row for each way, in a folder that is made if need be."""
+    folder.mkdir(exist_ok=True)
     write_photographs(folder / "own", images)
     dataset, cache = folder / "imported", folder / "hollow"
     cli = [sys.executable, "-m", "maris_fast.cli"]

@@ -16,6 +16,7 @@ from maris_fast.bench.drawing.markdown import replace_block
 from maris_fast.bench.drawing.plain_tables import (
     ablations_block,
     far_reading_block,
+    many_images_block,
     quickstart_block,
     reading_block,
     step_memory_block,
@@ -126,6 +127,8 @@ def draw(root: Path = ROOT) -> list[Path]:
         put(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
     for suite in measured(results, ["far_reading"])[:1]:
         put(root / "data_shards" / "stream" / "README.md", "far-reading", far_reading_block(suite))
+    for suite in measured(results, ["many_images"])[:1]:
+        put(docs / "scaling.md", "many-images", many_images_block(suite))
     for suite in measured(results, ["writing"])[:1]:
         put(root / "data_shards" / "cache" / "README.md", "writing", writing_block(suite))
     # Once all results are read: one that cannot be leaves the documents as they are.

@@ -153,6 +153,26 @@ def writing_block(suite: Suite) -> str:
     return "\n".join(parts)
 
 
+def many_images_block(suite: Suite) -> str:
+    """Memory and processor time of each way, a column a number of images, and the conditions."""
+    sizes = sorted({row["images"] for row in suite.rows})
+    of = {(row["way"], row["images"]): row for row in suite.rows}
+    lines = []
+    for way in dict.fromkeys(row["way"] for row in suite.rows):
+        told = (of.get((way, size)) for size in sizes)
+        cells = (f"{row['peak_mb']:,.0f} MB, {row['cpu_s']:,.0f} s" if row else "" for row in told)
+        lines.append([way, *cells])
+    here, busiest = suite.environment, max(row["load"] for row in suite.rows)
+    return "\n".join(
+        [
+            *table(["largest resident memory, processor time", *(f"{n:,} images" for n in sizes)], lines),
+            "",
+            f"({here['device']}, {here['processor_cores']} cores, load average up to {busiest:.1f}, which "
+            f"lengthens processor time too; commit {str(suite.commit)[:12]}, {suite.date[:10]}.)",
+        ]
+    )
+
+
 def _busy(suite: Suite, row: Row) -> str:
     """Where, on how busy a machine and of which commit the row was measured."""
     here, load = suite.environment, row["load_average"][1]

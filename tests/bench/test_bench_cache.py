@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from maris_fast.bench import far_reading
-from maris_fast.bench.drawing.plain_tables import RAW_TWO, far_reading_block
+from maris_fast.bench import far_reading, many_images
+from maris_fast.bench.drawing.plain_tables import RAW_TWO, far_reading_block, many_images_block
 from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.bench.reading import OURS, RAW, STOCK, measured
 from maris_fast.bench.results import Suite
@@ -55,3 +56,19 @@ def test_addresses_are_held_against_the_local_disk(tmp_path: Path) -> None:
     environment = {"device": "cpu", "processor_cores": 2}
     drawn = far_reading_block(Suite("far_reading", "2026-01-01", "0", False, environment, rows))
     assert all(row["way"] in drawn for row in rows)
+
+
+@pytest.mark.process
+def test_memory_hardly_grows_with_the_number_of_images(tmp_path: Path) -> None:
+    peaks = []
+    for images in (1000, 5000):
+        rows = many_images.measured(tmp_path / str(images), images)
+        peaks.append({row["way"]: row["peak_mb"] for row in islice(rows, 2)})
+    few, many = peaks
+    for way in (many_images.IMPORT, many_images.MIX):
+        # Records would take 18 KB an image. Numbers take less than 1 KB; the rest is for the allocator.
+        assert 1000 * (many[way] - few[way]) / 4000 < 4, way
+    environment = {"device": "cpu", "processor_cores": 2}
+    row = {"way": many_images.PLAN, "images": 1000, "peak_mb": 1.0, "cpu_s": 2.0, "load": 0.5}
+    drawn = many_images_block(Suite("many_images", "2026-01-01", "0", False, environment, [row]))
+    assert "| cache --plan | 1 MB, 2 s |" in drawn

@@ -18,6 +18,7 @@ from pycocotools import mask as coco_mask
 from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
+from maris_fast.data_shards.importers.text_encoding import read_utf8, utf8_lines
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
 
@@ -397,3 +398,20 @@ def test_a_line_of_another_split_than_its_file_is_refused(photos: Photos) -> Non
     with pytest.raises(InputError, match=r"(?s)another split than their file.*test\.jsonl:3: 'val'.*'test'"):
         import_dataset(photos.root, "{split}.jsonl", photos.out)
     assert not list(photos.out.parent.iterdir())
+
+
+PARTS = ("a", "é", "\U0001f415", "\\", "ud83d", "\\ud83d", "\r", "\n", "\u2028", " ")
+
+
+@given(
+    text=st.lists(st.sampled_from(PARTS)).map("".join),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]),
+    cut=st.integers(0, 3),
+)
+def test_lines_one_by_one_are_those_of_the_whole_file(
+    tmp_path_factory: pytest.TempPathFactory, text: str, encoding: str, cut: int
+) -> None:
+    file = tmp_path_factory.mktemp("lines") / "own.jsonl"
+    content = text.encode(encoding)
+    file.write_bytes(content[: len(content) - cut])
+    assert list(utf8_lines(file)) == read_utf8(file).splitlines()
