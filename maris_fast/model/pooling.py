@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,6 +20,9 @@ def decoder_keys(settings: ModelSettings, grid: tuple[int, int]) -> tuple[int, i
 
 def pooled(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Means over 2 × 2 tokens, [E, h·w, C] -> [E, ⌈h/2⌉·⌈w/2⌉, C]; of those that are there at an odd edge."""
-    maps = tokens.transpose(1, 2).unflatten(2, grid)
-    means = F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
-    return means.flatten(2).transpose(1, 2)
+    # The last row and column once more: a cell at an odd edge has each of its tokens twice, even sides leave
+    # them out. ``ceil_mode`` asks which it is, and compiled blocks would be compiled again for each.
+    maps = tokens.unflatten(1, grid)
+    maps = torch.cat([maps, maps[:, -1:]], dim=1)
+    maps = torch.cat([maps, maps[:, :, -1:]], dim=2)
+    return F.avg_pool2d(maps.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).flatten(1, 2)
