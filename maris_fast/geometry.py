@@ -104,7 +104,16 @@ def to_size(logits: torch.Tensor, geometry: ImageGeometry, size: tuple[int, int]
         size: height and width that the image shall have.
 
     Returns:
-        [E, *size]: bilinear to (16h, 16w), cropped to the resized image, bilinear to ``size``.
+        [E, *size]: ``to_resized_image``, then bilinear to ``size``.
+
+    Raises:
+        ValueError: the logits' size is not the geometry's.
+    """
+    return bilinear(to_resized_image(logits, geometry), size)
+
+
+def to_resized_image(logits: torch.Tensor, geometry: ImageGeometry) -> torch.Tensor:
+    """Mask logits [E, 4h, 4w], bilinear to (16h, 16w) and cropped to the resized image, [E, h_px, w_px].
 
     Raises:
         ValueError: the logits' size is not the geometry's.
@@ -113,10 +122,12 @@ def to_size(logits: torch.Tensor, geometry: ImageGeometry, size: tuple[int, int]
         raise ValueError(
             f"logits are {tuple(logits.shape[-2:])}, the geometry's mask is {geometry.mask_size}"
         )
+    padded = bilinear(logits, (PATCH * geometry.h, PATCH * geometry.w))
+    return padded[..., : geometry.h_px, : geometry.w_px]
+
+
+def bilinear(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """[E, H, W] resized to [E, *size]; each by itself, to the last bit."""
     import torch.nn.functional as F
 
-    padded = F.interpolate(
-        logits[:, None], (PATCH * geometry.h, PATCH * geometry.w), mode="bilinear", align_corners=False
-    )
-    image = padded[..., : geometry.h_px, : geometry.w_px]
-    return F.interpolate(image, size, mode="bilinear", align_corners=False)[:, 0]
+    return F.interpolate(values[:, None], size, mode="bilinear", align_corners=False)[:, 0]

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from maris_fast import scoring
 from maris_fast.data_shards.stream import Batch
-from maris_fast.model.segmentation import Segmentation
+from maris_fast.model.segmentation import Segmentation, require_finite
 from maris_fast.sample import Sample
-from maris_fast.scoring import MARIS, Rows
+from maris_fast.scoring import MARIS, Pixels, Rows
 from maris_fast.scoring.rows import ScoreTable
 from maris_fast.train.ranks import Ranks
+
+See = Callable[[Sample, Tensor], None]
+_UNKNOWN = -1
 
 
 def score_split(
@@ -25,7 +26,7 @@ def score_split(
     ranks: Ranks,
     *,
     precision: Literal["fp32", "bf16"] = "fp32",
-    see: Callable[[Sample, NDArray[np.bool_]], None] | None = None,
+    see: See | None = None,
 ) -> dict[str, Any]:
     """``scoring.headline`` of the whole split, the same on all ranks; see ``score_expressions``."""
     table = score_expressions(model, batches, ranks, precision=precision, see=see)
@@ -39,7 +40,7 @@ def score_expressions(
     ranks: Ranks,
     *,
     precision: Literal["fp32", "bf16"] = "fp32",
-    see: Callable[[Sample, NDArray[np.bool_]], None] | None = None,
+    see: See | None = None,
     protocols: Sequence[scoring.Protocol] = (MARIS,),
 ) -> ScoreTable:
     """The whole split's expressions, scored under every protocol; the same on all ranks.
@@ -47,30 +48,62 @@ def score_expressions(
     Args:
         model: a plain module in evaluation mode on ``ranks.device``, not one that DeepSpeed scattered:
             nothing in here waits for another rank until the rows are put together.
-        batches: this rank's, on ``ranks.device``; each expression once over all ranks, padding has weight 0.
-        see: is called with each of this rank's expressions and its predicted mask, bool [height, width].
+        batches: this rank's, on ``ranks.device``; each expression once over all ranks, but for padding.
+        see: is called with each of this rank's expressions and its predicted mask, bool [height, width] on
+            ``ranks.device``: what it fetches from there costs a transfer an expression.
         protocols: ways of scoring besides MARIS' own.
+
+    Raises:
+        CheckpointError: the model's answer is not finite.
     """
     rows = Rows(protocols)
+    coming: _Answer | None = None
     for batch in batches:
-        if not batch.weights.any():
+        if batch.padding:
             continue
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
             said = model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
-        said.require_finite()
-        logits, nothing = said.logits.float().split(1), _says_nothing(said)
-        for sample, one, none in zip(batch.samples, logits, nothing, strict=True):
-            mask = rows.add(one, sample, none)
-            if see is not None:
-                see(sample, mask)
+        answer = _Answer(rows, said, batch.samples, see)
+        if coming is not None:
+            coming.add_to(rows)
+        coming = answer
+    if coming is not None:
+        coming.add_to(rows)
     whole = Rows(protocols)
     for state in ranks.gather(rows.state()):
         whole.merge(state)
     return whole.table()
 
 
-def _says_nothing(said: Segmentation) -> Sequence[bool | None]:
-    """Of each expression, whether the model says that it means nothing; None where it has no such output."""
-    if said.no_target is None:
-        return [None] * len(said.logits)
-    return (said.no_target > 0).tolist()
+class _Answer:
+    """What became of a batch, on its way here from a GPU that answers the next batch meanwhile."""
+
+    def __init__(self, rows: Rows, said: Segmentation, samples: Sequence[Sample], see: See | None) -> None:
+        device = said.logits.device
+        nothing = None if said.no_target is None else said.no_target > 0
+
+        def seen(place: int, mask: Tensor) -> None:
+            if see is not None:
+                see(samples[place], mask if nothing is None else mask & ~nothing[place])
+
+        pixels = rows.comparer.of_logits(said.logits.float(), samples, None if see is None else seen)
+        says_none = pixels.new_full((len(samples),), _UNKNOWN) if nothing is None else nothing.long()
+        finite = said.finite().long().expand(len(samples))
+        numbers = torch.cat([torch.stack([finite, says_none], dim=1), pixels.flatten(1)], dim=1)
+        self._samples = samples
+        self._numbers = numbers.to("cpu", non_blocking=True)
+        self._here = torch.cuda.Event() if device.type == "cuda" else None
+        if self._here is not None:
+            self._here.record(torch.cuda.current_stream(device))
+
+    def add_to(self, rows: Rows) -> None:
+        """
+        Raises:
+            CheckpointError: the answer is not finite.
+        """
+        if self._here is not None:
+            self._here.synchronize()
+        for sample, (finite, says_none, *pixels) in zip(self._samples, self._numbers.tolist(), strict=True):
+            require_finite(bool(finite))
+            of_each = [Pixels(*pixels[i : i + 3]) for i in range(0, len(pixels), 3)]
+            rows.add(of_each, sample, None if says_none == _UNKNOWN else bool(says_none))

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from maris_fast.errors import InputError
 from maris_fast.images import load_image
@@ -31,10 +30,10 @@ class SampleMasks:
         self._wanted = wanted
         self._kept: dict[int, Predicted] = {}
 
-    def see(self, sample: Sample, prediction: NDArray[np.bool_]) -> None:
-        """Called with every expression of this rank and its mask at the image's own size."""
+    def see(self, sample: Sample, prediction: Tensor) -> None:
+        """Called with every expression of this rank and its mask at the image's own size, on any device."""
         if self._is_wanted(sample):
-            self._keep(Predicted(sample, Rle.encode(prediction)))
+            self._keep(Predicted(sample, Rle.encode(prediction.numpy(force=True))))
 
     def kept(self) -> list[Predicted]:
         return sorted(self._kept.values(), key=_order)

@@ -31,6 +31,8 @@ class Batch:
     """Expressions of the whole step over all ranks, as planned: the denominator of the mean loss."""
     describe: Callable[[], tuple[Sample, ...]] = field(repr=False, compare=False)
     """Makes ``samples``."""
+    padding: bool = False
+    """Whether all weights are 0; to ask those would wait for a GPU."""
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:

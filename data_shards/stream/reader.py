@@ -398,6 +398,7 @@ class CacheReader:
             **tensors,
             step_expressions=share.step_expressions,
             describe=describe,
+            padding=share.padding,
         )
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat
+from torch import Tensor
 
 from maris_fast.data_shards.plain_json import checked_json
 from maris_fast.errors import InputError, first_of
@@ -61,9 +61,9 @@ class KeptMasks:
     kept: list[Predicted] = field(default_factory=list)
     lines: list[ScoredMask] = field(default_factory=list)
 
-    def see(self, sample: Sample, prediction: NDArray[np.bool_]) -> None:
-        """Called with each of this rank's expressions and its mask at the image's own size."""
-        self.kept.append(Predicted(sample, Rle.encode(prediction)))
+    def see(self, sample: Sample, prediction: Tensor) -> None:
+        """Called with each of this rank's expressions and its mask at the image's own size, on any device."""
+        self.kept.append(Predicted(sample, Rle.encode(prediction.numpy(force=True))))
 
     def finish(self, table: ScoreTable, ranks: Ranks) -> None:
         """Joins the masks of all ranks with the numbers of the very table that the scores come from."""

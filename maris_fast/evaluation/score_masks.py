@@ -89,7 +89,7 @@ def score_masks(
             if mask is None:
                 continue
             says_none = lines[0].row.no_target
-            rows.add_mask(mask, sample, says_none)
+            rows.add(rows.comparer.of_mask(mask, sample), sample, says_none)
             shown = Rle.empty(*sample.target.size) if says_none else lines[0].row.prediction
             kept.append(Predicted(sample, shown))
     for image, sentences in missing.items():

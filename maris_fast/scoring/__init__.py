@@ -1,6 +1,6 @@
 """Scores of referring image segmentation by everybody's rules, from the same logits; see docs/scoring.md."""
 
-from maris_fast.scoring.protocols import ALL, MARIS, PROTOCOLS, Protocol, named
+from maris_fast.scoring.protocols import ALL, MARIS, PROTOCOLS, Pixels, Protocol, named
 from maris_fast.scoring.rows import Rows
 from maris_fast.scoring.summary import headline, whole
 
@@ -8,6 +8,7 @@ __all__ = [
     "ALL",
     "MARIS",
     "PROTOCOLS",
+    "Pixels",
     "Protocol",
     "Rows",
     "headline",

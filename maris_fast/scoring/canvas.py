@@ -7,31 +7,50 @@ back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from maris_fast.geometry import MASK_STRIDE, ImageGeometry, to_original_size, to_size
+from maris_fast.geometry import MASK_STRIDE, ImageGeometry, bilinear, to_size
 
 
 class Canvas(Protocol):
-    """Frozen and hashable: protocols that share a canvas share its values."""
+    """Frozen and hashable: protocols that share a canvas share its values.
+
+    An expression's values do not depend, to the last bit, on those that it is in one batch with.
+    """
 
     probabilities: ClassVar[bool]
-    """Whether ``values`` are those, and not logits."""
+    """Whether ``values`` are of and in those, and not logits."""
 
-    def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:
-        """[H, W] of the canvas, from logits [1, 4h, 4w]; logits or probabilities, as the peer thresholds."""
+    def values(self, given: Tensor, geometry: ImageGeometry) -> Tensor:
+        """[E, H, W] of the canvas, as the peer thresholds them.
+
+        Args:
+            given: ``probabilities_of`` logits, [E, 4h, 4w]; or logits on the resized image, [E, h_px, w_px].
+            geometry: of the image.
+        """
 
     def truth(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """[H, W] of the canvas, from a mask at the image's own size."""
+
+
+def probabilities_of(logits: Tensor) -> Tensor:
+    """[E, 4h, 4w], of such logits."""
+    # One by one: on a CPU a tensor's last elements go through another exponential than the others.
+    return stacked([one.sigmoid() for one in logits])
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """[E, ...], a view of one alone."""
+    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0][None]
 
 
 @dataclass(frozen=True)
@@ -40,8 +59,8 @@ class Original:
 
     probabilities: ClassVar[bool] = False
 
-    def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:
-        return to_original_size(logits, geometry)[0]
+    def values(self, given: Tensor, geometry: ImageGeometry) -> Tensor:
+        return bilinear(given, (geometry.height, geometry.width))
 
     def truth(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return mask
@@ -54,13 +73,19 @@ class Squashed:
     probabilities: ClassVar[bool] = False
     size: int
 
-    def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:
-        return to_size(logits, geometry, (self.size, self.size))[0]
+    def values(self, given: Tensor, geometry: ImageGeometry) -> Tensor:
+        return bilinear(given, (self.size, self.size))
 
     def truth(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        # LAVT's own call: which pixel is nearest in a tie follows from Pillow's rounding.
-        image = Image.fromarray(mask.astype(np.uint8))
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.NEAREST)) > 0
+        rows, columns = (_nearest(side, self.size) for side in mask.shape)
+        return mask.take(rows, axis=0).take(columns, axis=1)
+
+
+@lru_cache(maxsize=256)
+def _nearest(side: int, size: int) -> NDArray[np.int32]:
+    """[size]: which of ``side`` pixels is nearest to each; in a tie as Pillow rounds, which LAVT calls."""
+    places = Image.fromarray(np.arange(side, dtype=np.int32)[None])
+    return np.asarray(places.resize((size, 1), Image.Resampling.NEAREST))[0]
 
 
 @dataclass(frozen=True)
@@ -70,12 +95,11 @@ class Letterboxed:
     probabilities: ClassVar[bool] = True
     size: int
 
-    def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:
+    def values(self, given: Tensor, geometry: ImageGeometry) -> Tensor:
         own = geometry.height, geometry.width
         scale = min(self.size / n for n in own)
         inner = max(1, int(own[0] * scale)), max(1, int(own[1] * scale))
-        cut_out = to_size(logits.sigmoid(), geometry, inner)
-        return F.interpolate(cut_out[:, None], own, mode="bilinear", align_corners=False)[0, 0]
+        return bilinear(to_size(given, geometry, inner), own)
 
     def truth(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return mask
@@ -92,19 +116,29 @@ class Warped:
     probabilities: ClassVar[bool] = True
     size: int
 
-    def values(self, logits: Tensor, geometry: ImageGeometry) -> Tensor:
+    def values(self, given: Tensor, geometry: ImageGeometry) -> Tensor:
         scale = min(self.size / geometry.height, self.size / geometry.width)
         h, w = geometry.mask_size
-        rows = _there_and_back(self.size, scale, geometry.height, geometry.h_px, h).to(logits)
-        columns = _there_and_back(self.size, scale, geometry.width, geometry.w_px, w).to(logits)
-        return rows @ logits[0].sigmoid() @ columns.T
+        kind = given.dtype, given.device
+        rows = _there_and_back(self.size, scale, geometry.height, geometry.h_px, h, *kind)
+        columns = _there_and_back(self.size, scale, geometry.width, geometry.w_px, w, *kind)
+        # One by one: how a product of matrices is summed depends on how many there are.
+        return stacked([rows @ one @ columns.T for one in given])
 
     def truth(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return mask
 
 
 @lru_cache(maxsize=256)
-def _there_and_back(size: int, scale: float, own: int, resized: int, logits: int) -> Tensor:
+def _there_and_back(
+    size: int,
+    scale: float,
+    own: int,
+    resized: int,
+    logits: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
     """[own, logits] of one side: logits to the square of ``size``, and from there to ``own`` pixels.
 
     As OpenCV's warps do, a pixel's place is its index: index i of the image lies at ``scale`` i + margin.
@@ -114,7 +148,7 @@ def _there_and_back(size: int, scale: float, own: int, resized: int, logits: int
     inside = (place >= -0.5) & (place <= own - 0.5)
     there = cubic((place + 0.5) * resized / own / MASK_STRIDE - 0.5, logits, beyond="edge")
     back = cubic(torch.arange(own, dtype=torch.float64) * scale + margin, size, beyond="zero")
-    return back @ (there * inside[:, None])
+    return (back @ (there * inside[:, None])).to(device, dtype)
 
 
 def cubic(places: Tensor, pixels: int, *, beyond: str) -> Tensor:

@@ -65,6 +65,15 @@ class Protocol:
         return iou >= level if self.at_least else iou > level
 
 
+class Pixels(NamedTuple):
+    """Numbers of pixels of one expression on one canvas."""
+
+    both: int
+    """Predicted and true."""
+    predicted: int
+    true: int
+
+
 class Count(NamedTuple):
     """One expression under one protocol."""
 
@@ -75,40 +84,25 @@ class Count(NamedTuple):
     """Whether the model says that nothing is meant."""
 
 
-def count(
-    protocol: Protocol,
-    prediction: NDArray[np.bool_],
-    truth: NDArray[np.bool_],
-    no_target: bool | None,
-    *,
-    targetless: bool | None = None,
-) -> Count:
-    """Compares two masks of the protocol's canvas, [H, W].
+def count(protocol: Protocol, pixels: Pixels, no_target: bool | None, *, targetless: bool) -> Count:
+    """What a protocol makes of a comparison on its canvas.
 
     Args:
         no_target: what a model's no-target output says; None where it has none, and then an empty mask says
             that nothing is meant. A model that says so predicts no pixel, but with ``none_apart`` the
             pixels that it would have predicted stay in the union of an expression that does mean something.
-        targetless: whether the expression means nothing; None: where the truth is empty. (An object may be
-            too small for the canvas.)
-
-    Raises:
-        ValueError: masks of different sizes.
+        targetless: whether the expression means nothing. (An object may be too small for the canvas.)
     """
-    if prediction.shape != truth.shape:
-        raise ValueError(f"the prediction is {prediction.shape}, the truth {truth.shape}; needed is one size")
-    says_none = not prediction.any() if no_target is None else no_target
+    both, predicted, true = pixels
+    says_none = not predicted if no_target is None else no_target
     if no_target and not protocol.none_apart:
-        prediction = np.zeros_like(prediction)
-    intersection = int(np.count_nonzero(prediction & truth))
-    union = int(np.count_nonzero(prediction | truth))
-    if targetless is None:
-        targetless = not truth.any()
+        both = predicted = 0
+    union = predicted + true - both
     if protocol.none_apart and targetless:
         return Count(0, 0 if says_none else union, float(says_none), says_none)
     if protocol.none_apart and says_none:
-        intersection = 0
-    return Count(intersection, union, _iou(protocol, intersection, union), says_none)
+        both = 0
+    return Count(both, union, _iou(protocol, both, union), says_none)
 
 
 def _iou(protocol: Protocol, intersection: int, union: int) -> float:

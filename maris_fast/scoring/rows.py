@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from maris_fast.sample import Sample
+from maris_fast.scoring.comparing import Comparer
 from maris_fast.scoring.groups import Groups, groups_of
-from maris_fast.scoring.protocols import MARIS, Count, Protocol, count
+from maris_fast.scoring.protocols import MARIS, Count, Pixels, Protocol, count
 
 
 class Facts(NamedTuple):
@@ -35,64 +35,25 @@ class Rows:
 
     def __init__(self, protocols: Sequence[Protocol] = (MARIS,)) -> None:
         self.protocols = (MARIS, *(one for one in protocols if one != MARIS))
+        self.comparer = Comparer(self.protocols)
         self._facts: list[Facts] = []
         self._counts = array("d")
 
-    def add(
-        self,
-        logits: Tensor,
-        sample: Sample,
-        no_target: bool | None = None,
-    ) -> NDArray[np.bool_]:
+    def add(self, pixels: Sequence[Pixels], sample: Sample, no_target: bool | None = None) -> None:
         """Scores one expression under every protocol.
 
         Args:
-            logits: [1, 4h, 4w].
-            no_target: see ``protocols.count``.
-
-        Returns:
-            The predicted mask at the image's own size, [height, width].
-        """
-        values = {
-            canvas: canvas.values(logits, sample.geometry) for canvas in {p.canvas for p in self.protocols}
-        }
-        predictions = [(values[one.canvas] > one.threshold).cpu().numpy() for one in self.protocols]
-        self._compare(predictions, sample, no_target)
-        return np.zeros_like(predictions[0]) if no_target else predictions[0]
-
-    def add_mask(
-        self,
-        prediction: NDArray[np.bool_],
-        sample: Sample,
-        no_target: bool | None = None,
-    ) -> None:
-        """Scores one expression of which only the mask is known; see ``from_masks``.
-
-        Args:
-            prediction: [height, width] of the image, resampled to a protocol's canvas as the truth is.
+            pixels: what the ``comparer`` counted, a protocol each.
             no_target: see ``protocols.count``.
         """
-        on_canvas = {canvas: canvas.truth(prediction) for canvas in {p.canvas for p in self.protocols}}
-        self._compare([on_canvas[one.canvas] for one in self.protocols], sample, no_target)
-
-    def _compare(
-        self,
-        predictions: Sequence[NDArray[np.bool_]],
-        sample: Sample,
-        no_target: bool | None,
-    ) -> None:
-        """``predictions`` are a protocol's each, on its canvas."""
-        truth = sample.target.decode()
-        dropped = truth if sample.overlap is None else truth & ~sample.overlap.decode()
-        targetless = not truth.any()
-        counts = []
-        for protocol, prediction in zip(self.protocols, predictions, strict=True):
-            wanted = dropped if protocol.twice_covered == "dropped" else truth
-            on_canvas = protocol.canvas.truth(wanted)
-            counts.append(count(protocol, prediction, on_canvas, no_target, targetless=targetless))
+        targetless = not pixels[0].true
+        counts = (
+            count(protocol, one, no_target, targetless=targetless)
+            for protocol, one in zip(self.protocols, pixels, strict=True)
+        )
         self.add_counts(counts, sample)
 
-    def add_counts(self, counts: Sequence[Count], sample: Sample) -> None:
+    def add_counts(self, counts: Iterable[Count], sample: Sample) -> None:
         """Adds one expression that was compared elsewhere, a count for each protocol."""
         area = sample.target.area
         twice = -1 if sample.overlap is None else sample.overlap.area

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from maris_fast.data_shards.cache import write_cache
@@ -136,7 +137,7 @@ def test_the_cache_and_pictures_see_the_view_that_was_annotated(tmp_path: Path) 
         np.testing.assert_array_equal(of_turned, twin)
 
     masks = SampleMasks(1)
-    masks.see(samples[0], np.zeros(SHOWN.shape[:2], bool))
+    masks.see(samples[0], torch.zeros(SHOWN.shape[:2], dtype=torch.bool))
     (drawn,) = masks.kept()
     said: list[str] = []
     shown = SampleSheet(tmp_path / "turned").background(drawn.sample, said.append)

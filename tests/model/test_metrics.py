@@ -6,8 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from maris_fast import scoring
 from maris_fast.losses import pixel_overlap
 from maris_fast.scoring import MARIS, Rows
-from maris_fast.scoring.protocols import count
-from tests.scoring.cases import sample_of
+from tests.scoring.cases import count_of, sample_of
 
 
 def test_a_batchs_overlap_gives_its_oiou_without_the_padding() -> None:
@@ -18,7 +17,7 @@ def test_a_batchs_overlap_gives_its_oiou_without_the_padding() -> None:
     rows = Rows()
     for one, target, weight in zip(logits, targets, weights, strict=True):
         if weight:
-            counted = count(MARIS, (one > 0).numpy(), target.numpy(), None)
+            counted = count_of(MARIS, (one > 0).numpy(), target.numpy())
             rows.add_counts([counted], sample_of(target.numpy()))
     intersection, union = pixel_overlap(logits, targets, weights).tolist()
     assert intersection / union == scoring.headline(rows.table())["oIoU"]

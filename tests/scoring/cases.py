@@ -12,7 +12,8 @@ from maris_fast import scoring
 from maris_fast.geometry import ImageGeometry
 from maris_fast.rle import Rle
 from maris_fast.sample import Sample
-from maris_fast.scoring import PROTOCOLS, Rows
+from maris_fast.scoring import PROTOCOLS, Pixels, Protocol, Rows
+from maris_fast.scoring.protocols import Count, count
 
 SURE = 20.0
 """A logit that no interpolation between it and its negative leaves near a threshold, but at the middle."""
@@ -63,7 +64,20 @@ def add(
 ) -> None:
     """An expression about an image that the encoder takes as it is."""
     sample = sample_of(truth, twice, **expression)
-    rows.add(logits_of(prediction, sample.geometry), sample, no_target)
+    add_logits(rows, logits_of(prediction, sample.geometry), sample, no_target)
+
+
+def add_logits(rows: Rows, logits: Tensor, sample: Sample, no_target: bool | None = None) -> None:
+    (numbers,) = rows.comparer.of_logits(logits, [sample]).tolist()
+    rows.add([Pixels(*one) for one in numbers], sample, no_target)
+
+
+def count_of(
+    protocol: Protocol, prediction: np.ndarray, truth: np.ndarray, no_target: bool | None = None
+) -> Count:
+    """Of masks of the protocol's canvas."""
+    pixels = Pixels(int((prediction & truth).sum()), int(prediction.sum()), int(truth.sum()))
+    return count(protocol, pixels, no_target, targetless=not truth.any())
 
 
 def under_all(rows: Rows) -> dict[str, dict[str, Any]]:

@@ -18,8 +18,9 @@ from torchmetrics.segmentation import MeanIoU
 from maris_fast import scoring
 from maris_fast.data_shards.importers.segmentations import overlap_mask, union_mask
 from maris_fast.scoring import MARIS, PROTOCOLS, Rows
+from maris_fast.scoring.comparing import Comparer
 from maris_fast.scoring.protocols import count
-from tests.scoring.cases import box, sample_of
+from tests.scoring.cases import box, count_of, sample_of
 
 H, W = 9, 13
 EMPTY, FULL, PIXEL = box(H, W, 0, 0, 0, 0), box(H, W, 0, 0, H, W), box(H, W, 4, 5, 5, 6)
@@ -37,7 +38,7 @@ def coded(mask: np.ndarray) -> dict[str, Any]:
 def scores(pairs: Sequence[tuple[np.ndarray, np.ndarray]], name: str = "maris") -> dict[str, Any]:
     protocol, rows = PROTOCOLS[name], Rows([PROTOCOLS[name], PROTOCOLS["phrasecut"]])
     for number, (prediction, truth) in enumerate(pairs):
-        counts = [count(one, prediction, truth, None) for one in rows.protocols]
+        counts = [count_of(one, prediction, truth) for one in rows.protocols]
         rows.add_counts(counts, sample_of(truth, image_id=number))
     of_all: dict[str, Any] = scoring.whole(rows.table(), bootstrap=0)["protocols"][protocol.name]
     return of_all
@@ -52,7 +53,8 @@ def scores(pairs: Sequence[tuple[np.ndarray, np.ndarray]], name: str = "maris") 
 @example(LEFT, MIDDLE)
 def test_intersection_union_and_iou_are_pycocotools(prediction: np.ndarray, truth: np.ndarray) -> None:
     both = [coded(prediction), coded(truth)]
-    ours = count(MARIS, prediction, truth, None)
+    (pixels,) = Comparer([MARIS]).of_mask(prediction, sample_of(truth))
+    ours = count(MARIS, pixels, None, targetless=False)
     assert ours.intersection == coco_mask.area(coco_mask.merge(both, intersect=True))
     assert ours.union == coco_mask.area(coco_mask.merge(both))
     if ours.union:  # of two empty masks pycocotools gives no number

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maris_fast.geometry import ImageGeometry, to_original_size
-from maris_fast.scoring.canvas import Letterboxed, Squashed, Warped, cubic
+from maris_fast.geometry import ImageGeometry, to_original_size, to_resized_image
+from maris_fast.scoring.canvas import Letterboxed, Squashed, Warped, cubic, probabilities_of
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -51,7 +51,9 @@ def test_the_way_there_and_back_is_two_cubic_warps(height: int, width: int) -> N
     square = square * inside[0][:, None] * inside[1]
     back = [torch.arange(n).double() * scale + m for n, m in zip((height, width), margins, strict=True)]
     theirs = warped(square, *back).float()
-    torch.testing.assert_close(Warped(size).values(logits, geometry), theirs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        Warped(size).values(probabilities_of(logits), geometry)[0], theirs, atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (333, 500), (90, 64), (416, 416)])
@@ -63,7 +65,7 @@ def test_every_canvas_puts_a_ramp_where_it_lies_in_the_image(height: int, width:
     # Away from the borders, where Warped has nothing to interpolate with.
     inner = slice(height // 8, -height // 8), slice(width // 8, -width // 8)
     for canvas in (Letterboxed(416), Warped(416)):
-        values = canvas.values(ramp[None], geometry)
+        (values,) = canvas.values(probabilities_of(ramp[None]), geometry)
         assert values.shape == (height, width)
         # A pixel of the logits is a step of 1 / w in the ramp, and at most a quarter of that in probability.
         torch.testing.assert_close(values[inner], at_own[inner], atol=0.25 / min(h, w), rtol=0)
@@ -73,6 +75,6 @@ def test_an_image_of_the_canvas_size_is_neither_squashed_nor_warped() -> None:
     geometry = ImageGeometry.unresized(416, 416)
     logits = noise(1, *geometry.mask_size)
     own = to_original_size(logits, geometry)[0]
-    assert torch.equal(Squashed(416).values(logits, geometry), own)
+    assert torch.equal(Squashed(416).values(to_resized_image(logits, geometry), geometry)[0], own)
     probabilities = to_original_size(logits.sigmoid(), geometry)[0]
-    torch.testing.assert_close(Letterboxed(416).values(logits, geometry), probabilities)
+    torch.testing.assert_close(Letterboxed(416).values(logits.sigmoid(), geometry)[0], probabilities)

@@ -18,9 +18,10 @@ from maris_fast.rle import Rle
 from maris_fast.sample import Sample
 from maris_fast.scoring import PROTOCOLS, Rows, whole
 from maris_fast.scoring.intervals import Difference, studentised
-from maris_fast.scoring.protocols import Protocol, count
+from maris_fast.scoring.protocols import Protocol
 from maris_fast.scoring.summary import ratios_of
 from tests.data.cache_dataset import box, default_records, write_dataset
+from tests.scoring.cases import count_of
 
 AS_THEY_ARE = ("maris", "lisa", "phrasecut")
 RESAMPLED = ("lavt", "rela")
@@ -87,7 +88,7 @@ def by_hand(dataset: Path, protocol: Protocol, by: Callable[[int], int]) -> dict
                 ImageGeometry.unresized(*target.mask.size),
                 first=first,
             )
-            counts = [count(each, mask, wanted, None) for each in rows.protocols]
+            counts = [count_of(each, mask, wanted) for each in rows.protocols]
             rows.add_counts(counts, known)
     scores: dict[str, Any] = whole(rows.table(), bootstrap=0)
     return scores["protocols"][protocol.name]["prints"] if protocol.name != "maris" else scores

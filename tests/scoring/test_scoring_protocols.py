@@ -12,9 +12,20 @@ import maris_fast
 from maris_fast import scoring
 from maris_fast.errors import ConfigError
 from maris_fast.scoring import PROTOCOLS, Rows, named
-from maris_fast.scoring.protocols import CRIS, LISA, MARIS, RELA, VLT, Protocol, count
+from maris_fast.scoring.comparing import Comparer
+from maris_fast.scoring.protocols import CRIS, LISA, MARIS, RELA, VLT, Protocol
 from maris_fast.scoring.tables import spread
-from tests.scoring.cases import SURE, add, all_rows, band, box, sample_of, score_of, under_all
+from tests.scoring.cases import (
+    add,
+    add_logits,
+    all_rows,
+    band,
+    box,
+    count_of,
+    sample_of,
+    score_of,
+    under_all,
+)
 
 EVERYBODY = set(PROTOCOLS)
 AT_OWN_SIZE = {"maris", "lisa", "phrasecut"}
@@ -26,7 +37,7 @@ def line(pixels: int, of: int = 1000) -> np.ndarray:
 
 def counted(protocol: Protocol, intersection: int, union: int) -> bool:
     """Whether an IoU of exactly ``intersection`` / ``union`` counts for Pr@X at X = that."""
-    iou = count(protocol, line(intersection), line(union), None).iou
+    iou = count_of(protocol, line(intersection), line(union)).iou
     level = min(protocol.levels, key=lambda level: abs(level - intersection / union))
     return bool(protocol.reaches(np.array(iou), level))
 
@@ -80,7 +91,7 @@ def test_lisa_is_what_histograms_of_two_bins_say_of_summed_polygons() -> None:
             torch.histc(values, bins=2, min=0, max=1)[1].item()
             for values in (predicted[predicted == truth], predicted, truth)
         )
-        ours = count(LISA, predicted.numpy() > 0, truth.numpy() == 1, None)
+        ours = count_of(LISA, predicted.numpy() > 0, truth.numpy() == 1)
         assert (ours.intersection, ours.union) == (same, output + target - same)
 
 
@@ -110,7 +121,7 @@ def test_a_threshold_of_35_percent_makes_a_band_a_pixel_wider_on_each_side() -> 
 
 def test_a_probability_of_40_percent_is_predicted_by_cris_and_vlt_alone() -> None:
     everything, rows = sample_of(box(416, 416, 0, 0, 416, 416)), all_rows()
-    rows.add(torch.full((1, *everything.geometry.mask_size), 0.4).logit(), everything)
+    add_logits(rows, torch.full((1, *everything.geometry.mask_size), 0.4).logit(), everything)
     found = {name for name, iou in score_of(rows, "oIoU").items() if iou == 1}
     assert found == {"cris", "cris-val", "vlt"}
     assert {iou for name, iou in score_of(rows, "oIoU").items() if name not in found} == {0}
@@ -157,9 +168,9 @@ def test_rela_scores_expressions_that_mean_nothing_apart() -> None:
 
 def test_a_model_without_a_no_target_output_says_so_by_an_empty_mask() -> None:
     nothing, some = box(48, 48, 0, 0, 0, 0), box(48, 48, 0, 0, 8, 8)
-    assert count(RELA, nothing, nothing, None).iou == 1
-    assert count(RELA, some, nothing, None).iou == 0
-    assert count(RELA, nothing, nothing, False).iou == 0
+    assert count_of(RELA, nothing, nothing).iou == 1
+    assert count_of(RELA, some, nothing).iou == 0
+    assert count_of(RELA, nothing, nothing, False).iou == 0
 
 
 def test_an_object_too_small_for_the_canvas_is_not_an_expression_that_means_nothing() -> None:
@@ -275,13 +286,4 @@ def test_the_document_has_a_section_for_every_protocol() -> None:
 
 def test_masks_of_different_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="needed is one size"):
-        count(MARIS, np.zeros((2, 3), bool), np.zeros((3, 2), bool), None)
-
-
-def test_the_mask_handed_back_is_at_the_original_size_and_empty_where_nothing_is_meant() -> None:
-    corner = sample_of(box(64, 96, 0, 0, 8, 8))
-    sure = torch.full((1, *corner.geometry.mask_size), SURE)
-    assert Rows().add(sure, corner).all()
-    mask = Rows().add(sure, corner, no_target=True)
-    assert mask.shape == (64, 96)
-    assert not mask.any()
+        Comparer([MARIS]).of_mask(np.zeros((2, 3), bool), sample_of(np.zeros((3, 2), bool)))

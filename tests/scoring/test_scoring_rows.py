@@ -11,9 +11,8 @@ from hypothesis.extra import numpy as nps
 from maris_fast import scoring
 from maris_fast.scoring import MARIS, PROTOCOLS, Rows
 from maris_fast.scoring.groups import LENGTH, SIZE, WORDS, groups_of
-from maris_fast.scoring.protocols import count
 from maris_fast.scoring.summary import FEW, intervals
-from tests.scoring.cases import sample_of
+from tests.scoring.cases import count_of, sample_of
 from tests.scoring.coverage import coverage
 
 MASKS = nps.arrays(bool, (6, 7))
@@ -27,7 +26,7 @@ def mask(*ones: int) -> np.ndarray:
 
 def compared(rows: Rows, prediction: np.ndarray, truth: np.ndarray, **known: object) -> None:
     """Adds masks that were not drawn from logits."""
-    counts = [count(one, prediction, truth, None) for one in rows.protocols]
+    counts = [count_of(one, prediction, truth) for one in rows.protocols]
     rows.add_counts(counts, sample_of(truth, **known))
 
 

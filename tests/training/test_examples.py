@@ -84,7 +84,7 @@ def test_an_example_has_what_the_evaluation_saw_of_each_model(cache: Path) -> No
             seen = {}
 
             def see(sample, mask, seen=seen):  # type: ignore[no-untyped-def]
-                seen[order_of(sample)] = (sample, mask)
+                seen[order_of(sample)] = (sample, mask.numpy())
 
             score_split(model, reader.evaluation_batches(), ALONE, see=see)
             for one in found:

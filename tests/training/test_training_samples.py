@@ -33,7 +33,7 @@ def sample(image_id: int, sent_id: int) -> Sample:
 
 
 EVERY = [sample(image, 100 * image + sentence) for image in range(12) for sentence in range(3)]
-MASK = box(HEIGHT, WIDTH, 20, 30, 40, 80) > 0
+MASK = torch.from_numpy(box(HEIGHT, WIDTH, 20, 30, 40, 80) > 0)
 
 
 def kept_of(samples: list[Sample], wanted: int) -> SampleMasks:
@@ -80,12 +80,12 @@ def test_kept_masks_are_those_that_were_seen_of_a_real_cache(tmp_path: Path) -> 
     with CacheReader(write_tiny_cache(tmp_path), "train") as reader:
         (first, *_) = (batch for batch in reader.evaluation_batches())
         one = first.samples[0]
-        mask = torch.rand(one.target.size).numpy() > 0.5
+        mask = torch.rand(one.target.size) > 0.5
         masks = SampleMasks(1)
         masks.see(one, mask)
         root = Path(reader.manifest.dataset.image_root)
     (drawn,) = masks.kept()
-    assert (drawn.sample, drawn.mask) == (one, Rle.encode(mask))
+    assert (drawn.sample, drawn.mask) == (one, Rle.encode(mask.numpy()))
     said: list[str] = []
     SampleSheet(root).draw([drawn], said.append)
     assert said == []
