@@ -26,7 +26,7 @@ class Segmentation(NamedTuple):
         """Bool []: no logit is NaN or infinite."""
         given = [one for one in (self.logits, self.no_target) if one is not None]
         # Least and most carry a NaN on, and are found several times as fast as each number is looked at.
-        return torch.stack([end for one in given for end in one.aminmax()]).isfinite().all()
+        return torch.stack([end.isfinite() for one in given for end in one.aminmax()]).all()
 
     def require_finite(self) -> None:
         """

@@ -59,7 +59,7 @@ class Comparer:
                 for place, mask in zip(places, masks[_cut(self._protocols[0])], strict=True):
                     see(place, mask)
         back = torch.tensor(order).argsort()
-        return torch.cat(parts)[back.to(logits.device)]
+        return torch.cat(parts)[back.to(logits.device, non_blocking=True)]
 
     def of_mask(self, prediction: NDArray[np.bool_], sample: Sample) -> list[Pixels]:
         """Of a mask at the image's own size, resampled to the protocols' canvases as the truth is.
