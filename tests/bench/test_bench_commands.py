@@ -102,6 +102,7 @@ DRAWN = (
     "docs/quickstart.md",
     "docs/training.md",
     "data_shards/cache/README.md",
+    "docs/scaling.md",
     "data_shards/stream/README.md",
 )
 
