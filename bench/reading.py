@@ -1,38 +1,47 @@
-"""A waterfall of readers on the same shards, from stock webdataset to reading the bytes raw.
+"""Readers on the same features: raw bytes, ours, and the strongest of other ways to keep and read them.
 
     python -m maris_fast.bench.reading
 
 Synthetic groups of ViT-H's size (three int8 maps of 64 x 48 x 1280, 11.8 MB) go through the writer that real
-ones go through. Every way reads all of them once a round; rounds take the ways in turn, and what is reported
-is the median over rounds of each way's time against raw reading in the same round, by one thread and by two.
-On a GPU there are two ways more, which end there: from a ring that is not pinned, and from one that is.
+ones go through, and into the form of each peer (``reading_peers``); one that is not installed, or fails, is
+listed with the reason. Situations: a warm page cache; a cold one, for those whose pages were really dropped;
+and beside a training step of known length that keeps a core busy. Rounds take the ways in turn; ratios are
+medians over rounds of times within one round. What each does with a flipped byte and a cut file is tried on
+small copies. On a GPU there are two ways more, which end there: from a ring that is not pinned, and from one
+that is.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import torch
-import webdataset
 
-from maris_fast.bench.drawing.plain_tables import RAW_TWO
 from maris_fast.bench.fake_cache import write_fake_cache, write_hollow_cache
 from maris_fast.bench.measuring import in_turn, paired, seconds_of
+from maris_fast.bench.page_cache import drop, resident
+from maris_fast.bench.reading_names import BUSY, COLD, OURS, RAW_TWO, WARM
+from maris_fast.bench.reading_peers import PEERS, STOCK, TAR, written
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.scaling import PLAN_RATES
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.data_shards.stream.device import DeviceStage
+from maris_fast.data_shards.stream.epochs import FollowingShares
 from maris_fast.data_shards.stream.pipeline import Pipeline
 from maris_fast.data_shards.stream.ring import Arena, ByteRing, Slot
 from maris_fast.data_shards.stream.step_order import Epoch, Share, epoch_steps, share
@@ -41,9 +50,32 @@ from maris_fast.train.ranks import Ranks
 
 STEP, EACH = 64, 8
 RAW = "raw preadv, one thread"
-STOCK = "stock webdataset, in process"
-OURS = "ours: ring, 2 threads, checksums never"
+IMAGES_A_STEP = 9
+"""About as many as 64 expressions have."""
+STEP_SECONDS, BUSY_EPOCHS = 0.035, 3
+COLD_SHARE = 0.01
+"""Of pages that may be left of what counts as cold."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A contestant.
+
+    Attributes:
+        steps: reads a number of epochs; an item when a step's images have been read.
+        folder: where its files are.
+        situations: in which it is measured.
+    """
+
+    name: str
+    steps: Callable[[int], Iterator[object]]
+    folder: Path
+    situations: tuple[str, ...] = (WARM, COLD, BUSY)
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
 
 
 class FreshMemory:
@@ -58,18 +90,17 @@ class FreshMemory:
 
 def main() -> None:
     def rows_of(cache: Path, rounds: int) -> list[Row]:
-        return [
-            *measured(cache, rounds, cold=False),
-            *measured(cache, max(3, rounds // 2), cold=True),
-            start_up(cache.with_name("hollow"), 100_000),
-        ]
+        return [*all_rows(cache, rounds), start_up(cache.with_name("hollow"), 100_000)]
 
-    rows = run_suite("reading", __doc__, rows_of, images=120, device=DEVICE)
+    rows = run_suite("reading", __doc__, rows_of, images=60, device=DEVICE)
     for row in rows[:-1]:
-        print(
-            f"{row['page_cache']:5} {row['way']:48} {row['gb_per_s']:6.2f} GB/s  "
-            f"{row['to_raw']:5.2f} and {row['to_raw_two']:5.2f} of raw  {row['to_stock']:5.1f} x stock"
-        )
+        if "gb_per_s" in row:
+            print(
+                f"{row['situation']:24} {row['way']:48} {row['gb_per_s']:6.2f} GB/s  "
+                f"{row['to_ours']:5.2f} x ours {row['to_stock']:5.1f} x stock"
+            )
+        else:
+            print(row)
     print(rows[-1])
 
 
@@ -101,38 +132,135 @@ def run_suite(
     return rows
 
 
-def measured(folder: Path, rounds: int, *, cold: bool) -> list[Row]:
-    """All ways in turn, ``rounds`` times; cold: the shards are dropped from the page cache before each."""
-    reader = CacheReader(folder, "train")
-    total = int(reader.index.size.sum())
+def all_rows(cache: Path, rounds: int) -> list[Row]:
+    """What each does with damage, who is left out, and what is measured of the others."""
+    small = cache.with_name("small")
+    write_fake_cache(small / "cache", 2 * IMAGES_A_STEP, grids=[(16, 16)], channels=64)
+    folders, reasons = written(small / "cache", small / "peers")
+    damaged = {way.name: damage(way) for way in ways(folders)}
+    rows: list[Row] = [{"way": name, **found} for name, found in damaged.items()]
+    rows += [{"way": form, "left_out": why} for form, why in reasons.items()]
+    folders, _ = written(cache, cache.with_name("peers"))
+    sound = [way for way in ways(folders) if "left_out" not in damaged[way.name]]
+    for situation, count in {WARM: rounds, COLD: max(3, rounds // 2), BUSY: rounds}.items():
+        rows += measured([way for way in sound if situation in way.situations], cache, count, situation)
+    return rows
 
-    def timed(way: Callable[[], None]) -> float:
-        if cold:
-            _forget(folder)
-        return seconds_of(way)
 
-    seconds, load = in_turn({name: partial(timed, way) for name, way in _ways(folder).items()}, rounds)
-    rows: list[Row] = [
-        {
+def measured(contestants: Sequence[Way], cache: Path, rounds: int, situation: str) -> list[Row]:
+    """All in turn, ``rounds`` times; whose pages do not leave the page cache has no cold figure."""
+    with CacheReader(cache, "train") as reader:
+        images, total, expressions = reader.images, int(reader.index.size.sum()), reader.expressions
+    epochs = BUSY_EPOCHS if situation == BUSY else 1
+    left: dict[str, float] = {}
+
+    def timed(way: Way) -> float:
+        if situation == COLD:
+            drop(way.files)
+            left[way.name] = max(left.get(way.name, 0.0), resident(way.files))
+        return seconds_of(partial(_taken, way, epochs, STEP_SECONDS if situation == BUSY else 0.0))
+
+    seconds, load = in_turn({way.name: partial(timed, way) for way in contestants}, rounds)
+    steps = sum(1 for _ in contestants[0].steps(1)) if situation == BUSY else 0
+    rows: list[Row] = []
+    for name, times in seconds.items():
+        if left.get(name, 0.0) > COLD_SHARE:
+            why = f"{left[name]:.0%} of its pages stayed in the page cache"
+            rows.append({"way": name, "situation": situation, "left_out": why})
+            continue
+        row: Row = {
             "way": name,
-            "page_cache": "cold" if cold else "warm",
-            "images": reader.images,
+            "situation": situation,
+            "images": images,
             "rounds": rounds,
             "load_average": load,
-            "gb_per_s": total / statistics.median(times) / 1e9,
-            "expressions_per_s": reader.expressions / statistics.median(times),
-            "to_raw": paired(seconds[RAW], times),
-            "to_raw_two": paired(seconds[RAW_TWO], times),
+            "gb_per_s": epochs * total / statistics.median(times) / 1e9,
+            "expressions_per_s": epochs * expressions / statistics.median(times),
+            "to_ours": paired(seconds[OURS], times),
             "to_stock": paired(seconds[STOCK], times),
             "seconds": times,
         }
-        for name, times in seconds.items()
-    ]
-    for row in rows:
-        if cold and row["way"] == OURS:  # what a disk gives to the reader
-            shape = f"{OURS}, cold page cache, {reader.images} groups of ViT-H's size"
+        if RAW_TWO in seconds:
+            row["to_raw_two"] = paired(seconds[RAW_TWO], times)
+        if situation == BUSY:
+            row |= {
+                "step_s": STEP_SECONDS,
+                "of_pace": epochs * steps * STEP_SECONDS / statistics.median(times),
+            }
+        if situation == COLD and name == OURS:  # what a disk gives to the reader
+            shape = f"{OURS}, cold page cache, {images} groups of ViT-H's size"
             row |= {"shape": shape, PLAN_RATES: {"disk_GBps": row["gb_per_s"]}}
+        rows.append(row)
     return rows
+
+
+def _taken(way: Way, epochs: int, step_seconds: float) -> None:
+    for _ in way.steps(epochs):
+        _busy(step_seconds)
+
+
+_BLOCK = bytes(1 << 20)
+
+
+def _busy(seconds: float) -> None:
+    """A core at work for so long, without Python's lock, as a training step's operations are."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        hashlib.sha256(_BLOCK)
+
+
+def damage(way: Way) -> Row:
+    """What it says of a byte that flipped and of a file that was cut, in the middle of its largest file.
+
+    ``left_out``: it cannot read what is whole.
+    """
+    largest = max(way.files, key=lambda path: path.stat().st_size)
+    whole = largest.read_bytes()
+    middle = len(whole) // 2
+    count = _tried(way)
+    if not count.isdecimal():
+        return {"left_out": count.strip().splitlines()[-1]}
+    flipped = whole[:middle] + bytes([whole[middle] ^ 64]) + whole[middle + 1 :]
+    found = {}
+    for what, content in {"flipped_byte": flipped, "cut_file": whole[:middle]}.items():
+        largest.write_bytes(content)
+        said = _tried(way)
+        if said.isdecimal():
+            found[what] = "goes unseen" if said == count else "images are missing, unseen"
+        elif said in (HANGS, DIES):
+            found[what] = said
+        else:
+            found[what] = "error with the file" if largest.name in said else "error"
+    largest.write_bytes(whole)
+    return found
+
+
+HANGS, DIES = "hangs", "kills the process"
+PATIENCE_SECONDS = 30.0
+
+
+def _tried(way: Way) -> str:
+    """In a process of its own: how many steps an epoch has, or the error that it ends with."""
+    forking = get_context("fork")
+    here, there = forking.Pipe(duplex=False)
+
+    def read() -> None:
+        torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
+        try:
+            there.send(str(sum(1 for _ in way.steps(1))))
+        except BaseException as error:
+            there.send(f"{type(error).__name__}: {error}")
+
+    process = forking.Process(target=read)
+    process.start()
+    there.close()
+    try:
+        return str(here.recv()) if here.poll(PATIENCE_SECONDS) else HANGS
+    except EOFError:
+        return DIES
+    finally:
+        process.kill()
+        process.join()
 
 
 def start_up(folder: Path, images: int) -> Row:
@@ -157,41 +285,79 @@ def start_up(folder: Path, images: int) -> Row:
     }
 
 
-def _ways(folder: Path) -> dict[str, Callable[[], None]]:
+def ways(folders: dict[str, Path]) -> list[Way]:
+    """All contestants on a cache in several forms, each in its folder."""
+    cache = folders[TAR]
+    plain = CacheReader(cache, "train")
+    ring = ring_for(plain)
+    order = [group.image for one in _shares(plain) for group in one.groups]
+
     def ours(
         threads: int,
         verify: str,
         *,
-        ring: bool = True,
-        pinned: bool = False,
+        memory: Arena = ring,
         stage: DeviceStage | None = None,
-    ) -> Callable[[], None]:
+        ahead: bool = True,
+    ) -> Callable[[int], Iterator[object]]:
         settings = ReadingSettings.model_validate({"reader_threads": threads, "verify": verify})
-        reader = CacheReader(folder, "train", settings)
-        memory = ring_for(reader, pinned=pinned) if ring else FreshMemory()
+        reader = CacheReader(cache, "train", settings)
 
-        return lambda: read_once(reader, memory, threads, stage)
+        def steps(epochs: int) -> Iterator[object]:
+            if ahead:
+                return _read(reader, memory, threads, stage, epochs)
+            return (one for _ in range(epochs) for one in _read(reader, memory, threads, stage, 1))
 
-    on_gpu: dict[str, Callable[[], None]] = {}
+        return steps
+
+    def dequantised(epochs: int) -> Iterator[object]:
+        with CacheReader(cache, "train") as reader:
+            for epoch in range(epochs):
+                yield from reader.batches(
+                    seed=0,
+                    epoch=epoch,
+                    expressions_per_step=STEP,
+                    expressions_per_image=EACH,
+                    last_epoch=epochs - 1,
+                )
+
+    def raw(threads: int) -> Callable[[int], Iterator[object]]:
+        return lambda _: iter([_raw(cache, threads)])
+
+    def peer(
+        images: Callable[[Path, Sequence[int]], Iterator[object]], folder: Path
+    ) -> Callable[[int], Iterator[object]]:
+        def steps(epochs: int) -> Iterator[object]:
+            for _ in range(epochs):
+                items = images(folder, order)
+                while step := list(islice(items, IMAGES_A_STEP)):
+                    yield step
+
+        return steps
+
+    found = [
+        Way(one.name, peer(one.images, folders[one.form]), folders[one.form])
+        for one in PEERS
+        if one.form in folders
+    ]
+    own = {
+        "ours: fresh memory, 1 thread, checksums never": ours(1, "never", memory=FreshMemory()),
+        "ours: ring, 1 thread, checksums never": ours(1, "never"),
+        "ours: ring, 2 threads, checksums never": ours(2, "never"),
+        OURS: ours(2, "always"),
+        "ours: the same, float32 on the CPU": dequantised,
+    }
     if DEVICE.type == "cuda":
         stage = DeviceStage(DEVICE, torch.bfloat16)
         for pinned in (False, True):
+            memory = ring_for(plain, pinned=pinned)
             name = f"ours: ring{', pinned' if pinned else ''}, 2 threads, bf16 on the GPU"
-            on_gpu[name] = ours(2, "never", pinned=pinned, stage=stage)
-    return {
-        STOCK: lambda: _stock(folder, None),
-        "stock webdataset, 1 DataLoader worker": lambda: _stock(folder, 1),
-        "stock webdataset, 2 DataLoader workers": lambda: _stock(folder, 2),
-        "ours: fresh memory, 1 thread, checksums never": ours(1, "never", ring=False),
-        "ours: ring, 1 thread, checksums never": ours(1, "never"),
-        OURS: ours(2, "never"),
-        "ours: ring, 1 thread, checksums of all": ours(1, "always"),
-        "ours: ring, 2 threads, checksums of all": ours(2, "always"),
-        "ours: ring, 2 threads, float32 on the CPU": lambda: _dequantised(folder),
-        **on_gpu,
-        RAW: lambda: _raw(folder, 1),
-        RAW_TWO: lambda: _raw(folder, 2),
-    }
+            own[name] = ours(2, "never", memory=memory, stage=stage)
+    for name, steps in own.items():
+        found.append(Way(name, steps, cache, (WARM, COLD, BUSY) if "2 threads" in name else (WARM, COLD)))
+    found.append(Way("ours: the same, each epoch by itself", ours(2, "always", ahead=False), cache, (BUSY,)))
+    found += [Way(RAW, raw(1), cache, (WARM, COLD)), Way(RAW_TWO, raw(2), cache, (WARM, COLD))]
+    return found
 
 
 def ring_for(reader: CacheReader, *, pinned: bool = False) -> ByteRing:
@@ -202,16 +368,32 @@ def ring_for(reader: CacheReader, *, pinned: bool = False) -> ByteRing:
     return ByteRing((reader.settings.prefetch + 2) * largest, pinned=pinned)
 
 
-def read_once(reader: CacheReader, memory: Arena, threads: int, stage: DeviceStage | None = None) -> None:
-    """All groups of an epoch into ``memory``, and on to a device by ``stage``."""
+def read_once(reader: CacheReader, memory: Arena, threads: int) -> None:
+    """All groups of an epoch into ``memory``."""
+    for _ in _read(reader, memory, threads, None, 1):
+        pass
+
+
+def _read(
+    reader: CacheReader, memory: Arena, threads: int, stage: DeviceStage | None, epochs: int
+) -> Iterator[object]:
+    """Epochs, each read ahead while the one before ends, into ``memory``, and on to a device by ``stage``."""
+    shares = FollowingShares(_shares(reader))
+    for _ in range(epochs - 1):
+        shares.follow(_shares(reader))
     pipeline = Pipeline(
-        _shares(reader), reader.shards, reader.layouts, memory, reader.bad_samples, reader.settings, threads
+        shares, reader.shards, reader.layouts, memory, reader.bad_samples, reader.settings, threads
     )
-    for batch in pipeline:
-        if stage is not None:
-            stage(batch.memory, batch.layout)
-        pipeline.release(batch)
-    pipeline.stop()
+    try:
+        for batch in pipeline:
+            if stage is not None:
+                stage(batch.memory, batch.layout)
+            yield batch
+            pipeline.release(batch)
+    finally:
+        pipeline.stop()
+        if isinstance(memory, ByteRing):
+            memory.clear()
 
 
 def _epoch(reader: CacheReader) -> Epoch:
@@ -228,17 +410,6 @@ def _epoch(reader: CacheReader) -> Epoch:
 
 def _shares(reader: CacheReader) -> Iterator[Share]:
     return (share(step, 0, 1) for step in _epoch(reader))
-
-
-def _stock(folder: Path, workers: int | None) -> None:
-    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
-    data = webdataset.WebDataset(
-        urls, shardshuffle=False, workersplitter=webdataset.split_by_worker, empty_check=False
-    ).decode()
-    if workers is not None:
-        data = torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers)
-    for _ in data:
-        pass
 
 
 def _raw(folder: Path, threads: int) -> None:
@@ -267,19 +438,6 @@ def _raw(folder: Path, threads: int) -> None:
 
 
 _BUFFERS: dict[int, bytearray] = {}
-
-
-def _dequantised(folder: Path) -> None:
-    with CacheReader(folder, "train", ReadingSettings(verify="never")) as reader:
-        for _ in reader.batches(seed=0, epoch=0, expressions_per_step=STEP, expressions_per_image=EACH):
-            pass
-
-
-def _forget(folder: Path) -> None:
-    for path in folder.glob("*.tar"):
-        with path.open("rb") as shard:
-            os.fsync(shard.fileno())
-            os.posix_fadvise(shard.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 if __name__ == "__main__":

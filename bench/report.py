@@ -17,6 +17,7 @@ from maris_fast.bench.drawing.plain_tables import (
     ablations_block,
     far_reading_block,
     many_images_block,
+    nearest_peer_block,
     quickstart_block,
     reading_block,
     step_memory_block,
@@ -125,6 +126,7 @@ def draw(root: Path = ROOT) -> list[Path]:
         written.append(docs / "equation_readings.png")
     for suite in measured(results, ["reading"])[:1]:
         put(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
+        put(root / "README.md", "nearest-peer", nearest_peer_block(suite))
     for suite in measured(results, ["far_reading"])[:1]:
         put(root / "data_shards" / "stream" / "README.md", "far-reading", far_reading_block(suite))
     for suite in measured(results, ["many_images"])[:1]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 from maris_fast.ablation.comparison import HEAD, conditions_told, sections, verdicts
 from maris_fast.ablation.record import Record
 from maris_fast.bench.drawing.markdown import table
+from maris_fast.bench.reading_names import BUSY, COLD, OURS, RAW_TWO, WARM
 from maris_fast.bench.results import Row, Suite
 
 KINDS = ("colour", "shape", "colour+shape", "size", "position", "relation")
-RAW_TWO = "raw preadv, two threads"
 GPUS_GB = (8, 24, 40, 80)
 EACH = 7
 """Expressions of an image, as RefCOCO has them."""
@@ -88,31 +88,52 @@ def ablations_block(records: list[Record]) -> str:
 
 
 def reading_block(suite: Suite) -> str:
-    """A table with a warm page cache and one with a cold, and the conditions."""
+    """A table for each situation, who is left out of it, and the conditions."""
+    damage = {row["way"]: [row["flipped_byte"], row["cut_file"]] for row in suite.rows if "cut_file" in row}
+    columns = {
+        WARM: {f"{RAW_TWO} = 1": "to_raw_two", "stock = 1": "to_stock"},
+        COLD: {f"{RAW_TWO} = 1": "to_raw_two", "stock = 1": "to_stock"},
+        BUSY: {"of the step's pace": "of_pace", "stock = 1": "to_stock"},
+    }
     parts: list[str] = []
-    for state in ("warm", "cold"):
-        rows = [row for row in suite.rows if row.get("page_cache") == state]
-        two = next(row["seconds"] for row in rows if row["way"] == RAW_TWO)
-        lines = [
-            [
-                row["way"],
-                f"{row['gb_per_s']:.2f}",
-                f"{row['to_raw']:.2f}",
-                f"{median(a / b for a, b in zip(two, row['seconds'], strict=True)):.2f}",
-                f"{row['to_stock']:.1f}",
-            ]
-            for row in rows
-        ]
-        head = [f"{state} page cache", "GB/s", "of raw, one thread", "of raw, two threads", "stock = 1"]
+    for situation, more in columns.items():
+        head = [situation, "GB/s", "ours = 1", *more]
+        head += ["a flipped byte", "a cut file"] if situation == WARM else []
+        lines = []
+        for row in _measured(suite, situation):
+            cells = [row["way"], *(f"{row[name]:.2f}" for name in ("gb_per_s", "to_ours", *more.values()))]
+            lines.append(cells + (damage[row["way"]] if situation == WARM else []))
         parts += [*table(head, lines), ""]
-    timed = next(row for row in suite.rows if "page_cache" in row)
+    left_out = [row for row in suite.rows if "left_out" in row]
+    parts += [f"- Left out: {row['way']}{_where(row)}: {row['left_out']}" for row in left_out]
+    timed, busy = _measured(suite, WARM)[0], _measured(suite, BUSY)[0]
     start = next(row for row in suite.rows if "open_s" in row)
+    parts += [""] * bool(left_out)
     parts.append(
         f"(Medians of ratios within each of {timed['rounds']} rounds, {timed['images']} groups of ViT-H's "
-        f"size, int8; {_busy(suite, timed)}. Start-up on {start['images']:,} images: "
+        f"size, int8; ours = 1 is `{OURS}`; the busy consumer's step keeps a core busy for "
+        f"{1000 * busy['step_s']:g} ms; {_busy(suite, timed)}. Start-up on {start['images']:,} images: "
         f"{start['open_s'] + start['plan_s']:.1f} s.)"
     )
     return "\n".join(parts)
+
+
+def nearest_peer_block(suite: Suite) -> str:
+    """How far the nearest peer is behind, or ahead, in each situation."""
+    told = []
+    for situation, place in ((WARM, f"from a {WARM}"), (COLD, f"from a {COLD}"), (BUSY, BUSY)):
+        peers = [row for row in _measured(suite, situation) if not row["way"].startswith(("ours", "raw"))]
+        nearest = max(peers, key=lambda row: row["to_ours"])
+        told.append(f"{nearest['to_ours']:.2f} of ours {place} ({nearest['way']})")
+    return f"Reading a cache, the nearest peer reaches {', '.join(told)}: `data_shards/stream/README.md`."
+
+
+def _measured(suite: Suite, situation: str) -> list[Row]:
+    return [row for row in suite.rows if row.get("situation") == situation and "gb_per_s" in row]
+
+
+def _where(row: Row) -> str:
+    return f", {row['situation']}" if "situation" in row else ""
 
 
 def far_reading_block(suite: Suite) -> str:
