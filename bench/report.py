@@ -24,6 +24,7 @@ from maris_fast.bench.drawing.plain_tables import (
     writing_block,
 )
 from maris_fast.bench.drawing.suites import plot, suite_block
+from maris_fast.bench.reading_names import BUSY
 from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, named, read_json
 from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.errors import InputError
@@ -126,7 +127,8 @@ def draw(root: Path = ROOT) -> list[Path]:
         written.append(docs / "equation_readings.png")
     for suite in measured(results, ["reading"])[:1]:
         put(root / "data_shards" / "stream" / "README.md", "reading", reading_block(suite))
-        put(root / "README.md", "nearest-peer", nearest_peer_block(suite))
+        if any(row.get("situation") == BUSY for row in suite.rows):
+            put(root / "README.md", "nearest-peer", nearest_peer_block(suite))
     for suite in measured(results, ["far_reading"])[:1]:
         put(root / "data_shards" / "stream" / "README.md", "far-reading", far_reading_block(suite))
     for suite in measured(results, ["many_images"])[:1]:

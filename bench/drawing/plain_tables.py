@@ -97,23 +97,26 @@ def reading_block(suite: Suite) -> str:
     }
     parts: list[str] = []
     for situation, more in columns.items():
+        if not _measured(suite, situation):
+            continue
         head = [situation, "GB/s", "ours = 1", *more]
-        head += ["a flipped byte", "a cut file"] if situation == WARM else []
+        damaged = bool(damage) and situation == WARM
+        head += ["a flipped byte", "a cut file"] if damaged else []
         lines = []
         for row in _measured(suite, situation):
             cells = [row["way"], *(f"{row[name]:.2f}" for name in ("gb_per_s", "to_ours", *more.values()))]
-            lines.append(cells + (damage[row["way"]] if situation == WARM else []))
+            lines.append(cells + (damage[row["way"]] if damaged else []))
         parts += [*table(head, lines), ""]
     left_out = [row for row in suite.rows if "left_out" in row]
     parts += [f"- Left out: {row['way']}{_where(row)}: {row['left_out']}" for row in left_out]
-    timed, busy = _measured(suite, WARM)[0], _measured(suite, BUSY)[0]
+    timed, busy = _measured(suite, WARM)[0], _measured(suite, BUSY)
+    pace = f"the busy consumer's step keeps a core busy for {1000 * busy[0]['step_s']:g} ms; " if busy else ""
     start = next(row for row in suite.rows if "open_s" in row)
     parts += [""] * bool(left_out)
     parts.append(
         f"(Medians of ratios within each of {timed['rounds']} rounds, {timed['images']} groups of ViT-H's "
-        f"size, int8; ours = 1 is `{OURS}`; the busy consumer's step keeps a core busy for "
-        f"{1000 * busy['step_s']:g} ms; {_busy(suite, timed)}. Start-up on {start['images']:,} images: "
-        f"{start['open_s'] + start['plan_s']:.1f} s.)"
+        f"size, int8; ours = 1 is `{OURS}`; {pace}{_busy(suite, timed)}. "
+        f"Start-up on {start['images']:,} images: {start['open_s'] + start['plan_s']:.1f} s.)"
     )
     return "\n".join(parts)
 

@@ -45,6 +45,7 @@ def test_the_shard_writer_is_held_against_a_plain_write(tmp_path: Path) -> None:
     assert 1 < (tmp_path / "shards" / "raw").stat().st_size / (3 * 64 * 48 * 1280) < 1.1
 
 
+@pytest.mark.process
 @pytest.mark.timeout(600)
 def test_every_way_of_reading_is_held_against_ours_stock_and_raw(tmp_path: Path) -> None:
     write_fake_cache(tmp_path / "cache", 12, grids=[(8, 8)], channels=64)
