@@ -322,7 +322,11 @@ def ways(folders: dict[str, Path]) -> list[Way]:
                 )
 
     def raw(threads: int) -> Callable[[int], Iterator[object]]:
-        return lambda _: iter([_raw(cache, threads)])
+        def steps(_: int) -> Iterator[object]:
+            _raw(cache, threads)
+            yield None
+
+        return steps
 
     def peer(
         images: Callable[[Path, Sequence[int]], Iterator[object]], folder: Path
