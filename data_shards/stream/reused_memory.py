@@ -37,12 +37,9 @@ class ReusedMemory:
         return torch.from_numpy(held).view(dtype).view(*shape)
 
     def _take(self, size: int) -> mmap.mmap:
-        for _ in range(len(self._free)):
-            pages = self._free.popleft()
-            if len(pages) >= size:
-                return pages
-            # Too small, as batches differ in size: replaced by one that fits, so that few sizes remain.
-            break
+        if self._free and len(pages := self._free.popleft()) >= size:
+            return pages
+        # One that is too small, as batches differ in size, is replaced, so that few sizes remain.
         pages = mmap.mmap(-1, size)
         pages.madvise(mmap.MADV_HUGEPAGE)
         return pages

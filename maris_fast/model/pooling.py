@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maris_fast.config import ModelSettings
@@ -20,9 +19,12 @@ def decoder_keys(settings: ModelSettings, grid: tuple[int, int]) -> tuple[int, i
 
 def pooled(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Means over 2 × 2 tokens, [E, h·w, C] -> [E, ⌈h/2⌉·⌈w/2⌉, C]; of those that are there at an odd edge."""
-    # The last row and column once more: a cell at an odd edge has each of its tokens twice, even sides leave
-    # them out. ``ceil_mode`` asks which it is, and compiled blocks would be compiled again for each.
-    maps = tokens.unflatten(1, grid)
-    maps = torch.cat([maps, maps[:, -1:]], dim=1)
-    maps = torch.cat([maps, maps[:, :, -1:]], dim=2)
-    return F.avg_pool2d(maps.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).flatten(1, 2)
+    halved = _pairs_of_rows(tokens.unflatten(1, grid))
+    return _pairs_of_rows(halved.transpose(1, 2)).transpose(1, 2).flatten(1, 2)
+
+
+def _pairs_of_rows(maps: Tensor) -> Tensor:
+    """Means over pairs of rows, [E, h, w, C] -> [E, ⌈h/2⌉, w, C]; the last of an odd h is its own pair."""
+    # Nothing asks whether h is odd, as avg_pool2d does: compiled blocks would be compiled for each answer.
+    once_more = torch.cat([maps, maps[:, -1:]], dim=1)
+    return (maps[:, ::2] + once_more[:, 1::2]) / 2
