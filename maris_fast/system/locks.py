@@ -7,8 +7,8 @@ a signal that Python sees. One that was left is taken over when its owner is gon
 * Its process was started on this boot of this machine, in this PID namespace: the process table says. Number
   and start time both count, since numbers are used again.
 * Elsewhere (another machine or container): an owner sets its lock's modification time every ``BEAT``
-  seconds. Whoever wants the folder watches: a lock that stays the same for ``LEASE`` seconds is left. No
-  clock is compared with another machine's.
+  seconds. Whoever wants the folder watches: a lock that stays the same for ``LEASE`` seconds is left, one
+  without a name for ``BEAT``. No clock is compared with another machine's.
 
 Only one of many takes a left lock over: it is removed under a lock of its own, if it is still the same. An
 owner that was silent for longer than ``LEASE`` and comes back finds out with ``Held.confirm``.
@@ -253,7 +253,9 @@ def _acquire(what: Path, lock: Path, own: Owner, wait: bool, pause: Callable[[],
                 raise OccupiedError(what, lock, owner)
             seen, since = now, time.monotonic()
         unchanged = time.monotonic() - since
-        if lives is False or (lives is None and unchanged > LEASE):
+        # An owner writes its name at once: a lock without one is of a process that was killed before.
+        patience = LEASE if now.text else BEAT
+        if lives is False or (lives is None and unchanged > patience):
             _remove_left(what, lock, now)
             seen = None
             continue
@@ -262,7 +264,7 @@ def _acquire(what: Path, lock: Path, own: Owner, wait: bool, pause: Callable[[],
             log.warning(
                 "%s is in use by %s, which cannot be looked up from here: waiting up to %.0f s for a sign of "
                 "life",
-                *(what, owner or "somebody", LEASE),
+                *(what, owner or "somebody", patience),
             )
         pause()
 
@@ -293,7 +295,8 @@ def _created(lock: Path, owner: Owner) -> bool:
     except BaseException:
         os.unlink(lock)
         raise
-    return True
+    # Whoever stood still before the name was written may have lost it to another.
+    return (now := _read(lock)) is not None and now.text == _text(owner)
 
 
 def _remove_left(what: Path, lock: Path, state: _State) -> None:

@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from maris_fast.errors import InputError
 from maris_fast.system import locks
-from maris_fast.system.locks import Owner, lock_in, owned_folder
+from maris_fast.system.locks import OccupiedError, Owner, lock_in, owned_folder
 from maris_fast.system.new_folder import new_folder
 from tests.training.processes import ROOT
 
@@ -210,15 +211,32 @@ def test_an_owner_in_another_container_is_believed_while_it_gives_signs_of_life(
         assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_without_a_name_is_taken_over_after_the_lease(
+def test_a_lock_without_a_name_is_taken_over_after_a_beat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner was killed between the file and its content."""
-    monkeypatch.setattr(locks, "LEASE", 0.5)
+    monkeypatch.setattr(locks, "BEAT", 0.5)
     lock_in(tmp_path).touch()
     began = time.monotonic()
     with owned_folder(tmp_path):
         assert time.monotonic() - began > 0.5
+
+
+def test_who_stood_still_before_writing_its_name_does_not_take_anothers_lock_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, write = lock_in(tmp_path), os.write
+    other = json.dumps(asdict(Owner.here()))
+
+    def late(file: int, content: bytes) -> int:
+        lock.unlink()
+        lock.write_text(other)
+        return write(file, content)
+
+    monkeypatch.setattr(os, "write", late)
+    with pytest.raises(OccupiedError), owned_folder(tmp_path):
+        raise AssertionError
+    assert lock.read_text() == other
 
 
 def test_of_two_at_once_one_gets_the_folder(tmp_path: Path) -> None:
