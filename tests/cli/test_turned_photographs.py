@@ -10,16 +10,10 @@ from PIL import Image
 
 from maris_fast.demo.answers import Demo
 from maris_fast.prediction import Predictor
-from tests.cli.untrained import write_untrained
 from tests.command_line import maris_fast
 from tests.data.test_images import TURNS, exif_of, stored_for, turned
 
 SENTENCE = "the red circle"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_untrained(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

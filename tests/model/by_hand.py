@@ -12,6 +12,16 @@ from maris_fast.config import ModelSettings
 from maris_fast.model import Maris
 
 C, HEADS, C_V, C_T, GRID, WORDS = 16, 4, 24, 12, (5, 3), 4
+ABLATED = (
+    "enhancement",
+    "fusion",
+    "decoder",
+    "decoder_self_attention",
+    "token_to_image",
+    "linguistic_guidance",
+    "no_target",
+)
+"""Settings of the ablations, which older weights and checkpoints do not have."""
 
 
 def make(**changes: object) -> Maris:

@@ -24,21 +24,11 @@ from maris_fast.model.ablations.vit_det import VitDetPyramid
 from maris_fast.model.flops import training_flops
 from maris_fast.model.mask_decoder import DecoderBlock
 from maris_fast.model.positions import sine_positions
-from tests.model.by_hand import C_T, C_V, GRID, HEADS, WORDS, C, attention, cba, inputs, make, mlp
+from tests.model.by_hand import ABLATED, C_T, C_V, GRID, HEADS, WORDS, C, attention, cba, inputs, make, mlp
 
 L_V = math.prod(GRID)
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 FRAGMENTS = sorted((CONFIGS / "ablations").glob("*.yaml"))
-NEW = (
-    "enhancement",
-    "fusion",
-    "decoder",
-    "decoder_self_attention",
-    "token_to_image",
-    "linguistic_guidance",
-    "no_target",
-)
-
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "without_fe": {"enhancement": "last"},
@@ -530,5 +520,5 @@ def test_fast_attention_keeps_no_map_of_pixels_by_pixels_for_backward(changes: d
 
 
 def test_settings_written_before_the_ablations_are_still_those_of_maris() -> None:
-    before = {name: value for name, value in settings(tau=0.3).model_dump().items() if name not in NEW}
+    before = {name: value for name, value in settings(tau=0.3).model_dump().items() if name not in ABLATED}
     assert ModelSettings.model_validate(before) == settings(tau=0.3)

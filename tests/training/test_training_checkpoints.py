@@ -21,6 +21,7 @@ from maris_fast.train import checkpoints, resuming
 from maris_fast.train.checkpoints import RunState
 from maris_fast.weights import HEADER, WeightsMeta, load_model, load_weights, save_weights
 from tests.encoders.provenances import provenance
+from tests.model.by_hand import ABLATED
 from tests.training.toy_run import toy_settings
 
 STATE = "state.json"
@@ -160,24 +161,13 @@ def test_weights_come_back_with_what_describes_them(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["best.safetensors"]
 
 
-ABLATIONS = {
-    "enhancement",
-    "fusion",
-    "decoder",
-    "decoder_self_attention",
-    "token_to_image",
-    "linguistic_guidance",
-    "no_target",
-}
-
-
 def test_weights_from_before_a_setting_was_there_are_those_of_its_default(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     model = Maris(SMALL, 6, 5)
     weights(path, model)
     _, meta = load_weights(path)
     header = meta.model_dump(mode="json")
-    header["model"] = {name: value for name, value in header["model"].items() if name not in ABLATIONS}
+    header["model"] = {name: value for name, value in header["model"].items() if name not in ABLATED}
     save_file(model.state_dict(), path, metadata={HEADER: json.dumps(header)})
     loaded, meta = load_model(path)
     assert meta.model == SMALL
@@ -190,7 +180,7 @@ def test_a_checkpoint_from_before_a_setting_was_there_goes_on_without_a_warning_
     monkeypatch.setattr(checkpoints, "check_shapes", lambda *arguments: None)
     settings = toy_settings(tmp_path)
     before = settings.model_dump(mode="json")
-    before["model"] = {name: value for name, value in before["model"].items() if name not in ABLATIONS}
+    before["model"] = {name: value for name, value in before["model"].items() if name not in ABLATED}
     before["optimiser"]["lr"] = 0.5
     where = state(1).model_copy(update={"settings": before})
     with caplog.at_level(logging.WARNING):
