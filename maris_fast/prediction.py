@@ -111,7 +111,9 @@ class Predictor:
             revision: of the repository: a branch, a tag or a commit; None: main.
             cache_dir: folder of the cache; None: huggingface_hub's own, ``HF_HUB_CACHE``.
             local_files_only: ask nothing of the network.
-            sam_weights, text_weights, device: as ``Predictor``.
+            sam_weights: as ``Predictor``.
+            text_weights: as ``Predictor``.
+            device: as ``Predictor``.
 
         Raises:
             TypeError, ConfigError, CheckpointError: as ``Predictor``; or there is no such model to be had.
