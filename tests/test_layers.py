@@ -26,7 +26,7 @@ LAYERS = (
     "train predicting",
     "evaluation",
     "ablation",
-    "reports serving",
+    "reports web",
     "doctor demo service sharing",
     "bench",
     "cli",

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, load_predictor, named_weights
-from maris_fast.cli.web import LOCAL, AllowHost, Host, note_if_open
-from maris_fast.system.terminal import say
+from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, named_weights
+from maris_fast.cli.web import LOCAL, AllowHost, Host, Port, asked_at, of_extra, tell_address
 
 
 def demo(
@@ -18,7 +17,7 @@ def demo(
     text_weights: TextWeights = None,
     device: Device = "cpu",
     host: Host = LOCAL,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any free one")] = 7860,
+    port: Port = 7860,
     example: Annotated[
         list[Path] | None,
         typer.Option(metavar="IMAGE", help="example photograph on the page; may be repeated"),
@@ -30,43 +29,20 @@ def demo(
     Needs Gradio: pip install 'maris-fast[demo]'. Ctrl-C ends it.
     """
     file = named_weights(weights)
-    import os
-    import signal
-    import sys
-    from contextlib import suppress
-
-    from maris_fast.errors import ConfigError
-
-    try:
+    with of_extra("demo", "the demo's page", "gradio"):
         from maris_fast.demo.server import serve
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise ConfigError(
-            "the demo's page needs Gradio, which is not installed: pip install 'maris-fast[demo]'"
-        ) from error
     from maris_fast.demo.answers import Demo, photograph
-    from maris_fast.serving.listening import listening
 
     examples = example or []
     for path in examples:
         photograph(path)
-    note_if_open(host, "page")
-    with listening(host, port) as listener:
-        predictor = load_predictor(file, sam_weights, text_weights, device)
-        # Ended this way too, it removes what was uploaded.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with suppress(KeyboardInterrupt):
-            serve(
-                Demo(predictor),
-                "/".join(Path(weights).parts[-2:]),
-                listener,
-                host=host,
-                allowed_hosts=allow_host or (),
-                examples=examples,
-                started=lambda address: say(f"{address}  (Ctrl-C ends it)"),
-            )
-        say("ended", err=True)
-    # All is closed and removed; a request that is still computed is not waited for.
-    sys.stdout.flush()
-    os._exit(0)
+    with asked_at(host, port, "page", file, sam_weights, text_weights, device) as (listener, predictor):
+        serve(
+            Demo(predictor),
+            "/".join(Path(weights).parts[-2:]),
+            listener,
+            host=host,
+            allowed_hosts=allow_host or (),
+            examples=examples,
+            started=tell_address,
+        )

@@ -1,14 +1,24 @@
-"""What the commands share that other programs connect to."""
+"""What the commands share that other programs connect to: their options, and their life from start to end."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from maris_fast.cli.predictor import load_predictor
 from maris_fast.system.terminal import say
 
+if TYPE_CHECKING:
+    import socket
+
+    from maris_fast.prediction import Predictor
+
 Host = Annotated[str, typer.Option(help="address to listen on; any other lets other machines connect")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any free one")]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="additional host name that it is asked by; may be repeated"),
@@ -16,7 +26,61 @@ AllowHost = Annotated[
 LOCAL = "127.0.0.1"
 
 
-def note_if_open(host: str, what: str) -> None:
-    """Says that others can use it."""
+@contextmanager
+def of_extra(extra: str, what: str, *packages: str) -> Iterator[None]:
+    """For a block of imports.
+
+    Raises:
+        ConfigError: one of the packages is not installed.
+    """
+    from maris_fast.errors import ConfigError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in packages:
+            raise
+        raise ConfigError(
+            f"{what} needs {error.name}, which is not installed: pip install 'maris-fast[{extra}]'"
+        ) from error
+
+
+@contextmanager
+def asked_at(
+    host: str,
+    port: int,
+    what: str,
+    weights: Path,
+    sam_weights: str | None,
+    text_weights: str | None,
+    device: str,
+) -> Iterator[tuple[socket.socket, Predictor]]:
+    """For a block that answers until Ctrl-C, after which the process ends.
+
+    Args:
+        what: will be there, for messages.
+        weights, sam_weights, text_weights, device: as ``load_predictor`` takes them.
+
+    Raises:
+        ConfigError, CheckpointError: as ``listening`` and ``load_predictor``.
+    """
+    import os
+    import sys
+    from contextlib import suppress
+
+    from maris_fast.web.listening import listening
+
     if host not in (LOCAL, "::1", "localhost"):
         say(f"note: whoever reaches {host} can use this {what}, it asks for no password", err=True)
+    with listening(host, port, what) as listener:
+        predictor = load_predictor(weights, sam_weights, text_weights, device)
+        with suppress(KeyboardInterrupt):
+            yield listener, predictor
+        say("ended", err=True)
+    # All is closed and removed; what is still computed is not waited for.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def tell_address(address: str) -> None:
+    say(f"{address}  (Ctrl-C ends it)")

@@ -16,8 +16,8 @@ from maris_fast.pictures.attention_maps import regions_picture, words_picture
 from maris_fast.pictures.attention_weights import pixel_of
 from maris_fast.pictures.overlays import Panel, masked
 from maris_fast.prediction import EncodedImage, Predictor
-from maris_fast.serving import limits
-from maris_fast.serving.encodings import Encodings, key_of
+from maris_fast.web import limits
+from maris_fast.web.encodings import Encodings, key_of
 
 LOGITS = 50_000_000
 """Numbers computed at once, 200 MB: for as many sentences as that allows."""

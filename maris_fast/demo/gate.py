@@ -13,8 +13,8 @@ from urllib.parse import parse_qs
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Scope
 
-from maris_fast.serving.gate import Gate
-from maris_fast.serving.limits import MOST_UPLOADED, UPLOAD_SECONDS
+from maris_fast.web.gate import Gate
+from maris_fast.web.limits import MOST_UPLOADED, UPLOAD_SECONDS
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from maris_fast.demo.gate import FILE, UPLOAD, PageGate
 from maris_fast.demo.page import page
 from maris_fast.demo.served import ServedFiles
 from maris_fast.errors import InputError
-from maris_fast.serving.gate import names_of
-from maris_fast.serving.listening import Server, address_of, settings
+from maris_fast.web.gate import names_of
+from maris_fast.web.listening import Server, address_of, settings
 
 STYLE = Path(__file__).with_name("page.css")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradio.queueing import Event, EventQueue, Queue
 
-from maris_fast.serving.visitors import OF_ONE, WAITING, in_turns, too_many, visitor
+from maris_fast.web.visitors import OF_ONE, WAITING, in_turns, too_many, visitor
 
 
 class Turns(Queue):

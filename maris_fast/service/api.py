@@ -23,7 +23,7 @@ from maris_fast.images import Upload
 from maris_fast.rle import Rle
 from maris_fast.service.refusals import later
 from maris_fast.service.segmenting import Segmented, Segmenting
-from maris_fast.serving.visitors import visitor
+from maris_fast.web.visitors import visitor
 
 MOST_PARTS = 100
 """Of a form."""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from maris_fast.service.refusals import later
-from maris_fast.serving.visitors import in_turns, too_many
+from maris_fast.web.visitors import in_turns, too_many
 
 
 @dataclass(frozen=True, eq=False)

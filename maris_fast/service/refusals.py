@@ -8,8 +8,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from maris_fast.errors import InputError
-from maris_fast.serving.gate import LATER
-from maris_fast.serving.limits import TooLargeError
+from maris_fast.web.gate import LATER
+from maris_fast.web.limits import TooLargeError
 
 
 def refused(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -21,8 +21,8 @@ from maris_fast.service.places import Places
 from maris_fast.service.refusals import later, of_input
 from maris_fast.service.settings import ServiceSettings
 from maris_fast.service.together import Together
-from maris_fast.serving.encodings import Encodings, key_of
-from maris_fast.serving.limits import photograph, require_pixels, require_sentences
+from maris_fast.web.encodings import Encodings, key_of
+from maris_fast.web.limits import photograph, require_pixels, require_sentences
 
 THREADS = 4
 """That decode photographs and encode masks, beside the model's."""

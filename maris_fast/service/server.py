@@ -22,10 +22,10 @@ import maris_fast
 from maris_fast.service import api, label_studio
 from maris_fast.service.refusals import refused
 from maris_fast.service.segmenting import Segmenting
-from maris_fast.serving.gate import Gate, names_of
-from maris_fast.serving.limits import UPLOAD_SECONDS
-from maris_fast.serving.listening import Server, address_of, settings
 from maris_fast.system.end_signals import asked
+from maris_fast.web.gate import Gate, names_of
+from maris_fast.web.limits import UPLOAD_SECONDS
+from maris_fast.web.listening import Server, address_of, settings
 
 log = logging.getLogger(__name__)
 

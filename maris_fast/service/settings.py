@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maris_fast.serving.limits import MOST_PIXELS, MOST_SENTENCES, MOST_UPLOADED
-from maris_fast.serving.visitors import OF_ONE, WAITING
+from maris_fast.web.limits import MOST_PIXELS, MOST_SENTENCES, MOST_UPLOADED
+from maris_fast.web.visitors import OF_ONE, WAITING
 
 
 @dataclass(frozen=True)

@@ -359,7 +359,7 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Slow
     from maris_fast.demo.gate import PageGate
     from maris_fast.demo.served import ServedFiles
     from maris_fast.demo.server import application
-    from maris_fast.serving.listening import listening, settings
+    from maris_fast.web.listening import listening, settings
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
@@ -431,7 +431,7 @@ def test_what_comes_too_slowly_is_not_waited_for(
     slow: tuple[Slow, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from maris_fast.demo import gate
-    from maris_fast.serving import connections
+    from maris_fast.web import connections
 
     monkeypatch.setattr(gate, "UPLOAD_SECONDS", 1.0)
     monkeypatch.setattr(gate, "ASKED_SECONDS", 1.0)
@@ -470,7 +470,7 @@ def test_what_comes_too_slowly_is_not_waited_for(
 
 
 def test_one_visitor_has_so_many_connections(slow: tuple[Slow, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from maris_fast.serving import connections
+    from maris_fast.web import connections
 
     monkeypatch.setattr(connections, "OF_ONE", 5)
     _, address = slow

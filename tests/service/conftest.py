@@ -90,7 +90,7 @@ def serving(predictor: Predictor, files: Any = None, **changed: Any) -> Iterator
     from maris_fast.service.segmenting import Segmenting
     from maris_fast.service.server import ServiceGate, application
     from maris_fast.service.settings import ServiceSettings
-    from maris_fast.serving.listening import listening, settings
+    from maris_fast.web.listening import listening, settings
 
     segmenting = Segmenting(predictor, ServiceSettings(**changed))
     gate = ServiceGate(application(segmenting, "small", files), segmenting, {"localhost"}, any_address=False)

@@ -311,7 +311,7 @@ def test_what_cannot_be_started_is_told(weights: Path, monkeypatch: pytest.Monke
         assert f"no service at 127.0.0.1, port {port}" in said(done)
     done = maris_fast("serve", weights, "--label-studio", "localhost:8080")
     assert "--label-studio is 'localhost:8080'; needed is an address" in said(done)
-    for name in [name for name in sys.modules if re.match(r"maris_fast\.serv|uvicorn", name)]:
+    for name in [name for name in sys.modules if re.match(r"maris_fast\.(serv|web)|uvicorn", name)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = maris_fast("serve", weights, "--port", 0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from maris_fast.errors import InputError
-from maris_fast.images import Upload, Views, load_image, views_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from maris_fast.images import Upload, Views
 
 MOST_SENTENCES = 16
 """About a photograph at once."""
@@ -33,6 +36,8 @@ def photograph(source: Path | Upload, most_pixels: int = MOST_PIXELS) -> Image.I
         TooLargeError: more pixels, of which none was decoded.
         InputError: no file, or none that can be read as an image.
     """
+    from maris_fast.images import load_image, views_of  # not for the command line's help, which names limits
+
     require_pixels(source, views_of(source), most_pixels)
     return load_image(source)
 

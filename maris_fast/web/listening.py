@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import uvicorn
 
 from maris_fast.errors import ConfigError
-from maris_fast.serving.connections import Connection
-from maris_fast.serving.gate import Gate
+from maris_fast.web.connections import Connection
+from maris_fast.web.gate import Gate
 
 
 @contextmanager
