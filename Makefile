@@ -11,7 +11,7 @@ export PATH := $(BIN):$(PATH)
 # Tests start hundreds of processes, which need not each compile the package.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup quickstart check test lint types bench docs clean
+.PHONY: help setup quickstart check test check-tests all-tests lint types bench docs clean
 
 help:
 	@echo "make quickstart   synthetic scenes -> import -> cache -> train -> evaluate -> predict"
@@ -40,11 +40,18 @@ lint: setup
 types: setup
 	mypy
 
-check: lint types
+# mypy takes a core for 20 seconds: beside the tests, not before them.
+check: setup
+	@$(MAKE) --no-print-directory --jobs 2 lint types check-tests
+
+test: setup
+	@$(MAKE) --no-print-directory --jobs 2 lint types all-tests
+
+check-tests: setup
 	$(PYTEST) -n $(or $(WORKERS),2) -m "not process and not interpreter and not slow"
 
 # What waits for processes leaves a core free: a worker more than the cores of a small machine.
-test: lint types
+all-tests: setup
 	$(PYTEST) -n $(or $(WORKERS),3)
 
 bench: setup
