@@ -35,7 +35,7 @@ def attention(
     Writes <image>-words.png and, for each block, <image>-regions-block<N>.png.
     """
     chosen = [_pixel(one) for one in pixel or ()]
-    file = named_weights(weights)
+    file = named_weights(weights, device)
     from maris_fast.errors import ConfigError
     from maris_fast.images import load_image
     from maris_fast.system.files import writing

@@ -28,7 +28,7 @@ def demo(
 
     Needs Gradio: pip install 'maris-fast[demo]'. Ctrl-C ends it.
     """
-    file = named_weights(weights)
+    file = named_weights(weights, device)
     with of_extra("demo", "the demo's page", "gradio"):
         from maris_fast.demo.server import serve
     from maris_fast.demo.answers import Demo, photograph

@@ -28,7 +28,7 @@ def predict(
 
     if image.is_dir():
         raise InputError(f"{image} is a folder; `maris-fast predict-many` takes folders of images")
-    file = named_weights(weights)
+    file = named_weights(weights, device)
     from PIL import Image
 
     from maris_fast.images import load_image

@@ -57,7 +57,7 @@ def predict_many(
     from maris_fast.predicting.requests import read_requests
 
     requests = read_requests(source, expressions or (), images, out)
-    file = named_weights(weights)
+    file = named_weights(weights, device)
     predictor = load_predictor(file, sam_weights, text_weights, device)
     from maris_fast.predicting.predict_many import predict_many as predict_all
     from maris_fast.predicting.record import LEFT_OUT

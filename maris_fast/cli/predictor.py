@@ -20,11 +20,12 @@ TextWeights = Annotated[
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 
 
-def named_weights(weights: str) -> Path:
+def named_weights(weights: str, device: str = "cpu") -> Path:
     """The weights file that is meant, said at once: before anything that takes seconds to import.
 
     Raises:
         CheckpointError: there is none, here or at the Hub.
+        ConfigError: a device that is not here.
     """
     from maris_fast.weight_files import find_weights, pretrained_weights
 
@@ -32,6 +33,9 @@ def named_weights(weights: str) -> Path:
     here = Path(weights).parent.is_dir()
     file = find_weights(weights) if here else pretrained_weights(weights)
     say(f"loading {file}", err=True)
+    from maris_fast.system.devices import usable
+
+    usable(device)
     return file
 
 

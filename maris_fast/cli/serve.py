@@ -56,7 +56,7 @@ def serve(
     POST /segment, GET /health, /ready and /openapi.json. Needs: pip install 'maris-fast[serve]'. SIGTERM or
     Ctrl-C ends it once the requests that are there are answered.
     """
-    file = named_weights(weights)
+    file = named_weights(weights, device)
     import os
 
     with of_extra("serve", "the service", *EXTRA):
