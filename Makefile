@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(abspath $(VENV)/bin)
 # A file's tests share what they have made, so a file goes to one worker.
 PYTEST := python -m pytest --dist loadfile --no-loadscope-reorder
+# Tests that wait, for processes, disks or servers that do not answer, leave a core free: a worker more than the
+# cores of a small machine.
+WORKERS ?= 3
 # The launcher starts its ranks with what is on PATH.
 export PATH := $(BIN):$(PATH)
 # Tests start hundreds of processes, which need not each compile the package.
@@ -48,11 +51,10 @@ test: setup
 	@$(MAKE) --no-print-directory --jobs 2 lint types all-tests
 
 check-tests: setup
-	$(PYTEST) -n $(or $(WORKERS),2) -m "not process and not interpreter and not slow"
+	$(PYTEST) -n $(WORKERS) -m "not process and not interpreter and not slow"
 
-# What waits for processes leaves a core free: a worker more than the cores of a small machine.
 all-tests: setup
-	$(PYTEST) -n $(or $(WORKERS),3)
+	$(PYTEST) -n $(WORKERS)
 
 bench: setup
 	maris-fast bench run
