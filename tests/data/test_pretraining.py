@@ -10,7 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from maris_fast.config import SamSettings, TextSettings
-from maris_fast.data_shards.synthetic.pretraining import pretrain_image_encoder, pretrain_text_encoder
+from maris_fast.data_shards.synthetic.pretraining import (
+    image_encoder,
+    pretrain_image_encoder,
+    pretrain_text_encoder,
+)
 from maris_fast.data_shards.synthetic.pretraining.schedule import HELD_OUT, PAIRS, PICTURES, stream
 from maris_fast.encoders.sam import SamEncoder
 from maris_fast.encoders.text import TextEncoder
@@ -31,7 +35,10 @@ def test_a_text_encoders_weights_are_a_file_that_the_cache_reads(tmp_path: Path)
     assert not torch.equal(trained, torch.zeros_like(trained)), "as it was before training"
 
 
-def test_an_image_encoders_weights_are_a_checkpoint_that_the_cache_reads(tmp_path: Path) -> None:
+def test_an_image_encoders_weights_are_a_checkpoint_that_the_cache_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_encoder, "HELD_OUT_PICTURES", 8)
     tensors, again, other = (
         pretrain_image_encoder(steps=1, pictures=4, batch=2, seed=seed)[0] for seed in (0, 0, 1)
     )

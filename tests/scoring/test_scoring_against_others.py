@@ -12,8 +12,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from pycocotools import mask as coco_mask
-from torchmetrics.classification import BinaryJaccardIndex
-from torchmetrics.segmentation import MeanIoU
 
 from maris_fast import scoring
 from maris_fast.data_shards.importers.segmentations import overlap_mask, union_mask
@@ -28,6 +26,15 @@ LEFT, MIDDLE = box(H, W, 0, 0, H, 8), box(H, W, 2, 4, 7, 11)
 
 MASKS = nps.arrays(bool, (H, W)) | st.sampled_from([EMPTY, FULL, PIXEL, LEFT, MIDDLE])
 PAIRS = st.lists(st.tuples(MASKS, MASKS), min_size=1, max_size=6)
+
+
+@pytest.fixture(scope="module")
+def torchmetrics() -> Any:
+    """Imported by the one worker that has this file: it brings all of SciPy's signals and statistics."""
+    import torchmetrics.classification
+    import torchmetrics.segmentation
+
+    return torchmetrics
 
 
 def coded(mask: np.ndarray) -> dict[str, Any]:
@@ -64,8 +71,10 @@ def test_intersection_union_and_iou_are_pycocotools(prediction: np.ndarray, trut
 @given(PAIRS)
 @example([(EMPTY, FULL), (FULL, FULL)])
 @example([(EMPTY, EMPTY), (PIXEL, PIXEL), (PIXEL, FULL)])
-def test_oiou_is_torchmetrics_jaccard_index_of_all_pixels(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    theirs = BinaryJaccardIndex()
+def test_oiou_is_torchmetrics_jaccard_index_of_all_pixels(
+    torchmetrics: Any, pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    theirs = torchmetrics.classification.BinaryJaccardIndex()
     for prediction, truth in pairs:
         theirs.update(torch.from_numpy(prediction), torch.from_numpy(truth).int())
     if any(prediction.any() or truth.any() for prediction, truth in pairs):
@@ -77,11 +86,13 @@ def test_oiou_is_torchmetrics_jaccard_index_of_all_pixels(pairs: list[tuple[np.n
 @given(PAIRS)
 @example([(EMPTY, FULL), (FULL, FULL), (PIXEL, FULL)])
 @example([(EMPTY, EMPTY)])
-def test_miou_is_the_mean_of_torchmetrics_jaccard_indices(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def test_miou_is_the_mean_of_torchmetrics_jaccard_indices(
+    torchmetrics: Any, pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
     """torchmetrics gives 0 for two empty masks, as LAVT and PhraseCut do."""
     ious = []
     for prediction, truth in pairs:
-        one = BinaryJaccardIndex()
+        one = torchmetrics.classification.BinaryJaccardIndex()
         ious.append(one(torch.from_numpy(prediction), torch.from_numpy(truth).int()).item())
     for name in ("lavt", "phrasecut"):
         assert scores(pairs, name)["mIoU"] == pytest.approx(np.mean(ious), rel=1e-6)
@@ -91,11 +102,12 @@ def test_miou_is_the_mean_of_torchmetrics_jaccard_indices(pairs: list[tuple[np.n
 
 @given(PAIRS)
 def test_miou_is_torchmetrics_mean_iou_of_the_object_where_nothing_is_empty(
+    torchmetrics: Any,
     pairs: list[tuple[np.ndarray, np.ndarray]],
 ) -> None:
     pairs = [(prediction, truth) for prediction, truth in pairs if prediction.any() and truth.any()]
     if pairs:
-        theirs = MeanIoU(num_classes=2, per_class=True, input_format="index")
+        theirs = torchmetrics.segmentation.MeanIoU(num_classes=2, per_class=True, input_format="index")
         predictions, truths = (torch.from_numpy(np.stack(masks)).long() for masks in zip(*pairs, strict=True))
         wanted = theirs(predictions, truths)[1].item()
         assert scores(pairs)["mIoU"] == pytest.approx(wanted, rel=1e-5)
