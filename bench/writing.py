@@ -29,6 +29,7 @@ from maris_fast.bench.fake_cache import fake_shard
 from maris_fast.bench.measuring import in_turn, paired, seconds_of
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.config import CacheSettings, FeatureDtype
+from maris_fast.data_shards.cache.photographs import Photographs
 from maris_fast.data_shards.cache.shard_writer import write_shard
 from maris_fast.data_shards.cache.write import CacheJob, encode_groups
 from maris_fast.data_shards.records import (
@@ -206,7 +207,9 @@ def _ways(folder: Path, dataset: Path, settings: CacheSettings) -> dict[str, Way
     numbers = itertools.count()
 
     def ahead() -> None:
-        for group in encode_groups(source.records("train"), root, ours, text, settings.batch_size):
+        for group in encode_groups(
+            source.records("train"), Photographs(str(root)), ours, text, settings.batch_size
+        ):
             group.levels[0].sum().item()  # waits for the device
 
     def cache() -> float:

@@ -135,7 +135,7 @@ def views_of(path: Path | Upload, *, whole: bool = False) -> Views:
     return Views(stored, stored[::-1] if turn in _SIDEWAYS else stored, turn in _TURNS)
 
 
-def check_image(path: Path, size: tuple[int, int], orientation: Orientation) -> None:
+def check_image(path: Path | Upload, size: tuple[int, int], orientation: Orientation) -> None:
     """Look at the file's head without decoding its pixels.
 
     Args:

@@ -33,9 +33,12 @@ from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import TokenisedText
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
+from maris_fast.system.threads import mapped
 
 TAR_RECORD = 20 * TAR_BLOCK
 """What a tar is padded to, behind two empty blocks."""
+LOOKING = 16
+"""Threads that look at images, which wait for a disk or a server most of the time."""
 
 
 def plan_split(
@@ -58,14 +61,15 @@ def plan_split(
     open_shard = GrowingShard(0)
     seen: set[int] = set()
     position = 0
-    for record, line_bytes in source.records_and_bytes(split):
+    records = source.records_and_bytes(split)
+    for (record, line_bytes), of_image in mapped(lambda one: checking.look(one[0]), records, LOOKING):
         if record.image_id in seen:
             raise InputError(
                 f"image {record.image_id} stands twice in split {split} of {source.folder}; "
                 "all sentences of an image belong into one record"
             )
         seen.add(record.image_id)
-        if usable := checking.usable(split, record):
+        if usable := checking.usable(split, record, of_image):
             sizes = member_bytes(*usable, head)
             open_shard.add(usable.record, usable.expressions, sizes)
         position += line_bytes

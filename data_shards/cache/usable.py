@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from maris_fast.data_shards.cache.manifest import LeftOutSentences
+from maris_fast.data_shards.cache.photographs import Photographs
 from maris_fast.data_shards.cache.shared_plan import State, state_of
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, KeptImages, LeftOutRow, SourceRow
 from maris_fast.data_shards.importers.options import ImportOptions
@@ -14,7 +14,6 @@ from maris_fast.data_shards.records import DatasetInfo, ImageRecord, ImportedDat
 from maris_fast.encoders import SamEncoder, TextEncoder, TokenisedText
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
-from maris_fast.images import check_image
 
 
 class Usable(NamedTuple):
@@ -36,7 +35,7 @@ class Checking:
         self, source: ImportedDataset, sam: SamEncoder, text: TextEncoder, known: LeftOutSentences
     ) -> None:
         self._source, self._sam, self._text = source, sam, text
-        self._root = Path(source.info.image_root)
+        self._photographs = Photographs(source.info.image_root)
         self._bad = BadRows(f"the data set in {source.folder}", done="cached")
         self._counts: dict[str, SplitCounts] = {}
         self._images = KeptImages()
@@ -44,19 +43,37 @@ class Checking:
         self.seen: dict[str, State] = {}
         """The images' folders, and images that cannot be used, as they are."""
 
-    def usable(self, split: str, record: ImageRecord) -> Usable | None:
-        """What is left of the record; None: nothing."""
+    def look(self, record: ImageRecord) -> InputError | None:
+        """What is wrong with the record's image, from its file's head; for any thread.
+
+        Raises:
+            StoreError: of the server that has the images.
+        """
+        try:
+            self._photographs.check(record)
+        except InputError as error:
+            return error
+        return None
+
+    def usable(self, split: str, record: ImageRecord, of_image: InputError | None) -> Usable | None:
+        """What is left of the record; None: nothing.
+
+        Args:
+            of_image: what ``look`` found.
+        """
         known = without(record, self.left_out.get(split, {}))
         if known is None:
             return None
-        path = self._root / record.image
-        if (folder := str(path.parent)) not in self.seen:
+        path = self._photographs.path(record)
+        if path is not None and (folder := str(path.parent)) not in self.seen:
             self.seen[folder] = state_of(path.parent)
         try:
-            check_image(path, (record.height, record.width), record.orientation)
+            if of_image is not None:
+                raise of_image
             geometry = self._sam.grid(record.height, record.width)
         except InputError as error:
-            self.seen[str(path)] = state_of(path)
+            if path is not None:
+                self.seen[str(path)] = state_of(path)
             fault = Fault("images that cannot be encoded", f"{_name(record)}: {error}")
             self._leave_out(split, known, [], fault)
             return None

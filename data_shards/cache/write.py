@@ -35,6 +35,7 @@ from maris_fast.data_shards.cache.manifest import (
     WrittenWith,
 )
 from maris_fast.data_shards.cache.mask_targets import mask_target
+from maris_fast.data_shards.cache.photographs import Photographs
 from maris_fast.data_shards.cache.shard_plan import plan_split
 from maris_fast.data_shards.cache.shared_plan import SharedPlan, planned_once
 from maris_fast.data_shards.cache.usable import Checking, without
@@ -44,7 +45,6 @@ from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
-from maris_fast.images import load_image
 from maris_fast.system.devices import place, share_cores
 from maris_fast.system.files import sha256_of
 from maris_fast.system.progress import counting
@@ -131,6 +131,10 @@ class CacheJob:
         self._newly_left_out: list[LeftOutRow] = []
         self._progress = progress and self.worker.first
         self._source = ImportedDataset(dataset)
+        if settings.images is not None:
+            self._source.info = self._source.info.model_copy(
+                update={"image_root": _absolute(settings.images)}
+            )
         chosen = _chosen_splits(self._source, splits)
         if self.worker.local_world > 1:
             share_cores(self.worker.local_world)
@@ -236,8 +240,10 @@ class CacheJob:
         left_out = self.writing.head.left_out.get(shard.split, {})
         every = self._source.records(shard.split, shard.first_byte)
         records = (left for record in every if (left := without(record, left_out)) is not None)
-        root = Path(self._source.info.image_root)
-        return encode_groups(islice(records, count), root, self._sam, self._text, self._settings.batch_size)
+        photographs = Photographs(self._source.info.image_root)
+        return encode_groups(
+            islice(records, count), photographs, self._sam, self._text, self._settings.batch_size
+        )
 
     def _head(self, splits: Sequence[str], device: torch.device, precision: torch.dtype) -> CacheHead:
         settings, source = self._settings, self._source
@@ -335,7 +341,11 @@ class _Prepared:
 
 
 def encode_groups(
-    records: Iterable[ImageRecord], root: Path, sam: SamEncoder, text: TextEncoder, batch_size: int
+    records: Iterable[ImageRecord],
+    photographs: Photographs,
+    sam: SamEncoder,
+    text: TextEncoder,
+    batch_size: int,
 ) -> Iterator[EncodedGroup]:
     """Image groups with their features, in the order of the records; threads prepare two batches ahead.
 
@@ -344,7 +354,7 @@ def encode_groups(
     """
 
     def prepare(record: ImageRecord) -> _Prepared:
-        image = load_image(root / record.image, (record.height, record.width), record.orientation)
+        image = photographs.load(record)
         geometry = sam.grid(record.height, record.width)
         targets = np.stack([mask_target(target.mask.decode(), geometry) for target in record.targets])
         return _Prepared(record, geometry, sam.resize(image), targets)
@@ -377,6 +387,10 @@ def _each(groups: Iterator[EncodedGroup], advance: Callable[[], None]) -> Iterat
     for group in groups:
         yield group
         advance()
+
+
+def _absolute(place: Path | StoreAddress) -> str:
+    return str(place.resolve() if isinstance(place, Path) else place)
 
 
 def _bytes(shards: Iterable[ShardPlan]) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from maris_fast.config.base import MOST_PIXELS_A_SIDE, Seed, Settings
+from maris_fast.config.places import CachePlace
 
 RANDOM = "random"
 
@@ -60,6 +61,11 @@ class CacheSettings(Settings):
     shipped = "data_shards/configs"
 
     encoders: EncoderSettings
+    images: CachePlace | None = Field(
+        None,
+        description="folder or address (s3://, gs://, hf://, https://) of the images, which image paths of "
+        "the data set are below; None: where they were imported from",
+    )
     feature_dtype: FeatureDtype = Field(
         "int8",
         description="type of stored features; int8 and fp8 (e4m3) with one scale for each channel and image",

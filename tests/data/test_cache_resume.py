@@ -24,6 +24,7 @@ from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache import write as write_module
 from maris_fast.data_shards.cache.group import EncodedGroup
 from maris_fast.data_shards.cache.index import ShardIndex
+from maris_fast.data_shards.cache.photographs import Photographs
 from maris_fast.data_shards.cache.workers import Worker, find_worker
 from maris_fast.data_shards.cache.write import CacheJob, encode_groups
 from maris_fast.data_shards.records import ImageRecord
@@ -428,5 +429,5 @@ def test_decoding_ahead_keeps_the_order(dataset: Path) -> None:
     sam = SamEncoder(settings().encoders.sam)
     text = TextEncoder(TextSettings(arch="tiny", weights="random"))
     for batch_size in (1, 5, 20):
-        groups = encode_groups(iter(records), dataset / "images", sam, text, batch_size)
+        groups = encode_groups(iter(records), Photographs(str(dataset / "images")), sam, text, batch_size)
         assert [group.record for group in groups] == records

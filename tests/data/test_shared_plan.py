@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from maris_fast.config import CacheSettings
-from maris_fast.data_shards.cache import usable
+from maris_fast.data_shards.cache import photographs
 from maris_fast.data_shards.cache.shared_plan import SharedPlan, planned_once
 from maris_fast.data_shards.cache.write import CacheJob
 from maris_fast.errors import InputError
@@ -26,13 +26,13 @@ def dataset(tmp_path: Path) -> Path:
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Images whose heads a plan has read."""
     paths: list[Path] = []
-    check = usable.check_image
+    check = photographs.check_image
 
     def counted(path: Path, *arguments: Any) -> None:
         paths.append(path)
         check(path, *arguments)
 
-    monkeypatch.setattr(usable, "check_image", counted)
+    monkeypatch.setattr(photographs, "check_image", counted)
     return paths
 
 

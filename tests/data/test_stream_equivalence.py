@@ -15,6 +15,7 @@ from torch import Tensor
 from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache import write_cache
 from maris_fast.data_shards.cache.features import as_tensor, from_stored, to_stored
+from maris_fast.data_shards.cache.photographs import Photographs
 from maris_fast.data_shards.cache.write import encode_groups
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import Batch, CacheReader
@@ -79,8 +80,8 @@ def by_computation(dataset: Path, feature_dtype: FeatureDtype) -> Iterator[tuple
     device, precision = place(settings.device, settings.precision)
     sam = SamEncoder(settings.encoders.sam, device, precision)
     text = TextEncoder(settings.encoders.text, device)
-    root = Path(source.info.image_root)
-    for group in encode_groups(source.records("train"), root, sam, text, settings.batch_size):
+    photographs = Photographs(source.info.image_root)
+    for group in encode_groups(source.records("train"), photographs, sam, text, settings.batch_size):
         levels = []
         for level in group.levels:
             q, scale = to_stored(level, feature_dtype)

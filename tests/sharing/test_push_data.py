@@ -102,7 +102,7 @@ def test_an_imported_data_set_is_pushed_without_places(dataset: Path, hub: Hub, 
     assert there.info.image_root == "images"
     assert [*there.records("val")] == [*ImportedDataset(dataset).records("val")]
     card = (tmp_path / "files" / "README.md").read_text()
-    assert "set `image_root` in `datasets/boxes/dataset.json`" in card
+    assert "images=PHOTOGRAPHS" in card
     assert "which\n`1.png` is below" in card
     assert not any(secret in card.encode() for secret in SECRETS)
 

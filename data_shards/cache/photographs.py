@@ -1,0 +1,66 @@
+"""The image files of a data set: in a folder, or below an address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL.Image import Image
+
+from maris_fast.data_shards.cache.place import Files, files_of, read_start, size_of
+from maris_fast.data_shards.records import ImageRecord
+from maris_fast.errors import InputError
+from maris_fast.images import NoImageError, Upload, check_image, load_image
+
+HEAD_BYTES = 1 << 17
+"""Of a file at an address, in which most formats tell the image's size."""
+PATIENCE = 240.0
+"""Seconds for a request: as long a pause of the server costs no encoded shard."""
+
+
+class Photographs:
+    """Opens the images of records. For any thread.
+
+    Args:
+        place: ``DatasetInfo.image_root``, a folder or an address.
+
+    Raises:
+        ArgumentError, ConfigError: of an address, see ``files_of``.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._files: Files = files_of(place, PATIENCE)
+
+    def path(self, record: ImageRecord) -> Path | None:
+        """The file here; None: it is at an address."""
+        return self._files / record.image if isinstance(self._files, Path) else None
+
+    def check(self, record: ImageRecord) -> None:
+        """Look at the head of the record's image; at an address, at the whole file only where that is needed.
+
+        Raises:
+            InputError: as ``images.check_image``.
+            StoreError: of the server.
+        """
+        size = record.height, record.width
+        if (path := self.path(record)) is not None:
+            check_image(path, size, record.orientation)
+            return
+        head = self._fetched(record, HEAD_BYTES)
+        try:
+            check_image(head, size, record.orientation)
+        except InputError:
+            if len(head.content) < HEAD_BYTES:
+                raise
+            check_image(self._fetched(record), size, record.orientation)
+
+    def load(self, record: ImageRecord) -> Image:
+        """The record's image, RGB, in its orientation; raises as ``check`` and ``images.load_image``."""
+        file = self.path(record) or self._fetched(record)
+        return load_image(file, (record.height, record.width), record.orientation)
+
+    def _fetched(self, record: ImageRecord, most: int | None = None) -> Upload:
+        try:
+            count = most or size_of(self._files, record.image)
+            return Upload(read_start(self._files, record.image, count), str(self._files / record.image))
+        except FileNotFoundError as error:
+            raise NoImageError(f"no image {error}") from error
