@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from io import BytesIO
@@ -28,6 +28,7 @@ from maris_fast.errors import InputError
 from tests.cli.demo_process import Running
 from tests.faults import small_disk
 from tests.training.processes import ROOT
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.process
 
@@ -489,13 +490,6 @@ def answered(client: httpx.Client) -> bool:
     with suppress(httpx.TransportError):
         return client.get("/config").status_code == 200
     return False
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_ctrl_c_does_not_wait_for_a_request(weights: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from maris_fast.prediction import EncodedImage, Predictor
 from maris_fast.rle import Rle
 from tests.command_line import maris_fast, said
 from tests.data.test_images import exif_of
+from tests.folders import files_below
 
 IMAGES = ("kitchen/1.png", "kitchen/1.jpg", "garden/1.png", "garden/far/off/2.png")
 SENTENCES = ("the red mug", "a dog on the left")
@@ -55,10 +56,6 @@ def predict(*arguments: object, weights: Path, out: Path) -> Any:
 
 def predictions(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-
-
-def tree(out: Path) -> dict[str, bytes]:
-    return {str(one.relative_to(out)): one.read_bytes() for one in out.rglob("*") if one.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -229,11 +226,11 @@ def test_a_stopped_command_leaves_what_is_done_and_goes_on_from_there(
     done = predict(photos, *SENTENCES, "--format", form, weights=weights, out=out)
     assert done.exit_code == 0, done.output
     assert len(encoded) == 3 + 2
-    same = tree(out)
+    same = files_below(out)
     if form == "labelme":  # imagePath is relative to the folder
         same = {name: content for name, content in same.items() if not name.startswith("labelme/")}
-        assert {*tree(out)} == {*tree(whole / form)}
-    assert all(tree(whole / form)[name] == content for name, content in same.items())
+        assert {*files_below(out)} == {*files_below(whole / form)}
+    assert all(files_below(whole / form)[name] == content for name, content in same.items())
 
 
 @pytest.mark.process
@@ -256,7 +253,7 @@ def test_a_process_that_is_ended_loses_no_finished_image(
     assert done.exit_code == 0, done.output
     kept = before[: before.rfind(b"\n") + 1]
     assert file.read_bytes().startswith(kept)
-    assert tree(out) == tree(whole / "masks")
+    assert files_below(out) == files_below(whole / "masks")
 
 
 @pytest.mark.parametrize("cut", [1, 40, 400])
@@ -269,7 +266,7 @@ def test_a_torn_line_is_predicted_again(
     (out / "predictions.jsonl").write_bytes(content[:-cut])
     done = predict(photos, *SENTENCES, weights=weights, out=out)
     assert done.exit_code == 0, done.output
-    assert tree(out) == tree(whole / "masks")
+    assert files_below(out) == files_below(whole / "masks")
 
 
 def test_a_disk_that_fills_up_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,18 +301,18 @@ def test_nothing_is_overwritten_unless_asked(
         refused = predict(photos, *SENTENCES, *more, weights=weights, out=foreign)
         assert refused.exit_code == 2
         assert "is not empty and holds no predictions" in said(refused)
-        assert tree(foreign) == {"thesis.txt": b"years of work"}
+        assert files_below(foreign) == {"thesis.txt": b"years of work"}
     out = tmp_path / "out"
     shutil.copytree(whole / "coco", out)
     (out / "own.txt").write_text("mine")
-    before = tree(out)
+    before = files_below(out)
     refused = predict(photos, *SENTENCES, weights=weights, out=out)
     assert refused.exit_code == 2
     assert "format was coco, now masks; name another folder with --out, or replace" in said(refused)
-    assert tree(out) == before
+    assert files_below(out) == before
     done = predict(photos, *SENTENCES, "--overwrite", weights=weights, out=out)
     assert done.exit_code == 0, done.output
-    assert tree(out) == tree(whole / "masks") | {"own.txt": b"mine"}
+    assert files_below(out) == files_below(whole / "masks") | {"own.txt": b"mine"}
 
 
 def test_a_record_that_was_changed_writes_nothing_outside_and_decodes_no_damaged_mask(
@@ -382,7 +379,7 @@ def test_predictions_that_another_process_made_meanwhile_stay(
     refused = predict(photos, *SENTENCES, weights=weights, out=out)
     assert refused.exit_code == 2
     assert "format was coco, now masks" in said(refused)
-    assert tree(out) == tree(whole / "coco")
+    assert files_below(out) == files_below(whole / "coco")
 
 
 def test_an_empty_mask_is_a_prediction_that_coco_and_labelme_cannot_say(

@@ -35,6 +35,7 @@ from tests.command_line import maris_fast
 from tests.data.cache_dataset import SIZES, WORDS, default_records, record, tiny_settings, write_dataset
 from tests.data.killed_writers import SETTINGS
 from tests.faults import Disk, small_disk
+from tests.folders import files_below
 from tests.training.processes import deepspeed, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,12 +75,8 @@ def settings(**changes: object) -> CacheSettings:
     return tiny_settings(**{**SETTINGS, **changes})
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def assert_same(folder: Path, whole: Path) -> None:
-    found, expected = contents(folder), contents(whole)
+    found, expected = files_below(folder), files_below(whole)
     assert sorted(found) == sorted(expected)
     assert [name for name in expected if found[name] != expected[name]] == []
 
@@ -122,7 +119,7 @@ def test_killed_before_any_change_of_a_name_it_ends_with_the_same_bytes(tmp_path
     assert any("manifest.json" in names and "writing.json" in names for names in deaths)
     for names in deaths:
         if "manifest.json" in names:
-            assert set(contents(out / "whole")) <= set(names)
+            assert set(files_below(out / "whole")) <= set(names)
     for folder in out.iterdir():
         assert_same(folder, out / "whole")
 
@@ -257,10 +254,10 @@ def test_other_settings_are_refused_by_name(
     if not complete:
         out = tmp_path / "cache"
         write_cache(dataset, out, settings(), worker=Worker(0, 3), progress=False)
-    before = contents(out)
+    before = files_below(out)
     with pytest.raises(InputError, match=match):
         write_cache(dataset, out, settings(**changes), splits, progress=False)
-    assert contents(out) == before
+    assert files_below(out) == before
 
 
 def test_other_weights_and_other_records_are_refused_by_their_hashes(tmp_path: Path) -> None:
@@ -311,8 +308,8 @@ def test_a_disk_that_fills_up_leaves_nothing_incomplete_and_says_how_to_go_on(
     sizes = sorted(shard.bytes for shard in CacheJob(dataset, out, settings(), progress=False).plan)
     with no_file_beyond(sizes[-1] - 1), pytest.raises(InputError, match=r"no room for .* of 6 shards are"):
         write_cache(dataset, out, settings(), progress=False)
-    expected = contents(whole)
-    left = contents(out)
+    expected = files_below(whole)
+    left = files_below(out)
     assert left.pop("writing.json")
     assert all(expected[name] == content for name, content in left.items())
     assert_same_after_restart(dataset, out, whole)
@@ -332,14 +329,14 @@ def test_a_disk_that_another_program_fills_leaves_whole_shards_and_says_how_to_g
             disk.fill(but_for=room)
         return encode_groups(*arguments)
 
-    expected = contents(whole)
+    expected = files_below(whole)
     with small_disk(tmp_path / "disk", "4m") as folder:
         disk = Disk(folder)
         with monkeypatch.context() as patch:
             patch.setattr(write_module, "encode_groups", filled)
             with pytest.raises(InputError, match=rf"No space left on device; {shard - 1} of 6 shards are"):
                 write_cache(dataset, folder / "cache", settings(), progress=False)
-        left = contents(folder / "cache")
+        left = files_below(folder / "cache")
         assert left.pop("writing.json")
         assert all(expected[name] == content for name, content in left.items())
         disk.free()

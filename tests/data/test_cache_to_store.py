@@ -18,6 +18,7 @@ from tests.data.cache_dataset import default_records, tiny_settings, write_datas
 from tests.data.far_servers import Far, s3_server
 from tests.data.test_stream_staging import everything
 from tests.faults import small_disk
+from tests.folders import files_below
 from tests.training.processes import run, start
 
 SHARDS = 7
@@ -63,10 +64,6 @@ def files(far: Far) -> dict[str, bytes]:
     return {name: far.get(name) for name in far.names()}
 
 
-def of_folder(cache: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in cache.iterdir()}
-
-
 def test_the_files_are_those_of_a_folder_and_nothing_stays_behind(
     far: Far, dataset: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -74,7 +71,7 @@ def test_the_files_are_those_of_a_folder_and_nothing_stays_behind(
     settings = tiny_settings(shard_bytes=1)
     manifest = write_cache(dataset, far.address, settings, progress=False, scratch=scratch)
     assert manifest == read_manifest(cache) == read_manifest(far.address)
-    assert files(far) == of_folder(cache)
+    assert files(far) == files_below(cache)
     assert not [path for path in scratch.rglob("*") if path.is_file()]
     with CacheReader(far.address, "train") as there, CacheReader(cache, "train") as here:
         assert everything(there) == everything(here)
@@ -102,7 +99,7 @@ def test_an_upload_that_fails_is_named_and_the_next_start_goes_on_from_it(
         with pytest.raises(InputError, match="no complete one"):
             read_manifest(far.address)
     write()
-    assert files(far) == of_folder(cache)
+    assert files(far) == files_below(cache)
     assert sorted(written) == sorted(path.name for path in cache.glob("*.tar"))  # each once
 
 
@@ -120,7 +117,7 @@ def test_workers_share_an_address_and_the_last_writes_the_manifest(
             scratch=tmp_path / f"machine {rank}",
         )
         assert (manifest is None) == (rank == 1)
-    assert files(far) == of_folder(cache)
+    assert files(far) == files_below(cache)
 
 
 def test_a_shard_that_was_removed_is_written_again(
@@ -133,7 +130,7 @@ def test_a_shard_that_was_removed_is_written_again(
     write_cache(dataset, far.address, settings, progress=False, scratch=tmp_path / "scratch")
     assert written.count("train-000003.tar") == 3
     assert len(written) == SHARDS + 2
-    assert files(far) == of_folder(cache)
+    assert files(far) == files_below(cache)
 
 
 def test_what_is_not_ours_is_left_alone(far: Far, dataset: Path, tmp_path: Path) -> None:
@@ -194,4 +191,4 @@ def test_the_command_killed_while_it_uploads_goes_on(
     assert "manifest.json" not in far.names()
     done = run(*command)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert files(far) == of_folder(cache)
+    assert files(far) == files_below(cache)

@@ -23,17 +23,17 @@ from typer.testing import CliRunner
 from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.cli import app
 from maris_fast.config import DataSettings, ReadingSettings, StoreAddress, cache_place
-from maris_fast.data_shards.cache import read_manifest, write_cache
+from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.cache.verify import verify_cache
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.errors import ArgumentError, ConfigError, InputError
 from maris_fast.evaluation.evaluate import evaluate
 from maris_fast.system.object_store import StoreError
-from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.data.far_servers import Far, Fault, google_storage, hub, s3_server, web_server
 from tests.data.test_stream_staging import PLAN, content, everything
 from tests.training.processes import NOTHING_TO_SEE, run
-from tests.training.tiny_cache import write_untrained_for
+from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
+from tests.waiting import wait_until
 
 QUICK: dict[str, Any] = {"stall_seconds": 4}
 """Of a server that fails on: half of that until the last attempt."""
@@ -41,11 +41,7 @@ QUICK: dict[str, Any] = {"stall_seconds": 4}
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stores")
-    records = default_records()
-    dataset = write_dataset(folder / "dataset", {"train": records, "val": records[2:4]})
-    write_cache(dataset, folder / "cache", tiny_settings(shard_bytes=1), progress=False)
-    return folder / "cache"
+    return write_tiny_cache(tmp_path_factory.mktemp("stores"), shard_bytes=1)
 
 
 @pytest.fixture(scope="module")
@@ -134,16 +130,9 @@ def test_the_next_epoch_is_read_ahead_and_gives_the_same_batches(cache: Path, pl
                 ahead.append([content(one) for one in batches])
                 so_far = sum(map(_images, apart[: epoch + 1]))
                 if place == "address" and epoch < 3:
-                    _until(lambda so_far=so_far: len(far.faults.ranges) > so_far)
+                    wait_until(lambda so_far=so_far: len(far.faults.ranges) > so_far)
         assert ahead == apart
         assert len(far.faults.ranges) == (so_far if place == "address" else 0)
-
-
-def _until(true: Callable[[], bool]) -> None:
-    before = time.monotonic()
-    while not true():
-        assert time.monotonic() - before < 20
-        time.sleep(0.01)
 
 
 def test_an_epoch_that_was_read_ahead_may_not_come(cache: Path) -> None:
@@ -351,7 +340,7 @@ def test_ctrl_c_does_not_wait_for_a_server(cache: Path) -> None:
     with web_server(cache, of=lambda *_: "hang") as far:
         command = [sys.executable, "-m", "maris_fast.cli", "info", far.address]
         process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
-        _until(lambda: far.faults.most_at_once > 0)
+        wait_until(lambda: far.faults.most_at_once > 0)
         process.send_signal(signal.SIGINT)
         assert "Traceback" not in process.communicate(timeout=5)[1]
         assert process.returncode

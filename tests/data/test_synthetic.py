@@ -22,6 +22,7 @@ from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.synthetic import generate_scenes
 from maris_fast.data_shards.synthetic.scene import COLOURS, sample_scene
 from maris_fast.errors import InputError
+from tests.folders import files_below
 
 TRAIN, VAL, SIZE = 60, 12, 128
 SHAPES = {"circle", "square", "bar", "pole"}
@@ -44,10 +45,6 @@ def imported(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Imported
 def instances(root: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((root / "scenes" / "instances.json").read_text())
     return content
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @dataclass(frozen=True)
@@ -228,20 +225,20 @@ def test_masks_lie_on_the_objects_pixels(scenes: Path, imported: ImportedDataset
 
 def test_the_same_call_writes_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
     generate_scenes(tmp_path / "again", train_images=TRAIN, val_images=VAL, image_size=SIZE, seed=5)
-    assert files(tmp_path / "again") == files(scenes)
+    assert files_below(tmp_path / "again") == files_below(scenes)
 
 
 def test_an_image_does_not_depend_on_how_many_are_made(scenes: Path, tmp_path: Path) -> None:
     generate_scenes(tmp_path / "few", train_images=3, val_images=2, image_size=SIZE, seed=5)
-    many = files(scenes)
-    few = {name: content for name, content in files(tmp_path / "few").items() if name.endswith(".jpg")}
+    many = files_below(scenes)
+    few = {name: content for name, content in files_below(tmp_path / "few").items() if name.endswith(".jpg")}
     assert len(few) == 5
     assert few == {name: many[name] for name in few}
 
 
 def test_train_val_and_other_seeds_are_different_scenes(scenes: Path, tmp_path: Path) -> None:
     generate_scenes(tmp_path / "other", train_images=10, val_images=0, image_size=SIZE, seed=6)
-    images = [content for root in (scenes, tmp_path / "other") for content in files(root).values()]
+    images = [content for root in (scenes, tmp_path / "other") for content in files_below(root).values()]
     assert len(set(images)) == len(images)
 
 
@@ -262,7 +259,7 @@ def test_a_folder_in_use_is_refused_untouched(tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="not empty"):
         generate_scenes(tmp_path / "mine", train_images=1, val_images=1)
-    assert files(tmp_path) == {"mine/thesis.tex": b"x"}
+    assert files_below(tmp_path) == {"mine/thesis.tex": b"x"}
 
 
 @pytest.mark.parametrize(

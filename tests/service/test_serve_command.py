@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import socket
-import struct
 import sys
 import zipfile
 import zlib
@@ -25,6 +24,7 @@ from PIL import Image
 from maris_fast.prediction import Picture, Predictor
 from maris_fast.rle import Rle
 from tests.command_line import maris_fast, said
+from tests.data.test_images import png_chunk, png_of
 from tests.service.conftest import Process, client_of, form, pixels, png, process
 
 pytestmark = pytest.mark.process
@@ -138,15 +138,7 @@ def test_a_photograph_is_turned_as_it_is_shown(client: httpx.Client, predictor: 
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG whose head has these sizes, of few bytes."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(1 << 20))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return png_of(width, height, png_chunk(b"IDAT", zlib.compress(bytes(1 << 20))))
 
 
 def zipped() -> bytes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -18,15 +17,9 @@ from maris_fast.geometry import to_original_size
 from maris_fast.prediction import Predictor
 from maris_fast.rle import Rle
 from tests.service.conftest import Held, client_of, form, pixels, png, serving
+from tests.waiting import wait_until
 
 HELD = pixels(0, *Held.SIZE)
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def ask(client: httpx.Client, photo: np.ndarray, *sentences: str) -> httpx.Response:

@@ -21,6 +21,7 @@ from maris_fast.sharing.model_folder import write_model_folder
 from maris_fast.weights import load_weights, save_weights
 from tests.command_line import maris_fast, said
 from tests.encoders.provenances import provenance
+from tests.folders import files_below
 from tests.sharing.hub_server import TOKEN, Hub, Repository
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -31,10 +32,6 @@ FILES = {
     "scores-scenes-synthetic-testA.json",
     "settings.yaml",
 }
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -49,7 +46,7 @@ def test_a_folder_is_written_to_look_at_and_loads_as_the_run_does(
     done = maris_fast("push", run, "org/name", "--out", tmp_path / "model", "--license", "apache-2.0")
     assert done.exit_code == 0, said(done)
     assert hub.requests == []
-    written = files_of(tmp_path / "model")
+    written = files_below(tmp_path / "model")
     assert set(written) == FILES
     assert written["best.safetensors"] == (run / "best.safetensors").read_bytes()
     assert "scores-scenes-synthetic-testB.json is left out: it scores last.safetensors" in said(done)
@@ -64,7 +61,7 @@ def test_nothing_of_this_machines_paths_is_shared_and_settings_stay_settings(
     run: Path, tmp_path: Path
 ) -> None:
     write_model_folder(run, tmp_path, repository="org/name", license=None)
-    for name, content in files_of(tmp_path).items():
+    for name, content in files_below(tmp_path).items():
         assert not any(
             secret in content for secret in (b"/home", b"someone", b"secret", str(run).encode())
         ), name
@@ -206,6 +203,6 @@ def test_what_cannot_be_pushed_is_told_with_what_to_do(
     out.mkdir()
     (out / "mine").write_text(json.dumps("kept"))
     assert "is not empty; name a new or an empty folder" in told(run, "org/name", "--out", out)
-    assert files_of(out) == {"mine": b'"kept"'}
+    assert files_below(out) == {"mine": b'"kept"'}
     hub.status = 500
     assert f"{hub.url} answered 500" in told(run, "org/name")

@@ -22,7 +22,6 @@ from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.train.validation_pictures import order_of
 from tests.data.cache_dataset import box
-from tests.training.tiny_cache import write_tiny_cache
 
 ALONE = Ranks(torch.device("cpu"))
 
@@ -60,11 +59,6 @@ def test_few_expressions_are_shown_once_as_success_or_as_failure(count: int) -> 
     assert len(chosen.successes) + len(chosen.failures) == len(chosen.steps) == count
     best, worst = ({one.sample.image_id for one in some} for some in (chosen.successes, chosen.failures))
     assert not best & worst
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_cache(tmp_path_factory.mktemp("examples"))
 
 
 def models(reader: CacheReader) -> list[Maris]:

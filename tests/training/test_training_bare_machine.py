@@ -10,16 +10,10 @@ import pytest
 
 from tests.faults import NAMELESS, require_nameless_user
 from tests.training.processes import NOTHING_TO_SEE, free_port, records, run, tiny_training
-from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
 
 ENCODERS = ("segment_anything", "torchvision", "open_clip", "timm", "transformers")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_cache(tmp_path_factory.mktemp("bare"))
 
 
 def training(cache: Path, folder: Path) -> tuple[str, ...]:

@@ -32,7 +32,6 @@ from maris_fast.train.run_logger import RankZeroLogger
 from tests.faults import Disk, small_disk
 from tests.training.board_files import curve
 from tests.training.processes import ROOT, records, run, tiny_training
-from tests.training.tiny_cache import write_tiny_cache
 from tests.training.toy_run import toy_settings
 
 FULL = "[Errno 28] No space left on device"
@@ -108,11 +107,6 @@ def test_weights_that_do_not_fit_end_the_run_and_the_former_best_stays(left: dic
     assert "make room on that disk" in found["end"]
     assert found["kept"]
     assert not [name for name in found["files"] if "partial" in name]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_cache(tmp_path_factory.mktemp("by-products"))
 
 
 def command(cache: Path, folder: Path, *more: str) -> list[str]:

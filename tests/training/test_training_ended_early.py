@@ -17,16 +17,10 @@ from maris_fast.system import end_signals
 from maris_fast.system.locks import lock_in, owned_folder
 from maris_fast.train import checkpoints
 from tests.training.processes import MAIN, ROOT, Launched, deepspeed, records, run, tiny_training, torchrun
-from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
 
 RECIPE = re.compile(r"```\n(#!/bin/bash\n.*?)```", re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_cache(tmp_path_factory.mktemp("ended"))
 
 
 def settings(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:

@@ -13,16 +13,10 @@ import pytest
 
 from maris_fast.train import checkpoints
 from tests.training.processes import Launched, deepspeed, run, tiny_training, torchrun
-from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
 
 SILENCE = 6
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_cache(tmp_path_factory.mktemp("failures"))
 
 
 def training(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:

@@ -12,14 +12,8 @@ import pytest
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.train.cache_info import CacheInfo
 from tests.training import golden
-from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_cache(tmp_path_factory.mktemp("golden"))
 
 
 @pytest.mark.parametrize("name", golden.CONFIGURATIONS)

@@ -13,17 +13,11 @@ import pytest
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.system.launchers import first_host, tasks_per_node
 from tests.training.processes import NOTHING_TO_SEE, Launched, free_port, srun_task, tiny_training, torchrun
-from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
 
 SEEN = Path(__file__).with_name("seen.py")
 EPOCHS = 2
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_cache(tmp_path_factory.mktemp("launches"))
 
 
 def start(stack: ExitStack, ranks: int, command: tuple[str | Path, ...], folder: Path) -> list[Launched]:

@@ -18,11 +18,6 @@ from maris_fast.train import checkpoints, resuming
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_cache(tmp_path_factory.mktemp("other_encoders"))
-
-
 def with_sam(manifest: CacheManifest, folder: Path, sha256: str) -> None:
     values = manifest.model_dump()
     values["encoders"]["sam"] |= {"sha256": sha256, "seed": None, "weights": "sam.pth"}
@@ -30,7 +25,8 @@ def with_sam(manifest: CacheManifest, folder: Path, sha256: str) -> None:
     (folder / "manifest.json").write_text(changed.model_dump_json())
 
 
-def test_scoring_refuses_a_cache_of_other_weights_with_both_hashes(cache: Path, tmp_path: Path) -> None:
+def test_scoring_refuses_a_cache_of_other_weights_with_both_hashes(tmp_path: Path) -> None:
+    cache = write_tiny_cache(tmp_path)
     manifest = read_manifest(cache)
     with_sam(manifest, cache, "a" * 64)
     weights = write_untrained_for(cache, tmp_path / "model.safetensors")

@@ -17,6 +17,7 @@ from maris_fast.errors import CheckpointError, ConfigError, MarisError
 from maris_fast.train import checkpoints, resuming, run_files
 from maris_fast.train.checkpoints import RunState
 from tests.faults import NAMELESS, require_nameless_user
+from tests.folders import files_below
 from tests.training.processes import NOTHING_TO_SEE, run, tiny_training
 from tests.training.tiny_cache import write_tiny_cache
 
@@ -46,10 +47,6 @@ def folder(tmp_path: Path) -> Path:
     (folder / "last.safetensors").write_bytes(b"the last")
     save(folder, 4, 8)
     return folder
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def cut(path: Path) -> None:
@@ -99,12 +96,12 @@ def test_checkpoints_that_cannot_be_used_are_told_one_by_one(folder: Path, case:
     damage, words = CASES[case]
     for name, spoil in damage.items():
         spoil(folder / "checkpoints" / name)
-    before = content(folder)
+    before = files_below(folder)
     with pytest.raises(CheckpointError) as raised:
         resuming.find(settings(folder))
     assert all(word in str(raised.value) for word in words), raised.value
     assert "run.resume=restart" in str(raised.value)
-    assert content(folder) == before
+    assert files_below(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -121,10 +118,10 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(folder: Path, gone: lis
     for name in gone:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    before = content(folder)
+    before = files_below(folder)
     with pytest.raises(CheckpointError, match=words):
         resuming.find(settings(folder))
-    assert content(folder) == before
+    assert files_below(folder) == before
 
 
 @pytest.mark.process
@@ -199,10 +196,10 @@ def test_the_step_counts_not_the_order_of_the_alphabet(folder: Path) -> None:
 
 def test_a_checkpoint_that_cannot_be_read_is_not_written_over(folder: Path) -> None:
     other_version(folder / "checkpoints" / "step-00000008" / STATE)
-    before = content(folder)
+    before = files_below(folder)
     with pytest.raises(CheckpointError, match=r"step-00000008 is not written again: .* format version 7"):
         save(folder, 8)
-    assert content(folder) == before
+    assert files_below(folder) == before
 
 
 def test_a_checkpoint_counts_though_tidying_up_behind_it_fails(
@@ -233,11 +230,11 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_anew_and_loses_nothing
     shutil.rmtree(folder / "checkpoints")
     (folder / ".lock").touch()
     (folder / "notes.txt").write_text("mine")
-    before = content(folder)
+    before = files_below(folder)
     assert resuming.find(settings(folder)) is None
-    assert content(folder) == before
+    assert files_below(folder) == before
     run_files.set_aside(folder)
-    assert content(folder) == {
+    assert files_below(folder) == {
         **{name: before.pop(name) for name in (".lock", "notes.txt")},
         **{f"former-1/{name}": value for name, value in before.items()},
     }
@@ -246,12 +243,12 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_anew_and_loses_nothing
 
 
 def test_a_folder_that_was_only_moved_aside_is_a_new_one(folder: Path) -> None:
-    before = content(folder)
+    before = files_below(folder)
     assert resuming.find(settings(folder, "restart")) is None
-    assert content(folder) == before
+    assert files_below(folder) == before
     run_files.set_aside(folder)
     run_files.set_aside(folder)  # nothing is left to move
-    assert content(folder) == {f"former-1/{name}": value for name, value in before.items()}
+    assert files_below(folder) == {f"former-1/{name}": value for name, value in before.items()}
     for resume in ("never", "auto", "restart"):
         assert resuming.find(settings(folder, resume)) is None
 
@@ -291,12 +288,12 @@ def training(trained: Path, folder: Path, *more: str):  # type: ignore[no-untype
 def test_a_real_run_without_its_checkpoints_is_refused_and_untouched(trained: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(trained / "run", tmp_path / "run"))
     shutil.rmtree(folder / "checkpoints")
-    before = content(folder)
+    before = files_below(folder)
     done = training(trained, folder, "--resume", "auto")
     assert done.returncode == 2
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "it has no folder checkpoints" in error
-    assert content(folder) == before
+    assert files_below(folder) == before
 
 
 @pytest.mark.process
@@ -304,11 +301,11 @@ def test_a_restart_moves_all_of_a_real_run_aside(trained: Path, tmp_path: Path) 
     folder = Path(shutil.copytree(trained / "run", tmp_path / "run"))
     names = set(os.listdir(folder))
     assert not {"report.html", "pictures"} & names  # NOTHING_TO_SEE
-    before = content(folder)
+    before = files_below(folder)
     done = training(trained, folder, "--resume", "restart", "run.seed=1")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "now in" in done.stderr
     assert "finished 4 steps" in done.stdout
-    assert content(folder / "former-1") == before
+    assert files_below(folder / "former-1") == before
     assert set(os.listdir(folder)) == {*names, "former-1"}
     assert (folder / "best.safetensors").read_bytes() != before["best.safetensors"]

@@ -14,18 +14,12 @@ import pytest
 from maris_fast.train import checkpoints
 from tests.training.nodes import INTERFACE, Node, two_nodes
 from tests.training.processes import NOTHING_TO_SEE, Launched, run, tiny_training
-from tests.training.tiny_cache import write_tiny_cache
 
 pytestmark = pytest.mark.process
 
 SILENCE, PORT = 6, "29517"
 
 Nodes = tuple[Node, Node]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_cache(tmp_path_factory.mktemp("nodes"))
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from maris_fast.weights import WeightsMeta, save_weights
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 
 
-def write_tiny_cache(folder: Path) -> Path:
-    """``folder/cache`` with the splits train and val."""
+def write_tiny_cache(folder: Path, **settings: object) -> Path:
+    """``folder/cache`` with the splits train and val, of the data set ``folder/dataset``."""
     records = default_records()
     dataset = write_dataset(folder / "dataset", {"train": records, "val": records[2:4]})
-    write_cache(dataset, folder / "cache", tiny_settings(), progress=False)
+    write_cache(dataset, folder / "cache", tiny_settings(**settings), progress=False)
     return folder / "cache"
 
 
