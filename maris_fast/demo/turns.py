@@ -7,7 +7,7 @@ from typing import Any
 
 from gradio.queueing import Event, EventQueue, Queue
 
-from maris_fast.web.visitors import OF_ONE, WAITING, in_turns, too_many, visitor
+from maris_fast.web.visitors import OF_ONE, WAITING, in_turns, too_many, visitor_of
 
 
 class Turns(Queue):
@@ -24,7 +24,7 @@ class Turns(Queue):
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         waiting = [event for one in self.event_queue_per_concurrency_id.values() for event in one.queue]
-        if sum(_of(event.request) == _of(request) for event in waiting) >= OF_ONE:
+        if sum(visitor_of(event.request) == visitor_of(request) for event in waiting) >= OF_ONE:
             return False, too_many(), "queue_full"
         return await super().push(body, request, username)
 
@@ -35,13 +35,9 @@ class Turns(Queue):
         return super().get_events()
 
     def _take_turns(self, waiting: EventQueue) -> None:
-        computed = Counter(_of(event.request) for job in self.active_jobs for event in job or ())
+        computed = Counter(visitor_of(event.request) for job in self.active_jobs for event in job or ())
         waiting.queue[:] = in_turns(waiting.queue, _of_event, computed)
 
 
 def _of_event(event: Event) -> str:
-    return _of(event.request)
-
-
-def _of(request: Any) -> str:
-    return visitor(request.client.host if request.client else "")
+    return visitor_of(event.request)

@@ -23,7 +23,7 @@ from maris_fast.images import Upload
 from maris_fast.rle import Rle
 from maris_fast.service.refusals import later
 from maris_fast.service.segmenting import Segmented, Segmenting
-from maris_fast.web.visitors import visitor
+from maris_fast.web.visitors import visitor_of
 
 MOST_PARTS = 100
 """Of a form."""
@@ -169,10 +169,6 @@ def _mask(one: Segmented, **form: Any) -> Mask:
     left, top, width, height = (int(number) for number in rle.box)
     box = (left, top, width, height)
     return Mask(sentence=one.sentence, score=round(one.score, 4), area=rle.area, box=box, **form)
-
-
-def visitor_of(request: Request) -> str:
-    return visitor(request.client.host if request.client else "")
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:

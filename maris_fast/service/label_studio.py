@@ -18,9 +18,10 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from maris_fast.images import Upload
-from maris_fast.service.api import FAILURES, parsed, upload_of, visitor_of, while_there
+from maris_fast.service.api import FAILURES, parsed, upload_of, while_there
 from maris_fast.service.brush_rle import brush_rle
 from maris_fast.service.segmenting import Segmented, Segmenting
+from maris_fast.web.visitors import visitor_of
 
 MOST_DESCRIBED = 100_000
 """Letters of an interface's description."""

@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 WAITING = 200
 """Requests in the queue; more are told that it is full."""
@@ -28,6 +28,11 @@ def visitor(host: str) -> str:
     except ValueError:
         return host
     return str(ipaddress.ip_network((address, 64), strict=False) if address.version == 6 else address)
+
+
+def visitor_of(request: Any) -> str:
+    """Of a request, as Starlette and Gradio have them."""
+    return visitor(request.client.host if request.client else "")
 
 
 def in_turns(
