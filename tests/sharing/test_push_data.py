@@ -103,7 +103,7 @@ def test_an_imported_data_set_is_pushed_without_places(dataset: Path, hub: Hub, 
     assert [*there.records("val")] == [*ImportedDataset(dataset).records("val")]
     card = (tmp_path / "files" / "README.md").read_text()
     assert "images=PHOTOGRAPHS" in card
-    assert "which\n`1.png` is below" in card
+    assert "which `1.png` is below" in card
     assert not any(secret in card.encode() for secret in SECRETS)
 
 
