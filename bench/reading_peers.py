@@ -175,9 +175,7 @@ def _litdata(folder: Path) -> Any:
 def _litdata_workers(workers: int, folder: Path, _: Sequence[int]) -> Iterator[object]:
     from litdata import StreamingDataLoader
 
-    return iter(
-        StreamingDataLoader(_litdata(folder), batch_size=1, num_workers=workers, collate_fn=_the_only)
-    )
+    yield from StreamingDataLoader(_litdata(folder), batch_size=1, num_workers=workers, collate_fn=_the_only)
 
 
 def _the_only(batch: list[object]) -> object:
@@ -204,7 +202,7 @@ def _mosaic(folder: Path) -> Any:
 
 
 def _alone(data: Callable[[Path], Any], folder: Path, _: Sequence[int]) -> Iterator[object]:
-    return iter(data(folder))
+    yield from data(folder)  # once, as each `iter` of litdata's begins anew
 
 
 TAR = "webdataset"
