@@ -4,16 +4,20 @@
 
 Groups of ViT-H's size as in ``bench/reading.py``. The server is a process of its own that waits before each
 answer; every way reads all groups once a round, and what is reported is the median over rounds of the local
-disk's time against the way's in the same round.
+disk's time against the way's in the same round. litdata, where it is installed, reads the same arrays in its
+own form from servers of the same kind, into new copies each round; what it takes to its first image, seconds,
+does not count.
 """
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +25,7 @@ import torch
 
 from maris_fast.bench.measuring import in_turn, paired, seconds_of
 from maris_fast.bench.reading import read_once, ring_for, run_suite
+from maris_fast.bench.reading_peers import WRITERS, arrays_of, litdata_at
 from maris_fast.bench.results import Row
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.stream import CacheReader
@@ -35,13 +40,19 @@ def main() -> None:
 
     rows = run_suite("far_reading", __doc__, rows_of, images=60, device=torch.device("cpu"))
     for row in rows:
-        print(f"{row['way']:48} {row['gb_per_s']:6.2f} GB/s  {row['to_local']:5.2f} of the local disk")
+        if "left_out" in row:
+            print(row)
+        else:
+            print(f"{row['way']:48} {row['gb_per_s']:6.2f} GB/s  {row['to_local']:5.2f} of the local disk")
 
 
 def measured(cache: Path, rounds: int, kept: Path) -> list[Row]:
     """All ways in turn, ``rounds`` times; ``kept``: a new folder for copies."""
-    with _served(cache, 0.0) as near, _served(cache, LATENCY) as far:
-        pause = f"{1000 * LATENCY:g} ms before each answer"
+    pause = f"{1000 * LATENCY:g} ms before each answer"
+    rows: list[Row] = []
+    peers: dict[str, Callable[[], float]] = {}
+    with ExitStack() as stack:
+        near, far = (stack.enter_context(_served(cache, latency)) for latency in (0.0, LATENCY))
         ways = {
             LOCAL: _way(cache, 2),
             "web server, 16 requests": _way(near, 16),
@@ -50,8 +61,19 @@ def measured(cache: Path, rounds: int, kept: Path) -> list[Row]:
             f"{pause}, 16 requests": _way(far, 16),
             "the same from the second epoch on, in data.staging": _way(far, 16, kept),
         }
+        chunks = cache.with_name("chunks")
+        chunks.mkdir()
+        try:
+            WRITERS["litdata"](arrays_of(cache), chunks)
+        except ImportError as error:
+            rows.append({"way": "litdata", "left_out": str(error)})
+        else:
+            for where, latency in {"web server": 0.0, pause: LATENCY}.items():
+                url = stack.enter_context(_served(chunks, latency))
+                peers[f"litdata, {where}"] = partial(_litdata, url, cache.with_name("copies"))
         # After the first round, which counts for nothing, connections and rings are there, and the copies.
-        seconds, load = in_turn({name: partial(seconds_of, way) for name, way in ways.items()}, rounds)
+        timed = {name: partial(seconds_of, way) for name, way in ways.items()}
+        seconds, load = in_turn({**timed, **peers}, rounds)
     with CacheReader(cache, "train") as reader:
         images, total = reader.images, int(reader.index.size.sum())
     return [
@@ -66,7 +88,15 @@ def measured(cache: Path, rounds: int, kept: Path) -> list[Row]:
             "seconds": times,
         }
         for name, times in seconds.items()
-    ]
+    ] + rows
+
+
+def _litdata(url: str, copies: Path) -> float:
+    images = litdata_at(url, copies)
+    next(images)
+    seconds = seconds_of(lambda: deque(images, maxlen=0))
+    shutil.rmtree(copies)
+    return seconds
 
 
 def _way(place: Path | str, threads: int, staging: Path | None = None) -> Callable[[], None]:

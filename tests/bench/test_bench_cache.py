@@ -84,13 +84,14 @@ def test_pages_are_in_the_page_cache_until_they_are_dropped(tmp_path: Path) -> N
 @pytest.mark.process
 def test_addresses_are_held_against_the_local_disk(tmp_path: Path) -> None:
     write_fake_cache(tmp_path / "cache", 6, grids=[(8, 8)], channels=64)
-    rows = far_reading.measured(tmp_path / "cache", 2, tmp_path / "kept")
+    every = far_reading.measured(tmp_path / "cache", 2, tmp_path / "kept")
+    rows = [row for row in every if "left_out" not in row]  # litdata need not be installed
     assert (rows[0]["way"], rows[0]["to_local"]) == (far_reading.LOCAL, 1)
     at_once = {row["way"].rpartition(", ")[2]: row["to_local"] for row in rows}
     assert at_once["1 request"] < at_once["4 requests"]  # six times the latency against twice
     assert list((tmp_path / "kept").glob("*.kept"))
     environment = {"device": "cpu", "processor_cores": 2}
-    drawn = far_reading_block(Suite("far_reading", "2026-01-01", "0", False, environment, rows))
+    drawn = far_reading_block(Suite("far_reading", "2026-01-01", "0", False, environment, every))
     assert all(row["way"] in drawn for row in rows)
 
 
