@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -100,12 +101,35 @@ def write_cache(
         progress=progress,
         scratch=scratch,
     )
-    job.check_room()
     return job.write()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is planned and what of it is missing, before it is written.
+
+    Attributes:
+        seconds_an_image: of one worker, where a batch was encoded to measure it.
+        workers: that share the work.
+    """
+
+    out: str
+    writing: Writing
+    missing: tuple[ShardPlan, ...]
+    free_bytes: int
+    seconds_an_image: float | None
+    workers: int
+
+    @property
+    def missing_bytes(self) -> int:
+        return _bytes(self.missing)
 
 
 class CacheJob:
     """A cache that is planned, and not written yet or not wholly; arguments as of ``write_cache``.
+
+    Args:
+        counting: shows how far planning is.
 
     Raises:
         InputError, CheckpointError, ConfigError: see ``write_cache``.
@@ -122,6 +146,7 @@ class CacheJob:
         leave_out_bad: bool = False,
         progress: bool = True,
         scratch: Path | None = None,
+        counting: Callable[..., AbstractContextManager[Callable[[], None]]] = counting,
     ) -> None:
         self.out = destination_of(cache_place(out), scratch)
         self.out.require_ours()
@@ -129,7 +154,7 @@ class CacheJob:
         self._settings = settings
         self._leave_out_bad = leave_out_bad
         self._newly_left_out: list[LeftOutRow] = []
-        self._progress = progress and self.worker.first
+        self._progress, self._counting = progress and self.worker.first, counting
         self._source = ImportedDataset(dataset)
         if settings.images is not None:
             self._source.info = self._source.info.model_copy(
@@ -163,20 +188,17 @@ class CacheJob:
         """All shards that this worker answers for."""
         return self.plan[self.worker.rank :: self.worker.world]
 
-    @property
-    def missing_bytes(self) -> int:
-        return _bytes(self.missing)
+    def outlook(self, *, estimate: bool) -> Outlook:
+        """What to tell before the work begins; ``estimate`` encodes a batch."""
+        seconds = self._seconds_an_image() if estimate and self.missing else None
+        free = self.free_bytes()
+        return Outlook(str(self.out), self.writing, self.missing, free, seconds, self.worker.world)
 
     def written(self) -> int:
         """Shards that are there now."""
         return len(self.plan) - len(self._missing_now())
 
-    def check_room(self) -> None:
-        """Compare what is missing with what is free.
-
-        Raises:
-            InputError: the disk is too small.
-        """
+    def _check_room(self) -> None:
         # Both anew: other workers may have been writing for a while.
         needed = self.out.bytes_needed(self._missing_now(), self.worker.local_world)
         if needed > (free := self.free_bytes()):
@@ -189,7 +211,7 @@ class CacheJob:
         """Free for this cache: on the disk, or in shards that are half written."""
         return free_bytes(self.out.folder)
 
-    def seconds_an_image(self) -> float:
+    def _seconds_an_image(self) -> float:
         """Of this worker, measured by encoding the first images of the plan as one batch.
 
         On a GPU the batch is encoded once before, as the first time loads kernels.
@@ -207,12 +229,45 @@ class CacheJob:
         """Write this worker's missing shards, and the manifest if then no shard is missing.
 
         Raises:
-            InputError: an image that cannot be decoded, a full disk, a shard that another process writes.
+            InputError: a disk that is too small or full, an image that cannot be decoded, a shard that
+                another process writes.
         """
-        try:
+        self.announce()
+        missing = {shard.name for shard in self.missing}
+        todo = [shard for shard in self.share if shard.name in missing]
+        images = sum(shard.images for shard in self.share)
+        done = images - sum(shard.images for shard in todo)
+        what = "encode" if self.worker.world == 1 else f"encode, 1 of {self.worker.world} shares"
+        with self._counting(what, images, done, shown=self._progress) as advance:
+            for shard in todo:
+                self.write_shard(shard, advance)
+        return self.finish()
+
+    def announce(self) -> None:
+        """Say what will be written, or take what another process has said; raises as ``write``."""
+        self._check_room()
+        with self._full_disk_named():
             self.out.announce(self._chosen)
-            self._write_share()
-            return self._finish()
+
+    def write_shard(self, shard: ShardPlan, advance: Callable[[], None]) -> None:
+        """Write one shard of the plan, ``advance`` after each image; raises as ``write``."""
+        groups = _each(self._groups(shard, shard.images), advance)
+        with self._full_disk_named():
+            self.out.write(shard, groups, self.writing.head, ahead=self._settings.batch_size)
+
+    def finish(self) -> CacheManifest | None:
+        """Write the manifest if no shard is missing; raises as ``write``."""
+        if self._missing_now():
+            return None
+        manifest = CacheManifest(**dict(self.writing.head), splits=self._entries()).sealed()
+        with self._full_disk_named():
+            self.out.finish(manifest)
+        return manifest
+
+    @contextmanager
+    def _full_disk_named(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise
@@ -220,21 +275,6 @@ class CacheJob:
                 f"no room for {self.out.folder}: {error.strerror}; {self.written()} of {len(self.plan)} "
                 "shards are written. Make room on that disk and run the same command again"
             ) from error
-
-    def _write_share(self) -> None:
-        missing = {shard.name for shard in self.missing}
-        todo = [shard for shard in self.share if shard.name in missing]
-        images = sum(shard.images for shard in self.share)
-        done = images - sum(shard.images for shard in todo)
-        what = "encode" if self.worker.world == 1 else f"encode, 1 of {self.worker.world} shares"
-        with counting(what, images, done, shown=self._progress) as advance:
-            for shard in todo:
-                self.out.write(
-                    shard,
-                    _each(self._groups(shard, shard.images), advance),
-                    self.writing.head,
-                    ahead=self._settings.batch_size,
-                )
 
     def _groups(self, shard: ShardPlan, count: int) -> Iterator[EncodedGroup]:
         left_out = self.writing.head.left_out.get(shard.split, {})
@@ -277,7 +317,7 @@ class CacheJob:
         checking = Checking(self._source, self._sam, self._text, head.left_out)
         shards: list[ShardPlan] = []
         images = sum(self._source.info.splits[split].images for split in splits)
-        with counting("check", images, shown=self._progress) as advance:
+        with self._counting("check", images, shown=self._progress) as advance:
             for split in splits:
                 shards += plan_split(
                     self._source,
@@ -314,13 +354,6 @@ class CacheJob:
         elif self._newly_left_out:
             self.out.list_left_out(self._newly_left_out)
         return self.writing
-
-    def _finish(self) -> CacheManifest | None:
-        if self._missing_now():
-            return None
-        manifest = CacheManifest(**dict(self.writing.head), splits=self._entries()).sealed()
-        self.out.finish(manifest)
-        return manifest
 
     def _entries(self) -> dict[str, SplitEntry]:
         splits = self.writing.head.written_with.records_sha256

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,7 +13,8 @@ from maris_fast.system.terminal import say, with_options
 
 if TYPE_CHECKING:
     from maris_fast.data_shards.cache.manifest import CacheManifest
-    from maris_fast.data_shards.cache.write import CacheJob
+    from maris_fast.data_shards.cache.ray_crew import RayJob
+    from maris_fast.data_shards.cache.write import CacheJob, Outlook
 
 
 def scenes(
@@ -273,84 +275,105 @@ def cache(
         Path | None,
         typer.Option(help="folder for shards on their way to an address; default: in the temporary folder"),
     ] = None,
+    on: Annotated[
+        Literal["ray"] | None,
+        typer.Option(
+            help="ray: workers of the Ray cluster at RAY_ADDRESS, else of one that runs on this machine, "
+            "else of a new one"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="with --on ray: workers on each node; default: one a GPU, one a node without GPUs"
+        ),
+    ] = None,
 ) -> None:
     """Run the frozen encoders over an imported data set and write their features to WebDataset shards.
 
     If interrupted, the same command resumes. Several processes share the work under torchrun, deepspeed, srun
-    or mpirun, or with --rank and --world.
+    or mpirun, or with --rank and --world; --on ray gives each shard to a free worker of a Ray cluster.
     """
     say(f"reading {dataset}; loading the encoders' libraries", err=True)
     from maris_fast.config import CacheSettings, cache_place, load_settings
     from maris_fast.data_shards.cache.workers import find_worker
     from maris_fast.data_shards.cache.write import CacheJob
+    from maris_fast.errors import ConfigError
 
     if folder is not None and out is not None:
         overrides = [str(out), *(overrides or ())]
     target = cache_place(_named(folder, out))
     settings = load_settings(CacheSettings, config, overrides or ())
     worker = find_worker(rank, world)
-    job: CacheJob | None = None
-    try:
-        job = CacheJob(
-            dataset,
-            target,
-            settings,
-            splits=split,
-            worker=worker,
-            leave_out_bad=leave_out_bad,
-            scratch=scratch,
+    if workers is not None and on is None:
+        raise ConfigError(
+            "`workers` is for `on` ray; without it, start with torchrun or set `rank` and `world`"
         )
-        if worker.first:
-            _print_plan(job, job.seconds_an_image() if estimate and job.missing else None)
-        if plan:
-            return
-        job.check_room()
-        manifest = job.write()
-    except KeyboardInterrupt:
-        done = f"{job.written()} of {len(job.plan)} shards are written; " if job else ""
-        say(f"stopped; {done}the same command goes on from there", err=True)
-        raise typer.Exit(130) from None
+    if on is not None and worker.world > 1:
+        raise ConfigError(
+            "`on` ray shares the work itself: start it alone, without launcher, `rank` and `world`"
+        )
+    given: dict[str, Any] = {"splits": split, "leave_out_bad": leave_out_bad, "scratch": scratch}
+    job: CacheJob | RayJob | None = None
+    with ExitStack() as stack:
+        try:
+            if on is None:
+                job = CacheJob(dataset, target, settings, worker=worker, **given)
+            else:
+                from maris_fast.data_shards.cache.ray_crew import RayJob
+
+                job = stack.enter_context(RayJob(dataset, target, settings, workers=workers, **given))
+            if worker.first:
+                _print_plan(job.outlook(estimate=estimate))
+            if plan:
+                return
+            manifest = job.write()
+        except KeyboardInterrupt:
+            done = f"{job.written()} of {len(job.plan)} shards are written; " if job and job.plan else ""
+            say(f"stopped; {done}the same command goes on from there", err=True)
+            raise typer.Exit(130) from None
     if worker.first and manifest is None:
         say(f"this share is complete; {job.written()} of {len(job.plan)} shards of the cache are written")
     if worker.first and manifest is not None:
         _print_written(manifest)
 
 
-def _print_plan(job: CacheJob, seconds_an_image: float | None) -> None:
+def _print_plan(planned: Outlook) -> None:
     from datetime import timedelta
 
     from rich.console import Console
 
     from maris_fast.system.terminal import Table
 
-    table = Table(title=f"plan of {job.out}", title_justify="left")
+    head, plan = planned.writing.head, planned.writing.plan
+    table = Table(title=f"plan of {planned.out}", title_justify="left")
     for column in ("split", "images", "expressions", "shards", "GB"):
         table.add_column(column, justify="left" if column == "split" else "right")
-    for split in job.writing.head.written_with.records_sha256:
-        shards = [shard for shard in job.plan if shard.split == split]
+    for split in head.written_with.records_sha256:
+        shards = [shard for shard in plan if shard.split == split]
         images, expressions = (sum(getattr(s, n) for s in shards) for n in ("images", "expressions"))
         size = sum(shard.bytes + shard.index_bytes for shard in shards) / 1e9
         table.add_row(split, f"{images:,}", f"{expressions:,}", f"{len(shards):,}", f"{size:,.3f}")
     Console().print(table)
-    if job.writing.head.left_out:
-        for line in job.writing.head.dataset.incomplete(job.writing.head.written_with.records_sha256):
+    if head.left_out:
+        for line in head.dataset.incomplete(head.written_with.records_sha256):
             say(line)
-    missing = sum(shard.images for shard in job.missing)
-    written = len(job.plan) - len(job.missing)
+    missing = sum(shard.images for shard in planned.missing)
+    written = len(plan) - len(planned.missing)
     say(
-        f"to write: {job.missing_bytes / 1e9:,.3f} GB in {len(job.missing):,} shards "
-        f"({written:,} are written); free: {job.free_bytes() / 1e9:,.1f} GB"
+        f"to write: {planned.missing_bytes / 1e9:,.3f} GB in {len(planned.missing):,} shards "
+        f"({written:,} are written); free: {planned.free_bytes / 1e9:,.1f} GB"
     )
-    if not job.missing:
+    if not planned.missing:
         say("time: nothing is left to do")
-    elif seconds_an_image is None:
+    elif planned.seconds_an_image is None:
         say("time: unknown, no batch was encoded to measure it")
     else:
-        world = job.worker.world
-        whole = timedelta(seconds=round(missing * seconds_an_image / world))
+        workers, seconds = planned.workers, planned.seconds_an_image
+        whole = timedelta(seconds=round(missing * seconds / workers))
         say(
-            f"time: about {whole}, from one batch at {1 / seconds_an_image:.2f} images/s"
-            + (f" and {world} processes that each do so" if world > 1 else "")
+            f"time: about {whole}, from one batch at {1 / seconds:.2f} images/s"
+            + (f" and {workers} processes that each do so" if workers > 1 else "")
         )
 
 
