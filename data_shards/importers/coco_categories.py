@@ -16,3 +16,10 @@ COCO_CATEGORIES = {
     number: name.replace("_", " ") for number, name in enumerate(_NAMES.split(), start=1) if name != "-"
 }
 """Names by COCO's ``category_id``, from 1 to 90."""
+
+_BY_PLACE = [*COCO_CATEGORIES.values()]
+
+
+def coco_category(place: int | None) -> str | None:
+    """The name at a place from 0 to 79, as forms without gaps number them; None: of no such place."""
+    return _BY_PLACE[place] if place is not None and 0 <= place < len(_BY_PLACE) else None

@@ -8,6 +8,7 @@ from maris_fast.data_shards.importers.dataset_files import write_head
 from maris_fast.data_shards.importers.forms.captions import CAPTIONS
 from maris_fast.data_shards.importers.forms.coco import COCO
 from maris_fast.data_shards.importers.forms.cris import CRIS
+from maris_fast.data_shards.importers.forms.cris_lmdb import CRIS_LMDB
 from maris_fast.data_shards.importers.forms.jsonl import JSONL
 from maris_fast.data_shards.importers.forms.labelme import LABELME
 from maris_fast.data_shards.importers.forms.parquet import PARQUET
@@ -23,7 +24,10 @@ from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.new_folder import new_folder
 
-FORMS = (REFER, ZIP, PHRASECUT, PARQUET, PREDICTIONS, JSONL, CAPTIONS, SEQTR, SA2VA, CRIS, COCO, LABELME)
+FORMS = (
+    *(REFER, ZIP, PHRASECUT, PARQUET, CRIS_LMDB, PREDICTIONS, JSONL),
+    *(CAPTIONS, SEQTR, SA2VA, CRIS, COCO, LABELME),
+)
 """The first that finds its own counts."""
 DOCUMENT = "docs/datasets.md"
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 
 from maris_fast.data_shards.importers.annotations import or_default
-from maris_fast.data_shards.importers.coco_categories import COCO_CATEGORIES
+from maris_fast.data_shards.importers.coco_categories import coco_category
 from maris_fast.data_shards.importers.image_checks import IMAGE_ROOTS
 from maris_fast.data_shards.importers.left_out import BadRows
 from maris_fast.data_shards.importers.line_grouping import write_lines
@@ -22,8 +22,6 @@ from maris_fast.data_shards.records import DatasetInfo
 
 _WHOSE = "CRIS' list of refs"
 _ANNS, _MASKS = "anns", "masks"
-_CATEGORIES = [*COCO_CATEGORIES.values()]
-"""By ``cat``, which has no gaps."""
 
 
 class CrisSentence(BaseModel):
@@ -37,12 +35,11 @@ class CrisRow(LineRow):
     cat: int | None = None
 
     def line(self) -> dict[str, Any]:
-        known = self.cat is not None and 0 <= self.cat < len(_CATEGORIES)
         return {
             "image": self.img_name,
             "sentences": [one.sent for one in self.sentences],
             "mask": f"{self.segment_id}.png",
-            "category": _CATEGORIES[self.cat or 0] if known else None,
+            "category": coco_category(self.cat),
         }
 
 

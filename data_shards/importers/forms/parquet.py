@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -26,17 +27,16 @@ from maris_fast.data_shards.importers.annotations import (
 )
 from maris_fast.data_shards.importers.checked_rows import M, Misshapen, each
 from maris_fast.data_shards.importers.coco_categories import COCO_CATEGORIES
+from maris_fast.data_shards.importers.embedded_images import head_with_images
 from maris_fast.data_shards.importers.grouping import Refs, write_refs
 from maris_fast.data_shards.importers.image_checks import IMAGE_ROOTS
 from maris_fast.data_shards.importers.instances import Instances
-from maris_fast.data_shards.importers.paths import place_of
 from maris_fast.data_shards.importers.published import published_as
 from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import files_by_split, split_of_name
 from maris_fast.data_shards.plain_json import parse_json
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 from maris_fast.errors import InputError
-from maris_fast.system.files import FULL
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -120,7 +120,9 @@ def read(source: Source) -> DatasetInfo:
         categories = [CategoryRow(id=number, name=name) for number, name in COCO_CATEGORIES.items()]
         images, annotations = [ref.raw_image_info for ref in hub], [ref.raw_anns for ref in hub]
     elif columns >= {*_COLUMNS[HubImageRow]}:
-        head = _head_of_images(source, files)
+        have_images = all("image" in file.columns for file in files)
+        embedded = partial(_embedded, files) if have_images else None
+        head = head_with_images(source, "refcoco-m", "unc", embedded)
         source = source.with_defaults(orientation="stored")
         rows, misshapen = _checked(HubImageRow, files)
         images, annotations, categories, refs = _refs_of_images(rows)
@@ -163,25 +165,9 @@ def _refs_of_images(
     return images, annotations, [CategoryRow(id=n, name=name) for name, n in categories.items()], refs
 
 
-def _head_of_images(source: Source, files: Sequence[_File]) -> DatasetInfo:
-    try:
-        return source.head("refcoco-m", "unc", images=IMAGE_ROOTS)
-    except InputError:
-        if source.options.images is not None or not all("image" in file.columns for file in files):
-            raise
-    root = source.folder / "images"
-    root.mkdir()
+def _embedded(files: Sequence[_File]) -> Iterator[tuple[Any, Any]]:
     for row in (row for file in files for row in file.rows(("image", "file_name"))):
-        place = place_of(str(row["file_name"]), root, "")
-        content = row["image"].get("bytes") if isinstance(row["image"], dict) else None
-        if isinstance(place, str) and isinstance(content, bytes):
-            try:
-                (root / place).parent.mkdir(parents=True, exist_ok=True)
-                (root / place).write_bytes(content)
-            except OSError as error:  # a name that no file can have; told as any missing image is
-                if error.errno in FULL:
-                    raise
-    return source.head("refcoco-m", "unc", images=(str(root),))
+        yield row["file_name"], row["image"].get("bytes") if isinstance(row["image"], dict) else None
 
 
 def _checked(kind: type[M], files: Sequence[_File]) -> tuple[list[M], list[Misshapen]]:
