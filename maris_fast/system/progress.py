@@ -1,7 +1,8 @@
-"""How far long work is: a bar with the time left on a terminal, lines or silence elsewhere."""
+"""How far long work is: a bar with the time left on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,11 @@ def counted(what: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def all_counted(*what: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
     """As ``counted``, for several kinds of work with a bar each; a bar shows from its first count on."""
-    with _bar(Console()) as bar:
+    console = Console()
+    if not console.is_terminal:
+        yield tuple(_Lines(one).at for one in what)
+        return
+    with _bar(console) as bar:
         tasks = [bar.add_task(one, total=None, visible=len(what) == 1) for one in what]
 
         def counter(task: TaskID) -> Callable[[int, int], None]:
@@ -101,8 +106,10 @@ def counting(
             task = bar.add_task(what, total=total, completed=done)
             yield lambda: bar.advance(task)
     else:
-        lines = _Lines(what, total, done, unit)
-        yield lines.advance
+        lines = _Lines(what, f" {unit}")
+        numbers = itertools.count(done + 1)
+        lines.at(done, total)
+        yield lambda: lines.at(next(numbers), total)
 
 
 class Steps:
@@ -138,21 +145,24 @@ class _Rate(ProgressColumn):
 
 
 class _Lines:
-    def __init__(self, what: str, total: int, done: int, unit: str) -> None:
-        self._what, self._total, self._unit = what, total, unit
-        self._count = self._before = done
+    """A line every half a minute, and at the end of what took longer."""
+
+    def __init__(self, what: str, unit: str = "") -> None:
+        self._what, self._unit = what, unit
+        self._first: int | None = None
         self._began = self._said = time.monotonic()
 
-    def advance(self) -> None:
-        self._count += 1
+    def at(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._said < SECONDS_BETWEEN_LINES and self._count < self._total:
+        if self._first is None:
+            self._first, self._began, self._said = done, now, now
+        ended = done == total and self._said > self._began
+        if not ended and now - self._said < SECONDS_BETWEEN_LINES:
             return
         self._said = now
-        rate = (self._count - self._before) / max(now - self._began, 1e-9)
-        left = timedelta(seconds=round((self._total - self._count) / rate))
+        rate = (done - self._first) / max(now - self._began, 1e-9)
+        left = timedelta(seconds=round((total - done) / rate)) if rate else "unknown time"
         print(
-            f"{self._what}: {self._count:,} of {self._total:,} {self._unit}, {rate:.1f} {self._unit}/s, "
-            f"{left} left",
+            f"{self._what}: {done:,} of {total:,}{self._unit}, {rate:.1f}{self._unit}/s, {left} left",
             flush=True,
         )
