@@ -27,6 +27,8 @@ LOOK = 0.5
 """Seconds between looks at nodes and workers."""
 PATIENCE = 120.0
 """Seconds in which a worker must start, or give a sign of life, before there counts as none."""
+BUSY = 10.0
+"""Seconds in which a worker starts on a node that has room for it; another node gets one instead."""
 GRACE = 30.0
 """Seconds in which workers that are stopped end the image that they are at."""
 DEATHS = 4
@@ -57,6 +59,8 @@ class _Member:
     node: str
     node_name: str
     ref: Any
+    since: float
+    answered: bool = False
     call: _Call | None = None
     answer: Any = None
     count: Count = field(default_factory=Count)
@@ -223,11 +227,13 @@ class RayJob:
         return room(node["Resources"], self._request.settings.device, self._workers)
 
     def _recruit(self, most: int) -> None:
-        """Start workers where there is room for one, up to ``most`` in all."""
+        """Start workers where nodes have none yet, up to ``most`` beside those that wait for busy nodes."""
         for node, known in self._nodes().items():
             count, cores = self._room(known)
             there = sum(member.node == node for member in self._members)
-            for _ in range(min(count - there, most - len(self._members))):
+            begun = time.monotonic() - BUSY
+            running = sum(member.answered or member.since > begun for member in self._members)
+            for _ in range(min(count - there, most - running)):
                 self._start(known, cores, count)
 
     def _start(self, node: dict[str, Any], cores: int, of_node: int) -> None:
@@ -243,7 +249,7 @@ class RayJob:
         actor = self._ray.remote(**options)(RayWorker).remote()
         ref = actor.call.remote("join", self._request, of_node, self._announced)
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        self._members.append(_Member(actor, node["NodeID"], name, ref))
+        self._members.append(_Member(actor, node["NodeID"], name, ref, since=time.monotonic()))
 
     def _ready(self) -> list[_Member]:
         refs = {member.ref: member for member in self._members if member.ref is not None}
@@ -305,6 +311,7 @@ class RayJob:
             elif self._ray.wait([member.answer], timeout=0)[0]:
                 with suppress(self._ray.exceptions.RayError):  # the call tells
                     member.count, self._heard = self._ray.get(member.answer), now
+                    member.answered = True
                 member.answer = None
         if now - self._heard > PATIENCE:
             free = self._ray.available_resources()

@@ -60,6 +60,7 @@ class RayWorker:
     def __init__(self) -> None:
         self._count = Count()
         self._stopped = threading.Event()
+        self._announced = False
 
     def call(self, name: str, *arguments: Any) -> Any:
         """A method by name.
@@ -104,16 +105,17 @@ class RayWorker:
             scratch=request.scratch,
             counting=self._counting,
         )
-        if announced:
-            self._job.announce()
 
     def outlook(self, estimate: bool) -> Outlook:
         return self._job.outlook(estimate=estimate)
 
     def announce(self) -> None:
-        self._job.announce()
+        if not self._announced:
+            self._job.announce()
+        self._announced = True
 
     def write(self, shard: ShardPlan) -> None:
+        self.announce()
         with self._counting(shard.name, shard.images) as advance:
             self._job.write_shard(shard, advance)
 

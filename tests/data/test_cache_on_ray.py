@@ -24,7 +24,9 @@ from maris_fast.errors import InputError
 from maris_fast.system.launchers import free_port
 from tests.command_line import maris_fast, said
 from tests.data.cache_dataset import write_dataset
-from tests.data.test_cache_resume import assert_same, command, many_records, settings
+from tests.data.far_servers import s3_server
+from tests.data.test_cache_resume import OVERRIDES, assert_same, command, many_records, settings
+from tests.folders import files_below
 from tests.training.processes import run, start, torchrun
 
 if TYPE_CHECKING:
@@ -198,6 +200,40 @@ def test_a_shard_that_ends_every_worker_and_a_node_of_another_version_are_errors
         r"error: node \S+ \(\S+\): this node has maris-fast 0\S+, torch \S+, the command", said(result)
     )
     assert "the command maris-fast 9.9; install the same versions on all nodes" in said(result)
+
+
+def test_workers_upload_to_an_address_what_stands_in_a_folder(
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    with s3_server(tmp_path / "nothing", monkeypatch) as far:
+        given = ("--on", "ray", "--workers", "2", "--scratch", str(tmp_path / "scratch"), "--no-estimate")
+        caching = (*command(dataset, tmp_path)[:4], str(dataset), "--out", far.address, *OVERRIDES)
+        done = run("env", "RAY_ADDRESS=local", *caching, *given)
+        assert done.returncode == 0, done.stderr
+        assert {name: far.get(name) for name in far.names()} == files_below(whole)
+
+
+def test_where_others_use_a_node_the_free_one_does_the_work(
+    cluster: Cluster, dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class Other:
+        def here(self) -> str:
+            return str(ray.get_runtime_context().get_node_id())
+
+    monkeypatch.setattr(ray_crew, "BUSY", 1.0)
+    with RayJob(dataset, tmp_path / "cache", settings()) as job:
+        node = next(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        other = ray.remote(num_cpus=2, scheduling_strategy=there)(Other).remote()
+        assert ray.get(other.here.remote()) == node
+        job.write()
+        assert len(set(job.written_by.values()) - {node}) == 1
+        assert node not in job.written_by.values()
+    assert_same(tmp_path / "cache", whole)
 
 
 def test_without_workers_or_a_cluster_it_is_an_error(
