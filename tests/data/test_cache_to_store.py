@@ -14,29 +14,27 @@ from maris_fast.data_shards.cache.workers import Worker
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.object_store import StoreError
-from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
+from tests.data.cache_dataset import tiny_settings
 from tests.data.far_servers import Far, s3_server
 from tests.data.test_stream_staging import everything
 from tests.faults import small_disk
 from tests.folders import files_below
 from tests.training.processes import run, start
+from tests.training.tiny_cache import write_tiny_cache
 
 SHARDS = 7
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    records = default_records()
-    folder = tmp_path_factory.mktemp("to store") / "dataset"
-    return write_dataset(folder, {"train": records, "val": records[2:4]})
-
-
-@pytest.fixture(scope="module")
-def cache(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("local") / "cache"
-    write_cache(dataset, folder, tiny_settings(shard_bytes=1), progress=False)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_tiny_cache(tmp_path_factory.mktemp("local"), shard_bytes=1)
     assert len(list(folder.glob("*.tar"))) == SHARDS
     return folder
+
+
+@pytest.fixture
+def dataset(cache: Path) -> Path:
+    return cache.parent / "dataset"
 
 
 @pytest.fixture

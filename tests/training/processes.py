@@ -112,12 +112,11 @@ class Launched:
     def __init__(self, *command: str | Path, log: Path, **environment: str) -> None:
         self.mark = f"{os.getpid()}-{next(_COUNT)}"
         self.log = log
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 [str(part) for part in command],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, MARK: self.mark, **environment},
+                env={**_environment(), MARK: self.mark, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
