@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_rank_zero_killed_while_it_writes_a_checkpoint_loses_no_good_one(cache: 
         launched.reaches(folder, 3)
         pid = launched.ranks()[0]
         while not any((folder / "checkpoints").glob(".step-*.partial")):
-            pass
+            time.sleep(0.0005)
         os.kill(pid, signal.SIGKILL)
         launched.ends(20)
         (message,) = lines(launched.output)
