@@ -10,6 +10,7 @@ from maris_fast.cli.predictor import WEIGHTS, Device, SamWeights, TextWeights, n
 from maris_fast.cli.web import LOCAL, AllowHost, Host, Port, asked_at, of_extra, tell_address
 from maris_fast.service.settings import ServiceSettings
 
+DEFAULT = ServiceSettings()
 EXTRA = ("fastapi", "starlette", "uvicorn", "python_multipart")
 
 
@@ -23,29 +24,27 @@ def serve(
     allow_host: AllowHost = None,
     max_upload: Annotated[
         int, typer.Option(min=1, metavar="MIB", help="size of a photograph's file")
-    ] = ServiceSettings.upload_bytes >> 20,
-    max_pixels: Annotated[int, typer.Option(min=1, help="pixels of a photograph")] = ServiceSettings.pixels,
-    max_sentences: Annotated[
-        int, typer.Option(min=1, help="sentences of a request")
-    ] = ServiceSettings.sentences,
+    ] = DEFAULT.upload_bytes >> 20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="pixels of a photograph")] = DEFAULT.pixels,
+    max_sentences: Annotated[int, typer.Option(min=1, help="sentences of a request")] = DEFAULT.sentences,
     at_once: Annotated[
         int, typer.Option(min=1, help="requests that may share a forward pass")
-    ] = ServiceSettings.at_once,
+    ] = DEFAULT.at_once,
     queue: Annotated[
         int, typer.Option(min=1, help="requests that may wait; others get 503")
-    ] = ServiceSettings.waiting,
+    ] = DEFAULT.waiting,
     per_client: Annotated[
         int, typer.Option(min=1, help="of those, requests of one address; others get 429")
-    ] = ServiceSettings.of_one,
+    ] = DEFAULT.of_one,
     timeout: Annotated[
         float, typer.Option(min=0.1, help="seconds to answer a request; then 503")
-    ] = ServiceSettings.seconds,
+    ] = DEFAULT.seconds,
     grace: Annotated[
         float, typer.Option(min=0, help="seconds to finish requests when asked to end")
-    ] = ServiceSettings.grace,
+    ] = DEFAULT.grace,
     keep_images: Annotated[
         int, typer.Option(min=0, help="photographs whose features are kept for more sentences")
-    ] = ServiceSettings.keep_images,
+    ] = DEFAULT.keep_images,
     label_studio: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Label Studio server to fetch images of tasks from"),

@@ -28,11 +28,7 @@ LOCAL = "127.0.0.1"
 
 @contextmanager
 def of_extra(extra: str, what: str, *packages: str) -> Iterator[None]:
-    """For a block of imports.
-
-    Raises:
-        ConfigError: one of the packages is not installed.
-    """
+    """A block of imports; what of the ``packages`` is missing is a ConfigError that names the extra."""
     from maris_fast.errors import ConfigError
 
     try:
@@ -55,11 +51,7 @@ def asked_at(
     text_weights: str | None,
     device: str,
 ) -> Iterator[tuple[socket.socket, Predictor]]:
-    """For a block that answers until Ctrl-C, after which the process ends.
-
-    Args:
-        what: will be there, for messages.
-        weights, sam_weights, text_weights, device: as ``load_predictor`` takes them.
+    """A listener and a predictor, for a block that answers until Ctrl-C; then the process ends.
 
     Raises:
         ConfigError, CheckpointError: as ``listening`` and ``load_predictor``.
