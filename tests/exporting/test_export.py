@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from maris_fast import Predictor
 from maris_fast.bench.results import ROOT
@@ -82,6 +82,9 @@ class Exported(NamedTuple):
     folder: Path
     weights: Path
     reference: Maris
+    program: ExportedProgram
+    text: str
+    """Of the program's file."""
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,9 @@ def exported(
     save_weights(folder / "best.safetensors", reference.state_dict(), meta)
     done = maris_fast("export", folder, "--onnx", "--torch", "--license", "mit", "--out", folder / "exported")
     assert done.exit_code == 0, said(done)
-    return Exported(folder / "exported", folder / "best.safetensors", reference)
+    extra = {"maris_fast": ""}
+    program = torch.export.load(folder / "exported/head.pt2", extra_files=extra)
+    return Exported(folder / "exported", folder / "best.safetensors", reference, program, extra["maris_fast"])
 
 
 def lively(settings: ModelSettings, visual_channels: int, text_channels: int) -> Maris:
@@ -141,26 +146,12 @@ def inputs_of(geometry: ImageGeometry, expressions: int, words: int, model: Mari
     }
 
 
-def opened_onnx(path: Path) -> Callable[..., dict[str, Tensor]]:
-    """Takes and gives tensors by name."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_outputs()]
-
-    def run(**inputs: Tensor) -> dict[str, Tensor]:
-        arrays = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-        return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
-
-    return run
-
-
 @pytest.mark.slow
 @torch.no_grad()
 def test_files_give_the_reference_models_numbers_for_20_shapes(exported: Exported) -> None:
     model = exported.reference
-    program = torch.export.load(exported.folder / "head.pt2").module()
-    onnx, largest = opened_onnx(exported.folder / "head.onnx"), 0.0
+    program, onnx = exported.program.module(), ONNX.opened(exported.folder / "head.onnx")
+    largest = 0.0
     for geometry, expressions, words in cases():
         inputs = inputs_of(geometry, expressions, words, model)
         features = [inputs[f"features_{level}"][None] for level in (1, 2, 3)]
@@ -168,7 +159,7 @@ def test_files_give_the_reference_models_numbers_for_20_shapes(exported: Exporte
         wanted = model(features, inputs["words"], inputs["word_mask"], offsets)
         largest = max(largest, float(wanted.logits.abs().max()))
         resized = to_original_size(wanted.answer(), geometry)
-        for found in (program(**inputs), onnx(**inputs)):
+        for found in (program(**inputs), onnx(inputs)):
             torch.testing.assert_close(found["logits"], wanted.logits, rtol=0, atol=1e-4)
             assert found["masks"].shape == (expressions, geometry.height, geometry.width)
             clear = resized.abs() > 1e-4
@@ -186,12 +177,9 @@ def test_files_say_what_the_weights_do_and_how_images_are_prepared(exported: Exp
 
     model = onnx.load(exported.folder / "head.onnx")
     (entry,) = model.metadata_props
-    extra = {"maris_fast": ""}
-    torch.export.load(exported.folder / "head.pt2", extra_files=extra)
     assert entry.key == "maris_fast"
-    text = extra["maris_fast"]
-    assert json.loads(entry.value) == json.loads(text)
-    about = Description.model_validate_json(text)
+    assert json.loads(entry.value) == json.loads(exported.text)
+    about = Description.model_validate_json(exported.text)
     assert about.weights == read_meta(exported.weights)
     assert (about.license, about.preprocessing.image_size, about.preprocessing.patch) == (
         "mit",
@@ -241,7 +229,7 @@ def test_the_documents_programs_give_a_predictors_masks_from_exported_files_alon
     for number in (1, 75):  # the fewest words and the most
         ids = torch.tensor([[49406, *torch.arange(300, 300 + number).tolist(), 49407]])
         wanted_words = predictor.text.token_features(ids)[:, 1:]
-        for found in (words(ids=ids), opened_onnx(Path("exported/text_encoder.onnx"))(ids=ids)):
+        for found in (words(ids=ids), ONNX.opened(Path("exported/text_encoder.onnx"))({"ids": ids})):
             torch.testing.assert_close(found["words"], wanted_words, rtol=0, atol=1e-4)
             assert found["word_mask"].all()
 
@@ -322,4 +310,4 @@ def test_parameters_that_are_too_large_for_an_onnx_file_lie_beside_it(
     export_part(part, [ONNX], Description.of(part, meta, None), tmp_path)
     assert {one.name for one in tmp_path.iterdir()} == {"text_encoder.onnx", "text_encoder.onnx.data"}
     moved = tmp_path.rename(tmp_path.with_name("moved"))
-    assert opened_onnx(moved / "text_encoder.onnx")(**part.examples[0])["words"].isfinite().all()
+    assert ONNX.opened(moved / "text_encoder.onnx")(part.examples[0])["words"].isfinite().all()
