@@ -145,7 +145,7 @@ class _Rate(ProgressColumn):
 
 
 class _Lines:
-    """A line every half a minute, and at the end of what took longer."""
+    """A line every half a minute, and at the end of what took longer, or of all that has a ``unit``."""
 
     def __init__(self, what: str, unit: str = "") -> None:
         self._what, self._unit = what, unit
@@ -156,7 +156,7 @@ class _Lines:
         now = time.monotonic()
         if self._first is None:
             self._first, self._began, self._said = done, now, now
-        ended = done == total and self._said > self._began
+        ended = done == total and (self._unit or self._said > self._began)
         if not ended and now - self._said < SECONDS_BETWEEN_LINES:
             return
         self._said = now
