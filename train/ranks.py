@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from maris_fast.config import EngineSettings
 from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError
-from maris_fast.system.devices import kind_of, share_cores
+from maris_fast.system.devices import keep_freed_memory, kind_of, share_cores
 from maris_fast.system.launchers import Place, take_place
 from maris_fast.train.progress_state import ProgressState
 
@@ -102,6 +102,7 @@ def leave() -> None:
 
 def _device(kind: Literal["cpu", "cuda"], local_rank: int) -> torch.device:
     if kind == "cpu":
+        keep_freed_memory()
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if local_rank >= count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Literal
 
@@ -55,6 +56,8 @@ def place(
         ConfigError: CUDA was asked for and there is none.
     """
     chosen = kind_of(device)
+    if chosen == "cpu":
+        keep_freed_memory()
     if precision == "auto":
         precision = "bf16" if chosen == "cuda" else "fp32"
     placed = torch.device(chosen)
@@ -70,6 +73,25 @@ def share_cores(processes: int) -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of ``mallopt``, as malloc.h numbers them."""
+KEPT_BYTES, MAPPED_BYTES = 512 << 20, 32 << 20
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep up to 512 MB that is freed, which it would return, and fault in again, at every step.
+
+    Tensors of more than 32 MB come and go as before. Nothing is done where the environment says how
+    (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``), and under another C library.
+    """
+    if any(f"MALLOC_{name}_THRESHOLD_" in os.environ for name in ("TRIM", "MMAP")):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _require_cuda(setting: str, others: str) -> None:

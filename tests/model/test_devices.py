@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from maris_fast.errors import ConfigError
-from maris_fast.system.devices import place
+from maris_fast.system import devices
+from maris_fast.system.devices import keep_freed_memory, place
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,21 @@ def test_processes_of_one_machine_take_its_gpus_in_turn(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert [place("auto", "auto", rank)[0].index for rank in (1, 3, 5)] == [1, 3, 1]
+
+
+def test_memory_is_kept_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Library:
+        def mallopt(self, what: int, value: int) -> None:
+            asked.append((what, value))
+
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    keep_freed_memory()
+    assert asked == []
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_")
+    keep_freed_memory()
+    assert asked == [(-3, 32 << 20), (-1, 512 << 20)]  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: object())  # of another C library
+    keep_freed_memory()
