@@ -29,6 +29,7 @@ from maris_fast.model.segmentation import Segmentation
 from maris_fast.rle import Rle, draw_polygons
 from maris_fast.sample import Sample
 from maris_fast.scoring import MARIS, PROTOCOLS, Protocol
+from maris_fast.system.devices import keep_freed_memory
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_expressions
 
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a rank does
     print(json.dumps(measured(options.batches, options.rounds)))
 
 
