@@ -24,8 +24,9 @@ IMPLEMENTATIONS = {
 }
 """The head's: those of PyTorch alone, whichever the model was trained with. They compute the same."""
 
-POOLING = {"enhancement": "vit_det", "decoder_self_attention": "pooled"}
-"""Settings that make a program for odd sides another one than for even sides."""
+
+POOLED_SIDES = 3, 4096
+"""Tokens of a grid's side with pooled keys: torch.export takes one pair alone for another case."""
 
 
 class Slot(NamedTuple):
@@ -154,12 +155,11 @@ def head_of(model: Maris, meta: WeightsMeta) -> Part:
     Raises:
         ConfigError: the model has a part that cannot be exported for grids of any size.
     """
-    for name, value in POOLING.items():
-        if getattr(model.settings, name) == value:
-            raise ConfigError(
-                f"a model with {name} = {value} cannot be exported: it pools odd and even sides of a grid in "
-                "different ways, and an exported program is for one of them"
-            )
+    if model.settings.enhancement == "vit_det":
+        raise ConfigError(
+            "a model with enhancement = vit_det cannot be exported: it pools odd and even sides of a grid in "
+            "different ways, and an exported program is for one of them"
+        )
     settings = ModelSettings.model_validate({**model.settings.model_dump(), **IMPLEMENTATIONS})
     portable = Maris(settings, meta.visual_channels, meta.text_channels)
     portable.load_state_dict(model.state_dict())
@@ -177,8 +177,11 @@ def head_of(model: Maris, meta: WeightsMeta) -> Part:
     }
     if settings.no_target:
         outputs["no_target"] = Slot(torch.float32, ("expressions",))
-    examples = [_head_example(meta, *case) for case in ((600, 75, 3, 5), (31, 200, 1, 1))]
-    return Part("head", _frozen(Head(portable, image_size)), inputs, outputs, examples)
+    pooled = settings.decoder_self_attention == "pooled"
+    sides = dict.fromkeys(("h", "w"), POOLED_SIDES) if pooled else {}
+    narrow = 200 if pooled else 31
+    examples = [_head_example(meta, *case) for case in ((600, 2 * narrow, 3, 5), (narrow, 200, 1, 1))]
+    return Part("head", _frozen(Head(portable, image_size)), inputs, outputs, examples, sides)
 
 
 def image_encoder_of(encoder: SamEncoder) -> Part:

@@ -19,12 +19,11 @@ def decoder_keys(settings: ModelSettings, grid: tuple[int, int]) -> tuple[int, i
 
 def pooled(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Means over 2 × 2 tokens, [E, h·w, C] -> [E, ⌈h/2⌉·⌈w/2⌉, C]; of those that are there at an odd edge."""
-    halved = _pairs_of_rows(tokens.unflatten(1, grid))
-    return _pairs_of_rows(halved.transpose(1, 2)).transpose(1, 2).flatten(1, 2)
+    return _pairs(_pairs(tokens.unflatten(1, grid), 1), 2).flatten(1, 2)
 
 
-def _pairs_of_rows(maps: Tensor) -> Tensor:
-    """Means over pairs of rows, [E, h, w, C] -> [E, ⌈h/2⌉, w, C]; the last of an odd h is its own pair."""
-    # Nothing asks whether h is odd, as avg_pool2d does: compiled blocks would be compiled for each answer.
-    once_more = torch.cat([maps, maps[:, -1:]], dim=1)
-    return (maps[:, ::2] + once_more[:, 1::2]) / 2
+def _pairs(maps: Tensor, side: int) -> Tensor:
+    """Means over pairs along a side, of n to ⌈n/2⌉; the last of an odd n is its own pair."""
+    # Nothing asks whether n is odd, as avg_pool2d does: a compiled or exported program is for one answer.
+    once_more = torch.cat([maps, maps.narrow(side, maps.shape[side] - 1, 1)], side)
+    return once_more.unfold(side, 2, 2).mean(-1)

@@ -23,7 +23,7 @@ from maris_fast.config import ModelSettings
 from maris_fast.errors import CheckpointError
 from maris_fast.exporting import ONNX, PROGRAM, Description, export, export_part, text_encoder_of
 from maris_fast.exporting.export import Format
-from maris_fast.exporting.parts import resized_to
+from maris_fast.exporting.parts import POOLED_SIDES, resized_to
 from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.model import Maris
 from maris_fast.weights import load_weights, read_meta, save_weights
@@ -66,7 +66,11 @@ MODELS: dict[str, dict[str, Any]] = {
         "feature_positions": "sine",
         "input_norm": "layer",
     },
-    "VLT's fusion": {**ONE_BLOCK, "fusion": "spatial_dynamic"},
+    "VLT's fusion, pooled keys": {
+        **ONE_BLOCK,
+        "fusion": "spatial_dynamic",
+        "decoder_self_attention": "pooled",
+    },
     "no fusion": {**ONE_BLOCK, "ma_blocks": 0},
 }
 REFERENCE = {
@@ -159,7 +163,10 @@ def test_files_give_the_reference_models_numbers_for_20_shapes(exported: Exporte
         wanted = model(features, inputs["words"], inputs["word_mask"], offsets)
         largest = max(largest, float(wanted.logits.abs().max()))
         resized = to_original_size(wanted.answer(), geometry)
-        for found in (program(**inputs), onnx(inputs)):
+        runs = [onnx(inputs)]
+        if model.settings.decoder_self_attention == "full" or min(geometry.grid) >= POOLED_SIDES[0]:
+            runs.append(program(**inputs))
+        for found in runs:
             torch.testing.assert_close(found["logits"], wanted.logits, rtol=0, atol=1e-4)
             assert found["masks"].shape == (expressions, geometry.height, geometry.width)
             clear = resized.abs() > 1e-4
@@ -241,19 +248,14 @@ def test_the_resized_size_is_that_of_the_geometry(height: int, width: int, token
     assert resized_to(torch.tensor([height, width]), image_size).tolist() == wanted
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("enhancement", "vit_det"), ("decoder_self_attention", "pooled")]
-)
-def test_a_model_that_cannot_be_exported_is_refused_by_its_setting(
-    name: str, value: str, untrained: Path, tmp_path: Path
-) -> None:
-    settings = ModelSettings.model_validate({"channels": 16, "heads": 2, name: value})
+def test_a_model_that_cannot_be_exported_is_refused_by_its_setting(untrained: Path, tmp_path: Path) -> None:
+    settings = ModelSettings(channels=16, heads=2, enhancement="vit_det")
     meta = read_meta(untrained).model_copy(update={"model": settings})
     model = Maris(settings, meta.visual_channels, meta.text_channels)
     save_weights(tmp_path / "best.safetensors", model.state_dict(), meta)
     done = maris_fast("export", tmp_path, "--torch", "--out", tmp_path / "exported")
     assert done.exit_code == 2
-    assert f"{name} = {value} cannot be exported" in said(done)
+    assert "enhancement = vit_det cannot be exported" in said(done)
     assert not (tmp_path / "exported").exists()
 
 
