@@ -235,7 +235,7 @@ def test_of_two_ranks_that_blame_each_other_at_once_one_speaks(tmp_path: Path, b
 
             rank_module.lost_rank_zero = found_silent
             heartbeat._limits = replace(heartbeat._limits, silence=0)
-        stays(10)
+        stays(60)
 
     with TwoHeartbeats(tmp_path / "log", silence=2, work=blame) as both:
         codes = both.ends()
