@@ -39,9 +39,9 @@ def places(reader: CacheReader, epoch: int) -> list[int]:
 
 def test_batches_that_nobody_holds_are_made_where_earlier_ones_were(cache: Path) -> None:
     with CacheReader(cache, "train") as reader:
-        known, later = {*places(reader, 0), *places(reader, 1)}, places(reader, 2)
-        assert {*later} <= known
-        assert len({*later}) < len(later)
+        made = [place for epoch in range(6) for place in places(reader, epoch)]
+    assert len(made) == 108
+    assert len({*made}) <= 24  # 15 on an idle machine; how many batches wait at once follows from threads
 
 
 HOLDS: dict[str, Callable[[Tensor], object]] = {
