@@ -261,11 +261,10 @@ class RayJob:
         return [refs[ref] for ref in (*first, *more)]
 
     def _settle(self, member: _Member, todo: deque[_Call]) -> None:
-        """Take what a call has come to."""
-        ref, call = member.ref, member.call
-        member.ref = member.call = None
+        """Take what a call has come to; interrupted, it can be taken again."""
+        call = member.call
         try:
-            result = self._ray.get(ref)
+            result = self._ray.get(member.ref)
         except self._ray.exceptions.RayActorError as error:
             self._lose(member, call, error)
             if call:
@@ -276,11 +275,12 @@ class RayJob:
                 raise InputError(f"node {member.node_name}: {error.cause}") from None
             raise
         if call is None:
-            del self._deaths[member.node]
-            return
-        call.result, call.done = result, True
-        if call.shard:
-            self.written_by[call.shard.name] = member.node
+            self._deaths.pop(member.node, None)
+        else:
+            call.result, call.done = result, True
+            if call.shard:
+                self.written_by[call.shard.name] = member.node
+        member.ref = member.call = None
 
     def _lose(self, member: _Member, call: _Call | None, error: Exception) -> None:
         self._members.remove(member)
