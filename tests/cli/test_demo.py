@@ -144,11 +144,14 @@ def test_importing_the_page_writes_nothing_beside_it(tmp_path: Path) -> None:
     assert sorted(copy.rglob("*")) == before
 
 
-def test_ctrl_c_ends_it_and_removes_uploads_and_masks(weights: Path, photo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_removes_uploads_and_masks(
+    number: signal.Signals, weights: Path, photo: Path, tmp_path: Path
+) -> None:
     with started(weights, tmp_path) as demo:
         demo.segment(photo, "the circle")
         assert list(demo.scratch.glob("maris-fast-demo-*/**/*.png"))
-        demo.process.send_signal(signal.SIGINT)
+        demo.process.send_signal(number)
         said, _ = demo.process.communicate(timeout=20)
         assert said.strip().endswith("ended")
         assert "Traceback" not in said
