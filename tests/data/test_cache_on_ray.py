@@ -97,24 +97,35 @@ def awaited(found: Callable[[], T]) -> T:
     return value
 
 
-def kill_writers(out: Path, moments: Sequence[float]) -> list[int]:
-    """Kills whoever writes a shard, so many seconds after it was seen to."""
-    killed: list[int] = []
-    for moment in moments:
-        pid = awaited(lambda: next(iter(writers(out) - set(killed)), None))
-        time.sleep(moment)
-        os.kill(pid, signal.SIGKILL)
-        killed.append(pid)
-    return killed
+def kill_writers(out: Path, moments: Sequence[float], chance: random.Random) -> None:
+    """Kills a process that writes shards, so many seconds after it goes on with one.
+
+    Those that live are stopped meanwhile, or they would write all shards before another is killed.
+    """
+    stopped: set[int] = set()
+    killed: set[int] = set()
+    try:
+        for moment in moments:
+            for pid in awaited(lambda: writers(out) - stopped - killed):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.add(pid)
+            victim = chance.choice(sorted(stopped))
+            os.kill(victim, signal.SIGCONT)
+            time.sleep(moment)
+            os.kill(victim, signal.SIGKILL)
+            stopped.remove(victim)
+            killed.add(victim)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.slow
 def test_workers_killed_at_ten_random_moments_change_no_byte(cluster: Cluster, tmp_path: Path) -> None:
-    # As many shards, each of one image, that some are left where the tenth is killed late.
-    dataset = write_dataset(tmp_path / "dataset", {"train": many_records(200)})
+    dataset = write_dataset(tmp_path / "dataset", {"train": many_records(100)})
     out, small = tmp_path / "cache", settings(shard_bytes=1)
-    moments = random.Random(7)
-    with beside(lambda: kill_writers(out, [moments.uniform(0, 0.04) for _ in range(10)])):
+    chance = random.Random(7)
+    with beside(lambda: kill_writers(out, [chance.uniform(0, 0.04) for _ in range(10)], chance)):
         result = maris_fast(*command(dataset, out, "--no-estimate", "shard_bytes=1", "--on", "ray")[3:])
     assert result.exit_code == 0, result.output
     assert not verify_cache(out).problems
