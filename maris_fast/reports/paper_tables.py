@@ -32,7 +32,7 @@ MARIS = {paper.OURS: "here", paper.WITHOUT_GATE: "here, no gate", "sums": "here,
 READINGS = {*MARIS, "as_printed"}
 # MARIS' decoder with them is still MARIS'; fragments set them only for SAM's, which has its own.
 OF_DECODER = ("model.decoder_norm", "model.decoder_positions", "model.decoder_feed_forward")
-# The fast preset sets it for every row: a run that has it is the row that it would be without, with that said.
+# The fast preset sets it for all rows: such a run is the row that it is without, with that said.
 PRESET = ("model.decoder_self_attention",)
 NO_ROW = (*OF_DECODER, *PRESET)
 
