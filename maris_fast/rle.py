@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pydantic import BaseModel, ConfigDict, Field
 
+_LONGEST = 9
+"""Characters of a number: 45 bits."""
+
 
 class Rle(BaseModel):
     """A mask as COCO's compressed run lengths, at the image's original size."""
@@ -30,9 +33,23 @@ class Rle(BaseModel):
         return cls.encode(np.zeros((height, width), np.uint8))
 
     def decode(self) -> NDArray[np.bool_]:
-        """[height, width]."""
-        pixels: NDArray[np.uint8] = coco_mask.decode(_for_coco(self))
-        return pixels.view(np.bool_)
+        """[height, width], in memory row by row.
+
+        Raises:
+            ValueError: the counts are damaged, or do not cover the image.
+        """
+        height, width = self.size
+        runs = require_whole(self.counts, height, width)
+        edges = np.cumsum(runs)[: len(runs) // 2 * 2]
+        pixels = np.zeros(self.size, np.bool_)
+        if not len(edges):
+            return pixels
+        # Run lengths go down the columns; only those with pixels inside are turned.
+        left, right = edges[0] // height, -(-edges[-1] // height)
+        lengths = np.diff(edges, prepend=left * height, append=right * height)
+        inside = np.arange(len(lengths)) % 2 == 1
+        pixels[:, left:right] = np.repeat(inside, lengths).reshape(-1, height).T
+        return pixels
 
     @property
     def area(self) -> int:
@@ -80,41 +97,48 @@ def compress(runs: Sequence[int], height: int, width: int) -> Rle:
     return _of(coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width))
 
 
-def require_whole(counts: str, height: int, width: int) -> None:
-    """Of counts that end early, pycocotools decodes unwritten memory.
+def require_whole(counts: str, height: int, width: int) -> NDArray[np.int64]:
+    """``decompress``, of counts that cover an image: of others, pycocotools decodes unwritten memory.
 
     Raises:
         ValueError: the counts are damaged, or do not cover height * width pixels.
     """
     runs = decompress(counts)
-    if min(runs, default=0) < 0:
+    if runs.min(initial=0) < 0:
         raise ValueError("its run lengths are damaged: one is negative")
-    if sum(runs) != height * width:
-        raise ValueError(f"its run lengths are damaged: they cover {sum(runs)} pixels of {height * width}")
+    if runs.sum() != height * width:
+        raise ValueError(f"its run lengths are damaged: they cover {runs.sum()} pixels of {height * width}")
+    return runs
 
 
-def decompress(counts: str) -> list[int]:
+def decompress(counts: str) -> NDArray[np.int64]:
     """Numbers of pixels outside, inside, outside ... of the mask, as ``rleFrString`` of pycocotools reads it.
+
+    A number is a few characters of five bits each, the lowest first; a sixth bit says that it goes on, and
+    the fifth of the last that it is negative. From the fourth on it is the difference to the last but one.
 
     Raises:
         ValueError: no such string, or one that was cut.
     """
-    runs: list[int] = []
-    number = shift = 0
-    for one in counts.encode("utf-8"):
-        bits = one - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"its run lengths are damaged: {chr(one)!r} is none of their characters")
-        number |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:  # the number goes on
-            continue
-        if bits & 16:  # it is negative
-            number |= -1 << shift
-        runs.append(number + runs[-2] if len(runs) > 2 else number)
-        number = shift = 0
-    if shift:
+    characters = counts.encode()
+    bits = np.frombuffer(characters, np.uint8) - np.uint8(ord("0"))
+    if (bits > 63).any():
+        wrong = chr(characters[int((bits > 63).argmax())])
+        raise ValueError(f"its run lengths are damaged: {wrong!r} is none of their characters")
+    ends = np.flatnonzero(bits < 32) + 1
+    if len(bits) != (ends[-1] if len(ends) else 0):
         raise ValueError("its run lengths are damaged: they end within a number")
+    if not len(ends):
+        return ends
+    lengths = np.diff(ends, prepend=0)
+    if lengths.max() > _LONGEST:
+        raise ValueError("its run lengths are damaged: one is larger than an image")
+    starts = ends - lengths
+    shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((bits & 31).astype(np.int64) << shifts, starts)
+    runs -= np.where(bits[ends - 1] & 16, 1 << 5 * lengths, 0)
+    for first in (1, 2):
+        np.cumsum(runs[first::2], out=runs[first::2])
     return runs
 
 

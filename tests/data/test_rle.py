@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
+from pycocotools import mask as coco_mask
 
 from maris_fast.data_shards.importers.segmentations import union_mask
 from maris_fast.rle import Rle, decompress, iou, overlap, require_whole, union
@@ -34,15 +35,24 @@ def test_union_overlap_and_iou_are_those_of_the_pixels(masks: np.ndarray) -> Non
     assert iou(coded[0], coded[-1]) == ((first & last).sum() / both if both else 1)
 
 
+@given(MASKS)
+def test_pixels_are_those_of_pycocotools(mask: np.ndarray) -> None:
+    coded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    decoded = Rle(size=mask.shape, counts=coded["counts"].decode()).decode()
+    np.testing.assert_array_equal(decoded, coco_mask.decode(coded).astype(bool), strict=True)
+
+
 @given(MASKS, st.data())
 def test_counts_that_were_cut_are_refused(mask: np.ndarray, data: st.DataObject) -> None:
     counts = Rle.encode(mask).counts
     cut = counts[: data.draw(st.integers(0, len(counts) - 1))]
     with pytest.raises(ValueError, match="damaged"):
+        Rle(size=mask.shape, counts=cut).decode()
+    with pytest.raises(ValueError, match="damaged"):
         require_whole(cut, *mask.shape)
 
 
-@pytest.mark.parametrize("counts", ["", "0", "00", "x", "é", "PPYo1", "PPYo", "1O1"])
+@pytest.mark.parametrize("counts", ["", "0", "00", "x", "é", "PPYo1", "PPYo", "1O1", 14 * "o" + "0"])
 def test_an_import_takes_no_mask_from_unwritten_memory(counts: str) -> None:
     """pycocotools decodes "00" of a 64 x 96 image to other bytes each time."""
     with pytest.raises(ValueError, match="damaged"):
