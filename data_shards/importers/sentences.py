@@ -68,6 +68,6 @@ def _tokens(text: str) -> int:
     """A number from 1 to what the tower takes if it is certainly one, else the exact number."""
     if text.isascii() and "&" not in text and len(text) <= CLIP_TOKENS - 2:
         return 1  # at most one a character; the tokeniser takes seconds to import
-    from maris_fast.encoders.tokens import tokeniser
+    from maris_fast.encoders.tokens import tokens_of
 
-    return len(tokeniser().encode(text))
+    return len(tokens_of(text).ids)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from maris_fast.config import RANDOM, TextSettings
 from maris_fast.encoders.provenance import TextProvenance
 from maris_fast.encoders.safe_weights import load_tensors
-from maris_fast.encoders.tokens import readable, tokeniser
+from maris_fast.encoders.tokens import tokeniser, tokens_of
 from maris_fast.errors import ArgumentError, CheckpointError, ConfigError
 from maris_fast.system.files import sha256_of
 
@@ -100,7 +100,6 @@ class TextEncoder:
             context_length=self.context_length,
             max_words=settings.max_words,
         )
-        self._tokenizer = tokeniser()
 
     def tokenise(self, text: str) -> TokenisedText:
         """Tokens of one expression, cut to ``max_words``.
@@ -108,20 +107,19 @@ class TextEncoder:
         Raises:
             ArgumentError: an expression without a word, or longer than the tower takes.
         """
-        words = self._tokenizer.encode(text)
-        if not words:
+        words = tokens_of(text)
+        if not words.ids:
             raise ArgumentError(
                 f"the expression {text!r} holds no word; remove it or write what it refers to"
             )
-        if len(words) + 2 > self.context_length:
+        if len(words.ids) + 2 > self.context_length:
             raise ArgumentError(
-                f"the expression {text!r} has {len(words) + 2} tokens with start and end, the text tower "
+                f"the expression {text!r} has {len(words.ids) + 2} tokens with start and end, the text tower "
                 f"{self.provenance.arch} takes {self.context_length}; shorten it"
             )
-        kept = words[: self.max_words - 1]
-        ids = (self._tokenizer.sot_token_id, *kept, self._tokenizer.eot_token_id)
-        names = (*readable(words)[: len(kept)], "<end>")
-        return TokenisedText(ids, names, truncated=len(kept) < len(words))
+        most = self.max_words - 1
+        ids = (tokeniser().sot_token_id, *words.ids[:most], tokeniser().eot_token_id)
+        return TokenisedText(ids, (*words.names[:most], "<end>"), truncated=most < len(words.ids))
 
     def encode(self, texts: Sequence[str]) -> list[TextFeatures]:
         """Features of each expression.

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
+from typing import NamedTuple
 
 from open_clip import SimpleTokenizer
 
 _END = "</w>"
 """Of the last token of a word."""
+_LONG = 1000
+"""Characters; words of longer texts are not remembered."""
 
 
 @cache
 def tokeniser() -> SimpleTokenizer:
     """CLIP's own, which all its towers share; open_clip's import takes seconds."""
     return SimpleTokenizer()
+
+
+class Tokens(NamedTuple):
+    """Of a text, without start and end."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    """What each stands for; see ``readable``."""
+
+
+def tokens_of(text: str) -> Tokens:
+    """As ``tokeniser().encode`` has them.
+
+    CLIP's cleaning leaves printable ASCII without HTML as it is, and no token reaches over a blank: such
+    a text's words are looked up one by one, ten times as fast as through ftfy and the byte pairs.
+    """
+    if len(text) > _LONG or not text.isascii() or not text.isprintable() or "&" in text:
+        return _encoded(text)
+    words = [_of_word(word) for word in text.split()]
+    return Tokens(
+        tuple(chain.from_iterable(word.ids for word in words)),
+        tuple(chain.from_iterable(word.names for word in words)),
+    )
+
+
+@lru_cache(maxsize=1 << 16)
+def _of_word(word: str) -> Tokens:
+    return _encoded(word)
+
+
+def _encoded(text: str) -> Tokens:
+    ids = tokeniser().encode(text)
+    return Tokens(tuple(ids), tuple(readable(ids)))
 
 
 def readable(ids: Sequence[int]) -> list[str]:

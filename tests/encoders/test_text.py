@@ -9,10 +9,13 @@ import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
+from hypothesis import example, given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from maris_fast.config import TextSettings
 from maris_fast.encoders import TextEncoder
+from maris_fast.encoders.tokens import readable, tokeniser, tokens_of
 from maris_fast.errors import CheckpointError, ConfigError, InputError
 from maris_fast.system.launchers import free_port
 
@@ -62,6 +65,15 @@ def test_different_words_have_clearly_different_features(encoder: TextEncoder) -
     first = torch.nn.functional.normalize(torch.stack([each.words[0] for each in colours]), dim=1)
     similarity = first @ first.T - torch.eye(len(colours))
     assert similarity.abs().max() < 0.6
+
+
+@given(st.one_of(st.text(), st.text(st.characters(min_codepoint=1, max_codepoint=127))))
+@example("the dog's 2nd ball, on_top & <end_of_text> it'S")
+@example(400 * "word ")
+@example("caf&eacute; &amp;amp; \x1b[1mthe\tdog\r\n")
+def test_tokens_are_open_clips(text: str) -> None:
+    ids = tokeniser().encode(text)
+    assert tokens_of(text) == (tuple(ids), tuple(readable(ids)))
 
 
 def test_a_long_expression_is_cut_and_keeps_the_end_token() -> None:
