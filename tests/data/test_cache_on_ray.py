@@ -199,7 +199,7 @@ def test_a_shard_that_ends_every_worker_and_a_node_of_another_version_are_errors
     dataset = write_dataset(tmp_path / "dataset", {"train": many_records(40)})
     out = tmp_path / "cache"
     monkeypatch.setattr(ray_crew, "DEATHS", 2)
-    with beside(lambda: kill_writers(out, [0, 0])):
+    with beside(lambda: kill_writers(out, [0, 0], random.Random(0))):
         result = maris_fast(
             *command(dataset, out, "--no-estimate", "shard_bytes=1000000000", "--on", "ray")[3:]
         )
