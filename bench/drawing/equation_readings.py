@@ -62,13 +62,15 @@ def plot(suite: Suite, file: Path) -> None:
     sized = [row for row in suite.rows if "-" not in row["part"]]  # what differs is the grid alone
     tokens = sorted({row["tokens"] for row in sized})
     several = len(tokens) > 1
-    figure = Figure(figsize=(11 if several else 7, 4.4), layout="constrained")
+    figure = Figure(figsize=(14 if several else 9, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
-    for label, runs in by_row(sized).items():
+    for place, (label, runs) in enumerate(by_row(sized).items()):
+        look = {"color": f"C{place % 10}", "linestyle": "-" if place < 10 else "--"}
         curves = [{step: loss for step, loss in run["loss"]} for run in runs if run["tokens"] == tokens[0]]
         steps = sorted(set.intersection(*map(set, curves))) if curves else []
-        panels[0].plot(steps, [mean(curve[step] for curve in curves) for step in steps], label=label)
+        losses = [mean(curve[step] for curve in curves) for step in steps]
+        panels[0].plot(steps, losses, label=label, **look)
         if several:
             scores = [[run["scores"]["oIoU"] for run in runs if run["tokens"] == size] for size in tokens]
             seen = [(size, values) for size, values in zip(tokens, scores, strict=True) if values]
@@ -78,13 +80,16 @@ def plot(suite: Suite, file: Path) -> None:
                 yerr=[stdev(values) if len(values) > 1 else 0.0 for _, values in seen],
                 marker="o",
                 capsize=2,
+                **look,
             )
     panels[0].set(xlabel="step", ylabel="training loss, mean over seeds", title=f"{tokens[0]} visual tokens")
-    panels[0].legend(fontsize=7)
+    figure.legend(fontsize=8, loc="outside right upper")
     if several:
         panels[1].set(
             xscale="log", xlabel="visual tokens (L_v)", ylabel="oIoU, mean and deviation over seeds"
         )
+        panels[1].set_xticks(tokens, map(str, tokens))
+        panels[1].minorticks_off()
     for panel in panels:
         panel.grid(alpha=0.3)
     file.parent.mkdir(parents=True, exist_ok=True)
