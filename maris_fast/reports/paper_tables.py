@@ -31,10 +31,9 @@ MARIS = {paper.OURS: "here", paper.WITHOUT_GATE: "here, no gate", "sums": "here,
 # Any of these alone, on other data than the paper's, leaves its tables nothing to compare.
 READINGS = {*MARIS, "as_printed"}
 # MARIS' decoder with them is still MARIS'; fragments set them only for SAM's, which has its own.
-OF_DECODER = ("model.decoder_norm", "model.decoder_positions", "model.decoder_feed_forward")
-# The fast preset sets it for all rows: such a run is the row that it is without, with that said.
+NO_ROW = ("model.decoder_norm", "model.decoder_positions", "model.decoder_feed_forward")
+# The fast preset sets it for all rows: a run that is no row with it is the one without, and that is said.
 PRESET = ("model.decoder_self_attention",)
-NO_ROW = (*OF_DECODER, *PRESET)
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def placing(runs: Sequence[RunData]) -> list[str]:
     placed = [one for run in runs if (one := place(run)) is not None]
     names: dict[str, list[str]] = {}
     for one in placed:
-        others = ", ".join(f"{key} = {value}" for key, value in _unlike_defaults(one.run).items())
+        others = ", ".join(f"{key} = {value}" for key, value in _unlike_the_row(one).items())
         on = " ".join(one.trained_on)
         names.setdefault(f"{one.variant.title}, on {on}{f' ({others})' if others else ''}", []).append(
             one.run.name
@@ -111,16 +110,17 @@ def place(run: RunData) -> Placed | None:
 def variant_of(run: RunData) -> Variant | None:
     """The variant whose values all settings have that make a variant; the rest of a model is free."""
     defaults = _model_defaults()
-    here = _identity({**defaults, **run.settings})
-    for variant in paper.VARIANTS.values():
-        if here == _identity({**defaults, **variant.settings}):
-            return variant
+    for free in ((), PRESET):
+        here = _identity({**defaults, **run.settings}, free)
+        for variant in paper.VARIANTS.values():
+            if here == _identity({**defaults, **variant.settings}, free):
+                return variant
     return None
 
 
-def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that make a variant, without those that say nothing beside the others."""
-    found = {key: settings[key] for key in _row_keys()}
+def _identity(settings: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
+    """The settings that make a variant, without ``free`` and those that say nothing beside the others."""
+    found = {key: settings[key] for key in _row_keys().difference(free)}
     if found["model.ma_blocks"] == 0:
         del found["model.fusion"]
     gated = found.get("model.fusion") == "mutual"
@@ -153,12 +153,11 @@ def _why_not(run: RunData) -> str | None:
     return None
 
 
-def _unlike_defaults(run: RunData) -> dict[str, Any]:
-    """Model settings that no variant changes, where they differ from the defaults."""
-    defaults, ours = _model_defaults(), run.settings
-    of_rows = {*_row_keys(), *NO_PART}
-    free = [key for key in defaults if key not in of_rows and key in ours]
-    return {key: ours[key] for key in free if ours[key] != defaults[key]}
+def _unlike_the_row(placed: Placed) -> dict[str, Any]:
+    """Model settings that do not make a row, where they differ from the defaults or the row."""
+    row, ours = {**_model_defaults(), **placed.variant.settings}, placed.run.settings
+    of_rows = {*_row_keys().difference(PRESET), *NO_PART}
+    return {key: ours[key] for key in row if key not in of_rows and key in ours and ours[key] != row[key]}
 
 
 def _by_place(
