@@ -56,6 +56,21 @@ DECODERS = 4
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def _targets_of(record: ImageRecord, geometry: ImageGeometry) -> NDArray[np.bool_]:
+    """[targets, 4h, 4w]."""
+    targets = []
+    for target in record.targets:
+        try:
+            pixels = target.mask.decode()
+        except ValueError as error:
+            raise InputError(
+                f"{record.image}: the mask of ref {target.ref_id} cannot be decoded, {error}; the data set's "
+                "files have changed since `maris-fast import`: import it again"
+            ) from error
+        targets.append(mask_target(pixels, geometry))
+    return np.stack(targets)
+
+
 def write_cache(
     dataset: Path,
     out: str | PathLike[str] | StoreAddress,
@@ -383,14 +398,13 @@ def encode_groups(
     """Image groups with their features, in the order of the records; threads prepare two batches ahead.
 
     Raises:
-        InputError: an image that cannot be decoded.
+        InputError: an image or a mask that cannot be decoded.
     """
 
     def prepare(record: ImageRecord) -> _Prepared:
         image = photographs.load(record)
         geometry = sam.grid(record.height, record.width)
-        targets = np.stack([mask_target(target.mask.decode(), geometry) for target in record.targets])
-        return _Prepared(record, geometry, sam.resize(image), targets)
+        return _Prepared(record, geometry, sam.resize(image), _targets_of(record, geometry))
 
     waiting = iter(records)
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as threads:

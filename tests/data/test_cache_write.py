@@ -251,3 +251,15 @@ def test_a_folder_that_is_no_cache_says_what_to_do(tmp_path: Path, content: str 
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(InputError, match=match):
         read_manifest(tmp_path)
+
+
+def test_a_mask_that_was_damaged_after_the_import_is_an_error_by_name(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", {"train": [record(1, (96, 64), [(0, "the box")])]})
+    lines = dataset / "train.jsonl"
+    written = json.loads(lines.read_text())
+    written["targets"][0]["mask"]["counts"] = "00"
+    lines.write_text(json.dumps(written) + "\n")
+    with pytest.raises(
+        InputError, match=r"mask of ref \d+ cannot be decoded.*they cover 0 pixels.*import it again"
+    ):
+        write_cache(dataset, tmp_path / "cache", tiny_settings(), progress=False)
