@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pydantic import BaseModel, ConfigDict, Field
 
-_LONGEST = 9
-"""Characters of a number: 45 bits."""
+_LONGEST = 7
+"""Characters of a number: 35 bits."""
 
 
 class Rle(BaseModel):
