@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from maris_fast.errors import InputError
-from maris_fast.geometry import ImageGeometry, to_original_size
+from maris_fast.geometry import PATCH, ImageGeometry, to_original_size, to_resized_image
 
 
 @pytest.mark.parametrize(
@@ -61,3 +64,21 @@ def test_logits_return_to_the_original_size_as_sams_do() -> None:
 def test_logits_of_another_grid_are_refused() -> None:
     with pytest.raises(ValueError, match="geometry"):
         to_original_size(torch.zeros(1, 64, 64), ImageGeometry.of(300, 450, 256))
+
+
+@given(
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.integers(1, 4),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.floats(-6, 6),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_way_to_the_resized_image_is_torchs_bilinear_to_the_last_bit(
+    h: int, w: int, count: int, dtype: torch.dtype, magnitude: float, seed: int
+) -> None:
+    geometry = ImageGeometry.unresized(PATCH * h, PATCH * w)
+    random = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(count, *geometry.mask_size, generator=random) * 10**magnitude).to(dtype)
+    wanted = F.interpolate(logits[:, None], (PATCH * h, PATCH * w), mode="bilinear", align_corners=False)
+    assert torch.equal(to_resized_image(logits, geometry), wanted[:, 0])
