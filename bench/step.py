@@ -172,7 +172,8 @@ def waterfall(size: Size, device: torch.device) -> list[Technique]:
     compiled = {**kept, "compile": True}
     # Kernels where they run, in 16 bits; plain PyTorch, fp32 inside, where nothing is in 16 bits.
     folded = {**efficient, "cross_attention_impl": "triton" if device.type == "cuda" else "folded"}
-    fast = {**folded, "heads": size.fast_heads}
+    fewer_heads = {**folded, "heads": size.fast_heads}
+    fast = {**fewer_heads, "decoder_self_attention": "pooled"}
     K, few, many = size.each, size.eager, size.step
     on_cuda = "its Triton kernels run on CUDA only"
     return [
@@ -186,7 +187,8 @@ def waterfall(size: Size, device: torch.device) -> list[Technique]:
         Technique("bf16", "int8", K, many, efficient, bf16, carried_on=bool(kept)),
         Technique("projections folded into words", "int8", K, many, folded, kept),
         Technique(PAPER_PRESET, "int8", K, many, folded, compiled),
-        Technique("fast preset: fewer, wider heads", "int8", K, many, fast, compiled),
+        Technique("fewer, wider heads", "int8", K, many, fewer_heads, compiled),
+        Technique("fast preset: pooled keys too", "int8", K, many, fast, compiled),
         Technique("fast preset without image groups", "int8", 1, many, fast, compiled, carried_on=False),
     ]
 

@@ -14,6 +14,7 @@ import torch
 
 from maris_fast.bench import results
 from maris_fast.bench.drawing.step_table import step_block
+from maris_fast.bench.first_on_gpu import TRAINING_ROWS, TRAINING_SECONDS
 from maris_fast.bench.step import SIZES, for_plans, waterfall
 from maris_fast.config import ModelSettings, TrainingSettings, load_settings
 from maris_fast.data_shards.scaling import measured_rates
@@ -77,6 +78,17 @@ def test_a_plan_counts_with_the_paper_preset_at_full_size_alone(tmp_path: Path) 
     (name, rate), *others = measured_rates(folder).items()
     assert (name, rate.value, others) == ("step_expressions_per_s", 1000.0, [])
     assert rate.source == "measured: training step, compiled, a GPU, step.json"
+
+
+def test_a_row_has_the_fast_presets_settings_and_is_measured_in_a_gpus_first_minutes() -> None:
+    files = [results.ROOT / "train" / "configs" / name for name in ("refcoco.yaml", "presets/fast.yaml")]
+    preset = load_settings(TrainingSettings, files).model
+    rows = waterfall(SIZES["full"], CUDA)
+    (number,) = (number for number, row in enumerate(rows, 1) if row.name.startswith("fast preset:"))
+    changed = {"heads": preset.heads, "decoder_self_attention": preset.decoder_self_attention}
+    assert rows[number - 1].model.items() >= changed.items()
+    assert number in TRAINING_ROWS
+    assert number in TRAINING_SECONDS
 
 
 def test_a_row_tells_speed_memory_and_what_of_the_peak_it_uses(measured: results.Suite) -> None:
