@@ -121,6 +121,12 @@ class StagedFiles:
                 stream.kill()
 
     def _open(self, shard: int, alive: Callable[[], None]) -> int:
+        try:
+            return self._copy_of(shard, alive)
+        except OSError as error:  # of the folder, its locks included; the stream's are InputErrors
+            raise not_staged(self._staging.folder, error) from error
+
+    def _copy_of(self, shard: int, alive: Callable[[], None]) -> int:
         path = self._staging.path_of(self._entries[shard])
         if (file := open_copy(path)) is not None:
             return file
@@ -152,7 +158,7 @@ class StagedFiles:
         try:
             with closing(stream):
                 while (chunk := stream.read(_CHUNK)) and done <= entry.bytes:
-                    self._put(file, chunk, done)
+                    write_at(file, memoryview(chunk), done)
                     done += len(chunk)
                     alive()
         finally:
@@ -164,12 +170,6 @@ class StagedFiles:
                 f"shard {url} {what} the {entry.bytes} bytes that the manifest says; copy it there again, or "
                 "write the cache again"
             )
-
-    def _put(self, file: int, chunk: bytes, place: int) -> None:
-        try:
-            write_at(file, memoryview(chunk), place)
-        except OSError as error:
-            raise not_staged(self._staging.folder, error) from error
 
 
 def _url(template: str, name: str) -> str:

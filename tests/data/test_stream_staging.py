@@ -43,6 +43,10 @@ def staged(folder: Path, command: str, **settings: Any) -> ReadingSettings:
     return ReadingSettings(shards=f"pipe:{command}", staging=folder, **settings)
 
 
+def largest_pages(cache: Path) -> int:
+    return -(-max(shard_sizes(cache)) // 4096)
+
+
 def content(batch: Batch) -> tuple[Any, ...]:
     tensors = (*batch.features, batch.words, batch.word_mask, batch.targets, batch.weights)
     return (*(tensor.numpy().tobytes() for tensor in tensors), batch.samples)
@@ -119,10 +123,11 @@ def test_a_url_that_cannot_be_opened_is_named(
 
 
 def test_a_full_staging_disk_is_named_and_nothing_half_stays(cache: Path, tmp_path: Path) -> None:
-    heads = sum(path.stat().st_size for path in (cache / "manifest.json", *cache.glob("*.npz")))
-    pages = heads // 4096 + 1 + 5 + 6  # and half a shard
-    for size in ("4k", f"{4 * pages}k"):
-        with small_disk(tmp_path / "disk", size) as disk:
+    heads = [cache / "manifest.json", *cache.glob("*.npz")]
+    pages = sum(-(-path.stat().st_size // 4096) for path in heads)
+    # From no room for the heads to half of a second shard: each file on the way is once the first without room.
+    for most in (1, *range(pages, pages + 2 * largest_pages(cache))):
+        with small_disk(tmp_path / "disk", f"{4 * most}k") as disk:
             settings = staged(disk / "staging", f"cat '{cache}/{{name}}'")
             with (
                 pytest.raises(ConfigError, match=r"data\.staging .* cannot be written: .*No space left"),
