@@ -33,7 +33,7 @@ class Faults:
         of: the fault of a request, by the file's name and how many requests were before it.
         latency: seconds before each answer.
         ranges: name and first byte of each part that was asked for.
-        most_at_once: requests.
+        most_at_once: requests that waited for an answer.
         logins: hosts that were asked, and the authorization that they were shown.
     """
 
@@ -57,15 +57,14 @@ class Faults:
             self._numbers[name] = number + 1
             if part and name.endswith(".tar"):
                 self.ranges.append((name, int(part.removeprefix("bytes=").partition("-")[0])))
-        try:
-            time.sleep(self.latency)
-            fault = self.of(name, number)
-            if fault == "hang":
-                self.ended.wait(60)
-            yield fault
-        finally:
-            with self._lock:
-                self._now -= 1
+        time.sleep(self.latency)
+        # Before the answer: who has it may ask again before this thread comes to say that it has ended.
+        with self._lock:
+            self._now -= 1
+        fault = self.of(name, number)
+        if fault == "hang":
+            self.ended.wait(60)
+        yield fault
 
 
 class FaultyHandler(RangeHandler):

@@ -125,7 +125,7 @@ def test_a_url_that_cannot_be_opened_is_named(
 def test_a_full_staging_disk_is_named_and_nothing_half_stays(cache: Path, tmp_path: Path) -> None:
     heads = [cache / "manifest.json", *cache.glob("*.npz")]
     pages = sum(-(-path.stat().st_size // 4096) for path in heads)
-    # From no room for the heads to half of a second shard: each file on the way is once the first without room.
+    # From no room for the heads to half of a second shard: each file on the way is once the first too many.
     for most in (1, *range(pages, pages + 2 * largest_pages(cache))):
         with small_disk(tmp_path / "disk", f"{4 * most}k") as disk:
             settings = staged(disk / "staging", f"cat '{cache}/{{name}}'")
