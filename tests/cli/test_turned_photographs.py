@@ -82,6 +82,7 @@ def test_predict_writes_the_same_files_for_a_turned_twin(
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "photo-1-mask.png")) > 0, wanted > 0)
 
 
+@pytest.mark.slow
 def test_attention_and_the_demo_see_a_turned_twin_as_it_is_shown(
     weights: Path, predictor: Predictor, scene: np.ndarray, wanted: np.ndarray, tmp_path: Path
 ) -> None:

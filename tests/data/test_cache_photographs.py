@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -12,6 +13,7 @@ from maris_fast.data_shards.cache.features import as_tensor, from_stored, to_sto
 from maris_fast.encoders import SamEncoder
 
 
+@pytest.mark.slow
 def test_int8_keeps_each_level_within_one_per_cent(refmini: Path) -> None:
     # Random weights have none of the outlying channels of trained ones; a scale a channel is made for those.
     encoder = SamEncoder(SamSettings(arch="vit_b", weights="random", image_size=256))

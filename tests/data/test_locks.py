@@ -84,6 +84,7 @@ def left_by_a_killed_process(folder: Path) -> None:
     assert lock_in(folder).exists()
 
 
+@pytest.mark.slow
 def test_of_many_who_find_it_left_one_takes_it_over(tmp_path: Path) -> None:
     owned, tried = tmp_path / "owned", tmp_path / "tried"
     owned.mkdir()

@@ -21,6 +21,7 @@ from maris_fast.encoders.text import TextEncoder
 from tests.command_line import maris_fast
 
 
+@pytest.mark.slow
 def test_a_text_encoders_weights_are_a_file_that_the_cache_reads(tmp_path: Path) -> None:
     steps: list[int] = []
     tensors, recall = pretrain_text_encoder(
@@ -35,6 +36,7 @@ def test_a_text_encoders_weights_are_a_file_that_the_cache_reads(tmp_path: Path)
     assert not torch.equal(trained, torch.zeros_like(trained)), "as it was before training"
 
 
+@pytest.mark.slow
 def test_an_image_encoders_weights_are_a_checkpoint_that_the_cache_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def _move_bytes(path: Path, chance: random.Random, folder: Path) -> None:
 DAMAGE = (_flip_bits, _zero_a_block, _cut, _grow, _remove, _exchange, _move_bytes)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_thousand_corruptions_are_each_named_or_harmless(cache: Path, copy: Path) -> None:
     whole = numbers(cache)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from maris_fast.bench.fake_cache import write_hollow_cache
 from maris_fast.data_shards.stream import CacheReader
 
 
+@pytest.mark.slow
 def test_an_index_of_100_000_images_is_opened_and_planned_in_seconds(tmp_path: Path) -> None:
     write_hollow_cache(tmp_path / "cache", 100_000)
     took, of_cpu = [], []

@@ -180,6 +180,7 @@ def test_a_slow_server_is_no_fault(cache: Path, local: list[tuple[Any, ...]]) ->
 # Servers that fail for good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "says"),
     [

@@ -78,6 +78,7 @@ def vit(attention: str, **settings: object) -> nn.Module:
     return made.vit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "image_size"), [("vit_tiny", 256), ("vit_b", 256)])
 def test_the_whole_encoder_is_as_exact_as_segment_anythings(arch: str, image_size: int) -> None:
     pixels = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(3))

@@ -290,6 +290,7 @@ def test_without_the_extra_the_error_names_it(
     assert "pip install 'maris-fast[onnx]'" in said(done)
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_something_else_is_an_error(untrained: Path, tmp_path: Path) -> None:
     part = text_encoder_of(Predictor(untrained).text)
     _, meta = load_weights(untrained)

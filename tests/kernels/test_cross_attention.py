@@ -93,6 +93,7 @@ def test_auto_folds_nothing_in_16_bits(dtype: torch.dtype, monkeypatch: pytest.M
     assert taken_by_auto(leaves, monkeypatch) == "projected"
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_it_whole_at_any_number_of_words() -> None:
     compiled = torch.compile(cross_attention, fullgraph=True, dynamic=True, backend="aot_eager")
     for L_k in (5, 7, 40):

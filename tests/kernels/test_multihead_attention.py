@@ -160,6 +160,7 @@ def test_what_was_proven_fastest_reaches_the_call(monkeypatch: pytest.MonkeyPatc
     assert asked == [f"{sizes} masked=True gradient=False", f"{sizes} masked=False gradient=True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["auto", *ON_CPU])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_torch_compile_takes_it_whole(impl: Any, dynamic: bool) -> None:

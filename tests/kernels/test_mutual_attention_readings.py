@@ -138,6 +138,7 @@ def test_an_unknown_reading_is_named() -> None:
         mutual_attention(z_v, z_l, *parameters, reading=Reading("rows"))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_reading_compiles_into_one_graph() -> None:
     z_v, z_l, parameters = inputs(1, 1, L_v=5, L_t=4, C=16)
     reading = Reading("columns", "all", "channels")

@@ -147,6 +147,7 @@ def test_one_image_has_no_interval_and_few_are_said_to_be_few() -> None:
     assert scoring.whole(many(images=30, each=1).table(), bootstrap=50)["warnings"] == []
 
 
+@pytest.mark.slow
 def test_intervals_of_thirty_images_hold_the_truth_in_nineteen_of_twenty_cases() -> None:
     """Percentiles hold it in 92 of 100; docs/scoring.md has the whole table."""
     found = coverage(images=30, cases=400, resamples=400, hits=0.6)

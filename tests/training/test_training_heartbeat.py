@@ -190,6 +190,7 @@ def test_only_the_very_process_is_killed() -> None:
         assert process.wait(5) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_run_that_was_suspended_as_a_whole_goes_on(tmp_path: Path) -> None:
     """As by a batch system for another job, or with a laptop: nobody was heard, and nobody is lost."""
     with TwoHeartbeats(tmp_path / "log", silence=2, work=lambda ranks, heartbeat: stays(6)) as both:
@@ -203,6 +204,7 @@ def test_a_run_that_was_suspended_as_a_whole_goes_on(tmp_path: Path) -> None:
     assert both.log.read_text() == ""
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_late_hears_rank_zero_before_it_judges(tmp_path: Path) -> None:
     """Its turns take longer than the pause between them: it cannot wait for words, but it reads them."""
 
