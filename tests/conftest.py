@@ -59,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "refmini" in getattr(item, "fixturenames", ()):
             item.add_marker("real_data")
     # Files go to the workers in this order, and short ones at the end let these end together.
-    long = [{item.path for item in items if item.get_closest_marker(mark)} for mark in ("slow", "process")]
+    marks = ("slow", "process", "interpreter")
+    long = [{item.path for item in items if item.get_closest_marker(mark)} for mark in marks]
     items.sort(key=lambda item: [item.path not in files for files in long])
 
 

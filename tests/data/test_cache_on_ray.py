@@ -93,22 +93,28 @@ def awaited(found: Callable[[], T]) -> T:
     deadline = time.monotonic() + 120
     while not (value := found()):
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.01)
     return value
 
 
 def kill_writers(out: Path, moments: Sequence[float], chance: random.Random) -> None:
     """Kills a process that writes shards, so many seconds after it goes on with one.
 
-    Those that live are stopped meanwhile, or they would write all shards before another is killed.
+    Those that live are stopped meanwhile, or they would write all shards before another is killed; the next
+    victim is one of them, while workers start for those that were killed.
     """
     stopped: set[int] = set()
     killed: set[int] = set()
+
+    def some_stopped() -> set[int]:
+        for pid in writers(out) - stopped - killed:
+            os.kill(pid, signal.SIGSTOP)
+            stopped.add(pid)
+        return stopped
+
     try:
         for moment in moments:
-            for pid in awaited(lambda: writers(out) - stopped - killed):
-                os.kill(pid, signal.SIGSTOP)
-                stopped.add(pid)
+            awaited(some_stopped)
             victim = chance.choice(sorted(stopped))
             os.kill(victim, signal.SIGCONT)
             time.sleep(moment)
