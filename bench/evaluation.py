@@ -5,17 +5,20 @@
 A stub answers at once, so that what is timed is resizing, thresholds, truths and their comparison. Images are
 640 x 480 on grids of 64 x 48 tokens, refs have 2.84 sentences as in RefCOCO's val split, and a target is a
 polygon of 36 corners over an eighth of the image, as COCO's objects of RefCOCO's sizes are. Prints a line of
-JSON, ms an expression: of each batch the least of the rounds, as other work on the machine only adds.
+JSON, ms an expression, and keeps it: of each batch the least of the rounds, as other work on the machine only
+adds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maris_fast.bench.measuring import in_turn
+from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.data_shards.stream import Batch
 from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.model.segmentation import Segmentation
@@ -30,6 +34,7 @@ from maris_fast.rle import Rle, draw_polygons
 from maris_fast.sample import Sample
 from maris_fast.scoring import MARIS, PROTOCOLS, Protocol
 from maris_fast.system.devices import keep_freed_memory
+from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_expressions
 
@@ -61,13 +66,16 @@ def main() -> None:
     )
     parser.add_argument("--batches", type=int, default=4, help="of 25 or 26 expressions")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=BENCH / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as a rank does
-    print(json.dumps(measured(options.batches, options.rounds)))
+    row = measured(options.batches, options.rounds)
+    print(json.dumps(row))
+    Suite.now("evaluation", environment(Ranks(CPU)), [row]).save(options.out)
 
 
-def measured(batches: int, rounds: int) -> dict[str, float]:
+def measured(batches: int, rounds: int) -> Row:
     """CPU time an expression: without its resizing, which is timed alone, with it, and by all protocols."""
     seconds: Counter[str] = Counter()
     expressions = 0
@@ -88,6 +96,7 @@ def measured(batches: int, rounds: int) -> dict[str, float]:
         "ms_all_protocols": round(ms["by all"], 3),
         "expressions": expressions,
         "rounds": rounds,
+        "load": os.getloadavg()[0],
     }
 
 

@@ -15,6 +15,7 @@ from maris_fast.bench.drawing.equation_readings import readings_block
 from maris_fast.bench.drawing.markdown import replace_block
 from maris_fast.bench.drawing.plain_tables import (
     ablations_block,
+    evaluation_block,
     far_reading_block,
     many_images_block,
     nearest_peer_block,
@@ -133,6 +134,8 @@ def draw(root: Path = ROOT) -> list[Path]:
         put(root / "data_shards" / "stream" / "README.md", "far-reading", far_reading_block(suite))
     for suite in measured(results, ["many_images"])[:1]:
         put(docs / "scaling.md", "many-images", many_images_block(suite))
+    for suite in measured(results, ["evaluation"])[:1]:
+        put(docs / "scoring.md", "evaluation", evaluation_block(suite))
     for suite in measured(results, ["writing"])[:1]:
         put(root / "data_shards" / "cache" / "README.md", "writing", writing_block(suite))
     # Once all results are read: one that cannot be leaves the documents as they are.

@@ -198,6 +198,26 @@ def many_images_block(suite: Suite) -> str:
     )
 
 
+def evaluation_block(suite: Suite) -> str:
+    """CPU time of an expression, and the conditions."""
+    (row,) = suite.rows
+    ways = {
+        "MARIS's protocol, without resizing": "ms_without_resize",
+        "MARIS's protocol": "ms_with_resize",
+        "all protocols": "ms_all_protocols",
+    }
+    lines = [[way, f"{row[key]:.2f} ms"] for way, key in ways.items()]
+    here = suite.environment
+    return "\n".join(
+        [
+            *table(["what is computed", "CPU time of an expression"], lines),
+            "",
+            f"({here['device']}, one thread, least of {row['rounds']} rounds, load {row['load']:.1f}; "
+            f"commit {str(suite.commit)[:12]}, {suite.date[:10]}.)",
+        ]
+    )
+
+
 def _busy(suite: Suite, row: Row) -> str:
     """Where, on how busy a machine and of which commit the row was measured."""
     here, load = suite.environment, row["load_average"][1]
