@@ -103,6 +103,7 @@ DRAWN = (
     "docs/training.md",
     "data_shards/cache/README.md",
     "docs/scaling.md",
+    "docs/scoring.md",
     "data_shards/stream/README.md",
 )
 
