@@ -22,7 +22,7 @@ def test_the_command_prints_what_it_keeps_and_more_protocols_cost_more(tmp_path:
     (row,) = suite.rows
     assert json.loads(done.stdout) == row
     assert row["expressions"] == 26
-    assert 0 < row["ms_without_resize"] < row["ms_with_resize"] < row["ms_all_protocols"]
+    assert row["ms_without_resize"] < row["ms_with_resize"] < row["ms_all_protocols"]
     drawn = evaluation_block(suite)
     assert f"| all protocols | {row['ms_all_protocols']:.2f} ms |" in drawn
     assert "least of 2 rounds" in drawn
