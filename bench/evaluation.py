@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maris_fast.bench.measuring import in_turn
+from maris_fast.bench.measuring import in_turn, load_told
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.data_shards.stream import Batch
 from maris_fast.geometry import ImageGeometry, to_original_size
@@ -96,7 +95,7 @@ def measured(batches: int, rounds: int) -> Row:
         "ms_all_protocols": round(ms["by all"], 3),
         "expressions": expressions,
         "rounds": rounds,
-        "load": os.getloadavg()[0],
+        **load_told(),
     }
 
 

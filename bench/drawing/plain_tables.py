@@ -115,7 +115,7 @@ def reading_block(suite: Suite) -> str:
     parts += [""] * bool(left_out)
     parts.append(
         f"(Medians of ratios within each of {timed['rounds']} rounds, {timed['images']} groups of ViT-H's "
-        f"size, int8; ours = 1 is `{OURS}`; {pace}{_busy(suite, timed)}. "
+        f"size, int8; ours = 1 is `{OURS}`; {pace}{_busy(suite, timed['load_average'][1])}. "
         f"Start-up on {start['images']:,} images: {start['open_s'] + start['plan_s']:.1f} s.)"
     )
     return "\n".join(parts)
@@ -150,7 +150,7 @@ def far_reading_block(suite: Suite) -> str:
             "",
             f"(Medians of ratios within each of {one['rounds']} rounds, {one['images']} groups of ViT-H's "
             "size, int8, checksums of all, warm page cache; the server is a process on the same cores; "
-            f"{_busy(suite, one)}.)",
+            f"{_busy(suite, one['load_average'][1])}.)",
         ]
     )
 
@@ -173,7 +173,7 @@ def writing_block(suite: Suite) -> str:
     parts.append(
         f"(Medians of ratios within each of {first['rounds']} rounds, {first['images']} pictures, "
         f"{first['arch']} at {first['image_size']} px with random weights; shards of ViT-H's size, "
-        f"with fsync; {_busy(suite, first)}.)"
+        f"with fsync; {_busy(suite, first['load_average'][1])}.)"
     )
     return "\n".join(parts)
 
@@ -207,20 +207,13 @@ def evaluation_block(suite: Suite) -> str:
         "all protocols": "ms_all_protocols",
     }
     lines = [[way, f"{row[key]:.2f} ms"] for way, key in ways.items()]
+    conditions = f"(One thread, least of {row['rounds']} rounds; {_busy(suite, row['load_average'])}.)"
+    return "\n".join([*table(["what is computed", "CPU time of an expression"], lines), "", conditions])
+
+
+def _busy(suite: Suite, load: float) -> str:
+    """Where, on how busy a machine and of which commit it was measured."""
     here = suite.environment
-    return "\n".join(
-        [
-            *table(["what is computed", "CPU time of an expression"], lines),
-            "",
-            f"({here['device']}, one thread, least of {row['rounds']} rounds, load {row['load']:.1f}; "
-            f"commit {str(suite.commit)[:12]}, {suite.date[:10]}.)",
-        ]
-    )
-
-
-def _busy(suite: Suite, row: Row) -> str:
-    """Where, on how busy a machine and of which commit the row was measured."""
-    here, load = suite.environment, row["load_average"][1]
     return (
         f"{here['device']}, {here['processor_cores']} cores, load average {load:.1f}, "
         f"commit {str(suite.commit)[:12]}, {suite.date[:10]}"
