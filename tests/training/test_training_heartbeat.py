@@ -219,13 +219,20 @@ def test_a_rank_that_is_late_hears_rank_zero_before_it_judges(tmp_path: Path) ->
     assert both.log.read_text() == ""
 
 
-@pytest.mark.parametrize("behind", [0.0, 0.5])
-def test_of_two_ranks_that_blame_each_other_at_once_one_speaks(tmp_path: Path, behind: float) -> None:
-    """Rank 0 judges while rank 1 has found it silent, and perhaps has spoken and ended before rank 1 can."""
+@pytest.mark.parametrize(("behind", "late"), [(0.0, 0.0), (0.5, 0.0), (0.5, 2.0)])
+def test_of_two_ranks_that_blame_each_other_at_once_one_speaks(
+    tmp_path: Path, behind: float, late: float
+) -> None:
+    """Rank 0 judges while rank 1 has found it silent, and perhaps has spoken and ended before rank 1 can.
+
+    If rank 0 comes to its own words late, rank 1 has heard them and ended, which is told to rank 0 as well.
+    """
 
     def blame(ranks: Ranks, heartbeat: Heartbeat) -> None:
         if ranks.first:
             ranks.gather("judges")
+            act = heartbeat._act
+            heartbeat._act = lambda *found, **more: (time.sleep(late), act(*found, **more))  # type: ignore[method-assign]
             assert heartbeat._coordinator is not None
             heartbeat._coordinator._tell(diagnosis=Diagnosis((1,), "rank 1 is stuck").plain())
         else:

@@ -149,7 +149,7 @@ class Heartbeat:
             if "over" in message:
                 self._ended = True
             if "diagnosis" in message and not self._ended:
-                self._act(Diagnosis.of(message["diagnosis"]))
+                self._act(Diagnosis.of(message["diagnosis"]), told=True)
 
     def _beat(self) -> Beat:
         now = time.monotonic()
@@ -162,7 +162,8 @@ class Heartbeat:
         waiting = max(now - self._waiting_since, 1e-3) if waits else 0.0
         return Beat(self._progress.phase, self._progress.step, waiting, now - self._still_since, place)
 
-    def _act(self, diagnosis: Diagnosis) -> None:
+    def _act(self, diagnosis: Diagnosis, *, told: bool = False) -> None:
+        """End this process by a judgement of its own, or by rank 0's, which it was ``told``."""
         self._ended = True
         if self._failed and (diagnosis.shared or self._rank in diagnosis.culprits):
             self._judged.set()
@@ -171,7 +172,8 @@ class Heartbeat:
         survivors = [
             one.rank for one in self._ranks if one.machine == machine and one.rank not in diagnosis.culprits
         ]
-        speaks = bool(survivors) and self._rank == survivors[0] and not self._overruled()
+        first = bool(survivors) and self._rank == survivors[0]
+        speaks = first and (told or not self._overruled())
         if speaks and self._speaker.takes_the_word():
             _say(f"error: {diagnosis.text}")
             if diagnosis.hung:
