@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from maris_fast.config import EngineSettings
 from maris_fast.train.heartbeat import Heartbeat
@@ -24,13 +24,15 @@ class Ranks:
 
     world = 2
 
-    def __init__(self, rank: int, line: TextIO) -> None:
-        self.rank, self.first, self.line = rank, rank == 0, line
+    def __init__(self, rank: int, other: socket.socket) -> None:
+        self.rank, self.first = rank, rank == 0
+        # Two files: a text file that is both drops what it has read ahead when it is written to.
+        self._heard, self._told = other.makefile("r"), other.makefile("w")
         self.progress = ProgressState()
 
     def gather(self, value: Any) -> list[Any]:
         self._send(value)
-        values = [value, json.loads(self.line.readline())]
+        values = [value, json.loads(self._heard.readline())]
         return values if self.first else values[::-1]
 
     def from_rank_zero(self, work: Callable[[], Any]) -> Any:
@@ -38,11 +40,11 @@ class Ranks:
             value = work()
             self._send(value)
             return value
-        return json.loads(self.line.readline())
+        return json.loads(self._heard.readline())
 
     def _send(self, value: Any) -> None:
-        self.line.write(json.dumps(value) + "\n")
-        self.line.flush()
+        self._told.write(json.dumps(value) + "\n")
+        self._told.flush()
 
 
 class TwoHeartbeats:
@@ -89,7 +91,7 @@ class TwoHeartbeats:
         try:
             os.environ["MASTER_ADDR"] = "127.0.0.1"
             sys.stderr = self.log.open("a", buffering=1)
-            ranks: Any = Ranks(rank, end.makefile("rw"))
+            ranks: Any = Ranks(rank, end)
             with Heartbeat(ranks, settings) as heartbeat:
                 work(ranks, heartbeat)
             os._exit(0)
