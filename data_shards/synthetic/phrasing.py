@@ -58,7 +58,7 @@ def choose_sentences(objects: Sequence[SceneObject], rng: np.random.Generator) -
         target, description = drawn
         if per_ref[target] < SENTENCES_A_REF:
             per_ref[target] += 1
-            chosen.append(Sentence(target, _word(description, rng), kind))
+            chosen.append(Sentence(target, worded(description, rng), kind))
             kinds.append(kind)
         else:
             kinds.insert(0, kind)
@@ -112,7 +112,7 @@ def _descriptions(objects: Sequence[SceneObject]) -> Iterator[tuple[str, Descrip
                 yield "relation", replace(crowd, relation=(side, anchor))
 
 
-def _word(description: Description, rng: np.random.Generator) -> str:
+def worded(description: Description, rng: np.random.Generator) -> str:
     """English, with or without a leading article, as people write them."""
     noun = description.shape or ("object" if rng.random() < 0.5 else "one")
     if noun == "one" and not (description.colour or description.size or description.side):

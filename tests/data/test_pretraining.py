@@ -24,11 +24,11 @@ from tests.command_line import maris_fast
 @pytest.mark.slow
 def test_a_text_encoders_weights_are_a_file_that_the_cache_reads(tmp_path: Path) -> None:
     steps: list[int] = []
-    tensors, recall = pretrain_text_encoder(
+    tensors, zero_shot = pretrain_text_encoder(
         steps=2, pairs=16, batch=8, progress=lambda done, total: steps.append(done)
     )
     assert steps == [1, 2]
-    assert 0 <= recall <= 1
+    assert 0 <= zero_shot <= 1
     save_file(tensors, tmp_path / "text.safetensors")
     encoder = TextEncoder(TextSettings(arch="tiny", weights=str(tmp_path / "text.safetensors")))
     trained = encoder.tower.state_dict()["ln_final.bias"]

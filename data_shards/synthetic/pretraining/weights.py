@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from maris_fast.data_shards.synthetic.pretraining.image_encoder import pretrain_image_encoder
 from maris_fast.data_shards.synthetic.pretraining.schedule import Progress
-from maris_fast.data_shards.synthetic.pretraining.text_encoder import HELD_OUT_PAIRS, pretrain_text_encoder
+from maris_fast.data_shards.synthetic.pretraining.text_encoder import pretrain_text_encoder
 from maris_fast.system.new_folder import new_folder
 
 SAM, TEXT = "sam_vit_tiny.safetensors", "clip_text_tiny.safetensors"
@@ -22,15 +22,14 @@ class Pretrained:
     sam: Path
     text: Path
     point_iou: float
-    recall: float
-    pictures: int = HELD_OUT_PAIRS
+    zero_shot: float
 
 
 def pretrain_encoders(
     out: Path,
     *,
     image_steps: int = 1500,
-    text_steps: int = 1500,
+    text_steps: int = 1000,
     seed: int = 0,
     image_progress: Progress | None = None,
     text_progress: Progress | None = None,
@@ -43,6 +42,6 @@ def pretrain_encoders(
     with new_folder(out) as folder:
         tensors, point_iou = pretrain_image_encoder(steps=image_steps, seed=seed, progress=image_progress)
         save_file(tensors, folder / SAM)
-        tensors, recall = pretrain_text_encoder(steps=text_steps, seed=seed, progress=text_progress)
+        tensors, zero_shot = pretrain_text_encoder(steps=text_steps, seed=seed, progress=text_progress)
         save_file(tensors, folder / TEXT)
-    return Pretrained(out / SAM, out / TEXT, point_iou, recall)
+    return Pretrained(out / SAM, out / TEXT, point_iou, zero_shot)
