@@ -32,6 +32,8 @@ CONTROLS = ("without_ma", "sdf")
 PRINTED = ("gate", "no_gate")
 BEST = ("columns_scaled", "gate_columns_scaled", "gate_columns_rows_scaled")
 READING = ("fusion", "ma_blocks", "keep", "language_norm", "empty_rows", "score_scale")
+LONGER = ("schedule.epochs=12",)
+"""Three times the steps of the others."""
 HEALTH = ("kept_pairs", "empty_pixels", "empty_words", "gathered", "cosine_before", "cosine_after")
 
 
@@ -60,7 +62,10 @@ class Part:
 PARTS = {
     "10x10": Part(160, ("readings", *CONTROLS), seeds=5),
     "10x10-pretrained": Part(160, (*BEST, *PRINTED, "columns", *CONTROLS), seeds=3, pretrained=True),
-    "10x10-longer": Part(160, (*BEST, *PRINTED, *CONTROLS), seeds=3, overrides=("schedule.epochs=12",)),
+    "10x10-longer": Part(160, (*BEST, *PRINTED, *CONTROLS), seeds=3, overrides=LONGER),
+    "10x10-pretrained-longer": Part(
+        160, (*BEST, *PRINTED, *CONTROLS), seeds=3, pretrained=True, overrides=LONGER
+    ),
     "16x16": Part(256, (*BEST, *PRINTED, *CONTROLS), seeds=3),
     "28x28": Part(448, (*BEST, *PRINTED, *CONTROLS), seeds=3),
     "56x56": Part(896, (*BEST, *PRINTED, *CONTROLS), seeds=1),
