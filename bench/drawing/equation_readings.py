@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from maris_fast.bench.drawing.markdown import table
+from maris_fast.bench.drawing.markdown import commits_told, table
 from maris_fast.bench.results import Row, Suite
 
 WORDS = {
@@ -30,8 +30,7 @@ def readings_block(suite: Suite) -> str:
         lines += [f"**{_title(name, rows)}**", "", *table(HEAD, _cells(rows)), ""]
     made = suite.environment
     told = [f"{made['device']}, {made['processor_cores']} cores", f"torch {made['packages']['torch']}"]
-    commits = list(dict.fromkeys(str(row["commit"])[:12] for row in suite.rows))
-    told += [f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}", suite.date[:10]]
+    told += [commits_told(row["commit"] for row in suite.rows), suite.date[:10]]
     return "\n".join([*lines, f"({'; '.join(told)}.)"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from maris_fast.errors import InputError
@@ -12,6 +12,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table."""
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(line)} |" if line[0] != "---" else f"|{'---|' * len(line)}" for line in lines]
+
+
+def commits_told(commits: Iterable[object]) -> str:
+    """``commit A`` or ``commits A, B``, each once, in the order in which they came."""
+    short = list(dict.fromkeys(str(commit)[:12] for commit in commits))
+    return f"commit{'s' if len(short) > 1 else ''} {', '.join(short)}"
 
 
 def replace_block(file: Path, name: str, content: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from maris_fast.ablation.comparison import HEAD, conditions_told, sections, verdicts
 from maris_fast.ablation.record import Record
-from maris_fast.bench.drawing.markdown import table
+from maris_fast.bench.drawing.markdown import commits_told, table
 from maris_fast.bench.reading_names import BUSY, COLD, OURS, RAW_TWO, WARM
 from maris_fast.bench.results import Row, Suite
 
@@ -57,9 +57,9 @@ def _of_seeds(results: Mapping[int, dict[str, Any]]) -> str:
     for name in ("as written", "exchanged"):
         values = [result["scores"][name]["oIoU"] for result in results.values()]
         told.append(f"{', '.join(f'{value:.3f}' for value in values)} {name}, mean {mean(values):.3f}")
-    commits = dict.fromkeys(str(result["environment"]["commit"])[:12] for result in results.values())
+    commits = commits_told(result["environment"]["commit"] for result in results.values())
     seeds = ", ".join(map(str, results))
-    return f"oIoU with `run.seed` {seeds}: {'; '.join(told)} (commits {', '.join(commits)})."
+    return f"oIoU with `run.seed` {seeds}: {'; '.join(told)} ({commits})."
 
 
 def conditions(environment: dict[str, Any]) -> str:
