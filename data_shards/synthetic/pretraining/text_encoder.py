@@ -66,7 +66,7 @@ def pretrain_text_encoder(
         The tensors of an open_clip text tower (fp16), and the share of ``HELD_OUT_PICTURES`` pictures
         of one object, which training did not see, that "colour shape" names rightly among all such names.
     """
-    pictures, ids = _pairs(pairs, seed, PAIRS)
+    pictures, ids = _pairs(pairs, seed)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PAIRS,)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -92,11 +92,11 @@ def pretrain_text_encoder(
     return tensors, _zero_shot(model, seed)
 
 
-def _pairs(number: int, seed: int, which: int) -> tuple[NDArray[np.uint8], list[list[int]]]:
+def _pairs(number: int, seed: int) -> tuple[NDArray[np.uint8], list[list[int]]]:
     """Pictures [N, SIDE, SIDE, 3], and the tokens of each one's text, start and end included."""
     pictures, ids = np.empty((number, SIDE, SIDE, 3), np.uint8), []
     for index in range(number):
-        rng = stream(seed, which, index)
+        rng = stream(seed, PAIRS, index)
         objects, said = _one_object(rng) if rng.random() < ONE_OBJECT else _some_objects(rng)
         ids.append(_ids(", ".join(said)))
         pictures[index] = np.asarray(render(objects, SIDE, rng)[0])
