@@ -31,7 +31,7 @@ from maris_fast.data_shards.cache.place import read_start
 from maris_fast.data_shards.cache.shard_writer import is_written, split_entry, write_shard
 from maris_fast.data_shards.importers.left_out import LISTING, LeftOutRow, write_listing
 from maris_fast.errors import ConfigError, InputError
-from maris_fast.system.files import flush, sha256_of
+from maris_fast.system.files import flush, sha256_of, writing
 from maris_fast.system.locks import is_lock
 from maris_fast.system.new_files import PART, new_file, remove_left_parts
 from maris_fast.system.object_store import ObjectStore
@@ -94,10 +94,11 @@ class FolderDestination:
         return str(self.folder)
 
     def require_ours(self) -> None:
-        if not self.folder.exists():
+        there = next(one for one in (self.folder, *self.folder.parents) if one.exists())
+        if not there.is_dir():
+            raise InputError(f"{there} is a file; name a new or an empty folder")
+        if there != self.folder:
             return
-        if not self.folder.is_dir():
-            raise InputError(f"{self} is a file; name a new or an empty folder")
         _require_ours(self, {path.name for path in self.folder.iterdir() if not is_lock(path)})
 
     def manifest(self) -> CacheManifest | None:
@@ -110,7 +111,8 @@ class FolderDestination:
             return None
 
     def announce(self, choose: Callable[[Writing | None], Writing]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / MANIFEST).is_file():
             return
         with new_file(self.folder / WRITING, wait=True) as file:
@@ -182,14 +184,14 @@ class StoreDestination:
 
     def announce(self, choose: Callable[[Writing | None], Writing]) -> None:
         there = self.writing()
-        writing = choose(there)
+        chosen = _json(choose(there))
         # Of two first processes the later one stays: what they plan for the same settings is the same.
         if there is None and MANIFEST not in self._store.sizes():
-            self._store.put(WRITING, _json(writing))
+            self._store.put(WRITING, chosen)
         # Of other settings, or another data set: their shards may have the same sizes.
-        plan = hashlib.sha256(_json(writing)).hexdigest()[:16]
-        self.folder = self.folder / plan
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = self.folder / hashlib.sha256(chosen).hexdigest()[:16]
+        with writing(self.folder, "`scratch`"):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def list_left_out(self, rows: Sequence[LeftOutRow]) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -55,12 +55,12 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def writing(place: Path, option: str) -> Iterator[None]:
+def writing(place: Path, option: str | None = None) -> Iterator[None]:
     """Says in one line why something cannot be written.
 
     Args:
         place: file or folder that is written.
-        option: that names it: ``--out`` of a command, "`out`" of a function.
+        option: that names it: ``--out`` of a command, "`out`" of a function; None where callers differ.
 
     Raises:
         InputError: in place of an OSError.
@@ -69,9 +69,9 @@ def writing(place: Path, option: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        todo = f"make room there or name another place with {option}"
-        if error.errno not in FULL:
-            todo = f"name another place with {option}"
+        todo = f"name another place{f' with {option}' if option else ''}"
+        if error.errno in FULL:
+            todo = f"make room there or {todo}"
         raise InputError(f"{place} cannot be written: {reason}; {todo}") from error
 
 

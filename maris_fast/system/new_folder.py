@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maris_fast.errors import InputError
-from maris_fast.system.files import FULL
+from maris_fast.system.files import FULL, writing
 
 
 @contextmanager
@@ -19,13 +19,14 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         InputError: ``target`` is a file, or a folder that is not empty (raised before the block runs, or at
-            its end, if somebody else has filled it meanwhile); or its disk is full.
+            its end, if somebody else has filled it meanwhile); or it cannot be made, or its disk is full.
     """
     target = Path(target).resolve()  # a link to an empty folder is fine
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise _not_empty(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         scratch.chmod(0o755)  # mkdtemp's folders are private, the result need not be
         yield scratch
@@ -35,9 +36,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise _not_empty(target) from error
         if isinstance(error, OSError) and error.errno in FULL:
-            raise InputError(
-                f"{target} cannot be written: {error.strerror}; make room there or name another place"
-            ) from error
+            with writing(target):
+                raise
         raise
 
 

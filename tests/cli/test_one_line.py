@@ -99,6 +99,29 @@ def test_a_full_disk(folder: Path, full: Path) -> None:
     assert not [one for one in (full / "many").rglob("*") if one.is_file()]
 
 
+@pytest.mark.parametrize("command", ["scenes", "pretrain", "import", "mix", "push"])
+def test_an_output_folder_below_a_file(folder: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "notes.txt").write_text("kept")
+    out = tmp_path / "notes.txt" / "new"
+    asked = {
+        "import": (folder / "scenes", "scenes", "--split-by", "synthetic"),
+        "mix": (folder / "dataset",),
+        "push": (folder / "run", "org/name"),
+    }
+    assert last_line(command, *asked.get(command, ()), "--out", out) == (
+        f"error: {out} cannot be written: File exists; name another place"
+    )
+    assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_cache_below_a_file(folder: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("kept")
+    asked = ("cache", folder / "dataset", "--config", "quickstart", "--out")
+    wanted = f"error: {notes} is a file; name a new or an empty folder"
+    assert [last_line(*asked, place) for place in (notes, notes / "new" / "er")] == [wanted] * 2
+
+
 def test_a_device_as_the_file_to_write_stays_a_device(folder: Path) -> None:
     line = last_line("report", folder / "run", "--no-draw", "--out", "/dev/full")
     assert line.startswith("error: /dev/full cannot be written: No space left on device")
