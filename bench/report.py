@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from maris_fast.ablation.paper import VARIANTS
 from maris_fast.ablation.record import ABLATION, Record
 from maris_fast.bench.drawing import step_table
 from maris_fast.bench.drawing.equation_readings import plot as plot_readings
@@ -25,6 +26,7 @@ from maris_fast.bench.drawing.plain_tables import (
     writing_block,
 )
 from maris_fast.bench.drawing.suites import plot, suite_block
+from maris_fast.bench.drawing.variants import variants_block
 from maris_fast.bench.reading_names import BUSY
 from maris_fast.bench.results import ROOT, SUITES, Suite, device_folder, load, named, read_json
 from maris_fast.config.plain_yaml import read_yaml
@@ -32,6 +34,12 @@ from maris_fast.errors import InputError
 from maris_fast.train.run_files import SETTINGS
 
 ABLATIONS = "ablations.json"
+"""With rows of the paper."""
+OWN_ROWS = "ablation-{}.json"
+"""With other rows only, by the name of its folder."""
+QUICKSTART_VARIANTS = "quickstart_variants"
+OF_PRESETS = ("quickstart", "eight_heads", "pooled_keys")
+"""Rows of them that say what ``presets/fast.yaml`` costs."""
 QUICKSTART, OF_SEED = "quickstart.json", "quickstart-seed-{}.json"
 """With seed 0, and with another."""
 
@@ -39,7 +47,8 @@ QUICKSTART, OF_SEED = "quickstart.json", "quickstart-seed-{}.json"
 def keep(folder: Path, root: Path = ROOT) -> Path:
     """Copies an ablation, or a finished quickstart's scores and pictures, with where and when they were made.
 
-    A quickstart of another ``run.seed`` than 0 stands beside that of seed 0, without pictures.
+    An ablation with rows of the paper takes the place of the last one; one without stands beside it, by its
+    folder's name. A quickstart of another ``run.seed`` than 0 stands beside that of seed 0, without pictures.
 
     Raises:
         InputError: neither of them.
@@ -78,7 +87,8 @@ def _keep_ablation(folder: Path, root: Path) -> Path:
             f"{folder} has {len(failed)} failed and {len(record.runs) - len(failed)} finished runs; all must "
             "be finished: run its command again"
         )
-    out = root / "bench" / "results" / device_folder(record.environments[0]) / ABLATIONS
+    name = ABLATIONS if record.variants.keys() & VARIANTS.keys() else OWN_ROWS.format(folder.resolve().name)
+    out = root / "bench" / "results" / device_folder(record.environments[0]) / name
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / ABLATION, out)
     return out
@@ -122,6 +132,10 @@ def draw(root: Path = ROOT) -> list[Path]:
     if ablations := sorted(results.glob(f"*/{ABLATIONS}")):
         records = [Record.read(file.parent, ABLATIONS) for file in ablations]
         put(docs / "ablations.md", "ablations", ablations_block(records))
+    for file in sorted(results.glob(f"*/{OWN_ROWS.format(QUICKSTART_VARIANTS)}"))[:1]:
+        variants = Record.read(file.parent, file.name)
+        put(docs / "quickstart.md", "quickstart-variants", variants_block(variants))
+        put(docs / "training.md", "presets", variants_block(variants, OF_PRESETS))
     for suite in measured(results, ["equation_readings"])[:1]:
         put(docs / "ablations.md", "readings", readings_block(suite))
         plot_readings(suite, docs / "equation_readings.png")

@@ -11,8 +11,8 @@ from maris_fast.ablation.record import Record
 from maris_fast.bench.drawing.markdown import commits_told, table
 from maris_fast.bench.reading_names import BUSY, COLD, OURS, RAW_TWO, WARM
 from maris_fast.bench.results import Row, Suite
+from maris_fast.data_shards.synthetic.phrasing import KINDS
 
-KINDS = ("colour", "shape", "colour+shape", "size", "position", "relation")
 GPUS_GB = (8, 24, 40, 80)
 EACH = 7
 """Expressions of an image, as RefCOCO has them."""

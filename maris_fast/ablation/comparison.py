@@ -182,7 +182,7 @@ def conditions_told(record: Record) -> list[str]:
             f"{len(done)} runs of {steps} steps on {conditions['train_images']:,} images, {minutes:.1f} "
             f"minutes of training in all, started {record.started[:10]}"
         )
-    if where != ABLATIONS_ON:
+    if where != ABLATIONS_ON and record.variants.keys() & VARIANTS.keys():
         lines.append(f"the paper's numbers are of {ABLATIONS_ON}: compare differences to Ours, not levels")
     if conditions["random_encoders"]:
         lines.append(f"features of random encoders ({' and '.join(conditions['random_encoders'])})")

@@ -19,6 +19,7 @@ from maris_fast.bench.report import measured
 from maris_fast.bench.results import ROOT, load
 from maris_fast.cli import app
 from maris_fast.data_shards.scaling import measured_rates
+from maris_fast.data_shards.synthetic.phrasing import KINDS
 
 
 def maris_fast(*arguments: object, **changed: str | None) -> subprocess.CompletedProcess[str]:
@@ -282,6 +283,35 @@ def test_an_ablation_is_kept_and_drawn_with_what_its_seeds_say(checkout: Path) -
     assert "- Ours is ahead of w/o MA in 1 of 2 seeds; w/o MA minus Ours: +0.00 ± 7.07" in page
     assert "4 runs of 100 steps on 1,200 images, 6.0 minutes of training in all" in page
     assert "NVIDIA H100 PCIe, 2 cores, ranks of a run: 1, torch 2.11.0, commit bbbbbbbbbbbb" in page
+
+
+def test_variants_of_the_quickstart_stand_beside_the_papers_rows(checkout: Path) -> None:
+    folder = checkout / "runs" / "quickstart_variants"
+    write_ablation(folder)
+    record = json.loads((folder / "ablation.json").read_text())
+    heads = {"title": "eight heads", "changes": {"model.heads": 8}}
+    record["variants"] = {"eight_heads": heads, "quickstart": {"title": "quickstart", "changes": {}}}
+    for run in record["runs"].values():
+        run["row"] = {"ours": "quickstart", "without_ma": "eight_heads"}[run["row"]]
+        run["scores"]["kinds"] = {kind: {"oIoU": run["scores"]["oIoU"] / 2} for kind in KINDS}
+    (folder / "ablation.json").write_text(json.dumps(record))
+    status, said = called("bench", "keep", folder, "--root", checkout)
+    assert status == 0, said
+    assert not (checkout / "bench/results/nvidia-h100-pcie/ablations.json").exists()
+    assert called("bench", "report", "--root", checkout)[0] == 0
+    for name in ("docs/quickstart.md", "docs/training.md"):
+        page = (checkout / name).read_text()
+        assert (
+            f"| quickstart | as shipped | 2 | 55.00 ± 7.07 | – |{' 27.50 |' * 6}\n"
+            "| eight heads | `heads: 8` | 2 | 55.00 ± 14.14 | +0.00 ± 7.07 (-5.00, +5.00) | 27.50 "
+        ) in page
+        assert "4 runs of 100 steps" in page
+    record["variants"]["quickstart"]["changes"] = {"model.heads": 4}
+    (folder / "ablation.json").write_text(json.dumps(record))
+    assert called("bench", "keep", folder, "--root", checkout)[0] == 0
+    assert (
+        "rows eight_heads, quickstart changes a setting" in called("bench", "report", "--root", checkout)[1]
+    )
 
 
 def test_an_ablation_with_a_failed_run_is_not_kept(checkout: Path) -> None:
