@@ -13,6 +13,8 @@ from typer.testing import Result
 
 from maris_fast.ablation.comparison import sections
 from maris_fast.ablation.record import Record
+from maris_fast.ablation.runs import changes, choose
+from maris_fast.config import TrainingSettings, load_settings
 from maris_fast.evaluation.scores_file import headline
 from tests.command_line import maris_fast, said
 from tests.training.processes import NOTHING_TO_SEE, ROOT, Launched, run
@@ -190,6 +192,19 @@ def test_rows_of_ones_own_are_files_or_a_folder(tmp_path: Path) -> None:
     readings = sorted(file.stem for file in (ROOT / "train" / "configs" / "readings").glob("*.yaml"))
     assert len(readings) > 3
     assert names == ["ours", "narrow", *readings]
+
+
+def test_each_variant_of_the_quickstart_but_the_first_changes_it() -> None:
+    configs = ROOT / "train" / "configs"
+    settings = ("data.cache=cache", "run.folder=run")
+    base = load_settings(TrainingSettings, configs / "quickstart.yaml", settings)
+    rows = {row.name: [configs / "quickstart.yaml", row.fragment] for row in choose("quickstart_variants")}
+    changed = {
+        name: changes(load_settings(TrainingSettings, files, settings), base) for name, files in rows.items()
+    }
+    assert changed.pop("quickstart") == {}
+    assert len(changed) == 7
+    assert all(changed.values())
 
 
 @pytest.mark.process
