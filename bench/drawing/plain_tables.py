@@ -80,7 +80,7 @@ def ablations_block(records: list[Record]) -> str:
     """For each device Tables 2-5 and the other rows, what several seeds say, and the conditions."""
     parts = []
     for record in records:
-        for section in sections({name: record.scores(name) for name in record.variants}, record.rows()):
+        for section in sections({name: record.scores(name) for name in record.variants}):
             parts += [f"**{section.title}**", "", *table(HEAD, section.cells()), ""]
         parts += [*(f"- {line}" for line in verdicts(record)), ""]
         parts += [f"({'; '.join(conditions_told(record))}.)", ""]

@@ -86,14 +86,10 @@ class Section:
         return [row for line in self.lines for row in line.cells()]
 
 
-def sections(
-    rows: Mapping[str, Mapping[int, Scores]], variants: Mapping[str, Variant] = VARIANTS
-) -> list[Section]:
-    """Tables 2-5 as far as something of them was measured, and then what else was.
+def sections(rows: Mapping[str, Mapping[int, Scores]]) -> list[Section]:
+    """Tables 2-5 as far as something of them was measured, and then this project's other variants.
 
-    Args:
-        rows: by name of the variant, scores by seed.
-        variants: by name, in the order of what is in no table of the paper's.
+    ``rows``: by name of the variant, scores by seed.
     """
     measured = {name for name, scores in rows.items() if scores}
     found = [
@@ -102,15 +98,15 @@ def sections(
         if measured & set(names) - {OURS} or (table == 2 and measured == {OURS})
     ]
     placed = {name for names in ABLATION_TABLES.values() for name in names}
-    others = [name for name in variants if name in measured and name not in placed]
+    others = [name for name in VARIANTS if name in measured and name not in placed]
     if others:
-        found.append(_section("Not in Tables 2-5.", [*others, OURS], rows, variants))
+        found.append(_section("Not in Tables 2-5.", [*others, OURS], rows))
     return found
 
 
 def table_section(table: int, rows: Mapping[str, Mapping[int, Scores]]) -> Section:
     """One of Tables 2-5, whatever of it was measured."""
-    return _section(f"Table {table}. {CAPTIONS[table]}", ABLATION_TABLES[table], rows, VARIANTS)
+    return _section(f"Table {table}. {CAPTIONS[table]}", ABLATION_TABLES[table], rows)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -136,15 +132,10 @@ def shown_differences(differences: Mapping[int, float]) -> str:
     return f"{middle:+.2f} ± {deviation:.2f} ({', '.join(f'{value:+.2f}' for value in values)})"
 
 
-def _section(
-    title: str,
-    names: Iterable[str],
-    rows: Mapping[str, Mapping[int, Scores]],
-    variants: Mapping[str, Variant],
-) -> Section:
+def _section(title: str, names: Iterable[str], rows: Mapping[str, Mapping[int, Scores]]) -> Section:
     ours = rows.get(OURS, {})
     lines = (
-        ComparedRow(variants[name], MeasuredScores.of(rows[name], ours) if rows.get(name) else None)
+        ComparedRow(VARIANTS[name], MeasuredScores.of(rows[name], ours) if rows.get(name) else None)
         for name in names
     )
     return Section(title, tuple(lines))
@@ -154,7 +145,7 @@ def verdicts(record: Record) -> list[str]:
     """Whether "Ours" is ahead of each row that was trained with several seeds, whichever way it falls."""
     ours = record.scores(OURS)
     told = []
-    for name, variant in record.rows().items():
+    for name, variant in VARIANTS.items():
         differences = MeasuredScores.of(runs, ours).differences if (runs := record.scores(name)) else {}
         if name == OURS or len(differences) < 2:
             continue

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maris_fast.ablation.paper import VARIANTS, Variant
 from maris_fast.ablation.runs import Ablation, AblationRun, changes, compared
 from maris_fast.config.loading import PACKAGE
 from maris_fast.data_shards.cache import CacheManifest
@@ -148,11 +147,6 @@ class Record:
 
     def _put(self, run: AblationRun, content: dict[str, Any]) -> None:
         self.runs[run.name] = {"row": run.variant.name, "seed": run.seed, **content}
-
-    def rows(self) -> dict[str, Variant]:
-        """All there are: the paper's in its order, then a person's own."""
-        own = (name for name in self.variants if name not in VARIANTS)
-        return {**VARIANTS, **{name: Variant(name, self.variants[name]["title"]) for name in own}}
 
     def scores(self, row: str) -> dict[int, dict[str, Any]]:
         """A row's scores by seed."""

@@ -290,15 +290,24 @@ def _list(ablation: Ablation, has_cache: bool) -> None:
 
 def _show(record: Record, folder: Path) -> None:
     from maris_fast.ablation.comparison import HEAD, conditions_told, sections, verdicts
+    from maris_fast.ablation.ranking import CAPTION, CHANGES, has_own_rows, ranking
     from maris_fast.ablation.record import ABLATION
     from maris_fast.system.terminal import Table
 
+    found = sections({name: record.scores(name) for name in record.variants})
+    tables: list[tuple[str, Sequence[str], list[tuple[str, ...]]]] = [
+        (section.title, HEAD, section.cells()) for section in found
+    ]
+    if has_own_rows(record):
+        rows = ranking(record)
+        tables.append((CAPTION, rows.head, rows.cells()))
     console = _console()
-    for section in sections({name: record.scores(name) for name in record.variants}, record.rows()):
-        table = Table(title=section.title, title_justify="left")
-        for number, column in enumerate(HEAD):
-            table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
-        for cells in section.cells():
+    for title, head, lines in tables:
+        table = Table(title=title, title_justify="left")
+        long = (CHANGES, head[-1]) if CHANGES in head else ()
+        for number, column in enumerate(head):
+            table.add_column(column, justify="left" if number < 2 else "right", no_wrap=column not in long)
+        for cells in lines:
             table.add_row(*cells)
         console.print(table)
     say("\n".join([*verdicts(record), *conditions_told(record)]))

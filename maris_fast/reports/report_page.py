@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from maris_fast.ablation.paper import OURS
+from maris_fast.ablation.ranking import CAPTION, base_of, has_own_rows, ranking
 from maris_fast.ablation.record import ABLATION, DONE, Record
 from maris_fast.errors import InputError
 from maris_fast.reports import figures, paper_tables, run_tables
@@ -17,6 +17,7 @@ from maris_fast.reports.chosen_examples import RULE
 from maris_fast.reports.data_uris import png_uri
 from maris_fast.reports.model_pictures import Drawing, ModelPictures, draw_models
 from maris_fast.reports.run_data import RunData, read_runs
+from maris_fast.reports.run_tables import RunTable
 from maris_fast.system.files import replace_text
 
 SHEETS = 3
@@ -36,42 +37,57 @@ def write_report(folders: Sequence[Path], out: Path, drawing: Drawing | None = N
         ConfigError: caches that do not fit the runs.
         OSError: ``out`` cannot be written.
     """
-    shown, counted = _shown_and_counted(folders)
+    shown, counted, ranked = _shown_counted_ranked(folders)
     runs = read_runs(shown)
-    page = render(runs, read_runs(counted), None if drawing is None else draw_models(runs, drawing))
+    seen = None if drawing is None else draw_models(runs, drawing)
+    page = render(runs, read_runs(counted), seen, ranked)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, [page])
 
 
-def _shown_and_counted(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+def _shown_counted_ranked(
+    folders: Sequence[Path],
+) -> tuple[list[Path], list[Path], list[tuple[str, RunTable]]]:
     """Run folders to show, and all to count: of an ablation, one run stands for the others.
+
+    And, by name, a table of each ablation that has rows which the paper's tables have no place for.
 
     Raises:
         InputError: an ablation of which no run is finished.
     """
     shown: list[Path] = []
     counted: list[Path] = []
+    ranked: list[tuple[str, RunTable]] = []
     for folder in folders:
         if not (folder / ABLATION).is_file():
             shown.append(folder)
             counted.append(folder)
             continue
-        runs = Record.read(folder).runs
+        record = Record.read(folder)
+        runs, base = record.runs, base_of(record)
         done = [name for name, run in runs.items() if run["state"] == DONE]
         if not done:
             raise InputError(
                 f"{folder} is an ablation of which no run is finished; run the same command again"
             )
-        first = next((name for name in done if runs[name]["row"] == OURS), done[0])
-        shown.append(folder / first)
+        shown.append(folder / next(name for name in done if runs[name]["row"] == base))
         counted += [folder / name for name in done]
-    return shown, counted
+        if has_own_rows(record):
+            rows = ranking(record)
+            ranked.append((folder.resolve().name, RunTable(rows.head, tuple(rows.cells()))))
+    return shown, counted, ranked
 
 
-def render(runs: Sequence[RunData], counted: Sequence[RunData], seen: ModelPictures | None = None) -> str:
+def render(
+    runs: Sequence[RunData],
+    counted: Sequence[RunData],
+    seen: ModelPictures | None = None,
+    ranked: Sequence[tuple[str, RunTable]] = (),
+) -> str:
     """The HTML of the runs' report.
 
-    Those ``counted`` fill the paper's tables; ``seen`` is what the runs' models were drawn doing.
+    Those ``counted`` fill the paper's tables; ``seen`` is what the runs' models were drawn doing; ``ranked``
+    are tables of whole ablations, by their names.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -88,6 +104,8 @@ def render(runs: Sequence[RunData], counted: Sequence[RunData], seen: ModelPictu
         speed=_figures(figures.SPEED, runs),
         health=_figures(figures.ATTENTION, runs),
         scores=run_tables.scores(runs),
+        ranked=ranked,
+        ranked_caption=CAPTION,
         kinds=[(run, table) for run in runs if (table := run_tables.kinds(run)) is not None],
         speeds=run_tables.speed(runs),
         duration=run_tables.duration,

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from maris_fast.ablation.comparison import sections
+from maris_fast.ablation.ranking import base_of, ranking
 from maris_fast.ablation.record import Record
 from maris_fast.ablation.runs import changes, choose
 from maris_fast.config import TrainingSettings, load_settings
+from maris_fast.errors import InputError
 from maris_fast.evaluation.scores_file import headline
 from tests.command_line import maris_fast, said
 from tests.training.processes import NOTHING_TO_SEE, ROOT, Launched, run
@@ -212,12 +213,39 @@ def test_a_row_of_ones_own_stands_beside_ours(folder: Path, tmp_path: Path) -> N
     """As the next run finds it: the record of a finished ablation, with a row that the paper lacks."""
     content = record(folder)
     content["variants"]["my_row"] = {**content["variants"]["ours"], "title": "my row"}
+    content["variants"]["my_row"]["changes"] = {"model.heads": 4}
     content["runs"]["my_row-seed-0"] = {**content["runs"]["ours-seed-0"], "row": "my_row"}
     (tmp_path / "ablation.json").write_text(json.dumps(content))
-    kept = Record.read(tmp_path)
-    (_, others) = sections({name: kept.scores(name) for name in kept.variants}, kept.rows())
-    assert others.title == "Not in Tables 2-5."
-    mine = next(cells for cells in others.cells() if cells[0] == "" and cells[1] == "my row")
-    assert mine[2:] == ("–",) * 5
-    assert others.lines[0].measured is not None
-    assert others.lines[0].measured.differences == {0: 0.0}
+    found = ranking(Record.read(tmp_path))
+    assert found.head == ("Row", "Changes", "Seeds", "Pr@70", "oIoU", "minus Ours")
+    scores = content["runs"]["ours-seed-0"]["scores"]
+    numbers = [f"{100 * scores[name]:.2f}" for name in ("Pr@70", "oIoU")]
+    ours, *others = found.cells()
+    assert ours == ("Ours", "–", "1", *numbers, "–")
+    assert ("my row", "heads: 4", "1", *numbers, "+0.00") in others
+
+    for name in content["runs"]:
+        (tmp_path / name).symlink_to(folder / name.replace("my_row", "ours"))
+    page = tmp_path / "page.html"
+    assert maris_fast("report", tmp_path, "--no-draw", "--out", page).exit_code == 0
+    assert f"<h3>Ablation {tmp_path.name}</h3>" in page.read_text()
+    assert '<th scope="row">my row</th><td>heads: 4</td><td>1</td>' in page.read_text()
+
+
+def test_rows_are_compared_with_the_unchanged_one_where_ours_is_not_among_them() -> None:
+    def of(oiou: float, seed: int, row: str) -> dict[str, Any]:
+        scores = {"Pr@70": 0.5, "Pr@80": 0.5, "Pr@90": 0.5, "oIoU": oiou}
+        return {"row": row, "seed": seed, "state": "done", "scores": scores}
+
+    changes = {"wide": {"model.channels": 512}, "worse": {"optimiser.lr": 1.0}, "base": {}}
+    kept = Record({}, {name: {"title": name, "changes": changed} for name, changed in changes.items()})
+    oious = {("wide", 0): 0.5, ("wide", 1): 0.7, ("worse", 1): 0.1, ("base", 0): 0.4, ("base", 1): 0.5}
+    kept.runs = {f"{row}-{seed}": of(oiou, seed, row) for (row, seed), oiou in oious.items()}
+    cells = {row[0]: row for row in ranking(kept).cells()}
+    assert list(cells) == ["base", "wide", "worse"]
+    assert cells["wide"][1:3] == ("channels: 512", "2")
+    assert cells["wide"][-2:] == ("60.00 ± 14.14", "+15.00 ± 7.07 (+10.00, +20.00)")
+    assert cells["worse"][1:] == ("optimiser.lr: 1.0", "1", "50.00", "10.00", "-40.00")
+    assert base_of(kept, ["worse", "wide"]) == "wide"
+    with pytest.raises(InputError, match="none of the rows never has a finished run"):
+        ranking(kept, ["never"])
