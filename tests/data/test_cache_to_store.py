@@ -152,6 +152,14 @@ def test_other_addresses_are_refused(dataset: Path, address: str) -> None:
         write_cache(dataset, address, tiny_settings())
 
 
+def test_a_scratch_folder_below_a_file_is_told(far: Far, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("kept")
+    scratch = tmp_path / "notes.txt" / "scratch"
+    with pytest.raises(InputError, match=r"notes\.txt/scratch\S* cannot be written: .*with `scratch`"):
+        write_cache(dataset, far.address, tiny_settings(), progress=False, scratch=scratch)
+    assert (tmp_path / "notes.txt").read_text() == "kept"
+
+
 def test_a_scratch_disk_that_is_too_small_is_told_before_anything_is_encoded(
     far: Far, dataset: Path, tmp_path: Path
 ) -> None:
