@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from maris_fast.ablation.comparison import conditions_told, shown, shown_differences
 from maris_fast.ablation.ranking import ranking
@@ -26,4 +27,6 @@ def variants_block(record: Record, of: Collection[str] | None = None) -> str:
         ]
         for row in rows
     ]
-    return "\n".join([*table(head, cells), "", f"({'; '.join(conditions_told(record))}.)"])
+    drawn = {name: run for name, run in record.runs.items() if of is None or run["row"] in of}
+    conditions = conditions_told(replace(record, runs=drawn))
+    return "\n".join([*table(head, cells), "", f"({'; '.join(conditions)}.)"])
