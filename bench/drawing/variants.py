@@ -14,7 +14,11 @@ from maris_fast.data_shards.synthetic.phrasing import KINDS
 
 def variants_block(record: Record, of: Collection[str] | None = None) -> str:
     """oIoU of each row in percent, of all expressions and by kind; ``of``: names of the rows, None: all."""
-    rows = ranking(record, of).rows
+    if of is not None:
+        variants = {name: record.variants[name] for name in record.variants if name in of}
+        runs = {name: run for name, run in record.runs.items() if run["row"] in of}
+        record = replace(record, variants=variants, runs=runs)
+    rows = ranking(record).rows
     head = ["", "settings", "seeds", "oIoU", f"minus {rows[0].title}", *KINDS]
     cells = [
         [
@@ -27,6 +31,4 @@ def variants_block(record: Record, of: Collection[str] | None = None) -> str:
         ]
         for row in rows
     ]
-    drawn = {name: run for name, run in record.runs.items() if of is None or run["row"] in of}
-    conditions = conditions_told(replace(record, runs=drawn))
-    return "\n".join([*table(head, cells), "", f"({'; '.join(conditions)}.)"])
+    return "\n".join([*table(head, cells), "", f"({'; '.join(conditions_told(record))}.)"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -65,24 +65,23 @@ def has_own_rows(record: Record) -> bool:
     return any(record.scores(name) for name in record.variants.keys() - VARIANTS.keys())
 
 
-def base_of(record: Record, of: Collection[str] | None = None) -> str | None:
+def base_of(record: Record) -> str | None:
     """The row to compare with: "Ours", else one that changes nothing, else the first; None: none is done."""
-    measured = [name for name in record.variants if record.scores(name) and (of is None or name in of)]
+    measured = [name for name in record.variants if record.scores(name)]
     unchanged = [name for name in measured if not record.variants[name]["changes"]]
     return next(iter([OURS] if OURS in measured else unchanged or measured), None)
 
 
-def ranking(record: Record, of: Collection[str] | None = None) -> Ranking:
-    """Of what is done; ``of``: names of the rows, None: all of them.
+def ranking(record: Record) -> Ranking:
+    """Of what is done.
 
     Raises:
         InputError: nothing is.
     """
-    base = base_of(record, of)
+    base = base_of(record)
     if base is None:
-        raise InputError(f"none of the rows {', '.join(of or record.variants)} has a finished run")
-    others = [name for name in record.variants if name != base and (of is None or name in of)]
-    rows = [_row(record, name, base) for name in others if record.scores(name)]
+        raise InputError(f"none of the rows {', '.join(record.variants)} has a finished run")
+    rows = [_row(record, name, base) for name in record.variants if name != base and record.scores(name)]
     rows.sort(key=lambda row: row.measured.scores["oIoU"][0], reverse=True)
     return Ranking((_row(record, base, None), *rows))
 

@@ -65,11 +65,11 @@ def _shown_counted_ranked(
             continue
         record = Record.read(folder)
         runs, base = record.runs, base_of(record)
-        done = [name for name, run in runs.items() if run["state"] == DONE]
-        if not done:
+        if base is None:
             raise InputError(
                 f"{folder} is an ablation of which no run is finished; run the same command again"
             )
+        done = [name for name, run in runs.items() if run["state"] == DONE]
         shown.append(folder / next(name for name in done if runs[name]["row"] == base))
         counted += [folder / name for name in done]
         if has_own_rows(record):

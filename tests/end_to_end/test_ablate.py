@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,7 @@ def test_rows_are_compared_with_the_unchanged_one_where_ours_is_not_among_them()
     assert cells["wide"][1:3] == ("channels: 512", "2")
     assert cells["wide"][-2:] == ("60.00 ± 14.14", "+15.00 ± 7.07 (+10.00, +20.00)")
     assert cells["worse"][1:] == ("optimiser.lr: 1.0", "1", "50.00", "10.00", "-40.00")
-    assert base_of(kept, ["worse", "wide"]) == "wide"
+    changing = {name: kept.variants[name] for name in ("wide", "worse")}
+    assert base_of(replace(kept, variants=changing)) == "wide"
     with pytest.raises(InputError, match="none of the rows never has a finished run"):
-        ranking(kept, ["never"])
+        ranking(Record({}, {"never": {"title": "never", "changes": {}}}))
