@@ -25,6 +25,7 @@ from maris_fast.bench.drawing.plain_tables import (
     step_memory_block,
     writing_block,
 )
+from maris_fast.bench.drawing.stored_types import stored_scores_block, stored_types_block
 from maris_fast.bench.drawing.suites import plot, suite_block
 from maris_fast.bench.drawing.variants import variants_block
 from maris_fast.bench.reading_names import BUSY
@@ -37,7 +38,7 @@ ABLATIONS = "ablations.json"
 """With rows of the paper."""
 OWN_ROWS = "ablation-{}.json"
 """With other rows only, by the name of its folder."""
-QUICKSTART_VARIANTS = "quickstart_variants"
+QUICKSTART_VARIANTS, QUICKSTART_BF16 = "quickstart_variants", "quickstart_bf16"
 OF_PRESETS = ("quickstart", "eight_heads", "pooled_keys")
 """Rows of them that say what ``presets/fast.yaml`` costs."""
 QUICKSTART, OF_SEED = "quickstart.json", "quickstart-seed-{}.json"
@@ -101,6 +102,7 @@ def draw(root: Path = ROOT) -> list[Path]:
         InputError: results that can't be read, or a file without the block that should hold them.
     """
     results, docs = root / "bench" / "results", root / "docs"
+    cache_readme = root / "data_shards" / "cache" / "README.md"
     written: list[Path] = []
     blocks: list[tuple[Path, str, str]] = []
 
@@ -136,6 +138,9 @@ def draw(root: Path = ROOT) -> list[Path]:
         variants = Record.read(file.parent, file.name)
         put(docs / "quickstart.md", "quickstart-variants", variants_block(variants))
         put(docs / "training.md", "presets", variants_block(variants, OF_PRESETS))
+        if (file.parent / OWN_ROWS.format(QUICKSTART_BF16)).is_file():
+            on_bf16 = Record.read(file.parent, OWN_ROWS.format(QUICKSTART_BF16))
+            put(cache_readme, "stored-scores", stored_scores_block(variants, on_bf16))
     for suite in measured(results, ["equation_readings"])[:1]:
         put(docs / "ablations.md", "readings", readings_block(suite))
         plot_readings(suite, docs / "equation_readings.png")
@@ -151,7 +156,9 @@ def draw(root: Path = ROOT) -> list[Path]:
     for suite in measured(results, ["evaluation"])[:1]:
         put(docs / "scoring.md", "evaluation", evaluation_block(suite))
     for suite in measured(results, ["writing"])[:1]:
-        put(root / "data_shards" / "cache" / "README.md", "writing", writing_block(suite))
+        put(cache_readme, "writing", writing_block(suite))
+    for suite in measured(results, ["stored_types"])[:1]:
+        put(cache_readme, "stored-types", stored_types_block(suite))
     # Once all results are read: one that cannot be leaves the documents as they are.
     for file, block, content in blocks:
         replace_block(file, block, content)

@@ -308,6 +308,26 @@ def test_variants_of_the_quickstart_stand_beside_the_papers_rows(checkout: Path)
         assert "4 runs of 100 steps" in page
 
 
+def test_the_quickstart_on_bf16_features_stands_beside_int8_seed_by_seed(checkout: Path) -> None:
+    for name, oious in (("quickstart_variants", (0.7, 0.8)), ("quickstart_bf16", (0.72, 0.78))):
+        folder = checkout / "runs" / name
+        write_ablation(folder)
+        record = json.loads((folder / "ablation.json").read_text())
+        record["variants"] = {"quickstart": {"title": "quickstart", "changes": {}}}
+        record["runs"] = {f"quickstart-seed-{seed}": record["runs"][f"ours-seed-{seed}"] for seed in (0, 1)}
+        for run, oiou in zip(record["runs"].values(), oious, strict=True):
+            run["row"] = "quickstart"
+            run["scores"] |= {"oIoU": oiou, "kinds": {kind: {"oIoU": oiou} for kind in KINDS}}
+        (folder / "ablation.json").write_text(json.dumps(record))
+        status, said = called("bench", "keep", folder, "--root", checkout)
+        assert status == 0, said
+    assert called("bench", "report", "--root", checkout)[0] == 0
+    page = (checkout / "data_shards/cache/README.md").read_text()
+    assert (
+        "| int8 | 2 | 75.00 ± 7.07 | – |\n| bf16 | 2 | 75.00 ± 4.24 | +0.00 ± 2.83 (+2.00, -2.00) |" in page
+    )
+
+
 def test_an_ablation_with_a_failed_run_is_not_kept(checkout: Path) -> None:
     write_ablation(checkout / "runs" / "ablate", state="failed", error="error: no")
     status, said = called("bench", "keep", checkout / "runs" / "ablate", "--root", checkout)
