@@ -18,6 +18,7 @@ from maris_fast.bench.drawing.plain_tables import (
     ablations_block,
     evaluation_block,
     far_reading_block,
+    interval_coverage_block,
     many_images_block,
     nearest_peer_block,
     quickstart_block,
@@ -155,6 +156,8 @@ def draw(root: Path = ROOT) -> list[Path]:
         put(docs / "scaling.md", "many-images", many_images_block(suite))
     for suite in measured(results, ["evaluation"])[:1]:
         put(docs / "scoring.md", "evaluation", evaluation_block(suite))
+    for suite in measured(results, ["interval_coverage"])[:1]:
+        put(docs / "scoring.md", "interval-coverage", interval_coverage_block(suite))
     for suite in measured(results, ["writing"])[:1]:
         put(cache_readme, "writing", writing_block(suite))
     for suite in measured(results, ["stored_types"])[:1]:
@@ -162,8 +165,7 @@ def draw(root: Path = ROOT) -> list[Path]:
     # Once all results are read: one that cannot be leaves the documents as they are.
     for file, block, content in blocks:
         replace_block(file, block, content)
-        written.append(file)
-    return written
+    return [*written, *dict.fromkeys(file for file, _, _ in blocks)]
 
 
 def _seed_of(file: Path) -> int:

@@ -211,6 +211,26 @@ def evaluation_block(suite: Suite) -> str:
     return "\n".join([*table(["what is computed", "CPU time of an expression"], lines), "", conditions])
 
 
+def interval_coverage_block(suite: Suite) -> str:
+    """How often the intervals of each way hold the truth, their mean width, and the conditions."""
+    scores = list(suite.rows[0]["held"])
+    lines = [
+        [
+            row["model"],
+            str(row["images"]),
+            row["way"],
+            *(f"{row['held'][score]:.1%} ({row['width'][score]:.3f})" for score in scores),
+        ]
+        for row in suite.rows
+    ]
+    first = suite.rows[0]
+    conditions = (
+        f"({first['cases']:,} test sets of each size, {first['resamples']:,} resamples each; "
+        f"{commits_told([suite.commit])}, {suite.date[:10]}.)"
+    )
+    return "\n".join([*table(["model", "images", "interval", *scores], lines), "", conditions])
+
+
 def _busy(suite: Suite, load: float) -> str:
     """Where, on how busy a machine and of which commit it was measured."""
     here = suite.environment

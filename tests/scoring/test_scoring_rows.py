@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from maris_fast import scoring
+from maris_fast.bench.interval_coverage import MODELS, coverage
 from maris_fast.scoring import MARIS, PROTOCOLS, Rows
 from maris_fast.scoring.groups import LENGTH, SIZE, WORDS, groups_of
 from maris_fast.scoring.summary import FEW, intervals
 from tests.scoring.cases import count_of, sample_of
-from tests.scoring.coverage import coverage
 
 MASKS = nps.arrays(bool, (6, 7))
 
@@ -150,7 +150,8 @@ def test_one_image_has_no_interval_and_few_are_said_to_be_few() -> None:
 @pytest.mark.slow
 def test_intervals_of_thirty_images_hold_the_truth_in_nineteen_of_twenty_cases() -> None:
     """Percentiles hold it in 92 of 100; docs/scoring.md has the whole table."""
-    found = coverage(images=30, cases=400, resamples=400, hits=0.6)
+    rows = coverage(images=30, cases=400, resamples=400, hits=MODELS["a good model"])
+    found = {row["way"]: row["held"] for row in rows}
     for name in ("oIoU", "mIoU", "Pr@50", "Pr@90"):
         # Of 400 cases the standard deviation of a share of 95% is 1.1%.
         assert found["ours"][name] == pytest.approx(0.95, abs=0.033), name
