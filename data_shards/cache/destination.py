@@ -34,6 +34,7 @@ from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.files import flush, sha256_of, writing
 from maris_fast.system.locks import is_lock
 from maris_fast.system.new_files import PART, new_file, remove_left_parts
+from maris_fast.system.new_folder import require_no_file_at
 from maris_fast.system.object_store import ObjectStore
 
 WRITABLE = ("s3", "gs")
@@ -94,12 +95,9 @@ class FolderDestination:
         return str(self.folder)
 
     def require_ours(self) -> None:
-        there = next(one for one in (self.folder, *self.folder.parents) if one.exists())
-        if not there.is_dir():
-            raise InputError(f"{there} is a file; name a new or an empty folder")
-        if there != self.folder:
-            return
-        _require_ours(self, {path.name for path in self.folder.iterdir() if not is_lock(path)})
+        require_no_file_at(self.folder)
+        if self.folder.exists():
+            _require_ours(self, {path.name for path in self.folder.iterdir() if not is_lock(path)})
 
     def manifest(self) -> CacheManifest | None:
         return read_manifest(self.folder) if (self.folder / MANIFEST).is_file() else None

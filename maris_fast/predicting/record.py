@@ -22,6 +22,7 @@ from maris_fast.predicting.requests import Asked
 from maris_fast.rle import Rle, require_whole
 from maris_fast.system.files import replace_text
 from maris_fast.system.locks import is_lock
+from maris_fast.system.new_folder import require_no_file_at
 
 PREDICTIONS, SETTINGS, LEFT_OUT = "predictions.jsonl", "predict.json", "left-out.jsonl"
 MASKS, COCO, LABELME = "masks", "predictions.coco.json", "labelme"
@@ -63,8 +64,7 @@ def settings_of(out: Path, settings: Settings, *, overwrite: bool) -> Settings |
     Raises:
         InputError: it has something else, or predictions of other settings, and ``overwrite`` is false.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder with `out`")
+    require_no_file_at(out)
     if not out.is_dir() or all(is_lock(path) for path in out.iterdir()):
         return None
     file = out / SETTINGS

@@ -22,7 +22,8 @@ def new_folder(target: Path) -> Iterator[Path]:
             its end, if somebody else has filled it meanwhile); or it cannot be made, or its disk is full.
     """
     target = Path(target).resolve()  # a link to an empty folder is fine
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    require_no_file_at(target)
+    if target.exists() and any(target.iterdir()):
         raise _not_empty(target)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +40,18 @@ def new_folder(target: Path) -> Iterator[Path]:
             with writing(target):
                 raise
         raise
+
+
+def require_no_file_at(target: Path) -> None:
+    """A folder ``target`` could be there: neither it nor a folder above it is a file.
+
+    Raises:
+        InputError: one is, or that cannot be told.
+    """
+    with writing(target):
+        there = next(one for one in (target, *target.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; name a new or an empty folder")
 
 
 def _not_empty(target: Path) -> InputError:

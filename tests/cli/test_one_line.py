@@ -99,27 +99,27 @@ def test_a_full_disk(folder: Path, full: Path) -> None:
     assert not [one for one in (full / "many").rglob("*") if one.is_file()]
 
 
-@pytest.mark.parametrize("command", ["scenes", "pretrain", "import", "mix", "push"])
-def test_an_output_folder_below_a_file(folder: Path, tmp_path: Path, command: str) -> None:
-    (tmp_path / "notes.txt").write_text("kept")
-    out = tmp_path / "notes.txt" / "new"
+@pytest.mark.parametrize("below", ["", "new", "new/er"])
+@pytest.mark.parametrize(
+    "command", ["scenes", "pretrain", "import", "mix", "push", "export", "cache", "predict-many"]
+)
+def test_an_output_folder_that_is_a_file_or_below_one(
+    folder: Path, tmp_path: Path, command: str, below: str
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("kept")
     asked = {
         "import": (folder / "scenes", "scenes", "--split-by", "synthetic"),
         "mix": (folder / "dataset",),
         "push": (folder / "run", "org/name"),
+        "export": (folder / "run", "--torch"),
+        "cache": (folder / "dataset", "--config", "quickstart"),
+        "predict-many": (folder / "photos", "a dog", "--weights", folder / "run"),
     }
-    assert last_line(command, *asked.get(command, ()), "--out", out) == (
-        f"error: {out} cannot be written: File exists; name another place"
-    )
+    line = last_line(command, *asked.get(command, ()), "--out", notes / below)
+    assert line == f"error: {notes} is a file; name a new or an empty folder"
     assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_a_cache_below_a_file(folder: Path, tmp_path: Path) -> None:
-    notes = tmp_path / "notes.txt"
-    notes.write_text("kept")
-    asked = ("cache", folder / "dataset", "--config", "quickstart", "--out")
-    wanted = f"error: {notes} is a file; name a new or an empty folder"
-    assert [last_line(*asked, place) for place in (notes, notes / "new" / "er")] == [wanted] * 2
+    assert notes.read_text() == "kept"
 
 
 def test_a_device_as_the_file_to_write_stays_a_device(folder: Path) -> None:
