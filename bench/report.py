@@ -19,6 +19,7 @@ from maris_fast.bench.drawing.plain_tables import (
     evaluation_block,
     far_reading_block,
     interval_coverage_block,
+    look_alikes_block,
     many_images_block,
     nearest_peer_block,
     quickstart_block,
@@ -158,6 +159,8 @@ def draw(root: Path = ROOT) -> list[Path]:
         put(docs / "scoring.md", "evaluation", evaluation_block(suite))
     for suite in measured(results, ["interval_coverage"])[:1]:
         put(docs / "scoring.md", "interval-coverage", interval_coverage_block(suite))
+    for suite in measured(results, ["look_alikes"])[:1]:
+        put(docs / "datasets.md", "look-alikes", look_alikes_block(suite))
     for suite in measured(results, ["writing"])[:1]:
         put(cache_readme, "writing", writing_block(suite))
     for suite in measured(results, ["stored_types"])[:1]:

@@ -231,6 +231,26 @@ def interval_coverage_block(suite: Suite) -> str:
     return "\n".join([*table(["model", "images", "interval", *scores], lines), "", conditions])
 
 
+def look_alikes_block(suite: Suite) -> str:
+    """Bits in which copies differ from their originals, and how near two photographs are at the least."""
+    lines = [
+        [
+            f"{'*not detected:* ' if row['kind'] == 'moved' else ''}{row['compared']}",
+            str(row["median"]),
+            str(row["largest"]),
+        ]
+        for row in suite.rows
+        if row["kind"] != "other"
+    ]
+    (others,) = (row for row in suite.rows if row["kind"] == "other")
+    told = (
+        f"Two photographs differ in {others['least']} bits at least, in {others['median']} in the middle of "
+        f"{others['pairs']:,} pairs. ({suite.rows[0]['pairs']} photographs; {commits_told([suite.commit])}, "
+        f"{suite.date[:10]}.)"
+    )
+    return "\n".join([*table(["copy", "median", "largest"], lines), "", told])
+
+
 def _busy(suite: Suite, load: float) -> str:
     """Where, on how busy a machine and of which commit it was measured."""
     here = suite.environment

@@ -100,6 +100,7 @@ DRAWN = (
     "README.md",
     "docs/ablations.md",
     "docs/benchmarks.md",
+    "docs/datasets.md",
     "docs/quickstart.md",
     "docs/training.md",
     "data_shards/cache/README.md",
