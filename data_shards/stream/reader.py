@@ -150,7 +150,7 @@ class CacheReader:
     ) -> Iterator[Batch]:
         """A rank's batches of one epoch, ``accumulation`` of them a step.
 
-        The order is a function of seed and epoch; see ``plan.epoch_steps``. Every rank gets the same number
+        The order is a function of seed and epoch; see ``epoch_steps``. Every rank gets the same number
         of batches.
 
         Args:
