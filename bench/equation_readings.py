@@ -143,7 +143,7 @@ def _run(*words: str) -> None:
     say("$ maris-fast " + " ".join(words))
     status = subprocess.run(command, check=False).returncode
     if status:
-        raise ConfigError(f"the command above ended with status {status}; its own message stands above")
+        raise ConfigError(f"the command above ended with status {status}; its own message is above")
 
 
 def keep(folder: Path, results: Path) -> Path | None:

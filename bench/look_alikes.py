@@ -38,7 +38,7 @@ def main(
     """Measure distances; ``maris-fast bench report`` draws the table."""
     found = sorted(photographs.rglob("*.jpg"))
     if len(found) < 2:
-        raise typer.BadParameter(f"{len(found)} .jpg files below {photographs}; needed are two")
+        raise typer.BadParameter(f"{len(found)} .jpg files below {photographs}; expected two")
     rows = measured([load_image(path) for path in found])
     made = Suite.now("look_alikes", environment(Ranks(torch.device("cpu"))), rows)
     say(f"wrote {made.save(out)}")

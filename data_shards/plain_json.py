@@ -36,5 +36,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(keys) < len(pairs):
         names = [key for key, _ in pairs]
         twice = next(key for place, key in enumerate(names) if key in names[:place])
-        raise ValueError(f"the key {twice!r} stands twice; keep one of them")
+        raise ValueError(f"the key {twice!r} appears twice; keep one of them")
     return keys

@@ -75,7 +75,7 @@ class Target(Frozen):
         if bool(self.ann_ids) != bool(self.area):
             raise ValueError(
                 f"ref {self.ref_id}: its mask has {self.area} pixels and it names {len(self.ann_ids)} "
-                "annotations; needed is some of both, or none of either"
+                "annotations; expected some of both, or none of either"
             )
         return self
 

@@ -52,7 +52,7 @@ def tool(name: str) -> str:
     found = str(bundled) if bundled.exists() else shutil.which(name)
     if found is None:
         raise UnsupportedError(
-            f"no {name} in {BUNDLED} or on the PATH; needed is one of CUDA's binary utilities"
+            f"no {name} in {BUNDLED} or on the PATH; expected one of CUDA's binary utilities"
         )
     return found
 

@@ -76,7 +76,7 @@ class ImageGeometry:
         """
         if not (0 <= x < self.width and 0 <= y < self.height):
             raise InputError(
-                f"pixel {x},{y} is outside the image; needed are x from 0 to {self.width - 1} and y from 0 "
+                f"pixel {x},{y} is outside the image; expected x from 0 to {self.width - 1} and y from 0 "
                 f"to {self.height - 1}"
             )
         row, column = (y + 0.5) * self.h_px / self.height, (x + 0.5) * self.w_px / self.width

@@ -218,7 +218,7 @@ def _opened(path: Path | Upload) -> Iterator[Image.Image]:
         pixels = re.search(r"\d+", str(error))
         raise _too_large(path, int(pixels[0]) if pixels else MOST_PIXELS) from error
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError and others
-        raise InputError(f"{path} is no readable image: {_why(error)}") from error
+        raise InputError(f"{path} is not a readable image: {_why(error)}") from error
     with image:
         if image.width * image.height > MOST_PIXELS:
             raise _too_large(path, image.width * image.height)
@@ -250,7 +250,7 @@ def _what_it_is(path: Path | Upload) -> str:
     for pattern, what in _NOT_READ:
         if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
             return what
-    return f"is no readable image: none of {read}; save it as JPEG or PNG"
+    return f"is not a readable image: none of {read}; save it as JPEG or PNG"
 
 
 def _too_large(path: Path | Upload, pixels: int) -> InputError:
@@ -326,6 +326,6 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
 def _require_range(greys: NDArray[Any], white: int, name: str) -> None:
     if not (greys.min() >= 0 and greys.max() <= white):  # nor NaN
         raise InputError(
-            f"{name} has {greys.dtype} values from {greys.min():g} to {greys.max():g}; needed are 0 to "
+            f"{name} has {greys.dtype} values from {greys.min():g} to {greys.max():g}; expected 0 to "
             f"{white}, so that it is known what is white; save it with 8 or 16 bits"
         )

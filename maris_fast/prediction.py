@@ -246,9 +246,9 @@ def _picture(image: object) -> Image.Image:
         return as_shown(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(
-            f"image is {type(image).__name__}; needed is a path, a Pillow image or an array uint8 [H, W, 3]"
+            f"image is {type(image).__name__}; expected a path, a Pillow image or an array uint8 [H, W, 3]"
         )
-    came = f"image is an array {image.dtype} {list(image.shape)}; needed is uint8 [H, W, 3], RGB"
+    came = f"image is an array {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3], RGB"
     if image.dtype != np.uint8:
         raise TypeError(came)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
@@ -261,14 +261,14 @@ def _texts(expressions: object) -> list[str]:
         return [expressions]
     if not isinstance(expressions, Iterable) or isinstance(expressions, bytes):
         raise TypeError(
-            f"expressions is {type(expressions).__name__}; needed is a sentence (str) or a list of sentences"
+            f"expressions is {type(expressions).__name__}; expected a sentence (str) or a list of sentences"
         )
     texts = list(expressions)
     for place, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"expressions[{place}] is {type(text).__name__}; needed is a sentence (str)")
+            raise TypeError(f"expressions[{place}] is {type(text).__name__}; expected a sentence (str)")
     if not texts:
-        raise ArgumentError("expressions is empty; needed is a sentence, or a list of at least one")
+        raise ArgumentError("expressions is empty; expected a sentence, or a list of at least one")
     return texts
 
 

@@ -20,7 +20,7 @@ def find_weights(weights: str | PathLike[str]) -> Path:
     """
     if not isinstance(weights, str | PathLike):
         raise TypeError(
-            f"weights is {type(weights).__name__}; needed is the path of a run's folder or of a weights file"
+            f"weights is {type(weights).__name__}; expected the path of a run's folder or of a weights file"
         )
     path = Path(weights)
     for file in (path, path / BEST, path / LAST):

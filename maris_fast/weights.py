@@ -146,7 +146,7 @@ def _require_fit(path: Path, file: safe_open, meta: WeightsMeta) -> None:
         if found.get(name) != shape:
             raise CheckpointError(
                 f"{path} does not fit the model its header describes: {name} is "
-                f"{found.get(name, 'missing')}, needed is {shape}; it was written by another version, train "
+                f"{found.get(name, 'missing')}, expected {shape}; it was written by another version, train "
                 "or export it again"
             )
     if more := sorted(found.keys() - needed.keys()):

@@ -94,25 +94,25 @@ def test_a_path_an_image_an_array_and_features_mean_the_same(predictor: Predicto
 @pytest.mark.parametrize(
     ("image", "expressions", "kind", "message"),
     [
-        (PIXELS / 255, "bar", TypeError, r"image is an array float64 \[90, 140, 3\]; needed is uint8 \[H, W"),
+        (PIXELS / 255, "bar", TypeError, r"image is an array float64 \[90, 140, 3\]; expected uint8 \[H, W"),
         (np.dstack([PIXELS, PIXELS[..., :1]]), "bar", ValueError, r"image is an array uint8 \[90, 140, 4\]"),
         (
             PIXELS[..., 0],
             "bar",
             ValueError,
-            r"image is an array uint8 \[90, 140\]; needed is uint8 \[H, W",
+            r"image is an array uint8 \[90, 140\]; expected uint8 \[H, W",
         ),
         (PIXELS[:0], "bar", ValueError, r"image is an array uint8 \[0, 140, 3\]"),
-        (torch.from_numpy(PIXELS), "bar", TypeError, "image is Tensor; needed is a path, a Pillow image or"),
-        (None, "bar", TypeError, "image is NoneType; needed is a path"),
+        (torch.from_numpy(PIXELS), "bar", TypeError, "image is Tensor; expected a path, a Pillow image or"),
+        (None, "bar", TypeError, "image is NoneType; expected a path"),
         ("none.jpg", "bar", maris_fast.InputError, "no image none.jpg"),
-        (PIXELS, [], ValueError, "expressions is empty; needed is a sentence"),
+        (PIXELS, [], ValueError, "expressions is empty; expected a sentence"),
         (PIXELS, "", ValueError, "the expression '' holds no word"),
         (PIXELS, ["bar", " "], ValueError, "the expression ' ' holds no word"),
         (PIXELS, "word " * 76, ValueError, "the text tower tiny takes 77"),
-        (PIXELS, None, TypeError, r"expressions is NoneType; needed is a sentence \(str\) or a list"),
-        (PIXELS, b"bar", TypeError, "expressions is bytes; needed is"),
-        (PIXELS, ["bar", 3], TypeError, r"expressions\[1\] is int; needed is a sentence"),
+        (PIXELS, None, TypeError, r"expressions is NoneType; expected a sentence \(str\) or a list"),
+        (PIXELS, b"bar", TypeError, "expressions is bytes; expected"),
+        (PIXELS, ["bar", 3], TypeError, r"expressions\[1\] is int; expected a sentence"),
     ],
 )
 def test_a_wrong_argument_gets_one_error_that_names_it(
@@ -133,5 +133,5 @@ def test_weights_are_a_runs_folder_or_a_file_and_an_error_names_the_argument(
     assert maris_fast.load_model(tmp_path)[1] == meta
     with pytest.raises(maris_fast.CheckpointError, match=r"no weights in the folder .*; training writes"):
         Predictor(run.parent)
-    with pytest.raises(TypeError, match="weights is int; needed is the path of a run's folder"):
+    with pytest.raises(TypeError, match="weights is int; expected the path of a run's folder"):
         Predictor(3)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def require_own_splits(data: DataSettings) -> None:
             manifest.of_split(getattr(data, setting), data.cache)
         except InputError as error:
             raise InputError(
-                f"{error}. Set data.{setting} to a split that is there; to make a split val of some of the "
+                f"{error}. Set data.{setting} to an existing split; to make a split val of some of the "
                 "train images, import the data set with `maris-fast import --hold-out 0.1` and cache it again"
             ) from error
 

@@ -67,9 +67,9 @@ class RunState(BaseModel):
 
 
 WAYS_OUT = (
-    "Nothing was changed. Mend the newest checkpoint or copy it back, or move those that cannot be used out "
-    "of checkpoints/ to go on from an older one; train into a new run.folder; or start anew in this one with "
-    "run.resume=restart, which moves what the former run left into a folder of its own first"
+    "Nothing was changed. Repair the newest checkpoint or copy it back, or move unusable ones out of "
+    "checkpoints/ to resume from an older one; train into a new run.folder; or start again in this one with "
+    "run.resume=restart, which first moves the earlier run's files into a folder of their own"
 )
 
 
@@ -123,7 +123,7 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
             shutil.rmtree(partial)
         raise CheckpointError(
             f"checkpoint {final} could not be written: {error}; earlier ones are untouched. Make room on "
-            "that disk, or set run.folder to another, then go on with run.resume=auto"
+            "that disk, or set run.folder to another, then resume with run.resume=auto"
         ) from error
     try:
         older = [other for other in _newest_first(run) if (_step(other) or 0) < state.step]
@@ -131,7 +131,7 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
             _discard(old)
         replace_text(run / LATEST, [final.name, "\n"])
     except OSError as error:
-        log.warning("checkpoint %s is written; tidying up behind it failed: %s", final, error)
+        log.warning("checkpoint %s is written; cleaning up after it failed: %s", final, error)
     return final
 
 
@@ -147,7 +147,7 @@ def newest(run: Path) -> tuple[Path, RunState] | None:
         passed = {other: one for other, one in seen.items() if isinstance(one, Unusable)}
         if isinstance(found, RunState) and all(one.torn for one in passed.values()):
             for other, one in passed.items():
-                log.warning("checkpoint %s is torn and passed over: it %s", other, one.why)
+                log.warning("checkpoint %s is torn and skipped: it %s", other, one.why)
             return folder, found
     if not seen:
         return None
@@ -159,7 +159,7 @@ def newest(run: Path) -> tuple[Path, RunState] | None:
 
 
 def cannot_go_on(run: Path, found: str) -> CheckpointError:
-    return CheckpointError(f"run.folder {run} holds a run that cannot be gone on from: {found}. {WAYS_OUT}")
+    return CheckpointError(f"run.folder {run} holds a run that cannot be resumed: {found}. {WAYS_OUT}")
 
 
 def check_shapes(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:

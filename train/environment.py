@@ -79,6 +79,6 @@ def _commit() -> str | None:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("the commit is not on record: %s", error)
+        log.warning("the commit is unknown: %s", error)
         return None
     return said.strip() or None

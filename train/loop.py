@@ -434,7 +434,7 @@ class Trainer:
         made_with = {**environment(self.ranks), "data": self.cache_info.dataset, "kernels": self.kernels}
         changed = kernel_choice.differing(folder / run_files.ENVIRONMENT, self.kernels)
         if self.step and changed:
-            log.warning("the run goes on with other implementations: %s", "; ".join(changed))
+            log.warning("the run resumes with other implementations: %s", "; ".join(changed))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self.step == 0:
@@ -453,7 +453,7 @@ class Trainer:
 def _diverged(what: str) -> TrainingError:
     return TrainingError(
         f"{what}: the run has diverged; lower optimiser.lr, lengthen optimiser.warmup_share or lower "
-        "optimiser.clip_norm, and start again, or go on from the last checkpoint with run.resume=auto"
+        "optimiser.clip_norm, and start again, or resume from the last checkpoint with run.resume=auto"
     )
 
 
@@ -469,7 +469,7 @@ def _farewell(outcome: Outcome, settings: TrainingSettings) -> str:
     if not outcome.finished:
         return (
             f"stopped after step {outcome.step} of {outcome.total_steps}; the same command with "
-            "run.resume=auto goes on from there"
+            "run.resume=auto resumes from there"
         )
     best = f"; best oIoU {outcome.best.score:.4f} at step {outcome.best.step}" if outcome.best else ""
     return f"finished {outcome.total_steps} steps{best}; weights in {folder / BEST}"

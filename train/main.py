@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print the settings and DeepSpeed's configuration, and end"
     )
     parser.add_argument(
-        "--ranks", type=int, help="with --dry-run: for so many ranks instead of those started now"
+        "--ranks", type=int, help="with --dry-run: for this many ranks instead of those started now"
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers")
     return parser

@@ -43,7 +43,7 @@ def find(run: RunSettings) -> tuple[Path, RunState] | None:
             return None
         if run.resume == "never":
             raise ConfigError(
-                f"run.folder {folder} is not empty; go on from its last checkpoint with run.resume=auto, or "
+                f"run.folder {folder} is not empty; resume from its last checkpoint with run.resume=auto, or "
                 "set run.folder to a new one"
             )
         if not run_files.holds_run(folder):

@@ -50,4 +50,8 @@ def set_aside(folder: Path) -> None:
     former.mkdir()
     for path in left:
         path.rename(former / path.name)
-    log.warning("%s held a run already: this one starts anew, and that one is now in %s", folder, former)
+    log.warning(
+        "%s already held a run: this one starts from the beginning, and the earlier one is now in %s",
+        folder,
+        former,
+    )

@@ -55,5 +55,5 @@ def require_still_owned(folder: Path) -> None:
         confirm(folder)
     except OccupiedError as error:
         raise ConfigError(
-            f"run.folder {error}: it was taken over while this run stood still, and this one ends"
+            f"run.folder {error}: it was taken over while this run was suspended, so this run ends"
         ) from error

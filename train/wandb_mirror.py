@@ -37,7 +37,7 @@ class WandbMirror:
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._run: Any = None
-        self._mirror = ByProduct("W&B", "it is off from here on, and the training goes on")
+        self._mirror = ByProduct("W&B", "it is off from here on; training continues")
         self._do(lambda: self._start(settings))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

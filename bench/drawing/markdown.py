@@ -32,6 +32,6 @@ def replace_block(file: Path, name: str, content: str) -> None:
         raise InputError(f"{file} can't be rewritten ({error}); name a checkout with --root") from error
     begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
     if begin not in text or end not in text:
-        raise InputError(f"{file} has no block {name}: needed are the lines {begin.strip()} and {end}")
+        raise InputError(f"{file} has no block {name}: expected the lines {begin.strip()} and {end}")
     head, _, rest = text.partition(begin)
     file.write_text(f"{head}{begin}{content}\n{end}{rest.partition(end)[2]}")

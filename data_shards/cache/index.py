@@ -105,7 +105,7 @@ class ShardIndex:
                 index = cls(**{field.name: _column(columns, field.name) for field in fields(cls)})
             index._require_consistent()
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise InputError(f"{path} is no shard index; write the cache again ({error})") from error
+            raise InputError(f"{path} is not a shard index; write the cache again ({error})") from error
         return index
 
     def _require_consistent(self) -> None:
@@ -117,10 +117,10 @@ class ShardIndex:
         for name, (dtype, shape) in _layout(len(self.image_id), members, len(self.words)).items():
             column = getattr(self, name)
             if column.dtype != dtype or column.shape != shape:
-                raise ValueError(f"{name} is {column.dtype} {column.shape}, needed is {dtype} {shape}")
+                raise ValueError(f"{name} is {column.dtype} {column.shape}, expected {dtype} {shape}")
         ends = self.expression_offset
         if ends[0] != 0 or ends[-1] != len(self.words) or (np.diff(ends) < 1).any():
-            raise ValueError("its expressions are not those of its images, one after the other")
+            raise ValueError("its expressions do not follow its images in order")
 
     @classmethod
     def zeros(cls, images: int, members: int, expressions: int) -> ShardIndex:
@@ -182,7 +182,7 @@ def _column(columns: zipfile.ZipFile, name: str) -> NDArray[Any]:
     content = columns.read(place)
     header = _HEADER.match(content)
     if header is None:
-        raise ValueError(f"{name} is no plain array of whole numbers")
+        raise ValueError(f"{name} is not a plain array of integers")
     length, dtype, *sizes = header.groups()
     start = 10 + int.from_bytes(length, "little")
     return np.frombuffer(content, dtype.decode(), offset=start).reshape([int(size) for size in sizes if size])

@@ -260,7 +260,7 @@ def read_writing(files: Files) -> Writing:
         return Writing.model_validate_json(content)
     except ValidationError as error:
         raise InputError(
-            f"{path} is damaged or of another version; delete {files} and write the cache anew "
+            f"{path} is damaged or of another version; delete {files} and write the cache again "
             f"({first_of(error)})"
         ) from error
 
@@ -269,7 +269,7 @@ def _whole(files: Files, name: str) -> bytes:
     content = read_start(files, name, MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise InputError(
-            f"{files / name} has more than {MOST_BYTES:,} bytes, so that it is not what it is named for"
+            f"{files / name} has more than {MOST_BYTES:,} bytes, so it is not what its name says"
         )
     return content
 

@@ -218,7 +218,7 @@ class RayJob:
 
     def _progress(self) -> str:
         written = f"{self.written()} of {len(self.plan)} shards are written; " if self.plan else ""
-        return f"{written}the same command goes on from there"
+        return f"{written}the same command resumes"
 
     def _nodes(self) -> dict[str, Any]:
         return {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}

@@ -65,8 +65,8 @@ def plan_split(
     for (record, line_bytes), of_image in mapped(lambda one: checking.look(one[0]), records, LOOKING):
         if record.image_id in seen:
             raise InputError(
-                f"image {record.image_id} stands twice in split {split} of {source.folder}; "
-                "all sentences of an image belong into one record"
+                f"image {record.image_id} appears twice in split {split} of {source.folder}; "
+                "all sentences of an image belong in one record"
             )
         seen.add(record.image_id)
         if usable := checking.usable(split, record, of_image):

@@ -161,7 +161,7 @@ def _across(split: str, entry: SplitEntry, shards: list[_Checked]) -> Iterator[P
     for image_id in sorted(
         {image_id for image_id in ids if ids.count(image_id) > 1} if _repeats(ids) else ()
     ):
-        yield Problem(MANIFEST, f"image {image_id} stands more than once in {split}", f"{image_id:012d}")
+        yield Problem(MANIFEST, f"image {image_id} appears more than once in {split}", f"{image_id:012d}")
     if any(shard.problems for shard in shards):
         return
     sums = {
@@ -257,7 +257,7 @@ class _Shard:
         key, name = f"{index.image_id[image]:012d}", self._members[m]
         offset, size = int(index.offset[image, m]), int(index.size[image, m])
         if not start <= offset or offset + size != start + length:
-            self._say("lies elsewhere in the tar than in its index", key, name)
+            self._say("is elsewhere in the tar than its index says", key, name)
             return
         file.seek(start)
         content = file.read(length)

@@ -97,7 +97,7 @@ def _divided(
             if number >= len(records):
                 raise InputError(
                     f"`hold_out` {options.hold_out:g} of {len(records)} images leaves none to train on; "
-                    "needed are two images at least, and a smaller share"
+                    "expected two images at least, and a smaller share"
                 )
             mask = np.zeros(len(records), np.bool_)
             mask[_by_hash(records, options.seed)[:number]] = True

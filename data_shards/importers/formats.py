@@ -59,7 +59,9 @@ def import_dataset(
         source = Source(Path(root).absolute(), dataset, options, split_by, folder)
         form = form_of(source)
         if split_by is not None and not form.divided:
-            raise ConfigError(f"`split_by` {split_by}: {dataset} is divided in one way only; leave it out")
+            raise ConfigError(
+                f"`split_by` {split_by}: {dataset} has only one division into splits; leave it out"
+            )
         info = form.read(source)
         images = Path(info.image_root)
         if images.is_relative_to(folder.absolute()):  # images that the form has written

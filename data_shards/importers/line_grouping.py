@@ -231,5 +231,5 @@ def _png(path: Path, image: Photo) -> NDArray[Any]:
             f"{path} is {picture.width} x {picture.height}, its image {image.width} x {image.height}"
         )
     if len(picture.getbands()) != 1:
-        raise ValueError(f"{path} has the channels {', '.join(picture.getbands())}; needed is one")
+        raise ValueError(f"{path} has the channels {', '.join(picture.getbands())}; expected one")
     return np.asarray(picture)

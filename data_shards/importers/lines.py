@@ -34,7 +34,7 @@ class ObjectRow(Strict):
     @model_validator(mode="after")
     def _said(self) -> ObjectRow:
         if (self.sentence is None) == (not self.sentences):
-            raise ValueError("needed is `sentence`, or a list `sentences`, and not both")
+            raise ValueError("expected `sentence`, or a list `sentences`, and not both")
         mask_file_of(self.mask)
         return self
 

@@ -47,9 +47,7 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         if self.hold_out is not None and not 0 < self.hold_out < 1:
-            raise ArgumentError(
-                f"`hold_out` is {self.hold_out}; needed is a share over 0 and below 1, as 0.1"
-            )
+            raise ArgumentError(f"`hold_out` is {self.hold_out}; expected a share over 0 and below 1, as 0.1")
 
 
 DEFAULT = ImportOptions()

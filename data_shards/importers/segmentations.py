@@ -88,8 +88,8 @@ def _require_near(numbers: list[Any]) -> None:
     for number in numbers:
         if not isinstance(number, int | float):
             raise ValueError(
-                f"its polygons cannot be drawn: {str(number)[:40]!r} is no number; a polygon is one list of "
-                "numbers x1, y1, x2, y2, ..."
+                f"its polygons cannot be drawn: {str(number)[:40]!r} is not a number; a polygon is one list "
+                "of numbers x1, y1, x2, y2, ..."
             )
         if not abs(number) <= _FARTHEST:
             raise ValueError(f"its polygons cannot be drawn: they have a corner at {number}")

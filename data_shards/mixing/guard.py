@@ -231,7 +231,7 @@ class Guard:
         lines += [f"  {leak}" for leak in leaks]
         lines.append(
             f"`remove_leaks` leaves out these {self._removed.images:,} images of the train splits; a model's "
-            "score on an image that it was trained on is no test"
+            "score on an image that it was trained on tests nothing"
         )
         if not allowed.keep_own and any(leak.own for leak in leaks):
             lines.append(

@@ -99,7 +99,7 @@ def parts_of(
         if resolved.count(folder) > 1:
             raise InputError(f"{folder} is named twice; a data set that is mixed in is held out in any case")
     if not folders or len(resolved) > MOST_DATASETS:
-        raise InputError(f"{len(resolved)} data sets were named; needed are 1 to {MOST_DATASETS}")
+        raise InputError(f"{len(resolved)} data sets were named; expected 1 to {MOST_DATASETS}")
     done, total = count(1), 0
 
     def tick() -> None:

@@ -149,7 +149,7 @@ class Pipeline:
             if now - reading.since > self._settings.stall_seconds:
                 raise InputError(
                     f"{self._shards.where(reading.image)}: no answer for {now - reading.since:.0f} s; check "
-                    "the disk or network that it lies on, or raise data.stall_seconds "
+                    "its disk or network, or raise data.stall_seconds "
                     f"({self._settings.stall_seconds:g})"
                 )
 

@@ -175,7 +175,7 @@ class StagedFiles:
 def _url(template: str, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"the manifest names a shard {name!r}, which is no plain file name; it is not opened"
+            f"the manifest names a shard {name!r}, which is not a plain file name; it is not opened"
         )
     return template.replace("{name}", name)
 
@@ -214,7 +214,7 @@ def _fetch_small(template: str, name: str, folder: Path, most: int) -> None:
     if not content:
         raise InputError(f"{url} is empty; check data.shards")
     if len(content) > most:
-        raise InputError(f"{url} has more than {most:,} bytes, so that it is no {name}; check data.shards")
+        raise InputError(f"{url} has more than {most:,} bytes, so it is not a {name}; check data.shards")
     partial = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.partial"
     try:
         partial.write_bytes(content)

@@ -72,7 +72,7 @@ def read(kind: type[Any], words: str) -> Kind:
     types = get_type_hints(kind)
     values = dict(word.split("=", 1) for word in words.split())
     if values.keys() != types.keys():
-        raise ValueError(f"{words!r} is no kind of {', '.join(types)}")
+        raise ValueError(f"{words!r} is not a kind of {', '.join(types)}")
     return kind._make(
         values[name] == "True" if types[name] is bool else types[name](values[name]) for name in types
     )

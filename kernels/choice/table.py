@@ -160,7 +160,7 @@ def _read(here: dict[str, Any], file: Path) -> Certificates:
         return Certificates(here)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         log.warning(
-            "%s can't be used (%s: %s), so nothing is known here; `maris-fast kernels prove` writes it anew",
+            "%s can't be used (%s: %s), so nothing is known here; `maris-fast kernels prove` writes it again",
             file,
             type(error).__name__,
             error,

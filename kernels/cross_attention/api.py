@@ -137,17 +137,17 @@ def _check(
     if x.ndim != 3 or k.ndim != 4 or k.shape != v.shape or x.shape[0] != k.shape[0]:
         raise ValueError(
             f"x is {tuple(x.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}; "
-            "needed are [E, L_q, C] and twice [E, L_k, heads, d]"
+            "expected [E, L_q, C] and twice [E, L_k, heads, d]"
         )
     C, inner = x.shape[2], k.shape[2] * k.shape[3]
     needed = {"W_q": (inner, C), "b_q": (inner,), "W_o": (C, inner), "b_o": (C,)}
     for (name, shape), parameter in zip(needed.items(), (W_q, b_q, W_o, b_o), strict=True):
         if parameter.shape != shape:
             raise ValueError(
-                f"{name} is {tuple(parameter.shape)}; needed is {shape}, as x is {C} wide and k has "
+                f"{name} is {tuple(parameter.shape)}; expected {shape}, as x is {C} wide and k has "
                 f"{k.shape[2]} heads of {k.shape[3]}"
             )
     if key_mask is not None and (key_mask.shape != k.shape[:2] or key_mask.dtype != torch.bool):
         raise ValueError(
-            f"key_mask is {key_mask.dtype} {tuple(key_mask.shape)}; needed is bool {tuple(k.shape[:2])}"
+            f"key_mask is {key_mask.dtype} {tuple(key_mask.shape)}; expected bool {tuple(k.shape[:2])}"
         )

@@ -41,11 +41,11 @@ def multihead_attention(
     if q.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:]:
         raise ValueError(
             f"q is {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}; "
-            "needed are [B, L_q, heads, d] and twice [B, L_k, heads, d]"
+            "expected [B, L_q, heads, d] and twice [B, L_k, heads, d]"
         )
     if key_mask is not None and (key_mask.shape != k.shape[:2] or key_mask.dtype != torch.bool):
         raise ValueError(
-            f"key_mask is {key_mask.dtype} {tuple(key_mask.shape)}; needed is bool {tuple(k.shape[:2])}"
+            f"key_mask is {key_mask.dtype} {tuple(key_mask.shape)}; expected bool {tuple(k.shape[:2])}"
         )
     if impl not in ("auto", *IMPLEMENTATIONS):
         raise ValueError(f"impl = {impl!r}; known are auto, {', '.join(IMPLEMENTATIONS)}")

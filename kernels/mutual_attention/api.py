@@ -83,12 +83,12 @@ def mutual_attention(
     ):
         if parameter.shape != z_v.shape[2:]:
             raise ValueError(
-                f"{name} is {tuple(parameter.shape)}, needed is ({z_v.shape[2]},), the width of z_v"
+                f"{name} is {tuple(parameter.shape)}, expected ({z_v.shape[2]},), the width of z_v"
             )
         if not parameter.is_floating_point():
-            raise ValueError(f"{name} is {parameter.dtype}; needed is a floating-point dtype")
+            raise ValueError(f"{name} is {parameter.dtype}; expected a floating-point dtype")
         if parameter.device != z_v.device:
-            raise ValueError(f"z_v is on {z_v.device} and {name} on {parameter.device}; needed is one device")
+            raise ValueError(f"z_v is on {z_v.device} and {name} on {parameter.device}; expected one device")
     taken, cut = _implementation(impl, z_v, z_l, word_mask, expr_offsets, reading)
     implementation: Callable[..., tuple[Tensor, Tensor]]
     if taken == TRITON:
@@ -216,20 +216,20 @@ def _check(
     if z_v.ndim != 3 or z_l.ndim != 3 or z_v.shape[2] != z_l.shape[2]:
         raise ValueError(
             f"z_v is {tuple(z_v.shape)} and z_l {tuple(z_l.shape)}; "
-            "needed are [I, L_v, C] and [E, L_t, C] of one C"
+            "expected [I, L_v, C] and [E, L_t, C] of one C"
         )
     if z_v.dtype != z_l.dtype or not z_v.is_floating_point():
         raise ValueError(
-            f"z_v is {z_v.dtype} and z_l {z_l.dtype}; needed is one floating-point dtype for both"
+            f"z_v is {z_v.dtype} and z_l {z_l.dtype}; expected one floating-point dtype for both"
         )
     if 0 in (z_v.shape[1], z_l.shape[1], z_v.shape[2]):
         raise ValueError(
             f"z_v is {tuple(z_v.shape)} and z_l {tuple(z_l.shape)}; "
-            "needed is at least one visual token, one word and one channel"
+            "expected at least one visual token, one word and one channel"
         )
     for name, tensor in (("z_l", z_l), ("word_mask", word_mask), ("expr_offsets", expr_offsets)):
         if tensor is not None and tensor.device != z_v.device:
-            raise ValueError(f"z_v is on {z_v.device} and {name} on {tensor.device}; needed is one device")
+            raise ValueError(f"z_v is on {z_v.device} and {name} on {tensor.device}; expected one device")
     _check_tau(tau)
     if keep not in get_args(Keep):
         raise ValueError(f"keep = {keep!r}; known are {', '.join(get_args(Keep))}")
@@ -238,7 +238,7 @@ def _check(
             raise ValueError(f"reading.{name} = {value!r}; known are {', '.join(known)}")
     if word_mask is not None and (word_mask.shape != z_l.shape[:2] or word_mask.dtype != torch.bool):
         raise ValueError(
-            f"word_mask is {word_mask.dtype} {tuple(word_mask.shape)}; needed is bool {tuple(z_l.shape[:2])}"
+            f"word_mask is {word_mask.dtype} {tuple(word_mask.shape)}; expected bool {tuple(z_l.shape[:2])}"
         )
     if expr_offsets is None:
         if z_v.shape[0] != z_l.shape[0]:
@@ -249,7 +249,7 @@ def _check(
     elif expr_offsets.shape != (z_v.shape[0] + 1,) or expr_offsets.dtype != torch.int32:
         raise ValueError(
             f"expr_offsets is {expr_offsets.dtype} {tuple(expr_offsets.shape)}; "
-            f"needed is int32 ({z_v.shape[0] + 1},)"
+            f"expected int32 ({z_v.shape[0] + 1},)"
         )
     elif expr_offsets.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_offsets(expr_offsets.tolist(), z_l.shape[0])
@@ -260,21 +260,21 @@ def _check_tau(tau: float | Tensor) -> None:
         if tau.ndim or tau.device.type != "cpu" or not tau.is_floating_point():
             raise ValueError(
                 f"tau is {tau.dtype} {tuple(tau.shape)} on {tau.device}; "
-                "needed is a number, or a floating-point tensor () on the CPU"
+                "expected a number, or a floating-point tensor () on the CPU"
             )
         if torch.compiler.is_compiling():
             return
         tau = tau.item()
     if not 0 <= tau < 1:
-        raise ValueError(f"tau = {tau}; needed is 0 <= tau < 1, a threshold on sigmoid(S)")
+        raise ValueError(f"tau = {tau}; expected 0 <= tau < 1, a threshold on sigmoid(S)")
 
 
 def _check_offsets(offsets: list[int], expressions: int) -> None:
     """Only for offsets on the CPU: to read them from a GPU would stop a training step to wait for it."""
     if offsets[0] != 0 or offsets[-1] != expressions:
         raise ValueError(
-            f"expr_offsets runs from {offsets[0]} to {offsets[-1]}; needed is from 0 to {expressions}, "
+            f"expr_offsets runs from {offsets[0]} to {offsets[-1]}; expected from 0 to {expressions}, "
             "the number of expressions"
         )
     if any(start > stop for start, stop in pairwise(offsets)):
-        raise ValueError(f"expr_offsets is {offsets}; needed are offsets that never fall")
+        raise ValueError(f"expr_offsets is {offsets}; expected offsets that never fall")

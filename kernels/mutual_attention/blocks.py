@@ -47,7 +47,7 @@ class Walk:
         """
         found = re.fullmatch(r"(\d+)/(\d+)/(\d+)/(\d+)/(\d+)", written)
         if found is None:
-            raise ValueError(f"{written!r} is no walk; needed is rows/warps/stages/chunk/programs")
+            raise ValueError(f"{written!r} is not a walk; expected rows/warps/stages/chunk/programs")
         return cls(*map(int, found.groups()))
 
 

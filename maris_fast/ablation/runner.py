@@ -117,7 +117,7 @@ class Runner:
     ) -> None:
         self._folder, self._record = folder, record
         self._steps, self._collect, self._progress = steps, collect, progress
-        self._saved = ByProduct(ABLATION, "the runs go on, and it is tried again after each")
+        self._saved = ByProduct(ABLATION, "the runs continue, and it is tried again after each")
         self._jobs: list[_Job | None] = [None] * jobs
 
     def work(self, runs: Sequence[AblationRun]) -> None:

@@ -112,7 +112,7 @@ def choose(text: str | None) -> list[Variant]:
             if own.name in VARIANTS or chosen.setdefault(own.name, own) != own:
                 raise ConfigError(
                     f"`rows` {word!r}: there is another row {own.name}; rename {own.fragment.name}, as runs "
-                    "are told apart by their rows' names"
+                    "are distinguished by their rows' names"
                 )
     return list(chosen.values())
 

@@ -89,7 +89,7 @@ def ablate(
     try:
         record = _work(ablation, ranks, places, (train_images, val_images) if quick else None)
     except KeyboardInterrupt:
-        say("stopped; the same command goes on from there", err=True)
+        say("stopped; the same command resumes", err=True)
         raise typer.Exit(130) from None
     _show(record, ablation.folder)
     failed = {

@@ -78,7 +78,7 @@ def _pixel(text: str) -> tuple[int, int]:
         x, y = (int(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(
-            f"--pixel {text!r}; needed are two whole numbers, x from the left and y from the top, "
+            f"--pixel {text!r}; expected two whole numbers, x from the left and y from the top, "
             "as --pixel 120,80"
         ) from error
     return x, y

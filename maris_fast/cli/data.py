@@ -330,7 +330,7 @@ def cache(
             manifest = job.write()
         except KeyboardInterrupt:
             done = f"{job.written()} of {len(job.plan)} shards are written; " if job and job.plan else ""
-            say(f"stopped; {done}the same command goes on from there", err=True)
+            say(f"stopped; {done}the same command resumes", err=True)
             raise typer.Exit(130) from None
     if worker.first and manifest is None:
         say(f"this share is complete; {job.written()} of {len(job.plan)} shards of the cache are written")

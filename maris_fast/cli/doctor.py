@@ -29,7 +29,7 @@ def doctor(
     config: Annotated[
         list[Path] | None,
         typer.Option(
-            help="YAML file of a run or cache, or the name of a shipped one; may be repeated, later files win"
+            help="YAML file of a run or cache, or the name of a shipped one; may be repeated; later files win"
         ),
     ] = None,
     cache: Annotated[str | None, typer.Option(help="cache to check; default: data.cache of --config")] = None,

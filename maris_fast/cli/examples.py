@@ -20,7 +20,7 @@ def examples(
     ] = None,
     number: Annotated[int, typer.Option(min=1, help="expressions in a picture")] = 4,
     images: Annotated[
-        int | None, typer.Option(min=1, help="use only the first images of the split, so many")
+        int | None, typer.Option(min=1, help="use only this many images, the first of the split")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("examples"),
     device: Device = "auto",

@@ -52,7 +52,7 @@ def describe(path: Path | StoreAddress) -> dict[str, Any]:
         weights = find_weights(path)
     except CheckpointError as error:
         raise InputError(
-            f"{path} is no weights file, imported data set or cache of this project, nor a run's folder"
+            f"{path} is not a weights file, imported data set, cache or run folder of this project"
         ) from error
     from maris_fast.weights import load_weights
 

@@ -32,7 +32,7 @@ def require_license(license: str | None) -> None:
     """
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise ArgumentError(
-            f"`license` is {license!r}; needed is an identifier of the Hub, such as apache-2.0 or mit"
+            f"`license` is {license!r}; expected an identifier of the Hub, such as apache-2.0 or mit"
         )
 
 

@@ -84,5 +84,5 @@ def predict_many(
     if outcome.faults:
         say(f"{len(outcome.faults):,} bad lines, sentences and images are left out; see {out / LEFT_OUT}")
     if outcome.stopped:
-        say("stopped; the same command goes on from there", err=True)
+        say("stopped; the same command resumes", err=True)
         raise typer.Exit(130)

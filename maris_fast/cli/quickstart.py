@@ -60,7 +60,7 @@ def quickstart(
                     "run.resume=auto",
                     *(overrides or ()),
                 )
-        title = "evaluate on scenes never seen, as written and with expressions exchanged"
+        title = "evaluate on held-out scenes, as written and with expressions exchanged"
         with watch.step("evaluate", title) as wanted:
             if wanted:
                 _launch(ranks, *scoring_command(weights, cache, split="val", swapped=True, out=scores))
@@ -69,7 +69,7 @@ def quickstart(
                 _draw(weights, dataset, picture)
                 say(f"a sheet of held-out scenes: {picture}")
     except KeyboardInterrupt:
-        say("stopped; the same command goes on from there", err=True)
+        say("stopped; the same command resumes", err=True)
         raise typer.Exit(130) from None
     _conclude(json.loads(scores.read_text()), weights, picture, sum(watch.seconds.values()))
 
@@ -104,7 +104,7 @@ def prepare(
     with watch.step("scenes", "render scenes") as wanted:
         if wanted and not root.exists():
             data.scenes(root, train_images=train_images, val_images=val_images)
-    with watch.step("import", "import them as RefCOCO would be") as wanted:
+    with watch.step("import", "import them like RefCOCO") as wanted:
         if wanted and not dataset.exists():
             data.import_annotations(root, "scenes", split_by="synthetic", out=dataset)
     with watch.step("cache", "cache the frozen encoders' features") as wanted:
@@ -152,7 +152,7 @@ def _seconds(file: Path) -> dict[str, float]:
 def _launch(ranks: int, *command: str) -> None:
     status = launch(ranks, *command)
     if status:
-        raise MarisError(f"the step above ended with status {status}; its own message stands above")
+        raise MarisError(f"the step above ended with status {status}; its own message is above")
 
 
 def _draw(weights: Path, dataset: Path, out: Path) -> None:

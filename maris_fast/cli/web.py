@@ -63,7 +63,7 @@ def asked_at(
     from maris_fast.web.listening import listening
 
     if host not in (LOCAL, "::1", "localhost"):
-        say(f"note: whoever reaches {host} can use this {what}, it asks for no password", err=True)
+        say(f"note: anyone who can reach {host} can use this {what}: there is no password", err=True)
     with listening(host, port, what) as listener:
         predictor = load_predictor(weights, sam_weights, text_weights, device)
         with suppress(KeyboardInterrupt):

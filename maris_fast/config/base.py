@@ -29,7 +29,7 @@ class Settings(BaseModel):
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         for one in value if isinstance(value, list | tuple) else (value,):
             if isinstance(one, bool | str) and kinds & {int, float} and not kinds & {bool, str}:
-                raise ValueError("needed is a number, as 10 or 1e-3; 'yes', '010' and '1:30' are none")
+                raise ValueError("expected a number, as 10 or 1e-3; 'yes', '010' and '1:30' are none")
         return value
 
 

@@ -104,7 +104,7 @@ def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
         bases = [bases]
     if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
         raise ConfigError(
-            f"{path}: extends is {bases!r}; needed is a file's name or a list of names, or no such line"
+            f"{path}: extends is {bases!r}; expected a file's name or a list of names, or no such line"
         )
     values: dict[str, Any] = {}
     for base in bases:

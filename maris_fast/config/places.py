@@ -37,10 +37,10 @@ class StoreAddress:
             raise ArgumentError(f"{self.url!r} is an address of no known kind; these are read: {known}")
         if not _REST.fullmatch(rest):
             raise ArgumentError(
-                f"{self.url!r}: needed is a host or bucket and a path, without '?', '#' or spaces"
+                f"{self.url!r}: expected a host or bucket and a path, without '?', '#' or spaces"
             )
         if scheme == "hf" and not _HF.fullmatch(rest):
-            raise ArgumentError(f"{self.url!r}: needed is hf://datasets/ORG/NAME[@REVISION][/PATH]")
+            raise ArgumentError(f"{self.url!r}: expected hf://datasets/ORG/NAME[@REVISION][/PATH]")
 
     @property
     def scheme(self) -> str:

@@ -68,7 +68,7 @@ def read_yaml(path: Path) -> Any:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
-            raise YamlError(f"it has more than {MOST_BYTES:,} bytes, so that it is no configuration")
+            raise YamlError(f"it has more than {MOST_BYTES:,} bytes, so it is not a configuration")
         return load_yaml(content.decode())
     except UnicodeDecodeError as error:
         raise YamlError(
@@ -114,7 +114,7 @@ def _written_out(node: Node, known: dict[int, int]) -> int:
     """How many values there are if each alias is one more copy."""
     if id(node) in known:
         if not known[id(node)]:
-            raise YamlError(f"an alias stands for what it is part of{_line(node)}")
+            raise YamlError(f"an alias refers to a value that contains it{_line(node)}")
         return known[id(node)]
     known[id(node)] = 0
     parts: list[Node] = []
@@ -131,7 +131,7 @@ def _require_keys_once(node: MappingNode) -> None:
     seen = set()
     for key, _ in node.value:
         if isinstance(key, ScalarNode) and key.value in seen:
-            raise YamlError(f"the key {key.value!r} stands twice{_line(key)}; keep one of them")
+            raise YamlError(f"the key {key.value!r} appears twice{_line(key)}; keep one of them")
         seen.add(key.value if isinstance(key, ScalarNode) else key)
 
 

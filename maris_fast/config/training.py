@@ -81,7 +81,7 @@ class DataSettings(ReadingSettings):
     def _one_way_from_afar(self) -> DataSettings:
         if self.shards is not None and isinstance(self.cache, StoreAddress):
             raise ValueError(
-                f"data.cache = {self.cache} is read where it lies, and data.shards names another place; set "
+                f"data.cache = {self.cache} is read directly, and data.shards names another place; set "
                 "one of them"
             )
         return self
@@ -173,7 +173,7 @@ class RunSettings(Settings):
     stop_after_steps: int | None = Field(
         None,
         gt=0,
-        description="stop after so many steps, with a checkpoint; the schedule does not change",
+        description="stop after this many steps, with a checkpoint; the schedule does not change",
     )
 
 

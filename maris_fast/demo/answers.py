@@ -95,7 +95,7 @@ class Demo:
         if more:
             raise InputError(f"{1 + len(more)} sentences; attention is shown of one, choose it")
         if (x is None) != (y is None):
-            raise InputError("half a spot; needed are both x and y, or neither for one inside the mask")
+            raise InputError("half a spot; expected both x and y, or neither for one inside the mask")
         encoded, _ = self._encoded(image)
         mask, found = self.predictor.attention(encoded, text)
         pixel = pixel_of(mask) if x is None or y is None else (x, y)

@@ -50,7 +50,7 @@ class Page(gr.Blocks):
     ) -> list[Any]:
         with _told():
             if len(inputs) != len(block_fn.inputs):
-                raise InputError(f"{len(inputs)} values; needed are {len(block_fn.inputs)}")
+                raise InputError(f"{len(inputs)} values; expected {len(block_fn.inputs)}")
             return [self._taken(block, value) for block, value in zip(block_fn.inputs, inputs, strict=True)]
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
@@ -71,10 +71,10 @@ class Page(gr.Blocks):
             return self.served.path(value.get("path") if isinstance(value, dict) else None)
         if isinstance(block, gr.Number | gr.Dataset):
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise InputError(f"{block.label or 'number'} is no number")
+                raise InputError(f"{block.label or 'number'} is not a number")
             return value
         if not isinstance(value, str):
-            raise InputError(f"{block.label} is no text; needed is text alone")
+            raise InputError(f"{block.label} is not text; expected text only")
         return value
 
 
@@ -261,7 +261,7 @@ def _spot(event: gr.SelectData) -> tuple[int, int]:
         match event.index:
             case [int() | float() as x, int() | float() as y] if math.isfinite(x) and math.isfinite(y):
                 return int(x), int(y)
-        raise InputError("no spot; needed are x and y")
+        raise InputError("no spot; expected x and y")
 
 
 def _choices(sentences: str | None, chosen: str | None) -> Any:

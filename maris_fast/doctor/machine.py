@@ -211,7 +211,7 @@ def judge_absence(said: str, driver: bool, wanted: bool) -> Finding:
         wanted: the settings take nothing else.
     """
     if driver:
-        todo = "mend what PyTorch says; in a container pass the devices on (--gpus all)"
+        todo = "fix what PyTorch reports; in a container, pass the devices through (--gpus all)"
         return broken(f"an NVIDIA driver, and PyTorch opens no GPU: {said}", "a GPU that opens", todo)
     if wanted:
         return broken(said, "a GPU (device = cuda)", "set device to auto, or run where a GPU is")
@@ -244,7 +244,7 @@ def judge_gpus(found: list[Gpu], ranks: int, *, triton: bool) -> Finding:
             findings.append(
                 warning(
                     f"{came}: {size(gpu.free)} of {size(gpu.total)} free",
-                    "a GPU that nobody else holds",
+                    "a GPU that no other process holds",
                     "end the other processes (nvidia-smi), or choose another with CUDA_VISIBLE_DEVICES",
                 )
             )

@@ -90,7 +90,7 @@ def _two_here(device: str) -> str:
         try:
             told = [rank.result() for rank in ranks]
         except BrokenProcessPool:
-            return "one of them ended without a word"
+            return "one of them ended without a message"
     return "; ".join(f"rank {rank}: {why}" for rank, why in enumerate(told) if why)
 
 
@@ -137,7 +137,7 @@ def cache(subject: Subject) -> Finding:
         try:
             entry = manifest.of_split(split, subject.cache)
         except InputError as error:
-            return broken(str(error), "a split that is there", "set data.*_split")
+            return broken(str(error), "an existing split", "set data.*_split")
         if not entry.images:
             return broken(f"split {split!r} of {subject.cache} is empty", "images", "write the cache again")
     try:
@@ -204,7 +204,7 @@ def judge_room(folder: Path, place: Folder, needed: int, resumed: int | None = N
     room = f"{size(place.free)} free for {size(needed)} of checkpoints and weights"
     if place.free < needed:
         return broken(f"{folder}: {room}", "that much", "make room, or lower run.keep_checkpoints")
-    start = "a new run" if resumed is None else f"goes on after step {resumed}"
+    start = "a new run" if resumed is None else f"resumes after step {resumed}"
     return ok(f"{folder}: {start}; {room}")
 
 

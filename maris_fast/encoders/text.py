@@ -172,7 +172,7 @@ def _model_config(arch: str) -> dict[str, Any]:
     config = open_clip.get_model_config(arch)
     if config is None:
         raise ConfigError(
-            f"encoders.text.arch = {arch!r} is no model of open_clip; "
+            f"encoders.text.arch = {arch!r} is not a model of open_clip; "
             f"open_clip.list_models() names them, and {TINY!r} is a small one for trials"
         )
     unsupported = [key for key in _UNSUPPORTED if config["text_cfg"].get(key)]

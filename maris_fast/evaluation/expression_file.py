@@ -122,11 +122,13 @@ def read_scored(file: Path) -> list[Scored]:
                 one: Scored = checked_json(Scored, line)
             except ValueError as error:
                 raise InputError(
-                    f"{file}, line {number}: {first_of(error)}; needed are lines that `maris-fast eval "
+                    f"{file}, line {number}: {first_of(error)}; expected lines that `maris-fast eval "
                     "--per-expression` or `maris-fast score --per-expression` wrote"
                 ) from error
             if one.key in found:
-                raise InputError(f"{file}, line {number}: {shown(one.key)} is there twice; each may be once")
+                raise InputError(
+                    f"{file}, line {number}: {shown(one.key)} appears twice; each may appear once"
+                )
             found[one.key] = one
     if not found:
         raise InputError(f"{file} holds no scored expression")

@@ -99,7 +99,7 @@ def score_masks(
     for line in (line for of_sentence in given.values() for line in of_sentence if line.number not in used):
         problems.add(f"predictions of no expression of {split}", f"line {line.number}: {_ids(line.row)}")
     problems.raise_if_any(
-        f"needed is one line for each of the {total:,} expressions of {split} in {dataset.folder}, with the "
+        f"expected one line for each of the {total:,} expressions of {split} in {dataset.folder}, with the "
         "sent_id of the data set and a mask at the image's own size"
     )
     table = rows.table()
@@ -116,7 +116,7 @@ def _read(file: Path, problems: Problems) -> dict[int, list[_Line]]:
             try:
                 row = checked_json(Prediction, line)
             except ValueError as error:
-                problems.add("lines that are no prediction", f"line {number}: {first_of(error)}")
+                problems.add("lines that are not predictions", f"line {number}: {first_of(error)}")
             else:
                 given[row.sent_id].append(_Line(number, row))
     return given

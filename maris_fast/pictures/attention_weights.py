@@ -67,7 +67,7 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
     blocks = [module for module in model.modules() if isinstance(module, MutualAwareAttention)]
     if not blocks:
         raise ConfigError(
-            f"this model has no mutual-aware attention to show ({_why_not(model)}); needed are weights of a "
+            f"this model has no mutual-aware attention to show ({_why_not(model)}); expected weights of a "
             "model with MA blocks: model.ma_blocks of 1 or more, model.fusion = mutual"
         )
     kept: list[Tensor] = []

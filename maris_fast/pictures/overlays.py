@@ -49,7 +49,7 @@ def masked(panel: Panel, *, width: int | None = None) -> Image.Image:
     for name, mask in (("prediction", panel.prediction), ("truth", panel.truth)):
         if mask is not None and mask.shape != (panel.image.height, panel.image.width):
             raise ValueError(
-                f"the {name} is {mask.shape}, the image {panel.image.size[::-1]}; needed is one size"
+                f"the {name} is {mask.shape}, the image {panel.image.size[::-1]}; expected one size"
             )
     pixels = np.asarray(panel.image.convert("RGB"), dtype=np.float32)
     inside = panel.prediction[..., None]

@@ -72,7 +72,7 @@ def predict_many(
         requests = usable_of(requests, done, predictor, advance)
     if not leave_out_bad:
         _problems(requests.faults).raise_if_any(
-            "`leave_out_bad` goes on without them, and names each in left-out.jsonl"
+            "`leave_out_bad` continues without them and lists each in left-out.jsonl"
         )
     elif not requests.asked:
         _problems(requests.faults).raise_if_any("nothing is left to predict")
@@ -94,7 +94,7 @@ def predict_many(
             f"{len(new)} images cannot be predicted, all others are written to {out}:",
             *_problems(new).lines(),
         ]
-        raise InputError("\n".join([*lines, "replace them, and the same command goes on with them"]))
+        raise InputError("\n".join([*lines, "replace them, and the same command predicts them"]))
     return outcome
 
 

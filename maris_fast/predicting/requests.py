@@ -25,7 +25,7 @@ from maris_fast.images import NoImageError, is_named_as_image, views_of
 if TYPE_CHECKING:  # it imports torch, and requests are read before that
     from maris_fast.prediction import Predictor
 
-LINES = "lines that are no request; needed is an image and its sentence or sentences"
+LINES = "lines that are not requests; expected an image and its sentence or sentences"
 IMAGES = "images that cannot be used; replace them"
 SENTENCES = "sentences that the text encoder does not take; change or remove them"
 """Kinds of faults."""
@@ -71,7 +71,7 @@ class RequestLine(BaseModel):
     @model_validator(mode="after")
     def _said(self) -> RequestLine:
         if (self.sentence is None) == (not self.sentences):
-            raise ValueError("needed is `sentence`, or a list `sentences`, and not both")
+            raise ValueError("expected `sentence`, or a list `sentences`, and not both")
         if self.sent_id is not None and self.sentence is None:
             raise ValueError("`sent_id` belongs to `sentence`; of `sentences` give `sent_ids`")
         if self.sent_ids is not None and len(self.sent_ids) != len(self.sentences or ()):
@@ -101,7 +101,9 @@ def read_requests(source: Path, sentences: Sequence[str], images: Path | None, o
     """
     if not source.is_dir():
         if sentences:
-            raise ConfigError(f"{source} is no folder, so its lines say the sentences; remove the given ones")
+            raise ConfigError(
+                f"{source} is not a folder, so its lines give the sentences; remove the given ones"
+            )
         root = images or source.absolute().parent
         return Requests(root, *_of_lines(source, root))
     if not sentences:
@@ -173,7 +175,7 @@ def _of_lines(file: Path, root: Path) -> tuple[dict[str, list[Asked]], list[Faul
         elif asked:
             found.setdefault(place, {}).update(dict.fromkeys(asked))
     if not found and not faults:
-        raise InputError(f"{file} has no line; needed is one for each image, with its sentences")
+        raise InputError(f"{file} has no line; expected one for each image, with its sentences")
     return {image: list(asked) for image, asked in found.items()}, faults
 
 

@@ -147,7 +147,7 @@ def _trained_on(run: RunData) -> tuple[str, str] | None:
 
 def _why_not(run: RunData) -> str | None:
     if variant_of(run) is None:
-        return "whose model settings are those of no row"
+        return "whose model settings match no row"
     if _trained_on(run) is None:
         return "whose environment.json does not name its data set"
     return None

@@ -69,7 +69,7 @@ class Comparer:
         """
         if prediction.shape != sample.target.size:
             raise ValueError(
-                f"the prediction is {prediction.shape}, the truth {sample.target.size}; needed is one size"
+                f"the prediction is {prediction.shape}, the truth {sample.target.size}; expected one size"
             )
         masks = {cut: torch.from_numpy(cut[0].truth(prediction))[None] for cut in self._cuts}
         (numbers,) = self._compared(masks, [sample], torch.device("cpu")).tolist()

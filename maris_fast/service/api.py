@@ -198,7 +198,7 @@ async def _asked(request: Request, segmenting: Segmenting) -> tuple[Upload, Sequ
         return await _of_form(request, most)
     if kind == "application/json":
         return await asyncio.to_thread(_of_json, await request.body(), most)
-    raise HTTPException(415, "needed is application/json, or multipart/form-data")
+    raise HTTPException(415, "expected application/json, or multipart/form-data")
 
 
 def _of_json(body: bytes, most: int) -> tuple[Upload, Sequence[str], MaskFormat]:
@@ -278,7 +278,7 @@ async def _of_fields(
         else:
             raise HTTPException(
                 422,
-                "the form cannot be read: needed is one file `image`, texts `sentences`, and a `format`, "
+                "the form cannot be read: expected one file `image`, texts `sentences`, and a `format`, "
                 "rle or png, if any",
             )
     if image is None:

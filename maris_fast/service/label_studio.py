@@ -142,7 +142,7 @@ def interface_of(description: str) -> Interface:
     try:
         root = ElementTree.fromstring(description)
     except (ElementTree.ParseError, ValueError) as error:
-        raise HTTPException(422, f"the labeling interface is no XML: {error}") from error
+        raise HTTPException(422, f"the labeling interface is not XML: {error}") from error
     images = {tag.get("name"): tag.get("value", "") for tag in root.iter("Image")}
     for brush in root.iter("BrushLabels"):
         name, image = brush.get("name"), brush.get("toName")
@@ -153,7 +153,7 @@ def interface_of(description: str) -> Interface:
             return Interface(name, labels, image, images[image][1:], text_key)
     raise HTTPException(
         422,
-        'the labeling interface has no brush for an image; needed are <Image name="image" value="$image"/> '
+        'the labeling interface has no brush for an image; expected <Image name="image" value="$image"/> '
         'and <BrushLabels name="mask" toName="image"> with a <Label value="..."/>',
     )
 

@@ -30,7 +30,7 @@ class LabelStudioFiles:
         parts = urlsplit(server)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ConfigError(
-                f"`label_studio` is {server!r}; needed is an address such as http://localhost:8080"
+                f"`label_studio` is {server!r}; expected an address such as http://localhost:8080"
             )
         self._server, self._key, self._most = server.rstrip("/") + "/", key, most
 

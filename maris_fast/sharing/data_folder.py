@@ -106,7 +106,7 @@ def _write_dataset(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]
 
 def _link(file: Path, out: Path, wanted: int | None = None) -> None:
     if not file.is_file():
-        raise InputError(f"{file} is missing; put it back, or make {file.parent} anew")
+        raise InputError(f"{file} is missing; put it back, or create {file.parent} again")
     if wanted is not None and file.stat().st_size != wanted:
         raise InputError(
             f"{file} has {file.stat().st_size:,} bytes, its manifest says {wanted:,}; `maris-fast verify` "

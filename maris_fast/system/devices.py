@@ -20,7 +20,7 @@ def usable(device: torch.device | str) -> torch.device:
     try:
         named = torch.device(device)
     except RuntimeError as error:
-        raise ConfigError(f"device = {device}, which is no device; set device to cpu or cuda") from error
+        raise ConfigError(f"device = {device}, which is not a device; set device to cpu or cuda") from error
     if named.type == "cuda":
         _require_cuda("device", "cpu")
         if (named.index or 0) >= torch.cuda.device_count():

@@ -30,7 +30,7 @@ def read_at_most(path: Path, most: int) -> bytes:
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise InputError(f"{path} has more than {most:,} bytes, so that it is not what it is named for")
+        raise InputError(f"{path} has more than {most:,} bytes, so it is not what its name says")
     return content
 
 
@@ -41,7 +41,7 @@ def plain_name(name: str) -> str:
         ValueError: it is something else.
     """
     if name in ("", ".", "..") or any(one in name for one in "/\\\0"):
-        raise ValueError(f"{name!r} is no plain file name, and nothing outside the folder is opened")
+        raise ValueError(f"{name!r} is not a plain file name; nothing outside the folder is opened")
     return name
 
 

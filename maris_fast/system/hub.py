@@ -37,10 +37,10 @@ def require_repository(name: str) -> None:
 
     try:
         if not is_repository(name):
-            raise HFValidationError("needed is org/name, the user or organisation first")
+            raise HFValidationError("expected org/name, the user or organisation first")
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ArgumentError(f"{name!r} is no repository of the Hub: {error}") from error
+        raise ArgumentError(f"{name!r} is not a repository of the Hub: {error}") from error
 
 
 def downloaded(
@@ -128,8 +128,8 @@ def upload(
         page = api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
         if private and not api.repo_info(repository, repo_type=kind).private:
             raise HubError(
-                f"{repository} is there already and public; make it private on its page, push to another, or "
-                "leave out `private`"
+                f"{repository} exists already and is public; make it private on its page, push to another, "
+                "or leave out `private`"
             )
         if last:
             api.upload_folder(

@@ -119,7 +119,7 @@ class ObjectStore:
                     raise StoreError(
                         str(self.address / name),
                         f"the connection was cut {cuts} times, the last after {start:,} bytes; check the "
-                        "server and what lies between",
+                        "server and the network",
                     ) from error
 
     def _opened(self, obstore: Any, name: str, start: int, stop: int) -> Iterator[bytes]:
@@ -273,7 +273,7 @@ def _told(text: str, address: StoreAddress, patience: float) -> tuple[str, int |
     for sign, what in (
         ("kind: Timeout", f"no answer in {patience / 4:g} s"),
         ("lookup address", "no such host"),
-        ("ConnectionRefused", "nobody answers there (connection refused)"),
+        ("ConnectionRefused", "nothing listens there (connection refused)"),
         ("ConnectionReset", "the server ended the connection"),
         ("IncompleteMessage", "the server ended the connection without an answer"),
     ):

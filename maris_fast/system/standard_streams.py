@@ -115,7 +115,7 @@ class SturdyStream:
         self._empty_buffer()
         if self.reason is None:
             self.reason = error
-            self._streams.tell(f"WARNING: {self._name} cannot be written ({error}); going on without it\n")
+            self._streams.tell(f"WARNING: {self._name} cannot be written ({error}); continuing without it\n")
         return False
 
     def _empty_buffer(self) -> None:

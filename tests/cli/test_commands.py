@@ -110,7 +110,7 @@ def test_info_describes_weights_data_set_cache_and_machine(folder: Path, weights
     ("change", "message"),
     [
         ("no image", "no image"),
-        ("text file", "no readable image"),
+        ("text file", "not a readable image"),
         ("cut image", "cannot be decoded"),
         ("empty expression", "holds no word"),
         ("long expression", "text tower tiny takes 77"),
@@ -204,7 +204,7 @@ def test_import_refuses_a_pickle_that_runs_code_and_leaves_nothing(folder: Path,
             ("cache", "{folder}/dataset", "{folder}/cache", *TINY, *TINY_TEXT, "feature_dtype=bf16"),
             "feature_dtype: int8 against bf16",
         ),
-        (("info", "{folder}"), "no weights file, imported data set or cache"),
+        (("info", "{folder}"), "not a weights file, imported data set, cache"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_and_status_2(

@@ -160,7 +160,7 @@ def test_a_terminated_import_says_so_and_leaves_nothing(tmp_path: Path, number: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("import", "{root}", "people.jsonl", "--split-by", "unc"), "is divided in one way only"),
+        (("import", "{root}", "people.jsonl", "--split-by", "unc"), "has only one division into splits"),
         (("import", "{root}", "people.jsonl", "--split", "tset"), "it has train, val"),
         (("import", "{root}", "folks.jsonl"), "no file"),
         (("import", "{root}", "people.jsonl", "--images", "attic"), "--images names the folder"),

@@ -93,16 +93,16 @@ def test_other_fields_and_functions_take_no_file_either(client: httpx.Client, se
     mine, theirs = described(uploaded(client)), described(secret)
     attention = [
         ([mine, theirs, None, None], "Sentence is no text"),
-        ([mine, "dog", theirs, 1], "x of the spot is no number"),
-        ([mine, "dog", 1, [theirs]], "y of the spot is no number"),
-        ([mine, "dog", True, 1], "x of the spot is no number"),
+        ([mine, "dog", theirs, 1], "x of the spot is not a number"),
+        ([mine, "dog", 1, [theirs]], "y of the spot is not a number"),
+        ([mine, "dog", True, 1], "x of the spot is not a number"),
     ]
     for data, wanted in attention:
         assert queued(client, "attention", data)["error"] == wanted + (
-            "; needed is text alone" if "text" in wanted else ""
+            "; expected text alone" if "text" in wanted else ""
         )
     for name, data, wanted in (
-        ("example", [theirs], "Examples is no number"),
+        ("example", [theirs], "Examples is not a number"),
         ("example", [-1], "no such example"),
         ("_choices", [theirs, None], NO_TEXT),
         ("_choices", ["dog", theirs], NO_TEXT),

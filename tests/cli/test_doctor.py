@@ -383,7 +383,7 @@ def test_a_disk_needs_room_for_one_checkpoint_more_than_are_kept() -> None:
     full = judge_room(Path("/data/run"), place, 6 * GIB)
     assert full.status == "broken"
     assert "5.0 GiB free for 6.0 GiB" in full.came
-    assert "goes on after step 7" in judge_room(Path("/data/run"), place, GIB, resumed=7).came
+    assert "resumes after step 7" in judge_room(Path("/data/run"), place, GIB, resumed=7).came
 
 
 def test_shared_memory_that_is_too_little_for_several_ranks_is_told() -> None:

@@ -23,7 +23,7 @@ from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 QUICKSTART = ROOT / "train" / "configs" / "quickstart.yaml"
 LONG = "x" * 300
 WAY_OUT = (
-    ". Set data.val_split to a split that is there; to make a split val of some of the train images, import "
+    ". Set data.val_split to an existing split; to make a split val of some of the train images, import "
     "the data set with `maris-fast import --hold-out 0.1` and cache it again"
 )
 
@@ -71,7 +71,7 @@ def test_a_gpu_that_is_not_there(folder: Path, command: str) -> None:
     assert last_line(*asked, "--device", "cuda") == (
         "error: device = cuda, but PyTorch sees no CUDA device; set device to cpu"
     )
-    assert last_line(*asked, "--device", "gpu").startswith("error: device = gpu, which is no device; set")
+    assert last_line(*asked, "--device", "gpu").startswith("error: device = gpu, which is not a device; set")
 
 
 def test_a_full_disk(folder: Path, full: Path) -> None:
@@ -139,7 +139,7 @@ def test_extends_that_names_no_file(tmp_path: Path, extends: str, found: str) ->
     config = tmp_path / "own.yaml"
     config.write_text(f"extends:{extends}\n")
     assert last_line("train", "--config", config) == (
-        f"error: {config}: extends is {found}; needed is a file's name or a list of names, or no such line"
+        f"error: {config}: extends is {found}; expected a file's name or a list of names, or no such line"
     )
 
 
@@ -256,7 +256,7 @@ def test_files_that_this_user_may_not_read(folder: Path, tmp_path: Path) -> None
         ),
         (
             2,
-            f"    own.jsonl:1: {photo} is no readable image: [Errno 13] Permission denied: '{photo}'",
+            f"    own.jsonl:1: {photo} is not a readable image: [Errno 13] Permission denied: '{photo}'",
             (photo, "import", folder, lines.name, "--out", tmp_path / "out"),
         ),
         (
@@ -285,7 +285,7 @@ def test_files_that_this_user_may_not_read(folder: Path, tmp_path: Path) -> None
 
 def test_names_too_long_for_a_disk(folder: Path, tmp_path: Path) -> None:
     scenes = tmp_path / "{long}"
-    assert last_line("scenes", scenes).endswith("File name too long")
+    assert last_line("scenes", scenes).endswith("cannot be written: File name too long; name another place")
     assert "File name too long" in last_line("import", tmp_path, "{long}", "--out", tmp_path / "out")
 
 

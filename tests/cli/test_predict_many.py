@@ -160,7 +160,7 @@ def test_bad_lines_hostile_paths_and_broken_images_are_all_named_or_left_out(
         "C:\\secret.png": "leave the image folder",
         "none.png": "no image",
         "cut.jpg": "cut.jpg",
-        "text.png": "no readable image",
+        "text.png": "not a readable image",
         "kitchen": "is a folder",
     }
     rows = [{"image": image, "sentence": SENTENCES[0]} for image in (*bad, "garden/1.png")]
@@ -180,7 +180,7 @@ def test_bad_lines_hostile_paths_and_broken_images_are_all_named_or_left_out(
         assert why in said(refused)
     for number in (10, 11, 12, 13, 14):
         assert f"asked.jsonl:{number}" in said(refused)
-    assert "--leave-out-bad goes on without them" in said(refused)
+    assert "--leave-out-bad continues without them" in said(refused)
     assert not out.exists()
 
     done = predict(file, "--leave-out-bad", weights=weights, out=out)
@@ -219,7 +219,7 @@ def test_a_stopped_command_leaves_what_is_done_and_goes_on_from_there(
     out = tmp_path / "out"
     stopped = predict(photos, *SENTENCES, "--format", form, weights=weights, out=out)
     assert stopped.exit_code == 130
-    assert "stopped; the same command goes on" in said(stopped)
+    assert "stopped; the same command resumes" in said(stopped)
     assert "2 of 4 images, 4 masks" in said(stopped)
     again = maris_fast("import", out, FILES[form], "--images", photos, "--out", tmp_path / "partial")
     assert again.exit_code == 0, again.output
@@ -435,7 +435,7 @@ def test_score_reads_predictions_with_the_ids_of_a_data_set(
     [
         (("{photos}",), "is a folder; add the sentences to segment in its images"),
         (("{photos}", "a mug", "--images", "x"), "is the folder of images itself; remove --images"),
-        (("{photos}/notes.txt", "a mug"), "is no folder, so its lines say the sentences"),
+        (("{photos}/notes.txt", "a mug"), "is not a folder, so its lines give the sentences"),
         (("{photos}/none.jsonl",), "no file"),
         (("{empty}", "a mug"), "no image in"),
     ],

@@ -90,7 +90,7 @@ def test_an_image_that_is_not_there_or_is_none_is_left_out_with_its_address(
         for told in (
             f"no image {far.address}/1.png: 404",
             f"{far.address}/2.png is a web page, not an image",
-            f"{far.address}/3.png is no readable image",
+            f"{far.address}/3.png is not a readable image",
         ):
             assert told in str(refused.value)
         manifest = cached(dataset, tmp_path / "cache", far.address, leave_out_bad=True)

@@ -186,7 +186,7 @@ def test_ctrl_c_leaves_whole_shards_and_the_same_command_goes_on(
     shards = {name for name in names if name.endswith(".tar")}
     assert first.returncode == 130
     assert said_first.splitlines()[-1] == (
-        f"stopped; {len(shards)} of 17 shards are written; the same command goes on from there"
+        f"stopped; {len(shards)} of 17 shards are written; the same command resumes"
     )
     assert names == {"writing.json", *shards, *(name.replace(".tar", ".index.npz") for name in shards)}
     again = run(*on_ray)
@@ -211,7 +211,7 @@ def test_a_shard_that_ends_every_worker_and_a_node_of_another_version_are_errors
         )
     assert result.exit_code == 2
     assert "2 workers ended at train-000000.tar, the last on node" in said(result)
-    assert "0 of 1 shards are written; the same command goes on from there" in said(result)
+    assert "0 of 1 shards are written; the same command resumes" in said(result)
     monkeypatch.setattr(ray_crew, "versions", lambda: {"maris-fast": "9.9"})
     result = maris_fast(*command(dataset, tmp_path / "other", "--on", "ray")[3:])
     assert re.search(

@@ -196,8 +196,8 @@ def reseal(cache: Path, values: dict[str, Any]) -> None:
         ("targets", r"json\): disagrees with the index in targets"),
         ("geometry", r"json\): disagrees with the index in geometry"),
         ("crc", r"json\): is not what was written"),
-        ("offset", r"json\): lies elsewhere in the tar"),
-        ("size", r"json\): lies elsewhere in the tar"),
+        ("offset", r"json\): is elsewhere in the tar"),
+        ("size", r"json\): is elsewhere in the tar"),
         ("image_id", r"the tar has .* in its place"),
     ],
 )
@@ -232,7 +232,7 @@ def test_the_same_images_twice_are_named(cache: Path) -> None:
     shutil.copyfile(cache / first["name"], cache / "train-000099.tar")
     shutil.copyfile(cache / "train-000000.index.npz", cache / "train-000099.index.npz")
     reseal(cache, values)
-    assert any("stands more than once in train" in str(problem) for problem in verified(cache).problems)
+    assert any("appears more than once in train" in str(problem) for problem in verified(cache).problems)
 
 
 @pytest.mark.parametrize("name", ["train-000099.tar", "x.index.npz", "train-000000.tar.part", "writing.json"])

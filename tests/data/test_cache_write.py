@@ -206,11 +206,11 @@ def broken(tmp_path: Path, change: str) -> Path:
     [
         ("missing", r"no image .*5\.png"),
         ("size", r"5\.png is 64 x 97.*64 x 96"),
-        ("text", r"5\.png.*no readable image"),
+        ("text", r"5\.png.*not a readable image"),
         ("truncated", r"5\.png.*cannot be decoded"),
         ("long", r"image 5, sentence 50000: .*102 tokens.*77"),
         ("blank", r"image 5, sentence 50000: .*no word"),
-        ("twice", r"image 4 stands twice"),
+        ("twice", r"image 4 appears twice"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing_half_written(tmp_path: Path, change: str, match: str) -> None:

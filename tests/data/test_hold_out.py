@@ -85,7 +85,7 @@ def test_one_split_of_a_data_set_that_has_several_can_be_divided(tmp_path: Path)
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 10, float("nan")])
 def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(ArgumentError, match="; needed is a share over 0"):
+    with pytest.raises(ArgumentError, match="; expected a share over 0"):
         ImportOptions(hold_out=share)
 
 
@@ -97,4 +97,4 @@ def test_the_command_names_its_option_and_leaves_nothing_behind(photos: Photos) 
     assert done.exit_code == 2
     assert "error: --hold-out 0.1 of 1 images leaves none to train on" in done.output
     assert not photos.out.exists()
-    assert "error: --hold-out is 2.0; needed is a share" in maris_fast(*command, "2").output
+    assert "error: --hold-out is 2.0; expected a share" in maris_fast(*command, "2").output

@@ -126,9 +126,9 @@ def test_a_ramp_of_16_bits_stays_a_ramp(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.array([[0, 70000]], np.int32), "int32 values from 0 to 70000; needed are 0 to 65535"),
+        (np.array([[0, 70000]], np.int32), "int32 values from 0 to 70000; expected 0 to 65535"),
         (np.array([[-1, 5]], np.int32), "from -1 to 5"),
-        (np.array([[0, 255]], np.float32), "float32 values from 0 to 255; needed are 0 to 1"),
+        (np.array([[0, 255]], np.float32), "float32 values from 0 to 255; expected 0 to 1"),
         (np.array([[0, np.nan]], np.float32), "from nan to nan"),
     ],
 )

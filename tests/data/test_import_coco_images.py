@@ -121,5 +121,5 @@ def test_split_by_is_of_refcocos_layout_alone(small: Family) -> None:
     with pytest.raises(InputError, match=r"refs\(umd\)\.p; split_by there is: unc"):
         import_dataset(small.root, "refcoco.zip", small.out / "y", split_by="umd")
     (small.root / "rooms.jsonl").touch()
-    with pytest.raises(ConfigError, match="divided in one way only"):
+    with pytest.raises(ConfigError, match="only one division into splits"):
         import_dataset(small.root, "rooms.jsonl", small.out / "y", split_by="unc")

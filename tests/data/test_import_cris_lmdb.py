@@ -109,7 +109,7 @@ def other_lmdb(root: Path) -> None:
     ("damage", "told"),
     [
         (cut, r"train\.lmdb is cut: it has 16,576 bytes and needs 24,576; copy it again"),
-        (no_lmdb, r"train\.lmdb is no LMDB file"),
+        (no_lmdb, r"train\.lmdb is not an LMDB file"),
         (other_lmdb, r"train\.lmdb is not CRIS': it has no list of entries under __keys__"),
     ],
 )

@@ -19,7 +19,7 @@ def test_the_format_is_known_by_what_is_there(tmp_path: Path) -> None:
     coco.write()
     other = coco.out.with_name("other")
     assert import_dataset(coco.root, "annotations/said.json", other).info.name == "said"
-    with pytest.raises(ConfigError, match=r"`split_by` unc: people\.jsonl is divided in one way only"):
+    with pytest.raises(ConfigError, match=r"`split_by` unc: people\.jsonl has only one division into splits"):
         import_dataset(photos.root, "people.jsonl", photos.out.with_name("x"), split_by="unc")
     with pytest.raises(
         InputError,
@@ -40,5 +40,7 @@ def test_split_by_is_asked_for_where_there_is_a_choice(refmini: Path, tmp_path: 
     (tmp_path / "data" / "refcocog").mkdir(parents=True)
     for split_by in ("umd", "google"):
         (tmp_path / "data" / "refcocog" / f"refs({split_by}).p").touch()
-    with pytest.raises(InputError, match=r"several ways; choose one of `split_by` google, umd"):
+    with pytest.raises(
+        InputError, match=r"several divisions into splits; choose one of `split_by` google, umd"
+    ):
         import_dataset(tmp_path / "data", "refcocog", tmp_path / "out")

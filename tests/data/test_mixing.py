@@ -313,7 +313,7 @@ def test_what_cannot_be_mixed_is_named_and_nothing_is_written(tmp_path: Path) ->
         ([one, large], {}, r"(?s)cannot be mixed.*ids below 0, or of 10,000,000,000,000 and more.*large"),
         ([one, leaky], {"remove_leaks": True}, "no train image is left"),
         ([one, tmp_path / "none"], {}, r"none holds no imported data set"),
-        ([], {}, "needed are 1 to 98"),
+        ([], {}, "expected 1 to 98"),
     ):
         with pytest.raises(InputError, match=message):
             mix_datasets(folders, out, **options)  # type: ignore[arg-type]

@@ -19,9 +19,9 @@ from tests.data.test_left_out import good_coco, good_photos, good_phrases, good_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1, "b": 2, "a": 1}', "the key 'a' stands twice"),
-        ('[{"a": {"b": [{"c": 1, "c": 2}]}}]', "the key 'c' stands twice"),
-        ('{"é": 1, "\\u00e9": 2}', "the key 'é' stands twice"),
+        ('{"a": 1, "b": 2, "a": 1}', "the key 'a' appears twice"),
+        ('[{"a": {"b": [{"c": 1, "c": 2}]}}]', "the key 'c' appears twice"),
+        ('{"é": 1, "\\u00e9": 2}', "the key 'é' appears twice"),
         ("[" * 100_000, "nested too deep"),
         ("{", "it is not JSON: Expecting property name"),
         (b"\xff\xfe{", "it is not JSON: "),
@@ -55,7 +55,7 @@ def test_every_importer_refuses_a_key_that_stands_twice(
         assert key
         file.write_text(text.replace(key[0], f'{{"{key[1]}": null, "{key[1]}":', 1))
         with pytest.raises(
-            InputError, match=rf"{re.escape(file.name)}(?s:.*)the key '{key[1]}' stands twice"
+            InputError, match=rf"{re.escape(file.name)}(?s:.*)the key '{key[1]}' appears twice"
         ):
             made.imported()
 
@@ -63,5 +63,5 @@ def test_every_importer_refuses_a_key_that_stands_twice(
 def test_scored_expressions_say_each_thing_once(tmp_path: Path) -> None:
     line = '{"image_id": 1, "ref_id": 1, "sent_id": 1, "image_id": 2}'
     (tmp_path / "scored.jsonl").write_text(line)
-    with pytest.raises(InputError, match=r"scored\.jsonl, line 1: the key 'image_id' stands twice"):
+    with pytest.raises(InputError, match=r"scored\.jsonl, line 1: the key 'image_id' appears twice"):
         read_scored(tmp_path / "scored.jsonl")

@@ -153,7 +153,7 @@ def test_a_stream_that_hangs_is_named(cache: Path, tmp_path: Path) -> None:
 def test_of_a_stream_without_end_only_so_much_is_taken(cache: Path, tmp_path: Path, name: str) -> None:
     """``yes`` in place of the manifest or of an index."""
     command = f"case {{name}} in {name}) yes;; *) cat '{cache}'/{{name}};; esac"
-    with pytest.raises(InputError, match=rf"has more than [\d,]+ bytes, so that it is no {name}"):
+    with pytest.raises(InputError, match=rf"has more than [\d,]+ bytes, so it is not a {name}"):
         CacheReader(tmp_path / "nowhere", "train", staged(tmp_path / "staging", command))
     assert not leftovers(tmp_path / "staging")
 
@@ -238,6 +238,6 @@ def test_a_manifest_cannot_smuggle_a_command(cache: Path, tmp_path: Path) -> Non
     manifest["splits"]["train"]["shards"][0]["name"] = "a; touch trapped.tar"
     sealed = CacheManifest.model_validate(manifest).sealed()
     (evil / "manifest.json").write_text(sealed.model_dump_json())
-    with pytest.raises(InputError, match="no plain file name"):
+    with pytest.raises(InputError, match="not a plain file name"):
         CacheReader(tmp_path, "train", staged(tmp_path / "staging", f"cat '{evil}/{{name}}'"))
     assert not Path("trapped").exists()

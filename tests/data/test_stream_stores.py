@@ -487,10 +487,10 @@ def test_a_folder_is_no_address(text: str) -> None:
     [
         ("ftp://host/a", "of no known kind; these are read: s3://"),
         ("file:///data", "of no known kind"),
-        ("s3://", "needed is a host or bucket"),
+        ("s3://", "expected a host or bucket"),
         ("https://host/a?token=1", "without '\\?'"),
-        ("hf://org/name", "needed is hf://datasets/ORG/NAME"),
-        ("hf://datasets/org", "needed is hf://datasets/ORG/NAME"),
+        ("hf://org/name", "expected hf://datasets/ORG/NAME"),
+        ("hf://datasets/org", "expected hf://datasets/ORG/NAME"),
     ],
 )
 def test_another_address_is_refused(text: str, says: str) -> None:

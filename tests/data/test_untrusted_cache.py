@@ -108,10 +108,10 @@ WRONG_NUMBERS = [
     ("offset", -1, 2**63 - 1, "do not lie in the shard"),
     ("size", 0, -1, "do not lie in the shard"),
     ("size", 2, 2**63 - 1, "do not lie in the shard"),
-    ("expression_offset", 0, 1, "one after the other"),
-    ("expression_offset", 1, -1, "one after the other"),
-    ("expression_offset", 1, 0, "one after the other"),
-    ("expression_offset", -1, LARGE, "one after the other"),
+    ("expression_offset", 0, 1, "do not follow its images in order"),
+    ("expression_offset", 1, -1, "do not follow its images in order"),
+    ("expression_offset", 1, 0, "do not follow its images in order"),
+    ("expression_offset", -1, LARGE, "do not follow its images in order"),
 ]
 
 
@@ -132,12 +132,12 @@ def test_a_number_of_an_index_that_cannot_be_is_found_when_it_is_read(
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [
-        ("words", lambda one: one.astype(np.float32), "words is no plain array of whole numbers"),
+        ("words", lambda one: one.astype(np.float32), "words is not a plain array of integers"),
         ("words", lambda one: one.astype(np.int64), "words is int64"),
-        ("target", lambda one: one[:-1], r"target is int32 \(\d+,\), needed is int32"),
-        ("geometry", lambda one: one[:, :5], r"geometry is int32 \(5, 5\), needed is int32 \(5, 6\)"),
+        ("target", lambda one: one[:-1], r"target is int32 \(\d+,\), expected int32"),
+        ("geometry", lambda one: one[:, :5], r"geometry is int32 \(5, 5\), expected int32 \(5, 6\)"),
         ("size", lambda one: one[:, :3], r"size is int64 \(5, 3\)"),
-        ("crc", lambda one: one.astype(object), "crc is no plain array"),
+        ("crc", lambda one: one.astype(object), "crc is not a plain array"),
         ("expression_offset", lambda one: one[:1], "expression_offset is int64"),
         ("image_id", lambda one: one[:, None], "image_id is int64"),
     ],
@@ -242,15 +242,15 @@ def test_a_shard_is_read_in_the_caches_folder_alone(cache: Path, tmp_path: Path,
     reseal(cache, name=name)
     staged = ReadingSettings(shards=f"pipe:cat {cache}/{{name}}", staging=tmp_path / "staging")
     for settings in (ReadingSettings(), staged):
-        with pytest.raises(InputError, match=r"manifest\.json .*no plain file name, and nothing outside"):
+        with pytest.raises(InputError, match=r"manifest\.json .*not a plain file name; nothing outside"):
             CacheReader(cache, "train", settings)
-    assert "no plain file name" in str(verify_cache(cache, progress=False).problems[0])
+    assert "not a plain file name" in str(verify_cache(cache, progress=False).problems[0])
 
 
 def test_an_absolute_name_of_a_whole_cache_is_not_followed(cache: Path, tmp_path: Path) -> None:
     shutil.copytree(cache, tmp_path / "outside")
     reseal(cache, name=str(tmp_path / "outside" / "train-000000.tar"))
-    assert "no plain file name" in refusal(cache)
+    assert "not a plain file name" in refusal(cache)
 
 
 @pytest.mark.parametrize("split", ["../outside", "/etc/passwd", ".."])
@@ -260,7 +260,7 @@ def test_a_split_is_a_file_in_the_data_sets_folder(pristine: Path, tmp_path: Pat
     head = json.loads((dataset / "dataset.json").read_text())
     head["splits"] = {split: head["splits"]["train"]}
     (dataset / "dataset.json").write_text(json.dumps(head))
-    with pytest.raises(InputError, match=r"dataset\.json .*no plain file name"):
+    with pytest.raises(InputError, match=r"dataset\.json .*not a plain file name"):
         ImportedDataset(dataset)
 
 
@@ -270,7 +270,7 @@ def test_a_plan_of_shards_writes_in_the_caches_folder_alone(cache: Path) -> None
     shard = {"split": "../outside", "number": 0, "first_byte": 0, "images": 5, "expressions": 9, "targets": 9}
     plan = [{**shard, "truncated_expressions": 0, "bytes": 10_240, "index_bytes": 100}]
     (cache / "writing.json").write_text(json.dumps({"head": head, "plan": plan}))
-    with pytest.raises(InputError, match=r"writing\.json .*no plain file name"):
+    with pytest.raises(InputError, match=r"writing\.json .*not a plain file name"):
         read_writing(cache)
 
 
@@ -320,4 +320,4 @@ def test_a_zip_that_is_no_index_is_refused(cache: Path) -> None:
     with zipfile.ZipFile(stream, "w") as file:
         file.writestr("image_id.npy", b"\x93NUMPY\x01\x00\x10\x00not a header")
     put_index(cache, stream.getvalue())
-    assert "is no shard index" in refusal(cache)
+    assert "is not a shard index" in refusal(cache)

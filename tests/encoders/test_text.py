@@ -165,7 +165,7 @@ def test_the_tiny_tower_takes_a_trained_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "match"),
     [
-        ({"arch": "ViT-Q-99", "weights": "random"}, ConfigError, "no model of open_clip"),
+        ({"arch": "ViT-Q-99", "weights": "random"}, ConfigError, "not a model of open_clip"),
         ({"arch": "ViT-B-16-SigLIP", "weights": "random"}, ConfigError, "not CLIP's own"),
         ({"arch": "tiny", "weights": "openai"}, ConfigError, "no trained weights"),
         ({"arch": "ViT-B-32", "weights": "/no/such.pt"}, CheckpointError, "neither a file nor a tag"),

@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stopped.process.send_signal(signal.SIGHUP)
         stopped.ends(120)
         assert stopped.process.returncode == 130, stopped.output
-        assert "the same command goes on from there" in stopped.output
+        assert "the same command resumes" in stopped.output
     done = run(*command(folder), changed=ONE_THREAD)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder.parent / "stdout").write_text(done.stdout)

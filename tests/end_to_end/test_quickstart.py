@@ -56,7 +56,7 @@ def test_quickstart_goes_from_nothing_to_scores_pictures_and_python_with_a_stop_
     stopped_by_ctrl_c(command, after=f"step  2/{STEPS}")
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    for title in ("1. render scenes", "2. import them as RefCOCO would be", "3. cache the frozen"):
+    for title in ("1. render scenes", "2. import them like RefCOCO", "3. cache the frozen"):
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(title)]
         assert line.endswith(": done before")
     assert "\n4. train on 2 DeepSpeed ranks\n" in done.stdout
@@ -131,4 +131,4 @@ def stopped_by_ctrl_c(command: list[str], after: str) -> None:
                 break
         said += process.stdout.readlines()
         assert process.wait(timeout=120) == 130, "".join(said)
-        assert "stopped; the same command goes on from there\n" in said, "".join(said)
+        assert "stopped; the same command resumes\n" in said, "".join(said)

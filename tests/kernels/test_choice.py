@@ -150,7 +150,7 @@ def test_a_broken_file_is_told_and_counts_for_nothing(
     file.write_text(content)
     assert chosen(OPERATION, text(PLAIN), CPU) is None
     assert f"{file} can't be used" in caplog.text
-    assert "`maris-fast kernels prove` writes it anew" in caplog.text
+    assert "`maris-fast kernels prove` writes it again" in caplog.text
 
 
 def test_two_processes_that_prove_at_the_same_time_lose_nothing_of_each_other(cache: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_kind_comes_back_from_its_words_and_lengths_go_to_a_power_of_two() -> 
     kind = MutualKind("bfloat16", 32, 256, 4096, True, False, True)
     assert read(MutualKind, text(kind)) == kind
     assert of(MUTUAL.where) is MUTUAL
-    with pytest.raises(ValueError, match="is no kind of size, fast, dying"):
+    with pytest.raises(ValueError, match="is not a kind of size, fast, dying"):
         read(Kind, "size=1")
     assert [power_of_two(n) for n in (1, 64, 65, 3072, 4096, 10**6)] == [64, 64, 128, 4096, 4096, 65536]
 

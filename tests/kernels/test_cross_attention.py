@@ -132,15 +132,15 @@ def test_a_model_computes_the_same_either_way_from_the_same_weights(changes: dic
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.zeros(3, 12)}, "needed are \\[E, L_q, C\\]"),
+        ({"x": torch.zeros(3, 12)}, "expected \\[E, L_q, C\\]"),
         ({"k": torch.zeros(3, 6, 2, 4)}, "twice \\[E, L_k, heads, d\\]"),
-        ({"x": torch.zeros(2, 20, 12)}, "needed are \\[E, L_q, C\\]"),
+        ({"x": torch.zeros(2, 20, 12)}, "expected \\[E, L_q, C\\]"),
         (
             {"W_q": torch.zeros(8, 13)},
-            "W_q is \\(8, 13\\); needed is \\(8, 12\\), as x is 12 wide and k has 2",
+            "W_q is \\(8, 13\\); expected \\(8, 12\\), as x is 12 wide and k has 2",
         ),
-        ({"b_o": torch.zeros(8)}, "b_o is \\(8,\\); needed is \\(12,\\)"),
-        ({"key_mask": torch.ones(3, 5)}, "needed is bool \\(3, 5\\)"),
+        ({"b_o": torch.zeros(8)}, "b_o is \\(8,\\); expected \\(12,\\)"),
+        ({"key_mask": torch.ones(3, 5)}, "expected bool \\(3, 5\\)"),
         ({"impl": "fused"}, "impl = 'fused'; known are auto, projected, folded, triton"),
     ],
 )

@@ -231,11 +231,11 @@ def test_on_a_gpu_values_and_gradients_are_the_references(impl: Any, dtype: torc
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"q": torch.zeros(3, 5, 8)}, "needed are \\[B, L_q, heads, d\\]"),
+        ({"q": torch.zeros(3, 5, 8)}, "expected \\[B, L_q, heads, d\\]"),
         ({"k": torch.zeros(3, 6, 2, 4)}, "twice \\[B, L_k, heads, d\\]"),
         ({"q": torch.zeros(2, 5, 2, 4)}, "twice \\[B, L_k, heads, d\\]"),
-        ({"key_mask": torch.ones(3, 5, dtype=torch.bool)}, "needed is bool \\(3, 7\\)"),
-        ({"key_mask": torch.ones(3, 7)}, "needed is bool \\(3, 7\\)"),
+        ({"key_mask": torch.ones(3, 5, dtype=torch.bool)}, "expected bool \\(3, 7\\)"),
+        ({"key_mask": torch.ones(3, 7)}, "expected bool \\(3, 7\\)"),
         ({"impl": "flash"}, "auto, xformers, sdpa, sdpa-flash, sdpa-cudnn, sdpa-efficient, sdpa-flash3"),
     ],
 )

@@ -83,11 +83,11 @@ def test_a_compiled_model_stays_compiled_while_its_threshold_ramps(counter: Any)
 @pytest.mark.parametrize(
     ("tau", "message"),
     [
-        (torch.tensor([0.5]), r"needed is a number, or a floating-point tensor \(\) on the CPU"),
+        (torch.tensor([0.5]), r"expected a number, or a floating-point tensor \(\) on the CPU"),
         (torch.tensor(1), r"tau is torch.int64 \(\) on cpu"),
-        (torch.tensor(0.5, device="meta"), r"on meta; needed is a number"),
-        (torch.tensor(1.0), "tau = 1.0; needed is 0 <= tau < 1"),
-        (torch.tensor(torch.nan), "tau = nan; needed is 0 <= tau < 1"),
+        (torch.tensor(0.5, device="meta"), r"on meta; expected a number"),
+        (torch.tensor(1.0), "tau = 1.0; expected 0 <= tau < 1"),
+        (torch.tensor(torch.nan), "tau = nan; expected 0 <= tau < 1"),
     ],
 )
 def test_a_threshold_tensor_that_is_none_is_refused(tau: torch.Tensor, message: str) -> None:

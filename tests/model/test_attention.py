@@ -145,7 +145,7 @@ def test_tokens_at_the_borders_of_an_image_that_is_not_square() -> None:
     assert [GEOMETRY.token_of(0, y)[0] for y in (0, 11, 12, 49, 50, 59)] == [0, 0, 1, 3, 4, 4]
     assert GEOMETRY.pixels_of(4, 7)[2:] == (100, 60)
     for outside in ((-1, 0), (100, 0), (0, 60)):
-        with pytest.raises(InputError, match="outside the image; needed are x from 0 to 99"):
+        with pytest.raises(InputError, match="outside the image; expected x from 0 to 99"):
             GEOMETRY.token_of(*outside)
 
 

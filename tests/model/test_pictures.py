@@ -40,5 +40,5 @@ def test_a_sheet_holds_every_panel() -> None:
 
 def test_a_mask_of_another_size_is_refused() -> None:
     wrong = Panel(Image.new("RGB", (80, 60)), np.zeros((80, 60), bool), "x")
-    with pytest.raises(ValueError, match="needed is one size"):
+    with pytest.raises(ValueError, match="expected one size"):
         overlay(wrong)

@@ -22,7 +22,7 @@ NEEDED = ["encoders.sam.weights=random"]
     "text", ["yes", "no", "on", "true", "010", "1:30", "0o10", "2024-01-01", "'4'", "0_1"]
 )
 def test_what_only_looks_like_a_number_to_yaml_1_1_is_none(tmp_path: Path, text: str) -> None:
-    message = r"batch_size: needed is a number.*'yes', '010' and '1:30' are none \(was "
+    message = r"batch_size: expected a number.*'yes', '010' and '1:30' are none \(was "
     with pytest.raises(ConfigError, match=message):
         load_settings(CacheSettings, None, [*NEEDED, f"batch_size={text}"])
     file = tmp_path / "cache.yaml"
@@ -51,7 +51,7 @@ def test_text_that_looks_like_a_number_elsewhere_stays_text() -> None:
 
 
 def test_a_number_in_a_list_must_be_one_too() -> None:
-    with pytest.raises(ConfigError, match=r"optimiser\.betas: needed is a number"):
+    with pytest.raises(ConfigError, match=r"optimiser\.betas: expected a number"):
         load_settings(TrainingSettings, None, ["data.cache=a", "run.folder=b", "optimiser.betas=[yes, 0.9]"])
 
 
@@ -64,10 +64,10 @@ def test_no_setting_is_infinite(value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("batch_size: 2\nencoders: {}\nbatch_size: 4\n", r"'batch_size' stands twice, line 3"),
-        ("encoders:\n  sam: {seed: 1, weights: random, seed: 2}\n", r"'seed' stands twice, line 2"),
-        ("extends: a.yaml\nextends: b.yaml\n", r"'extends' stands twice, line 2"),
-        ("a: &a [*a]\n", r"an alias stands for what it is part of, line 1"),
+        ("batch_size: 2\nencoders: {}\nbatch_size: 4\n", r"'batch_size' appears twice, line 3"),
+        ("encoders:\n  sam: {seed: 1, weights: random, seed: 2}\n", r"'seed' appears twice, line 2"),
+        ("extends: a.yaml\nextends: b.yaml\n", r"'extends' appears twice, line 2"),
+        ("a: &a [*a]\n", r"an alias refers to a value that contains it, line 1"),
         ("[" * 3_000, r"nested too deep"),
         ("batch_size: !!int x\n", r"is not YAML"),
         ("batch_size: !!timestamp x\n", r"is not YAML"),
@@ -157,5 +157,5 @@ def test_settings_are_read_back_as_they_were(tmp_path: Path) -> None:
 def test_a_damaged_value_on_the_command_line_is_named() -> None:
     with pytest.raises(ConfigError, match=r"the value in 'batch_size=\[1' is not YAML"):
         load_settings(CacheSettings, None, ["batch_size=[1"])
-    with pytest.raises(YamlError, match="stands twice"):
+    with pytest.raises(YamlError, match="appears twice"):
         load_yaml("{a: 1, a: 2}")

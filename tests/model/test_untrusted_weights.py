@@ -112,7 +112,7 @@ LYING: dict[str, tuple[dict[str, Any], str]] = {
     "visual": ({"visual_channels": 10**9}, r"visual_channels: .*less than or equal to 16384"),
     "allowed": (
         {"model.ma_blocks": 64, "model.channels": 16384, "model.decoder_feed_forward": 64},
-        r"does not fit the model its header describes: feature_enhancement.* is .*, needed is \(16384",
+        r"does not fit the model its header describes: feature_enhancement.* is .*, expected \(16384",
     ),
     "sam": ({"encoders.sam.image_size": 10**7}, r"sam\.image_size: .*less than or equal to 4096"),
     "seed": ({"encoders.sam.seed": 10**30}, r"sam\.seed: .*"),

@@ -252,7 +252,7 @@ def test_files_that_are_no_scored_expressions_are_one_sentence(dataset: Path, tm
         (json.dumps({"sent_id": 1}), "line 1: image_id: Field required"),
         (json.dumps({**line, "iou": float("nan")}), "line 1: iou"),
         (json.dumps({**line, "iou": 1.5}), "line 1: iou"),
-        (f"{json.dumps(line)}\n{json.dumps(line)}", "is there twice"),
+        (f"{json.dumps(line)}\n{json.dumps(line)}", "appears twice"),
         ("", "holds no scored expression"),
     ):
         bad = tmp_path / "bad.jsonl"

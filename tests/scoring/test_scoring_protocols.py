@@ -285,5 +285,5 @@ def test_the_document_has_a_section_for_every_protocol() -> None:
 
 
 def test_masks_of_different_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="needed is one size"):
+    with pytest.raises(ValueError, match="expected one size"):
         Comparer([MARIS]).of_mask(np.zeros((2, 3), bool), sample_of(np.zeros((3, 2), bool)))

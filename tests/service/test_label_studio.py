@@ -276,8 +276,8 @@ def test_no_other_server_is_asked_and_what_is_not_there_is_told_by_its_task(
 def test_what_cannot_be_drawn_into_or_read_is_told(address: str) -> None:
     entities = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><View>&b;</View>'
     configs = {
-        "": "is no XML",
-        "<View>": "is no XML",
+        "": "is not XML",
+        "<View>": "is not XML",
         entities: "declares entities of its own",
         "<View>" + " " * 100_000 + "</View>": "too long",
         '<View><Image name="i" value="$i"/></View>': "has no brush for an image",

@@ -151,7 +151,7 @@ def zipped() -> bytes:
 SVG = f'<svg xmlns="http://www.w3.org/2000/svg"><text>{SECRET}</text></svg>'.encode()
 UPLOADS = {
     "cut off": (png(pixels(1))[:-2000], 422, "cannot be decoded"),
-    "its head cut off": (png(pixels(1))[:20], 422, "is no readable image"),
+    "its head cut off": (png(pixels(1))[:20], 422, "is not a readable image"),
     "empty": (b"", 422, "is empty"),
     "a bomb": (bomb(60_000, 60_000), 422, "has 3600 megapixels"),
     "a wide one": (bomb(5001, 5000), 413, "has 25,005,000 pixels; at most 25,000,000 are taken"),
@@ -194,10 +194,10 @@ def body(**fields: Any) -> bytes:
         (body(sentences=[float("inf")]), JSON, 422, "sentences.0: Input should be a valid string"),
         (b'{"image": 1' + b"0" * 5000 + b"}", JSON, 422, "cannot be read"),
         (b"[" * 100_000, JSON, 422, "nested too deep"),
-        (b'{"image": "", "image": ""}', JSON, 422, "the key 'image' stands twice"),
+        (b'{"image": "", "image": ""}', JSON, 422, "the key 'image' appears twice"),
         (body(path="/etc/passwd"), JSON, 422, "path: Extra inputs are not permitted"),
         (body(image="/etc/passwd"), JSON, 422, "not in base64"),
-        (body(image="/etc/passwds"), JSON, 422, "is no readable image"),
+        (body(image="/etc/passwds"), JSON, 422, "is not a readable image"),
         (body(image="https://example.com/a.png"), JSON, 422, "not in base64"),
         (body(image="é"), JSON, 422, "not in base64"),
         (body(format="tiff"), JSON, 422, "format: Input should be 'rle' or 'png'"),
@@ -208,8 +208,8 @@ def body(**fields: Any) -> bytes:
         (body(sentences=[" "]), JSON, 422, "holds no word"),
         (body(sentences=["dog \ud83d"]), JSON, 422, "half a character at 4"),
         (b"", JSON, 422, "it is not JSON"),
-        (body(), {"content-type": "text/plain"}, 415, "needed is application/json"),
-        (body(), {}, 415, "needed is application/json"),
+        (body(), {"content-type": "text/plain"}, 415, "expected application/json"),
+        (body(), {}, 415, "expected application/json"),
         (body(), {"content-type": "multipart/form-data"}, 422, "boundary"),
         (body(), {"content-type": "multipart/form-data; boundary=b"}, 422, "the form cannot be read"),
         (b"--b--\r\n", {"content-type": "multipart/form-data; boundary=b"}, 422, "no image"),
@@ -228,9 +228,9 @@ def test_requests_that_cannot_be_read_are_told(
 def test_forms_with_other_fields_are_told(client: httpx.Client) -> None:
     photo = png(pixels(1))
     for asked, text in (
-        ({"files": {"image": photo}, "data": {"sentences": ["dog"], "path": "/etc/passwd"}}, "needed is one"),
+        ({"files": {"image": photo}, "data": {"sentences": ["dog"], "path": "/etc/passwd"}}, "expected one"),
         ({"files": [("image", photo), ("image", photo)], "data": {"sentences": ["dog"]}}, "Too many files"),
-        ({"files": {"sentences": photo}}, "needed is one file `image`"),
+        ({"files": {"sentences": photo}}, "expected one file `image`"),
         ({"files": {"image": photo}, "data": {"sentences": ["dog"] * 17}}, "17 sentences; at most 16"),
         ({"files": {"image": photo}, "data": {"sentences": ["dog"] * 101}}, "Too many fields"),
         ({"files": {"image": photo}}, "no sentence"),
@@ -302,7 +302,7 @@ def test_what_cannot_be_started_is_told(weights: Path, monkeypatch: pytest.Monke
         assert done.exit_code == 2
         assert f"no service at 127.0.0.1, port {port}" in said(done)
     done = maris_fast("serve", weights, "--label-studio", "localhost:8080")
-    assert "--label-studio is 'localhost:8080'; needed is an address" in said(done)
+    assert "--label-studio is 'localhost:8080'; expected an address" in said(done)
     for name in [name for name in sys.modules if re.match(r"maris_fast\.(serv|web)|uvicorn", name)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)

@@ -107,7 +107,7 @@ def test_what_cannot_be_had_is_told_with_what_to_do(
     assert "Hub org/bert: no model of maris-fast, which is what `maris-fast push` writes" in told("org/bert")
     assert "not in the cache; leave out `local_files_only`" in told("org/name", local_files_only=True)
     assert "no weights a/b/c; training writes" in told("a/b/c")
-    with pytest.raises(ArgumentError, match=r"'org/--name' is no repository of the Hub: Repo id must"):
+    with pytest.raises(ArgumentError, match=r"'org/--name' is not a repository of the Hub: Repo id must"):
         Predictor.from_pretrained("org/--name")
     hub.status = 500
     assert f"not in the cache, and {hub.url} answered 500; try again later" in told("org/name")

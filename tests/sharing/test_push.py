@@ -183,8 +183,8 @@ def test_what_cannot_be_pushed_is_told_with_what_to_do(
         return said(done)
 
     assert "no token was found; set HF_TOKEN, or log in with `hf auth login`" in told(run, "org/name")
-    assert "'name' is no repository of the Hub: needed is org/name" in told(run, "name")
-    assert "--license is 'My own'; needed is an identifier" in told(run, "org/name", "--license", "My own")
+    assert "'name' is not a repository of the Hub: expected org/name" in told(run, "name")
+    assert "--license is 'My own'; expected an identifier" in told(run, "org/name", "--license", "My own")
     assert hub.requests == []
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     wrong = told(run, "org/name")
@@ -192,7 +192,7 @@ def test_what_cannot_be_pushed_is_told_with_what_to_do(
     assert "log in with `hf auth login`, with a token that may do this" in wrong
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.repositories["org/public"] = Repository()
-    assert "org/public is there already and public; make it private" in told(run, "org/public", "--private")
+    assert "org/public exists already and is public; make it private" in told(run, "org/public", "--private")
     assert hub.repositories["org/public"].files == {}
     out = tmp_path / "model"
     assert "is not the folder of a run, of a cache or" in told(tmp_path, "org/name", "--out", out)

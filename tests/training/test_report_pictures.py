@@ -221,8 +221,8 @@ def test_attention_draws_words_and_regions(folder: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (("--pixel", "64,0"), "pixel 64,0 is outside the image; needed are x from 0 to 63"),
-        (("--pixel", "12"), "--pixel '12'; needed are two whole numbers"),
+        (("--pixel", "64,0"), "pixel 64,0 is outside the image; expected x from 0 to 63"),
+        (("--pixel", "12"), "--pixel '12'; expected two whole numbers"),
         (("--block", "3"), "--block 3, but the model has 2"),
         (("--weights", "{folder}/without_ma/best.safetensors"), "no mutual-aware attention to show"),
         (("--weights", "{folder}/none.safetensors"), "no weights"),

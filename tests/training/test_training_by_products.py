@@ -197,7 +197,7 @@ def test_commands_make_all_that_they_make_with_nobody_to_read(
     assert len((made / "train.jsonl").read_text().splitlines()) == 3
     assert len((made / "val.jsonl").read_text().splitlines()) == 2
     told = [line for line in capfd.readouterr().err.splitlines() if "WARNING" in line]
-    assert told == [f"WARNING: standard output cannot be written ({GONE}); going on without it"] * 3
+    assert told == [f"WARNING: standard output cannot be written ({GONE}); continuing without it"] * 3
 
 
 @pytest.mark.process
@@ -221,7 +221,7 @@ def test_every_by_product_may_fail_at_once(cache: Path, tmp_path: Path) -> None:
     warnings = [line for line in done.stderr.splitlines() if "WARNING" in line]
     wanted = (
         f"standard output cannot be written ({FULL})",
-        "the commit is not on record: ",
+        "the commit is unknown: ",
         "TensorBoard's curves cannot be written (ImportError: numpy.core.multiarray failed to import)",
         "standard output: lines that could not be written: 10",
         "report.html cannot be written (ImportError: no jinja2 here); again: maris-fast report",
@@ -251,7 +251,7 @@ def test_wandb_at_a_port_where_nobody_listens_ends_no_run(cache: Path, tmp_path:
     assert done.returncode == 0, done.stderr[-4000:]
     (warning,) = (line for line in done.stderr.splitlines() if "WARNING" in line)
     assert warning.startswith("WARNING: W&B cannot be written (CommError: ")
-    assert "it is off from here on, and the training goes on" in done.stderr
+    assert "it is off from here on; training continues" in done.stderr
     assert [one["step"] for one in records(tmp_path / "run", "train")] == [1, 2, 3, 4]
 
 
@@ -373,7 +373,7 @@ def test_a_closed_pipe_is_told_once_and_its_lines_are_counted(capfd: pytest.Capt
         streams.require_written()  # whoever closes a pipe has enough
     pipe.close()  # nothing is left in its buffer that would fail
     told = capfd.readouterr().err
-    assert told == f"WARNING: standard output cannot be written ({GONE}); going on without it\n"
+    assert told == f"WARNING: standard output cannot be written ({GONE}); continuing without it\n"
 
 
 def test_a_full_disk_under_a_commands_output_is_an_error(
@@ -393,7 +393,7 @@ def test_standard_error_that_is_gone_speaks_through_standard_output(
     with sturdy():
         print("a warning", file=sys.stderr)
     assert capfd.readouterr().out == (
-        f"WARNING: standard error cannot be written ({GONE}); going on without it\na warning\n"
+        f"WARNING: standard error cannot be written ({GONE}); continuing without it\na warning\n"
     )
 
 

@@ -213,7 +213,7 @@ def test_a_file_that_would_run_code_is_refused_unopened(
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     weights(path, Maris(SMALL, 6, 5), ModelSettings(channels=16, heads=2))
-    with pytest.raises(CheckpointError, match=r"is \(8.*needed is \(16"):
+    with pytest.raises(CheckpointError, match=r"is \(8.*expected \(16"):
         load_model(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="no 'maris_fast' entry"):

@@ -131,7 +131,7 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more_there(cache: Path
     assert launched.process.returncode == 2
     (line,) = (line for line in launched.output.splitlines() if line.startswith("error: "))
     assert f"in use by process {os.getpid()} on" in line
-    assert "it was taken over while this run stood still, and this one ends" in line
+    assert "it was taken over while this run was suspended, so this run ends" in line
     assert not list(folder.glob("checkpoints/step-*"))
     assert not (folder / "last.safetensors").exists()
 

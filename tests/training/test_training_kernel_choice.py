@@ -181,7 +181,7 @@ def test_the_run_folder_keeps_the_table_and_resuming_with_another_one_is_told(
     trainer.step, trainer.kernels = step, {"fake": {"a": "usual"}}
     trainer._open_folder()
     assert json.loads((tmp_path / "environment.json").read_text())["kernels"] == {"fake": {"a": "usual"}}
-    told = "the run goes on with other implementations: fake a: fast before, usual now"
+    told = "the run resumes with other implementations: fake a: fast before, usual now"
     assert (told in caplog.text) == warned
     if warned:
         (tmp_path / "metrics.jsonl").write_text("")

@@ -190,7 +190,7 @@ def test_the_page_says_which_run_is_which_row_and_which_is_none(tmp_path: Path) 
     told = placing(runs)
     assert told[0] == "Ours, on refcoco unc (model.decoder_norm = pre): a, b."
     assert told[1] == "TE (ReSTR), on refcoco unc (model.decoder_self_attention = pooled): fast."
-    assert told[2] == "In no table: odd, whose model settings are those of no row."
+    assert told[2] == "In no table: odd, whose model settings match no row."
     assert told[3] == "In no table: old, whose environment.json does not name its data set."
     assert "b on refcoco (unc) val: another run of Ours has seed 0 too" in told[4]
     page = tmp_path / "page.html"

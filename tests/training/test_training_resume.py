@@ -211,7 +211,7 @@ def test_a_checkpoint_counts_though_tidying_up_behind_it_fails(
     found = resuming.find(settings(folder))
     assert found is not None
     assert found[1].step == 12
-    assert "step-00000012 is written; tidying up behind it failed" in caplog.text
+    assert "step-00000012 is written; cleaning up after it failed" in caplog.text
 
 
 def test_what_a_crash_left_half_written_goes_with_the_next_checkpoint(folder: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_anew_and_loses_nothing
         **{name: before.pop(name) for name in (".lock", "notes.txt")},
         **{f"former-1/{name}": value for name, value in before.items()},
     }
-    assert "starts anew" in caplog.text
+    assert "starts from the beginning" in caplog.text
     assert "former-1" in caplog.text
 
 

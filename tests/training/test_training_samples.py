@@ -115,5 +115,5 @@ def test_a_mirror_that_fails_is_switched_off_and_the_run_goes_on(
         mirror.scalars(1, {"train/loss": 0.5})
         mirror.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "W&B cannot be written (OSError: no route to host); it is off from here on, and the training goes on"
+        "W&B cannot be written (OSError: no route to host); it is off from here on; training continues"
     ]

@@ -19,7 +19,7 @@ GRACE = 0.5
 ABRUPT = 0.1
 """Seconds within which ranks that go have gone together; later ones are the launcher's doing."""
 
-GO_ON = "The same command with run.resume=auto goes on from the last checkpoint."
+GO_ON = "The same command with run.resume=auto resumes from the last checkpoint."
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,14 @@ def _silence(
     return (
         f"{_names(ranks, silent)} {_plural(silent, 'has', 'have')} been silent for {limits.silence:g} s"
         f"{_seen(heard, silent)}: stopped or swapping, the machine is down, or the network is cut. (If a "
-        f"process may rightly be still for so long, set engine.heartbeat_seconds higher.) {GO_ON}"
+        f"process may legitimately be silent for that long, set engine.heartbeat_seconds higher.) {GO_ON}"
     )
 
 
 def _ended(ranks: Sequence[Identity], heard: Mapping[int, Heard], gone: list[int]) -> str:
     return (
-        f"{_names(ranks, gone)} {_plural(gone, 'is', 'are')} gone{_seen(heard, gone)}: ended without a word, "
-        f"as by SIGKILL, by lack of memory (see `dmesg`) or by a crash. {GO_ON}"
+        f"{_names(ranks, gone)} {_plural(gone, 'is', 'are')} gone{_seen(heard, gone)}: ended without a "
+        f"message, as after SIGKILL, lack of memory (see `dmesg`) or a crash. {GO_ON}"
     )
 
 
@@ -176,7 +176,7 @@ def _stall(ranks: Sequence[Identity], heard: Mapping[int, Heard], limits: Timeou
         return None
     text = (
         f"the other ranks have been waiting for {longest:.0f} s ({setting}) for {_names(ranks, laggards)}"
-        f"{_seen(heard, laggards)}. If that is no fault, set it higher. {GO_ON}"
+        f"{_seen(heard, laggards)}. If this is expected, set it higher. {GO_ON}"
     )
     return Diagnosis(tuple(laggards), text)
 

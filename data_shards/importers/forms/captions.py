@@ -81,7 +81,7 @@ def _with_sentences(row: Row, image: Row, said: dict[Hashable, list[Any]]) -> Ro
 
 def _of_no_image(row: Row) -> Row:
     """Its image's number here may be that of another in COCO."""
-    return {**row, "image_id": f"{row.get('image_id')}, which is no image's id", "sentences": [""]}
+    return {**row, "image_id": f"{row.get('image_id')}, which is not an image id", "sentences": [""]}
 
 
 def _original(image: Row) -> Any:

@@ -155,7 +155,7 @@ def _opened(path: Path) -> Iterator[Callable[[bytes], bytes | None]]:
         size = file.stat().st_size
         environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
     except (lmdb.Error, OSError) as error:
-        raise InputError(f"{path} is no LMDB file: {error}; copy it again") from error
+        raise InputError(f"{path} is not an LMDB file: {error}; copy it again") from error
     with environment:
         # What lies behind a file's end is mapped too, and kills the process that reads it.
         whole = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]

@@ -37,7 +37,7 @@ class PredictionRow(LineRow):
 
 def read(source: Source) -> DatasetInfo:
     """Masks are taken from the run lengths; files without a split in their name are of "train"."""
-    return write_line_files(source, _row, "lines that are no prediction")
+    return write_line_files(source, _row, "lines that are not predictions")
 
 
 def _row(keys: Any) -> ExpressionLine | ImageLine:

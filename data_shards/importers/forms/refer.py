@@ -80,7 +80,9 @@ def _split_bys(place: Path, files: str) -> list[str]:
 def _only_split_by(place: Path, files: str) -> str:
     there = _split_bys(place, files)
     if len(there) != 1:
-        raise InputError(f"{place} is divided in several ways; choose one of `split_by` {', '.join(there)}")
+        raise InputError(
+            f"{place} has several divisions into splits; choose one of `split_by` {', '.join(there)}"
+        )
     return there[0]
 
 

@@ -25,7 +25,7 @@ class Sa2vaRow(LineRow):
     def line(self) -> dict[str, Any]:
         if len(self.mask) != len(self.text):
             raise ValueError(
-                f"it has {len(self.mask)} masks and {len(self.text)} texts; needed is one text each"
+                f"it has {len(self.mask)} masks and {len(self.text)} texts; expected one text each"
             )
         texts = ([text] if isinstance(text, str) else text for text in self.text)
         objects = [{"sentences": said, "mask": mask} for said, mask in zip(texts, self.mask, strict=True)]
