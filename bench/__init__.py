@@ -1,1 +1,1 @@
-"""Microbenchmarks, what they gave by device, and the report that draws it."""
+"""Microbenchmarks, their results by device, and the report drawn from them."""

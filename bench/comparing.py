@@ -1,4 +1,4 @@
-"""Results beside earlier ones of a device, as ratios within each run: machines differ from day to day."""
+"""New results against earlier ones of a device, as ratios within each run: machines vary from day to day."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEP = "step"
 
 @dataclass(frozen=True)
 class Change:
-    """How much faster than the plain implementation in the same run something was, before and now."""
+    """Speedup of a case over the plain implementation of the same run, before and now."""
 
     device: str
     suite: str
@@ -30,7 +30,7 @@ class Change:
 
 
 def compare(new: Path, old: Path) -> list[Change]:
-    """Cases that both folders hold, of ``<folder>/<device>/<suite>.json``.
+    """Changes of the cases that both folders hold, read from ``<folder>/<device>/<suite>.json``.
 
     Raises:
         InputError: the new folder holds no results, or a file can't be read.
@@ -51,7 +51,7 @@ def _changes(suite: Suite, earlier: Path) -> Iterator[Change]:
 
 
 def speedups(suite: Suite) -> dict[str, float]:
-    """Of each case, how many times as fast as the plain implementation; of a step's row, as the first."""
+    """Speedup of each case over the plain implementation; of each row of ``step`` over its first row."""
     if suite.suite == STEP:
         rows = [row for row in suite.rows if "left_out" not in row]
         rates = {row["name"]: median(row["expressions_per_s"]) for row in rows}

@@ -1,11 +1,11 @@
-"""The study of the readings of eqs. 3-5: which one helps, at how many pixels, on which encoders, how soon.
+"""The study of the readings of eqs. 3-5: which one helps, at which image size, on which encoders, how soon.
 
-``python -m maris_fast.bench.equation_readings runs/readings [PART ...]`` makes what a part needs by the
-commands that a person would give, each of which goes on where it was stopped, and puts all runs that are
-done into bench/results/<device>/equation_readings.json, beside those that other folders left there.
+``python -m maris_fast.bench.equation_readings runs/readings [PART ...]`` creates what a part needs with the
+``maris-fast`` commands that a user would run, each of which resumes where it was stopped, and adds all
+finished runs to bench/results/<device>/equation_readings.json, next to those from other folders.
 ``maris-fast bench report`` draws them into docs/ablations.md.
 
-Scenes are square, so the grids are: 28 x 28 has as many tokens as 32 x 24, 56 x 56 as 64 x 48.
+Scenes are square, and so are the grids: 28 x 28 has as many tokens as 32 x 24, 56 x 56 as 64 x 48.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ HEALTH = ("kept_pairs", "empty_pixels", "empty_words", "gathered", "cosine_befor
 
 @dataclass(frozen=True)
 class Part:
-    """Runs on one cache that differ in nothing but the row and the seed.
+    """Runs on one cache that differ only in the row and the seed.
 
     Attributes:
-        side: of the image that the encoder sees, pixels; side / 16 squared tokens.
+        side: side in pixels of the image that the encoder sees; gives (side / 16)² tokens.
         rows: as ``maris-fast ablate --rows`` takes them.
         pretrained: encoders trained on other scenes instead of random ones.
         overrides: settings that all of its runs share.
@@ -69,7 +69,7 @@ PARTS = {
     "16x16": Part(256, (*BEST, *PRINTED, *CONTROLS), seeds=3),
     "28x28": Part(448, (*BEST, *PRINTED, *CONTROLS), seeds=3),
     "56x56": Part(896, (*BEST, *PRINTED, *CONTROLS), seeds=1),
-    # On a CPU: with all keys in eq. 6, which has no part in the question, a run takes 155 minutes of a core.
+    # For a CPU: with all keys in eq. 6, which is not under study here, a run takes 155 minutes on one core.
     "56x56-pooled": Part(
         896, (*BEST, *PRINTED, *CONTROLS), seeds=1, overrides=("model.decoder_self_attention=pooled",)
     ),
@@ -90,7 +90,7 @@ def main(
     / "bench"
     / "results",
 ) -> None:
-    """Train and score the readings of eqs. 3-5; stopped, it goes on when the same command runs again."""
+    """Train and score the readings of eqs. 3-5; the same command resumes a stopped study."""
     unknown = [name for name in parts or () if name not in PARTS]
     if unknown:
         raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
@@ -104,7 +104,7 @@ def main(
 
 
 def work(folder: Path, name: str, jobs: int, seeds: int | None) -> None:
-    """Scenes, encoders, cache and runs of a part, as far as they are not there."""
+    """Create the scenes, encoders, cache and runs of a part that do not exist yet."""
     part = PARTS[name]
     cache = _cache(folder, part)
     count = min(part.seeds, seeds or part.seeds)
@@ -119,7 +119,7 @@ def work(folder: Path, name: str, jobs: int, seeds: int | None) -> None:
 
 
 def _cache(folder: Path, part: Part) -> Path:
-    """The features of a part's scenes; parts of one size and one kind of encoder share them."""
+    """The feature cache of a part's scenes; parts with the same size and kind of encoder share it."""
     side = max(part.side, 256)
     scenes, dataset = folder / f"scenes-{side}", folder / f"dataset-{side}"
     cache = folder / f"cache-{part.side}{'-pretrained' if part.pretrained else ''}"
@@ -147,9 +147,9 @@ def _run(*words: str) -> None:
 
 
 def keep(folder: Path, results: Path) -> Path | None:
-    """Puts all finished runs of a study into its suite; None where there is none.
+    """Write all finished runs of a study to the file of its suite; None if there are none.
 
-    Runs of other folders stay; one of the same part, row and seed is replaced.
+    Runs from other folders are kept; one with the same part, row and seed is replaced.
     """
     records = {name: Record.read(folder / name) for name in PARTS if (folder / name / ABLATION).is_file()}
     made = [row for name, record in records.items() for row in _rows(folder / name, name, record)]
@@ -196,7 +196,7 @@ def _logged(file: Path) -> Sequence[dict[str, Any]]:
 
 
 def _health(logged: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """Of each block of mutual-aware attention at the last step that was logged."""
+    """Health of each block of mutual-aware attention at the last logged step."""
     last: dict[str, Any] = next((line for line in reversed(logged) if line["kind"] == "attention"), {})
     blocks = sorted({key.partition("/")[0] for key in last if "/" in key})
     return [{key: round(last[f"{block}/{key}"], 4) for key in HEALTH} for block in blocks]

@@ -1,12 +1,12 @@
-"""What an evaluation costs beside its model: CPU time an expression on one thread.
+"""What an evaluation costs besides its model: CPU time per expression on one thread.
 
     python -m maris_fast.bench.evaluation
 
-A stub answers at once, so that what is timed is resizing, thresholds, truths and their comparison. Images are
-640 x 480 on grids of 64 x 48 tokens, refs have 2.84 sentences as in RefCOCO's val split, and a target is a
-polygon of 36 corners over an eighth of the image, as COCO's objects of RefCOCO's sizes are. Prints a line of
-JSON, ms an expression, and keeps it: of each batch the least of the rounds, as other work on the machine only
-adds.
+A stub model answers at once, so what is timed is resizing, thresholding, ground truth and comparison. Images
+are 640 x 480 on grids of 64 x 48 tokens, refs have 2.84 sentences as in RefCOCO's val split, and a target is
+a polygon of 36 corners over an eighth of the image, like COCO's objects of the sizes in RefCOCO. Prints one
+line of JSON with ms per expression and saves it: for each batch the minimum over the rounds, since other work
+on the machine only adds time.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ HEIGHT, WIDTH, IMAGE_SIZE = 480, 640, 1024
 CORNERS, RADII = 36, (60, 160)
 REFS = 9
 SENTENCES = (3, 3, 3, 3, 3, 2)
-"""Of one ref and the next; 2.83 on average."""
+"""Of successive refs; 2.83 on average."""
 TWICE = 12
-"""Of so many refs one has pixels inside two polygons."""
+"""One ref in this many has pixels inside two polygons."""
 CPU = torch.device("cpu")
 GEOMETRY = ImageGeometry.of(HEIGHT, WIDTH, IMAGE_SIZE)
 
 
 class Stub(nn.Module):
-    """Answers with the same logits [E, 4h, 4w] whatever it is asked."""
+    """Returns the same logits [E, 4h, 4w] for any input."""
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def measured(batches: int, rounds: int) -> Row:
-    """CPU time an expression: without its resizing, which is timed alone, with it, and by all protocols."""
+    """CPU time per expression: without resizing, which is timed alone, with it, and by all protocols."""
     seconds: Counter[str] = Counter()
     expressions = 0
     for seed in range(batches):
@@ -104,7 +104,7 @@ def score(batch: Batch, answer: Tensor, protocols: Sequence[Protocol]) -> None:
 
 
 def resize_alone(answer: Tensor) -> None:
-    """One by one, each into the memory of the one before."""
+    """Resize one by one, so that each reuses the memory of the previous one."""
     for one in answer.split(1):
         to_original_size(one, GEOMETRY)
 
@@ -116,7 +116,7 @@ def cpu_seconds(function: Callable[[], object]) -> float:
 
 
 def batch_of(seed: int) -> tuple[Batch, Tensor]:
-    """An image's expressions, and the logits [E, 4h, 4w] that a model of middling skill would answer."""
+    """A batch of one image's expressions, and the logits [E, 4h, 4w] of a mediocre model for them."""
     random = np.random.default_rng(seed)
     samples, answers = [], []
     for ref_id in range(REFS):
@@ -143,7 +143,7 @@ def batch_of(seed: int) -> tuple[Batch, Tensor]:
 
 
 def polygon(random: np.random.Generator) -> list[float]:
-    """x1, y1, x2, y2, ... of a star around a place in the image."""
+    """Coordinates x1, y1, x2, y2, ... of a star-shaped polygon around a random point of the image."""
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     radii = random.uniform(*RADII, CORNERS)
     x = random.uniform(0.25, 0.75) * WIDTH + radii * np.cos(angles)

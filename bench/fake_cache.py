@@ -1,4 +1,4 @@
-"""Caches without encoders: the sizes of ViT-H's features on photographs, random numbers inside."""
+"""Caches without encoders: random numbers in the sizes of ViT-H's features of photographs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from maris_fast.rle import Rle
 from maris_fast.system.files import sha256_of
 
 GRIDS = ((64, 48), (48, 64), (43, 64))
-"""Of photographs 4:3 upright and flat, and 3:2."""
+"""Of photographs: 4:3 portrait, 4:3 landscape and 3:2 landscape."""
 CHANNELS, TEXT_CHANNELS = 1280, 768
 TOKENS = ("the", "thing", "over", "there")
 TARGETS = 2
@@ -55,7 +55,7 @@ def write_fake_cache(
     shard_bytes: int = 2**29,
     seed: int = 0,
 ) -> None:
-    """A cache with the split ``train``, through the writer that real ones go through."""
+    """Write a cache with the split ``train``, with the writer of real caches."""
     random, head = np.random.default_rng(seed), _head(feature_dtype, channels, text_channels)
     folder.mkdir(parents=True)
     shards: list[ShardPlan] = []
@@ -94,7 +94,7 @@ def fake_shard(
 
 
 def write_hollow_cache(folder: Path, images: int, *, images_a_shard: int = 170) -> None:
-    """Manifest, indexes, and shards that have their size and no content (sparse files)."""
+    """Write a manifest, indexes, and shards that have their size but no content (sparse files)."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
     entries: list[ShardEntry] = []
@@ -125,7 +125,7 @@ def write_hollow_cache(folder: Path, images: int, *, images_a_shard: int = 170) 
 
 @dataclass(frozen=True)
 class _FakeImage:
-    """An image as far as it goes without features."""
+    """An image without its features, which are drawn when it is encoded."""
 
     record: ImageRecord
     geometry: ImageGeometry

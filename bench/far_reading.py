@@ -1,12 +1,12 @@
-"""The reader on a cache behind a web server of this machine, beside the same cache on the local disk.
+"""The reader on a cache behind a web server on this machine, against the same cache on the local disk.
 
     python -m maris_fast.bench.far_reading
 
-Groups of ViT-H's size as in ``bench/reading.py``. The server is a process of its own that waits before each
-answer; every way reads all groups once a round, and what is reported is the median over rounds of the local
-disk's time against the way's in the same round. litdata, where it is installed, reads the same arrays in its
-own form from servers of the same kind, into new copies each round. It takes seconds to start, which would be
-nothing in a long epoch: what a quarter of the images takes, with such a start, is taken off.
+Groups have ViT-H's size as in ``bench/reading.py``. The server is a separate process that waits before each
+response; every way reads all groups once per round, and the result is the median over rounds of the local
+disk's time divided by the way's in the same round. litdata, if installed, reads the same arrays in its own
+format from servers of the same kind, into new copies each round. It takes seconds to start, negligible in a
+long epoch, so the time for a quarter of the images, which includes such a start, is subtracted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from maris_fast.data_shards.stream import CacheReader
 
 LATENCY = 0.02
 FEW = 4
-"""One of so many images."""
+"""The smaller set has one in this many images."""
 LOCAL = "local disk, 2 threads"
 
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measured(cache: Path, rounds: int, kept: Path) -> list[Row]:
-    """All ways in turn, ``rounds`` times; ``kept``: a new folder for copies."""
+    """Time all ways in turn, ``rounds`` times; ``kept`` is a new folder for copies."""
     pause = f"{1000 * LATENCY:g} ms before each answer"
     rows: list[Row] = []
     peers: dict[str, Callable[[], float]] = {}
@@ -71,7 +71,7 @@ def measured(cache: Path, rounds: int, kept: Path) -> list[Row]:
             for where, latency in {"web server": 0.0, pause: LATENCY}.items():
                 few, all_ = (stack.enter_context(_served(folder, latency)) for folder in folders)
                 peers[f"litdata, {where}"] = partial(_litdata, few, all_, cache.with_name("copies"))
-        # After the first round, which counts for nothing, connections and rings are there, and the copies.
+        # The first round, which is not counted, creates the connections, rings and copies.
         timed = {name: partial(seconds_of, way) for name, way in ways.items()}
         seconds, load = in_turn({**timed, **peers}, rounds)
     with CacheReader(cache, "train") as reader:
@@ -92,7 +92,7 @@ def measured(cache: Path, rounds: int, kept: Path) -> list[Row]:
 
 
 def _written_by_litdata(cache: Path) -> tuple[Path, Path]:
-    """A quarter of the images, and all of them."""
+    """Folders with a quarter of the images, and with all of them."""
     images = list(arrays_of(cache))
     few, every = cache.with_name("few"), cache.with_name("every")
     for folder, some in {few: images[: len(images) // FEW], every: images}.items():
@@ -102,7 +102,7 @@ def _written_by_litdata(cache: Path) -> tuple[Path, Path]:
 
 
 def _litdata(few: str, every: str, copies: Path) -> float:
-    """Seconds for all images without its start."""
+    """Seconds for all images without litdata's start-up."""
     seconds = []
     for url in (few, every):
         seconds.append(seconds_of(lambda: deque(litdata_at(url, copies), maxlen=0)))  # noqa: B023

@@ -1,10 +1,11 @@
-"""The first quarter of an hour on a GPU: the most valuable facts first, each written when it is known.
+"""The first 15 minutes on a GPU: the most valuable facts first, each written as soon as it is known.
 
 ``python -m maris_fast.bench.first_on_gpu --out FOLDER`` needs at most eight minutes and no network. Each step
-runs in processes of its own with a limit of its own: one that crashes (an illegal access ends its CUDA
-context) or hangs costs the others nothing. FOLDER gets ``first.jsonl``, a line a fact;
-``first_processes.log``, what they said; ``walks.csv`` where there is ncu; and what was timed, as the suites'
-results that ``maris-fast bench report`` draws. ``--rehearse`` runs the same steps on a CPU, small.
+runs in its own processes with its own time limit, so one that crashes (an illegal access ends its CUDA
+context) or hangs does not affect the others. FOLDER gets ``first.jsonl``, one fact per line;
+``first_processes.log``, the output of the processes; ``walks.csv`` if ncu is installed; and what was timed,
+as suite results that ``maris-fast bench report`` draws. ``--rehearse`` runs the same steps on a CPU, with
+small sizes.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from maris_fast.bench.results import ROOT, Suite
 FACTS, LOG = "first.jsonl", "first_processes.log"
 WELL, LEFT_OUT = "well", "left out"
 MODULE = [sys.executable, "-m", "maris_fast.bench.first_steps"]
-# Characters of a fact that are shown; all of it is in the file.
+# Characters of a fact that are printed; the file has all of it.
 SHOWN = 400
-# What a walk's time is made of: seconds, bytes at each level, instructions, clocks of shared memory.
+# What a walk's time consists of: seconds, bytes at each memory level, instructions, shared-memory cycles.
 METRICS = (
     "gpu__time_duration.sum",
     "dram__bytes_read.sum",
@@ -47,7 +48,7 @@ KERNELS = "regex:mutual_attention_(fwd_kernel|fwd_chunked_kernel|bwd_kernel)"
 
 @dataclass(frozen=True)
 class Step:
-    """Processes that run at the same time, as first_steps.py names them, and their limit in seconds."""
+    """Processes that run concurrently, by their names in first_steps.py, and their time limit in seconds."""
 
     name: str
     processes: tuple[str, ...]
@@ -62,7 +63,7 @@ TRAINING_SECONDS = {12: 100}
 
 
 def steps(shares: int = 6) -> list[Step]:
-    """All of them in order of value; parity's tests are divided among so many processes."""
+    """All steps in order of value; the parity tests are divided among ``shares`` processes."""
     return [
         Step("once", ("once",), 75),
         Step("parity", tuple(f"parity:{place}/{shares}" for place in range(shares)), 120),
@@ -77,7 +78,7 @@ def steps(shares: int = 6) -> list[Step]:
 
 
 def run(wanted: Sequence[Step], out: Path, seconds: float, commit: str | None, rehearse: bool) -> bool:
-    """Runs the steps, none beyond ``seconds`` in all; whether all ended well."""
+    """Run the steps within ``seconds`` in total; return whether all ended well."""
     out.mkdir(parents=True, exist_ok=True)
     for name in (FACTS, LOG):
         (out / name).unlink(missing_ok=True)
@@ -151,7 +152,7 @@ def _end(process: subprocess.Popen[bytes], deadline: float, seconds: float) -> s
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The process and all that it started."""
+    """Kill the process and all that it started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -160,7 +161,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def read(file: Path) -> Iterator[dict[str, Any]]:
-    """The facts written so far; a line that a killed process left unfinished is passed over."""
+    """The facts written so far; a line that a killed process left unfinished is skipped."""
     for line in file.read_text().splitlines() if file.exists() else ():
         try:
             yield json.loads(line)
@@ -169,7 +170,7 @@ def read(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def save_suites(out: Path, facts: Sequence[dict[str, Any]]) -> list[Path]:
-    """What was timed so far, as the suites' results: ``<out>/<device>/<suite>.json``."""
+    """Write what was timed so far as suite results, ``<out>/<device>/<suite>.json``; return the files."""
     about = ("step", "fact", "at_s")
     here = next((fact for fact in facts if fact["fact"] == "machine"), None)
     if here is None:

@@ -1,6 +1,6 @@
-"""What the first minutes on a GPU are for: a step each, in a process of its own (first_on_gpu.py runs them).
+"""The steps of the first minutes on a GPU, each in a process of its own (first_on_gpu.py runs them).
 
-A step tells each fact as soon as it is known, and ends with status 1 where something was wrong. With
+A step writes each fact as soon as it is known, and exits with status 1 if something was wrong. With
 ``--rehearse`` the same code runs on a CPU: small sizes, the kernels in Triton's interpreter, in fp16.
 """
 
@@ -22,33 +22,33 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-# Of tests that ask for this much: what bf16 has to show, and of fp16 in the interpreter a little.
+# The parity tests to run: those in bf16 on a GPU, and in a rehearsal a few in fp16 in the interpreter.
 PARITY = ("mutual_attention_triton", "cross_attention_triton", "multihead_attention")
 PARITY_KEYWORD = "(parity and (in_bf16 or bfloat16)) or on_a_gpu_values"
 REHEARSED_KEYWORD = "test_parity and (L_v:37-L_t:1- or L_q:1-L_k:1-)"
 
 
 class Tell(Protocol):
-    """Writes a fact down."""
+    """Records a fact."""
 
     def __call__(self, fact: str, **values: Any) -> None: ...
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is: a training step's on a GPU, seconds of the interpreter in a rehearsal."""
+    """All sizes: those of a training step on a GPU, or seconds of work for the interpreter in a rehearsal."""
 
     device: torch.device
     dtype: torch.dtype
     tokens: int
     words: tuple[int, int]
-    """Of a batch of short sentences, and of the longest."""
+    """Words in a batch of short sentences, and of the longest."""
     channels: int
     images: int
     each: int
-    """Expressions of an image."""
+    """Expressions per image."""
     batch: int
-    """Expressions of a call without groups."""
+    """Expressions in a call without groups."""
     batch_tokens: int
     repetitions: int
     host_calls: int
@@ -61,7 +61,7 @@ REHEARSED = Scale(CPU, torch.float16, 20, (3, 5), 16, 2, 2, 2, 20, 2, 1, "tiny",
 
 
 def once(scale: Scale, tell: Tell) -> bool:
-    """One forward and backward of mutual-aware attention with groups: it runs, is right, and repeats."""
+    """One forward and backward of mutual-aware attention with groups: it runs, is correct, and repeatable."""
     from maris_fast.kernels.mutual_attention.parity import Case, draw, parity, run
 
     counts = (scale.each,) * scale.images
@@ -84,7 +84,7 @@ def once(scale: Scale, tell: Tell) -> bool:
 
 
 class _Share:
-    """pytest's plugin: keeps every n-th test, and tells what failed and how many passed."""
+    """A pytest plugin that keeps every n-th test, and reports failures and the number of tests passed."""
 
     def __init__(self, place: int, shares: int, tell: Tell) -> None:
         self.place, self.shares, self.tell = place, shares, tell
@@ -102,7 +102,7 @@ class _Share:
 
 
 def parity(scale: Scale, tell: Tell, share: tuple[int, int] = (0, 1)) -> bool:
-    """The parity tests of all operations, of which this process takes a share: place and number of shares."""
+    """Run this process's share (index, number of shares) of the parity tests of all operations."""
     import pytest
 
     plugin = _Share(*share, tell)
@@ -115,7 +115,7 @@ def parity(scale: Scale, tell: Tell, share: tuple[int, int] = (0, 1)) -> bool:
 
 
 def times(scale: Scale, tell: Tell) -> bool:
-    """Mutual-aware attention timed, each column proven on the inputs it is timed on."""
+    """Time mutual-aware attention, each column verified on the inputs it is timed on."""
     from maris_fast.bench.measuring import copy_gbps
     from maris_fast.bench.mutual_attention_columns import Column, Shape, columns
 
@@ -131,7 +131,7 @@ def times(scale: Scale, tell: Tell) -> bool:
     # In a rehearsal the interpreter runs it.
     known = {"triton": Column("triton", scale.dtype, scale.dtype), **columns(scale.device)}
     order = [(shape, name) for name in ("triton", "eager-autocast", "eager") for shape in shapes]
-    # Compiling takes longest: at one shape, and not at all in a rehearsal.
+    # Compiling takes longest, so only at one shape, and not at all in a rehearsal.
     order += [("training", "compiled")] if scale is FULL else []
     right = True
     for shape, name in order:
@@ -193,7 +193,7 @@ def _row(function: Callable[[], object], told: dict[str, Any], scale: Scale, cop
 
 
 def attention(scale: Scale, tell: Tell) -> bool:
-    """Multi-head attention at three shapes of the decoder, each implementation proven and timed."""
+    """Verify and time each implementation of multi-head attention at three shapes of the decoder."""
     from maris_fast.bench.measuring import own_stream
     from maris_fast.kernels.multihead_attention import IMPLEMENTATIONS
     from maris_fast.kernels.multihead_attention.implementations import why_unsupported
@@ -229,7 +229,7 @@ def attention(scale: Scale, tell: Tell) -> bool:
 
 
 def training(scale: Scale, tell: Tell, row: int = 1, caches: Path | None = None) -> bool:
-    """One row of the training step's waterfall, numbered as ``maris-fast bench step --only`` numbers it."""
+    """Time one row of the training step's waterfall, numbered as in ``maris-fast bench step --only``."""
     from maris_fast.bench import step as waterfall
     from maris_fast.config import EngineSettings
     from maris_fast.train.ranks import join, leave
@@ -244,7 +244,7 @@ def training(scale: Scale, tell: Tell, row: int = 1, caches: Path | None = None)
 
 
 def walks(scale: Scale, tell: Tell) -> bool:
-    """A forward and backward a walk, for a profiler to look at: the kernels launch in the order told."""
+    """One forward and backward per walk, to be profiled: the kernels launch in the recorded order."""
     from maris_fast.kernels.mutual_attention.blocks import blocks
     from maris_fast.kernels.mutual_attention.parity import Case, draw, run
     from maris_fast.kernels.triton_here import architecture
@@ -273,7 +273,7 @@ def _wait(scale: Scale) -> None:
 
 
 def machine(scale: Scale, commit: str | None) -> dict[str, Any]:
-    """Device, versions and commit, for all that follows."""
+    """Device, versions and commit, which apply to all later facts."""
     from maris_fast.bench.results import commit_and_dirty
     from maris_fast.train.environment import environment
     from maris_fast.train.ranks import Ranks
@@ -292,7 +292,7 @@ def machine(scale: Scale, commit: str | None) -> dict[str, Any]:
 
 
 def teller(file: Path, step: str, begun: float) -> Tell:
-    """Appends to ``file``, a line a fact: one write, so that processes at the same time don't mix."""
+    """A ``Tell`` that appends one line per fact to ``file``, in one write so that processes don't mix."""
 
     def tell(fact: str, **values: Any) -> None:
         line = json.dumps({"step": step, "at_s": round(time.time() - begun, 1), "fact": fact, **values})
@@ -305,7 +305,7 @@ def teller(file: Path, step: str, begun: float) -> Tell:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one step, given as ``name``, ``name:number`` (a row) or ``name:place/shares``."""
+    """Run one step, given as ``name``, ``name:number`` (a row) or ``name:place/shares``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step")
     parser.add_argument("--facts", type=Path, required=True)
@@ -318,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tell = teller(options.facts, options.step, options.begun)
     try:
         return 0 if _run(options, scale, tell) else 1
-    # Whatever a kernel, the driver or a library throws is a fact as well.
+    # Any exception from a kernel, the driver or a library is a fact as well.
     except Exception as error:
         tell("error", said=f"{type(error).__name__}: {error}"[:1500])
         traceback.print_exc()

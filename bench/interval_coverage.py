@@ -1,10 +1,10 @@
-"""How often a 95% interval of a score holds the truth, over test sets of a population of known scores.
+"""How often a 95% interval of a score contains the true one, over test sets of a population of known scores.
 
     python -m maris_fast.bench.interval_coverage
 
-Images have one to twelve expressions about targets of COCO's sizes; an easy image's are mostly hits, of IoU
-about 0.85, and a miss has often no pixel in common. "ours" is what ``maris-fast eval`` and ``score`` print,
-"percentiles" a plain percentile bootstrap, "difference" what ``maris-fast compare`` prints.
+Images have one to twelve expressions about targets of COCO's sizes; those of an easy image are mostly hits,
+with an IoU of about 0.85, and a miss often has no overlap at all. "ours" is what ``maris-fast eval`` and
+``score`` print, "percentiles" a plain percentile bootstrap, "difference" what ``maris-fast compare`` prints.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ POPULATION = 400_000
 TERMS = {"oIoU": (1, 2), "mIoU": (3, 0), "Pr@50": (4, 0), "Pr@90": (5, 0)}
 """Columns of ``population``: numerator and denominator."""
 MODELS = {"a good model": 0.6, "a weak model": -1.2}
-"""Mean of an image's easiness."""
+"""Mean easiness of an image."""
 
 
 @lru_cache(maxsize=1)
 def population(hits: float) -> NDArray[np.float64]:
-    """[images, 2, 6]: of an image and of two models Σ1, ΣI, ΣU, ΣIoU, and the IoU above .5 and .9.
+    """[images, 2, 6]: Σ1, ΣI, ΣU, ΣIoU, and the numbers of IoUs above .5 and .9, per image for two models.
 
-    ``hits`` is the mean of an image's easiness (what is above 0 is likely hit); the second model is a little
-    better.
+    ``hits`` is the mean easiness of an image (above 0, a hit is likely); the second model is slightly better.
     """
     random = np.random.default_rng(0)
     each = random.geometric(1 / 3, POPULATION).clip(1, 12)
@@ -60,10 +59,10 @@ def population(hits: float) -> NDArray[np.float64]:
 
 
 def coverage(*, images: int, cases: int, resamples: int, hits: float) -> Iterator[Row]:
-    """Of each way of making intervals, over ``cases`` test sets of so many images.
+    """Yield a row for each way of computing intervals, over ``cases`` test sets of ``images`` images.
 
-    ``held`` is the share of intervals that hold the population's score, ``width`` their mean width, both by
-    score.
+    ``held`` is the share of intervals that contain the population's score, ``width`` their mean width, both
+    by score.
     """
     every = population(hits)
     truth = {name: [_ratio(every[:, model], name).value for model in (0, 1)] for name in TERMS}
@@ -109,7 +108,7 @@ def main(
     sizes: Annotated[str, typer.Option(help="images of a test set, with commas between")] = "5,10,30,100,300",
     out: Annotated[Path, typer.Option(help="where <device>/interval_coverage.json goes")] = BENCH / "results",
 ) -> None:
-    """Draw test sets and count; ``maris-fast bench report`` draws the table."""
+    """Draw test sets and count coverage; ``maris-fast bench report`` draws the table."""
     rows: list[Row] = []
     for model, hits in MODELS.items():
         for images in map(int, sizes.split(",")):

@@ -1,8 +1,8 @@
-"""How many bits of the perceptual hash differ between a photograph and its copies, and between any two.
+"""How many bits of the perceptual hash differ between a photograph and its copies, and between photographs.
 
     python -m maris_fast.bench.look_alikes PHOTOGRAPHS
 
-Each photograph is saved again in the ways that tools do it, and compared with the original; then all
+Each photograph is re-saved in the ways that common tools do, and compared with the original; then all
 photographs are compared with each other.
 """
 
@@ -28,7 +28,7 @@ from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 
 Kind = Literal["copy", "moved", "other"]
-"""What is compared with a photograph: a copy, one whose borders moved (not met again), another photograph."""
+"""What a photograph is compared with: a copy, one with moved borders (not detected), another photograph."""
 
 
 def main(
@@ -45,7 +45,7 @@ def main(
 
 
 def measured(images: Sequence[Image.Image]) -> list[Row]:
-    """Bits that differ, of each kind of copy from its original and of all pairs of ``images``."""
+    """Differing bits between each kind of copy and its original, and between all pairs of ``images``."""
     looks = [look_of(image) for image in images]
     bits: dict[tuple[Kind, str], list[int]] = {}
     for image, look in zip(images, looks, strict=True):
@@ -66,7 +66,7 @@ def measured(images: Sequence[Image.Image]) -> list[Row]:
 
 
 def copies(image: Image.Image) -> Iterator[tuple[Kind, str, Image.Image]]:
-    """Copies that show a person the same, and what was done to them."""
+    """Copies that look the same to a person, with their kind and what was done to them."""
     width, height = image.size
     half, quarter = (image.resize((width // n, height // n), Image.Resampling.LANCZOS) for n in (2, 4))
     yield "copy", "JPEG, quality 75", _saved(image, "JPEG", 75)

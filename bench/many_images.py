@@ -1,9 +1,9 @@
-"""Memory and processor time of what goes through a whole data set, by its number of images.
+"""Memory and processor time of the commands that process a whole data set, by its number of images.
 
     python -m maris_fast.bench.many_images --images 10000 100000
 
-One small photograph under many names, with seven sentences on three objects each; every command is a process
-of its own, whose largest resident memory and processor time the system tells.
+One small photograph under many names, with seven sentences on three objects each; every command runs in its
+own process, whose peak resident memory and processor time the system reports.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ IMPORT, MIX, PLAN, AGAIN, START = (
     "read a cache: indexes, order of an epoch, first batch",
 )
 SENTENCES = (3, 2, 2)
-"""Of each object."""
+"""Number for each object."""
 WORDS = ("man", "woman", "dog", "left", "right", "red", "blue", "the", "of", "chair", "table", "with")
 HEIGHT, WIDTH = 48, 64
 VAL = 100
-"""One image in so many is of the split "val"."""
+"""One image in this many is in the split "val"."""
 _A_FOLDER = 1000
 
 
@@ -63,12 +63,12 @@ def main() -> None:
             for row in measured(Path(folder), images):
                 print(f"{row['images']:9,}  {row['peak_mb']:7,.0f} MB  {row['cpu_s']:8,.1f} s  {row['way']}")
                 rows.append(row)
-                # What was measured is kept when a later row fails or is stopped.
+                # Saved after each row, in case a later one fails or is stopped.
                 Suite.now("many_images", here, rows).save(options.out)
 
 
 def measured(folder: Path, images: int) -> Iterator[Row]:
-    """A row for each way, in a folder that is made if need be."""
+    """Yield a row for each way, measured in ``folder``, which is created if it does not exist."""
     folder.mkdir(exist_ok=True)
     write_photographs(folder / "own", images)
     dataset, cache = folder / "imported", folder / "hollow"
@@ -91,7 +91,7 @@ def measured(folder: Path, images: int) -> Iterator[Row]:
 
 
 def write_photographs(folder: Path, images: int) -> None:
-    """``images/`` and ``own.jsonl``, a line an object."""
+    """Write ``images/`` and ``own.jsonl``, one line per object."""
     noise = random.Random(0)
     picture = io.BytesIO()
     Image.frombytes("RGB", (WIDTH, HEIGHT), noise.randbytes(3 * WIDTH * HEIGHT)).save(picture, "JPEG")
@@ -115,7 +115,7 @@ def write_photographs(folder: Path, images: int) -> None:
 
 
 def read_first_batch(cache: Path) -> None:
-    """What a training does with a cache before its first step."""
+    """Do what a training run does with a cache before its first step."""
     # A hollow cache's shards hold zeros.
     with CacheReader(cache, "train", ReadingSettings(verify="never")) as reader:
         next(reader.batches(seed=0, epoch=0, expressions_per_step=8, expressions_per_image=8))
@@ -127,14 +127,14 @@ child = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:])
 _, status, used = os.wait4(child, 0)
 print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_maxrss / 1024, used.ru_utime + used.ru_stime]))
 """
-"""By a process of its own: a child's largest memory is no less than its parent's."""
+"""Runs in a process of its own: a child's peak memory is never below its parent's."""
 
 
 def usage_of(command: Sequence[str]) -> tuple[float, float]:
-    """Largest resident memory of a process in MB, and its processor time in seconds, both by the system.
+    """Peak resident memory of a process in MB and its processor time in seconds, as the system reports them.
 
     Raises:
-        RuntimeError: it failed; with what it said.
+        RuntimeError: the process failed; the message has its output.
     """
     done = subprocess.run([sys.executable, "-c", _USAGE, *command], capture_output=True, text=True)
     status, peak_mb, cpu_s = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What is measured of a function: its time, the bandwidth it reaches, the memory it needs and keeps."""
+"""Measurements of a function: its time, the bandwidth it reaches, the memory it needs and keeps."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch import Tensor
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 # Larger than any cache: 1 GiB on a GPU, 128 MiB on a CPU.
 COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
-# Runnable processes beyond our own threads from which a CPU counts as shared.
+# Runnable processes beyond our own threads above which a CPU counts as shared.
 OTHERS = 0.5
 
 
-# Calls in a row whose host time is taken, and how often; few enough that a GPU's queue never fills.
+# Consecutive calls whose host time is taken, and how often; few enough that a GPU's queue never fills.
 HOST_CALLS, HOST_ROUNDS = 40, 7
 
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """What is made and run inside is on a stream of its own on a GPU: only there can a call be captured."""
+    """Run the block on a stream of its own on a GPU: only there can a call be captured."""
     if device.type != "cuda":
         yield
         return
@@ -39,8 +39,8 @@ def own_stream(device: torch.device) -> Iterator[None]:
 def device_ms(function: Callable[[], object]) -> tuple[str, dict[str, float]]:
     """Quantiles of the GPU's own time, in ms, with a cold L2 cache before each run.
 
-    Timed is a CUDA graph of one call ("graph"), so that the host is no part of it; or the call itself
-    ("device") where it can't be captured, on the default stream for one.
+    What is timed is a CUDA graph of one call ("graph"), which excludes the host; or the call itself
+    ("device") if it can't be captured, for example on the default stream.
     """
     from triton.testing import do_bench
 
@@ -51,7 +51,7 @@ def device_ms(function: Callable[[], object]) -> tuple[str, dict[str, float]]:
 
 
 def captured(function: Callable[[], object]) -> Callable[[], None] | None:
-    """One call as a CUDA graph on the current stream; None where it can't be captured."""
+    """One call as a CUDA graph on the current stream; None if it can't be captured."""
     for _ in range(2):
         function()
     torch.cuda.synchronize()
@@ -69,7 +69,7 @@ def captured(function: Callable[[], object]) -> Callable[[], None] | None:
 def host_us(
     function: Callable[[], object], device: torch.device, calls: int = HOST_CALLS, rounds: int = HOST_ROUNDS
 ) -> float:
-    """Microseconds that the host needs for a call, the device not waited for: median of rounds."""
+    """Microseconds that the host needs for a call, without waiting for the device: median of rounds."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -94,7 +94,7 @@ def wall_ms(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def seconds_of(function: Callable[[], object]) -> float:
-    """By the wall clock, of one call."""
+    """Wall-clock seconds of one call."""
     before = time.perf_counter()
     function()
     return time.perf_counter() - before
@@ -103,10 +103,10 @@ def seconds_of(function: Callable[[], object]) -> float:
 def in_turn(
     ways: Mapping[str, Callable[[], float]], rounds: int
 ) -> tuple[dict[str, list[float]], tuple[float, float, float]]:
-    """Seconds that each way says it took, a round each, and the load average: least, median, most.
+    """Seconds that each way reports, one per round, and the load average: minimum, median, maximum.
 
-    Another way begins each round, so that none always follows the same one. A round before the first counts
-    for nothing: in it memory, imports and kernels are made.
+    Each round begins with a different way, so that none always follows the same one. An extra round before
+    the first is not counted: it pays for memory, imports and kernels.
     """
     names, loads = list(ways), []
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -120,12 +120,12 @@ def in_turn(
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> float:
-    """Median over rounds of how many times as fast the second was."""
+    """Median over rounds of the speedup of ``second`` over ``first``."""
     return median(a / b for a, b in zip(first, second, strict=True))
 
 
 def copy_gbps(device: torch.device) -> float:
-    """Bytes read and written a second, in 1e9, by a copy of a large tensor on ``device``: median of runs."""
+    """GB/s (1e9 bytes, read and written) of a copy of a large tensor on ``device``: median of runs."""
     source = torch.zeros(COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     if device.type == "cuda":
@@ -139,7 +139,7 @@ def copy_gbps(device: torch.device) -> float:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """The most memory that one run holds on the GPU beyond what was held before."""
+    """Peak GPU memory of one run, beyond what was allocated before."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()
@@ -171,7 +171,7 @@ def saved_bytes(forward: Callable[[], object], inputs: Iterable[Tensor]) -> tupl
 
 
 def device_row(function: Callable[[], object], copy: float, told: dict[str, Any]) -> dict[str, Any]:
-    """On a GPU: ``told``, a call's time and memory, and beside ``copy`` the bandwidth it reaches."""
+    """On a GPU: ``told``, a call's time and memory, and its bandwidth compared with ``copy``, in GB/s."""
     timer, ms = device_ms(function)
     row = {**told, "peak_bytes_over_inputs": peak_bytes(function), "timer": timer, "ms": ms}
     return row | bandwidth(row, copy)
@@ -186,6 +186,6 @@ def bandwidth(row: dict[str, Any], copy: float) -> dict[str, float]:
 
 
 def load_told() -> dict[str, Any]:
-    """The CPU's load average over a minute, and whether others were at work beside us."""
+    """The CPU's load average over a minute, and whether other processes shared the machine."""
     load = round(os.getloadavg()[0], 2)
     return {"load_average": load, "machine_shared": load - torch.get_num_threads() > OTHERS}

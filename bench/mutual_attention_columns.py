@@ -1,20 +1,19 @@
-"""The implementations of mutual-aware attention that are timed side by side, and the proof each must pass.
+"""The implementations of mutual-aware attention that are timed side by side, and the check each must pass.
 
 | column | what runs |
 |---|---|
-| eager | the reference as it is, on inputs of the benchmark's dtype; it computes in fp32 |
-| eager-autocast | the equations as one would first write them, fp32 leaves under autocast to bf16 |
+| eager | the unmodified reference, on inputs of the benchmark's dtype; it computes in fp32 |
+| eager-autocast | a straightforward version of the equations, fp32 leaves under autocast to bf16 |
 | compiled | the same equations through torch.compile, on inputs of the benchmark's dtype |
 | flex-attention | **A Z_l only**: half of the forward, without residual and LayerNorm |
 | triton | the fused kernels |
 
-FlexAttention has f_lav's half: queries Z_v, keys and values Z_l, S unscaled, the gate as a score
-modification. Aᵀ Z_v is no attention that it can express: its softmax would run over the visual tokens, and
-that of eq. 3 runs over the words. So its figures say what half of the forward costs there, and are not
-compared.
+FlexAttention can express f_lav's half: queries Z_v, keys and values Z_l, S unscaled, the gate as a score
+modification. It cannot express Aᵀ Z_v: its softmax would run over the visual tokens, but that of eq. 3 runs
+over the words. So its figures show the cost of half of the forward, and are not compared.
 
 The inputs keep every relevance away from the threshold, so that no rounding decides a pair and the gate as
-trained is part of what is proven and timed.
+trained is part of what is verified and timed.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ Part = Literal["forward", "backward", "both"]
 Forward = Callable[[list[Tensor]], tuple[Tensor, ...]]
 
 TAU, EPS = 0.5, 1e-5
-# More than a bf16 sigmoid near 0.5 rounds away (2^-9 in the sigmoid is 2^-7 in S).
+# More than the rounding of a bf16 sigmoid near 0.5 (2^-9 in the sigmoid is 2^-7 in S).
 MARGIN = 0.02
 A_Z_L = "A Z_l only"
 
@@ -61,13 +60,13 @@ class Shape:
 
     @property
     def pairs(self) -> int:
-        """Of an image and an expression: E."""
+        """Pairs of an image and an expression: E."""
         return self.images * self.expressions
 
 
 @dataclass(frozen=True)
 class Column:
-    """One implementation: ``leaves`` is its inputs' dtype, ``arithmetic`` the one its rounding comes from."""
+    """One implementation: ``leaves`` is the dtype of its inputs, ``arithmetic`` the one that it rounds to."""
 
     name: str
     leaves: torch.dtype
@@ -77,16 +76,16 @@ class Column:
 
 
 def columns(device: torch.device) -> dict[str, Column]:
-    """The columns that mean something on ``device``."""
+    """The columns that are meaningful on ``device``."""
     if device.type == "cuda":
         wide, narrow = torch.float32, torch.bfloat16
         flex = Column("flex-attention", narrow, narrow, computes=A_Z_L)
         fused = [Column("triton", narrow, narrow)]
     else:
         wide, narrow = torch.float32, torch.float32
-        # On a CPU it has no backward.
+        # FlexAttention has no backward on a CPU.
         flex = Column("flex-attention", narrow, narrow, ("forward",), A_Z_L)
-        # The interpreter proves kernels; its time says nothing about them.
+        # The interpreter can verify kernels, but its timings say nothing about them.
         fused = []
     plain = [
         Column("eager", narrow, narrow),
@@ -97,14 +96,14 @@ def columns(device: torch.device) -> dict[str, Column]:
 
 
 def must_move(shape: Shape, part: Part, element_bytes: int) -> int:
-    """Bytes: Z_v in and f_lav out; then Z_v and G in and dZ_v out. The words' share is left out."""
+    """Bytes: forward Z_v in and f_lav out; backward Z_v and G in and dZ_v out. The words are omitted."""
     tokens = shape.L_v * shape.C * element_bytes
     forward, backward = (shape.images + shape.pairs) * tokens, (2 * shape.images + shape.pairs) * tokens
     return {"forward": forward, "backward": backward, "both": forward + backward}[part]
 
 
 def equations(leaves: list[Tensor], expressions: int) -> tuple[Tensor, Tensor]:
-    """Eqs. 3-5 as one would first write them; every image has ``expressions``."""
+    """Straightforward version of eqs. 3-5; every image has ``expressions`` expressions."""
     z_v, z_l, ln_v_weight, ln_v_bias, ln_l_weight, ln_l_bias = leaves
     if expressions > 1:
         z_v = z_v.repeat_interleave(expressions, dim=0)
@@ -120,7 +119,7 @@ def equations(leaves: list[Tensor], expressions: int) -> tuple[Tensor, Tensor]:
 
 
 def a_z_l(z_v: Tensor, z_l: Tensor, values: Tensor, expressions: int) -> Tensor:
-    """A Z_l by FlexAttention, ``values`` equal to ``z_l``: softmax over the words that pass the gate."""
+    """A Z_l by FlexAttention, with ``values`` equal to ``z_l``: softmax over the words that pass the gate."""
     from torch.nn.attention.flex_attention import flex_attention
 
     def gated(score: Tensor, *place: Tensor) -> Tensor:
@@ -147,7 +146,7 @@ def build(column: Column, shape: Shape, offsets: Tensor) -> Forward:
                 return equations(leaves, shape.expressions)
 
         return under_autocast
-    # Fresh for every shape and part: one variant each, none left out for having met too many.
+    # Reset for every shape and part: one variant each, so that none hits the recompile limit.
     torch.compiler.reset()
     whole = partial(torch.compile, fullgraph=True, dynamic=False)
     if column.name == "compiled":
@@ -157,20 +156,20 @@ def build(column: Column, shape: Shape, offsets: Tensor) -> Forward:
 
     def half(leaves: list[Tensor]) -> tuple[Tensor, ...]:
         z_v, z_l = leaves[:2]
-        # On a CPU it refuses keys and values that are one tensor.
+        # On a CPU FlexAttention rejects keys and values that are the same tensor.
         return (compiled(z_v, z_l, z_l.clone() if z_l.device.type == "cpu" else z_l, shape.expressions),)
 
     return half
 
 
 def inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
-    """Leaves and expr_offsets: the same numbers, which bf16 holds exactly, in every dtype."""
+    """Leaves and expr_offsets: the same numbers in every dtype, exactly representable in bf16."""
     leaves, offsets = _numbers(shape, device)
     return [t.to(dtype, copy=True).requires_grad_() for t in leaves], offsets
 
 
 def gradients(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """What comes from above for each output: the same numbers in every dtype."""
+    """The upstream gradient of each output: the same numbers in every dtype."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(t.shape, generator=generator).bfloat16().to(t) for t in outputs]
 
@@ -203,8 +202,8 @@ def differentiated(
 ) -> list[Tensor]:
     """Outputs, and the gradients of the leaves that they depend on.
 
-    ``above`` comes from above for each output; ``gradients`` are drawn where it is left out, which takes
-    longer than the operation: what is timed gets them.
+    ``above`` is the upstream gradient of each output. If omitted, ``gradients`` draws it, which takes longer
+    than the operation itself, so pass it when timing.
     """
     outputs = forward(leaves)
     above = gradients(outputs) if above is None else above
@@ -212,14 +211,14 @@ def differentiated(
 
 
 def used(leaves: list[Tensor], outputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The leaves that the outputs depend on: A Z_l knows no LayerNorm."""
+    """The leaves that the outputs depend on: A Z_l has no LayerNorm."""
     return leaves[:2] if len(outputs) == 1 else leaves
 
 
 def failures(got: Sequence[Tensor], column: Column, shape: Shape, device: torch.device) -> list[str]:
-    """What is wrong with outputs (and gradients) on the very inputs that are timed; empty when all is well.
+    """What is wrong with outputs (and gradients) on the very inputs that are timed; empty if all is well.
 
-    Allowed is twice the error of plain PyTorch in the column's arithmetic, and its rounding, against fp64.
+    Allowed is twice the error of plain PyTorch in the column's arithmetic plus its rounding, against fp64.
     """
     found = []
     limits = _limits(shape, device, column.arithmetic, column.computes)
@@ -234,7 +233,7 @@ def failures(got: Sequence[Tensor], column: Column, shape: Shape, device: torch.
 def _limits(
     shape: Shape, device: torch.device, arithmetic: torch.dtype, computes: str
 ) -> list[tuple[Tensor, float]]:
-    """Each output and gradient in fp64, and how far from it a right result may be."""
+    """Each output and gradient in fp64, and how far a correct result may be from it."""
     wide, offsets = inputs(shape, device, torch.float64)
     kept = gate(relevance(tokens_of_expressions(wide[0], offsets), wide[1]), TAU, "relevant", None).detach()
 

@@ -1,4 +1,4 @@
-"""Files out of the system's page cache, and how much of them is still in it."""
+"""Drop files from the system's page cache, and find out how much of them is still in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def drop(files: Iterable[Path]) -> None:
-    """Asks for it; pages that somebody has mapped stay."""
+    """Ask the system to drop the files' pages; pages that a process has mapped stay."""
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -20,10 +20,10 @@ def drop(files: Iterable[Path]) -> None:
 
 
 def resident(files: Iterable[Path]) -> float:
-    """The share of their pages that is in memory, by mincore.
+    """The share of the files' pages that is in memory, by mincore.
 
     Raises:
-        OSError: the system does not say.
+        OSError: mincore failed.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     inside = total = 0

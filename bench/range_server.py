@@ -1,4 +1,4 @@
-"""A web server of one folder that gives parts of files, after a pause: what a store is, on this machine.
+"""A web server of one folder that serves byte ranges after a pause: a local stand-in for an object store.
 
     python -m maris_fast.bench.range_server FOLDER --latency 0.02
 
@@ -65,7 +65,7 @@ class RangeHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _asked_for(self, size: int) -> tuple[int, int]:
-        """The part that was asked for, after its headers were sent."""
+        """Send the response headers; return the start and stop of the requested bytes."""
         part = _RANGE.fullmatch(self.headers.get("Range") or "")
         start, stop = (int(part[1]), min(int(part[2]) + 1, size)) if part else (0, size)
         self.send_response(206 if part else 200)

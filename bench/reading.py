@@ -1,14 +1,14 @@
-"""Readers on the same features: raw bytes, ours, and the strongest of other ways to keep and read them.
+"""Readers on the same features: raw bytes, ours, and the strongest of other ways to store and read them.
 
     python -m maris_fast.bench.reading
 
-Synthetic groups of ViT-H's size (three int8 maps of 64 x 48 x 1280, 11.8 MB) go through the writer that real
-ones go through, and into the form of each peer (``reading_peers``); one that is not installed, or fails, is
+Synthetic groups of ViT-H's size (three int8 maps of 64 x 48 x 1280, 11.8 MB) are written by the writer of
+real caches, and in the format of each peer (``reading_peers``); one that is not installed, or fails, is
 listed with the reason. Situations: a warm page cache; a cold one, for those whose pages were really dropped;
-and beside a training step of known length that keeps a core busy. Rounds take the ways in turn; ratios are
-medians over rounds of times within one round. What each does with a flipped byte and a cut file is tried on
-small copies. On a GPU there are two ways more, which end there: from a ring that is not pinned, and from one
-that is.
+and next to a training step of known length that keeps a core busy. Each round runs the ways in turn; ratios
+are medians over rounds of times within one round. How each reacts to a flipped byte and a truncated file is
+tested on small copies. On a GPU there are two more ways, which end there: from an unpinned ring, and from a
+pinned one.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from maris_fast.train.ranks import Ranks
 STEP, EACH = 64, 8
 RAW = "raw preadv, one thread"
 IMAGES_A_STEP = 9
-"""About as many as 64 expressions have."""
+"""About as many as 64 expressions refer to."""
 STEP_SECONDS, BUSY_EPOCHS = 0.035, 3
 COLD_SHARE = 0.01
-"""Of pages that may be left of what counts as cold."""
+"""Share of pages that may still be in the page cache for a reading to count as cold."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -63,9 +63,9 @@ class Way:
     """A contestant.
 
     Attributes:
-        steps: reads a number of epochs; an item when a step's images have been read.
+        steps: reads a number of epochs, yielding an item when a step's images have been read.
         folder: where its files are.
-        situations: in which it is measured.
+        situations: those in which it is measured.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Way:
 
 
 class FreshMemory:
-    """What the ring replaces: memory of its own for every batch."""
+    """Allocates memory for every batch, which the ring avoids."""
 
     def reserve(self, size: int) -> Slot:
         return Slot(torch.empty(size, dtype=torch.uint8), 0, size)
@@ -112,9 +112,9 @@ def run_suite(
     images: int,
     device: torch.device,
 ) -> list[Row]:
-    """The rows that ``rows_of`` measures in a number of rounds on a fake cache, which it may write beside.
+    """The rows that ``rows_of`` measures in a number of rounds on a fake cache; it may write next to it.
 
-    Reads the command line, saves the suite and removes what was written.
+    Parses the command line, saves the suite and removes what was written.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=BENCH / "results")
@@ -133,7 +133,7 @@ def run_suite(
 
 
 def all_rows(cache: Path, rounds: int) -> list[Row]:
-    """What each does with damage, who is left out, and what is measured of the others."""
+    """How each way reacts to damage, which ones are left out, and the measurements of the others."""
     small = cache.with_name("small")
     write_fake_cache(small / "cache", 2 * IMAGES_A_STEP, grids=[(16, 16)], channels=64)
     folders, reasons = written(small / "cache", small / "peers")
@@ -148,7 +148,7 @@ def all_rows(cache: Path, rounds: int) -> list[Row]:
 
 
 def measured(contestants: Sequence[Way], cache: Path, rounds: int, situation: str) -> list[Row]:
-    """All in turn, ``rounds`` times; whose pages do not leave the page cache has no cold figure."""
+    """Time all in turn, ``rounds`` times; a way whose pages stay in the page cache gets no cold figure."""
     with CacheReader(cache, "train") as reader:
         images, total, expressions = reader.images, int(reader.index.size.sum()), reader.expressions
     epochs = BUSY_EPOCHS if situation == BUSY else 1
@@ -187,7 +187,7 @@ def measured(contestants: Sequence[Way], cache: Path, rounds: int, situation: st
                 "step_s": STEP_SECONDS,
                 "of_pace": epochs * steps * STEP_SECONDS / statistics.median(times),
             }
-        if situation == COLD and name == OURS:  # what a disk gives to the reader
+        if situation == COLD and name == OURS:  # the rate at which our reader gets data from the disk
             shape = f"{OURS}, cold page cache, {images} groups of ViT-H's size"
             row |= {"shape": shape, PLAN_RATES: {"disk_GBps": row["gb_per_s"]}}
         rows.append(row)
@@ -203,16 +203,16 @@ _BLOCK = bytes(1 << 20)
 
 
 def _busy(seconds: float) -> None:
-    """A core at work for so long, without Python's lock, as a training step's operations are."""
+    """Keep a core busy for ``seconds`` without holding the GIL, like the operations of a training step."""
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         hashlib.sha256(_BLOCK)
 
 
 def damage(way: Way) -> Row:
-    """What it says of a byte that flipped and of a file that was cut, in the middle of its largest file.
+    """How a way reacts to a flipped byte in the middle of its largest file, and to the file cut off there.
 
-    ``left_out``: it cannot read what is whole.
+    ``left_out``: it cannot read even the intact files.
     """
     largest = max(way.files, key=lambda path: path.stat().st_size)
     whole = largest.read_bytes()
@@ -240,12 +240,12 @@ PATIENCE_SECONDS = 30.0
 
 
 def _tried(way: Way) -> str:
-    """In a process of its own: how many steps an epoch has, or the error that it ends with."""
+    """Read an epoch in a process of its own: the number of its steps, or the error that it ends with."""
     forking = get_context("fork")
     here, there = forking.Pipe(duplex=False)
 
     def read() -> None:
-        torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
+        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
         try:
             there.send(str(sum(1 for _ in way.steps(1))))
         except BaseException as error:
@@ -264,7 +264,7 @@ def _tried(way: Way) -> str:
 
 
 def start_up(folder: Path, images: int) -> Row:
-    """Seconds from nothing to the first epoch's plan, on an index of so many images."""
+    """Seconds from opening a cache to the first epoch's plan, on an index of ``images`` images."""
     write_hollow_cache(folder, images)
     took = []
     for _ in range(5):
@@ -280,13 +280,13 @@ def start_up(folder: Path, images: int) -> Row:
         "images": images,
         "open_s": opening,
         "plan_s": planning,
-        "both_cpu_s": cpu,  # less at the mercy of other work on the machine
+        "both_cpu_s": cpu,  # less affected by other work on the machine
         "load_average": os.getloadavg()[0],
     }
 
 
 def ways(folders: dict[str, Path]) -> list[Way]:
-    """All contestants on a cache in several forms, each in its folder."""
+    """All contestants on a cache in several formats, each in its folder."""
     cache = folders[TAR]
     plain = CacheReader(cache, "train")
     ring = ring_for(plain)
@@ -365,7 +365,7 @@ def ways(folders: dict[str, Path]) -> list[Way]:
 
 
 def ring_for(reader: CacheReader, *, pinned: bool = False) -> ByteRing:
-    """As large as training would have it."""
+    """A ring as large as in training."""
     largest = max(
         sum(int(reader.layouts.slot_bytes[group.image]) for group in step.groups) for step in _epoch(reader)
     )
@@ -373,7 +373,7 @@ def ring_for(reader: CacheReader, *, pinned: bool = False) -> ByteRing:
 
 
 def read_once(reader: CacheReader, memory: Arena, threads: int) -> None:
-    """All groups of an epoch into ``memory``."""
+    """Read all groups of an epoch into ``memory``."""
     for _ in _read(reader, memory, threads, None, 1):
         pass
 
@@ -381,7 +381,7 @@ def read_once(reader: CacheReader, memory: Arena, threads: int) -> None:
 def _read(
     reader: CacheReader, memory: Arena, threads: int, stage: DeviceStage | None, epochs: int
 ) -> Iterator[object]:
-    """Epochs, each read ahead while the one before ends, into ``memory``, and on to a device by ``stage``."""
+    """Read epochs into ``memory``, each ahead while the one before ends, and on to a device by ``stage``."""
     shares = FollowingShares(_shares(reader))
     for _ in range(epochs - 1):
         shares.follow(_shares(reader))
@@ -417,7 +417,7 @@ def _shares(reader: CacheReader) -> Iterator[Share]:
 
 
 def _raw(folder: Path, threads: int) -> None:
-    """Each group's bytes, in the plan's order, into a buffer that is used again."""
+    """Read each group's bytes, in the plan's order, into a reused buffer."""
     reader = CacheReader(folder, "train")
     index = reader.index
     starts, stops = index.offset[:, 0].tolist(), (index.offset[:, -1] + index.size[:, -1]).tolist()

@@ -1,7 +1,7 @@
-"""Other ways to keep and read feature caches, as contestants of ``bench/reading.py``.
+"""Other ways to store and read feature caches, as contestants of ``bench/reading.py``.
 
-Each writes the same arrays in its own form and gives them an image at a time. What maps files copies them
-into memory that is used again, as a batch is made; the others return memory of their own.
+Each writes the same arrays in its own format and yields them one image at a time. Those that map files copy
+them into reused memory, as is done to build a batch; the others return memory of their own.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import webdataset
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
-"""An image's, by name; of one shape each in all images."""
+"""Arrays of an image, by name; each has the same shape in all images."""
 
 AHEAD = 16
-"""Images that two threads have read or are reading: two steps."""
+"""Images that two threads read ahead: two steps."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Peer:
     """A way of reading.
 
     Attributes:
-        name: as the table has it.
-        form: how its files are written; peers of one form share them.
-        images: reads ``order`` from a folder, an item when an image has been read. What cannot read at random
-            reads front to back.
+        name: as shown in the table.
+        form: the format of its files; peers with the same format share them.
+        images: reads the images ``order`` from a folder, yielding one item per image. Peers without random
+            access read front to back.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Peer:
 
 
 def arrays_of(cache: Path) -> Iterator[Arrays]:
-    """Of each image of a cache, by stock webdataset."""
+    """The arrays of each image of a cache, read with stock webdataset."""
     for sample in _stock(cache, []):
         yield {
             name.removesuffix(".npy"): value
@@ -77,7 +77,7 @@ def _in_workers(
     return iter(torch.utils.data.DataLoader(data(folder), batch_size=None, num_workers=workers))
 
 
-# A safetensors file an image, and a mapped .npy file an array of all images
+# One safetensors file per image, and one mapped .npy file per array of all images
 
 
 def _write_safetensors(images: Iterable[Arrays], folder: Path) -> None:
@@ -153,7 +153,7 @@ def _two_threads(image: Image, folder: Path, order: Sequence[int]) -> Iterator[o
             waiting += islice(jobs, 1)
 
 
-# Libraries of streamed data sets
+# Libraries for streaming data sets
 
 
 def _write_litdata(images: Iterable[Arrays], folder: Path) -> None:
@@ -173,11 +173,11 @@ def _litdata(folder: Path) -> Any:
 
 
 def litdata_at(url: str, copies: Path) -> Iterator[object]:
-    """Images below an address of S3's kind; litdata reads its chunks from copies in an empty folder."""
+    """Images at an S3-compatible address; litdata reads chunks from copies in ``copies``, an empty folder."""
     from litdata import StreamingDataset
     from litdata.streaming import downloader
 
-    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # of itself it speaks https only
+    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # the default is https only
     login = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
     yield from StreamingDataset(
         "s3://caches/features",
@@ -217,7 +217,7 @@ def _mosaic(folder: Path) -> Any:
 
 
 def _alone(data: Callable[[Path], Any], folder: Path, _: Sequence[int]) -> Iterator[object]:
-    yield from data(folder)  # once, as each `iter` of litdata's begins anew
+    yield from data(folder)  # only once: each `iter` of a litdata data set starts over
 
 
 TAR = "webdataset"
@@ -244,7 +244,7 @@ PEERS = (
 
 
 def written(cache: Path, beside: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """The cache in every form that can be written, by form: its folder; and why another cannot."""
+    """Write the cache in every available format: folders by format, and why others could not be written."""
     folders, reasons = {TAR: cache}, {}
     for form, write in WRITERS.items():
         folder = beside / form.replace(" ", "-")

@@ -1,4 +1,4 @@
-"""Figures of the README and docs, drawn from bench/results/ alone; and results that are kept there."""
+"""Draws the figures of the README and docs from bench/results/ alone, and keeps results there."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ from maris_fast.errors import InputError
 from maris_fast.train.run_files import SETTINGS
 
 ABLATIONS = "ablations.json"
-"""With rows of the paper."""
+"""An ablation with rows of the paper."""
 OWN_ROWS = "ablation-{}.json"
-"""With other rows only, by the name of its folder."""
+"""An ablation with other rows only, by the name of its folder."""
 QUICKSTART_VARIANTS, QUICKSTART_BF16 = "quickstart_variants", "quickstart_bf16"
 OF_PRESETS = ("quickstart", "eight_heads", "pooled_keys")
-"""Rows of them that say what ``presets/fast.yaml`` costs."""
+"""Rows of ``quickstart_variants`` that show what ``presets/fast.yaml`` costs."""
 QUICKSTART, OF_SEED = "quickstart.json", "quickstart-seed-{}.json"
-"""With seed 0, and with another."""
+"""The quickstart with seed 0, and with another seed."""
 
 
 def keep(folder: Path, root: Path = ROOT) -> Path:
-    """Copies an ablation, or a finished quickstart's scores and pictures, with where and when they were made.
+    """Copy an ablation, or a finished quickstart's scores and pictures with their environment and date.
 
-    An ablation with rows of the paper takes the place of the last one; one without stands beside it, by its
-    folder's name. A quickstart of another ``run.seed`` than 0 stands beside that of seed 0, without pictures.
+    An ablation with rows of the paper replaces the last one; one without is kept next to it, named after its
+    folder. A quickstart with a ``run.seed`` other than 0 is kept next to that of seed 0, without pictures.
 
     Raises:
-        InputError: neither of them.
+        InputError: ``folder`` holds neither of them.
     """
     if (folder / ABLATION).is_file():
         return _keep_ablation(folder, root)
@@ -98,7 +98,7 @@ def _keep_ablation(folder: Path, root: Path) -> Path:
 
 
 def draw(root: Path = ROOT) -> list[Path]:
-    """Rewrites the blocks of README.md and the documents, and the plots; the files written.
+    """Rewrite the blocks of README.md and the documents, and the plots; return the files written.
 
     Raises:
         InputError: results that can't be read, or a file without the block that should hold them.
@@ -112,7 +112,7 @@ def draw(root: Path = ROOT) -> list[Path]:
         blocks.append((file, block, content))
 
     def pictured(suites: list[Suite], draw_one: Callable[[Suite, Path], None]) -> dict[str, str]:
-        """Names of the suites' plots, by suite and device."""
+        """Draw the suites' plots; return their file names by suite and device."""
         names = {}
         for suite in suites:
             file = docs / f"{suite.suite}-{device_folder(suite.environment)}.png"
@@ -165,7 +165,7 @@ def draw(root: Path = ROOT) -> list[Path]:
         put(cache_readme, "writing", writing_block(suite))
     for suite in measured(results, ["stored_types"])[:1]:
         put(cache_readme, "stored-types", stored_types_block(suite))
-    # Once all results are read: one that cannot be leaves the documents as they are.
+    # Only once all results are read: if one cannot be, the documents stay unchanged.
     for file, block, content in blocks:
         replace_block(file, block, content)
     return [*written, *dict.fromkeys(file for file, _, _ in blocks)]
@@ -176,7 +176,7 @@ def _seed_of(file: Path) -> int:
 
 
 def measured(results: Path, names: Sequence[str] = SUITES) -> list[Suite]:
-    """Results of the suites named, GPUs before the CPU."""
+    """Results of the named suites, GPUs before the CPU."""
     folders = sorted((p for p in results.iterdir() if p.is_dir()), key=lambda p: (p.name == "cpu", p.name))
     return [
         load(folder / f"{suite}.json")

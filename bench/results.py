@@ -1,6 +1,6 @@
-"""Results as files: bench/results/<device>/<suite>.json, a row a case, that a person can read.
+"""Results as human-readable files: bench/results/<device>/<suite>.json, one row per case.
 
-Device, versions and commit stand once at the top; a row holds what was measured and under which conditions.
+Device, versions and commit are given once at the top; a row has the measurements and their conditions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from maris_fast.system.files import replace_text
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 SUITE_FILES = BENCH / "suites"
-"""In a clone; the wheel has no tests."""
+"""Only in a clone; the wheel has no tests."""
 SUITES = tuple(sorted(file.stem.removeprefix("test_") for file in SUITE_FILES.glob("test_*.py")))
 
 Row = dict[str, Any]
@@ -37,13 +37,13 @@ class Suite:
 
     @classmethod
     def now(cls, suite: str, environment: dict[str, Any], rows: list[Row]) -> Suite:
-        """Rows that were measured just now; ``environment`` is ``train.environment``'s."""
+        """A suite of rows measured just now; ``environment`` comes from ``train.environment``."""
         commit, dirty = commit_and_dirty(environment)
         environment = {name: value for name, value in environment.items() if name != "commit"}
         return cls(suite, datetime.now(UTC).isoformat(timespec="seconds"), commit, dirty, environment, rows)
 
     def save(self, folder: Path) -> Path:
-        """Writes <folder>/<device>/<suite>.json, whole or not at all; its path."""
+        """Write <folder>/<device>/<suite>.json atomically; return its path."""
         file = folder / device_folder(self.environment) / f"{self.suite}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         head = {name: value for name, value in vars(self).items() if name != "rows"}
@@ -56,7 +56,7 @@ class Suite:
 
 
 def load(file: Path) -> Suite:
-    """A suite's file.
+    """Read a suite's file.
 
     Raises:
         InputError: no such file, or not one of a suite.
@@ -68,10 +68,10 @@ def load(file: Path) -> Suite:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
-        InputError: no such file, or no JSON.
+        InputError: no such file, or not JSON.
     """
     try:
         return json.loads(file.read_text())
@@ -85,12 +85,12 @@ def device_folder(environment: dict[str, Any]) -> str:
 
 
 def named(suite: Suite) -> str:
-    """For pictures: which suite on which device."""
+    """The suite and its device, as a key for plots."""
     return f"{suite.suite} {suite.environment['device']}"
 
 
 def commit_and_dirty(environment: dict[str, Any]) -> tuple[str | None, bool]:
-    """The commit measured, and whether code differed from it. Results that were written are not code."""
+    """The commit measured, and whether code differed from it. Written results do not count as code."""
     commit = environment["commit"]
     if commit is None:
         return None, False

@@ -1,8 +1,8 @@
-"""The waterfall of a training step: one technique a row, each on top of the one before, all in one run.
+"""The waterfall of a training step: one technique per row, each added to the previous row, all in one run.
 
 A row is real training: batches from real shards (synthetic features of the real size), the engine under
 DeepSpeed, AdamW. Only the first row reads no shards: it runs the frozen encoders for every expression. The
-last row takes one technique away again: what image groups are worth where nothing slower hides it.
+last row removes one technique again, to show what image groups are worth when nothing slower hides it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Source = Literal["encoders", "bf16, padded", "int8"]
 SENTENCE = "the thing over there"
 GIB = 2**30
 LR = 1e-4
-# What is compiled, built or allocated once is there after these.
+# Steps after which everything is compiled, built and allocated.
 WARM_UP = 3
 # Seconds between two readings of an endurance run.
 INTERVAL = 10
@@ -50,7 +50,7 @@ INTERVAL = 10
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is. ``grid`` is a 4:3 image's, without SAM's padding."""
+    """All sizes of a run. ``grid`` is that of a 4:3 image, without SAM's padding."""
 
     sam: str
     text: str
@@ -63,23 +63,23 @@ class Size:
     fast_heads: int
     images: int
     each: int
-    """Expressions of an image, K."""
+    """Expressions per image, K."""
     eager: int
-    """Expressions of a step while attention matrices are in memory."""
+    """Expressions per step in the rows that hold attention matrices in memory."""
     step: int
-    """Expressions of a step from then on."""
+    """Expressions per step in the rows after them."""
     steps: int
-    """Of each timed round."""
+    """Steps per timed round."""
     buffer_bytes: int
 
     @property
     def side(self) -> int:
-        """Tokens of the padded grid's side."""
+        """Tokens along a side of the padded grid."""
         return self.image_size // PATCH
 
 
 PAPER_PRESET = "compiled"
-"""The row that has all that ``train/configs/presets/paper.yaml`` has on CUDA, and no more."""
+"""The row with exactly what ``train/configs/presets/paper.yaml`` enables on CUDA."""
 
 SIZES = {
     # SAM ViT-H at 1024 pixels, CLIP ViT-L/14, the paper's model.
@@ -118,7 +118,7 @@ SIZES = {
         steps=4,
         buffer_bytes=GIB // 2,
     ),
-    # train/configs/tiny.yaml on the tests' tiny encoders: seconds a row, most of them Python's.
+    # train/configs/tiny.yaml on the tests' tiny encoders: seconds per row, mostly spent in Python.
     "tiny": Size(
         sam="vit_tiny",
         text="tiny",
@@ -141,7 +141,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Technique:
-    """One row: what it is called, and all that is switched on in it."""
+    """One row: its name, and everything that is enabled in it."""
 
     name: str
     source: Source
@@ -150,13 +150,13 @@ class Technique:
     model: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
     only_on_cuda: str | None = None
-    """Why the row is left out elsewhere."""
+    """Why the row is skipped elsewhere."""
     carried_on: bool = True
-    """Whether the rows after it have it too."""
+    """Whether later rows have it too."""
 
 
 def waterfall(size: Size, device: torch.device) -> list[Technique]:
-    """The rows in order; each has what the one before has, and one technique more."""
+    """The rows in order; each adds one technique to the previous one."""
     eager = {
         "attention_impl": "reference",
         "mutual_attention_impl": "reference",
@@ -170,7 +170,7 @@ def waterfall(size: Size, device: torch.device) -> list[Technique]:
     # Few CPUs multiply bf16 faster than fp32: measured there too, but not carried on.
     kept = bf16 if device.type == "cuda" else {}
     compiled = {**kept, "compile": True}
-    # Kernels where they run, in 16 bits; plain PyTorch, fp32 inside, where nothing is in 16 bits.
+    # Triton kernels where they run, in 16 bits; elsewhere nothing is in 16 bits: plain PyTorch in fp32.
     folded = {**efficient, "cross_attention_impl": "triton" if device.type == "cuda" else "folded"}
     fewer_heads = {**folded, "heads": size.fast_heads}
     fast = {**fewer_heads, "decoder_self_attention": "pooled"}
@@ -194,7 +194,7 @@ def waterfall(size: Size, device: torch.device) -> list[Technique]:
 
 
 class Round(NamedTuple):
-    """Of so many steps: seconds, how many of them waited for a batch, images, the trained model's FLOPs."""
+    """Of a number of steps: seconds, those spent waiting for a batch, images, the trained model's FLOPs."""
 
     seconds: float
     waited: float
@@ -211,10 +211,10 @@ def measure(
     peak: float | None = None,
     folder: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Times every row, or ``only`` those of these numbers, from 1; yields each when it is done.
+    """Time every row, or those with the numbers ``only``, from 1; yield each as soon as it is done.
 
-    ``peak``, TFLOP/s, is what MFU is a share of; None: the device's, by its name. ``folder`` keeps the
-    synthetic features for another call with the same size.
+    MFU is a share of ``peak``, in TFLOP/s; None: the device's, by its name. ``folder`` keeps the synthetic
+    features for another call with the same size.
     """
     with tempfile.TemporaryDirectory(prefix="maris-step-") as scratch:
         every = enumerate(waterfall(size, ranks.device), start=1)
@@ -231,14 +231,14 @@ def measure(
 
 
 def for_plans(row: Technique, size: Size, rates: list[float]) -> dict[str, Any]:
-    """What ``maris-fast plan`` counts with, of the row that is the paper preset at full size."""
+    """The rate that ``maris-fast plan`` uses, if the row is the paper preset at full size; else empty."""
     if size is not SIZES["full"] or row.name != PAPER_PRESET:
         return {}
     return {"shape": f"training step, {row.name}", PLAN_RATES: {"step_expressions_per_s": median(rates)}}
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row, or a reading of an endurance run, for the person who watches."""
+    """A line of progress for a row, or for a reading of an endurance run."""
     if "left_out" in row:
         return f"{row['name']}: skipped, {row['left_out']}"
     if "at_s" in row:
@@ -255,14 +255,14 @@ def timed(
     rounds: int,
     peak: float | None = None,
 ) -> dict[str, Any]:
-    """Trains on the row's batches: first steps that are not timed, then ``rounds`` rounds.
+    """Train on the row's batches: warm-up steps that are not timed, then ``rounds`` rounds.
 
     Returns:
-        Of each round ``seconds``, how many of them were spent waiting for a batch, ``tflops_per_s`` of the
-        trained model by formula (frozen encoders in the loop are not counted), ``images`` (towards an epoch's
-        end an image's expressions meet in a step, whatever K is) and ``expressions_per_s``. ``peak_bytes``:
-        of the device's memory; on a CPU of the whole process, which keeps some of what earlier rows freed.
-        ``peak_tflops``: what the device could do in bf16, as far as that is known or was told.
+        For each round ``seconds``, how many of them were spent waiting for a batch, ``tflops_per_s`` of the
+        trained model by formula (frozen encoders in the loop are not counted), ``images`` (towards the end of
+        an epoch an image's expressions meet in a step, whatever K is) and ``expressions_per_s``.
+        ``peak_bytes``: of the device's memory; on a CPU of the whole process, which keeps some of what
+        earlier rows freed. ``peak_tflops``: the device's bf16 peak, if it is known or was given.
     """
     with training(row, size, caches, ranks) as (engine, batches):
         begun = time.perf_counter()
@@ -286,7 +286,7 @@ def timed(
 
 
 def one_round(engine: Engine, batches: Iterator[Batch], steps: int, device: torch.device) -> Round:
-    """``steps`` steps, the device's work included."""
+    """Run ``steps`` steps, the device's work included."""
     waited, images, flops = 0.0, 0, 0
     begun = time.perf_counter()
     for _ in range(steps):
@@ -301,7 +301,7 @@ def one_round(engine: Engine, batches: Iterator[Batch], steps: int, device: torc
 
 
 def _flops(engine: Engine, batch: Batch) -> int:
-    """Of the trained model for one batch; shapes alone, so nothing waits for a device."""
+    """FLOPs of the trained model for one batch, from shapes alone, so nothing waits for a device."""
     model = engine.model
     assert isinstance(model, Maris)
     images, h, w, _ = batch.features[0].shape
@@ -311,7 +311,7 @@ def _flops(engine: Engine, batch: Batch) -> int:
 
 
 def endure(size: Size, ranks: Ranks, minutes: float, told: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Trains as the fast preset's row does for so long; yields speed and memory about every ten seconds."""
+    """Train like the fast preset's row for ``minutes``; yield speed and memory about every ten seconds."""
     row = [row for row in waterfall(size, ranks.device) if row.carried_on][-1]
     on_gpu = ranks.device.type == "cuda"
     with tempfile.TemporaryDirectory(prefix="maris-step-") as folder:
@@ -339,7 +339,7 @@ def endure(size: Size, ranks: Ranks, minutes: float, told: Callable[[str], None]
 def training(
     row: Technique, size: Size, caches: dict[Source, Path], ranks: Ranks
 ) -> Iterator[tuple[Engine, Iterator[Batch]]]:
-    """The row's engine, and its batches without end."""
+    """The row's engine, and an endless iterator over its batches."""
     torch._dynamo.reset()
     settings = TrainingSettings.model_validate(
         {
@@ -379,12 +379,12 @@ def _epochs(reader: CacheReader, row: Technique) -> Iterator[Batch]:
 
 
 def _encoded(size: Size, row: Technique, device: torch.device) -> Iterator[Batch]:
-    """Batches whose features SAM and CLIP make there and then, of each image once in a batch."""
+    """Batches whose features SAM and CLIP compute on the fly, for each image once per batch."""
     vision = {"arch": size.sam, "weights": RANDOM, "image_size": size.image_size}
     sam = SamEncoder(SamSettings.model_validate(vision), device)
     text = TextEncoder(TextSettings(arch=size.text, weights=RANDOM), device)
     random = np.random.default_rng(0)
-    # A square photograph fills the grid, padding and all.
+    # A square photograph fills the whole grid, including what would be padding.
     pixels = random.integers(0, 256, (sam.image_size, sam.image_size, 3), np.uint8)
     photograph = Image.fromarray(pixels)
     side, expressions = 4 * size.side, row.expressions_per_step
@@ -435,7 +435,7 @@ def _wait(device: torch.device) -> None:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """``peak_memory`` counts from here."""
+    """Reset the peak that ``peak_memory`` reports."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -444,7 +444,7 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the most that was allocated on the device, or was resident of this process on a CPU."""
+    """Peak bytes allocated on the device, or on a CPU the peak resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):

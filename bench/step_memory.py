@@ -1,4 +1,4 @@
-"""What a training step keeps for its backward: bytes an image and bytes an expression, counted on a CPU."""
+"""What a training step keeps for its backward: bytes per image and per expression, counted on a CPU."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from maris_fast.model import Maris
 GRID, WORDS = (64, 48), 16
 VISUAL_CHANNELS, TEXT_CHANNELS = 1280, 768
 ADAMW_BYTES = 16
-"""A parameter in fp32, its gradient and two moments."""
+"""Per parameter: its fp32 value, gradient and two moments."""
 
 
 def count() -> list[dict[str, Any]]:
     """A row for each preset's number of heads: bytes of the model's states, of an image and of an expression.
 
     The paper's model in bf16 on ViT-H's features; attention in PyTorch's implementation that holds no matrix,
-    mutual-aware attention in the reference. Saved bytes grow linearly, so three counts tell both parts.
+    mutual-aware attention in the reference. Saved bytes grow linearly, so three counts determine both parts.
     """
     rows = []
     for heads in (8, 2):
@@ -44,7 +44,7 @@ def count() -> list[dict[str, Any]]:
 
 
 def _saved(model: Maris, expressions: int) -> int:
-    """Of one image with so many expressions, beyond parameters and features."""
+    """Saved bytes of one image with ``expressions`` expressions, beyond parameters and features."""
     features = [torch.randn(1, *GRID, VISUAL_CHANNELS, dtype=torch.bfloat16) for _ in range(3)]
     words = torch.randn(expressions, WORDS, TEXT_CHANNELS, dtype=torch.bfloat16)
     word_mask = torch.ones(expressions, WORDS, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What each stored type of a feature map loses and takes, on photographs through SAM's image encoder.
+"""Error and size of each stored type of a feature map, on photographs through SAM's image encoder.
 
     python -m maris_fast.bench.stored_types PHOTOGRAPHS --arch vit_h --image-size 1024 --weights sam_vit_h.pth
 
@@ -58,10 +58,10 @@ def main(
 
 
 def measured(features: Sequence[Sequence[Tensor]]) -> Iterator[Row]:
-    """Bytes an image and RMS error over RMS of the features, of each level: mean and largest over images.
+    """Bytes per image, and for each level RMS error over RMS of the features: mean and largest over images.
 
     Args:
-        features: of each image its levels, float [h, w, C_v].
+        features: levels of each image, float [h, w, C_v].
     """
     levels = range(len(features[0]))
     scales = [
@@ -87,7 +87,7 @@ def measured(features: Sequence[Sequence[Tensor]]) -> Iterator[Row]:
 
 
 def _round_trip(level: Tensor, dtype: FeatureDtype) -> tuple[Tensor, int]:
-    """The level as a reader gives it, and its bytes in the shard with its scales."""
+    """The level as a reader returns it, and its bytes in the shard including its scales."""
     q, scale = to_stored(level, dtype)
     back = torch.empty_like(level, device="cpu", dtype=torch.float32)
     from_stored(as_tensor(q, dtype), None if scale is None else torch.from_numpy(scale), back)
@@ -95,7 +95,7 @@ def _round_trip(level: Tensor, dtype: FeatureDtype) -> tuple[Tensor, int]:
 
 
 def _with_scale(level: Tensor, scale: Tensor) -> tuple[Tensor, int]:
-    """The same in int8 with a scale that all images share and no image has to store."""
+    """The same in int8 with a scale shared by all images, which no image has to store."""
     q = (level / scale).round().clamp(-LARGEST_INT8, LARGEST_INT8)
     return (q * scale).float().cpu(), level.numel()
 

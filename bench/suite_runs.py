@@ -1,4 +1,4 @@
-"""Runs the pytest-benchmark suites and keeps what they measured."""
+"""Runs the pytest-benchmark suites and saves their results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BenchmarkError(MarisError):
 
 
 def run(suites: Sequence[str], out: Path, keyword: str | None = None) -> Iterator[Path]:
-    """Runs each suite in a process of its own and writes its file; yields the path as each is done.
+    """Run each suite in a process of its own and write its file; yield the path as each is done.
 
     Raises:
         ConfigError: an unknown suite, no suites here, or pytest-benchmark is not installed.
@@ -69,7 +69,7 @@ def run(suites: Sequence[str], out: Path, keyword: str | None = None) -> Iterato
 
 
 def kept(suite: str, report: dict[str, Any]) -> Suite:
-    """pytest-benchmark's report in our form: what the rows told, and their wall time."""
+    """pytest-benchmark's report as a ``Suite``: what the rows recorded, and their wall time."""
     return Suite.now(suite, report["machine_info"], [_row(case) for case in report["benchmarks"]])
 
 

@@ -1,9 +1,9 @@
-"""FLOPs of a training on RefCOCO, ours and its peers', by formula; docs/training.md has the tables.
+"""FLOPs of training on RefCOCO, for our model and its peers, by formula; docs/training.md has the tables.
 
     python -m maris_fast.bench.training_cost
 
-Products of matrices and convolutions, 2 FLOPs a multiply-add, forward and backward, as ``model/flops.py``
-counts them. The peers' are derived from the architectures in their public code (DerrickWang005/CRIS.pytorch,
+Matrix products and convolutions, 2 FLOPs per multiply-add, forward and backward, as ``model/flops.py`` counts
+them. The peers' are derived from the architectures in their public code (DerrickWang005/CRIS.pytorch,
 kkakkkka/ETRIS, yz93/LAVT-RIS), each at the input size and number of words of its own configuration.
 """
 
@@ -17,19 +17,19 @@ from maris_fast.config.loading import PACKAGE
 from maris_fast.model.flops import training_flops
 from maris_fast.model.parameters import CLIP_L_CHANNELS, VIT_H_CHANNELS
 
-# RefCOCO (unc), train: CRIS, ETRIS and LAVT draw one sentence of each ref in an epoch, we train on all.
+# RefCOCO (unc), train: CRIS, ETRIS and LAVT draw one sentence of each ref per epoch, we train on all.
 REFS, SENTENCES, IMAGES = 42_404, 120_624, 16_994
-# Cached are the images and sentences of all splits.
+# The cache has the images and sentences of all splits.
 ALL_IMAGES, ALL_SENTENCES = 19_994, 142_210
 GRID, WORDS = (64, 48), 10
-# Of a product: forward, and two products backward; one of them if its weights are frozen or nothing below it
-# trains; none without gradients.
+# Passes of a product: one forward and two backward; only one backward if its weights are frozen or nothing
+# below it is trained; none without gradients.
 TRAINED, FROZEN, FORWARD = 3, 2, 1
 
 
 @dataclass(frozen=True)
 class Peer:
-    """FLOPs an expression, of an image encoder, a text encoder, and all that joins and decodes them."""
+    """FLOPs per expression of an image encoder, a text encoder, and all that fuses and decodes them."""
 
     image: int
     text: int
@@ -42,7 +42,7 @@ class Peer:
 
 
 def _conv(side: int, kernel: int, channels_in: int, channels_out: int, passes: int = TRAINED) -> int:
-    """A convolution to side² pixels; linear where the kernel is 1."""
+    """A convolution with side² output pixels; a linear layer if the kernel is 1."""
     return 2 * side**2 * kernel**2 * channels_in * channels_out * passes
 
 
@@ -62,9 +62,9 @@ def _layers(count: int, L: int, C: int, hidden: int, passes: int = TRAINED) -> i
 
 
 def _clip_resnet(blocks: tuple[int, ...], channels_out: int, passes: tuple[int, ...], side: int = 416) -> int:
-    """CLIP's ResNet: stem, four stages of bottlenecks that pool after their 3×3, attention in the pooling.
+    """CLIP's ResNet: stem, four stages of bottlenecks that pool after their 3×3, attention pooling.
 
-    ``passes``: of the stem, the stages and the pooling.
+    ``passes``: those of the stem, the stages and the pooling.
     """
     side, before = side // 2, 64
     flops = _conv(side, 3, 3 + 32, 32, passes[0]) + _conv(side, 3, 32, 64, passes[0])
@@ -82,23 +82,23 @@ def _clip_resnet(blocks: tuple[int, ...], channels_out: int, passes: tuple[int, 
 
 
 def _projector(words: int) -> int:
-    """CRIS' and ETRIS': 26² to 104² pixels, and the sentence as a convolution's weights."""
+    """Projector of CRIS and ETRIS: 26² to 104² pixels, and the sentence as the weights of a convolution."""
     vision = _conv(52, 3, 512, 512) + _conv(104, 3, 512, 256) + _conv(104, 1, 256, 256)
     return vision + _linear(1, words, 256 * 9 + 1) + _conv(104, 3, 256, 1)
 
 
 def _coordinates() -> int:
-    """CRIS' and ETRIS' last joining of three maps at 26²."""
+    """Last fusion of three maps at 26² in CRIS and ETRIS."""
     return _conv(26, 1, 3 * 512, 512) + _conv(26, 3, 514, 512) + _conv(26, 3, 512, 512)
 
 
 def _text_decoder(hidden: int) -> int:
-    """CRIS' and ETRIS' three layers of pixels that look at pixels and at 17 words."""
+    """Three layers of CRIS and ETRIS in which pixels attend to pixels and to 17 words."""
     return _layers(3, 26**2, 512, hidden) + 3 * _attention(26**2, 17, 512)
 
 
 def _cris(blocks: tuple[int, ...], channels: int) -> Peer:
-    """``channels``: of CLIP's joint space. All of it trains."""
+    """``channels``: width of CLIP's joint space. Everything is trained."""
     neck = _linear(1, channels, 1024) + _conv(13, 1, channels, 1024)
     neck += _conv(26, 3, 1024, 512) + _conv(26, 1, 1024 + 512, 512)
     neck += _conv(52, 3, 512, 256) + _conv(26, 1, 256 + 512, 512)
@@ -109,7 +109,7 @@ def _cris(blocks: tuple[int, ...], channels: int) -> Peer:
 
 
 def _etris_neck(widths: tuple[int, int, int], kernels: tuple[int, int, int]) -> int:
-    """Three maps to 512 channels at 26²; each looks at the sentence."""
+    """Three maps to 512 channels at 26²; each attends to the sentence."""
     first, second, third = widths
     maps = _conv(26, kernels[0], first, 512) + _conv(26, kernels[1], second, 512)
     maps += _conv(26 // kernels[2], kernels[2], third, 512)
@@ -117,7 +117,7 @@ def _etris_neck(widths: tuple[int, int, int], kernels: tuple[int, int, int]) -> 
 
 
 def _etris_vit() -> Peer:
-    """ViT-B/16. CLIP is frozen but for its positions, so that gradients cross all of it."""
+    """ViT-B/16. CLIP is frozen except for its position embeddings, so gradients pass through all of it."""
     L = 26**2
     image = (
         _linear(L, 768, 768, FORWARD) + _layers(12, L + 1, 768, 3072, FROZEN) + _linear(L, 768, 512, FROZEN)
@@ -130,7 +130,7 @@ def _etris_vit() -> Peer:
 
 
 def _etris_resnet() -> Peer:
-    """ResNet-101. CLIP is frozen but for its positions; no gradient goes below the first bridge."""
+    """ResNet-101. CLIP is frozen except for its position embeddings; no gradients below the first bridge."""
     L = 26**2
     image = _clip_resnet((3, 4, 23, 3), 512, (FORWARD, FORWARD, FORWARD, FROZEN, FROZEN, FROZEN))
     text = _layers(12, 17, 512, 2048, FROZEN) + _linear(1, 512, 512, FROZEN)
@@ -166,7 +166,7 @@ PEERS = {
 
 
 def sam_vit_h() -> int:
-    """SAM's image encoder, forward: windows of 14 but in four blocks, relative positions of each query."""
+    """SAM's image encoder, forward: windows of 14 except in four blocks, relative positions of each query."""
     L, C, heads_d = 64**2, 1280, 80
     flops = (
         _linear(L, 3 * 16**2, C, FORWARD) + _conv(64, 1, C, 256, FORWARD) + _conv(64, 3, 256, 256, FORWARD)
@@ -179,12 +179,12 @@ def sam_vit_h() -> int:
 
 
 def caching() -> int:
-    """SAM and CLIP, whose text tower sees 77 places, once for all that is cached."""
+    """SAM and CLIP, whose text tower has 77 positions, once for everything that is cached."""
     return ALL_IMAGES * sam_vit_h() + ALL_SENTENCES * _layers(12, 77, 768, 3072, FORWARD)
 
 
 def _ours(*changes: str) -> tuple[float, float, int]:
-    """FLOPs of an expression with its share of an image; of one alone; epochs."""
+    """FLOPs of an expression with its share of an image, FLOPs of one alone, and epochs."""
     settings = load_settings(TrainingSettings, PACKAGE / "train" / "configs" / "refcoco.yaml", changes)
     each = training_flops(settings.model, VIT_H_CHANNELS, CLIP_L_CHANNELS, GRID, WORDS)
     return each.of(IMAGES, SENTENCES) / SENTENCES, each.of(1, 1), settings.schedule.epochs

@@ -1,10 +1,11 @@
-"""A waterfall of writing a cache, from segment-anything as it is to whole shards; and the shard writer alone.
+"""A waterfall of writing a cache, from plain segment-anything to whole shards; and the shard writer alone.
 
     python -m maris_fast.bench.writing
 
-Synthetic pictures on disk go through the image encoder, one technique a row, each on top of the one before;
-the last row is all that ``maris-fast cache`` does. Every way takes all pictures once a round; rounds take the
-ways in turn, and ratios are medians over rounds. On a GPU it is ViT-H at 1024 pixels, on a CPU a smaller one.
+Synthetic pictures on disk go through the image encoder, one technique per row, each added to the previous
+row; the last row is everything that ``maris-fast cache`` does. Each round runs every way once on all
+pictures, and ratios are medians over rounds. The encoder is ViT-H at 1024 pixels on a GPU, a smaller one on a
+CPU.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from maris_fast.train.ranks import Ranks
 AS_IT_IS = "segment-anything as it is: one picture at a time, fp32"
 RAW = "raw write"
 Way = Callable[[], float]
-"""Does it once; the seconds that count."""
+"""Runs once; returns the seconds that count."""
 HEIGHT, WIDTH = 480, 640
 EXPRESSIONS = 7
 
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 def encoding(folder: Path, settings: CacheSettings, images: int, rounds: int) -> list[Row]:
-    """Images a second of each way from pictures on disk."""
+    """Images per second of each way from pictures on disk."""
     dataset = write_pictures(folder / "dataset", images)
     ways = _ways(folder, dataset, settings)
     seconds, load = in_turn(ways, rounds)
@@ -115,14 +116,14 @@ def encoding(folder: Path, settings: CacheSettings, images: int, rounds: int) ->
         )
         before = times
     sam = settings.encoders.sam
-    if (sam.arch, sam.image_size) == ("vit_h", 1024):  # what `maris-fast plan` is about
+    if (sam.arch, sam.image_size) == ("vit_h", 1024):  # what `maris-fast plan` estimates
         shape = f"maris-fast cache, {sam.arch} at {sam.image_size} px"
         rows[-1] |= {"shape": shape, PLAN_RATES: {"sam_images_per_s": rows[-1]["images_per_s"]}}
     return rows
 
 
 def shards(folder: Path, rounds: int, images: int = 12) -> list[Row]:
-    """GB/s of the shard writer, for each stored type, beside a plain write of as many bytes of int8."""
+    """GB/s of the shard writer for each stored type, and of a plain write of as many bytes as in int8."""
     folder.mkdir(parents=True)
     ways: dict[str, Way] = {}
     sizes: dict[str, int] = {}
@@ -214,7 +215,7 @@ def _ways(folder: Path, dataset: Path, settings: CacheSettings) -> dict[str, Way
 
     def cache() -> float:
         job = CacheJob(dataset, folder / f"cache{next(numbers)}", settings, progress=False)
-        return seconds_of(job.write)  # loading encoders is not counted: once a run, however many the pictures
+        return seconds_of(job.write)  # without loading encoders: once per run for any number of pictures
 
     size = settings.batch_size
     reduced = "" if precision == torch.float32 else ", bf16"
@@ -228,7 +229,7 @@ def _ways(folder: Path, dataset: Path, settings: CacheSettings) -> dict[str, Way
 
 
 def _as_it_is(paths: Sequence[Path], encoder: SamEncoder) -> None:
-    """As SamPredictor.set_image does it, up to and with the image encoder."""
+    """Encode as SamPredictor.set_image does, up to and including the image encoder."""
     transform = ResizeLongestSide(encoder.image_size)
     sam = Sam(encoder.vit, torch.nn.Module(), torch.nn.Module()).to(encoder.device)
     with torch.no_grad():

@@ -1,13 +1,13 @@
-"""What photographs show, so that a copy is met again under any name: exact, saved again, or resized.
+"""Fingerprints of photographs that find a copy under any name: exact, re-encoded, or resized.
 
-Two marks of a photograph as it is seen, turned as EXIF says. One is a hash of its decoded pixels, which only
-a copy without loss shares. The other is a perceptual hash of 256 bits (ImageHash's ``phash``: the signs,
-about their median, of the lowest 16 x 16 frequencies of the grey image at 64 x 64), in which a copy that was
-compressed or resized differs in few bits.
+A photograph has two fingerprints, taken after its EXIF orientation is applied. One is a hash of its decoded
+pixels, which only a lossless copy shares. The other is a perceptual hash of 256 bits (ImageHash's ``phash``:
+the signs, about their median, of the lowest 16 x 16 frequencies of the grey image at 64 x 64), which differs
+in few bits for a copy that was compressed or resized.
 
-Measured on 128 photographs of COCO (docs/datasets.md): copies as JPEG, PNG or WebP, in half, in a quarter
-or stretched to a square, differ in 10 bits at most, and no two photographs in fewer than 96. A copy that was
-cut at its borders or framed is not met.
+Measured on 128 photographs of COCO (docs/datasets.md): copies as JPEG, PNG or WebP, at half or a quarter of
+the size, or stretched to a square, differ in at most 10 bits, and no two photographs differ in fewer than 96.
+A copy that was cropped or framed is not found.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from maris_fast.system.threads import mapped
 P = TypeVar("P", Path, str)
 
 LOOK_ALIKE = 32
-"""Bits of 256 in which two images differ at most if they are to look alike."""
+"""Largest number of differing bits, of 256, for two images that count as looking alike."""
 
 SIDE = 16
 THREADS = 4
@@ -38,11 +38,11 @@ _AT_ONCE = 2048
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The marks of one photograph, as bytes: millions may be in memory."""
+    """The fingerprints of one photograph, as bytes: millions may be in memory."""
 
     pixels: bytes
     packed: bytes
-    """``bits``, eight a byte."""
+    """``bits``, packed eight to a byte."""
 
     @property
     def bits(self) -> NDArray[np.bool_]:
@@ -55,11 +55,11 @@ class Twin(NamedTuple, Generic[P]):
 
     path: P
     distance: int
-    """Bits that differ."""
+    """Number of differing bits."""
 
 
 def look_of(image: Image.Image) -> Look:
-    """Of an RGB image."""
+    """The fingerprints of an RGB image."""
     import imagehash
 
     marks = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
@@ -71,10 +71,10 @@ def look_of(image: Image.Image) -> Look:
 def looks_of(
     paths: Iterable[P], progress: Callable[[int, int], None] | None = None
 ) -> tuple[dict[P, Look], dict[P, str]]:
-    """The marks of image files, each looked at once, and why those that cannot be read have none.
+    """The fingerprints of image files, each read once, and the errors of those that cannot be read.
 
     Args:
-        progress: called with files looked at and how many there are.
+        progress: called with the number of files done and the total.
     """
 
     def look(path: P) -> Look | str:
@@ -97,12 +97,12 @@ def looks_of(
 
 
 def twins(of: Mapping[P, Look], among: Mapping[P, Look], most: int = LOOK_ALIKE) -> dict[P, list[Twin[P]]]:
-    """Of each photograph those that look like it, the nearest first; without those of its very pixels.
+    """For each photograph those that look like it, nearest first, except those with identical pixels.
 
-    Memory is bounded, time grows with the product of the two numbers.
+    Memory is bounded; time grows with the product of the two numbers of photographs.
 
     Args:
-        most: bits in which they may differ.
+        most: largest number of differing bits.
     """
     ours, theirs = list(of), list(among)
     found: dict[P, list[Twin[P]]] = {}
@@ -112,7 +112,7 @@ def twins(of: Mapping[P, Look], among: Mapping[P, Look], most: int = LOOK_ALIKE)
         of_some: list[list[Twin[P]]] = [[] for _ in some]
         for begin in range(0, len(theirs), _AT_ONCE):
             others = theirs[begin : begin + _AT_ONCE]
-            # Of signs, the product is 256 - 2 distance.
+            # The dot product of two rows of signs is 256 - 2 * distance.
             distances = (SIDE * SIDE - signs @ _signs([among[path] for path in others]).T) / 2
             for row, column in zip(*np.nonzero(distances <= most), strict=True):
                 if of[some[row]].pixels != among[others[column]].pixels:

@@ -1,4 +1,4 @@
-"""JSON in which nothing is lost: of a key that stands twice in an object, parsers keep the last alone."""
+"""JSON parsing that rejects duplicate keys, of which other parsers silently keep only the last."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pydantic import TypeAdapter
 
 
 def checked_json(kind: Any, content: bytes | str) -> Any:
-    """What a JSON document holds, as ``kind``: a pydantic model, or a type that is made of some.
+    """The content of a JSON document as ``kind``: a pydantic model, or a type composed of models.
 
     Raises:
-        ValueError: as ``parse_json``; pydantic's ValidationError, which is one, where it is no ``kind``.
+        ValueError: as ``parse_json``, or pydantic's ValidationError if the content is not a ``kind``.
     """
     return TypeAdapter(kind).validate_python(parse_json(content))
 
 
 def parse_json(content: bytes | str) -> Any:
-    """What a JSON document holds.
+    """The content of a JSON document.
 
     Raises:
-        ValueError: not JSON, nested too deep, or an object that has a key twice.
+        ValueError: not JSON, nested too deeply, or an object with a duplicate key.
     """
     try:
         return json.loads(content, object_pairs_hook=_object)

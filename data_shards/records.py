@@ -1,10 +1,10 @@
-"""What an importer hands on: one record an image group, in JSON lines that a person can read.
+"""Output of an importer: one record per image group, in human-readable JSON lines.
 
 An imported data set is a folder::
 
     <folder>/dataset.json          what was imported, from where, and the counts
-    <folder>/<split>.jsonl         one ImageRecord a line, in the order of image_id
-    <folder>/dataset.left_out.jsonl  rows of the annotations that are in no split, if any (importers.left_out)
+    <folder>/<split>.jsonl         one ImageRecord per line, in the order of image_id
+    <folder>/dataset.left_out.jsonl  annotation rows that are in no split, if any (importers.left_out)
 
 Image paths in the records are relative to ``DatasetInfo.image_root``.
 """
@@ -37,25 +37,25 @@ FORMAT_VERSION = 2
 MOST_HEAD_BYTES = 2**26
 
 TRAIN = "train"
-"""The split that nobody scores on."""
+"""The split for training, not for scoring."""
 VAL = "val"
-"""The split that a training is judged on."""
+"""The split that a training run is validated on."""
 
 OWN = "own"
-"""The ``split_by`` of people's own data."""
+"""The ``split_by`` of users' own data."""
 
 UNKNOWN_SPLIT = "?"
-"""In place of a split's name, of left-out rows that do not say their split."""
+"""Split name of left-out rows that do not name their split."""
 
 
 class Frozen(BaseModel):
-    """A record: fields are checked, unknown ones refused, nothing changes after construction."""
+    """An immutable record: fields are validated, and unknown ones rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Target(Frozen):
-    """What the sentences of one ref mean: one object, several together, or none that is in the image."""
+    """What the sentences of one ref refer to: one object, several together, or nothing in the image."""
 
     ref_id: int
     ann_ids: tuple[int, ...] = Field(description="the objects' annotations; empty where nothing is meant")
@@ -117,12 +117,12 @@ class ImageRecord(Frozen):
         places: Iterable[int] | None = None,
         words_of: Iterable[int] | None = None,
     ) -> Iterator[Sample]:
-        """A sample for each of the expressions at ``places``; None: for each expression.
+        """A sample for each of the expressions at ``places``; None for all expressions.
 
         Args:
-            geometry: None: nobody has resized the image.
-            tokens: of every expression; None: nobody has encoded them.
-            words_of: for each of ``places``, the expression whose words are read; None: its own.
+            geometry: None if the image has not been resized.
+            tokens: of every expression; None if they have not been encoded.
+            words_of: for each of ``places``, the expression whose words are read; None for its own.
         """
         geometry = geometry or ImageGeometry.unresized(self.height, self.width)
         firsts: dict[int, int] = {}
@@ -151,7 +151,7 @@ class ImageRecord(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what says nothing, so that bytes of older caches fit."""
+        """Omit default values, so that the bytes match those of older caches."""
         written: dict[str, Any] = whole(self)
         if self.orientation == "stored":
             written.pop("orientation", None)
@@ -177,7 +177,7 @@ class ImageRecord(Frozen):
 
 
 FileName = Annotated[str, AfterValidator(plain_name)]
-"""Or a part of one: it is opened below the folder that names it."""
+"""A plain file name, or a part of one: the file is opened in the folder whose metadata names it."""
 
 
 class SplitCounts(Frozen):
@@ -193,24 +193,24 @@ class LostCounts(Frozen):
 
 
 class LeftOut(LostCounts):
-    """What an import left out of a split as it could not be used."""
+    """What an import left out of a split because it could not be used."""
 
     reasons: dict[str, LostCounts]
 
 
 MEANING = {"void": "void (255)", "soft": "darker than half of white"}
-"""Of pixels that are dropped."""
+"""Descriptions of the kinds of dropped pixels."""
 
 
 class DroppedPixels(Frozen):
-    """Pixels of mask files that are neither 0 nor inside, and count as outside."""
+    """Pixels of mask files that are neither 0 nor inside the mask, and count as outside."""
 
     files: int
     pixels: int
 
 
 def together(parts: Sequence[LeftOut]) -> LeftOut:
-    """The sum of what several splits lack."""
+    """The sum of what was left out of several splits."""
     reasons = dict.fromkeys(reason for part in parts for reason in part.reasons)
     return LeftOut(
         **_sum(parts),
@@ -226,7 +226,7 @@ def _sum(counts: Sequence[LostCounts]) -> dict[str, int]:
 
 
 class SharedPhotographs(Frozen):
-    """Photographs that two splits of a data set have."""
+    """Photographs that two splits of a data set have in common."""
 
     splits: tuple[str, str]
     images: int = Field(description="of the first split, each met by its surest ground")
@@ -280,7 +280,7 @@ class DatasetInfo(Frozen):
 
     @model_serializer(mode="wrap")
     def _of_what_there_is(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is empty, so that checksums of caches made before it was there fit."""
+        """Omit empty fields, so that checksums of caches written before the fields existed still match."""
         written: dict[str, Any] = whole(self)
         for name in ("left_out", "dropped_pixels", "masks_are_boxes", "shared"):
             if not getattr(self, name):
@@ -294,7 +294,7 @@ class DatasetInfo(Frozen):
         return [self._warning(split, out) for split, out in lost.items() if out.expressions]
 
     def about_masks(self) -> list[str]:
-        """A warning for each thing that makes masks other than they seem."""
+        """A warning for each reason why masks may not be what they seem."""
         lines = [
             f"warning: {dropped.pixels:,} pixels of {dropped.files:,} mask files are {MEANING[what]} and "
             "count as outside"
@@ -350,10 +350,10 @@ class ImportedDataset:
             )
 
     def path(self, split: str) -> Path:
-        """The split's JSON lines.
+        """The path of the split's JSON lines.
 
         Raises:
-            InputError: no such split; the message lists those there are.
+            InputError: no such split; the message lists the existing ones.
         """
         if split not in self.info.splits:
             raise InputError(
@@ -365,12 +365,12 @@ class ImportedDataset:
         """The split's records in the order of image_id, from the line that begins at ``first_byte``.
 
         Raises:
-            InputError: see ``path``; a record that was changed by hand.
+            InputError: as ``path``, or for a record that was changed by hand.
         """
         return (record for record, _ in self.records_and_bytes(split, first_byte))
 
     def records_and_bytes(self, split: str, first_byte: int = 0) -> Iterator[tuple[ImageRecord, int]]:
-        """As ``records``, each with the bytes that it takes in the split's file.
+        """Like ``records``, each with its size in bytes in the split's file.
 
         Raises:
             InputError: as ``records``.
@@ -383,7 +383,7 @@ class ImportedDataset:
                 first_byte += len(line)
 
     def record_of(self, line: bytes, split: str, first_byte: int) -> ImageRecord:
-        """The record of a line of the split, which begins at ``first_byte``.
+        """The record in a line of the split that begins at ``first_byte``.
 
         Raises:
             InputError: as ``records``.
@@ -398,7 +398,7 @@ class ImportedDataset:
 
 
 def count(records: Iterable[ImageRecord]) -> SplitCounts:
-    """Refs, sentences and images of a split."""
+    """The numbers of refs, sentences and images of a split."""
     refs = sentences = images = 0
     for record in records:
         refs += len(record.targets)

@@ -1,7 +1,7 @@
 """What a cache and a run of a given size need: bytes, disks, network and hours, from rates.
 
-Nothing is measured here; every rate says where it comes from. Reading, network and computing overlap, so the
-slowest of them is an epoch's time. Encoding on the fly shares the GPUs with training, so there the two add.
+Nothing is measured here; every rate names its source. Reading, network and computing overlap, so the slowest
+of them determines an epoch's time. Encoding on the fly shares the GPUs with training, so these two times add.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from maris_fast.data_shards.cache.shard_plan import TAR_BLOCK, npy_bytes
 from maris_fast.geometry import MASK_STRIDE, PATCH
 
 PLAN_RATES = "plan_rates"
-"""Where a benchmark's row keeps rates that this module may use, by the names in ``Rates``."""
+"""Key of a benchmark's row whose value holds rates for this module, by their names in ``Rates``."""
 
 WORDS_AN_EXPRESSION = 6
 TARGETS_AN_IMAGE = 3
 ANNOTATION_BYTES = 4000
-"""Of an image's JSON, about: names, geometry and a compressed mask a target."""
+"""Approximate size of an image's JSON: names, geometry and a compressed mask per target."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Rate:
 @dataclass(frozen=True)
 class Rates:
     sam_images_per_s: Rate
-    """Of the encoders, on one GPU."""
+    """Rate of the encoders, on one GPU."""
     step_expressions_per_s: Rate
-    """Of training from the cache, on one GPU that never waits for data."""
+    """Rate of training from the cache, on one GPU that never waits for data."""
     disk_GBps: Rate  # noqa: N815 - the unit's own spelling
     """Reading or writing one disk."""
     network_GBps: Rate  # noqa: N815
-    """Into one machine, from where the cache lies if not on its own disks."""
+    """Into one machine, from the storage of the cache if that is not its own disks."""
 
 
 ASSUMED = {
@@ -57,14 +57,14 @@ ASSUMED = {
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained on, and on how many GPUs."""
+    """The training data, and the number of GPUs."""
 
     images: int
     gpus: int
     gpus_a_machine: int = 8
     expressions_per_image: float = 7.0
     expressions_per_visit: int = 8
-    """K: an image is read once for so many of its expressions."""
+    """K: an image is read once for up to this many of its expressions."""
     grid: tuple[int, int] = (64, 48)
     channels: int = 1280
     text_channels: int = 768
@@ -91,23 +91,23 @@ class Scaling:
     shards: int
     caching_s: float
     caching_write_GBps: float  # noqa: N815
-    """All GPUs together."""
+    """Total over all GPUs."""
     epoch_read_bytes: int
     epoch_compute_s: float
     epoch_disk_s: float
-    """From one disk a machine."""
+    """With one disk per machine."""
     epoch_network_s: float
     needed_GBps: float  # noqa: N815
-    """Into each machine, so that its GPUs never wait."""
+    """Rate into each machine at which its GPUs never wait."""
     disks_a_machine: int
-    """That together read so fast."""
+    """Disks that together read at ``needed_GBps``."""
     bytes_a_machine: int
-    """Of the cache, if machines split it among their own disks."""
+    """Part of the cache on each machine, if they split it among their own disks."""
     on_the_fly_epoch_s: float
     epochs: int
 
     def epoch_s(self, where: str) -> float:
-        """An epoch's time with the cache on ``"disk"`` (one a machine), on ``"disks"`` enough of them, or
+        """An epoch's time with the cache on ``"disk"`` (one per machine), on ``"disks"`` (enough of them), or
         over the ``"network"``."""
         waits = {"disk": self.epoch_disk_s, "disks": 0.0, "network": self.epoch_network_s}
         return max(self.epoch_compute_s, waits[where])
@@ -116,7 +116,7 @@ class Scaling:
         return "GPU" if self.epoch_s(where) == self.epoch_compute_s else where
 
     def run_s(self, where: str) -> float:
-        """Caching once, then all epochs."""
+        """Time for caching once, then all epochs."""
         return self.caching_s + self.epochs * self.epoch_s(where)
 
     @property
@@ -124,13 +124,13 @@ class Scaling:
         return self.epochs * self.on_the_fly_epoch_s
 
     def break_even_epochs(self, where: str) -> float:
-        """From so many epochs on, caching takes less time than encoding anew in each; inf: never."""
+        """Number of epochs from which caching takes less time than encoding in every epoch; inf for never."""
         saved = self.on_the_fly_epoch_s - self.epoch_s(where)
         return self.caching_s / saved if saved > 0 else math.inf
 
 
 def image_bytes(work: Workload) -> int:
-    """Of an image in a shard: its members with their tar headers and padding."""
+    """Size of an image in a shard: its members with their tar headers and padding."""
     stored = STORED[work.feature_dtype]
     h, w = work.grid
     words = round(WORDS_AN_EXPRESSION * work.expressions_per_image)
@@ -146,7 +146,7 @@ def image_bytes(work: Workload) -> int:
 
 
 def scale(work: Workload, rates: Rates) -> Scaling:
-    """The whole calculation."""
+    """Calculate all bytes, seconds and counts."""
     one = image_bytes(work)
     read = work.images * work.visits * one
     encode_all_s = work.images / (rates.sam_images_per_s.value * work.gpus)
@@ -173,7 +173,7 @@ def scale(work: Workload, rates: Rates) -> Scaling:
 
 
 def images_a_shard(shard_bytes: int, image: int) -> int:
-    """A shard ends with the image that takes it to its size."""
+    """Number of images per shard, which ends with the image that takes it to ``shard_bytes``."""
     return -(-shard_bytes // image)
 
 
@@ -181,7 +181,7 @@ def choose_rates(given: Mapping[str, float | None], results: Path | None) -> Rat
     """Each rate as given, else as measured in ``results``, else assumed.
 
     Args:
-        given: by the names of ``Rates``; None where not given.
+        given: by their names in ``Rates``; None where not given.
         results: folder of a device's benchmark results.
     """
     measured = measured_rates(results) if results else {}
@@ -196,7 +196,7 @@ def choose_rates(given: Mapping[str, float | None], results: Path | None) -> Rat
 
 
 def measured_rates(results: Path) -> dict[str, Rate]:
-    """Rates that benchmarks left for this purpose in a folder of their results."""
+    """Rates that benchmarks stored for this purpose in a folder of their results."""
     rates: dict[str, Rate] = {}
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text())

@@ -1,7 +1,7 @@
-"""Attention operations, each a folder: plain PyTorch reference, fast implementations, one thin API.
+"""Attention operations, one folder each: plain PyTorch reference, fast implementations and a thin API.
 
-An operation's name is its mathematics; ``impl`` chooses how it is computed. ``"auto"`` picks by device and
-dtype (``chosen_impl`` tells what it picks); a named implementation never falls back, it raises.
+An operation is named after its mathematics; ``impl`` selects the implementation. ``"auto"`` picks by device
+and dtype (``chosen_impl`` returns what it picks); a named implementation never falls back, it raises.
 """
 
 from maris_fast.kernels.cross_attention import cross_attention

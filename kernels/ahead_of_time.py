@@ -1,4 +1,4 @@
-"""What the compiler makes of a Triton kernel, ahead of time: no GPU is needed."""
+"""Ahead-of-time compilation of Triton kernels, and the resources that they use; no GPU is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ELEMENT = {2: "bf16", 4: "fp32"}
 
 
 class Used(NamedTuple):
-    """Of one configuration: registers a thread, its bytes of spilled ones, shared memory a block."""
+    """Resources of one configuration: registers and spilled bytes per thread, shared memory per block."""
 
     registers: int
     spilled_bytes: int
@@ -35,14 +35,14 @@ def compile_to_cubin(
     unaligned: Collection[str] = (),
     **constants: float,
 ) -> tuple[bytes, int]:
-    """The machine code of one configuration, and its shared memory. TRITON_INTERPRET must not be set.
+    """The machine code of one configuration and its shared memory. TRITON_INTERPRET must not be set.
 
     Args:
         kernel: a ``triton.jit`` function.
-        types: of its arguments that are neither int32 nor a pointer (``*_ptr``) to fp32.
+        types: types of the arguments that are neither int32 nor a pointer (``*_ptr``) to fp32.
         architecture: compute capability, 90 for Hopper.
-        warps, stages: of the launch.
-        unaligned: pointers that are no multiple of 16.
+        warps, stages: warps and pipeline stages of the launch.
+        unaligned: pointers that are not a multiple of 16.
         constants: its ``tl.constexpr`` arguments.
     """
     signature = {
@@ -62,7 +62,7 @@ def compile_to_cubin(
 
 
 def used(cubin: bytes, shared_bytes: int) -> Used:
-    """What machine code takes, as it says itself. What spills stands on the stack; nothing else does."""
+    """The resources that machine code records for itself. Only spilled registers are on the stack."""
     said = re.search(r"REG:(\d+) STACK:(\d+)", cuobjdump(cubin, "-res-usage"))
     assert said is not None
     return Used(int(said[1]), int(said[2]), shared_bytes)
@@ -71,11 +71,11 @@ def used(cubin: bytes, shared_bytes: int) -> Used:
 def compile_kernel(
     kernel: Any, types: Mapping[str, str], architecture: int, warps: int, stages: int, **options: Any
 ) -> Used:
-    """Compiles one configuration; arguments as in ``compile_to_cubin``."""
+    """Compile one configuration; arguments as in ``compile_to_cubin``."""
     return used(*compile_to_cubin(kernel, types, architecture, warps, stages, **options))
 
 
-# Of an architecture; of all rows, or those of one dtype and block, such as bf16/32; and of its own options.
+# Takes an architecture, a filter (None or one dtype and block, such as bf16/32), and options of its own.
 Report = Callable[..., Iterable[Mapping[str, Any]]]
 
 
@@ -85,10 +85,10 @@ def print_reports(
     of_sass: Report | None = None,
     **options: tuple[str, Any],
 ) -> None:
-    """A module's command line: of the architectures asked for, or all, a JSON line a kernel.
+    """Run a module's command line: print a JSON line per kernel for the requested architectures, or for all.
 
-    ``of_sass`` is the report of ``--sass``, of Hopper unless others are asked for. ``options``: switches,
-    each with its help and what the report then gets by its name.
+    ``of_sass`` is the report for ``--sass``, by default for Hopper only. ``options`` maps each switch to its
+    help text and to the value that the report then gets as an argument of that name.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("architectures", nargs="*", type=int)

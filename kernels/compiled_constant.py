@@ -1,4 +1,4 @@
-"""A mark for torch.compile that costs no import of the compiler."""
+"""A marker for torch.compile that does not import the compiler."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def constant_when_compiled(function: F) -> F:
-    """What ``torch.compiler.assume_constant_result`` does: torch.compile calls it once, while it compiles.
+    """Do what ``torch.compiler.assume_constant_result`` does: torch.compile calls it once, while compiling.
 
-    That one imports the compiler and SymPy, two seconds of every start, to set this attribute.
+    The original imports the compiler and SymPy, two seconds of every start, to set the same attribute.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -1,8 +1,8 @@
-"""How far a result may be from fp64: in proportion to how far plain PyTorch in the same dtype is.
+"""Bounds on a result's error against fp64, in proportion to that of plain PyTorch in the same dtype.
 
-Judged twice. The norm of the whole error is steady from case to case, so little more than plain PyTorch's own
-is allowed, and a fault that moves every number by a percent is noticed in bf16. The largest error varies more
-and tells of a fault in a few numbers, which the norm of a large tensor hides.
+There are two checks. The norm of the whole error is steady from case to case, so little more than that of
+plain PyTorch is allowed, and a fault that changes every number by a percent is noticed in bf16. The largest
+error varies more and reveals a fault in a few numbers, which the norm of a large tensor hides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 NORM_FACTOR = 1.5
-# Kernels take the exponential as exp2 of a product rounded in fp32, and add in another order.
+# Kernels compute the exponential as exp2 of a product rounded in fp32, and add in a different order.
 NORM_FLOOR = 4 * torch.finfo(torch.float32).eps
 
 
@@ -25,13 +25,13 @@ def errors_and_bounds(
     largest_factor: float,
     norm_factor: float = NORM_FACTOR,
 ) -> dict[str, tuple[float, float]]:
-    """Each result's two (error, allowed error): relative to the norm, and the largest.
+    """Each result's two (error, allowed error) pairs: for the relative norm, and for the largest error.
 
     Args:
         got, plain: results of the implementation and of plain PyTorch in ``dtype``, the dtype of the inputs.
         truth: the same in fp64.
-        largest_factor: allowed is so many times plain's largest error and one rounding of the largest value.
-        norm_factor: allowed is so many times the norm of plain's error, and NORM_FLOOR.
+        largest_factor: allowed multiple of (plain's largest error + one rounding of the largest value).
+        norm_factor: allowed multiple of the norm of plain's error, to which NORM_FLOOR is added.
     """
     bounds = {}
     for name, needed in truth.items():
@@ -45,7 +45,7 @@ def errors_and_bounds(
 
 
 def exceeded(errors: Mapping[str, tuple[float, float]]) -> list[str]:
-    """What is out of bounds, in words; empty when all is well. NaN is out of bounds."""
+    """A message for each error that is out of bounds. NaN is out of bounds."""
     return [
         f"{name}: error {error:.2e}, allowed {allowed:.2e}"
         for name, (error, allowed) in errors.items()

@@ -1,4 +1,4 @@
-"""The error of an implementation that was asked for by name and can't do what was asked."""
+"""The error for an implementation that was requested by name and does not support the call."""
 
 
 class UnsupportedError(RuntimeError):

@@ -1,4 +1,4 @@
-"""What Triton's interpreter gets wrong as released: it is asked, by one small kernel a fault."""
+"""Checks for faults of Triton's interpreter as released, each by one small kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def count_kernel(out_ptr: tl.tensor, end: tl.tensor) -> None:
 
 @cache
 def interpreter_computes_bf16() -> bool:
-    """Only where kernels are interpreted. As released it multiplies bit patterns (triton issue 11584)."""
+    """Call only if kernels are interpreted. As released it multiplies bit patterns (triton issue 11584)."""
     # Eighths: their products and sums are exact in fp32, so the one rounding has one right result.
     a = (torch.arange(256).view(16, 16) % 37 - 18).div(8).bfloat16()
     out = torch.empty_like(a)
@@ -37,7 +37,7 @@ def interpreter_computes_bf16() -> bool:
 
 @cache
 def interpreter_counts() -> bool:
-    """Only where kernels are interpreted. Triton 3.6's can't under NumPy 2.4 or later (triton issue 9171)."""
+    """Call only if kernels are interpreted. Triton 3.6 fails with NumPy 2.4 or later (triton issue 9171)."""
     out = torch.zeros(3, dtype=torch.int32)
     try:
         count_kernel[(1,)](out, 3)

@@ -1,4 +1,4 @@
-"""PyTorch operators with a gradient, at little host time a call.
+"""PyTorch operators with a gradient, at little host time per call.
 
 ``torch.library.custom_op`` gives the same, but wraps each call in several Python layers: with a gradient, a
 call takes twice as long.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 NAMESPACE = "maris_fast"
-# Operators last as long as this object.
+# Operators stay registered as long as this object lives.
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
@@ -21,12 +21,12 @@ Op = torch._ops.OpOverload[..., Any]
 
 
 def operator(shapes: Callable[..., Any]) -> Callable[[Callable[..., Any]], Op]:
-    """Makes a function of tensors and settings an operator of its name, for every device.
+    """Register a function of tensors and settings as an operator of its name, for every device.
 
     Args:
         shapes: takes the same arguments; returns empty outputs, from which tracing takes shapes and dtypes.
 
-    The function writes to none of its inputs and has no default values, so that it gets all its arguments.
+    The function must not write to its inputs. It has no default values, so that it gets all its arguments.
     """
 
     def register(function: Callable[..., Any]) -> Op:
@@ -40,13 +40,13 @@ def operator(shapes: Callable[..., Any]) -> Callable[[Callable[..., Any]], Op]:
 
 
 def with_gradient(op: Op, save: Callable[..., None], gradients: Callable[..., tuple[Any, ...]]) -> None:
-    """Gives an operator its backward.
+    """Give an operator its backward.
 
     Args:
         op: from ``operator``.
         save: takes the autograd context, the operator's arguments as a tuple and what it returned.
         gradients: takes the context and the outputs' gradients; returns one for each argument, or None.
-            It has no gradient itself.
+            It is not differentiable itself.
     """
 
     class Gradient(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Memory that shows what nobody wrote: for proofs of kernels."""
+"""Memory that reveals what a kernel did not write: for proofs of kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Fresh memory is NaN (integers: their largest), so that what nobody wrote can't pass for a result."""
+    """Fill fresh memory with NaN (integers: their largest), so that unwritten outputs are detected."""
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()

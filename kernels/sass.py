@@ -1,4 +1,4 @@
-"""What a compiled kernel does: its SASS, counted along its loops. Needs NVIDIA's disassembler, and no GPU."""
+"""Instruction counts of a kernel's loops from its SASS. Needs NVIDIA's disassembler, but no GPU."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from maris_fast.kernels.errors import UnsupportedError
 
 BUNDLED = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 LINE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?(\S+)\s*(.*?)\s*;")
-# They end a block: where control goes to, if anywhere but on.
+# They end a basic block, as control may go elsewhere than to the next instruction.
 JUMPS = ("BRA", "EXIT", "RET", "BRX", "JMP")
 PRODUCTS = {"HMMA", "HGMMA", "UTCHMMA"}
 WARP = 32
 
 
 class Instruction(NamedTuple):
-    """One of a warp. ``target`` is where a branch goes."""
+    """One instruction of a warp. ``target`` is where a branch goes."""
 
     address: int
     conditional: bool
@@ -36,7 +36,7 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Loop:
-    """A natural loop: the addresses of its instructions, those of loops inside it among them."""
+    """A natural loop: the addresses of its instructions, including those of loops inside it."""
 
     header: int
     addresses: frozenset[int]
@@ -46,7 +46,7 @@ def tool(name: str) -> str:
     """The path of one of CUDA's binary utilities: Triton's own, or one on the PATH.
 
     Raises:
-        UnsupportedError: there is none.
+        UnsupportedError: neither exists.
     """
     bundled = BUNDLED / name
     found = str(bundled) if bundled.exists() else shutil.which(name)
@@ -58,7 +58,7 @@ def tool(name: str) -> str:
 
 
 def cuobjdump(cubin: bytes, *options: str) -> str:
-    """What cuobjdump says of a kernel."""
+    """The output of cuobjdump for a kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -82,9 +82,9 @@ def disassembled(cubin: bytes) -> list[Instruction]:
 
 
 def loops(instructions: list[Instruction]) -> list[Loop]:
-    """The natural loops, outer ones before inner ones: of edges back to a block that every way leads through.
+    """The natural loops, outer ones before inner ones: of edges back to a block that dominates their source.
 
-    A wait whose slow path stands at the kernel's end jumps back too, but into the middle of a way: no loop.
+    A wait whose slow path is at the kernel's end jumps back too, but to a block that does not dominate it.
     """
     leaders = {instructions[0].address}
     for here, after in pairwise(instructions):
@@ -142,7 +142,7 @@ def loops(instructions: list[Instruction]) -> list[Loop]:
 
 
 def shared_clocks(instruction: Instruction) -> int:
-    """Clocks of a multiprocessor's shared-memory pipe, without bank conflicts and tensor cores' reads."""
+    """Clocks of a multiprocessor's shared-memory pipe, excluding bank conflicts and tensor cores' reads."""
     kind, *parts = instruction.opcode.split(".")
     if kind in ("LDSM", "STSM"):
         return 4 if "4" in parts else 2 if "2" in parts else 1
@@ -152,7 +152,7 @@ def shared_clocks(instruction: Instruction) -> int:
 
 
 def global_bytes(instruction: Instruction) -> int:
-    """Bytes of a whole warp through L1 and L2, at most; those of TMA are not in it."""
+    """Upper bound on the bytes of a whole warp through L1 and L2, excluding TMA."""
     kind, *parts = instruction.opcode.split(".")
     if kind not in ("LDG", "STG", "LDGSTS", "RED", "ATOMG"):
         return 0
@@ -161,7 +161,7 @@ def global_bytes(instruction: Instruction) -> int:
 
 
 class Counted(NamedTuple):
-    """Of one warp and one turn of a loop."""
+    """Counts for one warp and one iteration of a loop."""
 
     instructions: int
     shared_clocks: int
@@ -169,7 +169,7 @@ class Counted(NamedTuple):
 
 
 def count_turn(instructions: list[Instruction], loop: Loop, inside: Mapping[Loop, int]) -> Counted:
-    """One turn of a loop, those ``inside`` it taken so many times; slow paths count as taken."""
+    """Counts for one iteration of a loop, times ``inside`` for loops within it; slow paths count as taken."""
 
     def times(instruction: Instruction) -> int:
         return prod(turns for inner, turns in inside.items() if instruction.address in inner.addresses)

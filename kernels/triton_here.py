@@ -1,4 +1,4 @@
-"""Whether Triton kernels can run on a device, and for which architecture they are cut there."""
+"""Whether Triton kernels can run on a device, and the limits that their block sizes must fit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from maris_fast.kernels.compiled_constant import constant_when_compiled
 
 INTERPRETER = 0
-# A product and the sum it goes into round once: what was proven and counted. Triton 3.10 changes its default.
+# Fused multiply-add, rounded once, as in all proofs and counts. Triton 3.10 changes the default.
 FP_FUSION = True
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def triton_version() -> tuple[int, int]:
-    """Major and minor number of the installed Triton; (0, 0) where there is none."""
+    """Major and minor number of the installed Triton; (0, 0) if there is none."""
     try:
         major, minor = version("triton").split(".")[:2]
     except PackageNotFoundError:
@@ -26,15 +26,15 @@ def triton_version() -> tuple[int, int]:
 
 
 class Limits(NamedTuple):
-    """Of a device: compute capability (90 for Hopper), multiprocessors, shared memory of a block in bytes."""
+    """A device's compute capability (90 for Hopper), multiprocessors, shared memory per block in bytes."""
 
     architecture: int
     processors: int
     shared_bytes: int
 
 
-# A device of each compute capability that kernels are compiled for ahead of time: A100, A10, L40, H100, B200,
-# RTX 5090; shared memory as in CUDA's programming guide. A device at hand is asked for its own.
+# One device per compute capability that kernels are compiled for ahead of time: A100, A10, L40, H100, B200,
+# RTX 5090; shared memory as in CUDA's programming guide. A device that is present is queried instead.
 KNOWN = {
     of.architecture: of
     for of in (
@@ -55,7 +55,7 @@ ARCHITECTURES = tuple(known for known in KNOWN if known != INTERPRETER)
 def why_not_here(device: torch.device, dtype: torch.dtype, interpreted: bool) -> str | None:
     """Why Triton kernels can't take inputs of this device and dtype; None when they can.
 
-    ``interpreted``: whether the kernels at hand were imported under TRITON_INTERPRET.
+    ``interpreted``: whether the kernels were imported under TRITON_INTERPRET.
     """
     if dtype not in DTYPES:
         return f"the inputs are {dtype}, and the Triton kernels take float16, bfloat16 and float32"
@@ -87,7 +87,7 @@ def architecture(device: torch.device) -> int:
 
 @cache
 def limits(device: torch.device) -> Limits:
-    """What kernels may take of a device; the interpreter has what KNOWN says."""
+    """The limits of a device; those of the interpreter are in KNOWN."""
     if device.type != "cuda":
         return KNOWN[INTERPRETER]
     properties: Any = torch.cuda.get_device_properties(device)

@@ -1,7 +1,7 @@
-"""MARIS, referring image segmentation from frozen SAM and CLIP features: trained fast, and proven.
+"""MARIS: referring image segmentation from frozen SAM and CLIP features, with fast and tested training.
 
-What is named here is the Python interface; the rest may change. Each name is imported when it is first used,
-so that ``import maris_fast`` itself takes no PyTorch and no time.
+The names in ``__all__`` are the public Python interface; the rest may change. Each name is imported on first
+use, so that ``import maris_fast`` itself is fast and does not import PyTorch.
 """
 
 from importlib import import_module

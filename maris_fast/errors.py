@@ -1,10 +1,10 @@
-"""Errors that a person can act on: what came, what was needed, which setting to change."""
+"""Errors that a user can act on: what was given, what is needed, which setting to change."""
 
 from __future__ import annotations
 
 
 def first_of(error: ValueError) -> str:
-    """The first of what is wrong with a file, where it is, and how much more there is, if pydantic tells."""
+    """A validation error's first problem, its location and the number of others; else the error's message."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
@@ -25,11 +25,11 @@ class InputError(MarisError):
 
 
 class ArgumentError(InputError, ValueError):
-    """An argument of the right type with a value that cannot be used: Python's ``ValueError`` too."""
+    """An argument of the right type whose value cannot be used; also a ``ValueError``."""
 
 
 class ConfigError(MarisError):
-    """A setting that is unknown, of the wrong kind, or at odds with another."""
+    """A setting that is unknown, of the wrong type, or in conflict with another."""
 
 
 class CheckpointError(MarisError):
@@ -37,8 +37,8 @@ class CheckpointError(MarisError):
 
 
 class TrainingError(MarisError):
-    """A run that cannot go on, whatever its settings promised."""
+    """A run that cannot continue, although its settings are valid."""
 
 
 class ReportedByRankZeroError(MarisError):
-    """An error that rank 0 found and reports; the others only have to end."""
+    """An error that rank 0 found and reports; the other ranks only have to exit."""

@@ -1,4 +1,4 @@
-"""How an image lies on the encoder's token grid, and the way back to its own size."""
+"""The mapping of an image onto the encoder's token grid, and back to its original size."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     import torch
 
 PATCH = 16
-"""Pixels of a token's side in every SAM image encoder."""
+"""Side of a token in pixels, in every SAM image encoder."""
 
 MASK_STRIDE = 4
-"""Pixels of the resized image to one pixel of mask logits: the decoder doubles the grid twice."""
+"""Pixels of the resized image per pixel of mask logits: the decoder doubles the grid twice."""
 
 _SMALL = 128
-"""Height and width together up to which torch resizes on a CPU by another kernel, which rounds otherwise."""
+"""Height plus width up to which torch resizes on a CPU with another kernel, which rounds differently."""
 
 
 @dataclass(frozen=True)
 class ImageGeometry:
-    """An image at its own size, resized to the encoder's longest side, and as a grid of tokens.
+    """Sizes of an image: its own, resized to the encoder's longest side, and as a grid of tokens.
 
-    The resized image lies in the upper left of the grid; the last row and column of tokens may reach
+    The resized image is at the upper left of the grid; the last row and column of tokens may extend
     beyond it by less than one patch.
     """
 
@@ -42,7 +42,7 @@ class ImageGeometry:
         Raises:
             InputError: the image is so narrow that its short side would vanish.
         """
-        # As segment-anything's ``ResizeLongestSide``, whose import takes PyTorch and torchvision.
+        # Same as segment-anything's ``ResizeLongestSide``, which would import PyTorch and torchvision.
         scale = image_size / max(height, width)
         h_px, w_px = int(height * scale + 0.5), int(width * scale + 0.5)
         if min(h_px, w_px) == 0:
@@ -54,22 +54,22 @@ class ImageGeometry:
 
     @classmethod
     def unresized(cls, height: int, width: int) -> ImageGeometry:
-        """Of an image that is taken as it is."""
+        """Geometry of an image that is not resized."""
         return cls(height, width, height, width, -(-height // PATCH), -(-width // PATCH))
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tokens, (h, w)."""
+        """Size in tokens, (h, w)."""
         return self.h, self.w
 
     @property
     def mask_size(self) -> tuple[int, int]:
-        """Pixels of the mask logits, (4h, 4w)."""
+        """Size of the mask logits in pixels, (4h, 4w)."""
         scale = PATCH // MASK_STRIDE
         return scale * self.h, scale * self.w
 
     def token_of(self, x: int, y: int) -> tuple[int, int]:
-        """Row and column of the token that the middle of a pixel of the original image falls into.
+        """Row and column of the token that contains the centre of a pixel of the original image.
 
         Raises:
             InputError: the pixel is outside the image.
@@ -83,7 +83,7 @@ class ImageGeometry:
         return int(row) // PATCH, int(column) // PATCH
 
     def pixels_of(self, row: int, column: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of a token in the original image, in pixels; cut off at its borders."""
+        """Left, top, right and bottom of a token in the original image, in pixels, clipped to the image."""
         across, down = self.width / self.w_px, self.height / self.h_px
         return (
             PATCH * column * across,
@@ -103,14 +103,14 @@ def to_size(logits: torch.Tensor, geometry: ImageGeometry, size: tuple[int, int]
 
     Args:
         logits: [E, 4h, 4w].
-        geometry: of the image; gives h, w and the sizes in between.
-        size: height and width that the image shall have.
+        geometry: of the image; defines h, w and the intermediate sizes.
+        size: target height and width.
 
     Returns:
         [E, *size]: ``to_resized_image``, then bilinear to ``size``.
 
     Raises:
-        ValueError: the logits' size is not the geometry's.
+        ValueError: the logits' size does not match the geometry.
     """
     return bilinear(to_resized_image(logits, geometry), size)
 
@@ -119,7 +119,7 @@ def to_resized_image(logits: torch.Tensor, geometry: ImageGeometry) -> torch.Ten
     """Mask logits [E, 4h, 4w], bilinear to (16h, 16w) and cropped to the resized image, [E, h_px, w_px].
 
     Raises:
-        ValueError: the logits' size is not the geometry's.
+        ValueError: the logits' size does not match the geometry.
     """
     if tuple(logits.shape[-2:]) != geometry.mask_size:
         raise ValueError(
@@ -129,7 +129,7 @@ def to_resized_image(logits: torch.Tensor, geometry: ImageGeometry) -> torch.Ten
 
 
 def _quadrupled(logits: torch.Tensor) -> torch.Tensor:
-    """``bilinear`` from [E, H, W] to [E, 4H, 4W], to the last bit."""
+    """``bilinear`` from [E, H, W] to [E, 4H, 4W], with bitwise the same result."""
     import torch
     import torch.nn.functional as F
 
@@ -138,7 +138,7 @@ def _quadrupled(logits: torch.Tensor) -> torch.Tensor:
     if not on_cpu or height + width <= _SMALL:
         return bilinear(logits, (height, width))
 
-    # A third of the time of both sides at once: with its columns as channels, torch resizes rows in vectors.
+    # Three times as fast as both sides at once: with columns as channels, torch vectorises over rows.
     wide = bilinear(logits, (logits.shape[-2], width))
     columns = wide[:, :, None].permute(0, 3, 1, 2)
     tall = F.interpolate(columns, (height, 1), mode="bilinear", align_corners=False)
@@ -146,7 +146,7 @@ def _quadrupled(logits: torch.Tensor) -> torch.Tensor:
 
 
 def bilinear(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[E, H, W] resized to [E, *size]; each by itself, to the last bit."""
+    """[E, H, W] resized to [E, *size]; each result is bitwise independent of the others."""
     import torch.nn.functional as F
 
     return F.interpolate(values[:, None], size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,12 +1,12 @@
-"""The one gate through which every image file is opened, so that whatever is wrong with one is one sentence.
+"""The only module that opens image files, so that any fault of a file is reported in one sentence.
 
 How a file becomes pixels:
 
-- EXIF's orientation is applied ("shown", as browsers do it) or not ("stored"): a person's photograph is as
-  shown, an annotated one as its record says. Pillow turns a TIFF by itself, so its two views are one.
-- Greys of 16 bits are scaled by 255 / 65535. Of 32-bit whole numbers up to 65535 the same holds, and floats
-  from 0 to 1 are scaled by 255; anything beyond is refused, as nobody knows what is white in it.
-- Transparency is ignored: a pixel has its stored colour. Of several frames the first counts.
+- The EXIF orientation is applied ("shown", as in browsers) or not ("stored"): it is applied to a user's
+  photograph; for an annotated image its record decides. Pillow itself rotates TIFFs; their views are equal.
+- 16-bit greys are scaled by 255 / 65535, and so are 32-bit integers up to 65535; floats from 0 to 1 are
+  scaled by 255. Values outside these ranges are refused, as it is unknown which value is white.
+- Transparency is ignored: a pixel has its stored colour. Of several frames, the first is used.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from maris_fast.errors import InputError
 
 
 class NoImageError(InputError):
-    """There is no such file."""
+    """The image file does not exist."""
 
 
 Orientation = Literal["stored", "shown"]
-"""Which view of a photograph is meant: the pixels as the file has them, or turned as EXIF says."""
+"""View of a photograph: the pixels as stored in the file, or rotated and flipped as EXIF says."""
 
 MOST_PIXELS = 178_000_000
-"""Of one image: 0.5 GB as RGB. Pillow by itself gives up a little above."""
+"""Most pixels of an image: 0.5 GB as RGB, slightly below Pillow's own limit."""
 
-# Pillow warns from half of that on; what is too large is decided here.
+# Pillow warns from half of that on; this module enforces the limit itself.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _RUNS_PROGRAMS = ("EPS",)  # Pillow hands it to Ghostscript
@@ -78,7 +78,7 @@ _NOT_READ = (
 
 
 _NAMED_SO = (".heic", ".heif", ".avif")
-"""Images that Pillow may not read, so that a folder's are told and not passed over."""
+"""File suffixes that Pillow may not support; such files are reported instead of skipped."""
 
 
 def is_named_as_image(path: Path) -> bool:
@@ -90,7 +90,7 @@ def is_named_as_image(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Upload:
-    """An image of somebody else that is no file here: of the formats that browsers show, or a TIFF."""
+    """An image that a client has sent, not a local file: in a format that browsers show, or a TIFF."""
 
     content: bytes
     name: str = "the image"
@@ -100,12 +100,12 @@ class Upload:
 
 
 UPLOADED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats of uploads: what strangers send reaches no other decoder."""
+"""Formats of uploads: untrusted data reaches no other decoder."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """(height, width) of the two views of an image file; ``turned``: whether EXIF makes them two."""
+    """(height, width) of the two views of an image file; ``turned``: whether EXIF makes them differ."""
 
     stored: tuple[int, int]
     shown: tuple[int, int]
@@ -116,14 +116,14 @@ class Views:
 
 
 def views_of(path: Path | Upload, *, whole: bool = False) -> Views:
-    """What the head of an image file says of its size.
+    """The sizes of both views, from the image file's header.
 
     Args:
-        whole: read the file to its end as well, which finds truncated ones; pixels are computed at an eighth
-            of the size where the format can.
+        whole: also read the file to its end, which finds truncated files; pixels are decoded at an eighth of
+            the size where the format allows it.
 
     Raises:
-        InputError: no image that can be read.
+        InputError: not a readable image.
     """
     with _opened(path) as image:
         stored = image.height, image.width
@@ -136,13 +136,13 @@ def views_of(path: Path | Upload, *, whole: bool = False) -> Views:
 
 
 def check_image(path: Path | Upload, size: tuple[int, int], orientation: Orientation) -> None:
-    """Look at the file's head without decoding its pixels.
+    """Check the file's header without decoding its pixels.
 
     Args:
         size: (height, width) that the view must have.
 
     Raises:
-        InputError: no image that can be read, or one of another size.
+        InputError: not a readable image, or one of another size.
     """
     with _opened(path) as image:
         _require_size(path, image, size, orientation)
@@ -167,10 +167,10 @@ def load_image(
 
 
 def load_stored(path: Path) -> Image.Image:
-    """The decoded image in its own mode, for masks: neither turned nor scaled.
+    """The decoded image in its own mode, for masks: neither rotated nor scaled.
 
     Raises:
-        InputError: no image that can be read and decoded.
+        InputError: not an image that can be read and decoded.
     """
     with _opened(path) as image:
         with _decoding(path):
@@ -179,19 +179,19 @@ def load_stored(path: Path) -> Image.Image:
 
 
 def png_of(content: bytes) -> Image.Image:
-    """A PNG that stands within another file; its size is known, its pixels are not decoded yet.
+    """A PNG embedded in another file; its size is known, its pixels are not decoded yet.
 
     Raises:
-        OSError: it is none.
+        OSError: ``content`` is not a PNG.
     """
     return Image.open(io.BytesIO(content), formats=["PNG"])
 
 
 def as_shown(image: Image.Image) -> Image.Image:
-    """An image that somebody else opened, as ``load_image`` gives it; the original is left as it is.
+    """An image that the caller has opened, converted as by ``load_image``; the original is not changed.
 
     Raises:
-        InputError: its pixels cannot be decoded, or have values that mean no colour.
+        InputError: its pixels cannot be decoded, or have values without a defined colour.
     """
     name = str(getattr(image, "filename", "") or "the image")
     with _decoding(Path(name)):
@@ -226,7 +226,7 @@ def _opened(path: Path | Upload) -> Iterator[Image.Image]:
 
 
 def _require_file(path: Path) -> None:
-    """Before it is opened: opening a pipe waits for whoever writes into it, and a device may never end."""
+    """Check before opening: opening a pipe blocks until it has a writer, and a device may never end."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -288,12 +288,12 @@ def _require_size(
 
 
 def _turn(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8."""
-    if image.format == "TIFF":  # turned by Pillow
+    """The EXIF orientation, 1 to 8."""
+    if image.format == "TIFF":  # already rotated by Pillow
         return 1
     try:
         turn = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # EXIF that is damaged turns nothing
+    except Exception:  # damaged EXIF data is ignored
         return 1
     return turn if turn in _TURNS else 1
 
@@ -304,12 +304,12 @@ def _rgb(image: Image.Image, name: str, orientation: Orientation) -> Image.Image
     plain = _plain(image, name)
     if turn in _TURNS:
         plain = plain.transpose(_TURNS[turn])
-    plain.info.clear()  # nobody shall turn it again
+    plain.info.clear()  # so that the orientation is not applied twice
     return plain
 
 
 def _plain(image: Image.Image, name: str) -> Image.Image:
-    """RGB, not turned."""
+    """The image as RGB, in its stored orientation."""
     if image.mode.startswith("I"):
         greys = np.asarray(image)
         _require_range(greys, _GREY16, name)
@@ -324,7 +324,7 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
 
 
 def _require_range(greys: NDArray[Any], white: int, name: str) -> None:
-    if not (greys.min() >= 0 and greys.max() <= white):  # nor NaN
+    if not (greys.min() >= 0 and greys.max() <= white):  # also false for NaN
         raise InputError(
             f"{name} has {greys.dtype} values from {greys.min():g} to {greys.max():g}; expected 0 to "
             f"{white}, so that it is known what is white; save it with 8 or 16 bits"

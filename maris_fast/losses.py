@@ -1,7 +1,7 @@
-"""Focal and dice loss (eq. 9), one value an expression, so that any grouping over ranks can weigh them.
+"""Focal and dice loss (eq. 9), one value per expression, so that any grouping over ranks can weight them.
 
-A model that also says whether there is anything to segment has a third, the cross-entropy of that. Beside
-them: the pixels by which a step is scored while training (``scoring`` has all other scores).
+A model with a no-target output has a third loss, the cross-entropy of that output. ``pixel_overlap`` counts
+the pixels by which a training step is scored (``scoring`` has all other scores).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maris_fast.config import LossSettings
 
 
 class ExpressionLosses(NamedTuple):
-    """Each [E], fp32; ``total`` is their weighted sum. A model may have no output ``no_target``: None."""
+    """Each is [E], fp32; ``total`` is their weighted sum. ``no_target`` is None if the model has none."""
 
     focal: Tensor
     dice: Tensor
@@ -24,7 +24,7 @@ class ExpressionLosses(NamedTuple):
     no_target: Tensor | None = None
 
     def parts(self) -> list[Tensor]:
-        """Those that there are, in their order: focal, dice, total, perhaps no_target."""
+        """The losses that are not None, in order: focal, dice, total and possibly no_target."""
         return [part for part in self if part is not None]
 
 
@@ -33,8 +33,7 @@ def expression_losses(
 ) -> ExpressionLosses:
     """Losses in fp32 of logits [E, H, W], and of ``no_target`` [E], against masks [E, H, W] of 0 and 1.
 
-    Masks are of any dtype. One may be empty: its dice loss is 0 where nothing is predicted and grows from
-    there.
+    Masks may be of any dtype, or empty: the dice loss is then 0 if nothing is predicted, and grows with Σp.
     """
     logits = logits.float()
     targets = targets.to(logits.dtype)
@@ -70,12 +69,12 @@ def no_target_loss(no_target: Tensor, targets: Tensor) -> Tensor:
 
 
 def pixel_overlap(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """ΣI and ΣU of a batch, int64 [2], where it is computed: nothing waits for the device.
+    """ΣI and ΣU of a batch, int64 [2], on the logits' device, without synchronising with it.
 
     Args:
         logits: [E, H, W]; a pixel is predicted where > 0.
         targets: [E, H, W] of 0 and 1, any dtype.
-        weights: [E]; an expression of weight 0 is padding and counts for nothing.
+        weights: [E]; an expression of weight 0 is padding and is not counted.
     """
     real = (weights > 0)[:, None, None]
     predicted, wanted = (logits > 0) & real, (targets > 0) & real

@@ -1,4 +1,4 @@
-"""From an image and a sentence to a mask, with the encoders that made the model's training features."""
+"""Prediction of masks from an image and sentences, with the encoders that made the training features."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from maris_fast.weights import load_model
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """What SAM makes of an image, all that a predictor needs of it: sentences can follow one by one."""
+    """SAM's features of an image, which is all that a predictor needs to segment any number of sentences."""
 
     features: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     """F_v1, F_v2, F_v3, float32 [h, w, C_v] on the predictor's device."""
     geometry: ImageGeometry
-    """Of the image; (h, w) is its grid."""
+    """Geometry of the image; (h, w) is its grid."""
 
 
 Picture = str | PathLike[str] | Image.Image | NDArray[np.uint8] | EncodedImage
-"""An image as a path, as Pillow has it, as an RGB array uint8 [H, W, 3], or as ``Predictor.encode`` gave it.
+"""An image: a path, a Pillow image, an RGB array uint8 [H, W, 3], or the result of ``Predictor.encode``.
 
-Of a file and of a Pillow image EXIF's orientation counts: masks are for the image as it is shown.
+The EXIF orientation of files and Pillow images is applied: masks are for the image as it is shown.
 """
 
 
@@ -50,20 +50,20 @@ class Predictor:
         mask = predictor.masks("photo.jpg", "the red circle")  # bool [H, W]
         masks = predictor.masks("photo.jpg", ["the red circle", "the bar"])  # bool [2, H, W]
 
-    An image is encoded each time that it is given; where more sentences may come, give what ``encode`` made
-    of it.
+    An image is encoded on every call; to segment further sentences later, pass the result of ``encode``
+    instead.
 
     Args:
         weights: a run's folder, or a ``best.safetensors`` or ``last.safetensors`` of one.
-        sam_weights: SAM's checkpoint, the one that made the features; None where the model was trained on
-            features of a random encoder, which its header can make again.
-        text_weights: likewise CLIP's weights, a path or open_clip's tag.
+        sam_weights: the SAM checkpoint that made the features; None if the model was trained on features of
+            a random encoder, which is rebuilt from the weights' header.
+        text_weights: likewise CLIP's weights, a path or an open_clip tag.
         device: where everything runs.
 
     Raises:
-        TypeError: ``weights`` is no path.
-        ConfigError: a device that is not here.
-        CheckpointError: weights missing, unsafe, or other than those the features were made with.
+        TypeError: ``weights`` is not a path.
+        ConfigError: the device is not available.
+        CheckpointError: weights are missing, unsafe, or not those that the features were made with.
     """
 
     def __init__(
@@ -99,25 +99,25 @@ class Predictor:
         text_weights: str | PathLike[str] | None = None,
         device: torch.device | str = "cpu",
     ) -> Predictor:
-        """A model that ``maris-fast push`` gave to the Hugging Face Hub, or wrote to a folder.
+        """A model that ``maris-fast push`` uploaded to the Hugging Face Hub, or wrote to a folder.
 
             predictor = maris_fast.Predictor.from_pretrained("org/name")
 
-        The weights are read as safetensors, never from a pickle. Those of the Hub are kept in
-        huggingface_hub's cache, which is also read where the Hub cannot be reached.
+        The weights are read as safetensors, never from a pickle. Downloads are kept in huggingface_hub's
+        cache, which is also used if the Hub cannot be reached.
 
         Args:
-            source: ``org/name`` of the Hub, or a folder of that name, which comes first.
-            revision: of the repository: a branch, a tag or a commit; None: main.
-            cache_dir: folder of the cache; None: huggingface_hub's own, ``HF_HUB_CACHE``.
-            local_files_only: ask nothing of the network.
-            sam_weights: as ``Predictor``.
-            text_weights: as ``Predictor``.
-            device: as ``Predictor``.
+            source: ``org/name`` on the Hub, or a local folder, which takes precedence.
+            revision: a branch, tag or commit of the repository; None: main.
+            cache_dir: folder of the cache; None: huggingface_hub's default, ``HF_HUB_CACHE``.
+            local_files_only: do not access the network.
+            sam_weights: see ``Predictor``.
+            text_weights: see ``Predictor``.
+            device: see ``Predictor``.
 
         Raises:
-            TypeError, ConfigError, CheckpointError: as ``Predictor``; or there is no such model to be had.
-            ArgumentError: a revision of a local folder.
+            TypeError, ConfigError, CheckpointError: as ``Predictor``; or the model cannot be found.
+            ArgumentError: ``revision`` is given for a local folder.
         """
         weights = pretrained_weights(
             source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
@@ -126,17 +126,17 @@ class Predictor:
 
     @property
     def caution(self) -> str | None:
-        """What to know before believing a mask: that encoders are random; None if none is."""
+        """Warning that encoders are random, so that masks are not to be trusted; None if none is."""
         return self.meta.encoders.caution
 
     @torch.inference_mode()
     def encode(self, image: Picture) -> EncodedImage:
-        """SAM's features of an image; on a GPU they may still be under way when this returns.
+        """SAM's features of an image; on a GPU they may still be being computed on return.
 
         Raises:
-            TypeError: no image; an array of another dtype than uint8.
-            ArgumentError: an array of another shape than [H, W, 3].
-            InputError: no image that can be read, or one so narrow that its short side would vanish.
+            TypeError: not an image, or an array of a dtype other than uint8.
+            ArgumentError: an array of a shape other than [H, W, 3].
+            InputError: not a readable image, or one so narrow that its short side would vanish.
         """
         if isinstance(image, EncodedImage):
             return image
@@ -149,12 +149,12 @@ class Predictor:
     def logits(self, image: Picture, expressions: str | Sequence[str]) -> torch.Tensor:
         """Logits [E, H, W] of several expressions, [H, W] of one, at the size at which the image is shown.
 
-        ``logits.sigmoid()`` is what the model holds for the probability of each pixel. All are far below 0
-        where it says that an expression refers to nothing.
+        ``logits.sigmoid()`` is the model's probability of each pixel. All logits of an expression are far
+        below 0 if the model says that it refers to nothing.
 
         Raises:
-            TypeError, InputError: as ``encode``; or of expressions that are no text.
-            ArgumentError: no expression, an empty one, or one longer than the text tower takes.
+            TypeError, InputError: as ``encode``; or an expression is not text.
+            ArgumentError: no expression, an empty one, or one too long for the text tower.
         """
         tokens = self.text.encode(_texts(expressions))
         encoded = self.encode(image)
@@ -168,14 +168,14 @@ class Predictor:
     ) -> list[torch.Tensor]:
         """Logits of several images at once, [E, 4h, 4w] of each image's own grid (h, w).
 
-        ``to_original_size`` makes of them what ``logits`` gives, to rounding. Images of one grid share a
-        forward pass.
+        ``to_original_size`` turns them into the result of ``logits``, up to rounding. Images with the same
+        grid share a forward pass.
 
         Args:
             expressions: of each image, at least one.
 
         Raises:
-            ArgumentError, CheckpointError: as ``logits``, of any of them.
+            ArgumentError, CheckpointError: as ``logits``, for any of them.
         """
         tokens = iter(self.text.encode([text for texts in expressions for text in texts]))
         of_images = [[next(tokens) for _ in texts] for texts in expressions]
@@ -189,7 +189,7 @@ class Predictor:
     def _coarse(
         self, images: Sequence[EncodedImage], tokens: Sequence[Sequence[TextFeatures]]
     ) -> tuple[torch.Tensor, ...]:
-        """Of images of one grid, [E, 4h, 4w] each."""
+        """Logits of images with the same grid, [E, 4h, 4w] each."""
         numbers = [len(texts) for texts in tokens]
         words, word_mask = _padded([text for texts in tokens for text in texts])
         expr_offsets = torch.tensor([0, *accumulate(numbers)], dtype=torch.int32, device=self.device)
@@ -215,7 +215,7 @@ class Predictor:
     def attention(
         self, image: Picture, expressions: str | Sequence[str]
     ) -> tuple[NDArray[np.bool_], Attention | list[Attention]]:
-        """Masks as ``masks`` gives them, and what each expression's words and the image made of each other.
+        """Masks as from ``masks``, and each expression's attention between its words and the image.
 
         Raises:
             ConfigError: the model has no mutual-aware attention.
@@ -233,8 +233,8 @@ class Predictor:
 
 
 def score_of(logits: torch.Tensor) -> float:
-    """Of an expression's ``logits`` [H, W]: the mean probability of its mask's pixels; where the mask is
-    empty, the largest of the image's."""
+    """Mean probability of the mask's pixels, from an expression's ``logits`` [H, W]; if the mask is empty,
+    the largest probability in the image."""
     probabilities, inside = logits.sigmoid(), logits > 0
     return float(probabilities[inside].mean() if inside.any() else probabilities.max())
 

@@ -1,4 +1,4 @@
-"""Masks as COCO's compressed run lengths; nothing else calls pycocotools."""
+"""Masks as COCO's compressed run lengths; the only module that calls pycocotools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from pydantic import BaseModel, ConfigDict, Field
 
 _LONGEST = 7
-"""Characters of a number: 35 bits."""
+"""Most characters of a number: 35 bits."""
 
 
 class Rle(BaseModel):
@@ -24,16 +24,16 @@ class Rle(BaseModel):
 
     @classmethod
     def encode(cls, pixels: NDArray[Any]) -> Rle:
-        """Of [height, width]; what is not 0 is inside."""
+        """Encode [height, width]; pixels that are not 0 are inside."""
         return _of(coco_mask.encode(np.asfortranarray(pixels != 0, dtype=np.uint8)))
 
     @classmethod
     def empty(cls, height: int, width: int) -> Rle:
-        """Of an expression that means nothing in its image."""
+        """The mask of an expression that refers to nothing in its image."""
         return cls.encode(np.zeros((height, width), np.uint8))
 
     def decode(self) -> NDArray[np.bool_]:
-        """[height, width], in memory row by row.
+        """The mask as [height, width], in row-major order.
 
         Raises:
             ValueError: the counts are damaged, or do not cover the image.
@@ -44,7 +44,7 @@ class Rle(BaseModel):
         pixels = np.zeros(self.size, np.bool_)
         if not len(edges):
             return pixels
-        # Run lengths go down the columns; only those with pixels inside are turned.
+        # Run lengths go down the columns; only columns with pixels inside are transposed.
         left, right = edges[0] // height, -(-edges[-1] // height)
         lengths = np.diff(edges, prepend=left * height, append=right * height)
         inside = np.arange(len(lengths)) % 2 == 1
@@ -53,30 +53,30 @@ class Rle(BaseModel):
 
     @property
     def area(self) -> int:
-        """Pixels inside."""
+        """Number of pixels inside."""
         return int(coco_mask.area(_for_coco(self)))
 
     @property
     def box(self) -> list[float]:
-        """COCO's: left, top, width, height; zeros of an empty mask."""
+        """COCO's bounding box: left, top, width, height; zeros for an empty mask."""
         box: list[float] = coco_mask.toBbox(_for_coco(self)).tolist()
         return box
 
 
 def union(masks: Sequence[Rle]) -> Rle:
-    """Of masks of one size, at least one."""
+    """Union of masks of one size; at least one."""
     return _of(coco_mask.merge([_for_coco(one) for one in masks]))
 
 
 def overlap(masks: Sequence[Rle]) -> Rle:
-    """The pixels inside two or more of some masks of one size, at least one."""
+    """The pixels inside two or more masks of one size; at least one mask."""
     if len(masks) == 1:
         return Rle.empty(*masks[0].size)
     return Rle.encode(np.sum([one.decode() for one in masks], axis=0) > 1)
 
 
 def iou(one: Rle, other: Rle) -> float:
-    """I / U; two empty masks agree, which is 1."""
+    """I / U; 1 for two empty masks."""
     if not one.area and not other.area:
         return 1.0
     return float(coco_mask.iou([_for_coco(one)], [_for_coco(other)], [0])[0, 0])
@@ -92,12 +92,12 @@ def draw_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
 
 
 def compress(runs: Sequence[int], height: int, width: int) -> Rle:
-    """Of pixels outside, inside, outside ..., which cover height * width."""
+    """Compress numbers of pixels outside, inside, outside ..., which cover height * width."""
     return _of(coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width))
 
 
 def require_whole(counts: str, height: int, width: int) -> NDArray[np.int64]:
-    """``decompress``, of counts that cover an image: of others, pycocotools decodes unwritten memory.
+    """``decompress``, but refuse counts that do not cover the image: pycocotools would read unwritten memory.
 
     Raises:
         ValueError: the counts are damaged, or do not cover height * width pixels.
@@ -111,13 +111,14 @@ def require_whole(counts: str, height: int, width: int) -> NDArray[np.int64]:
 
 
 def decompress(counts: str) -> NDArray[np.int64]:
-    """Numbers of pixels outside, inside, outside ... of the mask, as ``rleFrString`` of pycocotools reads it.
+    """Numbers of pixels outside, inside, outside ... the mask, as pycocotools' ``rleFrString`` reads them.
 
-    A number is a few characters of five bits each, the lowest first; a sixth bit says that it goes on, and
-    the fifth of the last that it is negative. From the fourth on it is the difference to the last but one.
+    A number is a few characters of five bits each, the lowest first; a sixth bit says that it continues, and
+    the fifth of the last that it is negative. From the fourth number on, each is stored as the difference to
+    the last but one.
 
     Raises:
-        ValueError: no such string, or one that was cut.
+        ValueError: the string is malformed or truncated.
     """
     characters = counts.encode()
     bits = np.frombuffer(characters, np.uint8) - np.uint8(ord("0"))

@@ -1,4 +1,4 @@
-"""One expression, from the reader to scores, pictures and reports."""
+"""One expression, as passed from the reader to scores, pictures and reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maris_fast.rle import Rle
 
 
 class Key(NamedTuple):
-    """Which expression; scores stand in this order."""
+    """Identifies an expression; scores are in this order."""
 
     image_id: int
     ref_id: int
@@ -20,13 +20,13 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known of one expression."""
+    """What is known about one expression."""
 
     image_id: int
     ref_id: int
     sent_id: int
     text: str
-    """The sentence whose words the model reads; with words exchanged, that of the other object."""
+    """The sentence that the model reads; with expressions exchanged, that of the other object."""
     target: Rle
     """The mask at the image's own size."""
     geometry: ImageGeometry
@@ -35,16 +35,16 @@ class Sample:
     orientation: Orientation = "stored"
     """The view of the image that the mask is for."""
     ann_ids: tuple[int, ...] = ()
-    """Annotations of the objects that are meant; empty where the sentence means none."""
+    """Annotations of the objects that the sentence refers to; empty if there are none."""
     category: str = ""
     kind: str | None = None
-    """Kind of the expression, where the data set names one."""
+    """Kind of the expression, if the data set names one."""
     first: bool = True
     """Whether this is the first sentence of its ref."""
     overlap: Rle | None = None
-    """Pixels inside several of one annotation's polygons; None: not known."""
+    """Pixels inside several of one annotation's polygons; None: unknown."""
     tokens: tuple[str, ...] = ()
-    """Readable form of the words, L_t of them; () where nobody has encoded them."""
+    """Readable form of the L_t words; () if they have not been encoded."""
 
     @property
     def key(self) -> Key:

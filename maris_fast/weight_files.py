@@ -1,4 +1,4 @@
-"""Where a run's weights lie. Takes no PyTorch, so that a command can tell at once that there are none."""
+"""Finds a run's weights. Does not import PyTorch, so that a command can report missing weights at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 
 
 def find_weights(weights: str | PathLike[str]) -> Path:
-    """The weights file that is meant: ``weights`` itself, or of a run's folder the best, else the last.
+    """The weights file: ``weights`` itself or, for a run's folder, the best weights in it, else the last.
 
     Raises:
-        TypeError: no path.
-        CheckpointError: there is no such file, and none in the folder.
+        TypeError: not a path.
+        CheckpointError: the file does not exist, or there is none in the folder.
     """
     if not isinstance(weights, str | PathLike):
         raise TypeError(
@@ -37,19 +37,19 @@ def pretrained_weights(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The weights file of a folder as ``find_weights`` has it or, where none is of this name, of the Hub.
+    """The weights file from ``find_weights`` or, if no local path has this name, from the Hub.
 
     Raises:
-        TypeError: no path.
-        ArgumentError: a revision of a local folder.
-        CheckpointError: nothing of that name here, nor (``HubError``) a model at the Hub.
+        TypeError: not a path.
+        ArgumentError: ``revision`` is given for a local folder.
+        CheckpointError: no local weights of that name, nor (``HubError``) a model on the Hub.
     """
     if isinstance(source, str) and is_repository(source) and not Path(source).exists():
         try:
             return downloaded(
                 source, BEST, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
             )
-        except HubError as error:  # the name may be that of a folder, mistyped
+        except HubError as error:  # the name may be a mistyped folder
             raise HubError(f"no folder {source} here, and of the Hub {error}") from error
     weights = find_weights(source)
     if revision is not None:

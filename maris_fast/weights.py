@@ -1,6 +1,6 @@
 """Trained weights as one safetensors file: plain names, fp32, loadable without DeepSpeed, data only.
 
-The header's ``maris_fast`` entry is JSON with all that is needed to build the model and to judge it.
+The header's ``maris_fast`` entry is JSON with everything needed to build and judge the model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEADER = "maris_fast"
 
 
 class WeightsMeta(BaseModel):
-    """What a weights file says of itself."""
+    """Metadata of a weights file, from its header."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,20 +57,20 @@ def save_weights(path: Path, model_state: Mapping[str, Tensor], meta: WeightsMet
     try:
         with replaced(path) as partial:
             save_file(tensors, partial, metadata={HEADER: meta.model_dump_json()})
-            partial.chmod(0o644)  # safetensors writes for the owner alone
+            partial.chmod(0o644)  # safetensors lets only the owner read it
             flush(partial)
-    except (OSError, SafetensorError) as error:  # safetensors raises its own for a full disk
+    except (OSError, SafetensorError) as error:  # safetensors raises its own error if the disk is full
         raise CheckpointError(
             f"weights {path} could not be written: {error}; make room on that disk"
         ) from error
 
 
 def load_weights(path: str | PathLike[str]) -> tuple[dict[str, Tensor], WeightsMeta]:
-    """Parameters and buffers on the CPU, and what the file (``find_weights``) says of them.
+    """Parameters and buffers on the CPU, and the metadata of the file (see ``find_weights``).
 
     Raises:
-        CheckpointError: no such file, not safetensors (a pickle is never opened), not written by us, or with
-            values that are not finite.
+        CheckpointError: the file does not exist, is not safetensors (a pickle is never opened), was not
+            written by maris-fast, or has values that are not finite.
     """
     path = find_weights(path)
     with _opened(path) as (file, meta):
@@ -78,17 +78,17 @@ def load_weights(path: str | PathLike[str]) -> tuple[dict[str, Tensor], WeightsM
 
 
 def read_meta(path: str | PathLike[str]) -> WeightsMeta:
-    """What the file says of its tensors, without reading them.
+    """The file's metadata, without reading its tensors.
 
     Raises:
-        CheckpointError: as ``load_weights``, but for the tensors' values.
+        CheckpointError: as ``load_weights``, except for the tensors' values.
     """
     with _opened(find_weights(path)) as (_, meta):
         return meta
 
 
 def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") -> tuple[Maris, WeightsMeta]:
-    """The trained model, in evaluation mode on ``device``, and what the file says of it.
+    """The trained model, in evaluation mode on ``device``, and the file's metadata.
 
     Args:
         path: a weights file or a run's folder, see ``find_weights``.
@@ -109,7 +109,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[safe_open, WeightsMeta]]:
     try:
-        with path.open("rb"):  # whatever the reason, safetensors says that there is no such file
+        with path.open("rb"):  # safetensors reports any failure as a missing file
             pass
         with safe_open(path, framework="pt") as file:
             yield file, _meta(path, (file.metadata() or {}).get(HEADER))
@@ -137,7 +137,7 @@ def _meta(path: Path, header: str | None) -> WeightsMeta:
 
 
 def _require_fit(path: Path, file: safe_open, meta: WeightsMeta) -> None:
-    """Before anything takes the memory that the header asks for."""
+    """Check the tensors' shapes before memory is allocated for the model that the header describes."""
     found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     with torch.device("meta"):
         model = Maris(meta.model, meta.visual_channels, meta.text_channels)

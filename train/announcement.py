@@ -1,4 +1,4 @@
-"""What a training says before its first record: where everything is, and how long it will be."""
+"""What a training prints before its first record: where everything is, and how many steps it has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maris_fast.weight_files import BEST, LAST
 
 
 def before_loading(settings: TrainingSettings, world: int) -> str:
-    """The run's folder and its cache, for the seconds in which PyTorch and DeepSpeed are imported."""
+    """The run's folder and its cache, to print before the slow imports of PyTorch and DeepSpeed."""
     run, data = settings.run, settings.data
     lines = [
         f"training on {_count(world, 'rank')} into {run.folder}: {METRICS}, {BOARD}, {BEST}, {LAST}",
@@ -32,7 +32,7 @@ def before_steps(
     steps_per_epoch: int,
     total_steps: int,
 ) -> str:
-    """How many steps of what, and when the next line comes."""
+    """How many steps, of what size, and when the next line comes."""
     run, per_step = settings.run, settings.data.expressions_per_step
     goes_on = f", from step {done}" if done else ""
     slow_start = "; blocks are compiled in the first steps, a minute or two" if compiled else ""

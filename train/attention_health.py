@@ -1,11 +1,11 @@
-"""Whether eq. 4's gate stays open and words stay apart: what mutual-aware attention does to a step's batch.
+"""Health of mutual-aware attention on a step's batch: whether eq. 4's gate stays open and words distinct.
 
-Of each block, before the optimiser's next step:
+For each block, before the optimiser's next step:
 
 - ``kept_pairs``: share of pairs of pixel and real word that eq. 4 keeps;
 - ``empty_pixels``, ``empty_words``: share of pixels that keep no word, of real words that no pixel keeps;
 - ``score``: mean |S|;
-- ``gathered``: length of what eq. 5 adds to words over the length of Z_l, both means over real words;
+- ``gathered``: norm of what eq. 5 adds to words divided by the norm of Z_l, both means over real words;
 - ``cosine_before``, ``cosine_after``: mean cosine between different real words of an expression, in Z_l and
   in F_val.
 """
@@ -35,25 +35,25 @@ SHARES = {
     "cosine_before": ("cosines before", "couples"),
     "cosine_after": ("cosines after", "couples"),
 }
-"""Each number as a ratio of two sums over the batch, which may add up over ranks."""
+"""Each number as a ratio of two sums over the batch, which can be added over ranks."""
 SUMS = sorted({name for ratio in SHARES.values() for name in ratio})
 
 ALIKE, RISE = 0.8, 0.2
-"""Words are one vector, nearly, from this cosine on, if the block made them so."""
+"""A block makes words alike if their mean cosine reaches ``ALIKE`` after it and rises by ``RISE``."""
 MOST_EMPTY_PIXELS, MOST_EMPTY_WORDS = 0.3, 0.5
 
 
 def has_attention(model: Maris) -> bool:
-    """Whether there is anything to look at."""
+    """Whether the model has blocks of mutual-aware attention."""
     return any(isinstance(block, MutualAwareAttention) for block in model.ma_blocks)
 
 
 @torch.no_grad()
 def attention_sums(model: Maris, batch: Batch, bf16: bool = False) -> Tensor:
-    """fp64 [blocks, len(SUMS)], of a plain model's blocks; expressions of weight 0 do not count.
+    """``SUMS`` of each block of a plain model, fp64 [blocks, len(SUMS)]; without expressions of weight 0.
 
-    The model is left in evaluation mode. BatchNorm sees the batch as in training, so its running statistics
-    are no longer of use.
+    The model is left in evaluation mode. BatchNorm runs in training mode on the batch, so its running
+    statistics must not be used afterwards.
     """
     word_mask = batch.word_mask & (batch.weights > 0)[:, None]
     sums = []
@@ -84,7 +84,7 @@ def _block_sums(
     with torch.autocast(z_v.device.type, enabled=False):
         z_v = tokens_of_expressions(z_v, groups, len(z_l))
         S = relevance(z_v, z_l, block.reading)
-        # What the gate itself keeps, and what attention then looks at.
+        # What the gate itself keeps, and what attention then uses.
         kept = gate(S, tau, block.keep, word_mask)
         A = attention_weights(S, gate(S, tau, block.keep, word_mask, block.reading))
         U = gathered(A, z_v, block.reading)
@@ -115,7 +115,7 @@ def _cosines(words: Tensor) -> Tensor:
 
 
 def numbers(sums: Tensor) -> dict[str, float]:
-    """``block_1/kept_pairs`` and the others; a share of nothing is left out."""
+    """``block_1/kept_pairs`` and so on; a ratio whose denominator is 0 is omitted."""
     found = {}
     for place, row in enumerate(sums.tolist(), 1):
         of = dict(zip(SUMS, row, strict=True))
@@ -126,14 +126,14 @@ def numbers(sums: Tensor) -> dict[str, float]:
 
 
 class Warnings:
-    """What is wrong with such numbers, each fault once, with the setting to change."""
+    """Warnings about such numbers: each fault once, with the setting to change."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
         self._told: set[str] = set()
 
     def new(self, values: dict[str, Any]) -> list[str]:
-        """Of ``numbers``: faults that were not told before."""
+        """Faults in ``values``, the result of ``numbers``, that were not reported before."""
         found: dict[str, str] = {}
         for place in range(1, self._settings.ma_blocks + 1):
             of = {name: values.get(f"block_{place}/{name}", 0.0) for name in SHARES}

@@ -1,8 +1,8 @@
 """BatchNorm across ranks.
 
-Each rank normalises by its own share of the step: torch's SyncBatchNorm knows no CPU, and DeepSpeed has none.
-The running statistics, which evaluation uses, are therefore averaged over ranks before they are looked at,
-that is before an evaluation and in a checkpoint. The mean of the ranks' variances is a little below the
+Each rank normalises by its own share of the step: torch's SyncBatchNorm does not run on CPUs, and DeepSpeed
+has none. The running statistics, which evaluation uses, are therefore averaged over ranks before use, that is
+before an evaluation and in a checkpoint. The mean of the ranks' variances is a little below the
 variance of all pixels together, by the variance of the ranks' means.
 """
 

@@ -1,4 +1,4 @@
-"""What a run writes beside its weights and checkpoints: whatever goes wrong there ends no run."""
+"""What a run writes besides its weights and checkpoints: its failures do not end the run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 
 
 class ByProduct:
-    """One of them: its first failure is told, with ``then``, and all are counted."""
+    """One such output: its first failure is logged, with ``then``, and all are counted."""
 
     def __init__(self, name: str, then: str = "the training goes on") -> None:
         self.name, self._then = name, then
         self.failures = 0
 
     def attempt(self, work: Callable[[], None]) -> bool:
-        """Whether ``work`` went well; whatever it raises, disks, packages and renderers being many."""
+        """Whether ``work`` succeeded; catches any exception, as disks, packages and renderers raise many."""
         try:
             work()
         except Exception as error:
@@ -33,11 +33,11 @@ class ByProduct:
 
 
 class RecordFile:
-    """A file that grows by whole records. Those that it does not take wait, and go with the next one.
+    """A file that grows by whole records. Those that cannot be written wait for the next one.
 
     Args:
-        path: may be there; its folder is made.
-        prepare: brings it into the state from which on it grows; called once, before the first record.
+        path: may exist; its folder is created.
+        prepare: brings the file into the state to append to; called once, before the first record.
     """
 
     def __init__(self, path: Path, prepare: Callable[[], None] = lambda: None) -> None:
@@ -53,10 +53,10 @@ class RecordFile:
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Writes what waits.
+        """Writes the waiting records.
 
         Raises:
-            OSError: it still waits, and nothing of it is in the file.
+            OSError: they still wait, and none of them is in the file.
         """
         try:
             file = self._file = self._file or self._opened()
@@ -66,7 +66,7 @@ class RecordFile:
                 written += file.write(content[written:])
         except OSError:
             self._drop_part()
-            self.close()  # another attempt opens it anew: the disk may have come back under the same name
+            self.close()  # the next attempt reopens it: the disk may have come back under the same name
             raise
         self._whole += len(content)
         self.waiting.clear()
@@ -85,11 +85,11 @@ class RecordFile:
             self._whole = self._path.stat().st_size if self._path.exists() else 0
         file = self._path.open("ab", buffering=0)
         self._whole = min(self._whole, file.seek(0, os.SEEK_END))
-        file.truncate(self._whole)  # of what another attempt has left
+        file.truncate(self._whole)  # drops what another attempt has left
         return file
 
     def _drop_part(self) -> None:
-        """Half a record is of no use, and takes the room that a checkpoint may need."""
+        """Drops half a record, which is of no use and takes space that a checkpoint may need."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.truncate(self._whole)

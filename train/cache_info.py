@@ -1,4 +1,4 @@
-"""What a run has to know of its cache, besides the batches."""
+"""What a run has to know about its cache, besides the batches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from maris_fast.encoders import EncodersProvenance
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """Widths of the features, who made them, and which expressions there are to train on.
+    """Widths of the features, the encoders that produced them, and which expressions there are to train on.
 
-    ``feature_itemsize``: bytes of a feature as the cache stores it. ``image_root``: where the images
-    were when the cache was made; they need not be there. ``dataset``: its name and by whom it is split.
+    ``feature_itemsize``: bytes per stored feature value. ``image_root``: where the images were when the cache
+    was written; they need not exist any more. ``dataset``: its name and the author of its splits.
     """
 
     visual_channels: int
@@ -29,7 +29,7 @@ class CacheInfo:
 
     @classmethod
     def of(cls, manifest: CacheManifest, split: str) -> CacheInfo:
-        """Of one of the cache's splits; the fingerprint follows its contents, not where the cache lies."""
+        """Info on one of the cache's splits; the fingerprint depends on its contents, not its path."""
         contents = "".join(shard.index_sha256 for shard in manifest.splits[split].shards)
         return cls(
             visual_channels=manifest.channels,

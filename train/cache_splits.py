@@ -1,4 +1,4 @@
-"""Whether a cache has the splits that a command names: told before anything slow is imported or started."""
+"""Whether a cache has the splits a command names: checked before anything slow is imported or started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def require_split(cache: Path | StoreAddress, split: str) -> None:
 
 
 def require_own_splits(data: DataSettings) -> None:
-    """As ``require_split``, of both splits of a training; a cache that is fetched later is not looked at."""
+    """As ``require_split``, for both splits of a training; a cache that is fetched later is not checked."""
     if data.shards is not None:
         return
     manifest = read_manifest(data.cache)
@@ -32,8 +32,8 @@ def require_own_splits(data: DataSettings) -> None:
 
 
 def require_known_splits(data: DataSettings) -> None:
-    """As ``require_own_splits``, on one of many ranks: where this machine has no cache, the ranks have to
-    meet first, so that somebody says where. An address is left to the reader.
+    """As ``require_own_splits``, on one of many ranks: if this machine has no cache, the ranks must connect
+    first, so that the error names the rank. An address is left to the reader.
     """
     if isinstance(data.cache, Path) and (data.cache / MANIFEST).is_file():
         require_own_splits(data)

@@ -3,12 +3,12 @@
 ::
 
     <run>/checkpoints/step-00001234/state.safetensors    model.<name>, optimiser.<moment>.<name>; fp32
-    <run>/checkpoints/step-00001234/state.json           where the run stood, and the tensors' checksum
+    <run>/checkpoints/step-00001234/state.json           the run's state, and the tensors' checksum
     <run>/latest-checkpoint                              the newest one's name, outside of ``checkpoints/``
 
-A checkpoint is written under another name, flushed to disk and then renamed; older ones go only after that.
+A checkpoint is written under another name, flushed to disk, then renamed; only then are older ones removed.
 So the last good one is never lost, and what a crash leaves behind is recognised by its name or checksum.
-Folders of other names are somebody's own: never read, never removed.
+Folders of other names belong to the user: never read, never removed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Best(BaseModel):
 
 
 class RunState(BaseModel):
-    """Where a run stands after ``step`` steps; with the tensors, all that resuming needs."""
+    """The state of a run after ``step`` steps; with the tensors, all that resuming needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,10 +75,10 @@ WAYS_OUT = (
 
 @dataclass(frozen=True)
 class Unusable:
-    """A checkpoint that cannot be gone on from.
+    """A checkpoint that cannot be resumed from.
 
-    ``torn``: it was never whole, or is damaged, so that an older one takes its place and it may be written
-    again. One that merely cannot be read now, or by this version, may hold days of training.
+    ``torn``: it was never complete, or is damaged, so that an older one takes its place and it may be
+    overwritten. One that merely cannot be read now, or by this version, may hold days of training.
     """
 
     why: str
@@ -110,7 +110,7 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / TENSORS
         )
-        (partial / TENSORS).chmod(0o644)  # safetensors writes for the owner alone
+        (partial / TENSORS).chmod(0o644)  # safetensors makes it readable for the owner only
         state = state.model_copy(update={"sha256": sha256_of(partial / TENSORS)})
         (partial / STATE).write_text(state.model_dump_json(indent=1))
         for file in (partial / TENSORS, partial / STATE, partial):
@@ -136,7 +136,7 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
 
 
 def newest(run: Path) -> tuple[Path, RunState] | None:
-    """The newest complete checkpoint of ``run``, None where there is none; torn ones are passed over.
+    """The newest complete checkpoint of ``run``, None if there is none; torn ones are skipped.
 
     Raises:
         CheckpointError: all are torn, or one that is not torn cannot be used; says what was found in each.
@@ -166,7 +166,7 @@ def check_shapes(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Compares the checkpoint's tensors with the names and shapes that the model of this run needs.
 
     Raises:
-        CheckpointError: the first tensor that is missing, left over or of another shape; or no such file.
+        CheckpointError: a tensor is missing, unexpected or of another shape (names the first); no such file.
     """
     with _opened(folder / TENSORS) as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -200,7 +200,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def absence(run: Path) -> str:
-    """Why a run that has learnt something has no checkpoint, as far as its folder tells."""
+    """Why a run that has saved weights has no checkpoint, as far as its folder shows."""
     folder = run / FOLDER
     if not folder.is_dir():
         return f"it has no folder {FOLDER}"
@@ -215,7 +215,7 @@ def _name(step: int) -> str:
 
 
 def _step(folder: Path) -> int | None:
-    """Of a checkpoint's name exactly as ``save`` writes it; None of any other."""
+    """The step in a checkpoint's name exactly as ``save`` writes it; None for any other name."""
     digits = folder.name.removeprefix("step-")
     if not (digits.isascii() and digits.isdigit()):
         return None
@@ -230,7 +230,7 @@ def _newest_first(run: Path) -> list[Path]:
 
 
 def _look(folder: Path) -> RunState | Unusable:
-    """Where the run stood, or why the checkpoint cannot be used."""
+    """The state of the run, or why the checkpoint cannot be used."""
     path = folder / STATE
     try:
         values = json.loads(path.read_text())
@@ -261,7 +261,7 @@ def _look(folder: Path) -> RunState | Unusable:
 
 def _discard(folder: Path) -> None:
     if folder.exists():
-        # A half-removed checkpoint must not look like one.
+        # A half-removed checkpoint must not look like a checkpoint.
         gone = folder.with_name(f".{folder.name}.removed")
         shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)

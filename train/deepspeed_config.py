@@ -1,9 +1,8 @@
-"""DeepSpeed's configuration, generated: nobody writes its JSON by hand.
+"""DeepSpeed's configuration, generated from the settings rather than written by hand as JSON.
 
-Precision is not in it. Parameters, gradients and Adam's moments are fp32 at every ZeRO stage, and
-``engine.precision = bf16`` is an autocast around the model (``engine``): six million parameters
-leave nothing to win from bf16 copies, BatchNorm keeps fp32 statistics, and all stages compute the same
-numbers.
+Precision is not part of it. Parameters, gradients and Adam's moments are fp32 at every ZeRO stage, and
+``engine.precision = bf16`` is an autocast around the model (``engine``): for six million parameters
+bf16 copies gain nothing, BatchNorm keeps fp32 statistics, and all stages compute the same numbers.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from typing import Any
 from maris_fast.config import TrainingSettings
 from maris_fast.errors import ConfigError
 
-# Elements. DeepSpeed's default of 5e8 would hold 2 GB a rank for a model of 24 MB.
+# Elements. DeepSpeed's default of 5e8 would hold 2 GB per rank for a model of 24 MB.
 BUCKET = 1 << 24
 
 
 def deepspeed_config(settings: TrainingSettings, world: int) -> dict[str, Any]:
-    """What ``deepspeed.initialize`` is given for ``world`` ranks.
+    """The configuration passed to ``deepspeed.initialize`` for ``world`` ranks.
 
-    Batch numbers are DeepSpeed's book-keeping: they count expressions, the last ones of a step may be
-    padding, and the loss is scaled by us (``engine``).
+    Batch sizes are only DeepSpeed's book-keeping: they count expressions, the last ones of a step may be
+    padding, and ``engine`` scales the loss.
 
     Raises:
         ConfigError: a step has fewer expressions than there are ranks times accumulation steps.
@@ -40,13 +39,13 @@ def deepspeed_config(settings: TrainingSettings, world: int) -> dict[str, Any]:
         "train_batch_size": micro * parts,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": engine.accumulation_steps,
-        # ZeRO 0 is clipped by us: DeepSpeed would not tell the norm there.
+        # At ZeRO 0, ``engine`` clips: DeepSpeed would not report the norm there.
         "gradient_clipping": settings.optimiser.clip_norm if engine.zero_stage else 0.0,
         "zero_optimization": _zero(settings),
         # torch's fused AdamW everywhere, on the host too: no operator to build, and one checkpoint format.
         "zero_force_ds_cpu_optimizer": False,
         "wall_clock_breakdown": False,
-        # The throughput timer would wait for the device each step.
+        # The throughput timer would synchronise with the device each step.
         "timers": {"throughput": {"enabled": False, "synchronized": False}},
     }
 

@@ -21,7 +21,7 @@ from maris_fast.train.torch_compile import compile_blocks, compiles
 
 
 class ModelWithLoss(nn.Module):
-    """What DeepSpeed wraps: a batch's loss, summed; the model runs in ``precision``, the loss in fp32."""
+    """Wrapped by DeepSpeed: a batch's loss, summed; the model runs in ``precision``, the loss in fp32."""
 
     def __init__(self, model: nn.Module, settings: LossSettings, precision: Literal["fp32", "bf16"]) -> None:
         super().__init__()
@@ -38,10 +38,10 @@ class ModelWithLoss(nn.Module):
         targets: Tensor,
         weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The model's arguments, targets [E, 4h, 4w], weights [E] (0: padding).
+        """Takes the model's arguments, targets [E, 4h, 4w] and weights [E] (0: padding).
 
-        Returns the summed total, with a graph; without one, [3] the sums of focal, dice and total (fourth, of
-        no-target where the model has this output) and ``pixel_overlap``.
+        Returns the summed total, with its graph; detached, [3] the sums of focal, dice and total (a fourth,
+        of no-target, if the model has this output) and ``pixel_overlap``.
         """
         with torch.autocast(words.device.type, torch.bfloat16, enabled=self.bf16):
             said = self.model(features, words, word_mask, expr_offsets)
@@ -51,9 +51,9 @@ class ModelWithLoss(nn.Module):
 
 
 class PlainAdamW(torch.optim.AdamW):
-    """AdamW without its methods' marks for torch.compile, for a run that compiles nothing.
+    """AdamW without the torch.compile wrappers of its methods, for a run that compiles nothing.
 
-    The first call of a marked one imports the compiler and SymPy: a quarter of a rank's CPU time to start.
+    The first call of a wrapped one imports the compiler and SymPy: a quarter of a rank's CPU time at startup.
     """
 
     add_param_group: Any = unwrap(Optimizer.add_param_group)
@@ -64,10 +64,10 @@ class PlainAdamW(torch.optim.AdamW):
 
 
 class StepResult(NamedTuple):
-    """Left on the device: reading it waits for the step.
+    """Results that stay on the device: reading them waits for the step.
 
-    ``losses`` [3]: this rank's share of the step's mean focal, dice and total loss, fourth no-target where
-    the model has this output; the shares of all ranks add up to the means. ``gradient_norm``: before
+    ``losses`` [3]: this rank's share of the step's mean focal, dice and total loss, and a fourth, no-target,
+    if the model has this output; the shares of all ranks add up to the means. ``gradient_norm``: before
     clipping, over all parameters and ranks. ``overlap``, int64 [2]: ΣI and ΣU of this rank's pixels, for the
     step's oIoU.
     """
@@ -80,8 +80,8 @@ class StepResult(NamedTuple):
 class Engine:
     """A model, its AdamW and DeepSpeed around them.
 
-    All ranks build it with the same weights. ``model`` stays the module that was given; under ZeRO 3 its
-    parameters are scattered, ``optimiser_state`` makes them whole.
+    All ranks build it with the same weights. ``model`` is the module that was passed in; under ZeRO 3 its
+    parameters are partitioned, and ``optimiser_state`` gathers them.
     """
 
     def __init__(self, model: nn.Module, settings: TrainingSettings, ranks: Ranks) -> None:
@@ -96,7 +96,7 @@ class Engine:
         self.compiled = compiles(settings.engine, ranks.device)
         if self.compiled:
             compile_blocks(self.model)
-        # ZeRO takes optimisers by their exact class, and DeepSpeed's imports the compiler anyway.
+        # ZeRO accepts optimisers by their exact class, and DeepSpeed's imports the compiler anyway.
         adamw = torch.optim.AdamW if self.zero_stage else PlainAdamW
         optimiser = adamw(
             self.model.parameters(),
@@ -118,7 +118,7 @@ class Engine:
         """Updates the model from this rank's ``accumulation_steps`` parts of the step's batch.
 
         The update is that of the mean loss over the step's real expressions, however they are split over
-        ranks and parts (BatchNorm alone sees the split, see ``batch_statistics``).
+        ranks and parts (only BatchNorm sees the split, see ``batch_statistics``).
         """
         assert len(parts) == self.accumulation_steps
         self.lr = lr
@@ -131,7 +131,7 @@ class Engine:
             )
             shares.append(sums / part.step_expressions)
             overlaps.append(overlap)
-            # DeepSpeed takes the mean over ranks, which times their number is the sum that we want.
+            # DeepSpeed takes the mean over ranks; times their number, it is the sum that we want.
             self.wrapped.backward(total * (self.world / part.step_expressions), scale_wrt_gas=False)
             if part is parts[-1] and self.zero_stage == 0:
                 norm = self._clip()

@@ -1,4 +1,4 @@
-"""What a run was made with, for whoever reads its numbers later."""
+"""The software and hardware of a run, recorded with its numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
     "numpy",
 )
 GIT_SECONDS = 5.0
-"""A repository on a disk that does not answer must not keep a run waiting."""
+"""Timeout, so that a repository on an unresponsive disk does not block a run."""
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the code's own repository, with '-dirty' where it differs; None outside of one."""
+    """Commit of the code's own repository, with '-dirty' if it was changed; None outside of one."""
     command = [
         "git",
         "-C",
@@ -69,7 +69,7 @@ def _commit() -> str | None:
         "--abbrev=40",
     ]
     try:
-        # A session of its own: what git itself has started ends with it.
+        # A session of its own, so that child processes of git are killed with it.
         with subprocess.Popen(
             command, stdout=PIPE, stderr=DEVNULL, text=True, start_new_session=True
         ) as process:

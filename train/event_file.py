@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written at once.
+"""TensorBoard's event files, written synchronously.
 
-``SummaryWriter`` writes in a thread of its own: an error there is a traceback from nowhere, reaches a
-training at some later call, and what the thread had in hand is lost.
+``SummaryWriter`` writes in a thread of its own: an error there prints a stray traceback, reaches the training
+at some later call, and loses the events that the thread held.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from maris_fast.train.by_products import RecordFile
 
 
 class EventFile:
-    """Curves and pictures in ``folder``; an earlier start's, of step ``first`` and later, are dropped.
+    """Curves and pictures in ``folder``; those of an earlier start, from step ``first`` on, are dropped.
 
-    What cannot be written raises OSError, waits, and goes with what comes next.
+    A failed write raises OSError; its events are kept, and written with the next ones.
     """
 
     def __init__(self, folder: Path, first: int) -> None:

@@ -1,4 +1,4 @@
-"""Which implementations a run takes: proven before the model is built, and the same on all ranks."""
+"""The implementations that a run uses: proven before the model is built, and the same on all ranks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from maris_fast.system.terminal import say
 from maris_fast.train.ranks import Ranks
 
 Taken = dict[str, dict[str, str | None]]
-"""{operation: {kind: implementation}}; None: none was right, so calls get the safe one."""
+"""{operation: {kind: implementation}}; None: none was correct, so calls use the safe one."""
 Everything = dict[str, dict[str, Found]]
 
 
 def settle(settings: TrainingSettings, ranks: Ranks, reader: CacheReader, dtype: torch.dtype) -> Taken:
-    """Proves this run's kinds of calls that have no certificate, on CUDA; what all ranks then take."""
+    """Proves this run's kinds of calls that have no certificate, on CUDA; returns what all ranks then use."""
     if ranks.device.type != "cuda":
         return {}
     grids = {(int(h), int(w)) for h, w in reader.index.grids}
@@ -32,10 +32,10 @@ def settle(settings: TrainingSettings, ranks: Ranks, reader: CacheReader, dtype:
 
 
 def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:
-    """One rank a node proves, in a child process; then every rank takes the same of each kind.
+    """Proves on one rank per node, in a child process; then every rank uses the same implementations.
 
-    Where nodes differ (other devices, other versions) that is the one with the least time over all of them
-    among those that were right on each.
+    Where nodes differ (other devices, other versions), the implementation of a kind is the one with the least
+    total time over all nodes among those that were correct on each.
     """
     pairs = list(dict.fromkeys(wanted))
     leads = not place_of().local_rank
@@ -59,7 +59,7 @@ def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:
 
 
 def _on_all(nodes: list[Found]) -> Found:
-    """What was found of a kind on every node, as one."""
+    """The results of all nodes for one kind, combined."""
     if len({node["chosen"] for node in nodes}) == 1:
         return nodes[0]
     times = {
@@ -71,7 +71,7 @@ def _on_all(nodes: list[Found]) -> Found:
 
 
 def differing(former: Path, table: Mapping[str, Any]) -> list[str]:
-    """Kinds for which a run's ``environment.json`` names other implementations than it would take now."""
+    """Kinds for which a run's ``environment.json`` names other implementations than it would use now."""
     try:
         before = json.loads(former.read_text()).get("kernels", {})
     except (OSError, ValueError, AttributeError):

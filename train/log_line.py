@@ -1,4 +1,4 @@
-"""A record as the one line that a person reads: fixed order, units, columns that line up."""
+"""A record as one readable line: fixed order, units, aligned columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def log_line(kind: str, record: dict[str, Any], total_steps: int) -> str:
-    """Of a 'train', 'evaluation' or 'attention' record; ``docs/training.md`` explains each part."""
+    """The line for a 'train', 'evaluation' or 'attention' record; ``docs/training.md`` explains each part."""
     head, parts_of = LINES[kind]
     width = len(str(total_steps))
     return "  ".join([f"{head} {record['step']:{width}}/{total_steps}", *parts_of(record)])

@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: finished, or stopped with a checkpoint to go on from."""
+    """How a run ended: finished, or stopped with a checkpoint to resume from."""
 
     step: int
     total_steps: int
@@ -65,20 +65,20 @@ class Outcome:
 
 
 WriteReport = Callable[[Path, Path], None]
-"""Writes the page of the run in a folder, the first, to a file."""
+"""Writes the report of the run in a folder, the first argument, to a file, the second."""
 
 
 def train(settings: TrainingSettings, ranks: Ranks, write_report: WriteReport | None = None) -> Outcome:
     """Trains MARIS as ``settings`` say, from the start or from the run folder's newest checkpoint.
 
-    All ranks call it, and all of them raise what goes wrong. Rank 0 calls ``write_report`` of a finished run.
+    All ranks must call it; errors are raised on all of them. Rank 0 calls ``write_report`` of a finished run.
 
     Raises:
-        ConfigError: the run folder is not empty and not to be resumed, or another run's; settings that do
-            not fit together.
+        ConfigError: the run folder is not empty and not to be resumed, or belongs to another run; settings
+            that do not fit together.
         InputError: the cache is missing, broken, or lacks a split.
         TrainingError: the loss or the weights are no longer finite.
-        CheckpointError: the checkpoint is of another run, or one cannot be written.
+        CheckpointError: the checkpoint belongs to another run, or a checkpoint cannot be written.
     """
     with owned_by_rank_zero(settings.run.folder, ranks):
         outcome = _train(settings, ranks)
@@ -128,7 +128,7 @@ class Trainer:
         self.sheet = SampleSheet(cache_info.image_root)
         self.attention_warnings = attention_health.Warnings(settings.model)
 
-        # Evaluated and saved are the whole weights in a plain module: no ZeRO stage, no waiting for ranks.
+        # Evaluation runs the whole weights in a plain module: no ZeRO stage, no waiting for ranks.
         self.plain = copy.deepcopy(model).to(ranks.device).eval().requires_grad_(False)
         self.model = model.to(ranks.device)
         moments = self._resume(*found) if found else None
@@ -182,7 +182,7 @@ class Trainer:
     # A step
 
     def _epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
-        """This rank's batches of each step, as many as there are accumulation steps."""
+        """This rank's batches for each step, one per accumulation step."""
         data, accumulation = self.settings.data, self.settings.engine.accumulation_steps
         batches = self.training.batches(
             seed=self.settings.run.seed,
@@ -198,7 +198,7 @@ class Trainer:
         return zip(*[batches] * accumulation, strict=True)
 
     def _at(self, phase: Phase) -> None:
-        # The first step reads cold files, compiles and loads kernels: it is still part of the start.
+        # The first step reads cold files, compiles and loads kernels: it still counts as starting.
         started = self.step > self.started_at or phase == "ending"
         self.ranks.progress.at(phase if started else "starting", self.step)
 
@@ -219,7 +219,7 @@ class Trainer:
     def _record(self, epoch: int, result: StepResult, logger: RunLogger) -> dict[str, Any]:
         """Losses of the step just done, oIoU and speeds since the last record.
 
-        The one place where a step's numbers are waited for.
+        Reading the step's numbers waits for the device, so not every step does it.
         """
         with self.ranks.progress.waiting():
             sums = torch.cat([result.losses.double(), self.overlap.double()])
@@ -248,7 +248,7 @@ class Trainer:
         }
 
     def _tell_first_step(self, result: StepResult, logger: RunLogger) -> None:
-        """A line for who waits for the first record, which comes after ``run.log_every`` steps."""
+        """Prints a line before the first record, which comes only after ``run.log_every`` steps."""
         with self.ranks.progress.waiting():
             losses = result.losses.double()
             dist.all_reduce(losses)
@@ -256,7 +256,7 @@ class Trainer:
         logger.say(f"first step ({self.step:,}) done after {seconds:.1f} s: loss {float(losses[2]):.4f}")
 
     def _bad_samples(self, logger: RunLogger) -> int:
-        """Images that ranks have skipped so far; the new ones are told."""
+        """The number of images that all ranks have skipped so far; new ones are reported."""
         readers = (self.training, self.validation)
         lines = [line for reader in readers for line in reader.bad_samples.tell()]
         ranks = self.ranks.gather((sum(len(reader.bad_samples) for reader in readers), lines))
@@ -266,7 +266,7 @@ class Trainer:
         return sum(count for count, _ in ranks)
 
     def _look_at_attention(self, batch: Batch, logger: RunLogger) -> None:
-        """Of the weights as they are after this step, on part of its batch."""
+        """Records attention health with the weights after this step, on part of its batch."""
         with self.ranks.progress.waiting():
             self.plain.load_state_dict(self._own_state())
             self.plain.tau = self.model.tau
@@ -281,7 +281,7 @@ class Trainer:
             for text in warnings:
                 log.warning("%s", text)
 
-    # When
+    # What is due
 
     def _attention_due(self) -> bool:
         wanted = self.settings.run.attention_health and self._log_due()
@@ -310,7 +310,7 @@ class Trainer:
         """Parameters and buffers, the same on all ranks.
 
         Raises:
-            TrainingError: they are not finite; nothing that follows may keep them.
+            TrainingError: they are not finite, and must not be saved.
         """
         average_batch_statistics(self.model)
         state = self._own_state()
@@ -319,7 +319,7 @@ class Trainer:
         return state
 
     def _own_state(self) -> dict[str, Tensor]:
-        """The same, but for this rank's own batch statistics."""
+        """The same, except that batch statistics are this rank's own."""
         whole = optimiser_state.whole_parameters(self.engine.wrapped, self.model)
         return {**self.model.state_dict(), **whole}
 
@@ -458,7 +458,7 @@ def _diverged(what: str) -> TrainingError:
 
 
 def _report(folder: Path, write_report: WriteReport) -> None:
-    """The page of a finished run, which no failure of it may cost."""
+    """Writes the report of a finished run; its failure does not fail the run."""
     page = folder / run_files.REPORT
     if ByProduct(page.name, f"again: maris-fast report {folder}").attempt(lambda: write_report(folder, page)):
         write_line(f"report: {page}", sys.stdout)

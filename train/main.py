@@ -1,4 +1,4 @@
-"""Entry of a training run.
+"""Entry point of a training run.
 
 ::
 
@@ -27,7 +27,7 @@ USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a training; returns the process's exit status, 2 for an error that a person can act on."""
+    """Runs a training; returns the process's exit status, 2 for an error that the user can act on."""
     options = _parser().parse_intermixed_args(arguments)
     _find_package()
     from maris_fast.system.standard_streams import sturdy
@@ -60,11 +60,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def check(arguments: Sequence[str]) -> None:
-    """What can be told of the arguments before anything slow is imported or started.
+    """Checks the arguments, as far as possible before anything slow is imported or started.
 
     Raises:
         ConfigError: settings that cannot be used.
-        InputError: no cache, or none with the splits that are named.
+        InputError: no cache, or one without the named splits.
     """
     from maris_fast.train.cache_splits import require_own_splits
 
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _find_package() -> None:
-    """Python puts this file's folder on the path, where modules of general names lie, and not the clone's."""
+    """Takes this file's folder, with its generic module names, off the path, and adds the clone if needed."""
     if sys.path and sys.path[0] == str(HERE):
         del sys.path[0]
     if find_spec("maris_fast") is not None:

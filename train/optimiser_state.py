@@ -1,8 +1,8 @@
-"""Parameters and Adam's moments, which DeepSpeed scatters by ZeRO stage, as whole tensors by name.
+"""Parameters and Adam's moments, which DeepSpeed partitions by ZeRO stage, as whole tensors by name.
 
-``deepspeed.utils.safe_get_*`` and ``safe_set_*`` do most of it. Around them: before the first step there are
-no moments to set; Adam's step count is not among what they restore; and at ZeRO 3
-``safe_set_full_optimizer_state`` reads beyond the end of a tensor whose size the ranks do not divide.
+``deepspeed.utils.safe_get_*`` and ``safe_set_*`` do most of it. The rest is here: before the first step there
+are no moments to set; Adam's step count is not restored; and at ZeRO 3 ``safe_set_full_optimizer_state``
+reads beyond the end of a tensor whose size is not a multiple of the number of ranks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def create_moments(engine: Any) -> None:
-    """Zero moments in the DeepSpeed engine's fresh optimiser, as its first step would create them."""
+    """Creates zero moments in the DeepSpeed engine's fresh optimiser, as its first step would."""
     adam = _adam(engine)
     for shard in _shards(engine):
         adam.state[shard] = {
@@ -57,7 +57,7 @@ def whole_moments(engine: Any, model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore_moments(engine: Any, model: nn.Module, moments: Mapping[str, Tensor], steps: int) -> None:
-    """Sets what ``whole_moments`` gave after ``steps`` optimiser steps, at any stage and number of ranks."""
+    """Restores the ``whole_moments`` of ``steps`` optimiser steps, at any stage and number of ranks."""
     for name, parameter in model.named_parameters():
         for key in MOMENTS:
             _restore(engine, parameter, key, moments[f"{key}.{name}"])

@@ -1,4 +1,4 @@
-"""What this rank is doing, for whoever waits for it."""
+"""What this rank is doing, for its heartbeat to report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLONE = Path(__file__).resolve().parents[1]
 
 @dataclass
 class ProgressState:
-    """Written by the main thread, read by the heartbeat's. The same ``moves`` as before means no progress."""
+    """Written by the main thread, read by the heartbeat thread. Unchanged ``moves`` mean no progress."""
 
     phase: Phase = "starting"
     step: int = 0
@@ -31,7 +31,7 @@ class ProgressState:
 
     @contextmanager
     def busy(self, phase: Phase, step: int) -> Iterator[None]:
-        """``phase`` inside, and what it was before afterwards."""
+        """Sets ``phase`` for the block, and the previous phase after it."""
         before = self.phase
         self.at(phase, step)
         yield
@@ -39,7 +39,7 @@ class ProgressState:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """For other ranks or the device, in a call that the stack does not give away."""
+        """Marks a wait for other ranks or the device that cannot be recognised from the stack."""
         self._waiting += 1
         try:
             yield
@@ -71,7 +71,7 @@ def _is_collective(frame: FrameType, innermost: bool) -> bool:
     file = frame.f_code.co_filename
     if file.endswith("torch/distributed/distributed_c10d.py"):
         return True
-    # ZeRO 3 starts its gathers early; the wait for them is a call into C++ from a method of that name.
+    # ZeRO 3 starts its gathers early; the wait for them is a call into C++ from a method named ``wait``.
     return innermost and "/deepspeed/" in file and frame.f_code.co_name == "wait"
 
 

@@ -1,4 +1,4 @@
-"""What all ranks have to say, once."""
+"""Errors that all ranks meet, printed once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from maris_fast.system.terminal import with_options, write_line
 
 
 def report_error(error: MarisError, options: Mapping[str, str] | None = None) -> None:
-    """Tells of an error that ends this process: on rank 0, or on a rank that alone has met it.
+    """Prints an error that ends this process: on rank 0, or on a rank that alone has met it.
 
     Args:
-        options: of the command line that was given, by the names of the library's arguments.
+        options: command-line options, by the names of the library's arguments that they replace.
     """
     rank, message = own_rank(), with_options(str(error), options or {})
     if rank == 0:
         write_line(f"error: {message}", sys.stderr)
         return
-    # Launchers end everybody soon after the first exit: rank 0, if it met the same, has spoken by then.
+    # Launchers end all ranks soon after the first exit: rank 0, if it met the same, has printed by then.
     time.sleep(3)
-    # Before the ranks meet, all meet the same errors.
+    # Until the ranks connect, all meet the same errors.
     met = "maris_fast.train.ranks" in sys.modules
     if met and not isinstance(error, ReportedByRankZeroError):
         write_line(f"error on rank {rank}: {message}", sys.stderr)

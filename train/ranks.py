@@ -1,4 +1,4 @@
-"""The processes of a run: who each is, which device it has, and how all of them agree."""
+"""The processes of a run: their ranks and devices, and how they agree."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all. ``control`` is a gloo group for small host values, on any device.
+    """This process among all ranks. ``control`` is a gloo group for small host values, on any device.
 
-    ``Ranks(device=...)`` is a process alone, that needs no process group.
+    ``Ranks(device=...)`` is a single process, which needs no process group.
     """
 
     device: torch.device
@@ -73,12 +73,12 @@ def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
     """Joins the processes that a launcher started; a process without a launcher is a run of one rank.
 
     Args:
-        alone: whatever has started this process, it is a run of one rank, without a process group and without
+        alone: whatever started this process, it is a run of one rank, without a process group and without
             DeepSpeed, whose import takes seconds.
 
     Raises:
-        ConfigError: no CUDA device for this rank, ranks that a launcher does not name as it should, or an
-            address where they cannot meet.
+        ConfigError: no CUDA device for this rank, rank variables that the launcher sets wrongly, or an
+            address at which the ranks cannot connect.
     """
     if alone:
         share_cores(1)
@@ -86,7 +86,7 @@ def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
     place = take_place()
     device = _device(kind_of(settings.device, "engine.device"), place.local_rank or 0)
     share_cores(place.local_world or 1)
-    # The heartbeat judges first, and can say who it was; then the collectives give up by themselves.
+    # The heartbeat times out first, as it can name the culprit; the collectives time out after it.
     timeout = timedelta(minutes=settings.timeout_minutes + 1)
     _init_distributed(place, device, timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
@@ -94,7 +94,7 @@ def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
 
 
 def leave() -> None:
-    """Ends the process groups, so that no rank hears of a broken connection."""
+    """Ends the process groups together, so that no rank sees a broken connection."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -115,12 +115,12 @@ def _device(kind: Literal["cpu", "cuda"], local_rank: int) -> torch.device:
 
 
 def _init_distributed(place: Place, device: torch.device, timeout: timedelta) -> None:
-    # DeepSpeed guesses its accelerator from what is installed unless told, at its first import.
+    # Unless this is set, DeepSpeed guesses its accelerator at its first import, from what is installed.
     os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
 
-    # The one entry that is ever read, for an operator of DeepSpeed's inference: building it takes half a
-    # minute, g++ and ninja, and asking which could be built runs the C compiler in every rank.
+    # The only entry that is ever read, for an operator of DeepSpeed's inference: building it takes half a
+    # minute, g++ and ninja, and checking which could be built runs the C compiler on every rank.
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
@@ -146,10 +146,10 @@ def _init_distributed(place: Place, device: torch.device, timeout: timedelta) ->
 
 
 def _store_of_a_restart(place: Place, timeout: timedelta) -> dist.Store | None:
-    """Where ranks find each other that ``torchrun --max-restarts`` has started again.
+    """The rendezvous store of ranks that ``torchrun --max-restarts`` has restarted, None for all others.
 
-    It keeps its store, in which PyTorch finds the addresses of the ranks that have ended (pytorch issue
-    135712); so the new ones write under another name.
+    torchrun keeps its store, in which PyTorch finds the addresses of the ranks that have ended (pytorch issue
+    135712); so the new ones use another prefix.
     """
     started_again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if started_again == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":

@@ -1,4 +1,4 @@
-"""From a run folder back to a run: what may differ, and how the tensors reach all ranks."""
+"""Resuming a run from its folder: what may differ, and how the tensors reach all ranks."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 
 def find(run: RunSettings) -> tuple[Path, RunState] | None:
-    """The checkpoint to go on from, None for a new run; called on one rank, and changes nothing.
+    """The checkpoint to resume from, None for a new run; called on one rank, and changes nothing.
 
-    With ``auto`` a run that was stopped before it had learnt anything to keep is a new run.
+    With ``auto``, a run that was stopped before it had saved any weights is a new run.
 
     Raises:
-        ConfigError: the folder is not empty, and is not to be resumed or not a run's; or it cannot be read.
-        CheckpointError: it holds a run that cannot be gone on from; says what is there.
+        ConfigError: the folder is not empty, and is not to be resumed or holds no run; or it cannot be read.
+        CheckpointError: it holds a run that cannot be resumed; says what it holds.
     """
     folder = run.folder
     try:
@@ -64,7 +64,7 @@ def find(run: RunSettings) -> tuple[Path, RunState] | None:
 
 
 def check(folder: Path, state: RunState, settings: TrainingSettings, data: str, model: nn.Module) -> None:
-    """Whether the checkpoint can be continued with these settings, this cache and this model.
+    """Checks that the checkpoint can be resumed with these settings, this cache and this model.
 
     Raises:
         CheckpointError: it cannot; says which setting or tensor differs first.
@@ -88,15 +88,15 @@ def check(folder: Path, state: RunState, settings: TrainingSettings, data: str, 
 
 
 def _completed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A checkpoint's settings, with the defaults of those that were not there when it was written."""
+    """A checkpoint's settings, with defaults for those that did not exist when it was written."""
     try:
         return TrainingSettings.model_validate(settings).model_dump(mode="json")
-    except ValidationError:  # it has some that are no longer there; what they were is said as it stands
+    except ValidationError:  # some settings no longer exist: returned unchanged
         return settings
 
 
 def load(folder: Path, model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
-    """Fills ``model``, not yet scattered, on all ranks, and returns Adam's moments, ``<moment>.<name>``.
+    """Fills ``model``, not yet partitioned, on all ranks, and returns Adam's moments, ``<moment>.<name>``.
 
     Only rank 0 reads, so that machines need not share a disk.
     """

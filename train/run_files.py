@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: how a run is recognised there, and how a former one makes way."""
+"""The files of a run in its folder: how a run is recognised, and how a former one is set aside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether there is nothing but hidden files, such as a lock, and what former runs have left."""
+    """Whether the folder is missing or holds only hidden files, such as a lock, and former runs set aside."""
     if not folder.exists():
         return True
     return folder.is_dir() and all(path.name.startswith((".", FORMER)) for path in folder.iterdir())
@@ -33,7 +33,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def had_weights(folder: Path) -> bool:
-    """Whether the run has ever kept anything of what it learnt, though its checkpoints may be gone since."""
+    """Whether the run ever saved weights or a checkpoint, even if its checkpoints are gone now."""
     if any((folder / name).exists() for name in (BEST, LAST, checkpoints.LATEST)):
         return True
     kept = folder / checkpoints.FOLDER
@@ -41,7 +41,7 @@ def had_weights(folder: Path) -> bool:
 
 
 def set_aside(folder: Path) -> None:
-    """Moves what a former run has left into ``former-1``, or the next number that is free."""
+    """Moves the files of a former run into ``former-1``, or the next free number."""
     left = sorted({path for name in _ALL for path in folder.glob(name)})
     if not left:
         return

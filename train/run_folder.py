@@ -13,10 +13,10 @@ from maris_fast.train.ranks import Ranks
 
 @contextmanager
 def owned_by_rank_zero(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """No other run writes to ``folder`` until the block ends. All ranks enter it.
+    """Owns ``folder`` until the block ends: no other run writes to it. All ranks must enter it.
 
     Raises:
-        ConfigError: on all ranks; another run does, or the folder cannot be written.
+        ConfigError: on all ranks; another run owns the folder, or it cannot be written.
     """
     with ExitStack() as until_the_end:
 
@@ -40,16 +40,16 @@ def owned_by_rank_zero(folder: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """A run that was refused leaves nothing."""
+    """Removes the folder if it is empty, so that a refused run leaves nothing behind."""
     with suppress(OSError):
         folder.rmdir()
 
 
 def require_still_owned(folder: Path) -> None:
-    """Before anything is written that a resumed run goes by; called on rank 0.
+    """Checks ownership before anything is written that resuming relies on; called on rank 0.
 
     Raises:
-        ConfigError: this run stood still for so long that another has taken the folder over.
+        ConfigError: this run was suspended for so long that another has taken over the folder.
     """
     try:
         confirm(folder)

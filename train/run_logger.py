@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines, TensorBoard, a line a record; on a terminal also a progress bar."""
+"""Output of a run: JSON lines, TensorBoard, one line per record; on a terminal also a progress bar."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 60.0
-"""After which a step is told that has no record."""
+"""Seconds without output after which a step is reported that has no record."""
 
 
 class RunLogger:
-    """Receives what a run has to tell, and tells nobody: for all ranks but the first."""
+    """Receives what a run reports, and discards it: for all ranks but the first."""
 
     def __enter__(self) -> RunLogger:
         return self
@@ -51,21 +51,21 @@ class RunLogger:
         """One record of ``values['step']``; ``kind`` is 'train', 'evaluation' or 'attention'."""
 
     def picture(self, step: int, draw: Callable[[], Image.Image]) -> None:
-        """What ``draw`` returns, if anybody wants it."""
+        """The picture that ``draw`` returns, called only if needed."""
 
     def say(self, text: str) -> None:
-        """A line for the person who watches."""
+        """A line of text for the user."""
 
 
 class RankZeroLogger(RunLogger):
     """Writes ``metrics.jsonl``, ``tensorboard/`` and ``pictures/`` in the run folder, and to standard output.
 
-    None of them ends a run: what cannot be written is told once. Records wait and are caught up, pictures are
-    counted.
+    None of them ends a run: a failure to write is reported once. Unwritten records are kept and written
+    later, lost pictures are counted.
 
     Args:
-        step: the run goes on from here; records of later steps, written before a crash, are dropped, so that
-            each step stands there once.
+        step: the run continues from here; records of later steps, written before a crash, are dropped, so
+            that each step occurs once.
     """
 
     def __init__(self, settings: TrainingSettings, step: int, total_steps: int) -> None:
@@ -95,7 +95,7 @@ class RankZeroLogger(RunLogger):
         self._lines.close()
 
     def advance(self, step: int) -> None:
-        """A step is done; costs nothing. Without a terminal it is told where nothing was for a while."""
+        """A step is done; costs nothing. Without a terminal it is reported after a while without output."""
         if self._bar is not None:
             self._bar.advance(step)
         elif time.monotonic() - self._said > QUIET_SECONDS:
@@ -135,7 +135,7 @@ class RankZeroLogger(RunLogger):
             write_line(text, sys.stdout)
 
     def _open_board(self) -> None:
-        from maris_fast.train.event_file import EventFile  # a TensorBoard that does not import costs no run
+        from maris_fast.train.event_file import EventFile  # a failing import of TensorBoard ends no run
 
         self._board = EventFile(self._folder / BOARD, self._step + 1)
 

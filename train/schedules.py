@@ -1,4 +1,4 @@
-"""Learning rate and gate threshold as functions of the step alone: a resumed run restores nothing."""
+"""Learning rate and gate threshold as functions of the step alone: resuming has nothing to restore."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def total_steps(schedule: ScheduleSettings, steps_per_epoch: int) -> int:
 
 
 def learning_rate(step: int, total: int, optimiser: OptimiserSettings) -> float:
-    """Of step 0 <= step < total: linear to the peak at the end of the warm-up, then a half cosine."""
+    """The rate of step 0 <= step < total: linear warm-up to the peak, then a half cosine."""
     warmup = math.ceil(optimiser.warmup_share * total)
     if step < warmup:
         return optimiser.lr * (step + 1) / warmup

@@ -46,15 +46,15 @@ def score_expressions(
     """The whole split's expressions, scored under every protocol; the same on all ranks.
 
     Args:
-        model: a plain module in evaluation mode on ``ranks.device``, not one that DeepSpeed scattered:
-            nothing in here waits for another rank until the rows are put together.
-        batches: this rank's, on ``ranks.device``; each expression once over all ranks, but for padding.
+        model: a plain module in evaluation mode on ``ranks.device``, not one that DeepSpeed partitioned:
+            no rank waits for another until the rows are gathered.
+        batches: this rank's, on ``ranks.device``; each expression once over all ranks, except for padding.
         see: is called with each of this rank's expressions and its predicted mask, bool [height, width] on
-            ``ranks.device``: what it fetches from there costs a transfer an expression.
+            ``ranks.device``: fetching it to the host costs one transfer per expression.
         protocols: ways of scoring besides MARIS' own.
 
     Raises:
-        CheckpointError: the model's answer is not finite.
+        CheckpointError: the model's output is not finite.
     """
     rows = Rows(protocols)
     coming: _Answer | None = None
@@ -76,7 +76,7 @@ def score_expressions(
 
 
 class _Answer:
-    """What became of a batch, on its way here from a GPU that answers the next batch meanwhile."""
+    """The results of a batch, on their way to the host while the GPU computes the next batch."""
 
     def __init__(self, rows: Rows, said: Segmentation, samples: Sequence[Sample], see: See | None) -> None:
         device = said.logits.device
@@ -99,7 +99,7 @@ class _Answer:
     def add_to(self, rows: Rows) -> None:
         """
         Raises:
-            CheckpointError: the answer is not finite.
+            CheckpointError: the output is not finite.
         """
         if self._here is not None:
             self._here.synchronize()

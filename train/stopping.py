@@ -1,4 +1,4 @@
-"""Ending early without losing work: a signal to any rank, or its launcher's end, stops all after one step."""
+"""Early stop without losing work: a signal to any rank, or its launcher's end, stops all after one step."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from maris_fast.train.ranks import Ranks
 log = logging.getLogger(__name__)
 
 ONE_REQUEST = 2.0
-"""Seconds within which further signals belong to the first."""
+"""Seconds within which further signals count as the same request."""
 
 
 LOOK_EVERY = 1.0
-"""Seconds between looks at the launchers."""
+"""Seconds between checks of the launchers."""
 
 
 class StopRequest:
     """Catches SIGINT and ``end_signals`` while it is entered; a later second SIGINT interrupts at once.
 
-    The end of a launcher counts as a signal: nobody would hear of the run, or be able to stop it.
+    The end of a launcher counts as a signal: without it the run could be neither followed nor stopped.
 
-    Ranks agree by a sum of flags that travels beside the step and is looked at one step later, so that
-    nothing waits for the device, and hardly for the network.
+    Ranks agree by an asynchronous all-reduce of flags, which runs beside the step and is read one step later,
+    so that nothing waits for the device, and hardly for the network.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -56,7 +56,7 @@ class StopRequest:
             self._pending.wait()
 
     def agreed(self) -> bool:
-        """Whether all ranks stop now; every rank must ask once a step, in the same place."""
+        """Whether all ranks stop now; every rank must call it once per step, in the same place."""
         stop = False
         if self._pending is not None:
             with self._ranks.progress.waiting():
@@ -77,7 +77,7 @@ class StopRequest:
                 log.warning("the launcher is gone: stopping, with a checkpoint")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        # Launchers pass on what the terminal has sent already: twice at once is one request.
+        # Launchers forward signals that the terminal has already sent: two at once are one request.
         now = time.monotonic()
         if number == signal.SIGINT and self._received is not None and now - self._received > ONE_REQUEST:
             signal.default_int_handler(number, frame)

@@ -1,4 +1,4 @@
-"""How fast a run is, how much of the time it waits for data, and what of the device's arithmetic it uses."""
+"""Speed of a run, the share of time that it waits for data, and its share of the device's peak FLOP/s."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from maris_fast.train.ranks import Ranks
 
 T = TypeVar("T")
 
-# Dense bf16 products with fp32 sums, TFLOP/s, of the makers' data sheets (half of the figures with sparsity).
-# A name that needs more words comes before the one that it contains.
+# Dense bf16 products with fp32 sums, TFLOP/s, from vendors' data sheets (half of the figures with sparsity).
+# A longer name comes before the name that it contains.
 PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
     ("B200", 2250),
     ("GH200", 989),
@@ -40,7 +40,7 @@ PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
 
 
 class Totals(NamedTuple):
-    """Of one rank, since the last record."""
+    """Totals of one rank since the last record."""
 
     images: int
     feature_bytes: int
@@ -50,7 +50,7 @@ class Totals(NamedTuple):
 
 
 class Throughput:
-    """Counts what is done between one record and the next; its clock stands still while ``paused``."""
+    """Counts the work between one record and the next; its clock stops while ``paused``."""
 
     def __init__(self, model: ModelSettings, cache_info: CacheInfo) -> None:
         self._model, self._cache_info = model, cache_info
@@ -63,13 +63,13 @@ class Throughput:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """For what is no training step: an evaluation, a checkpoint."""
+        """Stops the clock for what is not a training step: an evaluation, a checkpoint."""
         before = time.perf_counter()
         yield
         self._away += time.perf_counter() - before
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """Passes ``batches`` on, and counts the time until each is there."""
+        """Yields ``batches``, and counts the time spent waiting for each."""
         iterator = iter(batches)
         while True:
             before = time.perf_counter()
@@ -82,7 +82,7 @@ class Throughput:
             yield batch
 
     def count(self, parts: Sequence[Batch]) -> None:
-        """This rank's parts of a step that is done; their shapes alone, so nothing waits for a device."""
+        """Counts this rank's parts of a finished step; uses only shapes, so nothing waits for the device."""
         self._expressions += parts[0].step_expressions
         for part in parts:
             expressions, words, _ = part.words.shape
@@ -94,10 +94,10 @@ class Throughput:
             self._flops += per.of(part.images, expressions)
 
     def rates(self, ranks: Ranks, peak: float | None) -> dict[str, Any]:
-        """Speeds of all ranks together, and the largest memory; all ranks call it.
+        """Speeds of all ranks together, and the largest memory; all ranks must call it.
 
         Args:
-            peak: TFLOP/s of one rank's device; None: there is no MFU.
+            peak: TFLOP/s of one rank's device; None: no MFU is given.
         """
         seconds = time.perf_counter() - self._started - self._away
         mine = Totals(
@@ -119,21 +119,21 @@ class Throughput:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """MiB of the device, or of this process where the device is the CPU; the most there was so far."""
+    """Peak memory so far, MiB, of the device, or of this process if the device is the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def peak_tflops(device: torch.device, override: float | None = None) -> float | None:
-    """Of one rank's device: ``override`` (``run.peak_tflops``), else by its name, else None."""
+    """Peak TFLOP/s of one rank's device: ``override`` (``run.peak_tflops``), else by its name, else None."""
     if override is not None or device.type != "cuda":
         return override
     return peak_by_name(torch.cuda.get_device_name(device))
 
 
 def peak_by_name(name: str) -> float | None:
-    """By a GPU's name, as in "NVIDIA H100 80GB HBM3"; None for one that is unknown, or a slice (MIG)."""
+    """Peak TFLOP/s by a GPU's name, such as "NVIDIA H100 80GB HBM3"; None if unknown, or a slice (MIG)."""
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
     if "mig" in words:
         return None

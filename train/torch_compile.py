@@ -16,14 +16,14 @@ from maris_fast.model.mutual_aware_attention import MutualAwareAttention
 
 
 def compiles(engine: EngineSettings, device: torch.device) -> bool:
-    """Whether a run on this device compiles its blocks. With ``auto``, not run on a GPU yet."""
+    """Whether a run on this device compiles its blocks. ``auto`` has not been run on a GPU yet."""
     if engine.compile != "auto":
         return engine.compile
     return device.type == "cuda" and engine.zero_stage != 3 and _can_build()
 
 
 def _can_build() -> bool:
-    """Triton that takes this GPU, and the compilers with which it and inductor build what calls kernels."""
+    """Whether Triton supports this GPU, and it and inductor have the compilers to build kernel launchers."""
     from torch.utils._triton import has_triton
 
     named = (("CC", "gcc", "clang"), ("CXX", "g++", "clang++"))
@@ -36,9 +36,9 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
 
     A data set has tens of grids, and steps differ in images and words: sizes are symbolic, so that one
     compilation serves all of them (another where a size is 1), and blocks of one class share it. Convolutions
-    stay as they are: inductor (torch 2.11) cannot order symbolic strides of a channels-last one's gradient.
+    are not compiled: inductor (torch 2.11) cannot order symbolic strides of a channels-last one's gradient.
     """
-    # Equal sizes are coincidence: a batch of 8 expressions of 8 words must not compile for that alone.
+    # Equal sizes are a coincidence: code compiled for 8 expressions of 8 words must not rely on that.
     torch.fx.experimental._config.use_duck_shape = False
     for block in _token_blocks(model):
         block.compile(fullgraph=True, dynamic=True, backend=backend)

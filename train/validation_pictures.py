@@ -1,4 +1,4 @@
-"""A few fixed expressions of a split, drawn at each evaluation: what the model sees, over time."""
+"""Predictions for a few fixed expressions of a split, drawn at each evaluation to show progress."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ COLUMNS = 4
 
 
 class SampleMasks:
-    """Keeps the masks of ``wanted`` expressions of a split, each of an image of its own; None: of all images.
+    """Keeps the masks of ``wanted`` expressions of a split, at most one per image; None: one per image.
 
-    Which ones follows from hashes of their ids alone: the same at each evaluation, on any number of ranks and
-    in any order of the batches, and not chosen by how well they go.
+    The choice depends only on hashes of their ids: it is the same at each evaluation, for any number of ranks
+    and any order of the batches, and independent of their scores.
     """
 
     def __init__(self, wanted: int | None) -> None:
@@ -62,14 +62,14 @@ class SampleMasks:
 
 
 class SampleSheet:
-    """Draws kept masks over their images, or over grey where those are not on this machine."""
+    """Draws kept masks over their images, or over grey if the images are not on this machine."""
 
     def __init__(self, image_root: Path) -> None:
         self._image_root = image_root
         self._said = False
 
     def draw(self, drawn: Sequence[Predicted], say: Callable[[str], None]) -> Image.Image:
-        """Prediction pink, truth green, the expression below; ``say`` hears once of missing images."""
+        """Prediction pink, truth green, the expression below; ``say`` reports missing images once."""
         panels = [
             Panel(
                 self.background(one.sample, say),
@@ -82,7 +82,7 @@ class SampleSheet:
         return sheet(panels, columns=COLUMNS)
 
     def background(self, sample: Sample, say: Callable[[str], None]) -> Image.Image:
-        """The expression's image, or grey of its size."""
+        """The expression's image, or a grey one of its size."""
         height, width = sample.target.size
         try:
             return load_image(self._image_root / sample.image, (height, width), sample.orientation)
@@ -94,8 +94,8 @@ class SampleSheet:
 
 
 def order_of(sample: Sample) -> bytes:
-    """Sorts expressions in an order that has nothing to do with what they are about."""
-    # The image's hash comes first, so that one with many expressions is no more likely than another.
+    """Sort key for an order of expressions that is unrelated to their content."""
+    # The image's hash comes first, so that one with many expressions is no more likely to be chosen.
     return b"".join(
         hashlib.sha256(str(one).encode()).digest()[:8] for one in (sample.image_id, sample.sent_id)
     )

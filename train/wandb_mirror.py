@@ -1,4 +1,4 @@
-"""Records and pictures at Weights & Biases too, for those who ask; the package does not depend on it."""
+"""Records and pictures sent to Weights & Biases too, if asked for; the package does not depend on it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def require_wandb(project: str | None) -> None:
 
 
 class WandbMirror:
-    """One W&B run, gone on with when the training is resumed; ``WANDB_MODE=offline`` works as always.
+    """One W&B run, continued when the training is resumed; ``WANDB_MODE=offline`` works as usual.
 
-    What goes wrong there (no login, no network) switches the mirror off with a warning; no training ends.
+    A failure (no login, no network) switches the mirror off with a warning; the training goes on.
     """
 
     def __init__(self, settings: TrainingSettings) -> None:
@@ -72,7 +72,7 @@ class WandbMirror:
 
 
 def _id(folder: Path) -> str:
-    """Of the W&B run that belongs to this run folder."""
+    """The id of the W&B run that belongs to this run folder."""
     path = folder / WANDB_ID
     if not path.is_file():
         path.write_text(secrets.token_hex(6))

@@ -21,7 +21,7 @@ HEAD = ("", "oIoU", "minus gate as printed", "seeds", "pairs kept", "pixels with
 
 
 def readings_block(suite: Suite) -> str:
-    """A table for each part of the study, its rows by their mean oIoU, and the conditions."""
+    """A table for each part of the study, its rows sorted by mean oIoU, and the conditions."""
     parts: dict[str, list[Row]] = {}
     for row in suite.rows:
         parts.setdefault(row["part"], []).append(row)
@@ -35,7 +35,7 @@ def readings_block(suite: Suite) -> str:
 
 
 def named(row: Row) -> str:
-    """A row by its settings: ``gate, column means, S / √C``; what is not eqs. 3-5 by the paper's name."""
+    """A row's name by its settings: ``gate, column means, S / √C``; if not eqs. 3-5, the paper's name."""
     reading = row["reading"]
     if reading["ma_blocks"] == 0:
         return "without MA"
@@ -54,11 +54,11 @@ def by_row(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def plot(suite: Suite, file: Path) -> None:
-    """The loss over steps at the smallest grid and, with several grids, oIoU over their tokens."""
+    """Plot the loss over steps at the smallest grid and, with several grids, oIoU over their tokens."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    sized = [row for row in suite.rows if "-" not in row["part"]]  # what differs is the grid alone
+    sized = [row for row in suite.rows if "-" not in row["part"]]  # parts that differ only in the grid
     tokens = sorted({row["tokens"] for row in sized})
     several = len(tokens) > 1
     figure = Figure(figsize=(14 if several else 9, 4.4), layout="constrained")
@@ -120,7 +120,7 @@ def _cells(rows: list[Row]) -> list[tuple[str, ...]]:
 
 
 def _shown(values: list[float], signed: bool = False) -> str:
-    """Mean and sample standard deviation in points of percent; a dash for nothing."""
+    """Mean and sample standard deviation in percentage points; a dash if there are no values."""
     if not values:
         return "–"
     middle = f"{100 * mean(values):{'+' if signed else ''}.1f}"
@@ -128,7 +128,7 @@ def _shown(values: list[float], signed: bool = False) -> str:
 
 
 def _blocks(runs: list[Row], key: str) -> str:
-    """Of each block of mutual-aware attention at the end of training, the mean over runs."""
+    """Mean over runs for each block of mutual-aware attention at the end of training."""
     logged: list[list[dict[str, Any]]] = [run["attention"] for run in runs if run["attention"]]
     if not logged:
         return "–"

@@ -15,13 +15,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def commits_told(commits: Iterable[object]) -> str:
-    """``commit A`` or ``commits A, B``, each once, in the order in which they came."""
+    """``commit A`` or ``commits A, B``, each once, in order of appearance."""
     short = list(dict.fromkeys(str(commit)[:12] for commit in commits))
     return f"commit{'s' if len(short) > 1 else ''} {', '.join(short)}"
 
 
 def replace_block(file: Path, name: str, content: str) -> None:
-    """Puts ``content`` between the lines ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
+    """Put ``content`` between the lines ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
 
     Raises:
         InputError: no such file, or it has no such lines.

@@ -1,4 +1,4 @@
-"""Results as the tables of documents that have no plot."""
+"""Tables of the documents for results that have no plot."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from maris_fast.data_shards.synthetic.phrasing import KINDS
 
 GPUS_GB = (8, 24, 40, 80)
 EACH = 7
-"""Expressions of an image, as RefCOCO has them."""
+"""Expressions per image, as in RefCOCO."""
 OVERHEAD = 1.5
-"""Assumed: what the backward and the allocator take beyond what is saved."""
+"""Assumed factor for what the backward and the allocator take beyond what is saved."""
 RESERVED_GB = 1.5
 """Assumed: CUDA's context, kernels' workspaces and two batches on the device."""
 
@@ -25,7 +25,7 @@ RESERVED_GB = 1.5
 def quickstart_block(result: dict[str, Any], others: Mapping[int, dict[str, Any]], picture: str) -> str:
     """The scores by kind, as written and exchanged, with their conditions and the pictures.
 
-    ``others``: of the same with other seeds, by seed.
+    ``others``: results of the same with other seeds, by seed.
     """
     written, exchanged = result["scores"]["as written"], result["scores"]["exchanged"]
     minutes = sum(result["seconds"].values()) / 60
@@ -52,7 +52,7 @@ def quickstart_block(result: dict[str, Any], others: Mapping[int, dict[str, Any]
 
 
 def _of_seeds(results: Mapping[int, dict[str, Any]]) -> str:
-    """oIoU of each seed as written and exchanged, and of which commits."""
+    """oIoU of each seed as written and exchanged, and the commits measured."""
     told = []
     for name in ("as written", "exchanged"):
         values = [result["scores"][name]["oIoU"] for result in results.values()]
@@ -77,7 +77,7 @@ def _scores(name: str, values: Sequence[float]) -> list[str]:
 
 
 def ablations_block(records: list[Record]) -> str:
-    """For each device Tables 2-5 and the other rows, what several seeds say, and the conditions."""
+    """For each device Tables 2-5 and the other rows, the verdicts over several seeds, and the conditions."""
     parts = []
     for record in records:
         for section in sections({name: record.scores(name) for name in record.variants}):
@@ -88,7 +88,7 @@ def ablations_block(records: list[Record]) -> str:
 
 
 def reading_block(suite: Suite) -> str:
-    """A table for each situation, who is left out of it, and the conditions."""
+    """A table for each situation, the ways left out of it, and the conditions."""
     damage = {row["way"]: [row["flipped_byte"], row["cut_file"]] for row in suite.rows if "cut_file" in row}
     columns = {
         WARM: {f"{RAW_TWO} = 1": "to_raw_two", "stock = 1": "to_stock"},
@@ -140,7 +140,7 @@ def _where(row: Row) -> str:
 
 
 def far_reading_block(suite: Suite) -> str:
-    """Addresses beside the local disk, and the conditions."""
+    """A table of web addresses against the local disk, and the conditions."""
     rows = [row for row in suite.rows if "gb_per_s" in row]
     lines = [[row["way"], f"{row['gb_per_s']:.2f}", f"{row['to_local']:.2f}"] for row in rows]
     one = rows[0]
@@ -179,7 +179,7 @@ def writing_block(suite: Suite) -> str:
 
 
 def many_images_block(suite: Suite) -> str:
-    """Memory and processor time of each way, a column a number of images, and the conditions."""
+    """Memory and processor time of each way, one column per number of images, and the conditions."""
     sizes = sorted({row["images"] for row in suite.rows})
     of = {(row["way"], row["images"]): row for row in suite.rows}
     lines = []
@@ -199,7 +199,7 @@ def many_images_block(suite: Suite) -> str:
 
 
 def evaluation_block(suite: Suite) -> str:
-    """CPU time of an expression, and the conditions."""
+    """CPU time per expression, and the conditions."""
     (row,) = suite.rows
     ways = {
         "MARIS's protocol, without resizing": "ms_without_resize",
@@ -212,7 +212,7 @@ def evaluation_block(suite: Suite) -> str:
 
 
 def interval_coverage_block(suite: Suite) -> str:
-    """How often the intervals of each way hold the truth, their mean width, and the conditions."""
+    """How often the intervals of each way contain the true score, their mean width, and the conditions."""
     scores = list(suite.rows[0]["held"])
     lines = [
         [
@@ -232,7 +232,7 @@ def interval_coverage_block(suite: Suite) -> str:
 
 
 def look_alikes_block(suite: Suite) -> str:
-    """Bits in which copies differ from their originals, and how near two photographs are at the least."""
+    """Bits in which copies differ from their originals, and the smallest distance of two photographs."""
     lines = [
         [
             f"{'*not detected:* ' if row['kind'] == 'moved' else ''}{row['compared']}",
@@ -252,7 +252,7 @@ def look_alikes_block(suite: Suite) -> str:
 
 
 def _busy(suite: Suite, load: float) -> str:
-    """Where, on how busy a machine and of which commit it was measured."""
+    """The device, the machine's load and the commit of a measurement."""
     here = suite.environment
     return (
         f"{here['device']}, {here['processor_cores']} cores, load average {load:.1f}, "
@@ -261,7 +261,7 @@ def _busy(suite: Suite, load: float) -> str:
 
 
 def step_memory_block(suite: Suite) -> str:
-    """The counts, and by arithmetic what they leave room for."""
+    """The counts, and the number of expressions that fit into memory according to them."""
     counts, room = [], []
     for row in suite.rows:
         image, expression = row["image_bytes"], row["expression_bytes"]

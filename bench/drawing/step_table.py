@@ -1,4 +1,4 @@
-"""The waterfall of a training step: a table, and bars."""
+"""The waterfall of a training step as a table and a bar chart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maris_fast.bench.results import Row, Suite, named
 
 
 def step_block(suites: list[Suite], pictures: dict[str, str]) -> str:
-    """A table a device, with its conditions and picture; ``pictures`` are paths by suite and device."""
+    """One table per device, with its conditions and picture; ``pictures`` are paths by suite and device."""
     parts: list[str] = []
     for suite in suites:
         device = suite.environment["device"]
@@ -20,7 +20,7 @@ def step_block(suites: list[Suite], pictures: dict[str, str]) -> str:
 
 
 def step_table(suite: Suite) -> list[str]:
-    """Each row's speed, and how many times that of the first row and of the one that it stands on."""
+    """Each row's speed, and its ratio to that of the first row and of the row it builds on."""
     head = [f"each on top of the one before ({suite.environment['device']})", "expressions a step"]
     head += ["expressions/s", "of the first", "of the one before", "waits for data"]
     head += ["TFLOP/s", "MFU", "memory"]
@@ -80,7 +80,7 @@ def _rate(row: Row) -> float:
 
 
 def _arithmetic(row: Row) -> tuple[str, str]:
-    """TFLOP/s and MFU; empty where an earlier version did not count them, or the peak is not known."""
+    """TFLOP/s and MFU; empty if an earlier version did not count them, or the peak is not known."""
     if "tflops_per_s" not in row:
         return "", ""
     tflops, peak = float(median(row["tflops_per_s"])), row["peak_tflops"]
@@ -88,7 +88,7 @@ def _arithmetic(row: Row) -> tuple[str, str]:
 
 
 def _image_groups(suite: Suite) -> str | None:
-    """What image groups alone are worth: where they come in, and with everything else on."""
+    """What image groups alone are worth: in the row that adds them, and with everything else enabled."""
     rows = [row for row in suite.rows if "left_out" not in row]
     pairs = [
         (grouped, alone)
@@ -107,10 +107,10 @@ def _image_groups(suite: Suite) -> str | None:
 
 
 def _saved(grouped: Row, alone: Row) -> str:
-    """How many times as many images, and FLOPs an expression, the ungrouped row really had.
+    """How many times as many images, and FLOPs per expression, the ungrouped row actually had.
 
-    Images are unknown in earlier results; FLOPs are the trained model's, so none are told of encoders in the
-    loop.
+    Images are unknown in earlier results; FLOPs are the trained model's, so they are omitted for encoders in
+    the loop.
     """
     if "images" not in alone:
         return ""

@@ -1,4 +1,4 @@
-"""What a stored type of the features loses: in the features, and in the oIoU of a training on them."""
+"""What a stored type of the features loses: in the features, and in the oIoU of training on them."""
 
 from __future__ import annotations
 

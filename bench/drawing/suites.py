@@ -1,4 +1,4 @@
-"""The microbenchmarks as tables and plots: a row a shape and part, a column an implementation."""
+"""The microbenchmarks as tables and plots: one row per shape and part, one column per implementation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from maris_fast.bench.drawing.markdown import table
 from maris_fast.bench.results import Row, Suite, named
 
-# The column of our kernels, and what they are compared with within one run, by the operation that has some.
+# The column of our kernels, and what they are compared with in the same run, by operation.
 OURS = "triton"
 AGAINST = {"mutual_attention": ("eager-autocast", "compiled"), "cross_attention": ("projected", "folded")}
 MEDIAN = "0.5"
@@ -19,7 +19,7 @@ UNTIMED = (
 
 
 def suite_block(suites: list[Suite], pictures: dict[str, str]) -> str:
-    """A table a suite, its conditions and a link to its plot; ``pictures`` are paths by suite and device."""
+    """One table per suite, its conditions and a link to its plot; ``pictures``: paths by suite and device."""
     parts = []
     for suite in suites:
         parts += [*suite_table(suite), "", _caption(suite, pictures[named(suite)]), ""]
@@ -30,7 +30,7 @@ def suite_block(suites: list[Suite], pictures: dict[str, str]) -> str:
 
 
 def suite_table(suite: Suite) -> list[str]:
-    """Median times; where ours was timed, its bandwidth, its share of a copy's and the ratios to others."""
+    """Median times; if ours was timed, its bandwidth, its share of a copy's and the ratios to others."""
     impls = list(dict.fromkeys(row["impl"] for row in suite.rows))
     cases = cases_of(suite)
     timed = OURS in impls
@@ -68,7 +68,7 @@ def cases_of(suite: Suite) -> dict[tuple[str, str], dict[str, Row]]:
 
 
 def plot(suite: Suite, file: Path) -> None:
-    """Median times as bars, with their outer quantiles, a group a shape and part."""
+    """Plot median times as bars with their outer quantiles, one group per shape and part."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -107,7 +107,7 @@ def _case(shape: str, part: str) -> str:
 
 
 def _column(suite: Suite, impl: str) -> str:
-    """The implementation, and what it computes where that is not the whole operation."""
+    """The implementation, and what it computes if that is not the whole operation."""
     computes = {row["computes"] for row in suite.rows if row["impl"] == impl and "computes" in row}
     partial = [what for what in computes if what.endswith("only")]
     return f"{impl} ({partial[0]})" if partial else impl

@@ -1,4 +1,4 @@
-"""Variants of one configuration, as ``maris-fast ablate`` left them, in a table."""
+"""A table of variants of one configuration, from the record of ``maris-fast ablate``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from maris_fast.data_shards.synthetic.phrasing import KINDS
 
 
 def variants_block(record: Record, of: Collection[str] | None = None) -> str:
-    """oIoU of each row in percent, of all expressions and by kind; ``of``: names of the rows, None: all."""
+    """oIoU of each row in percent, over all expressions and by kind; ``of``: names of the rows, None: all."""
     if of is not None:
         variants = {name: record.variants[name] for name in record.variants if name in of}
         runs = {name: run for name, run in record.runs.items() if run["row"] in of}

@@ -1,6 +1,6 @@
-"""What every figure carries: where, with what and under which conditions it was measured.
+"""What every figure is stored with: where, with what and under which conditions it was measured.
 
-``maris-fast bench run`` runs the suites here and keeps their rows in bench/results/.
+``maris-fast bench run`` runs the suites of this folder and saves their rows in bench/results/.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ ROUNDS = 40
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """Device, versions and commit, once a run, instead of pytest-benchmark's own account."""
+    """Record device, versions and commit once per run, instead of pytest-benchmark's own information."""
     machine_info.clear()
     machine_info.update(environment(Ranks(DEVICE)), float32_matmul=torch.get_float32_matmul_precision())
 
 
 @pytest.fixture(scope="session")
 def copy_bandwidth() -> float:
-    """GB/s of a copy on the device, in this very run."""
+    """GB/s of a copy on the device, measured in the same run."""
     return copy_gbps(DEVICE)
 
 
 @pytest.fixture
 def conditions() -> dict[str, Any]:
-    """What a row tells beyond the run's device, versions and commit: on a CPU, how busy it was."""
+    """What a row records beyond the run's device, versions and commit: on a CPU, how busy it was."""
     return {} if ON_GPU else load_told()
 
 
@@ -59,10 +59,10 @@ def _own_stream() -> Iterator[None]:
 
 @pytest.fixture
 def measure(benchmark: Any, copy_bandwidth: float) -> Callable[..., None]:
-    """Times a function, waiting for the device, and writes ``told`` and what was measured into the row.
+    """Time a function, waiting for the device, and write ``told`` and the measurements into the row.
 
-    With ``must_move`` (bytes) told, the row has GB/s and their share of the copy's. ``ms`` are quantiles: on
-    a GPU of its own clock, on a CPU of the wall clock. ``host_us`` is the host's part of a call.
+    Given ``must_move`` (bytes), the row has GB/s and their share of the copy's. ``ms`` are quantiles: on a
+    GPU by its own clock, on a CPU by the wall clock. ``host_us`` is the host's part of a call.
     """
 
     def run(function: Callable[[], object], **told: Any) -> None:
@@ -86,7 +86,7 @@ def measure(benchmark: Any, copy_bandwidth: float) -> Callable[..., None]:
 
 
 def keep_now(row: dict[str, Any]) -> None:
-    """Appends a row to the file that ``maris-fast bench run`` named: a later case may end the process."""
+    """Append a row to the file named by ``maris-fast bench run``: a later case may end the process."""
     if ROWS_VARIABLE in os.environ:
         with Path(os.environ[ROWS_VARIABLE]).open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -94,7 +94,7 @@ def keep_now(row: dict[str, Any]) -> None:
 
 @pytest.fixture
 def measure_part(measure: Callable[..., None]) -> Callable[..., None]:
-    """Times a part of an operation, forward, backward or both, on given inputs and output's gradient."""
+    """Time a part of an operation (forward, backward or both) on given inputs and a given output gradient."""
 
     def run(
         part: str, forward: Callable[[], Tensor], inputs: Sequence[Tensor], gradient: Tensor, **told: Any

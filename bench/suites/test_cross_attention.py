@@ -17,7 +17,7 @@ from maris_fast.kernels.cross_attention.parity import Case, draw, failures
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
-# Eq. 8: pixels of 4:3 images to the query token and ten words, or as many words as are taken.
+# Eq. 8: from the pixels of 4:3 images to the query token and ten words, or the maximum number of words.
 SHAPES = (
     {
         "8 heads, 11 keys": Case(56, 3072, 11, 8, 32, 256, dtype=DTYPE),
@@ -57,7 +57,7 @@ def test_cross_attention(impl: Any, shape: str, part: str, measure_part: Callabl
     def forward() -> torch.Tensor:
         return operation(*inputs, key_mask=drawn.key_mask)
 
-    # x and out; their gradients and x again. Words are small.
+    # Forward: x and out; backward: their gradients and x again. Words are negligible.
     tensors = {"forward": 2, "backward": 3, "both": 5}[part]
     told = {"must_move": tensors * drawn.leaves["x"].nbytes, "impl": impl, **vars(case)}
     measure_part(part, forward, inputs, drawn.gradient, **(told | {"dtype": str(DTYPE)}))

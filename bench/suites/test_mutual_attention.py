@@ -1,6 +1,6 @@
 """Mutual-aware attention: forward, backward and both, its columns side by side.
 
-What the columns are, mutual_attention_columns.py says.
+mutual_attention_columns.py describes the columns.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from maris_fast.bench.mutual_attention_columns import (
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-# Of the narrowest column: what must move is the same for all.
+# Those of the narrowest column: ``must_move`` is the same for all columns.
 ELEMENT_BYTES = 2 if ON_GPU else 4
 
-# The 32 expressions of a training step, on as many images or fewer.
+# The 32 expressions of a training step, on 32 images or fewer.
 ON_GPU_SHAPES = {
     "training": Shape(32, 1, 4096, 32, 256),
     "training, 4:3": Shape(32, 1, 3072, 32, 256),
@@ -44,8 +44,8 @@ ON_GPU_SHAPES = {
     "large": Shape(8, 1, 4096, 32, 1024),
     "small": Shape(2, 1, 256, 16, 64),
 }
-# Never one pair alone: there torch.compile's CPU code of torch 2.11 gives wrong gradients of z_v and z_l, and
-# the proof refuses its figures.
+# Never a single pair: for it torch.compile's CPU code of torch 2.11 gives wrong gradients of z_v and z_l, and
+# the check rejects it.
 ON_CPU_SHAPES = {
     "small": Shape(2, 1, 256, 16, 64),
     "two images": Shape(2, 1, 1024, 20, 256),
@@ -78,7 +78,7 @@ def test_mutual_attention(shape: str, column: Column, part: Part, measure: Calla
         "dtype": str(column.leaves).removeprefix("torch."),
         "must_move": must_move(size, part, ELEMENT_BYTES),
     }
-    # A compiled backward may write into what was saved for it; run again and again it must not.
+    # A compiled backward may overwrite what was saved for it, which it must not do when run repeatedly.
     with autograd_config.patch(donated_buffer=part != "backward"), torch.set_grad_enabled(part != "forward"):
         try:
             outputs = forward(leaves)

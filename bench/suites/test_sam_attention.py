@@ -1,4 +1,4 @@
-"""SAM's attention with relative positions: segment-anything's, with its matrix, against ours, without it."""
+"""SAM's attention with relative positions: segment-anything's, which holds its matrix, against ours."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_sam_attention(shape: str, impl: str, measure: Callable[..., None]) -> N
         measure(lambda: module(x), impl=impl, dtype=str(DTYPE), **told)
 
 
-# A process of its own, as its peak memory is the figure.
+# Runs in a process of its own, since its peak memory is measured.
 WHOLE_ENCODER = """
 import resource, sys, time, torch
 from maris_fast.config import SamSettings

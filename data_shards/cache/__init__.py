@@ -1,4 +1,4 @@
-"""The feature cache: what the frozen encoders gave, once, as WebDataset shards with an index."""
+"""The feature cache: outputs of the frozen encoders, computed once, as WebDataset shards with an index."""
 
 from typing import TYPE_CHECKING, Any
 

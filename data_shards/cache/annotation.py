@@ -1,4 +1,4 @@
-"""The ``json`` member of an image group: all that is known of an image without encoding it."""
+"""The ``json`` member of an image group: everything known about an image without encoding it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class Annotation(Frozen):
-    """Made by ``of``, written by ``to_bytes``, read by ``model_validate_json``, whoever writes or reads."""
+    """Created by ``of``, written by ``to_bytes`` and read by ``model_validate_json`` in all of the code."""
 
     record: ImageRecord
     geometry: ImageGeometry
     tokens: tuple[tuple[str, ...], ...]
-    """Readable form of each expression's words, L_t of them."""
+    """Readable form of each expression's L_t words."""
     truncated: tuple[bool, ...]
-    """Of each expression, whether it was cut to ``encoders.text.max_words``."""
+    """Whether each expression was cut to ``encoders.text.max_words``."""
     word_offsets: tuple[int, ...]
-    """Rows of ``words.npy`` that belong to each expression, [E + 1]."""
+    """Offsets of each expression's rows in ``words.npy``, [E + 1]."""
     random_encoders: tuple[str, ...]
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class Annotation(Frozen):
         expressions: Sequence[TokenisedText | TextFeatures],
         encoders: EncodersProvenance,
     ) -> Annotation:
-        """Of an image whose expressions are tokenised."""
+        """Create the annotation of an image whose expressions are tokenised."""
         lengths = [len(expression.tokens) for expression in expressions]
         return cls(
             record=record,
@@ -62,10 +62,10 @@ class Annotation(Frozen):
 
     @classmethod
     def read(cls, content: bytes | bytearray, index: ShardIndex, image: int, where: str) -> Annotation:
-        """That of an image of the index; ``where`` it comes from, for messages.
+        """Read the annotation of an image of the index; ``where`` names its source in messages.
 
         Raises:
-            InputError: it is not what the cache's writer writes, or of another image.
+            InputError: it is not what the cache's writer writes, or belongs to another image.
         """
         try:
             annotation = cls.model_validate_json(content)
@@ -83,6 +83,6 @@ class Annotation(Frozen):
         return annotation
 
     def to_bytes(self) -> bytes:
-        """The same annotation gives the same bytes."""
+        """Serialise to JSON; the same annotation gives the same bytes."""
         content = self.model_dump(mode="json")
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

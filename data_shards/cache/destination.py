@@ -1,7 +1,7 @@
-"""Where a cache is written: a folder, or an address, to which each shard goes when it is whole.
+"""Where a cache is written: a folder, or an address to which each shard is uploaded once complete.
 
-Both have the same life: ``writing.json`` says what is written, shards get their name when they are whole,
-each after its index, and the manifest comes last.
+Both have the same life cycle: ``writing.json`` says what is being written, shards get their name when they
+are complete, each after its index, and the manifest is written last.
 """
 
 from __future__ import annotations
@@ -39,54 +39,54 @@ from maris_fast.system.object_store import ObjectStore
 
 WRITABLE = ("s3", "gs")
 PATIENCE = 240.0
-"""Seconds; a part of an upload, 5 MB, must be through in a quarter of it."""
+"""Seconds; a part of an upload, 5 MB, must complete in a quarter of it."""
 
 
 class Destination(Protocol):
-    """All raise InputError where others' files are in the way, and OSError or StoreError where it fails.
+    """Methods raise InputError if foreign files are in the way, and OSError or StoreError on failure.
 
     Attributes:
-        folder: of this machine, in which shards are written.
+        folder: local folder in which shards are written.
     """
 
     folder: Path
 
     def require_ours(self) -> None:
-        """Raises InputError: it holds something else than a cache."""
+        """Raise InputError if it holds anything other than a cache."""
 
     def manifest(self) -> CacheManifest | None:
-        """That of a complete cache."""
+        """The manifest of a complete cache; None if it is not complete."""
 
     def writing(self) -> Writing | None:
-        """What another process has announced."""
+        """What another process has announced, if any."""
 
     def announce(self, choose: Callable[[Writing | None], Writing]) -> None:
-        """Announces what ``choose`` makes of what others have."""
+        """Announce what ``choose`` returns, given what others have announced."""
 
     def list_left_out(self, rows: Sequence[LeftOutRow]) -> None:
-        """Writes the listing of what was left out."""
+        """Write the listing of what was left out."""
 
     def whole(self) -> Callable[[ShardPlan], bool]:
-        """Which shards are there now."""
+        """A predicate that says which shards are complete now."""
 
     def write(self, plan: ShardPlan, groups: Iterable[EncodedGroup], head: CacheHead, *, ahead: int) -> None:
-        """Writes a shard, as ``write_shard`` does."""
+        """Write a shard, as ``write_shard`` does."""
 
     def split_entry(self, shards: Sequence[ShardPlan]) -> SplitEntry:
-        """What the manifest says of a split whose shards are there."""
+        """The manifest's entry for a split whose shards are complete."""
 
     def finish(self, manifest: CacheManifest) -> None:
-        """Writes the manifest, and removes what a complete cache does not need."""
+        """Write the manifest, and remove what a complete cache does not need."""
 
     def bytes_needed(self, missing: Sequence[ShardPlan], processes: int) -> int:
-        """On the disk of ``folder``, by so many processes of this machine."""
+        """Bytes needed on the disk of ``folder`` by this many processes of this machine."""
 
     def too_small(self, feature_dtype: FeatureDtype) -> str:
-        """What to do about a disk that is."""
+        """Advice for a disk that is too small."""
 
 
 class FolderDestination:
-    """A folder."""
+    """A folder as the destination."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()  # a link to an empty folder is fine
@@ -146,16 +146,16 @@ class FolderDestination:
 
 
 class StoreDestination:
-    """An address; shards are written in a folder of this machine, uploaded, and removed there.
+    """An address; shards are written to a local folder, uploaded, and removed from it.
 
-    What an upload that failed has left in the folder is uploaded by the next start.
+    Shards that a failed upload left in the folder are uploaded on the next start.
 
     Args:
-        address: of a bucket that can be written.
-        scratch: where the folder is made; by default the system's temporary folder.
+        address: of a writable bucket.
+        scratch: where the folder is created; by default in the system's temporary folder.
 
     Raises:
-        ConfigError: addresses of this kind are not written, or obstore is not installed.
+        ConfigError: addresses of this kind cannot be written to, or obstore is not installed.
     """
 
     def __init__(self, address: StoreAddress, scratch: Path | None) -> None:
@@ -183,10 +183,10 @@ class StoreDestination:
     def announce(self, choose: Callable[[Writing | None], Writing]) -> None:
         there = self.writing()
         chosen = _json(choose(there))
-        # Of two first processes the later one stays: what they plan for the same settings is the same.
+        # If two processes are first at once, the later write wins: same settings give the same plan.
         if there is None and MANIFEST not in self._store.sizes():
             self._store.put(WRITING, chosen)
-        # Of other settings, or another data set: their shards may have the same sizes.
+        # One folder per plan: shards of other settings or data sets may have the same sizes.
         self.folder = self.folder / hashlib.sha256(chosen).hexdigest()[:16]
         with writing(self.folder, "`scratch`"):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -220,7 +220,7 @@ class StoreDestination:
     def finish(self, manifest: CacheManifest) -> None:
         self._store.put(MANIFEST, _json_of_manifest(manifest))
         self._store.remove(WRITING)
-        with contextlib.suppress(OSError):  # others' shards on their way
+        with contextlib.suppress(OSError):  # other processes' shards, still to be uploaded
             self.folder.rmdir()
 
     def bytes_needed(self, missing: Sequence[ShardPlan], processes: int) -> int:
@@ -231,15 +231,15 @@ class StoreDestination:
 
 
 def destination_of(out: Path | StoreAddress, scratch: Path | None) -> Destination:
-    """For a folder or an address."""
+    """The destination for a folder or an address."""
     return FolderDestination(out) if isinstance(out, Path) else StoreDestination(out, scratch)
 
 
 def free_bytes(folder: Path) -> int:
-    """Free for a cache in ``folder``: on the disk, or in shards that are half written."""
+    """Bytes available for a cache in ``folder``: free on the disk, or taken by half-written shards."""
     half_written = 0
     for part in folder.glob(f"*{PART}"):
-        with contextlib.suppress(FileNotFoundError):  # it may be whole by now
+        with contextlib.suppress(FileNotFoundError):  # it may be complete by now
             half_written += part.stat().st_size
     while not folder.exists():
         folder = folder.parent

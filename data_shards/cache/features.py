@@ -1,4 +1,4 @@
-"""Feature maps as they are stored: int8 or fp8 with a scale a channel and image, or bfloat16."""
+"""Stored form of feature maps: int8 or fp8 with a scale per channel and image, or bfloat16."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class Stored:
-    """A number's type in the shard; ``bits`` is how a ``.npy`` holds it, as numpy knows no 8-bit floats."""
+    """Type of the numbers in a shard; ``bits`` is their type in a ``.npy``, as numpy has no 8-bit floats."""
 
     dtype: torch.dtype
     bits: type[np.generic]
     largest: float | None
-    """What a channel's largest magnitude becomes; None: no scales."""
+    """Stored value of a channel's largest magnitude; None: no scales."""
 
 
 STORED: dict[FeatureDtype, Stored] = {
@@ -34,15 +34,15 @@ STORED: dict[FeatureDtype, Stored] = {
 
 
 def to_stored(level: Tensor, dtype: FeatureDtype) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-    """Stored features and their scales: ``level`` is about ``q * scale``.
+    """Stored features and their scales: ``level`` is approximately ``q * scale``.
 
     Args:
         level: float [h, w, C_v].
-        dtype: what is stored.
+        dtype: the stored type.
 
     Returns:
         q, [h, w, C_v] as the ``bits`` of ``STORED[dtype]``, and scale, float32 [C_v]: the channel's largest
-        magnitude over the largest stored number, 0 for a channel of zeros. None for bf16.
+        magnitude divided by the largest stored number, 0 for a channel of zeros. None for bf16.
 
     Raises:
         InputError: a feature is not finite.
@@ -62,33 +62,33 @@ def to_stored(level: Tensor, dtype: FeatureDtype) -> tuple[NDArray[Any], NDArray
 
 
 def as_tensor(bits: NDArray[Any], dtype: FeatureDtype) -> Tensor:
-    """The stored numbers as a tensor of their own type, over the same memory."""
+    """The stored numbers as a tensor of their own type, sharing the memory."""
     stored = STORED[dtype]
     return torch.from_numpy(bits.view(np.uint8)).view(stored.dtype).view(bits.shape)
 
 
 def from_stored(q: Tensor, scale: Tensor | None, out: Tensor) -> None:
-    """Features from what was stored.
+    """Convert stored numbers to features, in ``out``.
 
     Args:
-        q: ``as_tensor``'s [..., h, w, C_v].
+        q: from ``as_tensor``, [..., h, w, C_v].
         scale: float32, [C_v] or broadcasting to q; None for bf16.
-        out: float of q's shape, on the device of the others.
+        out: float of q's shape, on the same device.
     """
     if scale is None:
         out.copy_(q)
     elif q.is_cuda and not q.is_floating_point():
         torch.mul(q, scale, out=out)  # one pass; torch has no products of 8-bit floats
     else:
-        # On a CPU two passes over what is in its cache: a product of mixed types makes copies of both.
+        # On a CPU, two passes over cached data: a product of mixed types copies both operands.
         out.copy_(q).mul_(scale)
 
 
 def to_float16(values: Tensor, *, what: str, remedy: str) -> NDArray[np.float16]:
-    """Float16 of ``values``, any shape.
+    """Convert ``values``, of any shape, to float16.
 
     Raises:
-        InputError: a value is not finite or beyond float16; the message names ``what`` and the ``remedy``.
+        InputError: a value is not finite or exceeds float16; the message names ``what`` and the ``remedy``.
     """
     largest = values.abs().max().item() if values.numel() else 0.0
     if not largest <= _FLOAT16_MAX:

@@ -24,7 +24,7 @@ from maris_fast.geometry import ImageGeometry
 
 @dataclass(frozen=True)
 class EncodedGroup:
-    """An image with everything that training, evaluation and pictures need of it."""
+    """An image with everything that training, evaluation and pictures need."""
 
     record: ImageRecord
     geometry: ImageGeometry
@@ -38,7 +38,7 @@ class EncodedGroup:
 
 @dataclass(frozen=True)
 class Member:
-    """A file of the shard; ``payload`` bytes at its end are the content, what is before is numpy's header."""
+    """A file of the shard; its last ``payload`` bytes are the data, after numpy's header if it has one."""
 
     content: bytes
     payload: int
@@ -52,7 +52,7 @@ def members(group: EncodedGroup, head: CacheHead) -> dict[str, Member]:
     """The group's members by name.
 
     Raises:
-        InputError: features that the stored dtype cannot hold; names the image.
+        InputError: features that the stored dtype cannot hold; the message names the image.
     """
     try:
         arrays = _feature_arrays(group.levels, head.feature_dtype)

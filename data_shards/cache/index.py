@@ -1,7 +1,7 @@
-"""A shard's sidecar index: where each member's bytes lie, and all that planning an epoch needs.
+"""A shard's sidecar index: the position of each member's bytes, and all that planning an epoch needs.
 
-Columns of numbers, one row an image or an expression, in an ``.npz`` that loads without pickle: an index
-of 100,000 images is read in a fraction of a second, and no tar header is parsed to read a sample.
+Numeric columns, one row per image or expression, in an ``.npz`` that loads without pickle: an index of
+100,000 images is read in a fraction of a second, and no tar header is parsed to read a sample.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from maris_fast.geometry import ImageGeometry
 
 
 def object_of(record: ImageRecord, target: int) -> int:
-    """A number for what a target means, equal within an image where two targets mean the same.
+    """A number for what a target refers to, equal for targets of an image that refer to the same objects.
 
-    The annotation's id for a single object; for several or none, -1 and below.
+    The annotation's id for a single object; a negative number for several or none.
     """
     ann_ids = record.targets[target].ann_ids
     if len(ann_ids) == 1:
@@ -51,25 +51,25 @@ class ShardIndex:
     """Columns over the I images, M members and E expressions of a shard."""
 
     image_id: NDArray[np.int64]
-    """[I]; the key in the shard is its 12 digits."""
+    """[I]; as 12 digits, the key in the shard."""
     geometry: NDArray[np.int32]
     """[I, 6]: the columns of ``Geometries``."""
     targets: NDArray[np.int32]
-    """[I]: masks of the image, T."""
+    """[I]: number of masks of the image, T."""
     offset: NDArray[np.int64]
-    """[I, M]: where a member's payload starts in the shard; of an array, its numbers, not its header."""
+    """[I, M]: where a member's payload starts in the shard; for an array its data, after the header."""
     size: NDArray[np.int64]
     """[I, M]: bytes of the payload."""
     crc: NDArray[np.uint32]
     """[I, M]: CRC-32C of the payload."""
     expression_offset: NDArray[np.int64]
-    """[I + 1]: rows of the columns below that belong to each image."""
+    """[I + 1]: offsets of each image's rows in the columns below."""
     words: NDArray[np.int32]
-    """[E]: words of each expression, L_t."""
+    """[E]: number of words of each expression, L_t."""
     target: NDArray[np.int32]
-    """[E]: which of the image's masks it means."""
+    """[E]: which of the image's masks it refers to."""
     object: NDArray[np.int64]
-    """[E]: what ``object_of`` says of that mask; two targets may be the same object."""
+    """[E]: ``object_of`` that mask; two targets may be the same object."""
 
     @property
     def images(self) -> int:
@@ -95,10 +95,10 @@ class ShardIndex:
 
     @classmethod
     def from_bytes(cls, content: bytes, path: Path | StoreAddress) -> ShardIndex:
-        """Columns from a file's content; ``path`` is for messages. They take no more memory than the content.
+        """The columns in a file's content, without using more memory than it; ``path`` is for messages.
 
         Raises:
-            InputError: not an index, a column is missing or of another type, or they do not fit each other.
+            InputError: not an index, a column is missing or has another type, or columns are inconsistent.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as columns:
@@ -111,7 +111,7 @@ class ShardIndex:
     def _require_consistent(self) -> None:
         """
         Raises:
-            ValueError: types or shapes are not those of an index, or expressions do not go round the images.
+            ValueError: types or shapes are not those of an index, or expressions do not match the images.
         """
         members = self.offset.shape[1] if self.offset.ndim == 2 else 0
         for name, (dtype, shape) in _layout(len(self.image_id), members, len(self.words)).items():
@@ -124,13 +124,13 @@ class ShardIndex:
 
     @classmethod
     def zeros(cls, images: int, members: int, expressions: int) -> ShardIndex:
-        """Columns of the right types and shapes with nothing in them."""
+        """Columns of the right types and shapes, filled with zeros."""
         layout = _layout(images, members, expressions)
         return cls(**{name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()})
 
     @classmethod
     def concatenate(cls, parts: Sequence[ShardIndex]) -> ShardIndex:
-        """One index over several shards' images; offsets stay those within each shard."""
+        """One index over several shards' images; offsets stay relative to each shard."""
         joined = {
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
             for field in fields(cls)
@@ -158,15 +158,15 @@ def _layout(images: int, members: int, expressions: int) -> dict[str, tuple[np.d
 
 
 def most_bytes(images: int, members: int, expressions: int) -> int:
-    """What the file of an index with so many rows takes at most."""
+    """Upper bound on the file size of an index with this many rows."""
     columns = _layout(images, members, expressions).values()
     return sum(math.prod(shape) * dtype.itemsize + _BYTES_ABOUT_A_COLUMN for dtype, shape in columns)
 
 
 _BYTES_ABOUT_A_COLUMN = 1024
-"""Headers of zip and numpy, and more."""
+"""Generous allowance for the headers of zip and numpy."""
 
-# numpy evaluates an array's header as Python, which for a thousand indexes takes longer than all the rest.
+# numpy evaluates array headers as Python, which for a thousand indexes takes longer than everything else.
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '(<[iu]\d)', 'fortran_order': False, "
     rb"'shape': \((\d+),(?: (\d+))?\), \}",
@@ -175,7 +175,7 @@ _HEADER = re.compile(
 
 
 def _column(columns: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """An array as ``np.savez`` writes it: what is packed may be a thousand times larger than its file."""
+    """Read an array as ``np.savez`` writes it; a compressed one may be a thousand times its file's size."""
     place = columns.getinfo(f"{name}.npy")
     if place.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is packed, which no writer of this program does")

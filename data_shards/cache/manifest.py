@@ -1,12 +1,12 @@
-"""The head of a cache: what is in it, what made it, and where.
+"""The head of a cache: its contents, how they were made, and in which files they are.
 
 A cache is a folder::
 
     manifest.json                      this file, written last
-    <split>-000000.tar                 a WebDataset shard, one group of members an image
+    <split>-000000.tar                 a WebDataset shard, one group of members per image
     <split>-000000.index.npz           where each member lies in the shard (see ``index``)
 
-and ``writing.json`` in the manifest's place while shards are missing.
+with ``writing.json`` in the manifest's place while shards are missing.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 WRITING = "writing.json"
 MOST_BYTES = 2**26
-"""Of either; a manifest has 200 a shard."""
+"""Size limit of either file; a manifest has 200 bytes per shard."""
 
 TAR_BLOCK = 512
-"""Of a tar: one header, and what members are padded to."""
+"""Bytes of a tar header, and the unit that members are padded to."""
 
 LEVELS = ("level1.npy", "level2.npy", "level3.npy")
 ANNOTATION, MASKS, SCALES, WORDS = "json", "masks.npy", "scales.npy", "words.npy"
 
 
 def members_of(feature_dtype: FeatureDtype) -> tuple[str, ...]:
-    """Names of an image's members behind its key, in the order in which they stand in the shard."""
+    """Names of an image's members, after its key, in the order in which they are in the shard."""
     scales = () if feature_dtype == "bf16" else (SCALES,)
     return tuple(sorted((ANNOTATION, *LEVELS, MASKS, WORDS, *scales)))
 
@@ -66,7 +66,7 @@ class ShardEntry(Frozen):
 
     @model_validator(mode="after")
     def _has_room(self) -> ShardEntry:
-        """So that an index is read whose size the shard bears out."""
+        """Require counts that the shard's size allows, as they bound the index that is read."""
         if TAR_BLOCK * self.images > self.bytes or self.expressions > self.bytes:
             raise ValueError(
                 f"shard {self.name} of {self.bytes:,} bytes cannot hold {self.images:,} images with "
@@ -89,7 +89,7 @@ class SplitEntry(Frozen):
 
 
 class WrittenWith(Frozen):
-    """What the shards' bytes follow from, besides the encoders and the stored dtype."""
+    """What the shards' bytes depend on, besides the encoders and the stored dtype."""
 
     records_sha256: dict[str, str] = Field(description="of each split's records")
     shard_bytes: int
@@ -99,11 +99,11 @@ class WrittenWith(Frozen):
 
 
 LeftOutSentences = dict[str, dict[int, tuple[int, ...]]]
-"""Ids of sentences by split and image; none: the image with all that is said about it."""
+"""Ids of sentences by split and image; an empty tuple: the image with all its sentences."""
 
 
 class CacheHead(Frozen):
-    """All that is known of a cache before its first image is encoded."""
+    """Everything known about a cache before its first image is encoded."""
 
     format_version: int = FORMAT_VERSION
     dataset: DatasetInfo
@@ -124,14 +124,14 @@ class CacheHead(Frozen):
 
     @model_serializer(mode="wrap")
     def _of_what_there_is(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without an empty ``left_out``, so that checksums of older caches fit."""
+        """Omit an empty ``left_out``, so that checksums of older caches still match."""
         written: dict[str, Any] = whole(self)
         if not self.left_out:
             written.pop("left_out", None)
         return written
 
     def differences(self, other: CacheHead) -> list[str]:
-        """Why shards of the two cannot stand in one cache, a line each; where files lie does not count."""
+        """Reasons why the two's shards cannot be in one cache, one per line; file locations are ignored."""
         lines = self.encoders.differences(other.encoders)
         attention = (head.encoder_settings.sam.attention for head in (self, other))
         lines += _difference("encoders.sam.attention", *attention)
@@ -153,10 +153,10 @@ class CacheManifest(CacheHead):
     sha256: str = Field("", description="of all other fields, as this program writes them")
 
     def of_split(self, split: str, cache: object) -> SplitEntry:
-        """What there is of a split; ``cache`` is where, for the message.
+        """The entry of a split; ``cache`` names the cache in the message.
 
         Raises:
-            InputError: no such split; the message lists those there are.
+            InputError: no such split; the message lists the existing ones.
         """
         if split not in self.splits:
             raise InputError(
@@ -165,7 +165,7 @@ class CacheManifest(CacheHead):
         return self.splits[split]
 
     def sealed(self) -> CacheManifest:
-        """The same with its checksum."""
+        """A copy with its checksum."""
         return self.model_copy(update={"sha256": self.digest()})
 
     def digest(self) -> str:
@@ -173,7 +173,7 @@ class CacheManifest(CacheHead):
 
 
 class ShardPlan(Frozen):
-    """A shard before it is written: which records, and exactly how many bytes."""
+    """A shard before it is written: its records, and its exact size in bytes."""
 
     split: FileName
     number: int
@@ -195,7 +195,7 @@ class ShardPlan(Frozen):
 
 
 class Writing(Frozen):
-    """``writing.json``: a cache that is not complete yet; any number of processes work it off."""
+    """``writing.json``: a cache that is not complete yet; any number of processes work on it."""
 
     head: CacheHead
     plan: tuple[ShardPlan, ...]
@@ -205,7 +205,7 @@ def read_manifest(place: str | PathLike[str] | StoreAddress | ObjectStore) -> Ca
     """The manifest of the cache in a folder or below an address.
 
     Raises:
-        InputError: no cache there, one that this program does not read, or a server that does not give it.
+        InputError: no cache, one that this program does not read, or a server that does not deliver it.
     """
     files = files_of(place)
     path = files / MANIFEST
@@ -248,7 +248,7 @@ def _require_complete(folder: Path) -> None:
 
 
 def read_writing(files: Files) -> Writing:
-    """What ``writing.json`` in a folder or below an address says.
+    """The content of ``writing.json`` in a folder or below an address.
 
     Raises:
         InputError: it is damaged, or of another version.

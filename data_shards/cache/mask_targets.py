@@ -11,10 +11,10 @@ from maris_fast.geometry import MASK_STRIDE, PATCH, ImageGeometry
 
 
 def mask_target(mask: NDArray[np.bool_], geometry: ImageGeometry) -> NDArray[np.bool_]:
-    """What the decoder's logits should say: the mask resized as the image was, at a quarter of its pixels.
+    """The target of the decoder's logits: the mask resized like the image, at a quarter of its resolution.
 
-    Bilinear (antialiased) to the resized image, zero up to the grid's border, the mean of 4 x 4 blocks,
-    true from 0.5 on. An object too small for that keeps its best covered pixels: a target must not vanish.
+    Resized bilinearly (antialiased), zero-padded to the grid's border, averaged over 4 x 4 blocks, and true
+    from 0.5 on. An object too small for that keeps its best-covered pixels: a target must not vanish.
 
     Args:
         mask: [height, width].

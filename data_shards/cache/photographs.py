@@ -12,34 +12,34 @@ from maris_fast.errors import InputError
 from maris_fast.images import NoImageError, Upload, check_image, load_image
 
 HEAD_BYTES = 1 << 17
-"""Of a file at an address, in which most formats tell the image's size."""
+"""Bytes read first of a file at an address; most formats have the image's size in them."""
 PATIENCE = 240.0
-"""Seconds for a request: as long a pause of the server costs no encoded shard."""
+"""Seconds for a request, so that a server outage of that length loses no encoded shard."""
 
 
 class Photographs:
-    """Opens the images of records. For any thread.
+    """Opens the images of records; thread-safe.
 
     Args:
         place: ``DatasetInfo.image_root``, a folder or an address.
 
     Raises:
-        ArgumentError, ConfigError: of an address, see ``files_of``.
+        ArgumentError, ConfigError: for an address, see ``files_of``.
     """
 
     def __init__(self, place: str) -> None:
         self._files: Files = files_of(place, PATIENCE)
 
     def path(self, record: ImageRecord) -> Path | None:
-        """The file here; None: it is at an address."""
+        """The local file; None if it is at an address."""
         return self._files / record.image if isinstance(self._files, Path) else None
 
     def check(self, record: ImageRecord) -> None:
-        """Look at the head of the record's image; at an address, at the whole file only where that is needed.
+        """Check the head of the record's image; at an address, the whole file is fetched only if needed.
 
         Raises:
             InputError: as ``images.check_image``.
-            StoreError: of the server.
+            StoreError: the server fails.
         """
         size = record.height, record.width
         if (path := self.path(record)) is not None:

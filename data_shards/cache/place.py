@@ -13,16 +13,16 @@ from maris_fast.config import StoreAddress, cache_place
 from maris_fast.system.object_store import ObjectStore, StoreError
 
 PATIENCE = 30.0
-"""Seconds for a request where no setting says how many."""
+"""Default seconds for a request, where no setting gives them."""
 
 Files = Path | ObjectStore
 
 
 def files_of(place: str | os.PathLike[str] | StoreAddress | ObjectStore, patience: float = PATIENCE) -> Files:
-    """What reads the files of a folder, or of an address within ``patience`` seconds a request.
+    """Access to the files of a folder, or of an address within ``patience`` seconds per request.
 
     Raises:
-        ArgumentError: an address of a kind that is not read.
+        ArgumentError: addresses of this kind are not supported.
         ConfigError: obstore, which reads addresses, is not installed.
     """
     if isinstance(place, ObjectStore):
@@ -32,12 +32,12 @@ def files_of(place: str | os.PathLike[str] | StoreAddress | ObjectStore, patienc
 
 
 def read_start(files: Files, name: str, count: int) -> bytes:
-    """The first ``count`` bytes of a file, all if it has fewer.
+    """The first ``count`` bytes of a file, or all if it has fewer.
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: of the disk.
-        StoreError: of the server.
+        OSError: the disk fails.
+        StoreError: the server fails.
     """
     if isinstance(files, Path):
         with (files / name).open("rb") as file:
@@ -47,7 +47,7 @@ def read_start(files: Files, name: str, count: int) -> bytes:
 
 
 def size_of(files: Files, name: str) -> int:
-    """Bytes of a file; raises as ``read_start``."""
+    """Size of a file in bytes; raises as ``read_start``."""
     if isinstance(files, Path):
         return (files / name).stat().st_size
     with _missing():
@@ -56,7 +56,7 @@ def size_of(files: Files, name: str) -> int:
 
 @contextmanager
 def opened(files: Files, name: str, size: int) -> Iterator[BinaryIO]:
-    """A file to read in any order; of an address, its first ``size`` bytes in a file without a name.
+    """A file to read in any order; at an address, its first ``size`` bytes in an unnamed temporary file.
 
     Raises as ``read_start``.
     """

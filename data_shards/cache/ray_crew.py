@@ -1,7 +1,7 @@
-"""A cache written by workers of a Ray cluster: each that is free takes the next shard.
+"""Write a cache with workers of a Ray cluster: each free worker takes the next shard.
 
-A worker writes a shard as ``CacheJob`` does, so its bytes are those of the other ways. What a lost worker was
-writing is begun anew by another. Nodes that join while the work goes on get workers as well.
+A worker writes a shard as ``CacheJob`` does, so the bytes are the same as without Ray. A shard that a lost
+worker was writing is started again by another. Nodes that join during the work get workers as well.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from maris_fast.system.progress import counting
 from maris_fast.system.ray_cluster import ray_cluster
 
 LOOK = 0.5
-"""Seconds between looks at nodes and workers."""
+"""Seconds between polls of nodes and workers."""
 PATIENCE = 120.0
-"""Seconds in which a worker must start, or give a sign of life, before there counts as none."""
+"""Seconds after which the run fails if no worker has started or given a sign of life."""
 BUSY = 10.0
-"""Seconds in which a worker starts on a node that has room for it; another node gets one instead."""
+"""Seconds for a worker to start on a node with room; after that another node gets one instead."""
 GRACE = 30.0
-"""Seconds in which workers that are stopped end the image that they are at."""
+"""Seconds for stopped workers to finish their current image."""
 DEATHS = 4
-"""Workers that one shard, or the starts on one node, may cost."""
+"""Number of workers lost at one shard, or at the start on one node, that ends the run."""
 ASKED = "asked"
-"""Calls of this group are answered while a shard is written."""
+"""Concurrency group whose calls are answered while a shard is being written."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class _Call:
 
 @dataclass
 class _Member:
-    """A worker, where it is, and what it is doing; without a call it starts."""
+    """A worker, its node, and its current call; a ``ref`` without a call is its start."""
 
     actor: Any
     node: str
@@ -70,11 +70,11 @@ class _Member:
 
 
 def room(resources: dict[str, float], device: str, workers: int | None) -> tuple[int, int]:
-    """How many workers a node gets, and the cores of each, which decode beside a GPU, or encode.
+    """The number of workers for a node, and the cores of each, to decode beside a GPU or to encode.
 
     Args:
         resources: of the node, as Ray names them.
-        workers: as of ``RayJob``.
+        workers: as for ``RayJob``.
     """
     cores = int(resources.get("CPU", 0))
     if device == "cuda":
@@ -86,15 +86,15 @@ def room(resources: dict[str, float], device: str, workers: int | None) -> tuple
 
 
 class RayJob:
-    """``CacheJob`` on a Ray cluster; it is entered, and stops its workers when it is left.
+    """``CacheJob`` on a Ray cluster; a context manager that stops its workers on exit.
 
     Args:
-        workers: on each node; None for one a GPU, and one a node without GPUs. At most one a GPU or core.
+        workers: per node; None for one per GPU, and one per node without GPUs. At most one per GPU or core.
 
-    Others as of ``write_cache``.
+    Other arguments as for ``write_cache``.
 
     Raises:
-        ConfigError: by ``__enter__``, Ray is not installed, or cannot connect.
+        ConfigError: from ``__enter__``, if Ray is not installed or cannot connect.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class RayJob:
         self._planned: Outlook | None = None
         self._announced = False
         self.written_by: dict[str, str] = {}
-        """Ids of nodes, by the shards that they have written now."""
+        """Ids of nodes, by the names of the shards that they wrote in this run."""
         self._stack = ExitStack()
 
     def __enter__(self) -> RayJob:
@@ -145,12 +145,12 @@ class RayJob:
         return self._planned.writing.plan if self._planned else ()
 
     def written(self) -> int:
-        """Shards that are there now."""
+        """Number of shards that are complete now."""
         missing = self._planned.missing if self._planned else ()
         return len(self.plan) - len(missing) + len(self.written_by)
 
     def outlook(self, *, estimate: bool) -> Outlook:
-        """As ``CacheJob.outlook``, by the first worker; raises as ``write``."""
+        """Like ``CacheJob.outlook``, by the first worker; raises as ``write``."""
         call = _Call("outlook", (estimate,))
         with _Bar() as bar:
 
@@ -168,8 +168,8 @@ class RayJob:
         """Write the missing shards, and the manifest.
 
         Raises:
-            InputError: as ``CacheJob.write``, with the node; workers of other versions; a folder that not
-                all nodes share; a shard that ends every worker; no workers.
+            InputError: as ``CacheJob.write``, naming the node; workers with other versions; a folder that not
+                all nodes share; a shard that crashes every worker; no workers.
         """
         planned = self._planned or self.outlook(estimate=False)
         self._run([_Call("announce")])
@@ -198,7 +198,7 @@ class RayJob:
         return manifest
 
     def _run(self, calls: Sequence[_Call], show: Callable[[], None] = lambda: None) -> None:
-        """Have the calls made, each by any worker."""
+        """Execute the calls, each on any worker."""
         todo = deque(calls)
         self._heard = time.monotonic()
         try:
@@ -227,7 +227,7 @@ class RayJob:
         return room(node["Resources"], self._request.settings.device, self._workers)
 
     def _recruit(self, most: int) -> None:
-        """Start workers where nodes have none yet, up to ``most`` beside those that wait for busy nodes."""
+        """Start workers on nodes with room, up to ``most``, not counting those that wait for busy nodes."""
         for node, known in self._nodes().items():
             count, cores = self._room(known)
             there = sum(member.node == node for member in self._members)
@@ -261,14 +261,14 @@ class RayJob:
         return [refs[ref] for ref in (*first, *more)]
 
     def _settle(self, member: _Member, todo: deque[_Call]) -> None:
-        """Take what a call has come to; interrupted, it can be taken again."""
+        """Process a call's outcome; if interrupted, this can be repeated."""
         call = member.call
         try:
             result = self._ray.get(member.ref)
         except self._ray.exceptions.RayActorError as error:
             self._lose(member, call, error)
             if call:
-                todo.append(call)  # behind the others: one that ends every worker keeps none of them waiting
+                todo.append(call)  # last, so that a shard that crashes every worker delays no other
             return
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, MarisError):
@@ -285,11 +285,11 @@ class RayJob:
     def _lose(self, member: _Member, call: _Call | None, error: Exception) -> None:
         self._members.remove(member)
         with suppress(Exception):
-            self._ray.kill(member.actor)  # it may live, out of reach
+            self._ray.kill(member.actor)  # it may be alive but unreachable
         what = str(call) if call else "the start"
         self._deaths[str(call or member.node)] += 1
         if self._deaths[str(call or member.node)] >= DEATHS:
-            # Of a traceback, or of what Ray knows of a process, the last line says most.
+            # The last line of a traceback, or of what Ray knows about a process, is the most informative.
             reason = str(error).partition(" Some common causes")[0].strip().splitlines()[-1].strip()
             raise InputError(
                 f"{DEATHS} workers ended at {what}, the last on node {member.node_name} ({reason}); look "
@@ -299,17 +299,17 @@ class RayJob:
         log.warning("a worker on node %s ended at %s; another takes over", member.node_name, what)
 
     def _listen(self) -> None:
-        """Ask all workers how far they are.
+        """Poll the progress of all workers.
 
         Raises:
-            InputError: none has answered for long.
+            InputError: none has answered for ``PATIENCE`` seconds.
         """
         now = time.monotonic()
         for member in self._members:
             if member.answer is None:
                 member.answer = member.ask(member.actor.count)
             elif self._ray.wait([member.answer], timeout=0)[0]:
-                with suppress(self._ray.exceptions.RayError):  # the call tells
+                with suppress(self._ray.exceptions.RayError):  # the call reports it
                     member.count, self._heard = self._ray.get(member.answer), now
                     member.answered = True
                 member.answer = None
@@ -324,7 +324,7 @@ class RayJob:
             )
 
     def _stop(self) -> None:
-        """End all workers; those that write clean up first."""
+        """End all workers; those that are writing clean up first."""
         writing = {member.ref: member for member in self._members if member.call and member.call.shard}
         for member in writing.values():
             member.ask(member.actor.stop)
@@ -339,7 +339,7 @@ class RayJob:
 
 
 class _Bar:
-    """A bar that follows a number; work that is lost and done again is not shown twice."""
+    """A progress bar that follows a count; work that is lost and repeated is not shown twice."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -352,7 +352,7 @@ class _Bar:
         self._stack.close()
 
     def at(self, what: str, total: int, first: int, done: int) -> None:
-        """``done`` of ``total``, of which ``first`` were there before."""
+        """Show ``done`` of ``total``, of which ``first`` were done before."""
         if not self.begun:
             self.begun, self._shown = True, first
             self._advance = self._stack.enter_context(counting(what, total, first))

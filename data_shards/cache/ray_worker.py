@@ -1,4 +1,4 @@
-"""An actor of Ray that writes shards: it loads the encoders once, then takes one shard after the other."""
+"""A Ray actor that writes shards: it loads the encoders once, then takes one shard after another."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from maris_fast.errors import ConfigError, InputError, MarisError
 T = TypeVar("T")
 
 UNSEEN = 10.0
-"""Seconds after which a network file system shows one machine what another has written."""
+"""Seconds until a network file system shows one machine what another has written."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Arguments of ``write_cache``, for all workers; the folder from which paths count; versions to have."""
+    """Arguments of ``write_cache`` for all workers, the folder of relative paths, and required versions."""
 
     folder: Path
     dataset: Path
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Count:
-    """How far a piece of work is, in images."""
+    """Progress of a piece of work, in images."""
 
     what: str = ""
     total: int = 0
@@ -50,12 +50,12 @@ class Count:
 
 
 def versions() -> dict[str, str]:
-    """Of what shards follow from; Ray itself compares its own and Python's."""
+    """Versions that shards depend on; Ray itself compares its own and Python's."""
     return {"maris-fast": maris_fast.__version__, "torch": version("torch")}
 
 
 class RayWorker:
-    """All but ``count`` and ``stop`` goes through ``call``, one call at a time."""
+    """All methods but ``count`` and ``stop`` are called through ``call``, one at a time."""
 
     def __init__(self) -> None:
         self._count = Count()
@@ -63,10 +63,10 @@ class RayWorker:
         self._announced = False
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """A method by name.
+        """Call a method by name.
 
         Raises:
-            InputError: for every error of ours, as not all of them can be sent to another process.
+            InputError: for every MarisError, as not all of them can be sent to another process.
         """
         try:
             return getattr(self, name)(*arguments)
@@ -77,21 +77,21 @@ class RayWorker:
         return self._count
 
     def stop(self) -> None:
-        """Ends the running call before its next image, with nothing left half written."""
+        """End the running call before its next image, leaving nothing half written."""
         self._stopped.set()
 
     def join(self, request: Request, of_node: int, announced: bool) -> None:
-        """Load the encoders, and plan; or take the plan that another worker has announced.
+        """Load the encoders and plan, or take the plan that another worker has announced.
 
         Args:
-            of_node: workers of this node, which share its disk.
+            of_node: number of workers on this node, which share its disk.
         """
         if (own := versions()) != request.versions:
             raise ConfigError(
                 f"this node has {_listed(own)}, the command {_listed(request.versions)}; install the same "
                 "versions on all nodes, as shards depend on them"
             )
-        with suppress(OSError):  # nothing may be meant by it
+        with suppress(OSError):  # all paths may be absolute
             os.chdir(request.folder)
         if announced:
             _require_shared(request)
@@ -120,7 +120,7 @@ class RayWorker:
             self._job.write_shard(shard, advance)
 
     def finish(self) -> CacheManifest | None:
-        """The manifest, or None if shards are missing that other workers have written."""
+        """The manifest, or None if shards written by other workers are missing."""
         return _awaited(self._job.finish)
 
     @contextmanager

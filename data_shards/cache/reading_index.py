@@ -1,4 +1,4 @@
-"""A shard's index from its file: no larger than the manifest says, and with no number that cannot be."""
+"""Read a shard's index: no larger than the manifest says, and without impossible numbers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from maris_fast.images import MOST_PIXELS
 
 
 def read_index(files: Files, entry: ShardEntry, manifest: CacheManifest) -> ShardIndex:
-    """The index of a shard of the cache that ``files`` reads.
+    """The index of a shard of the cache in ``files``.
 
     Raises:
         InputError: it is not the one that the manifest describes.
         OSError: there is none, or it cannot be read.
-        StoreError: the server does not give it.
+        StoreError: the server does not deliver it.
     """
     members = members_of(manifest.feature_dtype)
     most = most_bytes(entry.images, len(members), entry.expressions)
@@ -50,10 +50,10 @@ def read_index(files: Files, entry: ShardEntry, manifest: CacheManifest) -> Shar
 def impossible(
     index: ShardIndex, shard_bytes: NDArray[np.int64], manifest: CacheManifest
 ) -> tuple[int, str] | None:
-    """The first image with numbers that a reader must not use, and what is wrong; None: there is none.
+    """The first image with numbers that a reader must not use, and what is wrong; None if all are valid.
 
     Args:
-        shard_bytes: [I], of the shard that each image lies in.
+        shard_bytes: [I], size of the shard that contains each image.
     """
     for what, possible in _checks(index, shard_bytes, manifest):
         if not possible.all():
@@ -64,7 +64,7 @@ def impossible(
 def _checks(
     index: ShardIndex, shard_bytes: NDArray[np.int64], manifest: CacheManifest
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """[I] each; only where one holds do the products of the next not overflow."""
+    """Checks, [I] each; a check's products cannot overflow where the check before it holds."""
     height, width, h_px, w_px, h, w = (column.astype(np.int64) for column in index.geometries)
     yield "no image has such a size", (height > 0) & (width > 0) & (height * width <= MOST_PIXELS)
     side = np.maximum(h_px, w_px)

@@ -1,8 +1,8 @@
-"""Shards before they are written: which images each holds, and its size to the byte.
+"""Plan shards before they are written: the images of each, and its exact size in bytes.
 
-All of a member but the features themselves is known from its record: the grid from the image's size, the
-words from the tokeniser. So shards are cut in advance, any number of processes can share them, and what is
-written does not depend on how many they were.
+Everything in a member except the features is known from its record: the grid from the image's size, the words
+from the tokeniser. So shard boundaries are known in advance, any number of processes can share the work, and
+what is written does not depend on their number.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from maris_fast.geometry import ImageGeometry
 from maris_fast.system.threads import mapped
 
 TAR_RECORD = 20 * TAR_BLOCK
-"""What a tar is padded to, behind two empty blocks."""
+"""Unit that a tar is padded to, after two empty blocks."""
 LOOKING = 16
-"""Threads that look at images, which wait for a disk or a server most of the time."""
+"""Threads that check images, and mostly wait for a disk or a server."""
 
 
 def plan_split(
@@ -48,14 +48,14 @@ def plan_split(
     head: CacheHead,
     advance: Callable[[], None] = lambda: None,
 ) -> list[ShardPlan]:
-    """The split's shards: each ends with the first image that takes it to ``shard_bytes`` of the head.
+    """The split's shards, each ending with the first image that takes it to ``shard_bytes`` of the head.
 
     Args:
-        checking: gets every record; what it cannot use is in no shard.
+        checking: checks every record; what it rejects is in no shard.
         advance: called after each image.
 
     Raises:
-        InputError: an image that stands twice.
+        InputError: an image that occurs twice.
     """
     shards: list[ShardPlan] = []
     open_shard = GrowingShard(0)
@@ -105,7 +105,7 @@ def member_bytes(
 
 @lru_cache(maxsize=4096)
 def npy_header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
-    """What stands before the numbers of an array in C order in a ``.npy``."""
+    """The bytes before the data of a C-ordered array in a ``.npy``."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         head, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -114,12 +114,12 @@ def npy_header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
 
 
 def npy_bytes(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> int:
-    """Bytes of an array as a ``.npy``: numpy's header, then the numbers."""
+    """Size of an array as a ``.npy``: numpy's header, then the data."""
     return len(npy_header(dtype, shape)) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
 
 class GrowingShard:
-    """A shard of which some images are known; ``first_byte`` is where its first record begins."""
+    """A shard to which images are added; ``first_byte`` is where its first record begins."""
 
     def __init__(self, first_byte: int) -> None:
         self.first_byte = first_byte

@@ -39,9 +39,9 @@ def write_shard(
         ahead: groups that may wait to be written; memory is bounded by it.
 
     Raises:
-        InputError: features that do not fit the stored dtype, another process writes this shard now, or the
+        InputError: features do not fit the stored dtype, another process is writing this shard, or the
             records are not those of the plan.
-        OSError: of the disk; nothing is left under a final name.
+        OSError: the disk fails; nothing is left under a final name.
     """
     with new_file(folder / plan.name) as file, _OpenShard(file, plan, head) as shard:
         with ThreadPoolExecutor(1, thread_name_prefix="shard") as writer:
@@ -62,13 +62,13 @@ def write_shard(
                 f"shard {plan.name} came out at {file.tell()} bytes instead of {plan.bytes}: the data set "
                 "was changed while it was read; leave it as it is until the cache is complete"
             )
-        # First: a shard under its own name has its index.
+        # Before the shard gets its name: a shard under its final name has its index.
         with new_file(folder / plan.index_name) as beside:
             beside.write(index)
 
 
 def is_written(folder: Path, plan: ShardPlan) -> bool:
-    """Whether the planned shard stands in ``folder``, by its size and the images of its index."""
+    """Whether the planned shard is in ``folder``, judged by its file sizes and its index's counts."""
     tar, beside = folder / plan.name, folder / plan.index_name
     try:
         if (tar.stat().st_size, beside.stat().st_size) != (plan.bytes, plan.index_bytes):
@@ -80,7 +80,7 @@ def is_written(folder: Path, plan: ShardPlan) -> bool:
 
 
 def split_entry(shards: Sequence[ShardPlan], index_sha256: Callable[[ShardPlan], str]) -> SplitEntry:
-    """What the manifest says of a split whose shards are written, given the hashes of their indexes."""
+    """The manifest's entry for a split whose shards are written, given the hashes of their indexes."""
     return SplitEntry(
         shards=tuple(
             ShardEntry(
@@ -106,7 +106,7 @@ class _OpenShard:
         self._members = members_of(head.feature_dtype)
         self._index = ShardIndex.zeros(plan.images, len(self._members), plan.expressions)
         self._images = self._expressions = 0
-        # A fixed time, owner and mode: a shard is a function of its groups alone.
+        # A fixed time, owner and mode: a shard depends on its groups alone.
         self._tar = webdataset.TarWriter(
             file, encoder=False, compress=False, mtime=0, user="maris", group="maris"
         )
@@ -117,7 +117,7 @@ class _OpenShard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # of a full disk, which has been raised already
+        with contextlib.suppress(OSError):  # a full disk, already raised
             self._tar.close()
 
     def add(self, group: EncodedGroup) -> None:

@@ -1,7 +1,7 @@
 """A plan that is made once for all processes and runs: a file in the data set's folder.
 
-Its name is a hash of all that the plan follows from, records and settings; it also knows the state of the
-images' folders, and of the images that it leaves out, so that one that is stale is made anew.
+Its name is a hash of everything that the plan depends on, records and settings. It also stores the state of
+the images' folders, and of the images that it leaves out, so that a stale plan is replaced.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from maris_fast.system.locks import LOOK, owned_file
 log = logging.getLogger(__name__)
 
 State = tuple[int, int] | None
-"""Modification time in ns and bytes; None: it is not there."""
+"""Modification time in ns and size in bytes; None: it does not exist."""
 
 
 class SharedPlan(Frozen):
-    """A plan, what it leaves out anew, and the state of files and folders that it depends on."""
+    """A plan, the rows it newly leaves out, and the state of files and folders that it depends on."""
 
     writing: Writing
     newly_left_out: tuple[LeftOutRow, ...]
@@ -45,9 +45,9 @@ class SharedPlan(Frozen):
 def planned_once(
     folder: Path, head: CacheHead, leave_out_bad: bool, make: Callable[[], SharedPlan]
 ) -> SharedPlan:
-    """The plan in the folder, or a new one that is left there; of several processes one makes it.
+    """The plan in the folder, or a new one that is saved there; only one of several processes makes it.
 
-    In a folder that cannot be written every process makes its own.
+    If the folder is not writable, every process makes its own.
 
     Raises:
         InputError: as ``make``.
@@ -68,7 +68,7 @@ def planned_once(
 
 
 def state_of(path: Path) -> State:
-    """Of a file or a folder, which changes when a name in it does."""
+    """The state of a file, or of a folder, which changes when a name in it does."""
     try:
         found = path.stat()
     except OSError:
@@ -84,7 +84,7 @@ def _read(file: Path) -> SharedPlan | None:
 
 
 class _Waiting:
-    """Says once that another process plans."""
+    """Warns once that another process is planning."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._told = file, False

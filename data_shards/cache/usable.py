@@ -1,4 +1,4 @@
-"""What of a data set the encoders can take, found out before the first image is encoded, not hours later."""
+"""Check what the encoders can process, before the first image is encoded instead of hours later."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maris_fast.geometry import ImageGeometry
 
 
 class Usable(NamedTuple):
-    """What is left of a record, and what is known of it without encoding."""
+    """The usable part of a record, and what is known about it without encoding."""
 
     record: ImageRecord
     geometry: ImageGeometry
@@ -25,10 +25,10 @@ class Usable(NamedTuple):
 
 
 class Checking:
-    """Looks at records one after the other and keeps account of all that cannot be used.
+    """Checks records one after another and keeps track of everything that cannot be used.
 
     Args:
-        known: what is left out already, and not told again.
+        known: what is left out already, and not reported again.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Checking:
         self._images = KeptImages()
         self.left_out: LeftOutSentences = {split: dict(images) for split, images in known.items()}
         self.seen: dict[str, State] = {}
-        """The images' folders, and images that cannot be used, as they are."""
+        """States of the images' folders, and of images that cannot be used."""
 
     def look(self, record: ImageRecord) -> InputError | None:
-        """What is wrong with the record's image, from its file's head; for any thread.
+        """What is wrong with the record's image, judged by its file's head; thread-safe.
 
         Raises:
-            StoreError: of the server that has the images.
+            StoreError: the server that has the images fails.
         """
         try:
             self._photographs.check(record)
@@ -56,7 +56,7 @@ class Checking:
         return None
 
     def usable(self, split: str, record: ImageRecord, of_image: InputError | None) -> Usable | None:
-        """What is left of the record; None: nothing.
+        """The usable part of the record; None if there is none.
 
         Args:
             of_image: what ``look`` found.
@@ -96,7 +96,7 @@ class Checking:
     def settle(
         self, info: DatasetInfo, splits: list[str], *, leave_out_bad: bool
     ) -> tuple[DatasetInfo, list[LeftOutRow]]:
-        """The head of what is left of the data set, and what is left out anew.
+        """The head of the usable part of the data set, and the newly left-out rows.
 
         Raises:
             InputError: as ``BadRows.settle``.
@@ -117,7 +117,7 @@ class Checking:
         )
 
     def _leave_out(self, split: str, record: ImageRecord, sent_ids: list[int], fault: Fault) -> None:
-        """Sentences of the record, all if none is named."""
+        """Leave out sentences of the record; all if ``sent_ids`` is empty."""
         of_split = self.left_out.setdefault(split, {})
         every = {one.sent_id for one in record.expressions}
         before = of_split.get(record.image_id, ())
@@ -134,10 +134,10 @@ class Checking:
 
 
 def without(record: ImageRecord, left_out: Mapping[int, tuple[int, ...]]) -> ImageRecord | None:
-    """What is left of a record, without targets that no sentence means any more.
+    """What remains of a record, without targets that no remaining sentence refers to; None if nothing.
 
     Args:
-        left_out: of its split, by image; no sentences: all of the image.
+        left_out: sentences of its split, by image; an empty tuple: all of the image.
     """
     lost = left_out.get(record.image_id)
     if lost is None:

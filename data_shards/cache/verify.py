@@ -1,4 +1,4 @@
-"""Whether every byte of a cache that a reader uses is what was written."""
+"""Check that every byte of a cache that a reader uses is what was written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from maris_fast.system.new_files import PART
 from maris_fast.system.progress import counting
 
 _GLANCES = 16
-"""Shards at a time: below an address each is several round trips."""
+"""Shards at a time: below an address each takes several round trips."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Problem:
 @dataclass(frozen=True)
 class VerifyReport:
     manifest: CacheManifest | None
-    """None where it cannot be read: then nothing else was looked at."""
+    """None if it cannot be read; then nothing else was checked."""
     splits: tuple[str, ...]
     problems: tuple[Problem, ...]
 
@@ -72,21 +72,21 @@ def verify_cache(
     jobs: int = 4,
     progress: bool = True,
 ) -> VerifyReport:
-    """Reads a whole cache and compares it with what its manifest and indexes say.
+    """Read a whole cache and compare it with its manifest and indexes.
 
-    Size and index hash of each shard; that tar and index name the same members in the same places; each
-    member's CRC-32C, type and shape; that records, geometry and words agree with the index; counts; and that
-    no shard is missing or too many.
+    Checked are size and index hash of each shard; that tar and index name the same members in the same
+    places; each member's CRC-32C, type and shape; that records, geometry and words agree with the index;
+    counts; and that no shard is missing or superfluous.
 
     Args:
-        place: the cache's folder or address. Of an address, ``jobs`` shards at a time are copied into the
+        place: the cache's folder or address. From an address, ``jobs`` shards at a time are copied into the
             temporary folder (``TMPDIR``), and files that do not belong to the cache are not looked for.
-        splits: which; None for all.
+        splits: those to check; None for all.
         jobs: shards that are read at once.
 
     Raises:
         InputError: there is no cache, it is not complete, or it has no such split.
-        StoreError: the server does not give its files.
+        StoreError: the server does not deliver its files.
     """
     files = files_of(place)
     try:
@@ -126,7 +126,7 @@ def verify_cache(
 def glance(
     place: str | PathLike[str] | StoreAddress, manifest: CacheManifest, splits: Sequence[str]
 ) -> tuple[Problem, ...]:
-    """What ``verify_cache`` finds before it opens a shard: missing files, their sizes, wrong indexes."""
+    """Problems that ``verify_cache`` finds before opening a shard: missing files, wrong sizes or indexes."""
     files = files_of(place)
     entries = (shard for split in splits for shard in manifest.splits[split].shards)
     with ThreadPoolExecutor(_GLANCES, thread_name_prefix="glance") as threads:
@@ -156,7 +156,7 @@ class _Checked:
 
 
 def _across(split: str, entry: SplitEntry, shards: list[_Checked]) -> Iterator[Problem]:
-    """What no shard can tell alone."""
+    """Problems that only show across shards."""
     ids = [image_id for shard in shards for image_id in shard.image_ids]
     for image_id in sorted(
         {image_id for image_id in ids if ids.count(image_id) > 1} if _repeats(ids) else ()
@@ -294,8 +294,8 @@ class _Shard:
         head = npy_header(dtype, shape)
         if content.startswith(head) and len(head) + payload == len(content):
             return None
-        # Only to say what it is: numpy evaluates a header as an expression, which two threads of Python up to
-        # 3.11.7 must not do at once ("AST constructor recursion depth mismatch").
+        # Only for the message: numpy evaluates a header as an expression, which two threads must not do at
+        # once in Python up to 3.11.7 ("AST constructor recursion depth mismatch").
         stream = io.BytesIO(content)
         try:
             version = np.lib.format.read_magic(stream)
@@ -333,7 +333,7 @@ class _Shard:
 
 
 def _tar_members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of the members that any tar reader sees, until the first damaged header."""
+    """Name, offset and size of the members that any tar reader sees, up to the first damaged header."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:

@@ -1,4 +1,4 @@
-"""Which share of the shards this process writes: by its options, or by what a launcher says of it."""
+"""Which share of the shards this process writes, from its options or a launcher's variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maris_fast.system.launchers import place_of
 
 @dataclass(frozen=True)
 class Worker:
-    """Process ``rank`` of ``world``; they need not know of each other, nor run at the same time."""
+    """Process ``rank`` of ``world``; processes need not know of each other, nor run at the same time."""
 
     rank: int = 0
     world: int = 1
@@ -27,10 +27,10 @@ class Worker:
 def find_worker(
     rank: int | None = None, world: int | None = None, environment: Mapping[str, str] = os.environ
 ) -> Worker:
-    """The worker that options name, else that a launcher has started, else one alone.
+    """The worker given by options, else the one that a launcher has started, else a single one.
 
     Raises:
-        ConfigError: a rank without a world size or the reverse, a rank that is not below it, or a launcher's
+        ConfigError: a rank without a world size or vice versa, a rank that is not below it, or a launcher's
             variables that contradict each other.
     """
     if (rank is None) != (world is None):

@@ -1,7 +1,7 @@
-"""From an imported data set to a feature cache: run the frozen encoders once, store what they gave.
+"""From an imported data set to a feature cache: run the frozen encoders once, store their outputs.
 
-Shards are planned first (``shard_plan``); then any number of processes, each its share, write those that are
-missing. Whoever finds all of them there writes the manifest. So a run that was stopped goes on where it was.
+Shards are planned first (``shard_plan``); then any number of processes each write the missing shards of their
+share. The process that finds all shards complete writes the manifest. So a stopped run resumes where it was.
 """
 
 from __future__ import annotations
@@ -82,29 +82,29 @@ def write_cache(
     progress: bool = True,
     scratch: Path | None = None,
 ) -> CacheManifest | None:
-    """Encode an imported data set into shards under ``out``, or go on where an earlier run was stopped.
+    """Encode an imported data set into shards under ``out``, or resume where an earlier run was stopped.
 
     Args:
         dataset: folder of the imported data set.
-        out: new or empty folder, or one that the same settings have begun; or an s3:// or gs:// address.
+        out: new or empty folder, or one begun with the same settings; or an s3:// or gs:// address.
         settings: encoders, stored dtype, shard size, device.
         splits: which splits; None for all.
         worker: which share of the shards; None for all.
-        leave_out_bad: leave out, count and list what the encoders cannot take; else it refuses the cache.
+        leave_out_bad: leave out, count and list what the encoders cannot process, instead of raising.
         progress: show a bar with rate and time left.
-        scratch: of an address, folder of this machine where a shard a process is written before it is
-            uploaded; by default the system's temporary folder.
+        scratch: for an address, local folder where each process writes a shard before it is uploaded; by
+            default the system's temporary folder.
 
     Returns:
-        The manifest: counts per split, cut expressions among them. None while shards of other workers are
-        missing.
+        The manifest, with counts per split, including truncated expressions. None while shards of other
+        workers are missing.
 
     Raises:
-        InputError: ``out`` is not empty and no cache of these settings, a split that there is not, images or
-            expressions that cannot be used (all named together, and found as far as possible before the first
-            image is encoded), a full disk.
-        CheckpointError, ConfigError: of the encoders; an address that is not written to.
-        StoreError: the server does not take a file; the same call goes on from there.
+        InputError: ``out`` is neither empty nor a cache of these settings, a split does not exist, images or
+            expressions cannot be used (all reported together, and found as far as possible before the first
+            image is encoded), or a disk is full.
+        CheckpointError, ConfigError: from the encoders; an address that cannot be written to.
+        StoreError: the server does not accept a file; the same call resumes from there.
     """
     job = CacheJob(
         dataset,
@@ -121,11 +121,11 @@ def write_cache(
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is planned and what of it is missing, before it is written.
+    """What is planned and what of it is missing, before writing starts.
 
     Attributes:
-        seconds_an_image: of one worker, where a batch was encoded to measure it.
-        workers: that share the work.
+        seconds_an_image: of one worker; None unless a batch was encoded to measure it.
+        workers: how many share the work.
     """
 
     out: str
@@ -141,10 +141,10 @@ class Outlook:
 
 
 class CacheJob:
-    """A cache that is planned, and not written yet or not wholly; arguments as of ``write_cache``.
+    """A planned cache that is not, or not completely, written; arguments as for ``write_cache``.
 
     Args:
-        counting: shows how far planning is.
+        counting: shows the progress of planning.
 
     Raises:
         InputError, CheckpointError, ConfigError: see ``write_cache``.
@@ -191,7 +191,7 @@ class CacheJob:
 
     @cached_property
     def missing(self) -> tuple[ShardPlan, ...]:
-        """Shards of the plan that were not there when first asked."""
+        """Shards of the plan that were missing at the first access."""
         return self._missing_now()
 
     def _missing_now(self) -> tuple[ShardPlan, ...]:
@@ -200,21 +200,21 @@ class CacheJob:
 
     @property
     def share(self) -> tuple[ShardPlan, ...]:
-        """All shards that this worker answers for."""
+        """All shards that this worker is responsible for."""
         return self.plan[self.worker.rank :: self.worker.world]
 
     def outlook(self, *, estimate: bool) -> Outlook:
-        """What to tell before the work begins; ``estimate`` encodes a batch."""
+        """What to report before the work begins; ``estimate`` encodes a batch."""
         seconds = self._seconds_an_image() if estimate and self.missing else None
         free = self.free_bytes()
         return Outlook(str(self.out), self.writing, self.missing, free, seconds, self.worker.world)
 
     def written(self) -> int:
-        """Shards that are there now."""
+        """Number of shards that are complete now."""
         return len(self.plan) - len(self._missing_now())
 
     def _check_room(self) -> None:
-        # Both anew: other workers may have been writing for a while.
+        # Both are determined again, as other workers may have been writing for a while.
         needed = self.out.bytes_needed(self._missing_now(), self.worker.local_world)
         if needed > (free := self.free_bytes()):
             raise InputError(
@@ -223,11 +223,11 @@ class CacheJob:
             )
 
     def free_bytes(self) -> int:
-        """Free for this cache: on the disk, or in shards that are half written."""
+        """Bytes available for this cache: free on the disk, or taken by half-written shards."""
         return free_bytes(self.out.folder)
 
     def _seconds_an_image(self) -> float:
-        """Of this worker, measured by encoding the first images of the plan as one batch.
+        """Seconds per image of this worker, measured by encoding the plan's first images as one batch.
 
         On a GPU the batch is encoded once before, as the first time loads kernels.
         """
@@ -241,7 +241,7 @@ class CacheJob:
         return seconds / count
 
     def write(self) -> CacheManifest | None:
-        """Write this worker's missing shards, and the manifest if then no shard is missing.
+        """Write this worker's missing shards, and the manifest if no shard is missing afterwards.
 
         Raises:
             InputError: a disk that is too small or full, an image that cannot be decoded, a shard that
@@ -259,13 +259,13 @@ class CacheJob:
         return self.finish()
 
     def announce(self) -> None:
-        """Say what will be written, or take what another process has said; raises as ``write``."""
+        """Announce what will be written, or adopt what another process announced; raises as ``write``."""
         self._check_room()
         with self._full_disk_named():
             self.out.announce(self._chosen)
 
     def write_shard(self, shard: ShardPlan, advance: Callable[[], None]) -> None:
-        """Write one shard of the plan, ``advance`` after each image; raises as ``write``."""
+        """Write one shard of the plan, calling ``advance`` after each image; raises as ``write``."""
         groups = _each(self._groups(shard, shard.images), advance)
         with self._full_disk_named():
             self.out.write(shard, groups, self.writing.head, ahead=self._settings.batch_size)
@@ -348,9 +348,9 @@ class CacheJob:
         return SharedPlan(writing=writing, newly_left_out=tuple(left_out), seen=checking.seen)
 
     def _begun(self, head: CacheHead) -> Writing:
-        """What an earlier or another process found out about this cache, else a new plan."""
+        """The plan of this cache that an earlier or another process made, else a new one."""
         if (manifest := self.out.manifest()) is not None:
-            # Complete, unless a shard was deleted since: that one is written again, with what it had.
+            # Complete, unless a shard was deleted since: it is written again, with the same content.
             _require_same(self.out, manifest, head)
             return self._planned(_head_of(manifest), leave_out_bad=False)
         return self._announced(head, self.out.writing()) or self._planned(
@@ -363,7 +363,7 @@ class CacheJob:
         return writing
 
     def _chosen(self, there: Writing | None) -> Writing:
-        # Whoever was first is repeated: paths may differ from machine to machine.
+        # The first announcement counts for all: paths may differ from machine to machine.
         if (announced := self._announced(self.writing.head, there)) is not None:
             self.writing = announced
         elif self._newly_left_out:
@@ -380,7 +380,7 @@ class CacheJob:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An image as far as it goes without an encoder."""
+    """An image, prepared as far as possible without an encoder."""
 
     record: ImageRecord
     geometry: ImageGeometry

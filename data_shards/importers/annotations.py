@@ -15,19 +15,19 @@ from pydantic import (
 )
 
 SplitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
-"""It becomes a file name."""
+"""It is used as a file name."""
 
 NO_TARGET = -1
-"""The ``ann_id`` of a ref that means nothing in its image."""
+"""The ``ann_id`` of a ref that refers to nothing in its image."""
 
 
 def or_default(default: Any) -> BeforeValidator:
-    """Null means what a field that is not there means."""
+    """A validator that treats null as an absent field."""
     return BeforeValidator(lambda value: default if value is None else value)
 
 
 text_or_none = BeforeValidator(lambda value: value if isinstance(value, str) else None)
-"""Of a key that is ours, and that a foreign file may use for something else."""
+"""For a key of ours that another tool's file may use for something else."""
 
 
 class SentenceRow(BaseModel):
@@ -39,7 +39,7 @@ class SentenceRow(BaseModel):
 class RefRow(BaseModel):
     """What sentences refer to: an object, several, or none (``ann_ids`` is then empty).
 
-    The files' ``file_name`` is left out: it names images that do not exist.
+    The files' ``file_name`` is ignored: it names images that do not exist.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -48,7 +48,7 @@ class RefRow(BaseModel):
     source: Any = None
     """Ref-ZOM's "zero" means none, whatever ``ann_id`` says."""
     no_target: Any = None
-    """gRefCOCO's."""
+    """gRefCOCO's flag."""
     ann_ids: tuple[int, ...] = Field(alias="ann_id")
     image_id: int
     split: SplitName
@@ -72,7 +72,7 @@ class RefRow(BaseModel):
 
     @property
     def content(self) -> object:
-        """What two refs of one id must share to be the same."""
+        """What must be equal for two refs with the same id to be the same."""
         return self
 
 
@@ -81,7 +81,7 @@ class ImageRow(BaseModel):
     file_name: str
     height: int
     width: int
-    coco_url: Any = None  # told to coco_images, which takes what is text
+    coco_url: Any = None  # passed to coco_images, which ignores what is not text
     flickr_url: Any = None
 
 
@@ -90,7 +90,7 @@ class AnnotationRow(BaseModel):
     image_id: int
     category_id: int | None = None
     iscrowd: Annotated[bool, or_default(False)] = False
-    segmentation: Any = None  # checked for the annotations that are referred to, see masks
+    segmentation: Any = None  # checked only for annotations that are referred to, see segmentations
     bbox: Any = None
 
 

@@ -1,4 +1,4 @@
-"""Rows of an annotation file, each checked for its keys: one that is not as its format says is lost alone."""
+"""Validation of annotation files row by row: a malformed row is left out without affecting the others."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ M = TypeVar("M", bound=BaseModel)
 
 MISSHAPEN = "rows that are not as their format says"
 NEEDED = "rows that need one which is not as its format says"
-"""Kinds of faults."""
+"""Values of ``Fault.kind``."""
 
 _TEXTS = ("sentences", "expressions", "text")
-"""Keys of lists of sentences, in one form or another."""
+"""Keys of the lists of sentences in the various forms."""
 
 
 class Misshapen(NamedTuple):
-    """Such a row, with its place in the list, from 0.
+    """A malformed row, with its index in the list, from 0.
 
     Attributes:
-        of: the list's name in its file; "" where the file is the list.
+        of: the list's name in its file; "" if the file itself is the list.
     """
 
     place: int
@@ -43,11 +43,11 @@ class Misshapen(NamedTuple):
         return Fault(MISSHAPEN, f"{self.name}: {self.why}")
 
     def needed(self, by: str) -> Fault:
-        """Of a row that is lost with this one."""
+        """The fault of a row that is left out because it refers to this one."""
         return Fault(NEEDED, f"{by}: {self.name}: {self.why}")
 
     def id(self, key: str = "id") -> int | None:
-        """By which others name it, if it has that."""
+        """The id by which other rows refer to it, or None if it has none."""
         try:
             number: int = TypeAdapter(int).validate_python(self.keys[key])
         except (TypeError, LookupError, ValidationError):
@@ -57,7 +57,7 @@ class Misshapen(NamedTuple):
     def row(self, file: str, split: str, *, said: bool = True) -> SourceRow:
         """
         Args:
-            said: it has sentences; as many expressions are lost as there seem to be, else none.
+            said: whether the row has sentences: as many expressions are lost as it seems to have, else none.
         """
         there = [self.keys.get(name) for name in _TEXTS] if isinstance(self.keys, dict) else []
         lost = next((len(texts) for texts in there if isinstance(texts, list) and texts), 1)
@@ -67,13 +67,13 @@ class Misshapen(NamedTuple):
 def each(
     kind: type[M], rows: Any, of_use: Callable[[Any], bool] = lambda keys: True, *, of: str = ""
 ) -> tuple[dict[int, M], list[Misshapen]]:
-    """The rows that are of use, by place, and those of them that are no ``kind``.
+    """The rows that ``of_use`` accepts: the valid ones as ``kind``, by index, and the malformed ones.
 
     Args:
         of: the list's name in its file.
 
     Raises:
-        ValueError: there is no list of rows.
+        ValueError: ``rows`` is not a list.
     """
     if not isinstance(rows, list):
         raise ValueError(f"{of or 'it'} holds no list, but {type(rows).__name__}")
@@ -91,7 +91,7 @@ def each(
 
 
 def split_of(keys: Any, missing: str = UNKNOWN_SPLIT) -> str:
-    """What a row that is otherwise wrong says of its split; ``missing``: what none and null mean."""
+    """The split that a malformed row names; ``missing``: what an absent or null split means."""
     if not isinstance(keys, dict):
         return UNKNOWN_SPLIT
     said = keys.get("split")

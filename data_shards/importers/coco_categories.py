@@ -1,4 +1,4 @@
-"""COCO's 80 categories, for forms that have their numbers alone."""
+"""COCO's 80 categories, for forms that have only their numbers."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ _BY_PLACE = [*COCO_CATEGORIES.values()]
 
 
 def coco_category(place: int | None) -> str | None:
-    """The name at a place from 0 to 79, as forms without gaps number them; None: of no such place."""
+    """The name at an index from 0 to 79, as forms without gaps number them; None if out of range."""
     return _BY_PLACE[place] if place is not None and 0 <= place < len(_BY_PLACE) else None

@@ -1,7 +1,7 @@
-"""Which photograph a file is, by its name: data sets made of COCO share images, and so can share test images.
+"""Identifies photographs by file name: data sets built on COCO share images, and so may share test images.
 
-Tools rename what they take in and out, and mostly keep COCO's name in theirs; COCO's images are Flickr's, and
-its annotation files have an address of each.
+Tools rename files on import and export, but mostly keep COCO's name within theirs; COCO's images come from
+Flickr, and its annotation files have the URL of each.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from urllib.parse import urlsplit
 
 from maris_fast.data_shards.records import ImageRecord
 
-# train2014 and val2014 say whose they are; the names of 2017 are the number alone.
+# Names in train2014 and val2014 have a prefix; the names of 2017 are the number alone.
 _OWN_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})\.jpg")
 # refer's COCO_train2014_000000000101_7.jpg, Label Studio's 1a2b3c4d-COCO_..., Roboflow's ..._jpg.rf.HASH.jpg
 _WITHIN = re.compile(r"COCO_(?:train|val|test)\d{4}_(\d{12})(?!\d)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![0-9A-Za-z.])(0{6}\d{6})(?!\d)")
 _MORE_THAN_ANY = 1_000_000  # COCO's numbers end below 600,000
 
-# PHOTO_SECRET_SIZE.jpg, at Flickr's addresses and where people saved it
+# PHOTO_SECRET_SIZE.jpg, in Flickr's URLs and in the names of files saved from there
 _FLICKR = re.compile(r"(?<![0-9A-Za-z])(\d{6,11})_[0-9a-f]{10}(?![0-9a-f])")
 
 
 def cocos_own_file(file_name: str) -> int | None:
-    """The number in COCO of a file that is one of COCO's by its whole name, else None."""
+    """COCO's number of the image if the whole file name is one of COCO's, else None."""
     named = _OWN_NAME.fullmatch(_last(file_name))
     return _known(named)
 
 
 def coco_id_of(*names: object) -> int | None:
-    """The number in COCO of the photograph that a file name or an address tells of, whatever tool made it.
+    """COCO's number of the photograph that a file name or a URL identifies, whatever tool wrote it.
 
     Args:
-        names: the file's, and addresses it came from; the first that tells counts, what is no text does not.
+        names: the file's name, and URLs of it; the first that identifies it counts, non-strings are ignored.
     """
     for last in _lasts(names):
         number = _known(_WITHIN.search(last) or _NUMBER.search(last))
@@ -44,7 +44,7 @@ def coco_id_of(*names: object) -> int | None:
 
 
 def flickr_id_of(*names: object) -> int | None:
-    """Flickr's number of the photograph that a file name or an address tells of; see ``coco_id_of``."""
+    """Flickr's number of the photograph that a file name or a URL identifies; see ``coco_id_of``."""
     for last in _lasts(names):
         found = _FLICKR.search(last)
         if found:
@@ -53,14 +53,14 @@ def flickr_id_of(*names: object) -> int | None:
 
 
 def photograph_ids(record: ImageRecord, synthetic: bool) -> set[tuple[str, int]]:
-    """All numbers by which the photograph of a record may be met again, with whose they are.
+    """All ids by which a record's photograph can be recognized, as ("coco" or "flickr", number).
 
     Args:
-        synthetic: its data set is; then a name like COCO's says nothing.
+        synthetic: whether its data set is synthetic; a name like COCO's then means nothing.
     """
     if synthetic:
         return set()
-    # Read from the name again: a data set may have been imported before names were understood.
+    # Parse the name again: a data set may have been imported before names were parsed.
     coco = record.coco_id if record.coco_id is not None else coco_id_of(record.image)
     flickr = record.flickr_id if record.flickr_id is not None else flickr_id_of(record.image)
     return {(whose, number) for whose, number in (("coco", coco), ("flickr", flickr)) if number is not None}
@@ -76,6 +76,6 @@ def _lasts(names: Iterable[object]) -> list[str]:
 
 
 def _last(name: str) -> str:
-    """The last part of a path or of an address."""
+    """The last part of a path or of a URL."""
     path = urlsplit(name).path if "://" in name else name
     return PureWindowsPath(PurePosixPath(path).name).name

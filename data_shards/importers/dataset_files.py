@@ -1,4 +1,4 @@
-"""An imported data set as files; ``records`` says what they hold."""
+"""Writes an imported data set as files; ``records`` describes their contents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maris_fast.errors import InputError
 
 
 class Records(Protocol):
-    """Of a split: a list, or what makes each anew whenever it is gone through."""
+    """The records of a split: a list, or an object that creates them anew on each iteration."""
 
     def __len__(self) -> int: ...
 
@@ -37,8 +37,8 @@ def write_dataset(
     """Write the splits one after the other, what was left out of them, and the head.
 
     Args:
-        info: the head but for its counts.
-        splits: name and records; may add to ``bad`` until it ends.
+        info: the head, except for its counts.
+        splits: names and records; iterating over them may add to ``bad``.
 
     Returns:
         The head that was written.
@@ -68,7 +68,7 @@ def write_dataset(
 
 @dataclass(frozen=True)
 class _Some:
-    """Those of a split's records that a mask, [records], says."""
+    """Those of a split's records that a mask, [records], selects."""
 
     records: Records
     mask: NDArray[np.bool_]
@@ -83,7 +83,7 @@ class _Some:
 def _divided(
     splits: Iterable[tuple[str, Records]], bad: BadRows, options: ImportOptions
 ) -> Iterator[tuple[str, Records]]:
-    """The splits, with a share of the train images as validation split behind the others.
+    """The splits, followed by a validation split that is a share of the train images.
 
     Whether an image is held out depends on its path, the seed and the other train images' paths alone.
     """
@@ -110,14 +110,14 @@ def _divided(
 
 
 def _by_hash(records: Records, seed: int) -> NDArray[np.int64]:
-    """Places of the records in the order of a hash of seed and path."""
+    """Indices of the records in the order of a hash of seed and path."""
     hashes = b"".join(sha256(f"{seed}/{one.image}".encode()).digest() for one in records)
     words = np.frombuffer(hashes, ">u8").reshape(len(records), -1)
     return np.lexsort(words.T[::-1])
 
 
 def write_split(folder: Path, split: str, records: Iterable[ImageRecord]) -> SplitCounts:
-    """Writes the split's JSON lines, and counts them."""
+    """Write the split's JSON lines and return their counts."""
     with (folder / f"{split}.jsonl").open("w") as lines:
 
         def written() -> Iterator[ImageRecord]:
@@ -129,5 +129,5 @@ def write_split(folder: Path, split: str, records: Iterable[ImageRecord]) -> Spl
 
 
 def write_head(folder: Path, info: DatasetInfo) -> None:
-    """Writes ``dataset.json``."""
+    """Write ``dataset.json``."""
     (folder / "dataset.json").write_text(info.model_dump_json(indent=1))

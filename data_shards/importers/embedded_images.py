@@ -1,4 +1,4 @@
-"""Images that stand within a data set's own files."""
+"""Images that are embedded in a data set's own files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def head_with_images(
     split_by: str,
     embedded: Callable[[], Iterable[tuple[Any, Any]]] | None,
 ) -> DatasetInfo:
-    """The head; images are COCO's own where they are, else the embedded ones, which are written out.
+    """The head; images are COCO's own if they exist, else the embedded ones, which are written out.
 
     Args:
-        embedded: gives file names with contents; what is no name or no bytes is told as any missing image is.
-            None: there are none.
+        embedded: returns file names with contents; an entry without a valid name or bytes is skipped, and
+            later reported as a missing image. None: there are none.
 
     Raises:
-        InputError: there is no folder of images, and none are embedded.
-        OSError: of a full disk.
+        InputError: there is no image folder, and no images are embedded.
+        OSError: the disk is full.
     """
     try:
         return source.head(name, split_by, images=IMAGE_ROOTS)

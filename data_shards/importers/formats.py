@@ -1,4 +1,4 @@
-"""The importer: which form has what a person names, and what becomes of it."""
+"""The importer: recognizes the form of a data set and imports it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMS = (
     *(REFER, ZIP, PHRASECUT, PARQUET, CRIS_LMDB, PREDICTIONS, JSONL),
     *(CAPTIONS, SEQTR, SA2VA, CRIS, COCO, LABELME),
 )
-"""The first that finds its own counts."""
+"""In order of precedence: the first that recognizes the source is used."""
 DOCUMENT = "docs/datasets.md"
 
 
@@ -44,10 +44,10 @@ def import_dataset(
 
     Args:
         root: folder that holds the data set, and its images if they are at their usual place.
-        dataset: folder or file below ``root``; with ``{split}`` in a file's name, one file a split.
-        out: a new or an empty folder; what is written there is described in ``records``.
+        dataset: folder or file below ``root``; with ``{split}`` in a file's name, one file per split.
+        out: a new or an empty folder; its contents are described in ``records``.
         options: which splits, where images are, what becomes of rows that cannot be used.
-        split_by: ``unc``, ``umd``, ``google``, ... of data sets that are divided in several ways.
+        split_by: ``unc``, ``umd``, ``google``, ... for data sets that are divided in several ways.
 
     Raises:
         InputError: ``out`` is not empty, a file is missing or damaged as a whole, or rows cannot be used and
@@ -74,7 +74,7 @@ def import_dataset(
 def form_of(source: Source) -> Form:
     """
     Raises:
-        InputError: nothing there that is of any form.
+        InputError: there is nothing of a known form.
     """
     for form in FORMS:
         if form.found(source):

@@ -1,4 +1,4 @@
-"""Refs and COCO's instances to image groups, for every data set that is laid out so."""
+"""Groups refs and COCO's instances by image, for every data set with this layout."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from maris_fast.errors import InputError
 from maris_fast.rle import Rle, union
 
 NO_CATEGORY = CategoryRow(id=-1, name="")
-"""Of annotations whose ``category_id`` is null."""
+"""Category of annotations whose ``category_id`` is null."""
 
 
 class Refs(NamedTuple):
-    """A data set's refs, and its rows that are none."""
+    """A data set's refs, and the malformed rows among them."""
 
     rows: Sequence[RefRow]
     misshapen: Sequence[Misshapen] = ()
@@ -46,7 +46,7 @@ def write_refs(
     """Group the refs by image and write them.
 
     Args:
-        info: the head but for its counts and whether it is synthetic.
+        info: the head, except for its counts and whether it is synthetic.
 
     Returns:
         The head that was written.
@@ -71,8 +71,8 @@ def write_refs(
         bad.add(one.row(file_of(split, instances.file), split, said=False), one.fault)
     by_split = grouping.refs_with_own_ids(refs.rows)
     groups = {split: grouping.records(by_split[split]) for split in chosen}
-    grouping.records(by_split[UNKNOWN_SPLIT])  # none: these are refs to images that nobody knows
-    # COCO's masks are for the pixels as they are stored.
+    grouping.records(by_split[UNKNOWN_SPLIT])  # yields no records, only faults: the refs' images are unknown
+    # COCO's masks are for the pixels as stored.
     undecided = options.orientation or ("stored" if info.coco_annotations else None)
     used = grouping.used_images
     looked = look_at_images(Path(info.image_root), used, len(used), options, undecided=undecided)
@@ -91,7 +91,7 @@ def write_refs(
 
 
 class Grouping:
-    """Refs to image groups; what cannot be used is added to ``bad`` and left out."""
+    """Groups refs by image; what cannot be used is added to ``bad`` and left out."""
 
     def __init__(
         self, instances: Instances[ImageRow, AnnotationRow], image_root: Path, file: str, bad: BadRows
@@ -110,16 +110,16 @@ class Grouping:
 
     @property
     def used_images(self) -> list[ImageRow]:
-        """Images of all groups made so far, each once."""
+        """Images of all groups created so far, each once."""
         return list(self._used.values())
 
     @property
     def masks_are_boxes(self) -> bool:
-        """Of all groups made so far."""
+        """Whether every mask of the groups created so far is just its bounding box."""
         return bool(self._boxes) and all(self._boxes)
 
     def refs_with_own_ids(self, refs: Sequence[RefRow]) -> dict[str, list[RefRow]]:
-        """By split, but those whose id another has too; sentences with another's id are kept in mind."""
+        """The refs by split, without those that ``repeated`` finds; sentences that it finds are recorded."""
         useless = repeated(refs, lambda ref: ref.ref_id, lambda ref: ref.content)
         for place, count in useless.items():
             fault = Fault(TWICE.format("refs"), f"ref {refs[place].ref_id} ({count} times)")
@@ -140,7 +140,7 @@ class Grouping:
         return by_split
 
     def records(self, refs: Iterable[RefRow]) -> list[ImageRecord]:
-        """One record an image, in the order of image_id; refs in the order of ref_id."""
+        """One record per image, in the order of image_id; refs in the order of ref_id."""
         by_image: dict[int, list[RefRow]] = defaultdict(list)
         for ref in sorted(refs, key=lambda ref: (ref.image_id, ref.ref_id)):
             by_image[ref.image_id].append(ref)
@@ -177,7 +177,7 @@ class Grouping:
         )
 
     def _image(self, image_id: int) -> ImageRow | Fault:
-        """With its path in one spelling."""
+        """The image with its path normalized, or why it cannot be used."""
         if misshapen := self._misshapen.get(("images", image_id)):
             return misshapen.needed(f"image_id {image_id}")
         image = self._images.get(image_id)
@@ -217,7 +217,7 @@ class Grouping:
         )
 
     def _target(self, ref: RefRow, image: ImageRow) -> Target | None:
-        """Of all the ref's objects; None if one of them cannot be used, as a part would be another target."""
+        """The union of the ref's objects; None if one cannot be used, as a part would be another target."""
         if not ref.ann_ids:
             none = Rle.empty(image.height, image.width)
             return Target(ref_id=ref.ref_id, ann_ids=(), category="", mask=none, area=0, overlap=none)
@@ -225,7 +225,7 @@ class Grouping:
         faults: list[Fault] = []
         found = [self._annotation(one, ref, where.format(one), faults) for one in ref.ann_ids]
         annotations = [annotation for annotation in found if annotation is not None]
-        # As gRefCOCO's baseline: a crowd beside other objects is left out of their union.
+        # As in gRefCOCO's baseline: a crowd among other objects is left out of their union.
         annotations = [one for one in annotations if not one.iscrowd] or annotations
         masks = [both for one in annotations if (both := _masks(one, image, where.format(one.id), faults))]
         if faults:
@@ -294,7 +294,7 @@ class Grouping:
 def _masks(
     annotation: AnnotationRow, image: ImageRow, where: str, faults: list[Fault]
 ) -> tuple[Rle, Rle] | None:
-    """What its polygons cover, and what they cover twice."""
+    """The pixels that its polygons cover, and those that they cover more than once."""
     drawn = (annotation.segmentation, image.height, image.width)
     try:
         mask = union_mask(*drawn)

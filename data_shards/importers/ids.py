@@ -1,4 +1,4 @@
-"""Ids that stand twice in annotation files."""
+"""Duplicate ids in annotation files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TypeVar
 R = TypeVar("R")
 
 TWICE = "ids that several {} have; give each its own"
-"""Kind of fault, of the plural of what has the id."""
+"""Template of ``Fault.kind``; the placeholder takes the plural of what has the id."""
 
 
 def by_id(rows: Sequence[R], id_of: Callable[[R], int]) -> tuple[dict[int, R], dict[int, list[R]]]:
-    """Rows by id, and those of ids that mean different rows; the same row again is nothing."""
+    """Rows by id, and all rows of each conflicting id; repetitions of an equal row do not conflict."""
     found: dict[int, R] = {}
     firsts = ((row, found.setdefault(id_of(row), row)) for row in rows)
     differ = {id_of(row) for row, first in firsts if first is not row and first != row}
@@ -27,9 +27,9 @@ def by_id(rows: Sequence[R], id_of: Callable[[R], int]) -> tuple[dict[int, R], d
 def repeated(
     rows: Sequence[R], id_of: Callable[[R], Hashable], content_of: Callable[[R], object]
 ) -> dict[int, int]:
-    """Places in ``rows`` that an id makes useless, and how many rows have that id.
+    """Indices in ``rows`` that are unusable because their id is repeated, with the number of rows of that id.
 
-    Of rows with the same content all but the first; of others all, as nobody knows which is meant.
+    All but the first if the rows of the id have equal content, else all, as it is unclear which is meant.
     """
     places: dict[Hashable, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Are the images there, whole, and of the size that the annotations were made for?"""
+"""Checks that images exist, are not truncated and have the annotated size."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ IMAGE_ROOTS = (
     "train2014",
     "train2017",
 )
-"""Where COCO's images are looked for."""
+"""Folders that are searched for COCO's images."""
 THREADS = 4
 
 
 def find_image_root(root: Path, named: Path | None = None, places: Sequence[str] = IMAGE_ROOTS) -> Path:
-    """The folder of the images: ``named``, which may be relative to ``root``, else the first of ``places``.
+    """The image folder: ``named``, which may be relative to ``root``, else the first existing of ``places``.
 
     Raises:
         InputError: there is no such folder.
@@ -48,25 +48,25 @@ TURNED = (
     "images that EXIF turns, so that nobody knows which way round the masks are; say it with `orientation` "
     "stored (as the file has its pixels) or `orientation` shown (as EXIF turns them)"
 )
-"""Kinds of faults."""
+"""Values of ``Fault.kind``."""
 
 SAM_PIXELS = 1024
-"""Of the longest side. A cache may be made at another (``encoders.sam.image_size``), and then checks anew."""
+"""Longest side in pixels. A cache with another ``encoders.sam.image_size`` repeats the check."""
 _NARROW = 512
-"""Far below what vanishes; up to there nobody needs to ask the geometry, which takes seconds to import."""
+"""Aspect ratio far below the limit; up to it the geometry, which takes seconds to import, is not needed."""
 
 
 @dataclass
 class LookedAt:
-    """What was found out about images, by their id."""
+    """Results of the image checks, by image id."""
 
     faults: dict[int, Fault] = field(default_factory=dict)
-    """Of those that are missing, broken, of another size than annotated, or turned nobody knows which way."""
+    """For images that are missing, broken, of another size than annotated, or of unknown orientation."""
     shown: set[int] = field(default_factory=set)
-    """Annotated as EXIF turns them."""
+    """Ids of images that are annotated as EXIF turns them."""
 
     def oriented(self, records: Sequence[ImageRecord]) -> list[ImageRecord]:
-        """The records with the view that each is annotated in."""
+        """The records with ``orientation`` set to the view that each is annotated in."""
         return [
             record.model_copy(update={"orientation": "shown"}) if record.image_id in self.shown else record
             for record in records
@@ -81,13 +81,13 @@ def look_at_images(
     *,
     undecided: Orientation | None,
 ) -> LookedAt:
-    """Every image by its id.
+    """Check every image and return the results by image id.
 
     Args:
-        total: how many they are.
-        options: ``check_images``: read each file to its end; else only its header, which a cut file still
-            has. ``progress`` is called with images done and images in all.
-        undecided: the view of an image whose annotated size fits both; None: that is a fault.
+        total: the number of images.
+        options: ``check_images``: read each file to its end; else only its header, which a truncated file
+            still has. ``progress`` is called with the number of images done and the total.
+        undecided: the view to assume for an image whose annotated size fits both; None: report a fault.
     """
 
     def look(image: ImageRow) -> Orientation | Fault:
@@ -105,7 +105,7 @@ def look_at_images(
 
 
 def size_fault(annotated: ImageRow) -> Fault | None:
-    """Where masks of the annotated size cannot even be drawn."""
+    """A fault if masks of the annotated size cannot be drawn, else None."""
     height, width = annotated.height, annotated.width
     if min(height, width) > 0 and height * width <= MOST_PIXELS:
         return None
@@ -116,7 +116,7 @@ def size_fault(annotated: ImageRow) -> Fault | None:
 
 
 def narrow_fault(height: int, width: int, where: str) -> Fault | None:
-    """Where SAM's grid has no room for the image.
+    """A fault if the image is too narrow for SAM's grid, else None.
 
     Args:
         where: file and id, for the fault.
@@ -133,7 +133,7 @@ def narrow_fault(height: int, width: int, where: str) -> Fault | None:
 
 
 def fitting_views(views: Views, width: int | None, height: int | None) -> list[Orientation]:
-    """Views of a turned image that have this size; None: any."""
+    """Views of a turned image that have this size; None: any size."""
     orientations: tuple[Orientation, ...] = ("stored", "shown")
     return [
         one

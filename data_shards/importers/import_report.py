@@ -1,4 +1,4 @@
-"""What an import brought, next to what the data set's authors counted."""
+"""The counts of an import, next to those that the data set's authors published."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ImportReport:
         return table
 
     def warnings(self) -> list[str]:
-        """What must be known of splits that are not complete or share photographs; none of sound ones."""
+        """Warnings about incomplete splits, masks and shared photographs; empty if there are none."""
         lines = [*self.info.incomplete(), *self.info.about_masks()]
         if self.info.left_out:
             lines.append(f"each row that is left out is named in {self.folder / LISTING}")

@@ -1,4 +1,4 @@
-"""COCO's ``instances.json``, of which a row that is not as its format says is lost alone."""
+"""Reads COCO's ``instances.json``; malformed rows are kept apart and do not affect the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maris_fast.errors import InputError, first_of
 
 
 def _ours(info: Any) -> Any:
-    """COCO's free text about a data set is whatever people write there."""
+    """Keep ``info`` only if it is ours: COCO's field is free text in which other files may have anything."""
     return info if isinstance(info, dict) and isinstance(info.get("synthetic"), bool) else {}
 
 
@@ -38,7 +38,7 @@ AnnotationT = TypeVar("AnnotationT", bound=AnnotationRow)
 
 @dataclass(frozen=True)
 class Instances(Generic[ImageT, AnnotationT]):
-    """The rows that can be used, and those of ``file`` that cannot, by the list that they stand in."""
+    """The valid rows of ``file``, by list, and the malformed ones, each with the name of its list."""
 
     info: InfoRow
     images: Sequence[ImageT]
@@ -57,9 +57,9 @@ def read_instances(
 ) -> Instances[ImageT, AnnotationT]:
     """
     Args:
-        image, annotation: kinds of the rows.
-        of_use: tells of an annotation's keys whether anybody cares.
-        what: the file should be.
+        image, annotation: models of the rows.
+        of_use: whether an annotation with these keys is needed.
+        what: what the file should be, for the message.
 
     Raises:
         InputError: no such file, not JSON, or not COCO's structure.

@@ -1,8 +1,8 @@
 """Rows of annotation files that cannot be used: refused together, or left out, counted and listed.
 
-A row is what is left out together: a ref with its sentences, one empty sentence of a ref, a phrase, a line or
+A row is the unit that is left out: a ref with its sentences, one empty sentence of a ref, a phrase, a line or
 one object of a line. Left-out rows are listed in ``dataset.left_out.jsonl`` beside the records, and
-``dataset.json`` has their numbers, so that scores on what is left are not taken for scores on all of it.
+``dataset.json`` has their counts, so that scores on the remaining rows are not taken for scores on all rows.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from maris_fast.data_shards.records import (
 from maris_fast.errors import InputError
 
 LISTING = "dataset.left_out.jsonl"
-"""With a dot in its stem, which no split has."""
+"""The dot in its stem keeps it distinct from every split's file."""
 MOST_LEFT_OUT = 0.5
-"""Of a split's expressions. Where more cannot be used, rather the reading is wrong than the rows."""
+"""Fraction of a split's expressions. If more cannot be used, the files are probably misread, not bad."""
 
 
 class SourceRow(Frozen):
-    """Where a row stands, and what is lost with it."""
+    """Where a row is located, and what is lost with it."""
 
     file: str
     split: str = Field(description="'?' if a damaged line does not say")
@@ -57,7 +57,7 @@ class Fault(NamedTuple):
     """What is wrong with a row or an image.
 
     Attributes:
-        kind: a heading; behind a semicolon it may say what to do.
+        kind: a heading; text after a semicolon may say what to do.
         detail: names file and ids.
     """
 
@@ -70,7 +70,7 @@ class Fault(NamedTuple):
 
 
 class KeptImages:
-    """Which images are left in which split, 8 bytes an image: two of the same hash count as one."""
+    """The images that are kept in each split, 8 bytes per image; images with equal hashes count as one."""
 
     def __init__(self) -> None:
         self._hashes = array("q")
@@ -80,14 +80,14 @@ class KeptImages:
         self._hashes.append(hash((split, image)))
 
     def among(self, images: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of some (split, path) that are left."""
+        """Those of the given (split, path) pairs that are kept."""
         asked = list(set(images))
         left = np.isin([hash(one) for one in asked], np.array(self._hashes, np.int64))
         return {one for one, is_left in zip(asked, left, strict=True) if is_left}
 
 
 class BadRows:
-    """Collects what an importer cannot use and goes on without."""
+    """Collects the rows that an importer cannot use and skips."""
 
     def __init__(self, subject: str, *, done: str = "imported") -> None:
         self._subject, self._done = subject, done
@@ -98,13 +98,13 @@ class BadRows:
         return bool(self._rows)
 
     def add(self, row: SourceRow, *faults: Fault) -> None:
-        """A row that is lost, once; the first of its faults counts as the reason."""
+        """Add a lost row, once per row; the first of its faults counts as the reason."""
         if row.image is not None:
             row = row.model_copy(update={"image": _printable(row.image)})
         self._rows.append((row, tuple(map(_told, faults))))
 
     def move(self, images: Iterable[str], split: str, other: str) -> None:
-        """Rows of these images, by path, are of another split than their files say."""
+        """Move the rows of these images, given by path, from ``split`` to ``other``."""
         paths = {*map(_printable, images)}
         self._rows = [
             (row.model_copy(update={"split": other}), faults)
@@ -114,13 +114,13 @@ class BadRows:
         ]
 
     def note(self, faults: Iterable[Fault]) -> None:
-        """Faults to be told though no row may be lost by them, as those that it has are lost already."""
+        """Add faults to be reported even if no row is lost by them because their rows are lost already."""
         self._notes += map(_told, faults)
 
     def without_images(
         self, records: Iterable[ImageRecord], faults: Mapping[int, Fault], *, file: str, split: str, what: str
     ) -> list[ImageRecord]:
-        """The records but those whose image has a fault; their targets are added, as "``what`` ref_id"."""
+        """The records whose image has no fault; targets of the others are added as rows "``what`` ref_id"."""
         sound = []
         for record in records:
             if record.image_id not in faults:
@@ -145,11 +145,11 @@ class BadRows:
         """Refuse the rows, or count them.
 
         Args:
-            info: with the counts of what is left.
-            images: all that are left.
+            info: with the counts of what is kept.
+            images: all that are kept.
 
         Returns:
-            ``info`` with the counts of what is left out, here and before, and the rows.
+            ``info`` with the counts of what is left out, now and earlier, and the rows.
 
         Raises:
             InputError: there are bad rows, and they may not be left out or are too many.
@@ -204,7 +204,7 @@ class BadRows:
 
 
 def write_listing(folder: Path, rows: Sequence[LeftOutRow]) -> None:
-    """Writes ``dataset.left_out.jsonl``."""
+    """Write ``dataset.left_out.jsonl``."""
     (folder / LISTING).write_text("".join(f"{row.model_dump_json()}\n" for row in rows))
 
 
@@ -213,12 +213,12 @@ def _told(fault: Fault) -> Fault:
 
 
 def _printable(text: str) -> str:
-    """What a terminal shows and UTF-8 can hold: names of files and ids are not ours."""
+    """The text with unprintable characters escaped: file names and ids come from others."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _counted(listed: Sequence[LeftOutRow], kept: set[tuple[str, str]]) -> dict[str, LeftOut]:
-    """By split; an image is lost if nothing of it is kept in the split."""
+    """Counts by split; an image is lost if nothing of it is kept in the split."""
     by_split: dict[str, list[LeftOutRow]] = defaultdict(list)
     for row in listed:
         by_split[row.split].append(row)

@@ -1,4 +1,4 @@
-"""Lines that name an image, a mask and sentences to image groups, for every form that has such."""
+"""Groups lines that name an image, a mask and sentences by image, for every form that has such lines."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def write_lines(
     """Group the lines by image and write them.
 
     Images are numbered from 1 in the order of their first line, refs and sentences in the order of the lines;
-    what is left out has no number. Expressions of one image with the same mask and category mean the same
-    target, on whichever lines they stand. A mask that is None means nothing in the image.
+    what is left out gets no number. Expressions of one image with the same mask and category mean the same
+    target, whichever lines they are on. A mask of None means that nothing in the image is meant.
 
     Args:
-        lines: gone through twice, once for the images that they name and once for what they say of them.
-        head: of what is written, but for its counts.
-        bad: what is none of the lines.
-        mask_root: masks that are files are relative to it; None: to the source's root.
+        lines: iterated twice, once for the images that they name and once for the objects.
+        head: the head to write, except for its counts.
+        bad: collects what cannot be used; may already hold rows that are not valid lines.
+        mask_root: the folder that paths of mask files are relative to; None: the source's root.
 
     Returns:
         The head that was written.
@@ -70,7 +70,7 @@ def write_lines(
 
 
 class _Grouping:
-    """Lines to image groups; what cannot be used is added to ``bad`` and left out."""
+    """Groups lines by image; what cannot be used is added to ``bad`` and left out."""
 
     def __init__(
         self, root: Path, photos: PhotoFiles, objects: SpilledObjects, bad: BadRows, options: ImportOptions
@@ -79,12 +79,12 @@ class _Grouping:
         self._bad, self._options = bad, options
         self.dropped = Dropped()
         self._image_ids = array("i", bytes(4 * len(photos)))
-        """Of each photograph; 0: nothing is said about it yet."""
+        """Image id of each photograph; 0: no object yet."""
         self._numbers = array("i")
-        """Of each image id, from 1, the photograph's number."""
+        """The photograph's number of each image id, from 1."""
 
     def add(self, line: Line, place: str, photo: Photo | Fault) -> None:
-        """``place``: of the image, for what is left out."""
+        """``place``: the image's path, for the listing of left-out rows."""
         if not line.row.meant:
             of_photo = [photo] if isinstance(photo, Fault) else []
             self._bad.add(_row(line, place, 0), *of_photo, Fault("images without an object", line.where))
@@ -119,11 +119,11 @@ class _Grouping:
         self._objects.add(self._photos.splits[line.split], self._image_ids[photo.number], said)
 
     def images(self, split: int) -> int:
-        """Of which something is left."""
+        """The number of the split's images that have an object."""
         return self._objects.images(split)
 
     def records(self, split: int) -> Iterator[ImageRecord]:
-        """One an image, in the order of image_id."""
+        """One record per image, in the order of image_id."""
         for image_id, objects in self._objects.by_image(split):
             yield self._record(image_id, objects)
 
@@ -162,7 +162,7 @@ class _Grouping:
         )
 
     def _texts(self, line: Line, one: ObjectRow) -> tuple[list[str], dict[str, list[Fault]]]:
-        """Sentences that can be used, and what is wrong with the others by kind."""
+        """The usable sentences, and the faults of the others by kind."""
         texts: list[str] = []
         faults: dict[str, list[Fault]] = {}
         for text in one.texts:
@@ -176,7 +176,7 @@ class _Grouping:
     def _mask(self, said: Any, image: Photo, where: str) -> Rle:
         """
         Raises:
-            ValueError, TypeError: it is nothing that can be drawn.
+            ValueError, TypeError: the mask cannot be drawn.
         """
         if said is None:
             return Rle.empty(image.height, image.width)
@@ -196,7 +196,7 @@ class _Grouping:
 
 @dataclass(frozen=True)
 class _SplitRecords:
-    """Of a split, made anew whenever they are gone through."""
+    """The records of a split, created anew on each iteration."""
 
     grouping: _Grouping
     split: int
@@ -219,7 +219,7 @@ def _row(line: Line, image: str, expressions: int, number: int | None = None) ->
 
 
 def _png(path: Path, image: Photo) -> NDArray[Any]:
-    """Values [height, width]; of a palette, its indices."""
+    """Values [height, width]; indices if the image has a palette."""
     try:
         picture = load_stored(path)
     except InputError as error:

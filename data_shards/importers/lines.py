@@ -1,4 +1,4 @@
-"""Rows that name an image, a mask and sentences: lines of people's own data, and what other forms become."""
+"""Rows that name an image, a mask and sentences: lines of users' own data, and rows converted to them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from maris_fast.data_shards.importers.annotations import SplitName, or_default
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")  # a misspelt key would otherwise be lost
+    model_config = ConfigDict(extra="forbid")  # a misspelt key would otherwise be ignored
 
 
 class ObjectRow(Strict):
-    """What is meant, and the sentences that mean it."""
+    """What is referred to, and the sentences that refer to it."""
 
     sentence: str | None = None
     sentences: list[str] | None = None
@@ -44,21 +44,21 @@ class ObjectRow(Strict):
 
 
 class MaskFile(Strict):
-    """A mask PNG, of whose values some may be the object's and others another's."""
+    """A mask PNG; only some of its values may belong to the object."""
 
     file: str
     value: int | list[int] | None = None
 
     @property
     def values(self) -> tuple[int, ...]:
-        """Empty: as the file's values tell."""
+        """Pixel values of the object; empty: not given, see ``mask_values.inside``."""
         if self.value is None:
             return ()
         return (self.value,) if isinstance(self.value, int) else tuple(self.value)
 
 
 def mask_file_of(mask: Any) -> MaskFile | None:
-    """The file that a line's ``mask`` names; None: it names none.
+    """The file that a line's ``mask`` names, or None if it names none.
 
     Raises:
         ValueError: keys that are not as documented.
@@ -104,11 +104,11 @@ def parsed_line(keys: Any) -> ExpressionLine | ImageLine:
 
 @dataclass(frozen=True)
 class Line:
-    """A line, or a row of another form, with its place.
+    """A line, or a row of another form, with its location.
 
     Attributes:
-        name: by which the listing of left-out rows has it.
-        where: file and place, for faults.
+        name: its name in the listing of left-out rows.
+        where: file and position, for faults.
     """
 
     row: ExpressionLine | ImageLine

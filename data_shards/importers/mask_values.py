@@ -1,4 +1,4 @@
-"""Which values of a mask PNG are inside: known of two values, else told by an option or by the line."""
+"""Which values of a mask PNG are inside: inferred if there are two, else given by an option or the line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 8
 
 
 class Dropped:
-    """Counts pixels that are neither 0 nor inside, of each file once."""
+    """Counts pixels that are neither 0 nor inside, once per file."""
 
     def __init__(self) -> None:
         self._pixels: dict[str, dict[Path, int]] = {}
@@ -35,18 +35,18 @@ class Dropped:
 def inside(
     pixels: NDArray[Any], path: Path, rule: MaskValues | None, wanted: tuple[int, ...], dropped: Dropped
 ) -> NDArray[np.bool_]:
-    """The mask [height, width] that a PNG of one channel means.
+    """The mask [height, width] of a single-channel PNG.
 
     Args:
         pixels: values, or indices into the palette.
-        rule: "nonzero": all but 0; "void": all but 0 and 255, which nobody decided on and which counts as
-            outside; "soft": from half of white on. None: as far as the values tell, 0 and one other, or 0,
-            1 and the void 255.
-        wanted: the values of the object's pixels, where the line says them; then ``rule`` does not count.
-        dropped: gets the void pixels and those below half of white.
+        rule: "nonzero": all but 0; "void": all but 0 and 255, which is undecided and counts as outside;
+            "soft": from half of white up. None: inferred if the values are 0 and one other, or 0, 1 and
+            the void 255.
+        wanted: the values of the object's pixels, if the line gives them; ``rule`` is then ignored.
+        dropped: counts the void pixels and those below half of white.
 
     Raises:
-        ValueError: the values do not tell.
+        ValueError: the values are ambiguous.
     """
     values = [int(value) for value in np.unique(pixels)]
     if wanted:

@@ -1,4 +1,4 @@
-"""What every importer can be asked for, beside the data set."""
+"""Options of every importer, besides the data set."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class ImportOptions:
     """Options of an import.
 
     Attributes:
-        splits: the splits to import; none: all there are.
-        images: folder of the images, absolute or below the root, where it is another than usual.
+        splits: the splits to import; empty: all.
+        images: the image folder, absolute or below the root, if it is not the usual one.
         check_images: decode every image, which finds truncated files; sizes are checked in any case.
-        orientation: of images that EXIF turns and whose annotated size fits both ways; None: such an image of
-            one's own data cannot be used, a published one is as stored.
-        mask_values: which values of mask PNGs are inside, see ``mask_values``; None: as the values tell.
-        leave_out_bad: leave out, count and list rows that cannot be used, see ``left_out``; else they refuse
-            the whole import.
-        category_sentences: the name of a category is the sentence of all its objects in an image that have
-            none, as annotation tools export them.
-        hold_out: share of the train images, over 0 and below 1, that become the split ``val``; for data that
-            have none. Which ones follows from their paths and ``seed``.
-        progress: called with images checked and images in all.
+        orientation: of images that EXIF turns and whose annotated size fits both views; None: such images of
+            users' own data cannot be used, those of published data sets are taken as stored.
+        mask_values: which values of mask PNGs are inside, see ``mask_values``; None: inferred.
+        leave_out_bad: leave out, count and list rows that cannot be used, see ``left_out``; else the whole
+            import is refused.
+        category_sentences: use a category's name as the sentence of all its objects in an image that have
+            none, as in exports of annotation tools.
+        hold_out: share of the train images, over 0 and below 1, that become the split ``val``, for data
+            without one. Their paths and ``seed`` determine which.
+        progress: called with the number of images checked and the total.
 
     Raises:
-        ArgumentError: ``hold_out`` is no such share.
+        ArgumentError: ``hold_out`` is out of range.
     """
 
     splits: Sequence[str] = ()

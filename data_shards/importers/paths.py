@@ -1,4 +1,4 @@
-"""Paths in annotation files: one spelling for each file, and none that leads out of its folder."""
+"""Paths in annotation files: normalized to one spelling per file, refused if they leave their folder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from maris_fast.data_shards.importers.sentences import label_fault
 OUTSIDE = (
     "image paths that leave the image folder; write them relative to it, or name the folder with `images`"
 )
-"""Kind of fault."""
+"""Value of ``Fault.kind``."""
 
 _COCO_NAMES = ("COCO_train2014_{:012d}.jpg", "COCO_val2014_{:012d}.jpg", "{:012d}.jpg")
 _COCO_FOLDERS = ("", "train2017/", "val2017/", "train2014/", "val2014/")
 
 
 def place_of(name: str, root: Path, where: str) -> str | Fault:
-    """A path below ``root``, with slashes and without parts that change nothing.
+    """A path below ``root``, with forward slashes and without redundant parts.
 
-    A backslash divides a path as it does on Windows, unless a file of that very name is there.
+    A backslash is a separator, as on Windows, unless a file of exactly that name exists.
 
     Args:
         where: file and ids, for the fault.
@@ -41,8 +41,8 @@ def place_of(name: str, root: Path, where: str) -> str | Fault:
 def image_place(name: str, root: Path, where: str) -> str | Fault:
     """As ``place_of``; COCO's photographs are found by their names of 2014 and of 2017.
 
-    Of a name of COCO's that is not there, the file of the same number is taken, in the folder itself or in
-    ``train2017``, ``val2017``, ``train2014`` and ``val2014`` below it.
+    If a file with one of COCO's names does not exist, the file of the same number is used, in the folder
+    itself or in ``train2017``, ``val2017``, ``train2014`` and ``val2014`` below it.
     """
     place = place_of(name, root, where)
     number = cocos_own_file(place) if isinstance(place, str) else None
@@ -56,9 +56,9 @@ def image_place(name: str, root: Path, where: str) -> str | Fault:
 
 
 def same_file(path: Path) -> Hashable | None:
-    """What two names of one file share, through links and on disks that ignore case; None: no file.
+    """A key that all names of one file share, through links and on case-insensitive disks; None: no file.
 
-    An inode's number alone is not believed: some network file systems give all files the same.
+    The inode number alone is not enough: some network file systems give all files the same one.
     """
     try:
         found, real = path.stat(), os.path.realpath(path)
@@ -70,7 +70,7 @@ def same_file(path: Path) -> Hashable | None:
 
 
 def in_another_case(path: Path) -> str:
-    """For a message on a missing file: that of the same letters, if there is one."""
+    """For a message on a missing file: the file whose name differs only in case, if there is one."""
     try:
         names = _names_in(path.parent, path.parent.stat().st_mtime_ns)
     except OSError:
@@ -81,7 +81,7 @@ def in_another_case(path: Path) -> str:
 
 @lru_cache(maxsize=8)
 def _names_in(folder: Path, changed: int) -> dict[str, str]:
-    """By their letters; ``changed``: when, so that it is not remembered for longer."""
+    """File names by their folded form; ``changed`` is the folder's mtime, which invalidates the cache."""
     return {_folded(name): name for name in os.listdir(folder)}
 
 

@@ -1,4 +1,4 @@
-"""The image files that lines name: opened once each, whatever is wrong with them kept."""
+"""The image files that lines name: each is opened once, and any fault of it is kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from maris_fast.images import NoImageError, Orientation, Views, views_of
 
 @dataclass(frozen=True)
 class Photo:
-    """An image file that can be used, and its size in the view that its masks are for."""
+    """A usable image file, with its size in the view that its masks are for."""
 
     number: int
     file_name: str
@@ -35,20 +35,20 @@ class Photo:
 
 @dataclass(frozen=True)
 class _Turned:
-    """A file that EXIF turns, as long as no line that names it says which way round its masks are."""
+    """A file that EXIF turns, while no line that names it has shown which view its masks are for."""
 
     views: Views
     where: str
 
 
 class PhotoFiles:
-    """Every image that lines name, numbered in the order in which they first do.
+    """Every image that lines name, numbered in the order of first mention.
 
-    Numbers in arrays, and a name each: there may be millions.
+    Held as arrays of numbers, and one name per image, as there may be millions.
 
     Args:
-        mask_root: paths of masks that are files start from there.
-        lines: gone through once here, and again in ``each``.
+        mask_root: the folder that paths of mask files are relative to.
+        lines: iterated once here, and again in ``each``.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PhotoFiles:
         self._number_of_line, self._split_of_line = array("i"), array("h")
         self._hash_of_line = array("q")
         self.splits: dict[str, int] = {}
-        """Of all lines, with their numbers."""
+        """The splits of all lines, with their numbers."""
         turned: dict[int, _Turned] = {}
         numbers: dict[str, int] = {}
         first: dict[bytes, int] = {}
@@ -82,7 +82,7 @@ class PhotoFiles:
         return len(self._places)
 
     def _numbered(self, line: Line, first: dict[bytes, int], turned: dict[int, _Turned]) -> int:
-        """The number of the line's image: of several names of a file that of the first."""
+        """The number of the line's image; all names of a file share the number of the first."""
         place = image_place(line.row.image, self._root, line.where)
         if isinstance(place, Fault):
             return self._add(line.row.image, place)
@@ -120,7 +120,7 @@ class PhotoFiles:
             self._heights[number], self._widths[number] = turned.views.shown
 
     def look(self, splits: Iterable[str]) -> None:
-        """Looks into the images that lines of these splits name, as the options say."""
+        """Check the images that lines of these splits name, according to the options."""
         numbers = self._sound_of(splits)
         rows = (
             ImageRow(
@@ -131,7 +131,7 @@ class PhotoFiles:
             )
             for place, number in enumerate(numbers.tolist(), start=1)
         )
-        looked = look_at_images(  # of the right size by now
+        looked = look_at_images(  # sizes are already those of the right view
             self._root, rows, len(numbers), self._options, undecided="stored"
         )
         for place, fault in looked.faults.items():
@@ -144,10 +144,10 @@ class PhotoFiles:
         return np.setdiff1d(numbers[chosen], np.array(list(self._faults), np.int32))
 
     def each(self, lines: Iterable[Line]) -> Iterator[tuple[Line, str, Photo | Fault]]:
-        """The same lines with where their image lies, the same for all names of a file, and the image.
+        """The same lines, each with its image's path (the same for all names of a file) and the image.
 
         Raises:
-            InputError: they are not the same.
+            InputError: the lines are not the same.
         """
         known = zip(self._number_of_line, self._hash_of_line, strict=True)
         changed = InputError("a file was changed while it was read; import it again")
@@ -164,7 +164,7 @@ class PhotoFiles:
         return size_fault(photo, line) or photo
 
     def photo(self, number: int) -> Photo:
-        """One without a fault."""
+        """The photograph of this number, which must have no fault."""
         orientation: Orientation = "shown" if number in self._shown else "stored"
         return Photo(number, self._places[number], self._heights[number], self._widths[number], orientation)
 
@@ -174,7 +174,7 @@ def _mark(file: Hashable) -> bytes:
 
 
 def _said_orientation(views: Views, mask_root: Path, line: Line) -> Orientation | None:
-    """By the first width and height that fit one view alone: the line's own, or a mask's."""
+    """The view given by the first size, the line's or a mask's, that fits only one; None: undecided."""
     for width, height in [(line.row.width, line.row.height), *_mask_sizes(line, mask_root)]:
         fitting = fitting_views(views, width, height)
         if len(fitting) == 1:
@@ -183,12 +183,12 @@ def _said_orientation(views: Views, mask_root: Path, line: Line) -> Orientation 
 
 
 def _mask_sizes(line: Line, root: Path) -> Iterator[tuple[int, int]]:
-    """(width, height) of masks that have one: run lengths and files."""
+    """(width, height) of the masks that have a size: run lengths and files."""
     for one in line.row.meant:
         size = one.mask.get("size") if isinstance(one.mask, dict) else None
         file = mask_file_of(one.mask)
         if file is not None and isinstance(place := place_of(file.file, root, line.where), str):
-            with suppress(InputError):  # told when the mask is read
+            with suppress(InputError):  # reported when the mask is read
                 height, width = views_of(root / place).stored
                 yield width, height
         elif isinstance(size, list) and len(size) == 2:
@@ -196,7 +196,7 @@ def _mask_sizes(line: Line, root: Path) -> Iterator[tuple[int, int]]:
 
 
 def size_fault(photo: Photo, line: Line) -> Fault | None:
-    """Where the line gives another width or height than the image has."""
+    """A fault if the line gives another width or height than the image has, else None."""
     for what, said, real in (
         ("width", line.row.width, photo.width),
         ("height", line.row.height, photo.height),

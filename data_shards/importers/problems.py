@@ -1,4 +1,4 @@
-"""All that is wrong with a data set, told at once: nobody wants to learn of 300 missing images one by one."""
+"""All problems of a data set, reported together, so that 300 missing images do not come up one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHOWN = 10
 
 
 class Problems:
-    """What is found, by kind; the message has the number of each kind and its first ``shown``, None: all."""
+    """Problems by kind; the message has the count of each kind and its first ``shown`` (None: all)."""
 
     def __init__(self, subject: str, *, done: str = "imported", shown: int | None = SHOWN) -> None:
         self._subject, self._done, self._shown = subject, done, shown
@@ -19,7 +19,7 @@ class Problems:
     def add(self, kind: str, detail: str) -> None:
         """``kind`` says what is wrong and what to do, as a heading; ``detail`` names file and ids.
 
-        The same detail again, such as the missing image of another ref, is told once.
+        A repeated detail, such as the missing image of another ref, is listed once.
         """
         self._details[kind][detail] = None
 

@@ -52,7 +52,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, SplitCounts]] = {
 }
 
 PUBLISHED_SENTENCES: dict[tuple[str, str], int] = {("grefcoco", "unc"): 259_859}
-"""Of all splits together, where that is all that is known."""
+"""Totals of all splits together, where only the total is known."""
 
 _GREFCOCO_SPLITS = {"train", "val", "testA", "testB"}
 
@@ -66,12 +66,12 @@ _BY_GOOGLE = re.compile(r"google|refcocog_g(?![a-z])", re.IGNORECASE)
 def published_as(name: str) -> tuple[str | None, str]:
     """Name and ``split_by`` of the member of the RefCOCO family that a name such as refcocoplus means.
 
-    Of G-Ref the division by umd, unless google is named; of another data set None and "own".
+    For G-Ref the division by umd, unless google is named; for another data set None and "own".
     """
     spelled = [*_SPELLED.finditer(name)]
     if not spelled:
         return None, OWN
-    found = spelled[-1]  # the innermost of a path's
+    found = spelled[-1]  # the innermost part of a path
     if found[2]:
         return "refcocog", "google" if _BY_GOOGLE.search(name) else "umd"
     return "refcoco+" if found[1] else "refcoco", "unc"

@@ -1,4 +1,4 @@
-"""Rows of other forms as the lines of people's own data, which they say the same as in other words."""
+"""Converts rows of other forms to the equivalent lines of users' own data."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class LineRow(BaseModel):
 def lines_of(
     kind: type[LineRow], rows: Any, file: str, split: str, bad: BadRows, *, of: str = "", whose: str
 ) -> list[Line]:
-    """The lines that rows mean; what is no row is added to ``bad``.
+    """The lines that are equivalent to rows; malformed rows are added to ``bad``.
 
     Args:
         of: the list's name in its file.
-        whose: rows they are, for the message.
+        whose: what the file should be, for the message.
 
     Raises:
-        InputError: there is no list of rows.
+        InputError: ``rows`` is not a list.
     """
     try:
         good, misshapen = each(kind, rows, of=of)

@@ -11,17 +11,17 @@ from typing import NoReturn
 
 from maris_fast.errors import InputError
 
-# Python 2 wrote text as bytes of no stated encoding: UTF-8, save for a stray byte that is not.
+# Python 2 wrote text as bytes without an encoding: UTF-8, except for stray bytes.
 _LATIN1_FOR_STRAY_BYTES = "maris_fast.latin1_for_stray_bytes"
 _SIZES = {ord(op.code): 0 if op.arg is None else op.arg.n for op in pickletools.opcodes}
-"""Bytes of each opcode's argument; below 0: as ``_COUNTED`` says, or up to a new line."""
+"""Size in bytes of each opcode's argument; negative: see ``_COUNTED``, or up to a newline."""
 _COUNTED = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
-"""Bytes of the count in front of an argument."""
+"""Size in bytes of the count that precedes an argument."""
 _PUT, _LONG_PUT, _FRAME, _STOP = b"pr\x95."
 _TWO_LINES = b"ci"
 
@@ -36,10 +36,10 @@ codecs.register_error(_LATIN1_FOR_STRAY_BYTES, _as_latin1)
 
 
 def load_plain_pickle(path: Path) -> object:
-    """What the pickle holds, of any protocol; Python 2's ``str`` becomes text.
+    """The content of a pickle of any protocol; Python 2's ``str`` becomes text.
 
-    A pickle can only run code through a global that it names, so every global is refused, before it is
-    looked up. Sizes that it states are compared with the file before memory is reserved for them.
+    A pickle can only run code through a global that it names, so every global is refused before it is
+    looked up. Stated sizes are checked against the file before memory is allocated for them.
 
     Raises:
         InputError: no such file, not a whole pickle, or one that names a global.
@@ -70,12 +70,12 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _require_sizes_within(content: bytes) -> None:
-    """Every count is of bytes that are there, and every place in the memo one that they could have filled.
+    """Check that every stated size lies within the content, and that every memo index is plausible.
 
-    What is wrong in another way is left to the unpickler.
+    Other errors are left to the unpickler.
 
     Raises:
-        ValueError: a size beyond the file's.
+        ValueError: a size is beyond the file's.
     """
     at, end = 0, len(content)
     while at < end:
@@ -86,7 +86,7 @@ def _require_sizes_within(content: bytes) -> None:
             return
         if size >= 0:
             if code in (_LONG_PUT, _FRAME):
-                # A place in the memo is one of an opcode before; a frame holds bytes behind it.
+                # A memo index is bounded by the bytes read so far; a frame holds the bytes after it.
                 room = at if code == _LONG_PUT else end - at - size
                 _require(int.from_bytes(content[at : at + size], "little"), room)
             elif code == _STOP:

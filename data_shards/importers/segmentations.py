@@ -1,4 +1,4 @@
-"""COCO segmentations, or pixels, to one mask."""
+"""Converts COCO segmentations to one mask each."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ BOX_ALONE = (
     "objects that have a box and no mask; masks are what is trained on: export those, or make them from the "
     "boxes first, with SAM for example"
 )
-"""Kind of fault."""
+"""Value of ``Fault.kind``."""
 
 _FARTHEST = 1_000_000
-"""A corner's distance from the image, in pixels; no image is as large."""
+"""Largest absolute coordinate of a corner, in pixels; no image is as large."""
 
 
 def union_mask(segmentation: Any, height: int, width: int) -> Rle:
@@ -33,7 +33,7 @@ def union_mask(segmentation: Any, height: int, width: int) -> Rle:
 
 
 def is_box(segmentation: Any, bbox: Any) -> bool:
-    """Whether a mask is nothing but the box around it, as exports without masks write it."""
+    """Whether a mask is just its bounding box, as exports without masks write it."""
     try:
         ((*numbers,),) = segmentation
         left, top, width, height = bbox
@@ -47,13 +47,13 @@ def is_box(segmentation: Any, bbox: Any) -> bool:
 def overlap_mask(segmentation: Any, height: int, width: int) -> Rle:
     """The pixels inside two or more parts of a segmentation that ``union_mask`` takes.
 
-    refer.py's ``getMask`` sums an annotation's parts, so there it has a 2.
+    refer.py's ``getMask`` sums an annotation's parts, so these pixels are 2 or more there.
     """
     return overlap(_parts(segmentation, height, width))
 
 
 def _parts(segmentation: Any, height: int, width: int) -> list[Rle]:
-    """At least one."""
+    """The masks of a segmentation's parts, at least one."""
     if isinstance(segmentation, dict):
         return [_from_run_lengths(segmentation, height, width)]
     if not isinstance(segmentation, list):
@@ -84,7 +84,7 @@ def _from_polygons(polygons: list[Any], height: int, width: int) -> list[Rle]:
 
 
 def _require_near(numbers: list[Any]) -> None:
-    # pycocotools crashes on NaN, and takes memory by the polygon's length.
+    # pycocotools crashes on NaN, and its memory grows with the length of a polygon's outline.
     for number in numbers:
         if not isinstance(number, int | float):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Is a text a sentence that every later step can read? The same answer for every importer."""
+"""Checks that a text is a sentence that every later step can read; the same for every importer."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ DAMAGED = (
 )
 CONTROL = "texts with control characters; correct them in the annotation file"
 LONG = "sentences longer than CLIP's text tower reads, 77 tokens with start and end; shorten or divide them"
-"""Kinds of faults."""
+"""Values of ``Fault.kind``."""
 
 CLIP_TOKENS = 77
-"""With start and end. The tower is chosen when a cache is made; nearly all of CLIP's have this length."""
+"""With start and end. The tower is chosen when a cache is built; nearly all of CLIP's have this length."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _SPACES = re.compile("[\t\n\v\f\r]")
 _WITHOUT_INK = {"Cc", "Cf", "Zs", "Zl", "Zp", "Mn"}
-"""Unicode's categories: control and format characters, spaces, marks that need a letter."""
+"""Unicode categories: control and format characters, spaces, combining marks."""
 _HALF = "\ufffd"
-"""What a decoder writes in place of what it cannot read."""
+"""What a decoder writes in place of what it cannot decode."""
 
 
 def sentence_of(text: str, where: str) -> str | Fault:
-    """The text without spaces around it and line breaks in it, or why it is no sentence.
+    """The text, stripped and without line breaks, or why it is not a sentence.
 
     Args:
         where: file and ids, for the fault.
@@ -39,7 +39,7 @@ def sentence_of(text: str, where: str) -> str | Fault:
     if fault := label_fault(text, where):
         return fault
     tokens = _tokens(text)
-    if tokens == 0:  # of entities such as &nbsp; alone
+    if tokens == 0:  # only entities such as &nbsp;
         return Fault(EMPTY, where)
     if tokens > CLIP_TOKENS - 2:
         return Fault(LONG, f"{where}: {tokens + 2} tokens in {text[:60]!r}")
@@ -47,7 +47,7 @@ def sentence_of(text: str, where: str) -> str | Fault:
 
 
 def label_fault(text: str, where: str) -> Fault | None:
-    """What is wrong with a word beside the sentences: a category, a kind of expression, a path."""
+    """What is wrong with a text such as a category, a kind of expression or a path; None: nothing."""
     if _HALF in text or not is_unicode(text):
         return Fault(DAMAGED, f"{where}: {text[:60]!r}")
     if _CONTROL.search(text):
@@ -65,9 +65,9 @@ def is_unicode(text: str) -> bool:
 
 
 def _tokens(text: str) -> int:
-    """A number from 1 to what the tower takes if it is certainly one, else the exact number."""
+    """The number of tokens, or just 1 if it is certainly between 1 and what the tower takes."""
     if text.isascii() and "&" not in text and len(text) <= CLIP_TOKENS - 2:
-        return 1  # at most one a character; the tokeniser takes seconds to import
+        return 1  # at most one per character; the tokeniser takes seconds to import
     from maris_fast.encoders.tokens import tokens_of
 
     return len(tokens_of(text).ids)

@@ -1,4 +1,4 @@
-"""Photographs that two splits of one data set have: told at import, as a score on them is no test."""
+"""Photographs shared by two splits of a data set: reported at import, as they invalidate test scores."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ class _Split:
     names: list[str] = field(default_factory=list)
 
     def name_of(self, file: int) -> str:
-        """The first that it has here."""
+        """The first name that the file has in this split."""
         return self.names[self.files.index(file)]
 
 
 class Photographs:
-    """What is known of each split's photographs; files have numbers, as there may be millions."""
+    """What is known of each split's photographs; files are numbered, as there may be millions."""
 
     def __init__(self, info: DatasetInfo) -> None:
         self._root, self._synthetic = Path(info.image_root), info.synthetic
         self._real_root = os.path.realpath(self._root)
-        # PhraseCut's authors divided its 77,000 images by number; to look into them takes minutes.
+        # PhraseCut's authors divided its 77,000 images by number; comparing their content takes minutes.
         self._official = info.split_by == "official"
         self._splits: dict[str, _Split] = {}
         self._files: dict[bytes, int] = {}
-        """By a hash of the path through all links."""
+        """File numbers by a hash of the path with all links resolved."""
         self._names: list[str] = []
-        """Of each file that path, below the image folder where it lies there."""
+        """That path of each file, relative to the image folder if it is inside."""
         self._ids: dict[int, tuple[tuple[str, int], ...]] = {}
-        """Of files with a number at COCO or Flickr."""
+        """Ids at COCO and Flickr, of the files that have any."""
 
     def add(self, split: str, record: ImageRecord) -> None:
         of_split = self._splits.setdefault(split, _Split())
@@ -60,9 +60,9 @@ class Photographs:
             self._ids[file] = tuple({*self._ids.get(file, ()), *ids})
 
     def shared(self, options: ImportOptions) -> tuple[SharedPhotographs, ...]:
-        """What any two splits share, by name, and by what the images show where these are checked anyway.
+        """What any two splits share, by name, and by image content if images are checked anyway.
 
-        Nothing is looked into where names or annotations tell of every image which photograph it is.
+        Content is not compared if names or annotations identify the photograph of every image.
         """
         if len(self._splits) < 2:
             return ()
@@ -94,7 +94,7 @@ class Photographs:
     def _pairs(
         self, first: str, second: str, looks: Mapping[int, Look]
     ) -> Iterator[tuple[Literal["name", "pixels", "looks"], dict[int, int]]]:
-        """By ground, the surest first: files of the first split that are in the second, and which there."""
+        """By ground, the most certain first: files of the first split with their match in the second."""
         ones = dict.fromkeys(self._splits[first].files)
         others = dict.fromkeys(self._splits[second].files)
         named = _met(ones, others, lambda file: {file, *self._ids.get(file, ())})
@@ -112,7 +112,7 @@ class Photographs:
 
 
 def _met(ones: Iterable[int], others: Iterable[int], ids: Callable[[int], set[Hashable]]) -> dict[int, int]:
-    """Of the first files those that share an identity with one of the others, and with which."""
+    """Those of ``ones`` that share an id with one of ``others``, each with that other file."""
     owner = {identity: file for file in others for identity in ids(file)}
     shared = ((file, owner.get(one)) for file in ones for one in ids(file))
     return {file: other for file, other in shared if other is not None}

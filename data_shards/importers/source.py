@@ -1,4 +1,4 @@
-"""What a person names to be imported, and what a form is."""
+"""The source of an import, and the interface of a form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maris_fast.data_shards.records import OWN, TRAIN, DatasetInfo
 from maris_fast.errors import InputError
 
 _LOOKED_INTO = 20
-"""Rows, by which a form is known."""
+"""Number of rows that are inspected to recognize a form."""
 
 
 @dataclass(frozen=True)
@@ -27,36 +27,36 @@ class Document:
 
     path: Path
     split: str | None = None
-    """By its name; None: the file is the only one."""
+    """From the file's name; None: the file is the only one."""
 
     @property
     def split_or_train(self) -> str:
-        """By its name, whether that was asked for or not; "train" where it says none."""
+        """``split``, or else the split that the file's name ends with, or else "train"."""
         return self.split or split_of_name(self.path.stem) or TRAIN
 
     @cached_property
     def content(self) -> Any:
         """
         Raises:
-            ValueError: not JSON, or a key stands twice.
+            ValueError: not JSON, or an object has a key twice.
             InputError: no such file, or of an unknown encoding.
         """
         return parse_json(read_json(self.path))
 
     def dicts(self, name: str) -> list[dict[str, Any]]:
-        """Of the list of that name those that are rows; none where there is none."""
+        """The dicts in the list of that name; empty if there is no such list."""
         content = self.content_or_none()
         rows = content.get(name) if isinstance(content, dict) else None
         return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
     def forget(self) -> None:
-        """The content, which takes gigabytes of large files; it is read again if need be."""
+        """Drop the content, which takes gigabytes for large files; it is read again if needed."""
         self.__dict__.pop("content", None)
 
     def required(self, whose: str) -> Any:
         """
         Raises:
-            InputError: as ``content``; told to be none of ``whose``.
+            InputError: as ``content``; if it is not JSON, it is reported as not being ``whose``.
         """
         try:
             return self.content
@@ -64,14 +64,14 @@ class Document:
             raise InputError(f"{self.path} is not {whose}: {error}") from error
 
     def content_or_none(self) -> Any:
-        """None if it cannot be read, which whoever reads it tells."""
+        """The content, or None if it cannot be read; the form that reads it reports the error."""
         try:
             return self.content
         except (InputError, ValueError):
             return None
 
     def changed(self, content: Any, split: str | None = None) -> Document:
-        """Of the same place, with other content, and another split where one is given."""
+        """A document with the same path, other content, and another split if one is given."""
         other = Document(self.path, split or self.split)
         other.__dict__["content"] = content
         return other
@@ -79,12 +79,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Source:
-    """What is imported.
+    """The data set to import.
 
     Attributes:
         root: absolute; holds the data set, and its images if they are at their usual place.
-        dataset: folder or file below it; with ``{split}`` in a name, a file or a folder a split.
-        folder: is written to.
+        dataset: folder or file below it; with ``{split}`` in a name, one file or folder per split.
+        folder: the output folder.
         at: where the data set was unpacked, if it was.
     """
 
@@ -101,9 +101,9 @@ class Source:
 
     @cached_property
     def documents(self) -> Sequence[Document]:
-        """The JSON files that are named, or of a folder those that are named for a split.
+        """The named JSON files, or those in a folder that are named for a split.
 
-        Those in a folder a split are taken where none is named so.
+        If no file is, those in subfolders that are named for a split.
 
         Raises:
             InputError: there is none.
@@ -117,12 +117,12 @@ class Source:
         return [Document(path, split) for split, path in files_by_split(self.root, self.dataset)]
 
     def forget(self) -> None:
-        """The content of all documents that were read."""
+        """Drop the content of all documents that were read."""
         for document in self.__dict__.get("documents", ()):
             document.forget()
 
     def content(self) -> Any:
-        """Of the first of the documents; None where there is none, or none that can be read."""
+        """The content of the first document; None if there is none or it cannot be read."""
         try:
             return self.documents[0].content_or_none() if self.documents else None
         except InputError:
@@ -134,7 +134,7 @@ class Source:
         return list(content) if isinstance(content, dict) else []
 
     def rows(self, *keys: str) -> list[dict[str, Any]]:
-        """The first rows of the first document's list that the keys lead to; none where there is none."""
+        """The first rows of the list under these keys in the first document; empty if there is none."""
         found = self.content()
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
@@ -142,14 +142,14 @@ class Source:
         return [row for row in first if isinstance(row, dict)]
 
     def with_defaults(self, **options: Any) -> Source:
-        """With these options where they are None."""
+        """A copy with these options set where they are None."""
         unsaid = {name: value for name, value in options.items() if getattr(self.options, name) is None}
         other = replace(self, options=replace(self.options, **unsaid))
         other.__dict__.update({name: self.__dict__[name] for name in ("documents",) if name in self.__dict__})
         return other
 
     def images_of(self, split: str | None) -> str:
-        """Below the image folder, where the named folder of images has a ``{split}`` in it."""
+        """The path of the split's images below the image folder if ``images`` has ``{split}``, else empty."""
         parts = self.options.images.parts if self.options.images else ()
         below = "/".join(dropwhile(lambda part: PLACEHOLDER not in part, parts))
         return below.replace(PLACEHOLDER, split or "")
@@ -157,14 +157,14 @@ class Source:
     def head(
         self, name: str | None = None, split_by: str = OWN, *, images: Sequence[str] = (".",), **more: Any
     ) -> DatasetInfo:
-        """The head of what is written, but for its counts.
+        """The head of the data set to write, except for its counts.
 
         Args:
             name: None: that of the file or folder.
-            images: where they are looked for below the root, if the options name no place.
+            images: folders below the root to search for images, if the options name none.
 
         Raises:
-            InputError: there is no folder of images.
+            InputError: there is no image folder.
         """
         dataset = Path(self.dataset)
         if PLACEHOLDER in str(dataset.parent):
@@ -191,10 +191,10 @@ class Form:
     """One of the layouts that data sets come in.
 
     Attributes:
-        files: what it is known by, for the message on what is of no form.
-        found: whether it is this one; a source of another may raise nothing.
-        read: checks all that is there, and writes it.
-        divided: in ways that ``split_by`` chooses from.
+        files: the files by which it is recognized, for the message on a source of no known form.
+        found: whether a source has this form; must not raise for a source of another form.
+        read: checks the whole data set, and writes it.
+        divided: whether it has several divisions that ``split_by`` chooses from.
     """
 
     files: str

@@ -1,4 +1,4 @@
-"""Objects of lines on disk until all lines are read, as an image's may stand on any of them."""
+"""Keeps objects on disk until all lines are read, as those of an image may be on any line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 
 class SpilledObject(NamedTuple):
-    """What sentences mean in an image, and the sentences.
+    """What sentences refer to in an image, and the sentences.
 
     Attributes:
-        counts, area: of its mask, as ``Rle`` has them.
+        counts, area: of its mask, as in ``Rle``.
     """
 
     counts: str
@@ -31,7 +31,7 @@ class SpilledObject(NamedTuple):
 
 
 class NumberedObject(NamedTuple):
-    """With the ref's id if it is the first of its target, and that of the first sentence."""
+    """An object with its ref's id, valid if it is the first of its target, and its first sentence's id."""
 
     one: SpilledObject
     ref_id: int
@@ -39,10 +39,10 @@ class NumberedObject(NamedTuple):
 
 
 class SpilledObjects:
-    """Objects in the order in which they are added; of each, some numbers stay in memory.
+    """Objects in the order in which they are added; only a few numbers of each stay in memory.
 
     Args:
-        folder: on whose disk they are; the file has no name there and is gone with this object.
+        folder: where the temporary file is; it has no name and is deleted with this object.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,7 +51,7 @@ class SpilledObjects:
         self._splits, self._images = array("h"), array("i")
         self._offsets, self._texts = array("q"), array("i")
         self._targets = bytearray()
-        """A hash of mask and category each."""
+        """A hash of mask and category for each object."""
 
     def __enter__(self) -> SpilledObjects:
         return self
@@ -71,14 +71,14 @@ class SpilledObjects:
         self._bytes += len(content)
 
     def settle(self) -> None:
-        """All are added: refs and sentences get their ids, in the order of the objects."""
+        """Assign ids to refs and sentences in the order of the objects, once all are added."""
         self._file.flush()
         texts = np.array(self._texts, np.int64)
         self._first_sent_ids = np.cumsum(texts) - texts + 1
         self._ref_ids = np.cumsum(self._begins_target())
 
     def _begins_target(self) -> NDArray[np.bool_]:
-        """Of each object, whether none before it in its split and image has its mask and category."""
+        """Whether each object is the first in its split and image with its mask and category."""
         marks = np.frombuffer(bytes(self._targets), np.uint64).reshape(-1, 2)
         keys = (*marks.T, np.array(self._images), np.array(self._splits))
         order = np.lexsort(keys)
@@ -89,7 +89,7 @@ class SpilledObjects:
         return first
 
     def images(self, split: int) -> int:
-        """How many of a split have an object."""
+        """The number of the split's images that have an object."""
         return len(np.unique(np.array(self._images)[np.array(self._splits) == split]))
 
     def by_image(self, split: int) -> Iterator[tuple[int, Sequence[NumberedObject]]]:

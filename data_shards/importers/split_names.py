@@ -1,4 +1,4 @@
-"""The splits of a data set: in their usual order, and those that were asked for."""
+"""The splits of a data set: their usual order, and the selection of those that were requested."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SPLIT_ORDER = ("train", "val", "test", "testA", "testB")
 
 
 def chosen_splits(there: Iterable[str], wanted: Sequence[str] | None, source: object) -> list[str]:
-    """The wanted splits of those there are, in their usual order; None or empty: all.
+    """The wanted splits among those in ``there``, in their usual order; None or empty: all.
 
     Args:
         source: where they are, for the message.
 
     Raises:
-        InputError: a split that is not there.
+        InputError: a wanted split does not exist.
     """
     order = {split: rank for rank, split in enumerate(SPLIT_ORDER)}
     known = sorted(set(there), key=lambda split: (order.get(split, len(order)), split))
@@ -37,10 +37,10 @@ PLACEHOLDER = "{split}"
 
 
 def files_by_split(root: Path, pattern: str) -> list[tuple[str | None, Path]]:
-    """The file ``root/pattern``; with ``{split}`` in it, every such file and the split in its place.
+    """The file ``root/pattern``; with ``{split}`` in it, every matching file and its split.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     whole = root / pattern
     if PLACEHOLDER not in pattern:
@@ -58,7 +58,7 @@ def files_by_split(root: Path, pattern: str) -> list[tuple[str | None, Path]]:
 
 
 def file_of(split: str, pattern: str) -> str:
-    """The name of a split's file, of which ``pattern`` may be the only one."""
+    """The name of a split's file; ``pattern`` itself if it has no placeholder."""
     return pattern.replace(PLACEHOLDER, split)
 
 
@@ -66,6 +66,6 @@ _IN_NAMES = re.compile(r"(?:.*[^A-Za-z0-9])?(train|valid|validation|val|test[A-Z
 
 
 def split_of_name(name: str) -> str | None:
-    """The split that the last part of a file's or folder's name is, by its usual name; None: it is none."""
+    """The split, by its usual name, that a file's or folder's name ends with, or None."""
     found = _IN_NAMES.fullmatch(name)
     return {"valid": VAL, "validation": VAL}.get(found[1], found[1]) if found else None

@@ -42,9 +42,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_utf8(path: Path) -> bytes:
-    """A file of JSON or of JSON lines without a byte order mark; UTF-16 and UTF-32 are read too.
+    """A file of JSON or JSON lines as UTF-8 without a byte order mark; UTF-16 and UTF-32 are converted.
 
-    Half of a surrogate pair (``"\\ud83d"``), which JSON can write but no text hold, becomes U+FFFD.
+    Half of a surrogate pair (``"\\ud83d"``), which JSON can express but UTF-8 cannot, becomes U+FFFD.
 
     Raises:
         InputError: no such file.
@@ -59,7 +59,7 @@ def read_utf8(path: Path) -> bytes:
 
 
 def utf8_lines(path: Path) -> Iterator[bytes]:
-    """The lines of ``read_utf8`` without their ends, of which one at a time is in memory.
+    """The lines of ``read_utf8`` without line ends, with one line at a time in memory.
 
     Raises:
         InputError: no such file.
@@ -80,10 +80,10 @@ def utf8_lines(path: Path) -> Iterator[bytes]:
 
 
 def read_json(path: Path) -> bytes:
-    """As ``read_utf8``, of a file that is one JSON document.
+    """As ``read_utf8``, for a file that is one JSON document.
 
     Raises:
-        InputError: no such file, or in an encoding that cannot be told.
+        InputError: no such file, or of an unknown encoding.
     """
     content = read_utf8(path)
     try:

@@ -1,7 +1,7 @@
-"""Several imported data sets as one to train on, with nobody's test images in its train split.
+"""Several imported data sets as one to train on, without test images of any of them in its train split.
 
-RefCOCO, RefCOCO+, G-Ref and gRefCOCO divide the same images of COCO in different ways, and PhraseCut has
-some of them under other names: one's train split holds another's test images.
+RefCOCO, RefCOCO+, G-Ref and gRefCOCO split the same COCO images in different ways, and PhraseCut has some of
+them under other names: the train split of one contains test images of another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train images that are somebody's test images: found, counted, refused or left out."""
+"""Train images that are test images of any of the data sets: found, counted, refused or removed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maris_fast.data_shards.records import TRAIN, Frozen, ImageRecord, SplitCoun
 from maris_fast.errors import InputError
 
 Ground = Literal["name", "pixels", "looks"]
-"""By what an image was met: its name, path or numbers; the same pixels; or it looks alike."""
+"""How an image was recognised: by its name, path or ids; by the same pixels; or because it looks alike."""
 
 _ARE: dict[Ground, str] = {
     "name": "are in",
@@ -56,7 +56,7 @@ class LookAlike(Frozen):
 
 
 class MixSummary(Frozen):
-    """What ``mix.json`` keeps of how a data set was mixed."""
+    """What ``mix.json`` records about how a data set was mixed."""
 
     datasets: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -72,7 +72,7 @@ class MixSummary(Frozen):
 
 @dataclass(frozen=True)
 class Allowed:
-    """What may stay in the train split, or be left out of it."""
+    """What may stay in the train split, or be removed from it."""
 
     remove: bool = False
     keep_own: bool = False
@@ -103,11 +103,11 @@ class _Found:
 
 
 _Split = tuple[int, str]
-"""A part's number, and a split of it."""
+"""A part's number, and one of its splits."""
 
 
 class Guard:
-    """Knows every held-out image, and what became of the train images that are among them."""
+    """Knows every held-out image, and what happened to the train images that are among them."""
 
     def __init__(self, parts: Sequence[Part], others: Sequence[Part]) -> None:
         self._train = parts
@@ -129,19 +129,19 @@ class Guard:
         self._look_alikes: list[LookAlike] = []
         self._removed, self._kept = _Counts(), _Counts()
         self._by_coco_id, self._by_path = array("q"), array("q")
-        """Hashes of the train images that are told apart so."""
+        """Hashes of the train images that are distinguished by COCO id, and by path."""
 
     def _hold(self, identity: Identity, splits: Iterable[_Split]) -> None:
-        """Equal sets are one: most images are in one split."""
+        """Add splits of an identity; equal sets share one object, as most images are in one split."""
         both = self._held.get(identity, frozenset()) | frozenset(splits)
         self._held[identity] = self._splits.setdefault(both, both)
 
     def look(self, most: int = LOOK_ALIKE, progress: Callable[[int, int], None] | None = None) -> None:
-        """Compares the content of all images, so that copies under other names are met too.
+        """Compare the content of all images, so that copies under other names are found too.
 
         Args:
-            most: bits of 256 in which two images that look alike may differ.
-            progress: called with files looked at and how many there are.
+            most: how many of 256 bits may differ between two images that look alike.
+            progress: called with the number of files examined and the total.
         """
         train = dict.fromkeys(
             part.real_path(record) for part in self._train for record in part.dataset.records(TRAIN)
@@ -155,7 +155,7 @@ class Guard:
         self._twins = twins(ours, held, most)
 
     def kept(self, allowed: Allowed) -> Iterator[Placed]:
-        """The train splits' records that may stay; all are looked at and counted."""
+        """The train splits' records that may stay; all records are checked and counted."""
         for placed in chain.from_iterable(part.records(TRAIN) for part in self._train):
             part, record, _, _ = placed
             identities = part.identities(record)
@@ -180,7 +180,7 @@ class Guard:
                 self._removed.add(record)
 
     def _met(self, part: Part, record: ImageRecord, identities: set[Identity]) -> dict[_Split, Ground]:
-        """The held-out splits that have the image, each by its surest ground."""
+        """The held-out splits that contain the image, each with its most certain ground."""
         path = part.real_path(record)
         met: dict[_Split, Ground] = {}
         for twin in self._twins.get(path, ()):
@@ -195,7 +195,7 @@ class Guard:
         return met
 
     def _add_look_alikes(self, part: Part, path: str, met: Mapping[_Split, Ground]) -> None:
-        """The nearest of each split that has no surer ground."""
+        """Add the nearest look-alike of each split that has no more certain ground."""
         for (number, split), ground in met.items():
             if ground == "looks":
                 nearest = next(
@@ -213,7 +213,7 @@ class Guard:
 
     @property
     def look_alikes(self) -> list[LookAlike]:
-        """What is suspected, the surest first; to be looked at."""
+        """Suspected pairs, the most certain first, for a person to check."""
         return sorted(self._look_alikes, key=lambda one: (one.distance, one.train_image))
 
     def require_allowed(self, allowed: Allowed, look_at: str) -> None:
@@ -222,7 +222,7 @@ class Guard:
             look_at: where the pairs that look alike can be seen.
 
         Raises:
-            InputError: images would be left out that nobody allowed to be.
+            InputError: images would be removed although ``allowed`` does not permit it.
         """
         if allowed.remove or not self._removed.images:
             return

@@ -1,4 +1,4 @@
-"""Records of several data sets as one: what is said about an image together, and ids apart."""
+"""Records of several data sets as one: everything about an image is merged, ids are kept distinct."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ IMAGE_STRIDE = 10**10
 """Images that are not COCO's own files have their id plus this times the number of their data set."""
 
 ID_STRIDE = 10**13
-"""The same for refs, sentences and annotations; more than any of COCO's annotation ids."""
+"""The same for refs, sentences and annotations; larger than any of COCO's annotation ids."""
 
 
 @dataclass
 class Joined:
-    """A split of the mix: where the records are that each image's is made of."""
+    """A split of the mix: where to find the source records of each image."""
 
     parts: list[Part] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     sources: dict[tuple[int, str], int] = field(default_factory=dict)
-    """Places in ``parts`` and ``splits``, by a part's number and its split."""
+    """Indices into ``parts`` and ``splits``, by a part's number and its split."""
     images: array[int] = field(default_factory=lambda: array("i"))
-    """Numbers of the mix's images, a record each; so are the following."""
+    """Numbers of the mix's images, one entry per record; so are the following."""
     image_ids: array[int] = field(default_factory=lambda: array("q"))
     source: array[int] = field(default_factory=lambda: array("h"))
     first_bytes: array[int] = field(default_factory=lambda: array("q"))
 
     def __len__(self) -> int:
-        """Records."""
+        """The number of records."""
         return len(self.image_ids)
 
     def add(self, image: int, image_id: int, placed: Placed) -> None:
@@ -72,7 +72,7 @@ class Joined:
 
 
 class Joining:
-    """Records of several data sets to records of one; what cannot be is added to ``problems``."""
+    """Joins records of several data sets into one; those that cannot be are added to ``problems``."""
 
     def __init__(self, root: Path, problems: Problems) -> None:
         self._root, self._problems = root, problems
@@ -81,7 +81,7 @@ class Joining:
         self._views: dict[tuple[int, int, str], tuple[int, int, str]] = {}
 
     def join(self, records: Iterable[Placed]) -> Joined:
-        """What each data set says of an image together, and ids apart."""
+        """Collect the records of all data sets by image, with distinct image ids."""
         joined = Joined()
         views: dict[int, tuple[int, int, str]] = {}
         for placed in records:
@@ -103,12 +103,12 @@ class Joining:
                     f"{record.image}: {first[2]}, and {view[2]} in {part.dataset.folder}",
                 )
                 continue
-            self._own(record, part)  # for its problems
+            self._own(record, part)  # only to report its problems
             joined.add(image, self._image_ids[image], placed)
         return joined
 
     def records(self, joined: Joined) -> Iterator[ImageRecord]:
-        """One record an image, in the order of image_id; what each data set says in the order it comes."""
+        """One record per image, in the order of image_id; its content is in the order of the data sets."""
         for image_id, of_it in joined.by_image():
             targets: list[Target] = []
             expressions: list[Expression] = []
@@ -127,7 +127,7 @@ class Joining:
             )
 
     def _image(self, part: Part, record: ImageRecord) -> int:
-        """The number of a record's image; its id is COCO's number, or from the first data set that has it."""
+        """The number of a record's image; its id is COCO's, or derived from the first data set with it."""
         key = part.file_key(record)
         image = self._images.setdefault(key, len(self._images))
         if image == len(self._image_ids):
@@ -136,7 +136,7 @@ class Joining:
         return image
 
     def _own(self, record: ImageRecord, part: Part) -> tuple[list[Target], list[Expression]]:
-        """A record's targets and expressions with ids that no other data set's have."""
+        """A record's targets and expressions with ids that no other data set has."""
         targets = []
         for target in record.targets:
             ann_ids = target.ann_ids

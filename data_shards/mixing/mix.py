@@ -1,4 +1,4 @@
-"""From imported data sets to a mixed one."""
+"""Mixes imported data sets into one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from maris_fast.system.terminal import Table
 
 @dataclass(frozen=True)
 class MixReport:
-    """The folder that was written, its head, and what was found on the way."""
+    """The folder that was written, its head, and the findings."""
 
     folder: Path
     info: DatasetInfo
@@ -46,7 +46,7 @@ class MixReport:
         return ImportReport(self.folder, self.info).table()
 
     def lines(self) -> list[str]:
-        """All that a person should know of the train split."""
+        """What the user should know about the train split."""
         found = self.summary
         lines = [f"found: {leak}" for leak in found.leaks] or ["found: no train image is held out"]
         for what, counts in (("removed", found.removed), ("kept", found.kept)):
@@ -88,26 +88,26 @@ def mix_datasets(
     progress: Callable[[int, int], None] | None = None,
     looking: Callable[[int, int], None] | None = None,
 ) -> MixReport:
-    """Join imported data sets to one in the folder ``out``.
+    """Join imported data sets into one in the folder ``out``.
 
-    Its split "train" has all train splits, an image with all that any of them says about it; their other
-    splits are there as ``<data set>_<split>``. Ids are kept apart by strides, but COCO's own images keep
-    COCO's number and data sets whose annotations are COCO's keep those.
+    Its split "train" combines all train splits, each image with everything that any of them says about it;
+    their other splits become ``<data set>_<split>``. Ids are kept distinct by strides, but COCO's own images
+    keep COCO's number, and data sets whose annotations are COCO's keep their annotation ids.
 
     Args:
         folders: of the data sets, each with a train split.
         out: a new or an empty folder.
         held_out: further data sets whose splits other than "train" are held out, though not mixed in.
-        remove_leaks: leave out train images that are in a held-out split of any of these data sets.
+        remove_leaks: remove train images that are in a held-out split of any of these data sets.
         keep_own_leaks: keep those that are in a held-out split of the same data set and of no other.
         keep_look_alikes: keep those that only look like a held-out image.
-        compare_content: look into the image files too, so that copies under other names are met; see
-            ``looks``. A file that is not there or cannot be read is counted and said.
-        look_alike: bits of 256 in which two images that look alike may differ.
-        pairs: a picture to draw all pairs on that look alike, whether mixing is then refused or not.
+        compare_content: compare the image files too, so that copies under other names are found; see
+            ``looks``. A file that is missing or cannot be read is counted and reported.
+        look_alike: how many of 256 bits may differ between two images that look alike.
+        pairs: picture file to draw all look-alike pairs to, even if mixing is then refused.
         name: of the new data set.
-        progress: called with records read and how many will be.
-        looking: called with image files looked at and how many there are.
+        progress: called with the number of records read and the total.
+        looking: called with the number of image files examined and the total.
 
     Raises:
         InputError: ``out`` is not empty; train images are held out and no option allows it; a data set
@@ -170,7 +170,7 @@ def _left_out(parts: Sequence[Part]) -> dict[str, LeftOut]:
 
 
 def _dropped_pixels(parts: Sequence[Part]) -> dict[str, DroppedPixels]:
-    """What the data sets' imports dropped of mask files, held-out splits' too."""
+    """Pixels that the data sets' imports dropped from mask files, including those of held-out splits."""
     of_all: dict[str, list[DroppedPixels]] = defaultdict(list)
     for part in parts:
         for what, dropped in part.info.dropped_pixels.items():
@@ -193,7 +193,7 @@ def _common_root(parts: Sequence[Part]) -> Path:
 
 
 def _named_splits(parts: Sequence[Part]) -> Iterator[tuple[str, Part, str]]:
-    """Held-out splits under names that stay apart: ``refcocoplus_unc_testA``."""
+    """Held-out splits under distinct names: ``refcocoplus_unc_testA``."""
     used: set[str] = {TRAIN}
     for part in parts:
         words = [part.info.name.replace("+", "plus")]

@@ -1,4 +1,4 @@
-"""The data sets that are mixed, and by what their images are met again."""
+"""The data sets that are mixed, and what identifies their images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_DATASETS = 98
 """An image's id has 12 digits in a cache, see ``joining``."""
 
 Identity = tuple[str, int] | bytes
-"""A number of somebody's, or a hash of a path or of pixels; there may be millions."""
+"""An id with its source, or a hash of a path or of pixels, kept short as there may be millions."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Part:
     number: int
     dataset: ImportedDataset
     tick: Callable[[], None]
-    """Called with each record that is read."""
+    """Called for each record that is read."""
 
     def records(self, split: str) -> Iterator[Placed]:
         first_byte = 0
@@ -56,16 +56,16 @@ class Part:
         return Path(self.info.image_root) / record.image
 
     def file_key(self, record: ImageRecord) -> Identity:
-        """Of the file; COCO's own are the same wherever they lie."""
+        """Identity of the file; COCO's own files keep theirs wherever they are stored."""
         number = None if self.info.synthetic else cocos_own_file(record.image)
         return path_key(self.real_path(record)) if number is None else ("coco", number)
 
     def real_path(self, record: ImageRecord) -> str:
-        """Where the image's file is, through all links."""
+        """Path of the image's file, with all links resolved."""
         return os.path.realpath(self.path(record))
 
     def identities(self, record: ImageRecord) -> set[Identity]:
-        """All by which the photograph may be met again, as far as names and annotations tell."""
+        """All identities of the photograph that names and annotations reveal."""
         return {path_key(self.real_path(record)), *photograph_ids(record, self.info.synthetic)}
 
 
@@ -88,8 +88,8 @@ def parts_of(
     """The data sets to be mixed, and those that are held out only.
 
     Args:
-        progress: called with the records read so far and those that will be: a train split once, a held-out
-            one for the guard, and again if it is mixed in.
+        progress: called with the number of records read so far and the total: a train split counts once, a
+            held-out one once for the guard, and again if it is mixed in.
 
     Raises:
         InputError: as ``mix_datasets``.

@@ -17,7 +17,7 @@ _SIDE = 240
 
 
 def draw_pairs(file: Path, pairs: Sequence[LookAlike]) -> list[Path]:
-    """Draws every pair, the train image left and the held-out one right, the nearest pairs first.
+    """Draw every pair, the train image on the left and the held-out one on the right, nearest pairs first.
 
     Args:
         file: ``NAME.png``; more than 200 pairs go on ``NAME-2.png``, ``NAME-3.png``, ...
@@ -34,7 +34,7 @@ def draw_pairs(file: Path, pairs: Sequence[LookAlike]) -> list[Path]:
         panels = [panel for pair in pairs[first : first + PAIRS_A_SHEET] for panel in _panels(pair)]
         try:
             sheet(panels, columns=4, width=_SIDE).save(place)
-        except (OSError, ValueError) as error:  # ValueError: an ending that is no kind of picture
+        except (OSError, ValueError) as error:  # ValueError: a suffix that is not an image format
             raise InputError(f"{place} cannot be written: {error}; name a PNG with `pairs`") from error
         written.append(place)
     return written

@@ -1,4 +1,4 @@
-"""Batches of image groups from a feature cache, in an order that seed and epoch decide."""
+"""Batches of image groups from a feature cache, in an order that seed and epoch determine."""
 
 from maris_fast.data_shards.stream.batch import Batch
 from maris_fast.data_shards.stream.reader import CacheReader

@@ -1,4 +1,4 @@
-"""Image groups that cannot be read: stop, or go on without them and count."""
+"""Image groups that cannot be read: stop, or skip and count them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from maris_fast.errors import InputError
 
 
 class BadSamples:
-    """Images of one split that this process met and could not read; each is counted once.
+    """Images of one split that this process could not read; each is counted once.
 
-    Under a lock of its user's.
+    Not thread-safe: the caller holds a lock.
     """
 
     def __init__(self, settings: ReadingSettings) -> None:
@@ -45,7 +45,7 @@ class BadSamples:
         self._untold.append(f"skipped, {len(self._reasons)} of {self._most} allowed: {error}")
 
     def tell(self) -> list[str]:
-        """What was added since the last call, a line each."""
+        """A message for each image added since the last call."""
         told, self._untold = self._untold, []
         return told
 
@@ -55,8 +55,8 @@ class BadSamples:
 
 
 def kept(share: Share, groups: Sequence[Group]) -> Share:
-    """The share with some of its groups only.
+    """The share with only these groups.
 
-    ``step_expressions`` stays, as ranks do not talk about it: a lost expression adds 0 to the step's mean.
+    ``step_expressions`` stays, as ranks do not exchange it: a lost expression adds 0 to the step's mean.
     """
     return replace(share, groups=tuple(groups))

@@ -16,9 +16,9 @@ class Batch:
     """I images of one grid and their E expressions, in the order of the images, on the reader's device."""
 
     features: tuple[Tensor, Tensor, Tensor]
-    """Of the reader's dtype, [I, h, w, C_v] each, levels 1 to 3."""
+    """Levels 1 to 3, [I, h, w, C_v] each, in the reader's dtype."""
     words: Tensor
-    """Of the reader's dtype, [E, L_t, C'], zero beyond an expression's length; L_t is the batch's longest."""
+    """[E, L_t, C'], in the reader's dtype, zero beyond an expression's length; L_t is the batch's longest."""
     word_mask: Tensor
     """Bool [E, L_t], True for a real word."""
     expr_offsets: Tensor
@@ -30,16 +30,16 @@ class Batch:
     step_expressions: int
     """Expressions of the whole step over all ranks, as planned: the denominator of the mean loss."""
     describe: Callable[[], tuple[Sample, ...]] = field(repr=False, compare=False)
-    """Makes ``samples``."""
+    """Creates ``samples``."""
     padding: bool = False
-    """Whether all weights are 0; to ask those would wait for a GPU."""
+    """Whether all weights are 0; reading the weights themselves would wait for the GPU."""
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
-        """One an expression; made when first asked for, as training never does.
+        """One per expression; created on first access, which training never needs.
 
         Raises:
-            InputError: an image's JSON is damaged (with checksums compared, reading has said so before).
+            InputError: an image's JSON is damaged (with checksums compared, reading has raised before).
         """
         return self.describe()
 

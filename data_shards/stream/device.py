@@ -17,7 +17,7 @@ _BATCHES = 3  # in use, waiting and being unpacked
 
 
 class Tensors(TypedDict):
-    """Those of a ``Batch``, by the names of its fields."""
+    """The tensors of a ``Batch``, by the names of its fields."""
 
     features: tuple[Tensor, Tensor, Tensor]
     words: Tensor
@@ -30,13 +30,13 @@ class Tensors(TypedDict):
 class DeviceStage:
     """Copies a slot to the device in one piece and unpacks it there.
 
-    On CUDA both happen on a stream of their own, beside the model's work; ``__call__`` returns when they are
+    On CUDA both happen on a separate stream, beside the model's work; ``__call__`` returns when they are
     done, so the slot is free then, and the consumer calls ``hand_over`` in its own stream. On a CPU the slot
-    is unpacked where it lies, into the memory of features that nothing refers to any more.
+    is unpacked without a copy, into the memory of features that nothing refers to any more.
 
     Args:
         device: of the model.
-        dtype: of features and words: what the model computes in.
+        dtype: of features and words, in which the model computes.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -45,11 +45,11 @@ class DeviceStage:
         self._features = ReusedMemory(_BATCHES * len(LEVELS))
 
     def __call__(self, memory: Tensor, layout: Layout) -> Tensors:
-        """Tensors of a batch; nothing of them lies in ``memory``.
+        """Tensors of a batch; none of them shares ``memory``.
 
         Args:
-            memory: uint8 [layout.size], on the host; pinned, if a copy shall not wait.
-            layout: what lies where in it.
+            memory: uint8 [layout.size], on the host; pinned for an asynchronous copy.
+            layout: of ``memory``.
         """
         if self._stream is None:
             return unpack(memory, layout, self._dtype, self._features)
@@ -59,7 +59,7 @@ class DeviceStage:
         return tensors
 
     def hand_over(self, batch: Batch) -> None:
-        """Called where the batch is used: its memory must not be given away before that work is done."""
+        """Mark the batch as used by the current stream, so that its memory is not reused too early."""
         if self._stream is None:
             return
         user = torch.cuda.current_stream(self._device)
@@ -69,7 +69,7 @@ class DeviceStage:
 
 
 def unpack(memory: Tensor, layout: Layout, dtype: torch.dtype, on_host: ReusedMemory) -> Tensors:
-    """A slot's bytes, on any device, as the model takes them; on a CPU features are made ``on_host``."""
+    """A slot's bytes, on any device, as the model takes them; on a CPU, features go into ``on_host``."""
     scales = None if layout.scales is None else layout.scales.of(memory)
     first, second, third = (
         _features(area.of(memory), None if scales is None else scales[:, level], dtype, on_host)
@@ -89,19 +89,19 @@ def unpack(memory: Tensor, layout: Layout, dtype: torch.dtype, on_host: ReusedMe
 
 
 def _features(q: Tensor, scale: Tensor | None, dtype: torch.dtype, on_host: ReusedMemory) -> Tensor:
-    """[I, h, w, C_v] of ``dtype`` from stored numbers of that shape and float32 [I, C_v]."""
+    """[I, h, w, C_v] of ``dtype`` from stored numbers of that shape and scales, float32 [I, C_v]."""
     if q.is_cuda:
         out = torch.empty(q.shape, dtype=dtype, device=q.device)
         from_stored(q, None if scale is None else scale[:, None, None], out)
         return out
     out = on_host.empty(q.shape, dtype)
-    # An image at a time: what was just written is still in the cache when it is scaled.
+    # One image at a time: what was just written is still in the cache when it is scaled.
     for i in range(len(q)):
         from_stored(q[i], None if scale is None else scale[i], out[i])
     return out
 
 
 def _bits(packed: Tensor, width: int) -> Tensor:
-    """Bool [E, 4h, 4w] from bits [E, 4h, ceil(4w / 8)], the first in the highest."""
+    """Bool [E, 4h, 4w] from bits [E, 4h, ceil(4w / 8)], the first pixel in the highest."""
     bit = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=packed.device)
     return ((packed[..., None] & bit) != 0).flatten(-2)[..., :width].contiguous()

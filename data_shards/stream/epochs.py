@@ -1,4 +1,4 @@
-"""Batches of several epochs in one go, so that the next one's first are there when this one ends."""
+"""Batches of several epochs in a row, so that the next epoch's first are ready when this one ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maris_fast.data_shards.stream.step_order import Share
 
 
 class FollowingShares(Iterator[Share]):
-    """Shares of an epoch, then of those that are told to follow, as long as that is before the end."""
+    """Shares of an epoch, then those added by ``follow`` before the iterator has ended."""
 
     def __init__(self, first: Iterable[Share]) -> None:
         self._now = iter(first)
@@ -21,7 +21,7 @@ class FollowingShares(Iterator[Share]):
         self._lock = threading.Lock()
 
     def follow(self, shares: Iterable[Share]) -> bool:
-        """Whether they will be given: after the end nobody asks any more."""
+        """Add shares to the end; return False if the iterator has already ended."""
         with self._lock:
             if not self._ended:
                 self._next.append(shares)
@@ -40,14 +40,14 @@ class FollowingShares(Iterator[Share]):
 
 @dataclass
 class Running:
-    """Batches that are read and brought to the device ahead, epoch after epoch.
+    """Batches that are read and copied to the device ahead, epoch after epoch.
 
     Attributes:
-        order: what all epochs have in common.
-        epoch: whose batches come next.
-        staged: all of them; closing it ends the reading.
-        capacity: bytes that a batch of a following epoch may take; half the ring, so that two are in flight.
-        batches: how many there are of each epoch that is planned and not given yet.
+        order: arguments that all epochs have in common.
+        epoch: the one whose batches come next.
+        staged: all batches; closing it ends the reading.
+        capacity: bytes that a batch of a following epoch may take; half the ring, so that two fit.
+        batches: their number, for each epoch that is planned and not yet handed out.
     """
 
     order: tuple[int, ...]

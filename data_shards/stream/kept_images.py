@@ -1,8 +1,8 @@
-"""Images of a far cache, kept on a local disk once they have been read.
+"""Images of a remote cache, kept on a local disk once they have been read.
 
-A shard's file in the staging folder has the shard's size, holes where nothing was read yet, and behind that a
-byte an image, 1 when all its members are there and were right. Ranks and threads write into it without a
-lock: two that read the same image write the same bytes, and the byte is set last.
+A shard's file in the staging folder has the shard's size, with holes where nothing was read yet, followed by
+one byte per image: 1 when all its members are stored and were correct. Ranks and threads write to it without
+a lock: two that read the same image write the same bytes, and the byte is set last.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from maris_fast.data_shards.stream.staging_folder import KEPT, Copy, StagingFold
 log = logging.getLogger(__name__)
 
 IN_USE_SECONDS = 600
-"""A copy of another cache that was read since then is somebody's who trains now, and stays."""
+"""A copy of another cache that was read within this time counts as in use by a run, and stays."""
 _AGAIN_SECONDS = 60
-"""Between looks for room, after there was none."""
+"""Seconds between checks for room, after there was none."""
 
 
 class KeptImages:
-    """``far`` shards through a local folder.
+    """Shards of ``far``, read through a local folder.
 
-    An epoch reads each image once, in another order each time. So of a cache that does not fit, what is there
-    stays: every exchange would throw away something that is needed as soon. Only copies of other caches go.
+    An epoch reads each image once, in a different order each time. So if a cache does not fit, kept images
+    stay: any eviction would discard something that is needed as soon. Only other caches' copies are evicted.
 
     Args:
-        far: the shards.
+        far: the remote shards.
         entries: the split's shards.
         manifest: of the cache.
-        folder, most: where they are kept, and how many bytes of them.
+        folder, most: where images are kept, and at most how many bytes.
 
     Raises:
-        ConfigError: the folder cannot be made.
+        ConfigError: the folder cannot be created.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class KeptImages:
                 self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """No copy is needed, so a full disk ends no run."""
+        """Stop writing copies: none is needed, so a full disk must not end the run."""
         if not self._broken:
             self._broken = True
             log.warning(
@@ -133,7 +133,7 @@ class KeptImages:
             )
 
     def _open(self, entry: ShardEntry, alive: Callable[[], None]) -> int | None:
-        """The copy of a shard, begun if there is room for it."""
+        """The copy of a shard, which is created if there is room for it."""
         path = self._folder.path_of(entry, KEPT)
         try:
             file = open_copy(path, os.O_RDWR)
@@ -164,5 +164,5 @@ def _size(entry: ShardEntry) -> int:
 def _has(file: int, entry: ShardEntry, image: int) -> bool:
     try:
         return os.pread(file, 1, entry.bytes + image) == b"\1"
-    except OSError:  # of a failing disk
+    except OSError:  # a failing disk
         return False

@@ -1,6 +1,6 @@
-"""Where everything of a batch lies in its slot: the shard's bytes as they are, and small tables beside them.
+"""Layout of a batch in its slot: the shard's bytes, unchanged, and small tables beside them.
 
-The slot is what goes to the device, in one copy; nothing is moved on the host after it was read.
+The slot goes to the device in one copy; nothing is moved on the host after it was read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ALIGN = 256
 
 @dataclass(frozen=True)
 class Area:
-    """An array of the slot."""
+    """An array in the slot."""
 
     start: int
     shape: tuple[int, ...]
@@ -54,11 +54,11 @@ class Layout:
     levels: tuple[Area, Area, Area]
     """Stored features, [I, h, w, C_v] each."""
     scales: Area | None
-    """Float32 [I, 3, C_v]; None where features are stored without."""
+    """Float32 [I, 3, C_v]; None if features are stored without scales."""
     words: Area
     """Float16 [words of all the images' expressions, C']."""
     masks: Area
-    """Uint8 [masks of all images, 4h, ceil(4w / 8)], bits."""
+    """Uint8 [masks of all images, 4h, ceil(4w / 8)], packed bits."""
     word_rows: Area
     """Int64 [E, L_t]: a row of ``words``, -1 beyond an expression's length."""
     mask_rows: Area
@@ -70,7 +70,7 @@ class Layout:
     mask_width: int
     """4w."""
     members: tuple[tuple[tuple[int, int], ...], ...]
-    """[I][M]: where each member of each image goes, from and to; (-1, -1): not into the slot."""
+    """[I][M]: start and end of each member of each image in the slot; (-1, -1): not in the slot."""
 
 
 class Layouts:
@@ -85,10 +85,10 @@ class Layouts:
         tables = np.diff(index.expression_offset) * 8 * (int(index.words.max(initial=0)) + 2) + 8
         areas = len(self._members) + 4
         self.slot_bytes: NDArray[np.int64] = index.size[:, kept].sum(1) + tables + areas * _ALIGN
-        """[I]: what an image takes of a slot at most, by itself or beside others."""
+        """[I]: the most bytes that an image takes in a slot, by itself or with others."""
 
     def of(self, share: Share) -> Layout:
-        """The layout of a share of a step; its groups have one grid."""
+        """The layout of a share of a step; all its groups have the same grid."""
         index, groups = self._index, share.groups
         (grid,) = {tuple(self._grids[group.image].tolist()) for group in groups}
         h, w = grid
@@ -133,7 +133,7 @@ class Layouts:
         )
 
     def fill_tables(self, share: Share, layout: Layout, memory: Tensor) -> None:
-        """Writes ``word_rows``, ``mask_rows``, ``expr_offsets`` and ``weights``."""
+        """Write ``word_rows``, ``mask_rows``, ``expr_offsets`` and ``weights``."""
         index = self._index
         starts, lengths, masks = [], [], []
         words_before = masks_before = 0
@@ -155,7 +155,7 @@ class Layouts:
         layout.weights.of(memory).fill_(0.0 if share.padding else 1.0)
 
     def lengths(self, group: Group) -> NDArray[np.int32]:
-        """Words of each expression of a group."""
+        """Number of words of each expression of a group."""
         lengths: NDArray[np.int32] = self._index.words[self._rows(group.image)][
             list(group.words_of or group.expressions)
         ]
@@ -167,7 +167,7 @@ class Layouts:
 
 
 class _Rows:
-    """Areas one behind the other."""
+    """Consecutive areas."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -179,7 +179,7 @@ class _Rows:
 
 
 def _spans(area: Area, rows: list[int]) -> list[tuple[int, int]]:
-    """Where each image's part of an area lies, given how many of its rows each image has."""
+    """Start and end of each image's part of an area, given how many of its rows each image has."""
     row = area.bytes // area.shape[0]
     ends = (area.start + row * np.cumsum(rows)).tolist()
     return [(end - row * count, end) for end, count in zip(ends, rows, strict=True)]

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Protocol
 
 OPEN_FILES = 256
-"""Opening costs a round trip on a network's file system; the usual limit of a process is 1,024."""
+"""Opening costs a round trip on a network file system; the usual limit of a process is 1,024."""
 
 
 Read = Callable[[memoryview, int], int]
-"""Fills memory from an offset of a shard on; how many bytes, 0 where the shard ends."""
+"""Fills memory from an offset in a shard; returns the number of bytes, 0 at the end of the shard."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes ``start`` to ``stop`` of a shard, in which the members of an image lie.
+    """Bytes ``start`` to ``stop`` of a shard, which contain the members of an image.
 
     Attributes:
-        shard: by its number in the split.
-        image: by its place in the shard.
+        shard: its number in the split.
+        image: its position in the shard.
     """
 
     shard: int
@@ -35,20 +35,21 @@ class Span:
 
 
 class ShardFiles(Protocol):
-    """Gives the shards of a split, by their number, to any thread."""
+    """Access to the shards of a split by their number; thread-safe."""
 
     def name(self, shard: int) -> str:
-        """For messages."""
+        """A shard's name, for messages."""
 
     @contextmanager
     def opened(self, span: Span, alive: Callable[[], None]) -> Iterator[Read]:
-        """What reads the span, from front to back, possibly with gaps.
+        """A function that reads the span, from front to back, possibly with gaps.
 
-        ``alive`` is called whenever a long wait gets on. A block that ends well has found all bytes right.
+        ``alive`` is called whenever a long wait makes progress. A block that ends without an error has found
+        all bytes correct.
         """
 
     def forget(self, span: Span) -> bool:
-        """Throws away a copy of the span that turned out wrong; whether there was one to be read anew."""
+        """Discard a copy of the span that turned out wrong; return whether there was one to be reread."""
 
     def close(self) -> None: ...
 
@@ -58,7 +59,7 @@ def reader_of(descriptor: int) -> Read:
 
 
 class LocalFiles:
-    """Shards of a folder; the last ``OPEN_FILES`` stay open."""
+    """Shards of a folder; the last ``OPEN_FILES`` used stay open."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
@@ -97,7 +98,7 @@ class LocalFiles:
 
 
 class _Open:
-    """A descriptor that is closed when nobody keeps it and nobody reads from it."""
+    """A descriptor that is closed once it is neither kept nor read from."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

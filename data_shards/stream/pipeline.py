@@ -1,4 +1,4 @@
-"""Threads that fill the ring: an image a job, batches in the order of the plan."""
+"""Threads that fill the ring: one image per job, batches in the order of the plan."""
 
 from __future__ import annotations
 
@@ -27,47 +27,47 @@ _LEAVE_SECONDS = 1.0
 
 @dataclass
 class StoredBatch:
-    """A batch as its shards hold it, in a slot of the ring."""
+    """A batch as stored in its shards, in a slot of the ring."""
 
     share: Share
     layout: Layout
     memory: Tensor
     """Uint8 [layout.size]."""
     slot: Slot | None
-    """None: memory of its own."""
+    """None: the batch has memory of its own."""
     annotations: list[bytearray]
-    """JSON of each image; not in the ring, it outlives the slot."""
+    """JSON of each image; not in the ring, as it outlives the slot."""
     missing: int
     bad: dict[int, InputError] = field(default_factory=dict)
-    """By image."""
+    """Errors by image."""
     error: BaseException | None = None
 
 
 @dataclass
 class _Reading:
-    """What a thread is at; ``since`` is its last sign of life."""
+    """What a thread is reading; ``since`` is its last sign of life."""
 
     image: int
     since: float
 
 
 class Pipeline:
-    """Batches of ``shares`` in order, as they come from the shards.
+    """Batches of ``shares`` in order, as stored in the shards.
 
-    A batch's bytes are valid until ``release``. Iterate it in one thread; ``stop`` may be called from any.
+    A batch's bytes are valid until ``release``. Iterate in one thread; ``stop`` may be called from any.
 
     Args:
         shares: of one rank, in the order of the plan.
-        shards: what is read.
+        shards: to read from.
         layouts: of the same split.
-        ring: room for the batches in flight; nobody else may use it before ``stop`` returns True.
+        ring: memory for the batches in flight; it must not be used elsewhere before ``stop`` returns True.
         bad: images that could not be read.
-        settings: batches ahead, patience, what a bad sample means.
-        threads: that read.
+        settings: batches ahead, stall timeout, how bad samples are handled.
+        threads: number of reader threads.
 
     Raises:
-        InputError: when its batch is due: a group that cannot be read, one too many that could not, or a
-            read that does not come back.
+        InputError: when its batch is due: a group that cannot be read, one more unreadable group than
+            allowed, or a read that does not return.
     """
 
     def __init__(
@@ -104,16 +104,16 @@ class Pipeline:
             yield batch
 
     def release(self, batch: StoredBatch) -> None:
-        """Its bytes are no longer needed."""
+        """Release a batch whose bytes are no longer needed."""
         with self._changed:
             if batch.slot is not None:
                 self._ring.release(batch.slot)
             self._changed.notify_all()
 
     def stop(self) -> bool:
-        """End the threads and whoever waits for a batch.
+        """End the threads and wake up a consumer that waits for a batch.
 
-        Returns whether all have ended: one that hangs in a read may still write to the ring.
+        Returns whether all threads have ended: one that hangs in a read may still write to the ring.
         """
         with self._changed:
             self._stopped = True
@@ -162,7 +162,7 @@ class Pipeline:
             error: BaseException | None = None
             try:
                 self._read(batch, place, self._reading[me])
-            except BaseException as raised:  # whatever it is, the consumer must see it
+            except BaseException as raised:  # any error must reach the consumer
                 error = raised
             with self._changed:
                 del self._reading[me]
@@ -190,7 +190,7 @@ class Pipeline:
         return None
 
     def _over(self) -> bool:
-        """Nothing will be read any more; a batch that is being read may yet have to be read again."""
+        """Whether nothing will be read any more; a batch in flight may still have to be read again."""
         return (self._ended or self._failure is not None) and not any(one.missing for one in self._flying)
 
     def _read(self, batch: StoredBatch, place: int, reading: _Reading) -> None:
@@ -205,7 +205,7 @@ class Pipeline:
     # What is read next; under the lock
 
     def _admit(self) -> None:
-        """Lays out the next batch, if there is room for it."""
+        """Lay out the next batch, if there is room for it."""
         if self._ended or len(self._flying) >= self._settings.prefetch:
             return
         if self._next is None:
@@ -231,7 +231,7 @@ class Pipeline:
         self._queue(batch)
 
     def _queue(self, batch: StoredBatch) -> None:
-        """Every image of the batch is to be read, before all others."""
+        """Queue every image of the batch, ahead of all others."""
         images = [group.image for group in batch.share.groups]
         sizes = self._shards.index.size[images, self._annotation].tolist()
         batch.annotations = [bytearray(size) for size in sizes]
@@ -256,7 +256,7 @@ class Pipeline:
             batch.error = raised
 
     def _read_without_the_bad(self, batch: StoredBatch) -> None:
-        # Once more from the start: rare, and the same code as for any batch.
+        # Read again from the start: this is rare, and uses the same code as any batch.
         groups = self._bad.without(batch.share)
         if groups and batch.slot is not None:
             batch.share = kept(batch.share, groups)
@@ -275,7 +275,7 @@ class Pipeline:
         self._queue(batch)
 
     def _padding(self, share: Share) -> Share:
-        """What a rank computes that lost its whole share: the smallest image that can be read."""
+        """A share for a rank that lost all of its own: the smallest image that can be read."""
         readable = (image for image in self._smallest_first if image not in self._bad)
         image = next(readable, None)
         if image is None:

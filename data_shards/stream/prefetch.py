@@ -1,4 +1,4 @@
-"""Work a few items ahead in a thread."""
+"""Compute a few items ahead in a thread."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def prefetch(
 ) -> Generator[T, None, None]:
     """The same items, computed up to ``depth`` ahead by a background thread.
 
-    An exception of the source is raised here, after the items before it. Closing the iterator, or letting
-    it go, stops the thread; ``stop_source`` is called first, if the source may be waiting for something.
+    An exception from the source is raised here, after the items before it. Closing or dropping the iterator
+    stops the thread; ``stop_source`` is called first, for a source that may be waiting for something.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
@@ -37,7 +37,7 @@ def prefetch(
                 put(item, None, False)
                 if stop.is_set():
                     return
-        except BaseException as error:  # whatever it is, the consumer must see it
+        except BaseException as error:  # any error must reach the consumer
             put(None, error, True)
         else:
             put(None, None, True)

@@ -1,4 +1,4 @@
-"""The one reader of a cache: batches for training and for evaluation."""
+"""The single reader of a cache: batches for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class CacheReader:
     """One split of a feature cache.
 
     Args:
-        place: what ``write_cache`` wrote, a folder or an address.
+        place: folder or address that ``write_cache`` wrote.
         split: one of the cache's splits.
-        settings: how it is read.
-        device: where batches are wanted.
+        settings: how the cache is read.
+        device: of the batches.
         dtype: of their features and words.
 
     Attributes:
-        shards, layouts: of the split; a ``Pipeline`` of them gives batches as they are stored.
-        bad_samples: images that this process could not read and left out (``data.on_bad_sample``).
+        shards, layouts: of the split; a ``Pipeline`` of them yields batches as they are stored.
+        bad_samples: images that this process could not read and skipped (``data.on_bad_sample``).
 
     Raises:
         InputError: no cache, no such split, or shards and indexes that do not belong together.
@@ -117,7 +117,7 @@ class CacheReader:
         return self.manifest.text_channels
 
     def close(self) -> None:
-        """Ends all reading, also of iterators that nobody closed."""
+        """End all reading, including that of iterators that were not closed."""
         self._end_ahead()
         for pipeline in [*self._pipelines]:
             pipeline.stop()
@@ -130,7 +130,7 @@ class CacheReader:
         self.close()
 
     def steps_per_epoch(self, expressions_per_step: int) -> int:
-        """Steps of the optimiser in any epoch, at any world size."""
+        """Number of optimiser steps in any epoch, at any world size."""
         return steps_per_epoch(
             self.index.grids, self._expression_counts, expressions_per_step=expressions_per_step
         )
@@ -148,7 +148,7 @@ class CacheReader:
         first_step: int = 0,
         last_epoch: int | None = None,
     ) -> Iterator[Batch]:
-        """A rank's batches of one epoch, ``accumulation`` of them a step.
+        """A rank's batches of one epoch, ``accumulation`` of them per step.
 
         The order is a function of seed and epoch; see ``epoch_steps``. Every rank gets the same number
         of batches.
@@ -157,16 +157,16 @@ class CacheReader:
             seed: of the run.
             epoch: counted from 0.
             expressions_per_step: over all ranks and accumulated batches.
-            expressions_per_image: K, at most so many of an image's expressions in one step.
-            rank, world: whose batches, of how many ranks.
-            accumulation: batches a step on each rank.
-            first_step: leave out the steps before this one, to resume within an epoch.
-            last_epoch: epochs up to this one are asked for next, with the same arguments: the first batches
-                of each are made while the one before ends. None: this epoch only.
+            expressions_per_image: K, the most expressions of an image in one step.
+            rank, world: the rank, and the number of ranks.
+            accumulation: batches per step on each rank.
+            first_step: skip the steps before this one, to resume within an epoch.
+            last_epoch: epochs up to this one will be requested next, with the same arguments: the first
+                batches of each are prepared while the one before ends. None: this epoch only.
 
         Raises:
             InputError: a shard that cannot be read, when its batch is due.
-            ConfigError: a batch that ``data.buffer_bytes`` cannot hold, at once.
+            ConfigError: a batch that ``data.buffer_bytes`` cannot hold; raised at once.
         """
         order = (seed, expressions_per_step, expressions_per_image, rank, world, accumulation)
         follows = last_epoch is not None and epoch < last_epoch
@@ -189,17 +189,17 @@ class CacheReader:
         max_expressions: int = 64,
         swapped: bool = False,
     ) -> Iterator[Batch]:
-        """Every expression once, in a fixed order, image groups whole; batches go round the ranks.
+        """Every expression once, in a fixed order, image groups unsplit; ranks take batches in turn.
 
         Every rank gets the same number of batches; the last may be padding with weight 0.
 
         Args:
-            rank: whose batches.
-            world: of how many ranks.
-            max_expressions: of a batch, unless one image has more.
-            swapped: exchange each expression's words for those of an expression of another object of the
-                same image, leaving its target as it is. A model that reads the sentence must then fail.
-                Expressions of images with one object only are left out: see ``swappable``.
+            rank: the rank whose batches these are.
+            world: number of ranks.
+            max_expressions: per batch, unless one image has more.
+            swapped: replace each expression's words by those of an expression for another object of the
+                same image, and keep its target. A model that reads the sentence must then fail.
+                Expressions of images with only one object are left out: see ``swappable``.
         """
         groups = [group for image in range(self.images) if (group := self._whole(image, swapped))]
         steps = evaluation_steps(self.index.grids, groups, max_expressions=max_expressions)
@@ -214,7 +214,7 @@ class CacheReader:
         return self._handed_over(running, rounds)
 
     def swappable(self) -> tuple[int, int]:
-        """Expressions that ``evaluation_batches(swapped=True)`` gives, and those that it leaves out."""
+        """Numbers of expressions that ``evaluation_batches(swapped=True)`` yields and leaves out."""
         kept = sum(len(group) for i in range(self.images) if (group := self._whole(i, swapped=True)))
         return kept, self.expressions - kept
 
@@ -227,7 +227,7 @@ class CacheReader:
         return slice(start, stop)
 
     def _whole(self, image: int, swapped: bool) -> Group | None:
-        """All of an image's expressions; swapped, each with the words of the next of another object."""
+        """All of an image's expressions; if swapped, each with the words of the next for another object."""
         objects = self.index.object[self._rows(image)].tolist()
         every = tuple(range(len(objects)))
         if not swapped:
@@ -238,7 +238,7 @@ class CacheReader:
 
     @property
     def _far(self) -> bool:
-        """Whether the same bytes may be sent a second time, and then be others."""
+        """Whether the same bytes may be fetched a second time, and differ then."""
         return self.settings.shards is not None or isinstance(self.place, StoreAddress)
 
     def _verify(self) -> Verify:
@@ -266,7 +266,7 @@ class CacheReader:
     def _epoch(
         self, order: tuple[int, ...], epoch: int, first_step: int = 0
     ) -> tuple[Callable[[], Iterator[Share]], int, int]:
-        """A rank's shares of an epoch, how many, and the bytes that the largest of them takes at most."""
+        """A rank's shares of an epoch, their number, and an upper bound on the bytes of the largest."""
         seed, expressions_per_step, expressions_per_image, rank, world, accumulation = order
         steps = epoch_steps(
             self.index.grids,
@@ -288,7 +288,7 @@ class CacheReader:
         return shares, max(0, len(steps) - first_step) * accumulation, largest
 
     def _ahead_with(self, order: tuple[int, ...], epoch: int, first_step: int) -> Running | None:
-        """What reads this epoch already; anything else that was read ahead ends."""
+        """The ``Running`` that already reads this epoch, if any; one that reads anything else is ended."""
         running = self._ahead
         if running is None or (running.gives(order, epoch) and not first_step):
             return running
@@ -301,7 +301,7 @@ class CacheReader:
             running.staged.close()
 
     def _fitting(self, shares: Callable[[], Iterator[Share]], largest: int) -> int:
-        """``largest`` or a closer bound of it, where it matters.
+        """``largest``, or a tighter bound where it matters.
 
         Raises:
             ConfigError: a batch does not fit ``data.buffer_bytes``.
@@ -331,7 +331,7 @@ class CacheReader:
         order: tuple[int, ...] = (),
         epoch: int = 0,
     ) -> Running:
-        """Batches from a pipeline on, the largest of so many bytes."""
+        """Start a pipeline of batches, the largest of which takes ``largest`` bytes."""
         ring, self._ring = self._ring, None
         settings = self.settings
         # More than this is never in flight; another third of a batch may be lost at the ring's end.
@@ -351,7 +351,7 @@ class CacheReader:
 
         def stop() -> None:
             self._pipelines.discard(pipeline)
-            # A thread that hangs in a read may still write into the ring: then nobody uses it again.
+            # A thread that hangs in a read may still write into the ring, which is then not reused.
             if pipeline.stop():
                 ring.clear()
                 self._ring = ring
@@ -359,7 +359,7 @@ class CacheReader:
         return Running(order, epoch, following, ring.capacity // 2, prefetch(staged(), _STAGED, stop))
 
     def _handed_over(self, running: Running, count: int) -> Iterator[Batch]:
-        """The next ``count`` batches of what runs; it goes on with the epoch that follows, if one does."""
+        """The next ``count`` batches of ``running``, which continues with the following epoch, if any."""
         left = count
         self._ahead = None
         try:
@@ -377,7 +377,7 @@ class CacheReader:
                 running.staged.close()
 
     def _largest(self, shares: Iterable[Share]) -> int:
-        """Bytes that the largest of some batches takes of the ring."""
+        """Bytes that the largest of these shares takes in the ring."""
         bytes_of = self.layouts.slot_bytes
         return max((sum(int(bytes_of[group.image]) for group in one.groups) for one in shares), default=0)
 
@@ -403,6 +403,6 @@ class CacheReader:
 
 
 def _next_of_another(objects: list[int], start: int) -> int:
-    """The first expression after ``start``, going round, that means another object."""
+    """The first expression after ``start``, wrapping around, that refers to another object."""
     places = [*range(start + 1, len(objects)), *range(start)]
     return next(place for place in places if objects[place] != objects[start])

@@ -1,4 +1,4 @@
-"""Memory for tensors that their consumer owns, used again once nothing refers to them."""
+"""Memory for tensors that their consumer owns, reused once nothing refers to them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import Tensor
 
 
 class ReusedMemory:
-    """Gives tensors in host memory; a tensor's memory comes back with the last reference to its storage.
+    """A pool of host memory for tensors; memory returns with the last reference to a tensor's storage.
 
-    So a tensor that is held, also as a view, in an autograd graph or as a numpy array, is never overwritten.
-    Fresh memory would be zeroed by the system page by page, which takes longer than to fill it. ``empty``
-    is called by one thread; tensors may go in any.
+    So a tensor that is referenced, also as a view, in an autograd graph or as a numpy array, is never
+    overwritten. Fresh memory would be zeroed by the system page by page, which takes longer than filling it.
+    ``empty`` is called by one thread; tensors may be freed in any.
 
     Args:
-        most: buffers that wait for use; further ones go back to the system.
+        most: free buffers to keep; further ones are returned to the system.
     """
 
     def __init__(self, most: int) -> None:
         self._free: deque[mmap.mmap] = deque(maxlen=most)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Uninitialised, on the CPU; ``shape`` has elements."""
+        """An uninitialised tensor on the CPU, of at least one element."""
         size = prod(shape) * dtype.itemsize
         pages = self._take(size)
-        # A new array each time: the storage holds it, and it goes when the storage does.
+        # A new array each time: the storage holds it, and it is freed with the storage.
         held = np.frombuffer(pages, np.uint8, size)
         weakref.finalize(held, self._free.append, pages).atexit = False
         return torch.from_numpy(held).view(dtype).view(*shape)
@@ -39,7 +39,7 @@ class ReusedMemory:
     def _take(self, size: int) -> mmap.mmap:
         if self._free and len(pages := self._free.popleft()) >= size:
             return pages
-        # One that is too small, as batches differ in size, is replaced, so that few sizes remain.
+        # Batches differ in size: a buffer that is too small is replaced, so that few sizes remain.
         pages = mmap.mmap(-1, size)
         pages.madvise(mmap.MADV_HUGEPAGE)
         return pages

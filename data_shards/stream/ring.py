@@ -1,4 +1,4 @@
-"""One piece of memory for all batches in flight, given out and taken back in order."""
+"""One block of memory for all batches in flight, allocated and freed in order."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Slot:
 
 
 class Arena(Protocol):
-    """Gives out room for batches."""
+    """Allocates memory for batches."""
 
     def reserve(self, size: int) -> Slot | None: ...
     def release(self, slot: Slot) -> None: ...
 
 
 class ByteRing:
-    """First in, first out: slots of any size, each in one piece. Not for several threads without a lock.
+    """First in, first out: slots of any size, each contiguous. Not thread-safe without a lock.
 
     Args:
         capacity: bytes; rounded up to whole pages.
-        pinned: page-locked, so that a GPU copies from it without waiting.
+        pinned: page-locked, so that copies to a GPU are asynchronous.
     """
 
     def __init__(self, capacity: int, *, pinned: bool) -> None:
@@ -67,20 +67,20 @@ class ByteRing:
         return slot
 
     def release(self, slot: Slot) -> None:
-        """Its bytes may be overwritten; in any order, they become free in the order of reserving."""
+        """Release a slot, in any order; bytes become free in the order in which slots were reserved."""
         slot.released = True
         while self._live and self._live[0].released:
             self._live.popleft()
 
     def clear(self) -> None:
-        """All slots are given back, also those of batches that nobody will take."""
+        """Free all slots, including those of batches that will not be consumed."""
         self._live.clear()
 
     def _room(self, size: int) -> int | None:
         if not self._live:
             return 0
         head, tail = self._live[-1].stop, self._live[0].start
-        if head <= tail:  # the live slots go round the end
+        if head <= tail:  # the live slots wrap around the end
             return head if head + size <= tail else None
         if head + size <= self.capacity:
             return head

@@ -1,4 +1,4 @@
-"""The bytes of image groups, straight from the shards to where they are wanted."""
+"""Read the bytes of image groups from the shards directly into their destination."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from maris_fast.system.object_store import StoreError
 T = TypeVar("T")
 
 PIECE = 1 << 19
-"""Bytes of one read: few enough to be in the core's cache when their checksum is made, and for the system to
-read ahead meanwhile; enough to make system calls rare."""
+"""Bytes of one read: few enough to be in the core's cache when their checksum is computed, and for the system
+to read ahead meanwhile; enough to make system calls rare."""
 
 
 class SplitShards:
-    """Image groups of one split, read by position; any thread may read.
+    """Image groups of one split, read by position; thread-safe.
 
     Args:
         files: the split's shards.
-        index: of all shards, one behind the other.
-        images: of each shard.
+        index: of all shards, concatenated.
+        images: number of images of each shard.
         manifest: of the cache.
-        verify: when an image's checksums are compared: at its first reading, always, or never.
+        verify: when an image's checksums are compared: at its first read, always, or never.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class SplitShards:
         return f"shard {shard}, image {self.index.image_id[image]:012d}"
 
     def read_into(self, image: int, members: Sequence[memoryview], alive: Callable[[], None]) -> None:
-        """All members of an image, each into its own memory.
+        """Read all members of an image, each into its own memory.
 
         Args:
-            image: which.
-            members: in the order of ``members_of``, each of the size that the index says.
-            alive: called whenever reading gets on.
+            image: its position in the split.
+            members: in the order of ``members_of``, each of the size given in the index.
+            alive: called whenever reading makes progress.
 
         Raises:
-            InputError: the shard ends early or vanished, or a member is not what was written; names shard,
-                key and member.
-            StoreError: the server does not give it; names shard, key and status.
+            InputError: the shard ends early or has vanished, or a member is not what was written; the message
+                names shard, key and member.
+            StoreError: the server does not deliver it; the message names shard, key and status.
         """
         check = self._verify == "always" or (self._verify == "first" and not self._verified[image])
         span = self._span(image)
@@ -123,7 +123,7 @@ class SplitShards:
         check: bool,
         alive: Callable[[], None],
     ) -> int:
-        """A member from ``offset`` on, piece by piece; its checksum, 0 without ``check``."""
+        """Read a member from ``offset``, piece by piece; return its checksum, or 0 without ``check``."""
         checksum = done = 0
         while done < len(member):
             piece = member[done : done + PIECE]
@@ -146,7 +146,7 @@ def _reason(error: OSError) -> str:
 
 
 def require_shards(files: Files, entries: Sequence[ShardEntry], at_once: int) -> None:
-    """Raises InputError: a shard is missing, or has another size than the manifest says."""
+    """Raise InputError if a shard is missing or does not have the size in the manifest."""
 
     def require(entry: ShardEntry) -> None:
         path = files / entry.name
@@ -164,13 +164,13 @@ def require_shards(files: Files, entries: Sequence[ShardEntry], at_once: int) ->
 def read_indexes(
     files: Files, entries: Sequence[ShardEntry], manifest: CacheManifest, at_once: int
 ) -> ShardIndex:
-    """The indexes of all shards, one behind the other.
+    """The indexes of all shards, concatenated.
 
     Args:
-        at_once: requests, where ``files`` are below an address.
+        at_once: concurrent requests, if ``files`` are below an address.
 
     Raises:
-        InputError: one is missing, not the one that the manifest describes, or at odds with itself.
+        InputError: one is missing, not the one that the manifest describes, or inconsistent.
     """
 
     def read(entry: ShardEntry) -> ShardIndex:
@@ -191,7 +191,7 @@ def read_indexes(
 def _of_each(
     files: Files, entries: Sequence[ShardEntry], work: Callable[[ShardEntry], T], at_once: int
 ) -> list[T]:
-    """Of an address many at a time: each is a round trip."""
+    """Apply ``work`` to each; at an address to many at a time, as each is a round trip."""
     if isinstance(files, Path):
         return [work(entry) for entry in entries]
     with ThreadPoolExecutor(at_once, thread_name_prefix="open") as threads:

@@ -1,7 +1,7 @@
-"""Shards behind a stream that cannot seek (a pipe), staged whole on a local disk.
+"""Shards from a stream that cannot seek (a pipe), staged completely on a local disk.
 
-A shard is streamed front to back, once, into the staging folder and read there by index, so batches are those
-of a local cache.
+A shard is streamed front to back, once, into the staging folder and read there by index, so batches are the
+same as those of a local cache.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NAME = re.compile(r"[\w.+-]+")
 
 
 def fetch_head(template: str, staging: Path, split: str) -> Path:
-    """A folder with the manifest and the split's indexes, through the same URLs as the shards.
+    """A folder with the manifest and the split's indexes, fetched by the same URL template as the shards.
 
     Raises:
         InputError: one of them cannot be fetched.
@@ -67,13 +67,13 @@ def fetch_head(template: str, staging: Path, split: str) -> Path:
 
 
 class StagedFiles:
-    """Shards by a URL of each, kept in ``folder`` as long as there is room; those not read longest go first.
+    """Shards by URL, kept in ``folder`` while there is room; the least recently read are evicted first.
 
     Args:
-        template: URL that webdataset opens, with ``{name}`` where the shard's name goes.
+        template: URL that webdataset opens, with ``{name}`` in place of the shard's name.
         entries: the split's shards.
         folder: on a local disk; may be shared by readers and ranks.
-        most: bytes that all shards in it take together.
+        most: bytes that all shards in it may take together.
 
     Raises:
         ConfigError: ``most`` is less than one shard, or ``folder`` cannot be written.
@@ -115,7 +115,7 @@ class StagedFiles:
         return False
 
     def close(self) -> None:
-        """Ends the commands that still stream."""
+        """End the commands that are still streaming."""
         with self._closing:
             for stream in self._streams:
                 stream.kill()
@@ -123,7 +123,7 @@ class StagedFiles:
     def _open(self, shard: int, alive: Callable[[], None]) -> int:
         try:
             return self._copy_of(shard, alive)
-        except OSError as error:  # of the folder, its locks included; the stream's are InputErrors
+        except OSError as error:  # from the folder, including its locks; the stream's are InputErrors
             raise not_staged(self._staging.folder, error) from error
 
     def _copy_of(self, shard: int, alive: Callable[[], None]) -> int:
@@ -131,7 +131,7 @@ class StagedFiles:
         if (file := open_copy(path)) is not None:
             return file
         with owned_file(path, wait=True, pause=lambda: self._staging.wait(alive)):
-            if (file := open_copy(path)) is not None:  # another thread or rank was quicker
+            if (file := open_copy(path)) is not None:  # another thread or rank was faster
                 return file
             return self._fetch(shard, path, alive)
 
@@ -181,7 +181,7 @@ def _url(template: str, name: str) -> str:
 
 
 class _Source:
-    """A stream that webdataset opens; whatever its commands and clients raise is an InputError."""
+    """A stream that webdataset opens; any error of its commands and clients becomes an InputError."""
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -1,4 +1,4 @@
-"""A local folder for copies of shards, which readers and ranks share and keep within its bound.
+"""A local folder for copies of shards, which readers and ranks share and keep within a size limit.
 
 A copy has one owner while it is fetched, and the folder has one while room is made.
 """
@@ -17,14 +17,14 @@ from maris_fast.errors import ConfigError
 from maris_fast.system.locks import OccupiedError, owned_file, owned_folder
 
 KEPT = ".kept"
-"""Suffix of a shard's file of which only some images are there."""
+"""Suffix of a shard's file that has only some of its images."""
 _PARTIAL = ".partial"
 _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A whole file of the folder; ``used``: when it was last read, in ns since 1970."""
+    """A complete file in the folder; ``used``: when it was last read, in ns since 1970."""
 
     path: Path
     used: int
@@ -36,10 +36,10 @@ class StagingFolder:
 
     Args:
         folder: on a local disk.
-        most: bytes that all copies in it take together.
+        most: bytes that all copies in it may take together.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be created.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
@@ -47,33 +47,33 @@ class StagingFolder:
         make(folder)
 
     def path_of(self, entry: ShardEntry, suffix: str = "") -> Path:
-        # Under its index's hash: another cache's shard of the same name is another file.
+        # With its index's hash: another cache's shard of the same name is a different file.
         return self.folder / f"{entry.index_sha256[:16]}-{entry.name}{suffix}"
 
     def wait(self, alive: Callable[[], None]) -> None:
-        """A moment; it counts as life if meanwhile anything that others fetch grew."""
+        """Sleep briefly; call ``alive`` if anything that others fetch grew meanwhile."""
         before = self._latest()
         time.sleep(_POLL_SECONDS)
         if self._latest() != before:
             alive()
 
     def reserve(self, partial: Path, size: int, alive: Callable[[], None]) -> None:
-        """Makes ``partial`` at its final size, which reserves it, as soon as there is room for it."""
+        """Create ``partial`` at its final size, which reserves the space, as soon as there is room for it."""
         while True:
             with owned_folder(self.folder, wait=True, pause=lambda: self.wait(alive)):
                 if self._freed(partial, size, lambda _: False):
                     _make_zeros(partial, size)
                     return
-            self.wait(alive)  # other ranks fetch; theirs may go as soon as they are whole
+            self.wait(alive)  # other ranks are fetching; their copies may be evicted once complete
 
     def begin(self, path: Path, size: int, spared: Callable[[Copy], bool], alive: Callable[[], None]) -> bool:
-        """Makes ``path``, of ``size`` zeros, unless it is there; whether it is.
+        """Create ``path`` with ``size`` zeros unless it exists; return whether it does now.
 
         Args:
-            spared: copies that must not go to make room.
+            spared: copies that must not be evicted.
 
         Raises:
-            OSError: of the disk.
+            OSError: the disk fails.
         """
         with owned_folder(self.folder, wait=True, pause=lambda: self.wait(alive)):
             if path.exists():
@@ -86,14 +86,14 @@ class StagingFolder:
             return True
 
     def _freed(self, mine: Path, size: int, spared: Callable[[Copy], bool]) -> bool:
-        """Whether there is room for ``size`` bytes, made if need be; nothing goes that would not suffice."""
+        """Make room for ``size`` bytes; return whether there is. No copy is evicted unless that suffices."""
         copies, partials = self._inventory(mine)
         used = sum(one.bytes for one in copies) + sum(partials.values())
         copies = [one for one in copies if not spared(one)]
         if used + size > self.most:
             for other in partials:
                 if _abandoned(other):
-                    with suppress(FileNotFoundError):  # it is whole since, and its lock free for that
+                    with suppress(FileNotFoundError):  # completed meanwhile, which also released its lock
                         other.unlink()
                         used -= partials[other]
         if used + size - sum(one.bytes for one in copies) > self.most:
@@ -105,7 +105,7 @@ class StagingFolder:
         return True
 
     def _inventory(self, mine: Path) -> tuple[list[Copy], dict[Path, int]]:
-        """Whole copies, the longest unread first; sizes of those that are being fetched."""
+        """Complete copies, least recently read first, and sizes of those that are being fetched."""
         copies, partials = [], {}
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):
@@ -131,9 +131,9 @@ def partial_of(path: Path) -> Path:
 
 
 def open_copy(path: Path, flags: int = os.O_RDONLY) -> int | None:
-    """A descriptor, and a mark on the copy that it was read; None where there is none.
+    """Open a copy and mark it as read; None if there is none.
 
-    Opened for each read: a copy that went out of the folder must not stay on the disk.
+    Opened for each read: an evicted copy must not stay on the disk.
     """
     try:
         file = os.open(path, flags)
@@ -144,7 +144,7 @@ def open_copy(path: Path, flags: int = os.O_RDONLY) -> int | None:
 
 
 def make(folder: Path) -> None:
-    """Raises ConfigError: ``data.staging`` cannot be made."""
+    """Create the folder; raises ConfigError if ``data.staging`` cannot be created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -159,7 +159,7 @@ def not_staged(folder: Path, error: OSError) -> ConfigError:
 
 
 def write_at(file: int, content: memoryview, place: int) -> None:
-    """All of ``content`` from ``place`` on; raises OSError."""
+    """Write all of ``content`` at ``place``; raises OSError."""
     while content:
         count = os.pwrite(file, content, place)
         content, place = content[count:], place + count
@@ -171,7 +171,7 @@ def _make_zeros(path: Path, size: int) -> None:
 
 
 def _abandoned(partial: Path) -> bool:
-    """Whether nobody fetches it any more: a process that was killed left it."""
+    """Whether ``partial`` is no longer being fetched, because its process was killed."""
     copy = partial.with_name(partial.name.removesuffix(_PARTIAL)[1:])
     try:
         with owned_file(copy):

@@ -1,7 +1,7 @@
-"""What each training step sees: a function of seed and epoch alone, known before a byte is read.
+"""The content of each training step: a function of seed and epoch alone, known before any data is read.
 
-The order is made of whole steps over all ranks and then shared, so that resuming is one integer and the
-world may grow or shrink in between.
+The order consists of whole steps over all ranks, which are then divided among them, so that resuming needs
+one integer and the world size may change in between.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Group:
-    """Some expressions of one image, by their places in the split and in the image."""
+    """Some expressions of one image: its position in the split, and theirs in the image."""
 
     image: int
     expressions: tuple[int, ...]
     words_of: tuple[int, ...] | None = None
-    """Expressions of the same image whose words are read in their stead; None: their own."""
+    """Expressions of the same image whose words are read instead; None: their own."""
 
     def __len__(self) -> int:
         return len(self.expressions)
@@ -35,7 +35,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Step:
-    """Image groups of one grid that make one step of the optimiser, or one batch of an evaluation."""
+    """Image groups of one grid that form one optimiser step, or one evaluation batch."""
 
     groups: tuple[Group, ...]
 
@@ -45,14 +45,14 @@ class Step:
 
 
 class Epoch(Sequence[Step]):
-    """The steps of an epoch as columns of numbers; a step is made when it is asked for.
+    """The steps of an epoch as columns of numbers; a step is created on access.
 
     Attributes:
-        images: [G], of each group; groups of a step stand together.
+        images: [G], of each group; groups of a step are adjacent.
         group_offsets: [G + 1], into ``places``.
-        places: [E], the groups' expressions by their places in the image.
+        places: [E], the groups' expressions by position in the image.
         step_offsets: [S + 1], into the groups.
-        order: [S], which of these steps comes when.
+        order: [S], the indices of these steps in the order in which they come.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class Share:
     step_expressions: int
     """Real expressions of the whole step over all ranks."""
     padding: bool = False
-    """The rank had nothing to do; its one expression is there for the collectives and has weight 0."""
+    """The rank has nothing to do; its one expression, of weight 0, is there for the collectives."""
 
 
 def steps_per_epoch(
     grids: NDArray[np.integer], expressions: NDArray[np.integer], *, expressions_per_step: int
 ) -> int:
-    """Steps of any epoch: a step has one grid, and only a grid's last step is short.
+    """Number of steps of any epoch: a step has one grid, and only a grid's last step is short.
 
     Args:
         grids: [I, 2], tokens (h, w) of each image.
@@ -138,7 +138,7 @@ def epoch_steps(
     """All steps of an epoch, each expression in exactly one of them.
 
     An image's expressions are shuffled and cut into groups of at most ``expressions_per_image``; groups
-    are shuffled within their grid, and steps over the epoch. An image comes twice into a step only where
+    are shuffled within their grid, and steps over the epoch. An image occurs twice in a step only where
     its grid has nothing else left; its groups are then joined.
 
     Args:
@@ -146,7 +146,7 @@ def epoch_steps(
         expressions: [I], how many expressions each image has.
         seed: of the run.
         epoch: counted from 0.
-        expressions_per_step: over all ranks; every step but a grid's last has exactly so many.
+        expressions_per_step: over all ranks; every step but a grid's last has exactly this many.
         expressions_per_image: K.
     """
     random = np.random.default_rng([seed, epoch])
@@ -170,11 +170,11 @@ def epoch_steps(
 def evaluation_steps(
     grids: NDArray[np.integer], groups: Sequence[Group], *, max_expressions: int
 ) -> list[Step]:
-    """Batches in a fixed order, image groups whole, of at most ``max_expressions`` unless one group has more.
+    """Batches in a fixed order, groups unsplit, of at most ``max_expressions`` unless one group has more.
 
     Args:
         grids: [I, 2], tokens (h, w) of each image.
-        groups: at most one an image, in the order of the images.
+        groups: at most one per image, in the order of the images.
     """
     group_of = {group.image: group for group in groups}
     steps: list[Step] = []
@@ -191,9 +191,9 @@ def evaluation_steps(
 
 
 def share(step: Step, rank: int, world: int) -> Share:
-    """A rank's part of a step; the parts of all ranks are the step.
+    """A rank's part of a step; the parts of all ranks make up the step.
 
-    Expressions are shared evenly, to within one; a group may be split between neighbours. A rank left
+    Expressions are divided evenly, to within one; a group may be split between neighbours. A rank left
     without any gets the step's first expression as padding, so that it joins the collectives.
     """
     total = step.expressions
@@ -211,7 +211,7 @@ def share(step: Step, rank: int, world: int) -> Share:
 
 
 def padding_share(step: Step) -> Share:
-    """The least that a rank with nothing to do can compute along with the others."""
+    """The smallest share that a rank with nothing to do can compute along with the others."""
     return Share((step.groups[0].part(0, 1),), step.expressions, padding=True)
 
 
@@ -231,14 +231,14 @@ class _Pieces:
     starts: list[int]
     stops: list[int]
     steps: list[int]
-    """How many pieces each step has; those of one image stand together."""
+    """Number of pieces of each step; those of one image are adjacent."""
 
 
 def _fill_steps(
     images: NDArray[np.integer], starts: NDArray[np.integer], stops: NDArray[np.integer], size: int
 ) -> _Pieces:
     """Full steps from groups in order; a group that does not fit is continued in the next step."""
-    # Lists of numbers alone: tuples by the hundred thousand keep the garbage collector busy.
+    # Lists of numbers: hundreds of thousands of tuples would keep the garbage collector busy.
     image_of, start_of, stop_of = images.tolist(), starts.tolist(), stops.tolist()
     waiting = deque(range(len(image_of)))
     groups_left = Counter(image_of)
@@ -283,7 +283,7 @@ def _fill_steps(
 
 
 def _put_together(pieces: _Pieces, first: int) -> None:
-    """Pieces of one image, from the place ``first`` on, where the image's first stands."""
+    """Move the pieces of each image, from position ``first`` on, next to the image's first piece."""
     order: dict[int, list[int]] = {}
     for place in range(first, len(pieces.images)):
         order.setdefault(pieces.images[place], []).append(place)
@@ -293,7 +293,7 @@ def _put_together(pieces: _Pieces, first: int) -> None:
 
 
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""Of one bucket: image and size of each group, the groups' places, and groups a step."""
+"""For one bucket: image and size of each group, the groups' places, and groups per step."""
 
 
 def _columns(pieces: _Pieces, places: NDArray[np.int64]) -> Columns:
@@ -304,7 +304,7 @@ def _columns(pieces: _Pieces, places: NDArray[np.int64]) -> Columns:
     rows = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
     steps = np.array(pieces.steps, np.int64)
     step_starts = np.cumsum(steps) - steps
-    begins = np.ones(len(images), np.bool_)  # of a group: an image's pieces in one step
+    begins = np.ones(len(images), np.bool_)  # starts of groups: an image's pieces in one step
     begins[1:] = images[1:] != images[:-1]
     begins[step_starts] = True
     groups = np.flatnonzero(begins)

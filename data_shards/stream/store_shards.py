@@ -1,4 +1,4 @@
-"""Shards below an address: an image is one range request, copied into the ring as it comes."""
+"""Shards below an address: an image is one range request, copied into the ring as it arrives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from maris_fast.system.object_store import ObjectStore
 
 
 class StoreFiles:
-    """Shards of an object store or a web server; as many requests at a time as threads read.
+    """Shards of an object store or a web server, with as many concurrent requests as reader threads.
 
     Args:
-        store: where the cache lies.
+        store: the one that holds the cache.
         entries: the split's shards.
     """
 
@@ -37,14 +37,14 @@ class StoreFiles:
 
 
 class _Stream:
-    """Bytes from ``place`` on, read forward."""
+    """Bytes from ``place`` on, read sequentially."""
 
     def __init__(self, chunks: Iterator[bytes], place: int, alive: Callable[[], None]) -> None:
         self._chunks, self._place, self._alive = chunks, place, alive
         self._rest = memoryview(b"")
 
     def read(self, memory: memoryview, offset: int) -> int:
-        """A ``Read``; headers between the members are passed over."""
+        """A ``Read``; headers between the members are skipped."""
         while self._place < offset or not self._rest:
             if not self._rest:
                 chunk = next(self._chunks, None)

@@ -1,4 +1,4 @@
-"""Scenes on disk, in the layout that RefCOCO's users have."""
+"""Scenes on disk, in RefCOCO's layout."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def generate_scenes(
 ) -> None:
     """Write ``root/scenes`` and ``root/images/train2014``; import them as ``scenes``, split_by ``synthetic``.
 
-    Each image has a random stream of its own, made from ``seed``, its split and its number: the same call
+    Each image has its own random stream, derived from ``seed``, its split and its number: the same call
     writes the same bytes, and asking for more images does not change the first ones.
 
     Args:
         root: a new or an empty folder.
         image_size: side in pixels, 64 at least: below that small objects lose their shape.
-        progress: called with images done and images in all after each image.
+        progress: called after each image with the number of images done and the total.
 
     Raises:
         InputError: ``root`` is not empty, or a number is out of range. Nothing is left behind.
@@ -84,11 +84,11 @@ def generate_scenes(
         }
         (folder / DATASET / "instances.json").write_text(json.dumps(instances))
         with (folder / DATASET / f"refs({SPLIT_BY}).p").open("wb") as file:
-            pickle.dump(refs, file, protocol=2)  # as the published files
+            pickle.dump(refs, file, protocol=2)  # as in the published files
 
 
 def _talkative_scene(rng: np.random.Generator) -> tuple[tuple[SceneObject, ...], list[Sentence]]:
-    """A scene with several kinds of thing to say, about two objects at least."""
+    """A scene with sentences of several kinds, about at least two objects."""
     while True:
         objects = sample_scene(rng)
         sentences = choose_sentences(objects, rng)
@@ -126,7 +126,7 @@ def _annotations(
 
 
 def _segmentation(thing: SceneObject, mask: NDArray[np.bool_]) -> list[list[float]] | dict[str, Any]:
-    """Circles as run lengths, all else as polygons: the layout has both."""
+    """Circles as run lengths, all other shapes as polygons: the layout has both."""
     if thing.shape == "circle":
         return Rle.encode(mask).model_dump(mode="json")
     return [np.round(thing.outline() * mask.shape[0], 2).ravel().tolist()]

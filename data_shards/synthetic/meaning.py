@@ -1,6 +1,6 @@
-"""What a description is true of. Judged by comparing objects, with margins: in doubt, it is not clear.
+"""What a description is true of, judged by comparing objects with margins; borderline cases are unclear.
 
-Nothing here knows how sentences are worded or chosen.
+This module is independent of how sentences are worded or chosen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Side = Literal["left", "right", "top", "bottom"]
 SIDE_MARGIN = 0.08  # a leftmost object leads by this much
 ON_SIDE, OFF_SIDE = 0.4, 0.52  # 'on the left' ends and 'not on the left' begins here
 SIZE_RATIO = 1.25  # the largest object's radius over the next one's
-APART, LEVEL = 0.1, 0.04  # 'above' needs this distance; below this one it is surely not above
+APART, LEVEL = 0.1, 0.04  # 'above' needs the first distance; up to the second it is surely not above
 UNCLEAR = None
 
 Truth = bool | None
@@ -41,7 +41,7 @@ class Description:
 
 
 def clear_referent(description: Description, objects: Sequence[SceneObject]) -> int | None:
-    """Index of the one object that the description is surely true of while surely false of all others."""
+    """Index of the one object for which the description is clearly true and clearly false for all others."""
     heads = [i for i, thing in enumerate(objects) if _is_head(description, thing)]
     truths = _truths(description, heads, objects)
     if UNCLEAR in truths or truths.count(True) != 1:

@@ -41,7 +41,7 @@ class Sentence:
 
 
 def choose_sentences(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[Sentence]:
-    """About seven sentences, each true of one object alone, the kinds as even as the scene allows."""
+    """About seven sentences, each true of one object only, with kinds as balanced as the scene allows."""
     candidates = _Candidates()
     for kind, description in _descriptions(objects):
         target = clear_referent(description, objects)
@@ -75,7 +75,7 @@ class _Candidates:
         self._pools[kind].setdefault(description.superlative, []).append((target, description))
 
     def draw(self, kind: str, rng: np.random.Generator) -> tuple[int, Description] | None:
-        """Take one out; both forms are as likely, however many candidates each has. None: none left."""
+        """Remove and return one; both forms are equally likely, whatever their numbers. None: none left."""
         forms = [pool for pool in self._pools[kind].values() if pool]
         if not forms:
             return None
@@ -84,7 +84,7 @@ class _Candidates:
 
 
 def _descriptions(objects: Sequence[SceneObject]) -> Iterator[tuple[str, Description]]:
-    """Descriptions that *need* the words of their kind: without them more than one object is left."""
+    """Descriptions that *need* the words of their kind: without them more than one object would match."""
     colours = Counter(thing.colour for thing in objects)
     shapes = Counter(thing.shape for thing in objects)
     pairs = Counter((thing.colour, thing.shape) for thing in objects)
@@ -113,7 +113,7 @@ def _descriptions(objects: Sequence[SceneObject]) -> Iterator[tuple[str, Descrip
 
 
 def worded(description: Description, rng: np.random.Generator) -> str:
-    """English, with or without a leading article, as people write them."""
+    """The description in English, with or without a leading article, as people write them."""
     noun = description.shape or ("object" if rng.random() < 0.5 else "one")
     if noun == "one" and not (description.colour or description.size or description.side):
         noun = "object"

@@ -1,4 +1,4 @@
-"""Objects to pixels."""
+"""Renders objects to pixels."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _coverage(thing: SceneObject, size: int) -> tuple[Image.Image, tuple[int, in
     corner = np.floor(vertices.min(axis=0)).astype(int)
     extent = np.ceil(vertices.max(axis=0)).astype(int) - corner
     fine = Image.new("L", tuple((extent * SUPERSAMPLING).tolist()))
-    # PIL's coordinates name the centres of pixels, ours their corners.
+    # PIL's coordinates refer to the centres of pixels, ours to their corners.
     points = (vertices - corner) * SUPERSAMPLING - 0.5
     ImageDraw.Draw(fine).polygon([(x, y) for x, y in points.tolist()], fill=255)
     return fine.reduce(SUPERSAMPLING), (int(corner[0]), int(corner[1]))

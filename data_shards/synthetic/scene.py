@@ -75,7 +75,7 @@ _HALF_EXTENT = {shape: tuple(np.abs(outline).max(axis=0).tolist()) for shape, ou
 
 
 def sample_scene(rng: np.random.Generator) -> tuple[SceneObject, ...]:
-    """3 to 5 objects of two or three shapes and colours, so that most have a look-alike to be told from."""
+    """3 to 5 objects of two or three shapes and colours, so that most have a similar one to be told from."""
     shapes = rng.permutation(list(OUTLINES))[: rng.integers(2, 4)].tolist()
     colours = rng.permutation(list(COLOURS))[: rng.integers(2, 4)].tolist()
     wanted = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
@@ -83,7 +83,7 @@ def sample_scene(rng: np.random.Generator) -> tuple[SceneObject, ...]:
     while len(objects) < wanted:
         shape, colour = shapes[rng.integers(len(shapes))], colours[rng.integers(len(colours))]
         placed = _place(shape, colour, objects, rng)
-        if placed is None:  # no room left: begin again
+        if placed is None:  # no room left: start over
             objects.clear()
         else:
             objects.append(placed)

@@ -1,8 +1,7 @@
-"""Which implementation a call gets: the fastest that was right on this very machine.
+"""The choice of a call's implementation: the fastest that was proven right on this machine.
 
-An operation declares its candidates, and how a call falls into a kind (``Operation``). ``prove`` tries the
-candidates of a kind in a child process and writes down what came of it; ``chosen`` looks that up, and does
-nothing else.
+An operation declares its candidates and the kinds that calls fall into (``Operation``). ``prove`` tries the
+candidates of a kind in a child process and records the results; ``chosen`` only looks them up.
 """
 
 from maris_fast.kernels.choice.operation import Operation, of, text

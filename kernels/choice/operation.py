@@ -1,4 +1,4 @@
-"""What an operation tells of itself, so that its implementations can be tried and chosen between."""
+"""What an operation declares, so that its implementations can be tried and one of them chosen."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 Kind = Any
-"""A NamedTuple of int, str and bool: what calls must share to share an implementation."""
+"""A NamedTuple of int, str and bool: calls that are equal in all fields get the same implementation."""
 
 
 def _on_cuda(device: torch.device) -> bool:
-    """A CPU proves kernels in the interpreter, whose time says nothing about them."""
+    """Time on CUDA only: a CPU runs kernels in the interpreter, whose time says nothing about them."""
     return device.type == "cuda"
 
 
@@ -25,24 +25,24 @@ def _on_cuda(device: torch.device) -> bool:
 class Operation:
     """One operation, its kinds and its candidates.
 
-    Of candidates the first is the usual one, which a tie goes to. ``failures`` is the proof, on a ragged and
-    on a real size: what is wrong, in words. ``ready`` draws real inputs and returns one call with them.
-    ``timed``: whether times on this device mean anything; where not, the first one that is right is taken.
+    The first of ``candidates`` is the usual one, which wins ties. ``failures`` is the proof, on a ragged and
+    on a real size: it returns what is wrong. ``ready`` draws real inputs and returns one call with them.
+    ``timed``: whether times on this device mean anything; if not, the first one that is right is chosen.
     """
 
     name: str
     where: str
-    """``module:attribute`` of this object, from which a child process gets it."""
+    """``module:attribute`` of this object, by which a child process imports it."""
     kind: type[Any]
     candidates: Callable[[Kind, torch.device], Sequence[str]]
     failures: Callable[[str, Kind, torch.device], list[str]]
     ready: Callable[[str, Kind, torch.device], Callable[[], object]]
     sources: tuple[Path, ...]
-    """Files, or folders of them, that count: a change proves again."""
+    """Files, or folders of them; a change in them invalidates the certificates."""
     timed: Callable[[torch.device], bool] = _on_cuda
 
     def sources_hash(self) -> str:
-        """Of the operation's sources and of the proof's own."""
+        """A hash of the operation's sources and of this folder's."""
         digest = hashlib.sha256()
         for place in (*self.sources, HERE):
             for file in sorted(place.glob("*.py")) if place.is_dir() else [place]:
@@ -59,7 +59,7 @@ def of(where: str) -> Operation:
 
 
 def text(kind: Kind) -> str:
-    """A kind in words, such as ``dtype=bfloat16 words=32 C=256``."""
+    """A kind as text, such as ``dtype=bfloat16 words=32 C=256``."""
     return " ".join(f"{name}={value}" for name, value in kind._asdict().items())
 
 
@@ -67,7 +67,7 @@ def read(kind: type[Any], words: str) -> Kind:
     """The kind that ``text`` wrote.
 
     Raises:
-        ValueError: other fields, or no value of a field's type.
+        ValueError: the fields are different, or a value is not of its field's type.
     """
     types = get_type_hints(kind)
     values = dict(word.split("=", 1) for word in words.split())
@@ -79,7 +79,7 @@ def read(kind: type[Any], words: str) -> Kind:
 
 
 def power_of_two(length: int, least: int = 64) -> int:
-    """The smallest power of two that is no smaller, from ``least`` on. A symbolic length is only compared."""
+    """The smallest power of two >= ``length``, from ``least`` on. A symbolic length is only compared."""
     for power in POWERS:
         if power >= least and length <= power:
             return power

@@ -1,7 +1,7 @@
-"""Proves kinds of calls: each candidate's parity, then the time of those that were right.
+"""Proofs of kinds of calls: each candidate's parity, then the time of those that were right.
 
-It runs in a child process (trial.py): an illegal access ends a CUDA context. A candidate that crashes, hangs
-or runs out of memory there is a failed candidate, by name, and a fresh child goes on with the others.
+Candidates run in a child process (trial.py), as an illegal access ends a CUDA context. One that crashes,
+hangs or runs out of memory there is recorded as failed, and a fresh child continues with the others.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from maris_fast.kernels.choice import table
 from maris_fast.kernels.choice.operation import Kind, Operation, text
 from maris_fast.kernels.choice.table import Certificates, Found
 
-# A figure this close to the fastest is a tie, and a tie goes to the usual candidate.
+# Times within this factor of the fastest are ties, and a tie goes to the usual candidate.
 TIE = 1.05
-# Seconds without a word, after which a candidate hangs; a kernel compiles in up to ten. And those that Python
-# and PyTorch may take to start.
+# Seconds without a message after which a candidate counts as hung (a kernel compiles in up to ten), and
+# seconds that Python and PyTorch may take to start.
 PATIENCE, START = 90.0, 300.0
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ Told = Callable[[str], None]
 
 
 class Work:
-    """One kind of one operation: what is still to be tried, and what came of the rest."""
+    """One kind of one operation: the candidates still to be tried, and the results of the others."""
 
     def __init__(self, operation: Operation, kind: Kind, device: torch.device) -> None:
         self.operation, self.kind = operation, text(kind)
@@ -52,7 +52,7 @@ class Work:
         self.results[candidate] = {"reason": reason}
 
     def asked(self) -> dict[str, Any]:
-        """What a child is told."""
+        """The request to a child process."""
         left = [candidate for candidate in self.candidates if candidate not in self.results]
         return {
             "operation": self.operation.where,
@@ -79,7 +79,7 @@ class Work:
 def choose(
     candidates: Sequence[str], results: Mapping[str, Mapping[str, Any]], timed: bool = True
 ) -> str | None:
-    """The fastest that was right; the first listed within 5% of it; None where none was right."""
+    """The first listed within 5% of the fastest that was right; None if none was right."""
     times = {name: results[name]["ms"] for name in candidates if "ms" in results.get(name, {})}
     if not times:
         return None
@@ -94,9 +94,9 @@ def prove(
     patience: float = PATIENCE,
     again: bool = False,
 ) -> Certificates:
-    """Proves the kinds that have no certificate yet, or all of them ``again``; returns all that is known.
+    """Prove the kinds that have no certificate yet, or all of them with ``again``; return all certificates.
 
-    ``told`` hears a line for each kind, and where the certificates were written.
+    ``told`` is called with a line for each kind, and with where the certificates were written.
     """
     known = table.of_device(device)
     pairs = list(dict.fromkeys(wanted))
@@ -110,7 +110,7 @@ def prove(
         nonlocal unwritten, begun
         _tell(told, works.index(work) + 1, len(works), work, time.monotonic() - begun)
         begun = time.monotonic()
-        # At once: who is stopped later has this one.
+        # At once, so that a process stopped later keeps this one.
         found = {work.operation.name: {work.kind: work.found()}}
         unwritten = known.learn(found, {work.operation.name: work.operation.sources_hash()})
 
@@ -128,7 +128,7 @@ def _unknown(known: Certificates, operation: Operation, kind: Kind) -> bool:
 
 
 def _tell(told: Told, number: int, count: int, work: Work, seconds: float) -> None:
-    """Which candidate a kind got, and why the others did not."""
+    """Report which candidate was chosen for a kind, and why the others were not."""
     parts = [
         f"{name} {result['ms']:.3g} ms" if "ms" in result else f"{name} left out, {result['reason']}"
         for name, result in work.results.items()
@@ -143,9 +143,9 @@ def _tell(told: Told, number: int, count: int, work: Work, seconds: float) -> No
 def _one_child(
     works: Sequence[Work], device: torch.device, patience: float, finish: Callable[[Work], None]
 ) -> None:
-    """A child with all that is left, until it ends or dies; then the candidate it was at has failed.
+    """Run a child on all that is left; if it dies or hangs, the candidate it was trying has failed.
 
-    ``finish`` gets each kind of which nothing is left.
+    ``finish`` is called with each kind that has no candidate left.
     """
 
     def finish_those_done() -> None:
@@ -203,7 +203,7 @@ def _one_child(
     elif at[1] not in at[0].results:
         at[0].fail(at[1], reason)
     else:
-        # It died after its answer and before the next trial, so the next is the likely one.
+        # It died after an answer and before the next trial, so the next candidate is the likely cause.
         work = next(work for work in works if not work.done)
         work.fail(work.asked()["candidates"][0], reason)
     finish_those_done()

@@ -1,4 +1,4 @@
-"""Certificates: what was found on this machine, one readable JSON a device in the user's cache folder."""
+"""Certificates: proof results of this machine, one readable JSON per device in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOLDER_VARIABLE = "MARIS_FAST_CERTIFICATES"
 log = logging.getLogger(__name__)
 
 Found = dict[str, Any]
-"""Of one kind: {"chosen": candidate or None, "results": {candidate: {"ms": ...}, or {"reason": ...}}}."""
+"""For one kind: {"chosen": candidate or None, "results": {candidate: {"ms": ...}, or {"reason": ...}}}."""
 
 
 def folder() -> Path:
@@ -37,13 +37,13 @@ def folder() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "maris-fast" / "kernels"
 
 
-# The last two bring FlashAttention 3 and 4.
+# The last two provide FlashAttention 3 and 4.
 PACKAGES = ("torch", "triton", "xformers", "flash-attn-3", "flash-attn-4")
 
 
 @lru_cache
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a certificate holds for: the device, and the versions of all that computes there."""
+    """What a certificate is valid for: the device, and the versions of everything that computes on it."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else f"{device.type} {platform.machine()}",
@@ -57,7 +57,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 @dataclass
 class Certificates:
-    """Of one device: {operation: {kind: found}}, with the hash of the sources that each operation had."""
+    """Those of one device, {operation: {kind: found}}, with the hash that each operation's sources had."""
 
     machine: dict[str, Any]
     operations: dict[str, dict[str, Found]] = field(default_factory=dict)
@@ -65,17 +65,17 @@ class Certificates:
 
     @property
     def file(self) -> Path:
-        """Its own file: another driver or version has another one."""
+        """The file for this machine: each driver and package version has its own."""
         name = re.sub(r"[^a-z0-9]+", "-", str(self.machine["device"]).lower()).strip("-")
         told = json.dumps(self.machine, sort_keys=True).encode()
         return folder() / f"{name}-{_short_hash(told)}.json"
 
     def find(self, operation: str, kind: str) -> Found | None:
-        """What was found of a kind; None where nothing is known."""
+        """The result for a kind; None if there is none."""
         return self.operations.get(operation, {}).get(kind)
 
     def learn(self, found: Mapping[str, Mapping[str, Found]], sources: Mapping[str, str]) -> str | None:
-        """Keeps what was found, in memory and in the file; why not in the file, None when it is there.
+        """Keep results in memory and in the file; return why the file can't be written, or None.
 
         ``sources`` is the hash that each operation's sources had.
         """
@@ -95,7 +95,7 @@ class Certificates:
         return None
 
     def take(self, found: Mapping[str, Mapping[str, Found]], sources: Mapping[str, str]) -> None:
-        """Keeps what was found in memory alone."""
+        """Keep results in memory only."""
         for name, kinds in found.items():
             if self.sources.get(name) != sources[name]:
                 self.operations[name] = {}
@@ -105,13 +105,13 @@ class Certificates:
 
 @lru_cache
 def of_device(device: torch.device) -> Certificates:
-    """The device's certificates, read once in a process."""
+    """The device's certificates, read once per process."""
     here = machine(device)
     return _read(here, Certificates(here).file)
 
 
 def forget() -> None:
-    """Reads the files anew from here on."""
+    """Clear the caches, so that the files are read again."""
     of_device.cache_clear()
     machine.cache_clear()
     _sources_hash.cache_clear()
@@ -119,9 +119,9 @@ def forget() -> None:
 
 @constant_when_compiled
 def chosen(operation: Operation, kind: str, device: torch.device) -> str | None:
-    """The implementation that a certificate names for this kind of call; None where there is none.
+    """The implementation that a certificate names for this kind of call; None if there is none.
 
-    It only looks up. A certificate of other sources than these counts for nothing.
+    This is only a lookup. A certificate of other sources than the current ones is ignored.
     """
     known = of_device(device)
     found = known.find(operation.name, kind)
@@ -132,7 +132,7 @@ def chosen(operation: Operation, kind: str, device: torch.device) -> str | None:
 
 
 def summary(operation: Operation, device: torch.device, safe: str) -> str:
-    """What ``auto`` takes of an operation, in a line: of the kinds proven here, and of all others."""
+    """A line on what ``auto`` takes for an operation: for the kinds proven here, and for all others."""
     known = of_device(device)
     current = known.sources.get(operation.name) == _sources_hash(operation)
     kinds = known.operations.get(operation.name, {}) if current else {}
@@ -149,7 +149,7 @@ def _sources_hash(operation: Operation) -> str:
 
 
 def _read(here: dict[str, Any], file: Path) -> Certificates:
-    """A file's certificates; none where there is no file, or one that can't be used, which is told."""
+    """A file's certificates; empty if it does not exist, or can't be used, which logs a warning."""
     try:
         content = json.loads(file.read_text())
         known = Certificates(content["machine"], content["operations"], content["sources"])

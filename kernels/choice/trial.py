@@ -1,6 +1,6 @@
-"""The child process of a proof: tries candidates, and tells of each before and after.
+"""The child process of a proof: tries candidates, and reports each before and after.
 
-Its parent (proving.py) knows from that which candidate it died of.
+From the reports its parent (proving.py) knows which candidate it died of.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch
 
 from maris_fast.kernels.choice.operation import Operation, of, read
 
-# Interleaved, so that what slows the machine slows all.
+# Interleaved, so that what slows the machine slows all candidates.
 ROUNDS = 5
-# Of a GPU's time a round, in ms.
+# GPU time of a candidate per round, in ms.
 ROUND_MS = 20.0
 
 
 def main(asked: Path, answers: Path, device: torch.device) -> None:
-    """Works through ``asked``, and appends a line to ``answers`` for each thing known."""
+    """Work through ``asked``, and append a line to ``answers`` for each report."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with answers.open("a") as file:
@@ -41,7 +41,7 @@ def main(asked: Path, answers: Path, device: torch.device) -> None:
 
 
 def try_kind(work: Mapping[str, Any], device: torch.device, tell: Callable[..., None]) -> None:
-    """Proves each candidate that is not known to be right, then times the right ones by turns."""
+    """Prove each candidate that is not yet known to be right, then time the right ones in turns."""
     operation = of(work["operation"])
     kind = read(operation.kind, work["kind"])
     right = list(work["right"])
@@ -66,7 +66,7 @@ def try_kind(work: Mapping[str, Any], device: torch.device, tell: Callable[..., 
 def time_by_turns(
     operation: Operation, kind: Any, right: list[str], device: torch.device, tell: Callable[..., None]
 ) -> None:
-    """Median ms of each candidate over rounds; on a GPU of CUDA graphs, which the host has no part in."""
+    """Report each candidate's median ms over rounds; on a GPU of CUDA graphs, which exclude host time."""
     seconds: dict[str, list[float]] = {}
     calls: dict[str, Callable[[], float]] = {}
     with _own_stream(device):
@@ -87,7 +87,7 @@ def time_by_turns(
 
 
 def _timer(function: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    """Times a call: seconds each, of about ROUND_MS on a GPU, of one on a CPU."""
+    """A timer of seconds per call: over calls for about ROUND_MS on a GPU, over one call on a CPU."""
     if device.type != "cuda":
 
         def once() -> float:
@@ -123,7 +123,7 @@ def _timed_on_gpu(run: Callable[[], object], times: int) -> float:
 
 
 def _own_stream(device: torch.device) -> Any:
-    """Only on a stream of its own can a call be captured."""
+    """A separate stream on a GPU, as calls can't be captured on the default one."""
     if device.type != "cuda":
         return torch.cuda.stream(None)
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Attention of many queries to few keys, projections included: in their order, or folded into the keys."""
+"""Attention of many queries to few keys with its projections: as written, or folded into the keys."""
 
 from maris_fast.kernels.cross_attention.api import chosen_impl, cross_attention, fewer_products
 

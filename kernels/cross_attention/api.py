@@ -1,4 +1,4 @@
-"""The operation's public face: checks what came in, then hands on to the implementation."""
+"""The operation's public API: checks the arguments, then calls the implementation."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def cross_attention(
     impl: Impl = "auto",
     attention_impl: AttentionImpl = "auto",
 ) -> Tensor:
-    """softmax((x W_qᵀ + b_q) kᵀ / √d) v W_oᵀ + b_o, the softmax for each head: eq. 8's MHCA.
+    """softmax((x W_qᵀ + b_q) kᵀ / √d) v W_oᵀ + b_o, with a softmax per head: MHCA of eq. 8.
 
     Args:
-        x: what asks, before its projection [E, L_q, C].
-        k, v: keys and values, projected [E, L_k, heads, d], same dtype and device.
-        W_q, b_q: of the queries [heads d, C], [heads d].
-        W_o, b_o: of the result [C, heads d], [C].
-        key_mask: bool [E, L_k], True for a key that counts; each row needs at least one.
-        impl: "projected" (as written), "folded" (projections into the keys first), "triton" (folded, in one
-            kernel), or "auto" (see ``chosen_impl``).
-        attention_impl: of the ``multihead_attention`` in the middle of "projected".
+        x: queries before their projection [E, L_q, C].
+        k, v: projected keys and values [E, L_k, heads, d], same dtype and device.
+        W_q, b_q: projection of the queries [heads d, C], [heads d].
+        W_o, b_o: projection of the result [C, heads d], [C].
+        key_mask: bool [E, L_k], True for keys to attend to; each row needs at least one.
+        impl: "projected" (as written), "folded" (projections are folded into the keys first), "triton"
+            (folded, in one kernel), or "auto" (see ``chosen_impl``).
+        attention_impl: ``impl`` of the ``multihead_attention`` in the middle of "projected".
 
     Returns:
         [E, L_q, C].
 
     Raises:
-        ValueError: shapes that do not fit together.
-        UnsupportedError: the named implementation, or ``attention_impl``, can't compute this here.
+        ValueError: the shapes do not match.
+        UnsupportedError: the named implementation, or ``attention_impl``, does not support these inputs here.
     """
     _check(x, k, v, W_q, b_q, W_o, b_o, key_mask)
     if impl not in get_args(Impl):
@@ -77,7 +77,7 @@ def _auto(x: Tensor, k: Tensor, key_mask: Tensor | None, gradient: bool) -> Impl
     # A symbolic width becomes a number here; lengths are only compared.
     C, heads, d = index(x.shape[2]), index(k.shape[2]), index(k.shape[3])
     safe: Impl = "projected"
-    # Folded is fp32 inside, which 16-bit inputs are slower in.
+    # Folded computes in fp32, which is slower for 16-bit inputs.
     exact = k.device.type == "cpu" and k.dtype in (torch.float32, torch.float64)
     if exact and fewer_products(x.shape[1], k.shape[1], heads, d, C):
         safe = "folded"
@@ -104,7 +104,7 @@ def _chosen(
 
 
 def _triton(x: Tensor, k: Tensor) -> Callable[..., Tensor]:
-    """The kernels, where they take such inputs."""
+    """The Triton implementation, if it supports such inputs."""
     try:
         from maris_fast.kernels.cross_attention import operator
     except ImportError as error:
@@ -117,7 +117,7 @@ def _triton(x: Tensor, k: Tensor) -> Callable[..., Tensor]:
 
 
 def fewer_products(L_q: int, L_k: int, heads: int, d: int, C: int) -> bool:
-    """Whether folding leaves fewer multiply-adds, the small products that fold counted too."""
+    """Whether folding takes fewer multiply-adds, including the small products that fold."""
     inner = heads * d
     as_written = L_q * (2 * C * inner + 2 * inner * L_k)
     folded = L_q * 2 * C * heads * L_k + 2 * L_k * inner * C

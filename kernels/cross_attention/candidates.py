@@ -1,4 +1,4 @@
-"""The ways to compute the operation, for the choice between them: kinds of calls, proof and time."""
+"""The operation's candidate implementations: kinds of calls, proof and timing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 PROJECTED, FOLDED, TRITON = "projected", "folded", "triton"
-# Expressions of a call, enough to fill a GPU; few on a CPU, which only shows that it works.
+# Expressions of a call, enough to fill a GPU; on a CPU few and short ones, which only show that it works.
 ROWS, SHORT = 16, 64
 
 
 class Kind(NamedTuple):
-    """What calls share that share an implementation; ``queries``, ``keys``: lengths to a power of two."""
+    """Calls of one kind share an implementation; ``queries``, ``keys``: lengths up to a power of two."""
 
     dtype: str
     heads: int
@@ -36,10 +36,10 @@ class Kind(NamedTuple):
 
 
 def candidates(kind: Kind, device: torch.device) -> list[str]:
-    """On CUDA as written, folded, and the kernels where they take such calls.
+    """On CUDA as written, folded, and the kernels if they support such calls.
 
-    Elsewhere the kernels where they are interpreted; a CPU's own choice is by the number of products, not by
-    what was proven.
+    Elsewhere only the kernels, if they are interpreted: a CPU's own choice is by the number of products, not
+    by what was proven.
     """
     from maris_fast.kernels.cross_attention.operator import why_unsupported
 
@@ -50,7 +50,7 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
 
 
 def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
-    """What is wrong with a candidate on lengths that fill no tile, and on real ones for few expressions."""
+    """What is wrong with a candidate, on ragged lengths and, for few expressions, on real ones."""
     from maris_fast.kernels.cross_attention.parity import failures as wrong
 
     impl, real = cast("Impl", candidate), _case(kind, device)
@@ -59,7 +59,7 @@ def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
 
 
 def ready(candidate: str, kind: Kind, device: torch.device) -> Callable[[], object]:
-    """A call on real inputs, forward or with the kind's gradient forward and backward."""
+    """A call on real inputs: forward, and backward too if the kind has a gradient."""
     from maris_fast.kernels.cross_attention.api import cross_attention
 
     drawn = _drawn(kind, device)

@@ -1,6 +1,6 @@
-"""What the compiler makes of every row of the tiles' table, ahead of time: no GPU is needed.
+"""Compile every row of the table of tiles ahead of time; no GPU is needed.
 
-``python -m maris_fast.kernels.cross_attention.compiled`` prints a JSON line a kernel, with its registers,
+``python -m maris_fast.kernels.cross_attention.compiled`` prints a JSON line per kernel, with its registers,
 spilled bytes and shared memory as ptxas reports them. TRITON_INTERPRET must not be set.
 """
 
@@ -13,13 +13,13 @@ from maris_fast.kernels.ahead_of_time import ELEMENT, compile_kernel, print_repo
 from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
 from maris_fast.kernels.cross_attention.tiles import KEY_BLOCKS, MAX_C, WARPS, tile
 
-# On a GPU the kernels take 16 bits alone.
+# On a GPU the kernels take only 16-bit inputs.
 ELEMENT_BYTES = 2
 OF_THE_INPUTS = ("grad_ptr", "x_ptr", "K_ptr", "V_ptr", "out_ptr", "dx_ptr", "A_ptr", "dS_ptr")
 
 
 def report(architecture: int, only: str | None = None) -> Iterator[dict[str, Any]]:
-    """Compiles every row of an architecture at its widest, or those of one dtype and key block."""
+    """Compile every row of an architecture at its widest, or only those of one dtype and key block."""
     dtype = ELEMENT[ELEMENT_BYTES]
     types = dict.fromkeys(OF_THE_INPUTS, f"*{dtype}")
     for keys in KEY_BLOCKS:

@@ -45,13 +45,13 @@ def cross_attention_folded(
     b_o: Tensor,
     key_mask: Tensor | None,
 ) -> Tensor:
-    """Σ_h softmax(x K_hᵀ + c_h) V_h + b_o, with K, c, V as ``fold`` makes them.
+    """Σ_h softmax(x K_hᵀ + c_h) V_h + b_o, with K, c, V from ``fold``.
 
     fp32 inside (fp64 for fp64). Arguments and result as in ``cross_attention``.
     """
     K, c, V = fold(k, v, W_q, b_q, W_o, key_mask)
     with torch.autocast(x.device.type, enabled=False):
-        # The queries stay innermost: they are many, and a softmax over few neighbours is slow.
+        # The queries stay innermost, as they are many: a softmax over a short innermost dimension is slow.
         x = x.to(K.dtype).transpose(1, 2)
         S = torch.baddbmm(c.flatten(1)[:, :, None], K.flatten(1, 2), x)
         A = S.unflatten(1, c.shape[1:]).softmax(dim=2).flatten(1, 2)

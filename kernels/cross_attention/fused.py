@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# No variant of a kernel for a size of 1 or a multiple of 16: what is compiled ahead of time is what runs.
+# No specialization for a size of 1 or a multiple of 16: what is compiled ahead of time is what runs.
 SIZES = ("L_q", "L_k", "heads")
 
 
@@ -40,7 +40,7 @@ def cross_attention_fwd_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """Grid (E, ceil(L_q / BLOCK_Q)): a tile's result collects the heads in their order."""
+    """Grid (E, ceil(L_q / BLOCK_Q)): a tile's result accumulates over the heads in order."""
     e = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1).to(tl.int64) * BLOCK_Q
     rows = tl.arange(0, BLOCK_Q)
@@ -82,7 +82,7 @@ def cross_attention_bwd_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """Grid (E, ceil(L_q / BLOCK_Q)): dx of a tile; A and dS, of which the keys' gradients are products."""
+    """Grid (E, ceil(L_q / BLOCK_Q)): dx of a tile; A and dS, from which products give the keys' gradients."""
     e = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1).to(tl.int64) * BLOCK_Q
     rows = tl.arange(0, BLOCK_Q)

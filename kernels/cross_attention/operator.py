@@ -36,7 +36,7 @@ def cross_attention_triton(
     b_o: Tensor,
     key_mask: Tensor | None,
 ) -> Tensor:
-    """Arguments and result as in ``cross_attention``; x in the dtype of k, where autocast left it wider."""
+    """Arguments and result as in ``cross_attention``; casts x to the dtype of k if autocast left it wider."""
     K, c, V = fold(k, v, W_q, b_q, W_o, key_mask)
     return cross_attention_fwd(x.to(k.dtype), K.to(k.dtype), c, V.to(k.dtype), b_o)
 
@@ -70,12 +70,12 @@ def _tile(x: Tensor, K: Tensor) -> Tile:
 
 
 def _launch(kernel: Any, queries: int, x: Tensor, K: Tensor, *others: Tensor) -> None:
-    """A program an expression and ``queries`` of x; the kernels' tensors in their order, outputs last."""
+    """Launch a program per expression and ``queries`` of x; tensors in the kernel's order, outputs last."""
     E, heads, L_k, C = K.shape
     L_q = x.shape[1]
     if 0 in (E, L_q):
         return
-    # Triton launches on the current device, whichever the tensors are on.
+    # Triton launches on the current device, whatever device the tensors are on.
     with torch.cuda.device_of(x):
         kernel[(E, triton.cdiv(L_q, queries))](
             *(tensor.contiguous() for tensor in (x, K, *others)),
@@ -99,7 +99,7 @@ def _save(ctx: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-    """The kernel makes what queries own; what keys own are sums over queries: plain products."""
+    """The kernel computes the queries' gradient; the keys' are sums over queries: plain products."""
     x, K, c, V = ctx.saved_tensors
     dx, A, dS = cross_attention_bwd(grad, x, K, c, V)
     dK = (dS.flatten(1, 2) @ x).view_as(K)

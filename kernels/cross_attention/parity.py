@@ -1,4 +1,4 @@
-"""What proves an implementation: one case, run by it and by the equation in fp64, forward and backward."""
+"""Parity of an implementation: one case, run by it and by the equation in fp64, forward and backward."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from maris_fast.kernels.error_bounds import errors_and_bounds, exceeded
 from maris_fast.kernels.poisoned_memory import poisoned_memory
 
 LARGEST_FACTOR = 2
-# Folding rounds other numbers than the order as written does: of 16 biases, 1.65 was seen in bf16.
+# Folding rounds other numbers than the order as written: for 16 biases, a factor of 1.65 was seen in bf16.
 NORM_FACTOR = 2
 
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs to draw; with ``masked``, rows count from one of the keys up to all of them."""
+    """Inputs to draw; with ``masked``, rows attend to between one key and all of them."""
 
     E: int = 3
     L_q: int = 20
@@ -33,7 +33,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The operation's tensors by name, what counts, and the gradient the output gets."""
+    """The operation's tensors by name, the key mask, and the gradient of the output."""
 
     leaves: dict[str, Tensor]
     key_mask: Tensor | None
@@ -41,7 +41,7 @@ class Inputs:
 
 
 def draw(case: Case, device: torch.device | None = None) -> Inputs:
-    """The inputs of a case: always the same ones, of about unit variance all the way."""
+    """The inputs for a case: always the same ones, of about unit variance throughout."""
     generator = torch.Generator().manual_seed(case.seed)
     inner = case.heads * case.d
 
@@ -67,17 +67,17 @@ def draw(case: Case, device: torch.device | None = None) -> Inputs:
 
 
 def run(impl: Impl, drawn: Inputs) -> dict[str, Tensor]:
-    """Output and gradients, by name. As written, attention in the middle is the reference."""
+    """Output and gradients, by name. In "projected", attention in the middle is the reference."""
     out = cross_attention(**drawn.leaves, key_mask=drawn.key_mask, impl=impl, attention_impl="reference")
     gradients = torch.autograd.grad(out, list(drawn.leaves.values()), drawn.gradient)
     return {"out": out, **dict(zip((f"d {name}" for name in drawn.leaves), gradients, strict=True))}
 
 
 def failures(impl: Impl, case: Case, device: torch.device | None = None) -> list[str]:
-    """What is out of bounds, in words; empty when all is well. NaN is out of bounds.
+    """A message for each error that is out of bounds. NaN is out of bounds.
 
-    Allowed is in proportion to the error of the order as written, in plain PyTorch in the same dtype; on
-    memory that is NaN where nothing was written.
+    The allowed error is in proportion to that of the order as written, in plain PyTorch in the same dtype.
+    The implementation runs on memory that is NaN where nothing was written.
     """
     drawn = draw(case, device)
     wide = Inputs(

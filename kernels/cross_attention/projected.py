@@ -1,4 +1,4 @@
-"""The equation as it stands: project the queries, attend, project the result."""
+"""The equation as written: project the queries, attend, project the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the kernels are cut: queries a tile, by architecture, element size and block of keys.
+"""Tile sizes of the kernels: queries per tile, by architecture, element size and block of keys.
 
 Chosen from what the compiler reports (tests/kernels/test_cross_attention_compiles.py); none has been timed.
 """
@@ -17,14 +17,14 @@ WARPS = 8
 
 
 class Tile(NamedTuple):
-    """Queries a program, forward and backward."""
+    """Queries per program, forward and backward."""
 
     forward: int
     backward: int
 
 
 INTERPRETED = dict.fromkeys(KEY_BLOCKS, Tile(64, 64))
-# Whole rows of queries, results and gradients are in registers: room for two bytes an element, not for four.
+# Whole rows of queries, results and gradients are in registers, which fit two bytes per element, not four.
 GPU = {16: Tile(64, 64), 32: Tile(64, 32), 64: Tile(64, 32)}
 TABLE: dict[tuple[int, int], dict[int, Tile]] = {
     (INTERPRETER, 2): INTERPRETED,
@@ -51,6 +51,6 @@ def key_block(L_k: int) -> int:
 
 
 def tile(architecture: int, element_bytes: int, L_k: int) -> Tile:
-    """The table's tile for a call; an architecture without rows takes that of the one before."""
+    """The table's tile for a call; an architecture without rows takes that of the next lower one."""
     known = max(known for known, _ in TABLE if known <= architecture)
     return TABLE[known, element_bytes][key_block(L_k)]

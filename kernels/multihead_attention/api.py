@@ -1,4 +1,4 @@
-"""The operation's public face: checks what came in, then hands on to the implementation."""
+"""The operation's public API: checks the arguments, then calls the implementation."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def multihead_attention(
     Args:
         q: queries [B, L_q, heads, d].
         k, v: keys and values [B, L_k, heads, d], same dtype and device.
-        key_mask: bool [B, L_k], True for a key that counts; each row needs at least one.
+        key_mask: bool [B, L_k], True for keys to attend to; each row needs at least one.
         impl: "xformers" (CUDA), "sdpa" (PyTorch picks its backend), "sdpa-flash", "sdpa-cudnn",
-            "sdpa-efficient" (that backend or none), "sdpa-flash3", "sdpa-flash4" (that FlashAttention, from a
-            package of its own), "reference", or "auto" (see ``chosen_impl``).
+            "sdpa-efficient" (only that backend), "sdpa-flash3", "sdpa-flash4" (that FlashAttention, from a
+            separate package), "reference", or "auto" (see ``chosen_impl``).
 
     Returns:
         [B, L_q, heads, d].
 
     Raises:
-        ValueError: shapes that do not fit together.
-        UnsupportedError: the named implementation can't compute this here.
+        ValueError: the shapes do not match.
+        UnsupportedError: the named implementation does not support these inputs on this machine.
     """
     if q.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:]:
         raise ValueError(
@@ -65,8 +65,8 @@ def multihead_attention(
 def chosen_impl(kind: Kind, device: torch.device) -> Named:
     """What ``impl="auto"`` takes for such calls on a device: what this machine's certificate names.
 
-    That is the fastest that was right here. Without one it is the usual: xformers on CUDA, PyTorch's own
-    elsewhere, or where xformers can't run. Never the reference, which holds the whole of softmax(Q Kᵀ).
+    That is the fastest that was right here. Without a certificate, it is xformers on CUDA, and PyTorch's own
+    elsewhere or where xformers can't run; never the reference, which stores the whole of softmax(Q Kᵀ).
     """
     return cast(Named, chosen(OPERATION, text(kind), device) or usual(kind, device))
 

@@ -1,4 +1,4 @@
-"""The ways to compute the operation, for the choice between them: kinds of calls, proof and time."""
+"""The operation's candidate implementations: kinds of calls, proof and timing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from maris_fast.kernels.multihead_attention.parity import Inputs, Shape
 
 HERE = Path(__file__).resolve().parent
-# Rows of a call, enough to fill a GPU; few on a CPU, which only shows that it works.
+# Rows of a call, enough to fill a GPU; on a CPU few and short ones, which only show that it works.
 ROWS, SHORT = 16, 64
 
 
 class Kind(NamedTuple):
-    """What calls share that share an implementation; ``queries``, ``keys``: lengths to a power of two."""
+    """Calls of one kind share an implementation; ``queries``, ``keys``: lengths up to a power of two."""
 
     dtype: str
     heads: int
@@ -41,9 +41,9 @@ def usual(kind: Kind, device: torch.device) -> Named:
 
 
 def candidates(kind: Kind, device: torch.device) -> list[str]:
-    """On CUDA all that take such calls, the usual one first; never the reference, which holds Q Kᵀ.
+    """On CUDA, all that support such calls, the usual one first; never the reference, which stores Q Kᵀ.
 
-    A CPU has no choice: there PyTorch's own picks its one fast kernel.
+    On a CPU there is no choice: PyTorch's own picks its only fast kernel.
     """
     first = usual(kind, device)
     if device.type != "cuda":
@@ -53,7 +53,7 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
 
 
 def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
-    """What is wrong with a candidate on lengths that fill no tile, and on real ones."""
+    """What is wrong with a candidate, on lengths that are not multiples of a tile and on real ones."""
     from maris_fast.kernels.multihead_attention.parity import Shape, provable
     from maris_fast.kernels.multihead_attention.parity import failures as wrong
 
@@ -64,7 +64,7 @@ def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
 
 
 def ready(candidate: str, kind: Kind, device: torch.device) -> Callable[[], object]:
-    """A call on real inputs, forward or with the kind's gradient forward and backward."""
+    """A call on real inputs: forward, and backward too if the kind has a gradient."""
     from maris_fast.kernels.multihead_attention.parity import run
 
     drawn, impl = _drawn(kind, device), cast(Named, candidate)

@@ -1,4 +1,4 @@
-"""Every way to compute the operation, by name, and what each can't do."""
+"""All implementations of the operation, by name, and what each does not support."""
 
 from __future__ import annotations
 

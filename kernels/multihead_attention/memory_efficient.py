@@ -1,4 +1,4 @@
-"""xformers' memory-efficient attention; CUDA only. Keys that do not count are left out, not masked."""
+"""xformers' memory-efficient attention; CUDA only. Masked-out keys are removed by packing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def why_unsupported(device: torch.device, dtype: torch.dtype, head_dim: int, mas
 
 
 def why_not_built() -> str | None:
-    """Why no attention of the installed xformers can run, on any GPU; None when it can.
+    """Why the attention of the installed xformers can't run on any GPU; None when it can.
 
-    xformers takes PyTorch's own kernels, but none of them unless its extension loads; and that is built
-    for one PyTorch and one CUDA.
+    xformers uses PyTorch's own kernels, but none of them unless its extension loads, which is built for one
+    version of PyTorch and of CUDA.
     """
     _load_cuda_12_runtime()
     try:
@@ -45,10 +45,10 @@ def why_not_built() -> str | None:
 
 @lru_cache
 def _load_cuda_12_runtime() -> None:
-    """Loads CUDA 12's libcudart from its wheel, where there is one; before xformers is imported.
+    """Load CUDA 12's libcudart from its wheel, if installed, before xformers is imported.
 
-    xformers 0.0.35 is linked against it, torch 2.11 has CUDA 13's, and xformers refuses every GPU unless its
-    extension loads. Of the extension nothing else is used: its attention calls PyTorch's own kernels.
+    xformers 0.0.35 is linked against it, torch 2.11 has CUDA 13's, and xformers rejects every GPU unless its
+    extension loads. Nothing else of the extension is used: its attention calls PyTorch's own kernels.
     """
     try:
         package = find_spec("nvidia.cuda_runtime")
@@ -62,7 +62,7 @@ def _load_cuda_12_runtime() -> None:
 
 @lru_cache
 def _why_refused(device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool) -> str | None:
-    """What xformers' own choice of kernels says of such inputs."""
+    """Why xformers' own choice of kernels rejects such inputs; None when it takes them."""
     from xformers.ops.fmha.common import Inputs
     from xformers.ops.fmha.dispatch import _dispatch_bw, _dispatch_fw
 
@@ -92,19 +92,19 @@ def multihead_attention_xformers(q: Tensor, k: Tensor, v: Tensor, key_mask: Tens
 
 
 def packed(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Any]:
-    """All rows as one, q [1, B L_q, heads, d], k and v [1, B L_k, heads, d], and the bias that parts them.
+    """All rows as one, q [1, B L_q, heads, d], k and v [1, B L_k, heads, d], and the bias to separate them.
 
-    The keys that count come first, row after row, in their order; the others stand behind the last block,
-    where no query looks. So any mask will do, all sizes are known beforehand, and no value is read from the
-    device: a training step never waits. xformers' biases for padded keys would spare the copy of k and v,
-    but have no backward; a dense bias has one, and reads B heads L_q L_k numbers.
+    The keys to attend to come first, row after row, in their order; the others follow the last block, where
+    no query attends. So any mask is supported, all sizes are known beforehand, and no value is read from the
+    device: a training step never waits. xformers' biases for padded keys would avoid the copy of k and v,
+    but have no backward; a dense bias has one, but reads B heads L_q L_k numbers.
     """
     from xformers.ops.fmha.attn_bias import BlockDiagonalMask, _SeqLenInfo
 
     B, L_q = q.shape[:2]
     L_k = k.shape[1]
     order = key_mask.flatten().to(torch.uint8).argsort(descending=True, stable=True)
-    # The kernels write no gradient behind the last block. The fill's own gradient, 0, takes its place.
+    # The kernels write no gradient after the last block; the fill's own gradient, 0, replaces it.
     leave_out = ~key_mask[:, :, None, None]
     k, v = (t.masked_fill(leave_out, 0).flatten(0, 1).index_select(0, order)[None] for t in (k, v))
     starts = range(0, (B + 1) * L_q, L_q)
@@ -112,7 +112,7 @@ def packed(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> tuple[tuple[Ten
     keys = F.pad(key_mask.sum(1).cumsum(0), (1, 0)).to(torch.int32)
     bias = BlockDiagonalMask(
         q_seqinfo=_SeqLenInfo(seqstart=queries, max_seqlen=L_q, min_seqlen=L_q, seqstart_py=list(starts)),
-        # Bounds, not values, on the host; `seqstart_py` is read for causal masks and for pictures only.
+        # Bounds, not values, on the host; `seqstart_py` is read only for causal masks and by `materialize`.
         k_seqinfo=_SeqLenInfo(seqstart=keys, max_seqlen=L_k, min_seqlen=1, seqstart_py=[]),
     )
     return (q.flatten(0, 1)[None].contiguous(), k, v), bias

@@ -1,4 +1,4 @@
-"""FlashAttention 3 and 4, where a package brings them and PyTorch can put them in the place of its own."""
+"""FlashAttention 3 and 4, if a package provides them and PyTorch can activate them instead of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.operators import operator, with_gradient
 
-# As PyTorch's registry calls them.
+# Their names in PyTorch's registry.
 VERSIONS = {"sdpa-flash3": "FA3", "sdpa-flash4": "FA4"}
 
 
@@ -23,7 +23,7 @@ VERSIONS = {"sdpa-flash3": "FA3", "sdpa-flash4": "FA4"}
 def why_unsupported(
     impl: str, device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool
 ) -> str | None:
-    """Why such inputs are refused, in the library's words, by a small call; None when they are taken."""
+    """Why a small call with such inputs is rejected, in the library's words; None when it is accepted."""
     if masked:
         return f"{impl} takes no mask; use impl='sdpa'"
     if not hasattr(attention, "activate_flash_attention_impl"):
@@ -42,7 +42,7 @@ def why_unsupported(
 
 
 def newer_flash(impl: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Shapes as in the reference. ``impl``: of VERSIONS."""
+    """Shapes as in the reference. ``impl``: a key of VERSIONS."""
     out, _ = newer_flash_fwd(q, k, v, VERSIONS[impl])
     return out
 
@@ -65,7 +65,7 @@ def _without_mask(impl: str, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor |
 
 @contextmanager
 def _in_place(version: str) -> Iterator[None]:
-    """PyTorch has one FlashAttention a process; whoever calls it after this gets the one from before."""
+    """Activate a version, then restore the previous one: PyTorch has one FlashAttention per process."""
     before = attention.current_flash_attention_impl()
     if before != version:
         attention.activate_flash_attention_impl(version)
@@ -83,7 +83,7 @@ def _empty_outputs(q: Tensor, k: Tensor, v: Tensor, version: str) -> tuple[Tenso
     return q.new_empty(q.shape), q.new_empty((B, heads, L_q), dtype=torch.float32)
 
 
-# Operators of their own, so that the backward, which autograd runs later, has the same version in place.
+# Separate operators, so that the backward, which autograd runs later, activates the same version.
 @operator(_empty_outputs)
 def newer_flash_fwd(q: Tensor, k: Tensor, v: Tensor, version: str) -> tuple[Tensor, Tensor]:
     """Output [B, L_q, heads, d] and log-sum-exp [B, heads, L_q]."""

@@ -1,4 +1,4 @@
-"""What proves an implementation: one case, run by it and by the reference in fp64, forward and backward."""
+"""Parity of an implementation: one case, run by it and by the reference in fp64, forward and backward."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from maris_fast.kernels.error_bounds import errors_and_bounds, exceeded
 from maris_fast.kernels.multihead_attention.implementations import IMPLEMENTATIONS, Named
 
-# Kernels approximate the exponential. PyTorch's own on a CPU, 864 cases: 2.9 at most, in fp32.
+# Kernels approximate the exponential. PyTorch's own on a CPU needs 2.9 at most, in fp32, over 864 cases.
 LARGEST_FACTOR = 4
 NAMES = ("out", "d q", "d k", "d v")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one call; with ``masked``, rows count from one of the keys up to all of them."""
+    """Sizes of one call; with ``masked``, rows attend to between one key and all of them."""
 
     B: int
     L_q: int
@@ -29,13 +29,13 @@ class Shape:
 
 
 def provable(shape: Shape) -> Shape:
-    """All lengths, but few rows and heads: the reference in fp64 holds L_q L_k numbers a head."""
+    """All lengths, but few rows and heads: the reference in fp64 stores L_q L_k numbers per head."""
     return replace(shape, B=min(shape.B, 2), heads=min(shape.heads, 2))
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """q, k, v, what counts, and the gradient the output gets."""
+    """q, k, v, the key mask, and the gradient of the output."""
 
     leaves: list[Tensor]
     key_mask: Tensor | None
@@ -43,7 +43,7 @@ class Inputs:
 
 
 def draw(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
-    """The inputs of a shape: always the same ones, whatever the dtype."""
+    """The inputs for a shape: always the same ones, whatever the dtype."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(length: int) -> Tensor:
@@ -68,8 +68,8 @@ def run(impl: Named, drawn: Inputs) -> list[Tensor]:
 def same_dtype_eager(drawn: Inputs) -> list[Tensor]:
     """Output and gradients in plain PyTorch, each product rounded to the inputs' dtype.
 
-    The backward takes rowsum(A ∘ dA) as rowsum(dO ∘ O), as all that never hold A do. Where few keys count,
-    the two cancel less well: with one key dS should be 0, and is a rounding error.
+    The backward computes rowsum(A ∘ dA) as rowsum(dO ∘ O), as all that never store A do. With few keys, the
+    two cancel less well: with one key, dS should be 0, but is a rounding error.
     """
     q, k, v = (leaf.detach() for leaf in drawn.leaves)
     dO, scale = drawn.gradient, 1 / math.sqrt(q.shape[3])
@@ -90,9 +90,9 @@ def same_dtype_eager(drawn: Inputs) -> list[Tensor]:
 
 
 def failures(impl: Named, shape: Shape, device: torch.device, dtype: torch.dtype) -> list[str]:
-    """What is out of bounds, in words; empty when all is well. NaN is out of bounds.
+    """A message for each error that is out of bounds. NaN is out of bounds.
 
-    Allowed is in proportion to the error of ``same_dtype_eager``.
+    The allowed error is in proportion to that of ``same_dtype_eager``.
     """
     drawn = draw(shape, device, dtype)
     wide = Inputs(

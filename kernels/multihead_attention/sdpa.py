@@ -22,9 +22,9 @@ BACKENDS = {
 def why_unsupported(
     impl: str, device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool
 ) -> str | None:
-    """Why PyTorch's own backend refuses such inputs, in its words; None when it takes them.
+    """Why PyTorch's own backend rejects such inputs, in its words; None when it accepts them.
 
-    PyTorch alone knows (it depends on the GPU, the build and cuDNN), so a small input is tried, once.
+    Only PyTorch knows (it depends on the GPU, the build and cuDNN), so a small input is tried once.
     """
     with unset_fake_temporarily(), torch.enable_grad(), torch.inference_mode(False):
         q = torch.zeros(2, 1, 16, head_dim, device=device, dtype=dtype, requires_grad=True)
@@ -46,7 +46,7 @@ def why_unsupported(
 
 
 def _short(message: str) -> str:
-    """Without the place in PyTorch's sources."""
+    """The first line of a message, without the location in PyTorch's sources."""
     return message.split(" (Triggered internally")[0].splitlines()[0].strip()
 
 

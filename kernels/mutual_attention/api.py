@@ -1,4 +1,4 @@
-"""The operation's public face: checks what came in, then hands on to the implementation."""
+"""The operation's public API: checks the arguments, then calls the implementation."""
 
 from __future__ import annotations
 
@@ -55,24 +55,24 @@ def mutual_attention(
         z_v: projected visual tokens [I, L_v, C].
         z_l: projected words [E, L_t, C], same dtype and device.
         ln_v_weight, ln_v_bias, ln_l_weight, ln_l_bias: LayerNorm parameters [C].
-        tau: threshold on sigmoid(S), in [0, 1); 0 keeps every pair. Where it changes from step to step under
-            torch.compile, give a tensor [] on the CPU: each new number compiles the graph again.
+        tau: threshold on sigmoid(S), in [0, 1); 0 keeps every pair. If it changes from step to step under
+            torch.compile, pass a tensor [] on the CPU: each new number recompiles the graph.
         keep: "relevant" keeps sigmoid(S) >= tau, "irrelevant" keeps sigmoid(S) < tau (eq. 4 as printed),
-            "all" has no gate.
+            "all" disables the gate.
         word_mask: bool [E, L_t], True for a real word; None: all are.
         expr_offsets: int32 [I + 1], expressions expr_offsets[i] to expr_offsets[i + 1] belong to image i;
-            None: one expression an image, I = E. On a GPU its values are not checked: that would wait for it.
-        eps: of both LayerNorms.
-        reading: other readings of the equations than the letter; see ``Reading``.
+            None: one expression per image, I = E. On a GPU values are not checked: that would wait for it.
+        eps: epsilon of both LayerNorms.
+        reading: how the equations are read, by default as printed; see ``Reading``.
         impl: "reference" (plain PyTorch), "triton", or "auto" (see ``chosen_impl``).
 
     Returns:
-        f_lav [E, L_v, C] and f_val [E, L_t, C]. As printed a row of A that keeps no word is 0
-        (f_lav = LN(z_v)), so is a column that no pixel keeps (f_val = LN(z_l)).
+        f_lav [E, L_v, C] and f_val [E, L_t, C]. As printed, a row of A that keeps no word is 0
+        (f_lav = LN(z_v)), and so is a column that no pixel keeps (f_val = LN(z_l)).
 
     Raises:
-        ValueError: shapes, dtypes or settings that do not fit together.
-        UnsupportedError: the named implementation can't compute this here.
+        ValueError: shapes, dtypes or settings are invalid or do not match.
+        UnsupportedError: the named implementation does not support these inputs on this machine.
     """
     _check(z_v, z_l, tau, keep, word_mask, expr_offsets, reading)
     for name, parameter in (
@@ -125,7 +125,7 @@ def mutual_attention_weights(
 ) -> Tensor:
     """A of eq. 3, [E, L_v, L_t] in fp32 (fp64 for fp64 inputs); arguments as in ``mutual_attention``.
 
-    It holds all of A, which training never does: meant for pictures and for checks.
+    It stores all of A, which training never does: meant for visualisation and for checks.
     """
     _check(z_v, z_l, tau, keep, word_mask, expr_offsets, reading)
     return mutual_attention_weights_reference(
@@ -134,10 +134,10 @@ def mutual_attention_weights(
 
 
 def chosen_impl(kind: Kind, device: torch.device) -> str:
-    """What ``impl="auto"`` takes for such calls on a device: "triton", perhaps with block sizes, "reference".
+    """What ``impl="auto"`` takes for such calls on a device: "reference", "triton" or "triton:<sizes>".
 
     It is what this machine's certificate names: the fastest that was right here. ``maris-fast kernels prove``
-    writes it. Without one it is the reference.
+    writes the certificate. Without one, it is the reference.
     """
     return chosen(OPERATION, text(kind), device) or REFERENCE
 
@@ -167,7 +167,7 @@ def _implementation(
     expr_offsets: Tensor | None,
     reading: Reading,
 ) -> tuple[str, str]:
-    """The implementation's name, and block sizes other than the table's."""
+    """The implementation's name, and its block sizes if they are not the table's."""
     if impl not in get_args(Impl):
         raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
     _, L_t, C = z_l.shape
@@ -175,7 +175,7 @@ def _implementation(
         reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C)
         if reason is not None:
             raise UnsupportedError(f"{reason}; use impl='reference' or 'auto'")
-    if impl != "auto":  # no look at L_t, which may be symbolic
+    if impl != "auto":  # does not inspect L_t, which may be symbolic
         return impl, ""
     words = smallest_block(L_t)
     if words is None:
@@ -270,7 +270,7 @@ def _check_tau(tau: float | Tensor) -> None:
 
 
 def _check_offsets(offsets: list[int], expressions: int) -> None:
-    """Only for offsets on the CPU: to read them from a GPU would stop a training step to wait for it."""
+    """Only for offsets on the CPU: reading them from a GPU would make a training step wait for it."""
     if offsets[0] != 0 or offsets[-1] != expressions:
         raise ValueError(
             f"expr_offsets runs from {offsets[0]} to {offsets[-1]}; expected from 0 to {expressions}, "

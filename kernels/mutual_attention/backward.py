@@ -28,7 +28,7 @@ def mutual_attention_bwd_words_kernel(
 ) -> None:
     """Grid (ceil(E * L_t / BLOCK_R)): dY through the LayerNorm of f_val, for a block of words.
 
-    With COLUMNS Y = U / c + Z_l: dU = dY / c, and each A of the column gets -dU · U / c.
+    With COLUMNS, Y = U / c + Z_l: dU = dY / c, and each A of the column gets -dU · U / c.
     """
     program = tl.program_id(0).to(tl.int64)
     rows = program * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -99,8 +99,8 @@ def sum_over_words(
 ) -> tl.tensor:
     """total + weights @ of_words.
 
-    Without tensor cores a product is unrolled over its whole inner dimension, and of 128 words the operands
-    alone overflow the registers: ``IN_QUARTERS``, a quarter of the words is in them at a time.
+    Without tensor cores a product is unrolled over its whole inner dimension, and for 128 words the operands
+    alone overflow the registers: with ``IN_QUARTERS`` they hold a quarter of the words at a time.
     """
     if IN_QUARTERS:
         QUARTER: tl.constexpr = WORDS // 4
@@ -156,10 +156,10 @@ def mutual_attention_bwd_kernel(
     CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """Grid (I, splits): a tile's dZ_v collects its image's expressions in their order; no atomics.
+    """Grid (I, splits): a tile's dZ_v accumulates over its image's expressions in order, without atomics.
 
-    C is walked twice in chunks, so that neither X nor a gradient of full width is ever held: first what a
-    row needs of all its channels (S, (G w) Z_lᵀ, Z_v dYᵀ and two sums), then the gradients, chunk by chunk.
+    C is walked twice in chunks, so that neither X nor a gradient of full width is ever held: first for what a
+    row needs from all channels (S, (G w) Z_lᵀ, Z_v dYᵀ and two sums), then for the gradients, chunk by chunk.
     """
     IN_QUARTERS: tl.constexpr = not HAS_GRAM and BLOCK_T > 64
     image = tl.program_id(0)
@@ -184,7 +184,7 @@ def mutual_attention_bwd_kernel(
     first_tile = split * tiles_per_split
     end_tile = min(first_tile + tiles_per_split, tl.cdiv(L_v, BLOCK_V))
     for tile in tl.range(first_tile, end_tile, num_stages=1, disable_licm=True):
-        # 64 bits reach the tile; inside it 32 are enough, which halves what the addresses cost.
+        # The tile's offset needs 64 bits; inside it 32 are enough, which halves the cost of addresses.
         start_v = tl.cast(tile, tl.int64) * BLOCK_V
         is_row = start_v + in_tile < L_v
         if HAS_GROUPS:  # noqa: SIM102 (the outer one is the compiler's)
@@ -245,7 +245,7 @@ def mutual_attention_bwd_kernel(
                 square = words[:, None] * BLOCK_T + words[None, :]
                 gram = tl.load(gram_ptr + tl.cast(e, tl.int64) * BLOCK_T * BLOCK_T + square)
                 word_sum = tl.load(word_sum_ptr + tl.cast(e, tl.int64) * BLOCK_T + words)
-                # 16-bit inputs leave nothing below TF32's 10 bits in this correction term.
+                # With 16-bit inputs, this correction term has no precision beyond TF32's 10 bits.
                 x_z_l = tl.dot(A, gram, S, input_precision="tf32")
             else:
                 x_z_l = tl.zeros((BLOCK_V, BLOCK_T), dtype=tl.float32)
@@ -272,7 +272,7 @@ def mutual_attention_bwd_kernel(
             A = A.to(z_v_ptr.dtype.element_ty)
             dS = dS.to(z_v_ptr.dtype.element_ty)
 
-            # No prefetch in this loop: it reads back what it stored for the tile or expression before.
+            # No prefetch in this loop: it reads back what it stored for the previous tile or expression.
             for start in tl.range(0, C, CHUNK, num_stages=1, disable_licm=True):
                 channels = start + tl.arange(0, CHUNK)
                 is_channel = channels < C
@@ -318,7 +318,7 @@ def mutual_attention_bwd_kernel(
                     is_z_v = where_also(is_z_v, e + 1 == end_e)
                 dz_v = dz_v.to(dz_v_ptr.dtype.element_ty)
                 tl.store(dz_v_ptr + start_v * C + places_v, dz_v, mask=is_z_v)
-            # What one thread stored, another may read back in the next round.
+            # What one thread stored, another may read back in the next iteration.
             tl.debug_barrier()
 
 
@@ -334,7 +334,7 @@ def mutual_attention_bwd_finish_kernel(
     COLUMNS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """Grid (E * L_t): dZ_l of one word, dY and its splits added in their order."""
+    """Grid (E * L_t): dZ_l of one word, dY and the splits' shares added in order."""
     row = tl.program_id(0).to(tl.int64)
     e = row // L_t
     word = row % L_t

@@ -1,4 +1,4 @@
-"""A backward for Hopper: tiles by TMA, products as wgmma, sums kept over all tiles."""
+"""A backward for Hopper: tiles by TMA, products as wgmma, sums accumulated over all tiles."""
 
 # mypy: disable-error-code="assignment, var-annotated"
 from __future__ import annotations
@@ -41,7 +41,7 @@ def part_of_weight(
 
 @triton.jit
 def in_columns(x: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
-    """[n, THIN] in 16 bits, whose rows add up to x [n]: x rounded, and what rounding took of it."""
+    """[n, THIN] in 16 bits, whose rows add up to x [n]: x rounded, and its rounding error."""
     column = tl.arange(0, THIN)[None, :]
     rounded = x.to(dtype).to(tl.float32)
     rest = tl.where(column == 1, (x - rounded)[:, None], 0.0)
@@ -52,7 +52,7 @@ def in_columns(x: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
 def of_each_row(x: tl.tensor, zero: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
     """[rows, THIN] in 16 bits, whose product with ``of_each_word(y, z)`` is x yᵀ + z.
 
-    ``zero`` is 0, known only in the loop: outside of it the columns' numbers would take registers.
+    ``zero`` is 0, but known only in the loop: outside of it the column numbers would take up registers.
     """
     column = tl.arange(0, THIN)[None, :] + zero
     rounded = x.to(dtype).to(tl.float32)
@@ -63,7 +63,7 @@ def of_each_row(x: tl.tensor, zero: tl.tensor, dtype: tl.constexpr) -> tl.tensor
 
 @triton.jit
 def of_each_word(y: tl.tensor, z: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
-    """[THIN, words] in 16 bits: y, what rounding took of it, y, z, and what rounding took of that."""
+    """[THIN, words] in 16 bits: y rounded, its rounding error, y rounded, z rounded, its rounding error."""
     row = tl.arange(0, THIN)[:, None]
     rounded_y = y.to(dtype).to(tl.float32)
     rounded_z = z.to(dtype).to(tl.float32)
@@ -77,7 +77,7 @@ def of_each_word(y: tl.tensor, z: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
 def store_piece(
     piece: tl.constexpr,
     dz_v: tl.tensor,  # [BLOCK_V, PIECE], A dY + B Z_l
-    grad_ptr: tl.tensor,  # of the tile's first row, as the next two
+    grad_ptr: tl.tensor,  # at the tile's first row, like the next two
     z_v_ptr: tl.tensor,
     dz_v_ptr: tl.tensor,
     weight_ptr: tl.tensor,
@@ -88,7 +88,7 @@ def store_piece(
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """dZ_v = r (G w + k) - a Z_v + A dY + B Z_l, with G and Z_v from the cache: no registers held them."""
+    """dZ_v = r (G w + k) - a Z_v + A dY + B Z_l, with G and Z_v from the cache, not held in registers."""
     BLOCK_V: tl.constexpr = dz_v.shape[0]
     PIECE: tl.constexpr = dz_v.shape[1]
     channels = piece * PIECE + tl.arange(0, PIECE)
@@ -118,7 +118,7 @@ def mutual_attention_bwd_hopper_kernel(
     shift_ptr: tl.tensor,  # [E, L_t], fp32
     gram_ptr: tl.tensor,  # [E, BLOCK_T, BLOCK_T], fp32
     word_sum_ptr: tl.tensor,  # [E, BLOCK_T], fp32
-    dz_v_ptr: tl.tensor,  # [E, L_v, C], an expression's own
+    dz_v_ptr: tl.tensor,  # [E, L_v, C], one for each expression
     dz_l_partial_ptr: tl.tensor,  # [E, splits, L_t, C], this split's share of dZ_l - dY
     dw_partial_ptr: tl.tensor,  # [E, splits, C], zeros
     db_partial_ptr: tl.tensor,  # [E, splits, C], zeros
@@ -135,16 +135,16 @@ def mutual_attention_bwd_hopper_kernel(
     BLOCK_C: tl.constexpr,
     PARTS: tl.constexpr,
 ) -> None:
-    """Grid (E, splits). The README's equations in other brackets, so that no tile needs X or dX.
+    """Grid (E, splits). The README's equations regrouped, so that no tile needs X or dX.
 
-    With a = c2 r², k = c2 r μ - c1 and B = dS - a A a tile needs only products of what came by TMA:
+    With a = c2 r², k = c2 r μ - c1 and B = dS - a A, a tile needs only products of what TMA loaded:
     dZ_v = r (G w + k) - a Z_v + A dY + B Z_l, and over all tiles H = Gᵀ (r A), P = Z_vᵀ B,
     Q = (r A)ᵀ (c2 r A) and u = (r A)ᵀ k. Then dZ_l - dY = w Hᵀ + Pᵀ - Q Z_l + u, and
     dw = Σ G r (Z_v - μ) + Σ_words Z_l Hᵀ.
 
-    Sums over the channels of a row are thin products with w. Sums over rows, dw and db, collect in memory:
-    in registers they would take one a channel of every thread. The atomic additions to a number are this
-    program's alone, a tile's by one and the same thread, so they have an order.
+    Sums over the channels of a row are thin products with w. Sums over rows, dw and db, accumulate in memory:
+    in registers they would take one per channel in every thread. Each number is added to atomically by this
+    program alone, and for all tiles by the same thread, so the order of additions is fixed.
     """
     PART: tl.constexpr = BLOCK_C // PARTS
     e = tl.program_id(0)
@@ -244,7 +244,7 @@ def mutual_attention_bwd_hopper_kernel(
         B = (dS - c2_rstd[:, None] * rA).to(dtype)
         rA = rA.to(dtype)
         cA = (c2_rstd[:, None] * A).to(dtype)
-        # Of 32 rows alone Q would be no wgmma: beside r A stands B, whose product nobody reads.
+        # With 32 rows Q would not be a wgmma, so B is appended to r A; its product is not used.
         both = tl.trans(tl.reshape(tl.join(rA, B), (BLOCK_V, 2 * BLOCK_T)))
 
         new_H = ()
@@ -255,16 +255,16 @@ def mutual_attention_bwd_hopper_kernel(
         H = new_H
         P = new_P
         Q = tl.dot(both, cA, Q, input_precision="ieee")
-        # From the rounded r A, as H: where G is the same in all channels, dX is 0, and so is this sum.
+        # From the rounded r A, like H: where G is the same in all channels, dX is 0, and so is this sum.
         u += tl.sum(rA.to(tl.float32) * k[:, None], axis=0)
 
         a = rstd * c2_rstd
         first_row = (row_base + start) * C
         first_of_image = first_row
         if HAS_GROUPS:
-            # Made anew, as the weight below.
+            # Recomputed, like the weight below.
             first_of_image = (tl.cast(image | (tile >> 31), tl.int64) * L_v + start) * C
-        # A tile's number is never negative. With it, the weight is loaded anew, and no register holds it.
+        # ``tile >> 31`` is 0, but makes the compiler reload the weight instead of holding it in registers.
         own_weight_ptr = weight_ptr + (tile >> 31) * 16
         for part in tl.static_range(PARTS):
             dz_v = tl.dot(rounded_A, dy[part], input_precision="ieee")
@@ -286,7 +286,7 @@ def mutual_attention_bwd_hopper_kernel(
                     BLOCK_C,
                 )
 
-    # The additions below come after those of other threads to the same numbers.
+    # The additions below must come after those of other threads to the same numbers.
     tl.debug_barrier()
     dz_l_partial_ptr += program * L_t * C
     Q, _ = tl.split(tl.permute(tl.reshape(Q, (BLOCK_T, 2, BLOCK_T)), (0, 2, 1)))
@@ -316,7 +316,7 @@ def mutual_attention_bwd_sum_kernel(
     C: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Grid (I, ceil(L_v C / BLOCK)): dZ_v of an image, its expressions added in their order."""
+    """Grid (I, ceil(L_v C / BLOCK)): dZ_v of an image, its expressions added in order."""
     image = tl.program_id(0)
     places = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     size = L_v.to(tl.int64) * C

@@ -1,8 +1,8 @@
-"""How the kernels are cut: block sizes by architecture, element size, word block and channels.
+"""Block sizes of the kernels, by architecture, element size, word block and channels.
 
 Chosen from what the compiler reports: every row fits in registers and shared memory of its architecture
 (tests/kernels/test_mutual_attention_compiles.py compiles them all). None has been timed on a GPU yet: other
-cuts are candidates (candidates.py) beside the table's, each proven and timed on the machine at hand.
+sizes are candidates (candidates.py) beside the table's, each proven and timed on the machine that runs them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ WORD_BLOCKS = (16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Walk:
-    """One walk over the visual tokens: rows a tile, warps, stages of prefetch, channels a chunk, programs.
+    """One walk over the visual tokens: rows per tile, warps, prefetch stages, channels per chunk, programs.
 
-    A forward without chunks holds all of C in registers. ``programs`` is how many run at once, on which the
-    walk is split evenly; in the table it is left to the device.
+    A forward without chunks holds all of C in registers. ``programs`` is how many run at once; the walk is
+    split evenly over them. In the table it is 0, as it depends on the device.
     """
 
     rows: int
@@ -32,7 +32,7 @@ class Walk:
 
     @property
     def by_tma(self) -> bool:
-        """Whether this is a walk for Hopper: no other has tiles of 128 whole rows."""
+        """Whether this is a walk by TMA, for Hopper: no other has tiles of 128 whole rows."""
         return self.rows == TMA_ROWS and not self.chunk
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Walk:
         """The walk that ``str`` wrote.
 
         Raises:
-            ValueError: anything else.
+            ValueError: ``written`` is anything else.
         """
         found = re.fullmatch(r"(\d+)/(\d+)/(\d+)/(\d+)/(\d+)", written)
         if found is None:
@@ -53,7 +53,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Block sizes of one call. Its two walks need not agree: the backward reads the gate, it makes none."""
+    """Block sizes of one call. Its two walks need not agree: the backward only reads the gate."""
 
     words: int
     forward: Walk
@@ -64,8 +64,8 @@ class Blocks:
 class Row:
     """The walks of one word block.
 
-    ``wide`` is the forward beyond WHOLE_C channels, and where the device has less shared memory than the
-    ``forward_kb`` that the other takes. ``by_tma`` takes the forward's place where TMA can read the rows.
+    ``wide`` is the forward beyond WHOLE_C channels, and on devices with less shared memory than the
+    ``forward_kb`` that ``forward`` needs. ``by_tma`` replaces the forward where TMA can read the rows.
     """
 
     forward: Walk
@@ -79,12 +79,12 @@ WITH_ROWS = (80, 86, 90, 100, 120)
 WHOLE_C = 256
 MIN_C, MAX_C = 16, 1024
 TMA_ROWS = 128
-# TMA reads rows of a multiple of 16 bytes; of fewer channels, products would leave most of a warp group idle.
+# TMA reads rows of a multiple of 16 bytes; below TMA_MIN_C, products would leave most of a warp group idle.
 TMA_BYTES, TMA_MIN_C = 16, 65
 
-# Few, large tiles are what costs the interpreter least; several tiles a program, so that sums over them run.
+# Few large tiles are cheapest in the interpreter; several per program, so that sums over tiles are tested.
 INTERPRETED = Row(Walk(32, 4, 1), Walk(32, 4, 1, 64), Walk(64, 4, 1, 64))
-# fp32 has no tensor cores to use: its products are IEEE, and its rows take twice the registers.
+# fp32 can't use tensor cores, as its products are IEEE, and its rows take twice the registers.
 FP32 = {
     16: Row(Walk(32, 8, 2, 32), Walk(32, 8, 2, 32), Walk(32, 8, 1, 32)),
     32: Row(Walk(32, 8, 2, 32), Walk(32, 8, 2, 32), Walk(32, 8, 1, 32)),
@@ -106,21 +106,21 @@ WIDE_TILES = {
     128: Row(Walk(32, 8, 2), Walk(32, 8, 2, 64), Walk(16, 8, 2, 64), forward_kb=160),
 }
 HOPPER = dict.fromkeys((16, 32, 64), Walk(TMA_ROWS, 8, 3))
-# No row of the table: only a time on a GPU can tell what it is worth (candidates.py). Fewer words take the
-# block of 32 as well: that of 16 spills. PARTS_BY_TMA: the parts of the channels that it takes one after the
-# other; where they are narrower than BY_TMA_MIN_C makes them, it spills.
+# Not a row of the table: only timing on a GPU can tell what it is worth (candidates.py). Fewer words take the
+# block of 32 as well, as that of 16 spills. PARTS_BY_TMA: how many parts of the channels it processes one
+# after the other; if they are narrower than with BY_TMA_MIN_C channels, it spills.
 HOPPER_BACKWARD = dict.fromkeys((16, 32), Walk(TMA_ROWS, 8, 1))
 WORDS_BY_TMA, PARTS_BY_TMA, BY_TMA_MIN_C = 32, 4, 129
-# fp32 over more words spills 304 to 2,760 bytes from Triton 3.8 on, with any of these tiles.
+# From Triton 3.8 on, fp32 with more words spills 304 to 2,760 bytes with any of these tiles.
 FP32_WORDS = 64 if triton_version() >= (3, 8) else WORD_BLOCKS[-1]
 
-# {(architecture, element bytes): {word block: row}}, for the Triton that compiles it: see LATER.
+# {(architecture, element bytes): {word block: row}}, for the installed Triton: see LATER.
 TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (INTERPRETER, 2): dict.fromkeys(WORD_BLOCKS, INTERPRETED),
     (INTERPRETER, 4): dict.fromkeys(WORD_BLOCKS, INTERPRETED),
     **{(architecture, 4): {**FP32} for architecture in WITH_ROWS},
     (80, 2): {**SMALL_TILES},
-    # What spills elsewhere of a table that otherwise serves gets rows of its own.
+    # Here and below, only the rows that would spill on an architecture are replaced.
     (86, 2): {
         **SMALL_TILES,
         16: replace(SMALL_TILES[16], forward=Walk(16, 4, 2)),
@@ -130,8 +130,8 @@ TABLE: dict[tuple[int, int], dict[int, Row]] = {
     (100, 2): {**WIDE_TILES, 64: replace(WIDE_TILES[64], wide=Walk(32, 8, 1, 64))},
     (120, 2): {**SMALL_TILES},
 }
-# What later versions of Triton spill, 8 to 776 bytes, and what takes its place: it spills nothing, but has up
-# to a quarter more instructions, lacks prefetch or reads Z_v three times; earlier versions keep theirs.
+# Replacements for walks that spill 8 to 776 bytes with later versions of Triton. They spill nothing, but have
+# up to a quarter more instructions, lack prefetch or read Z_v three times; earlier versions keep theirs.
 # (version, architectures, element bytes, word block, part of the row, its walk)
 LATER: tuple[tuple[tuple[int, int], tuple[int, ...], int, int, str, Walk], ...] = (
     ((3, 8), WITH_ROWS, 4, 32, "backward", Walk(16, 8, 1, 32)),
@@ -154,13 +154,13 @@ LATER: tuple[tuple[tuple[int, int], tuple[int, ...], int, int, str, Walk], ...] 
     ((3, 9), (100,), 2, 16, "wide", Walk(64, 4, 1, 64)),
     ((3, 9), (120,), 2, 16, "wide", Walk(32, 8, 1, 64)),
 )
-# What differs where Aᵀ Z_v is divided by A's column sums, whose registers would spill in the table's rows.
+# Differences where Aᵀ Z_v is divided by A's column sums, whose registers would make the table's rows spill.
 DIVIDED: dict[tuple[int, int], dict[int, dict[str, Walk | None]]] = {
     (80, 2): {32: {"backward": Walk(32, 8, 2, 64)}, 64: {"backward": Walk(16, 8, 1, 64)}},
     (86, 2): {16: {"wide": Walk(32, 4, 1, 64)}},
     (90, 2): {64: {"by_tma": None}, 128: {"forward": Walk(16, 8, 2)}},
 }
-# Programs of eight warps and more than 128 registers a thread fill a multiprocessor.
+# Programs of eight warps and more than 128 registers per thread fill a multiprocessor.
 WARPS_AT_ONCE = 8
 
 
@@ -192,7 +192,7 @@ def smallest_block(L_t: int) -> int | None:
 
 
 def word_block(L_t: int) -> int:
-    """The same of words that fit."""
+    """``smallest_block`` for words that are known to fit."""
     block = smallest_block(L_t)
     assert block is not None
     return block
@@ -209,8 +209,8 @@ def blocks(
 ) -> Blocks:
     """The table's block sizes for a call.
 
-    An architecture without rows takes those of the one before, on its own shared memory. ``device``: what the
-    device at hand has; None: what is known of the architecture. ``tma``: whether the forward may use it.
+    An architecture without rows takes those of the next lower one, with its own shared memory. ``device``:
+    the device's limits; None: those known of the architecture. ``tma``: whether the forward may use TMA.
     ``divided``: whether Aᵀ Z_v is divided by A's column sums.
     """
     device = device or KNOWN[max(known for known in KNOWN if known <= architecture)]
@@ -222,7 +222,7 @@ def blocks(
     whole = C <= WHOLE_C and row.forward_kb * 1024 <= device.shared_bytes
     by_tma = tma and TMA_MIN_C <= C <= WHOLE_C and C * element_bytes % TMA_BYTES == 0
     forward = row.by_tma if row.by_tma and by_tma else row.forward if whole else row.wide
-    # With a single chunk the compiler melts both walks together, and spills.
+    # With a single chunk the compiler merges both walks, and spills.
     chunk = min(row.backward.chunk, max(16, 1 << ((C - 1).bit_length() - 1)))
     return Blocks(
         words,
@@ -232,16 +232,16 @@ def blocks(
 
 
 def at_once(walk: Walk, device: Limits) -> int:
-    """How many of its programs run at once on a device."""
+    """How many of a walk's programs run at once on a device."""
     return device.processors * max(1, WARPS_AT_ONCE // walk.warps)
 
 
 @lru_cache(maxsize=4096)
 def split_evenly(tiles: int, owners: int, programs: int) -> tuple[int, int]:
-    """Tiles a program and programs an owner (an expression forward, an image backward), none of them idle.
+    """Tiles per program and programs per owner (an expression forward, an image backward), none of them idle.
 
-    ``programs`` run at once, the others in waves after them. Chosen is the split whose waves take the fewest
-    tiles one after the other, of equal ones that with the fewest programs.
+    ``programs`` run at once, the others in waves after them. The split chosen is the one whose waves take the
+    fewest tiles one after the other; among equal ones, the one with the fewest programs.
     """
 
     def one_after_the_other(tiles_per_split: int) -> int:
@@ -256,10 +256,10 @@ def split_evenly(tiles: int, owners: int, programs: int) -> tuple[int, int]:
 
 
 def cut_otherwise(own: Blocks, cut: str) -> Blocks:
-    """The blocks of a call with the walks of ``cut``: the forward's, and after a + the backward's.
+    """The blocks of a call with the walks of ``cut``: the forward's and, after a +, the backward's.
 
     Raises:
-        ValueError: ``cut`` is no two walks.
+        ValueError: ``cut`` is not two walks.
     """
     forward, _, backward = cut.partition("+")
     return replace(own, forward=Walk.read(forward), backward=Walk.read(backward))

@@ -1,4 +1,4 @@
-"""The ways to compute the operation, for the choice between them: kinds of calls, proof and time."""
+"""The operation's candidate implementations: kinds of calls, proof and timing."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SHORT = 40
 
 
 class Kind(NamedTuple):
-    """What calls share that share an implementation.
+    """Calls of one kind share an implementation.
 
-    ``words`` is the block that holds L_t, ``tokens`` L_v to a power of two; the last three are a ``Reading``.
+    ``words``: the block that holds L_t; ``tokens``: L_v up to a power of two; the last three: a ``Reading``.
     """
 
     dtype: str
@@ -47,7 +47,7 @@ class Kind(NamedTuple):
 def candidates(kind: Kind, device: torch.device) -> list[str]:
     """The kernels with the table's block sizes and, on a GPU, with smaller tiles; the reference.
 
-    A candidate is a name, and after a colon the walks of ``blocks.cut_otherwise``.
+    A candidate is a name, perhaps followed by a colon and the walks for ``blocks.cut_otherwise``.
     """
     from maris_fast.kernels.mutual_attention.blocks import BY_TMA_MIN_C, HOPPER_BACKWARD, at_once, blocks
     from maris_fast.kernels.mutual_attention.operator import why_unsupported
@@ -81,7 +81,7 @@ def cut_of(candidate: str) -> str:
 
 
 def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
-    """What is wrong with a candidate on a ragged and on a real case. The reference is right by definition."""
+    """What is wrong with a candidate, on a ragged and a real case. The reference is right by definition."""
     from maris_fast.kernels.mutual_attention.parity import parity
 
     if candidate == REFERENCE:
@@ -91,7 +91,7 @@ def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
 
 
 def ready(candidate: str, kind: Kind, device: torch.device) -> Callable[[], object]:
-    """A call on real inputs, forward or with the kind's gradient forward and backward."""
+    """A call on real inputs: forward, and backward too if the kind has a gradient."""
     from maris_fast.kernels.mutual_attention.parity import run
 
     drawn = _drawn(kind, device)
@@ -109,7 +109,7 @@ def _ragged(kind: Kind, device: torch.device) -> Case:
 
 
 def _whole(kind: Kind, device: torch.device) -> Case:
-    """All of L_v and C, for few expressions: the truth in fp64 takes its time."""
+    """All of L_v and C, for few expressions: the fp64 reference is slow."""
     from maris_fast.kernels.mutual_attention.parity import Case
 
     L_v = kind.tokens if device.type == "cuda" else min(kind.tokens, SHORT)
@@ -121,7 +121,7 @@ def _whole(kind: Kind, device: torch.device) -> Case:
 # The candidates of a kind are timed on the same inputs.
 @lru_cache(maxsize=1)
 def _drawn(kind: Kind, device: torch.device) -> Inputs:
-    """28 expressions of 4 images, or as many pairs, enough to fill a GPU; on a CPU few."""
+    """28 expressions of 4 images, or 28 pairs, enough to fill a GPU; few on a CPU."""
     from maris_fast.kernels.mutual_attention.parity import draw
 
     case = _whole(kind, device)

@@ -1,9 +1,9 @@
-"""What the compiler makes of every row of the block-size table, ahead of time: no GPU is needed.
+"""Compile every row of the block-size table ahead of time; no GPU is needed.
 
-``python -m maris_fast.kernels.mutual_attention.compiled`` prints a JSON line a kernel, with its registers,
-spilled bytes and shared memory; with ``--sass`` what forward and backward do for each row of visual tokens
-(sass_report.py), on sm_90 unless others are named. ``--reading``: not of the equations as printed, but with
-every other reading switched on. TRITON_INTERPRET must not be set.
+``python -m maris_fast.kernels.mutual_attention.compiled`` prints a JSON line per kernel, with its registers,
+spilled bytes and shared memory; with ``--sass``, what forward and backward do for each row of visual tokens
+(sass_report.py), on sm_90 unless others are named; with ``--reading``, not for the equations as printed, but
+with every other reading switched on. TRITON_INTERPRET must not be set.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OTHERWISE = Reading("columns", "all", "channels")
 def report(
     architecture: int, only: str | None = None, reading: Reading = AS_PRINTED
 ) -> Iterator[dict[str, Any]]:
-    """Compiles every configuration of an architecture, or those of one dtype and word block."""
+    """Compile every configuration of an architecture, or only those of one dtype and word block."""
     for one in configurations(architecture, reading):
         walk = one.walk
         if only not in (None, f"{ELEMENT[one.element_bytes]}/{one.words}"):

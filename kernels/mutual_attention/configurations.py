@@ -1,4 +1,4 @@
-"""The kernels as calls launch them, for the compiler ahead of time."""
+"""The kernels as calls launch them, for ahead-of-time compilation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from maris_fast.kernels.mutual_attention.operator import SUM_BLOCK, WORDS_WARPS,
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 
 NARROW_C = 64
-# Rows that TMA can't read: no multiple of 16 bytes.
+# Rows that TMA can't read: not a multiple of 16 bytes.
 ODD_C = 252
 
 OF_THE_INPUTS = (
@@ -36,7 +36,7 @@ OF_THE_INPUTS = (
     "dz_l_ptr",
     "of_expressions_ptr",
 )
-# The operator hands on inputs and parameters aligned, these wherever they stand.
+# The operator aligns inputs and parameters, but passes these on at any address.
 MAYBE_UNALIGNED = ("word_mask_ptr", "expr_offsets_ptr")
 TYPES = {
     "word_mask_ptr": "*u8",
@@ -59,7 +59,7 @@ class Configuration(NamedTuple):
     unaligned: tuple[str, ...] = ()
 
     def types(self) -> dict[str, str]:
-        """Of the kernel's arguments."""
+        """The types of the kernel's arguments."""
         element = ELEMENT[self.element_bytes]
         types = {**TYPES, **dict.fromkeys(OF_THE_INPUTS, f"*{element}")}
         if self.walk.by_tma:
@@ -101,7 +101,7 @@ def backward_configuration(
     groups: bool = True,
     reading: Reading = AS_PRINTED,
 ) -> Configuration:
-    """The backward. Prefetch in the one in chunks is its first loop's own affair."""
+    """The backward. The chunked one sets the prefetch of its first loop itself."""
     columns, _, scaled = switches(reading)
     if walk.by_tma:
         taken: dict[str, Any] = {"C": C, "BLOCK_V": walk.rows, "BLOCK_T": WORDS_BY_TMA}
@@ -122,11 +122,11 @@ def backward_configuration(
 
 
 def configurations(architecture: int, reading: Reading = AS_PRINTED) -> Iterator[Configuration]:
-    """Every kernel that a call can launch on an architecture, at the widths where the compiler differs."""
+    """Every kernel that a call can launch on an architecture, at all widths that matter to the compiler."""
     columns = switches(reading)[0]
     for element_bytes in (2, 4):
         for words in (words for words in WORD_BLOCKS if element_bytes == 2 or words <= FP32_WORDS):
-            # Half as many channels once: the compiler then aims at fewer registers.
+            # Half as many channels for one word block: the compiler then aims at fewer registers.
             widths = [MAX_C, WHOLE_C, ODD_C, *([WHOLE_C // 2] if words == 32 else [])]
             walks: dict[Walk, int] = {}
             for C in widths:
@@ -134,11 +134,11 @@ def configurations(architecture: int, reading: Reading = AS_PRINTED) -> Iterator
                 if walk not in walks or C == WHOLE_C // 2:
                     walks.setdefault(walk, C)
                     yield forward_configuration(element_bytes, words, C, walk, reading)
-            # The narrow one once: the compiler treats a walk of few chunks differently.
+            # The narrow one for one word block: the compiler treats a walk of few chunks differently.
             for C in (WHOLE_C, NARROW_C) if words == 32 else (WHOLE_C,):
                 walk = blocks(architecture, element_bytes, words, C, divided=columns).backward
                 yield backward_configuration(element_bytes, words, C, walk, reading=reading)
-            # The candidate beside it is the same for fewer words.
+            # The candidate by TMA is the same for fewer words.
             if element_bytes == 2 and words == WORDS_BY_TMA and architecture == 90:
                 by_tma = HOPPER_BACKWARD[words]
                 yield backward_configuration(element_bytes, words, WHOLE_C, by_tma, reading=reading)

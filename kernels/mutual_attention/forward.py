@@ -10,17 +10,17 @@ KEEP_RELEVANT = 0
 KEEP_IRRELEVANT = 1
 KEEP_ALL = 2
 
-# No variant of a kernel for a size of 1 or a multiple of 16: what is compiled ahead of time is what runs, and
-# a batch with one word or one image more doesn't compile anew in the middle of training.
+# No specialization for a size of 1 or a multiple of 16: what is compiled ahead of time is what runs, and a
+# batch with one word or one image more causes no recompilation in the middle of training.
 SIZES = ("images", "L_v", "L_t", "tiles_per_split", "splits", "tiles", "total")
 
-# Of the kernel over words: tiles whose column sums are read at once.
+# Tiles whose column sums the kernel over words reads at once.
 TILES = tl.constexpr(128)
 
 
 @triton.jit
 def image_of_expression(expr_offsets_ptr: tl.tensor, e: tl.tensor, images: tl.tensor) -> tl.tensor:
-    """How many of the I + 1 offsets are at most e, less one; the last image that starts at or before e."""
+    """The number of the I + 1 offsets that are at most e, less one: the last image that starts by e."""
     image = tl.full((), -1, tl.int32)
     for start in range(0, images, 64):
         index = start + tl.arange(0, 64)
@@ -31,7 +31,7 @@ def image_of_expression(expr_offsets_ptr: tl.tensor, e: tl.tensor, images: tl.te
 
 @triton.jit
 def inside(is_row: tl.tensor, channels: tl.tensor, C: tl.constexpr, BLOCK_C: tl.constexpr) -> tl.tensor:
-    """Mask of a block of rows and channels; where the blocks divide C only the rows are asked."""
+    """Mask of a block of rows and channels; where the blocks divide C, only the rows are checked."""
     mask = is_row[:, None]
     if C % BLOCK_C != 0:
         mask = mask & (channels < C)[None, :]
@@ -40,9 +40,9 @@ def inside(is_row: tl.tensor, channels: tl.tensor, C: tl.constexpr, BLOCK_C: tl.
 
 @triton.jit
 def where_also(mask: tl.tensor, condition: tl.tensor) -> tl.tensor:
-    """A block's mask, nothing of it unless a condition of scalars holds too.
+    """A block's mask, all false unless a scalar condition holds too.
 
-    Compared with 0, because the interpreter widens such a condition to int32: no mask from Triton 3.9 on.
+    Compared with 0, as the interpreter widens such a condition to int32, which is no mask from Triton 3.9 on.
     """
     return (mask & condition) != 0
 
@@ -51,7 +51,7 @@ def where_also(mask: tl.tensor, condition: tl.tensor) -> tl.tensor:
 def gate(
     S: tl.tensor, may_keep: tl.tensor, threshold: tl.tensor, KEEP: tl.constexpr, FILL: tl.constexpr
 ) -> tl.tensor:
-    """Which pairs eq. 4 keeps, of the words that may be kept; with FILL all of these where it keeps none."""
+    """Which pairs eq. 4 keeps, of the words that may be kept; with FILL, all of these if a row keeps none."""
     if KEEP == 0:
         kept = threshold <= S
     elif KEEP == 1:
@@ -67,7 +67,7 @@ def gate(
 
 @triton.jit
 def store_gate(gate_ptr: tl.tensor, kept: tl.tensor, is_row: tl.tensor, GATE_WORDS: tl.constexpr) -> None:
-    """A tile's gate, 32 words to an int32."""
+    """Store a tile's gate, 32 words per int32."""
     ROWS: tl.constexpr = kept.shape[0]
     BITS: tl.constexpr = 32 if kept.shape[1] > 32 else kept.shape[1]
     SLOTS: tl.constexpr = kept.shape[1] // BITS
@@ -79,7 +79,7 @@ def store_gate(gate_ptr: tl.tensor, kept: tl.tensor, is_row: tl.tensor, GATE_WOR
 
 @triton.jit
 def softmax_of_kept(S: tl.tensor, kept: tl.tensor, is_row: tl.tensor | None = None) -> tl.tensor:
-    """Softmax over the kept words of each row; 0 in a row that keeps nothing, and in one that is none."""
+    """Softmax over the kept words of each row; 0 in rows that keep nothing or that ``is_row`` excludes."""
     S = tl.where(kept, S, float("-inf"))
     highest = tl.max(S, axis=1)
     highest = tl.where(highest == float("-inf"), 0.0, highest)
@@ -100,10 +100,10 @@ def store_column_sums(
     L_t: tl.tensor,
     ROWS: tl.constexpr,
 ) -> None:
-    """A tile's sums of A's columns, of what enters Aᵀ Z_v: rounded, and 0 in rows beyond L_v.
+    """Store a tile's sums of A's columns, of A as it enters Aᵀ Z_v: rounded, and 0 in rows beyond L_v.
 
-    To memory, a tile at a time: through the loop they would cost registers. In 16 bits as a product with
-    ``ROWS`` rows of ones, for which A is where tensor cores want it; its sum over threads would spill.
+    They go to memory per tile: kept through the loop, they would cost registers. In 16 bits, it is a product
+    with ``ROWS`` rows of ones, for which A is where tensor cores need it; a sum over threads would spill.
     """
     column_partial_ptr += (e.to(tl.int64) * tiles + tile) * L_t
     words = tl.arange(0, A.shape[1])
@@ -174,7 +174,7 @@ def mutual_attention_fwd_kernel(
     first = split * tiles_per_split
     end = min(first + tiles_per_split, tl.cdiv(L_v, BLOCK_V))
     for tile in tl.range(first, end, disable_licm=True):
-        # 64 bits reach the tile; inside it 32 are enough, which halves what the addresses cost.
+        # The tile's offset needs 64 bits; inside it 32 are enough, which halves the cost of addresses.
         start = tl.cast(tile, tl.int64) * BLOCK_V
         is_row = start + in_tile < L_v
         is_z_v = inside(is_row, channels, C, BLOCK_C)
@@ -245,8 +245,8 @@ def mutual_attention_fwd_chunked_kernel(
 ) -> None:
     """As mutual_attention_fwd_kernel, for rows too wide for the registers: walks a tile's C in chunks.
 
-    Three times: for S, for the variance of X, and for f_lav with Aᵀ Z_v, which this program collects in its
-    own slice. The mean needs no walk: it is that of Z_v and of the words, mixed by A.
+    Three walks: for S, for the variance of X, and for f_lav with Aᵀ Z_v, which this program collects in its
+    own slice. The mean needs no walk: it is that of Z_v plus those of the words, weighted by A.
     """
     e = tl.program_id(0)
     split = tl.program_id(1)
@@ -308,7 +308,7 @@ def mutual_attention_fwd_chunked_kernel(
         tl.store(mean_ptr + row_base + start + in_tile, mean, mask=is_row)
         tl.store(rstd_ptr + row_base + start + in_tile, rstd, mask=is_row)
 
-        # No prefetch in this loop: it reads back what it stored for the tile before.
+        # No prefetch in this loop: it reads back what it stored for the previous tile.
         for chunk in tl.range(0, C, BLOCK_C, num_stages=1, disable_licm=True):
             channels = chunk + tl.arange(0, BLOCK_C)
             is_channel = channels < C
@@ -328,7 +328,7 @@ def mutual_attention_fwd_chunked_kernel(
             gathered = tl.dot(tl.trans(A), z_v, input_precision="ieee")
             gathered += tl.load(partial_ptr + places_l, mask=where_also(is_z_l, tile > first), other=0.0)
             tl.store(partial_ptr + places_l, gathered, mask=is_z_l)
-        # What one thread stored, another may read back in the next round.
+        # What one thread stored, another may read back in the next iteration.
         tl.debug_barrier()
 
 
@@ -341,7 +341,7 @@ def mutual_attention_fwd_words_kernel(
     bias_ptr: tl.tensor,  # [C]
     y_ptr: tl.tensor,  # [E, L_t, C], fp32
     f_val_ptr: tl.tensor,  # [E, L_t, C]
-    column_sum_ptr: tl.tensor,  # [E, L_t], fp32, with COLUMNS: what divides, 1 for an empty column
+    column_sum_ptr: tl.tensor,  # [E, L_t], fp32, with COLUMNS: the divisor, 1 for an empty column
     L_t: tl.tensor,
     splits: tl.tensor,
     tiles: tl.tensor,
@@ -350,9 +350,9 @@ def mutual_attention_fwd_words_kernel(
     COLUMNS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """Grid (E * L_t): Y = Aᵀ Z_v + Z_l of one word, its splits added in their order, and its LayerNorm.
+    """Grid (E * L_t): Y = Aᵀ Z_v + Z_l of one word, its splits added in order, and its LayerNorm.
 
-    With COLUMNS Aᵀ Z_v is divided by the sum of A's column.
+    With COLUMNS, Aᵀ Z_v is divided by the sum of A's column.
     """
     row = tl.program_id(0).to(tl.int64)
     e = row // L_t

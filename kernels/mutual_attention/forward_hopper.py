@@ -19,7 +19,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def softmax_of_kept(S: tl.tensor, kept: tl.tensor, is_row: tl.tensor | None = None) -> tl.tensor:
-    """As the other forward's, with neither the exponential's slow path nor a division a pair."""
+    """As in forward.py, but without the exponential's slow path and a division per pair."""
     S = tl.where(kept, S, float("-inf"))
     highest = tl.max(S, axis=1)
     highest = tl.where(highest == float("-inf"), 0.0, highest)
@@ -40,7 +40,7 @@ def packed(may_keep: tl.tensor, slot: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def halves(X: tl.tensor, ROWS: tl.constexpr, HALF: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """X [ROWS, 2 HALF] in two of [ROWS, HALF]."""
+    """X [ROWS, 2 HALF] split into two of [ROWS, HALF]."""
     return tl.split(tl.permute(tl.reshape(X, (ROWS, 2, HALF)), (0, 2, 1)))
 
 
@@ -57,7 +57,7 @@ def store_quarter(
     BLOCK_V: tl.constexpr,
     QUARTER: tl.constexpr,
 ) -> None:
-    """f_lav = x̂ w + b of a quarter of the channels: w and b of all would overflow the registers."""
+    """f_lav = x̂ w + b for a quarter of the channels: w and b of all would overflow the registers."""
     channels = quarter * QUARTER + tl.arange(0, QUARTER)
     weight = tl.load(weight_ptr + channels, mask=channels < C, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + channels, mask=channels < C, other=0.0).to(tl.float32)
@@ -97,10 +97,10 @@ def mutual_attention_fwd_hopper_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """As mutual_attention_fwd_kernel, cut so that each product's rows fill a warp group.
+    """As mutual_attention_fwd_kernel, tiled so that each product's rows fill a warp group.
 
-    Aᵀ Z_v is collected transposed, [C, words]: its rows are channels then, of which there are enough. X
-    starts from Z_v in its accumulator, so that the residual costs no addition.
+    Aᵀ Z_v is accumulated transposed, [C, words]: its rows are then channels, of which there are enough. The
+    accumulator of X starts from Z_v, so that the residual costs no addition.
     """
     e = tl.program_id(0)
     split = tl.program_id(1)
@@ -139,7 +139,7 @@ def mutual_attention_fwd_hopper_kernel(
         S = tl.dot(z_v, tl.trans(z_l), input_precision="ieee")
         if SCALE != 1.0:
             S *= SCALE
-        # A tile's number is never negative. With it, no register a word is held through the loop.
+        # ``tile >> 31`` is 0, but keeps the compiler from holding a register per word through the loop.
         bits = tl.where(words < 32, may_keep_0 | (tile >> 31), may_keep_1 | (tile >> 31))
         kept = gate(S, ((bits >> (words % 32)) & 1) != 0, threshold, KEEP, FILL)
         store_gate(gate_ptr + (row_base + start) * GATE_WORDS, kept, is_row, GATE_WORDS)

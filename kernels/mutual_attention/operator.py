@@ -51,12 +51,12 @@ KEEPS: dict[Keep, int] = {"relevant": KEEP_RELEVANT, "irrelevant": KEEP_IRRELEVA
 INTERPRETED = not isinstance(mutual_attention_fwd_kernel, triton.JITFunction)
 
 
-# Of the kernels over words: rows a program and warps; a row of the widest C still fits in registers.
+# Rows per program and warps of the kernels over words: a row of the widest C still fits in registers.
 WORDS_ROWS = 4
 WORDS_WARPS = 4
-# Of the Gram matrix's kernel, beside a backward that takes all channels at once.
+# Chunk of the Gram matrix's kernel, beside a backward that takes all channels at once.
 GRAM_CHUNK = 64
-# Numbers a program of the kernel that adds an image's expressions up.
+# Elements per program of the kernel that sums an image's expressions.
 SUM_BLOCK = 1024
 
 
@@ -89,7 +89,7 @@ def mutual_attention_triton(
 ) -> tuple[Tensor, Tensor]:
     """f_lav [E, L_v, C] and f_val [E, L_t, C] of eq. 5; arguments as in ``mutual_attention``.
 
-    ``cut``: other block sizes than the table's, as ``blocks.cut_otherwise`` reads them.
+    ``cut``: block sizes instead of the table's, as ``blocks.cut_otherwise`` reads them.
     """
     f_lav, f_val, *_ = mutual_attention_fwd(
         z_v,
@@ -110,7 +110,7 @@ def mutual_attention_triton(
 
 
 def switches(reading: Reading) -> tuple[bool, bool, bool]:
-    """The operator's columns, fill and scaled."""
+    """The operator's ``columns``, ``fill`` and ``scaled``."""
     return reading.language_norm == "columns", reading.empty_rows == "all", reading.score_scale == "channels"
 
 
@@ -157,9 +157,9 @@ def mutual_attention_fwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """f_lav, f_val and what the backward needs: mean and 1 / deviation of each row of X, the gate, Y.
 
-    ``columns``, ``fill`` and ``scaled`` are the fields of a ``Reading``. With ``columns`` the last output
-    [E, L_t] is what divides each word's Aᵀ Z_v, else [E, 0]. With ``fill`` the filled gate is saved.
-    tau is a tensor [] on the CPU: a compiled graph would be made anew for each value of a number.
+    ``columns``, ``fill`` and ``scaled`` are the fields of a ``Reading``. With ``columns``, the last output
+    [E, L_t] is the divisor of each word's Aᵀ Z_v, else it is [E, 0]. With ``fill``, the filled gate is saved.
+    tau is a tensor [] on the CPU: each new value of a number would recompile the graph.
     """
     E, L_t, C = z_l.shape
     L_v = z_v.shape[1]
@@ -167,7 +167,7 @@ def mutual_attention_fwd(
     if E == 0:
         return outputs
     f_lav, f_val, mean, rstd, gate, y, column_sum = outputs
-    # Triton launches on the current device, whichever the tensors are on.
+    # Triton launches on the current device, whatever device the tensors are on.
     with torch.cuda.device_of(z_v):
         z_v, z_l = _aligned(z_v), _aligned(z_l)
         sizes = _blocks(z_v, L_t, cut, columns)
@@ -477,7 +477,7 @@ with_gradient(mutual_attention_fwd, _save, _gradients)
 
 
 def scale(scaled: bool, C: int) -> float:
-    """What S is multiplied by."""
+    """The factor on S."""
     return 1 / math.sqrt(C) if scaled else 1.0
 
 
@@ -493,6 +493,6 @@ def _blocks_of(device: torch.device, element_bytes: int, L_t: int, C: int, cut: 
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """Contiguous, from an address that 16 divides: TMA needs it, and other loads are wide with it alone."""
+    """Contiguous, at a multiple of 16 bytes: TMA needs this, and other loads are wide only then."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

@@ -1,8 +1,8 @@
-"""What proves the kernels: one case, run by the kernels and by the reference in fp64, behind one gate.
+"""Parity of the kernels: one case, run by the kernels and by the reference in fp64, with the same gate.
 
-Near the threshold a rounding error flips a pair, and one flipped pair moves f_lav by about 0.05. So the
-gate is compared outside the rounding band, and everything else behind the kernels' own gate, excluding
-nothing. What error is allowed comes from the error of plain PyTorch in the same dtype.
+Near the threshold a rounding error flips a pair, and one flipped pair changes f_lav by about 0.05. So the
+gate is compared outside the rounding band, and everything else with the kernels' own gate, excluding
+nothing. The allowed error is derived from that of plain PyTorch in the same dtype.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs to draw: ``counts`` are the expressions of each image, None one an image without offsets.
+    """Inputs to draw: ``counts`` has the expressions of each image; None: one each, without offsets.
 
     Scores S have the standard deviation ``scale``, visual tokens the mean ``shift``.
     """
@@ -76,20 +76,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Report:
-    """What came out: pairs whose gate is wrong, and each tensor's two (error, allowed error)."""
+    """The result: how many pairs have a wrong gate, and each tensor's two (error, allowed error) pairs."""
 
     wrong_pairs: int
     errors: dict[str, tuple[float, float]]
 
     def failures(self) -> list[str]:
-        """What is out of bounds, in words; empty when all is well. NaN is out of bounds."""
+        """A message for each error that is out of bounds. NaN is out of bounds."""
         wrong = [f"{self.wrong_pairs} pairs of the gate"] if self.wrong_pairs else []
         return wrong + exceeded(self.errors)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an operation takes, and the gradients its outputs get."""
+    """The inputs of an operation, and the gradients of its outputs."""
 
     leaves: list[Tensor]
     word_mask: Tensor | None
@@ -98,7 +98,7 @@ class Inputs:
 
 
 def draw(case: Case, device: torch.device) -> Inputs:
-    """The inputs of a case: always the same ones."""
+    """The inputs for a case: always the same ones."""
     generator = torch.Generator().manual_seed(case.seed)
 
     def normal(*shape: int, dtype: torch.dtype = case.dtype) -> Tensor:
@@ -129,7 +129,7 @@ def draw(case: Case, device: torch.device) -> Inputs:
 def run(
     drawn: Inputs, impl: str, cut: str = "", gradient: bool = True, reading: Reading = AS_PRINTED
 ) -> list[Tensor]:
-    """Outputs of one call as a step makes it, and with ``gradient`` those of all leaves."""
+    """Outputs of one call as in a step and, with ``gradient``, the gradients of all leaves."""
     leaves = [leaf.detach().requires_grad_(gradient) for leaf in drawn.leaves]
     settings: dict[str, Any] = {"tau": 0.5, "keep": "relevant", "eps": 1e-5, "reading": reading}
     settings |= {"word_mask": drawn.word_mask, "expr_offsets": drawn.expr_offsets}
@@ -162,9 +162,9 @@ def same_dtype_eager(
 
 
 def parity(case: Case, device: torch.device, eps: float = 1e-5, cut: str = "") -> Report:
-    """Runs one case, forward and backward, on memory that is NaN where nothing was written.
+    """Run one case, forward and backward, on memory that is NaN where nothing was written.
 
-    ``cut``: other block sizes than the table's.
+    ``cut``: block sizes instead of the table's.
     """
     drawn = draw(case, device)
     leaves = [t.detach().requires_grad_() for t in drawn.leaves]
@@ -204,7 +204,7 @@ def parity(case: Case, device: torch.device, eps: float = 1e-5, cut: str = "") -
     if drawn.word_mask is not None:
         sure |= ~drawn.word_mask[:, None, :]
     if case.reading.empty_rows == "all":
-        # A pair that is not sure decides about its whole row, unless another one surely keeps that open.
+        # A pair that is not sure decides whether its row is filled, unless another pair is surely kept.
         surely = gate(S, case.tau, case.keep, drawn.word_mask) & sure
         sure &= surely.any(2, keepdim=True) | sure.all(2, keepdim=True)
     wrong = (kept != gate(S, case.tau, case.keep, drawn.word_mask, case.reading)) & sure

@@ -1,4 +1,4 @@
-"""Mutual-aware attention in plain PyTorch, one line an equation.
+"""Mutual-aware attention in plain PyTorch, one line per equation.
 
 Shapes: I images, E expressions, L_v visual tokens, L_t words, C channels. Everything is computed in fp32
 (fp64 for fp64 inputs) and rounded once, at the end, to the inputs' dtype.
@@ -17,7 +17,7 @@ Keep = Literal["relevant", "irrelevant", "all"]
 
 
 class Reading(NamedTuple):
-    """How eqs. 3-5 are read, where their letter may not be what is meant; the defaults are the letter."""
+    """How eqs. 3-5 are read, where what is printed may not be what is meant; the defaults are as printed."""
 
     language_norm: Literal["none", "columns"] = "none"
     """What a word gathers: Aᵀ Z_v, or with "columns" Aᵀ Z_v / c, where c_j = Σ_i A_ij sums A's columns over
@@ -39,9 +39,9 @@ def logit(tau: float | Tensor) -> float | Tensor:
 
 
 def tokens_of_expressions(z_v: Tensor, expr_offsets: Tensor | None, expressions: int | None = None) -> Tensor:
-    """Each expression's own view of its image's tokens: [I, L_v, C] -> [E, L_v, C].
+    """The tokens of each expression's image: [I, L_v, C] -> [E, L_v, C].
 
-    Without E, ``expressions``, it is read from the offsets, for which a GPU is waited for.
+    Without ``expressions``, E is read from the offsets, which waits for a GPU.
     """
     if expr_offsets is None:
         return z_v
@@ -59,7 +59,7 @@ def gate(
 ) -> Tensor:
     """Which pairs eq. 4 keeps, bool [E, L_v, L_t]; sigmoid(S) against tau, compared before the sigmoid.
 
-    With ``empty_rows="all"`` also those of the pixels that would keep none.
+    With ``empty_rows="all"``, also all real words of the pixels that would keep none.
     """
     if keep == "relevant":
         kept = logit(tau) <= S
@@ -80,7 +80,7 @@ def attention_weights(S: Tensor, kept: Tensor) -> Tensor:
 
 
 def gathered(A: Tensor, z_v: Tensor, reading: Reading = AS_PRINTED) -> Tensor:
-    """What eq. 5 adds to each word, [E, L_t, C]: Aᵀ Z_v, or each row of it over its column's sum in A."""
+    """What eq. 5 adds to each word, [E, L_t, C]: Aᵀ Z_v, or each row divided by its column's sum in A."""
     U = A.transpose(1, 2) @ z_v
     if reading.language_norm == "none":
         return U
@@ -104,9 +104,9 @@ def mutual_attention_reference(
     reading: Reading = AS_PRINTED,
     kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """f_lav [E, L_v, C] and f_val [E, L_t, C] of eq. 5, as ``reading`` has it.
+    """f_lav [E, L_v, C] and f_val [E, L_t, C] of eq. 5, in the given ``reading``.
 
-    ``kept`` (bool [E, L_v, L_t]) replaces the gate, so that a kernel can be compared behind its own gate.
+    ``kept`` (bool [E, L_v, L_t]) replaces the gate, so that a kernel can be compared with its own gate.
     """
     dtype = z_v.dtype
     wide = torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""What forward and backward do for each row of visual tokens, counted in their SASS."""
+"""The cost of forward and backward per row of visual tokens, counted in their SASS."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from maris_fast.kernels.sass import PRODUCTS, count_turn, disassembled, loops, o
 def sass_report(
     architecture: int, only: str | None = None, reading: Reading = AS_PRINTED
 ) -> Iterator[dict[str, Any]]:
-    """A row a kernel and word block, bf16 and C = 256; the backward without and with image groups.
+    """One row per kernel and word block, for bf16 and C = 256; the backward without and with image groups.
 
-    Of a row of Z_v: a warp's instructions, clocks of the shared-memory pipe, bytes through L1 and L2 at most
-    (what a cache holds counts each time it is loaded). Counted is one turn of the loop over tiles with one
-    expression, the loops over chunks taken as often as there are chunks.
+    Per row of Z_v: a warp's instructions, clocks of the shared-memory pipe, bytes through L1 and L2 at most
+    (cached data counts each time it is loaded). These are for one iteration of the loop over tiles with one
+    expression, with as many iterations of the loops over chunks as there are chunks.
     """
     for words in WORD_BLOCKS:
         if only not in (None, f"{ELEMENT[2]}/{words}"):
@@ -45,7 +45,7 @@ def _row(one: Configuration, architecture: int) -> dict[str, Any]:
         one.kernel, one.types(), architecture, walk.warps, walk.stages, one.unaligned, **one.constants
     )
     instructions = disassembled(cubin)
-    # The loop over tiles, and inside it those over chunks; the others hold no product.
+    # The loop over tiles, and inside it those over chunks; the others contain no product.
     walked = [loop for loop in loops(instructions) if not PRODUCTS.isdisjoint(opcodes(instructions, loop))]
     tile = walked[0]
     inner = [loop for loop in walked[1:] if not any(other.addresses < loop.addresses for other in walked)]

@@ -1,4 +1,4 @@
-"""Rows beside the paper's and beside "Ours": means and spreads over seeds, differences within seeds."""
+"""Rows compared with the paper and with "Ours": means and spreads over seeds, differences per seed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ HEAD = ("Settings", "Methods", *METRICS[:-1], "IoU", "IoU to Ours")
 NONE = "–"
 
 Scores = Mapping[str, Any]
-"""Of one run, 0 to 1, as ``maris_fast.scoring`` names them."""
+"""Scores of one run, 0 to 1, by the names of ``maris_fast.scoring``."""
 
 
 @dataclass(frozen=True)
 class MeasuredScores:
     """A row's runs. ``scores``: by metric, mean and sample standard deviation in percent (None for one run).
 
-    ``differences``: by seed, oIoU minus that of "Ours" with the same seed, in points of percent.
+    ``differences``: by seed, oIoU minus that of "Ours" with the same seed, in percentage points.
     """
 
     seeds: tuple[int, ...]
@@ -55,7 +55,7 @@ class ComparedRow:
     measured: MeasuredScores | None
 
     def cells(self) -> list[tuple[str, ...]]:
-        """Two rows of a table with the head ``HEAD``: what the paper prints, and what was measured."""
+        """Table rows under ``HEAD``: what the paper prints, and what was measured, if anything."""
         variant, here = self.variant, self.measured
         number = f"#{variant.number}" if variant.number is not None else ""
         ours, iou = VARIANTS[OURS].scores[-1], variant.scores[-1]
@@ -72,7 +72,7 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of the paper, or the rows that it has none for."""
+    """A table of the paper, or the rows that are in none of its tables."""
 
     title: str
     lines: tuple[ComparedRow, ...]
@@ -82,12 +82,12 @@ class Section:
         return any(line.measured for line in self.lines)
 
     def cells(self) -> list[tuple[str, ...]]:
-        """Its rows under ``HEAD``; the measured ones have no number and begin with "here"."""
+        """Table rows under ``HEAD``; measured ones have no number, and their method begins with "here"."""
         return [row for line in self.lines for row in line.cells()]
 
 
 def sections(rows: Mapping[str, Mapping[int, Scores]]) -> list[Section]:
-    """Tables 2-5 as far as something of them was measured, and then this project's other variants.
+    """Those of Tables 2-5 that have measured rows, then this project's other measured variants.
 
     ``rows``: by name of the variant, scores by seed.
     """
@@ -105,7 +105,7 @@ def sections(rows: Mapping[str, Mapping[int, Scores]]) -> list[Section]:
 
 
 def table_section(table: int, rows: Mapping[str, Mapping[int, Scores]]) -> Section:
-    """One of Tables 2-5, whatever of it was measured."""
+    """One of Tables 2-5, with or without measured rows."""
     return _section(f"Table {table}. {CAPTIONS[table]}", ABLATION_TABLES[table], rows)
 
 
@@ -115,14 +115,14 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def shown(value: float | None, deviation: float | None = None) -> str:
-    """Percent as the paper prints it, ``75.20`` or ``75.20 ± 0.31``; a dash for nothing."""
+    """Percent as the paper prints it, ``75.20`` or ``75.20 ± 0.31``; a dash for None."""
     if value is None:
         return NONE
     return f"{value:.2f}" if deviation is None else f"{value:.2f} ± {deviation:.2f}"
 
 
 def shown_differences(differences: Mapping[int, float]) -> str:
-    """Mean, spread and each seed's: ``-1.10 ± 0.20 (-1.30, -0.90)``."""
+    """Mean, spread and the difference of each seed: ``-1.10 ± 0.20 (-1.30, -0.90)``."""
     values = list(differences.values())
     if not values:
         return NONE
@@ -142,7 +142,7 @@ def _section(title: str, names: Iterable[str], rows: Mapping[str, Mapping[int, S
 
 
 def verdicts(record: Record) -> list[str]:
-    """Whether "Ours" is ahead of each row that was trained with several seeds, whichever way it falls."""
+    """A line for each row with several seeds, favourable or not: in how many of them "Ours" is ahead."""
     ours = record.scores(OURS)
     told = []
     for name, variant in VARIANTS.items():
@@ -158,7 +158,7 @@ def verdicts(record: Record) -> list[str]:
 
 
 def conditions_told(record: Record) -> list[str]:
-    """Where "here" is: data, training, device and commit, and that levels are not the paper's elsewhere."""
+    """Lines about "here": data, training, device, commit, and a caution if the data are not the paper's."""
     conditions, data = record.conditions, record.conditions["data"]
     where = DataSplit(data["name"], data["split_by"], conditions["split"])
     done = [run for run in record.runs.values() if run["state"] == DONE]

@@ -1,6 +1,6 @@
-"""What the paper prints in Tables 1-6, and which configuration each row of its ablations is.
+"""The numbers of the paper's Tables 1-6, and the configuration of each row of its ablations.
 
-Scores are percent. "IoU" is oIoU, but for two rows of Table 1: see ``OTHER_IOU``.
+Scores are percent. "IoU" is oIoU, but see ``OTHER_IOU`` for two rows of Table 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRICS = ("Pr@70", "Pr@80", "Pr@90", "oIoU")
 
 
 ABLATIONS_ON = DataSplit("refcoco", "unc", "val")
-"""Of Tables 2-5."""
+"""The data of Tables 2-5."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Variant:
     """One configuration of the model: a fragment of ``train/configs/ablations``, or another ``file``.
 
     ``number`` is the paper's "Settings"; None where the paper has no such row, or no number for it.
-    ``scores``: in the order of ``METRICS``, on RefCOCO val, as far as the paper has them.
+    ``scores``: in the order of ``METRICS``, on RefCOCO val; None where the paper has none.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Variant:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What the fragment sets, flat, as ``model.tau``."""
+        """The settings in the fragment, flat, such as ``model.tau``."""
         return flat(read_yaml(self.fragment) or {})
 
 
@@ -85,7 +85,7 @@ ABLATION_TABLES = {
     4: ("with_toi", "without_elp", OURS),
     5: ("without_fe", "vit_det", OURS),
 }
-"""The rows of Tables 2-5 in their order."""
+"""The rows of Tables 2-5 in the paper's order."""
 
 CAPTIONS = {
     1: "Comparisons with previous state-of-the-art methods in terms of IoU.",
@@ -110,7 +110,7 @@ TABLE_1_COLUMNS = {
 
 MARIS_ROW, MARIS_PR90_ROW, SAM_ROW = "MARIS (Ours)", "MARIS (Pr@90)", "SAM (ICCV'23)"
 OTHER_IOU = {"CRIS (CVPR'22)": "mIoU", "LAVT (CVPR'22)": "oIoU"}
-"""Rows of Table 1 whose own papers and code say what their "IoU" is: CRIS averages over sentences."""
+"""What "IoU" is in rows of Table 1, by their own papers and code: CRIS averages over sentences."""
 
 TABLE_1: Mapping[str, tuple[float | None, ...]] = {
     SAM_ROW: (57.23, 58.71, 56.34, 44.95, 50.35, 41.38, 47.87, 49.31, 46.23),
@@ -132,7 +132,7 @@ TABLE_6: Mapping[str, tuple[float, float, float]] = {
     "RefCOCO+": (16.30, 16.64, 21.68),
     "G-Ref": (16.24, 16.05, 22.47),
 }
-"""Trained there, tested on PhraseCut's test split. Which of G-Ref's two splits is not said."""
+"""By training data, tested on PhraseCut's test split. The paper does not say which of G-Ref's two splits."""
 
 TABLE_6_TRAINED_ON = {"RefCOCO": "refcoco", "RefCOCO+": "refcoco+", "G-Ref": "refcocog"}
 TABLE_6_TESTED_ON = ("phrasecut", "test")

@@ -1,4 +1,4 @@
-"""All rows of an ablation, whether the paper has them or a person added them, the best first."""
+"""All rows of an ablation, the paper's and the user's own, best first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = ("Pr@70", "oIoU")
 class RankedRow:
     """A row, the settings that it changes (flat), and its scores.
 
-    ``measured.differences`` are to the base. ``kinds``: by kind of expression, mean oIoU in percent.
+    ``measured.differences`` are relative to the base. ``kinds``: by kind of expression, mean oIoU in percent.
     """
 
     title: str
@@ -31,7 +31,7 @@ class RankedRow:
 
     @property
     def settings(self) -> str:
-        """What it changes in one line, ``heads: 8``; a dash for nothing."""
+        """The changes in one line, ``heads: 8``; a dash if there are none."""
         return (
             ", ".join(f"{key.removeprefix('model.')}: {value}" for key, value in self.changes.items()) or NONE
         )
@@ -39,7 +39,7 @@ class RankedRow:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The rows by their mean oIoU, but for the one that the others are compared with, which is the first."""
+    """First the row that the others are compared with, then the others by mean oIoU."""
 
     rows: tuple[RankedRow, ...]
 
@@ -61,22 +61,22 @@ class Ranking:
 
 
 def has_own_rows(record: Record) -> bool:
-    """Whether anything was measured that the paper's tables have no place for."""
+    """Whether a row was measured that is not in ``VARIANTS``."""
     return any(record.scores(name) for name in record.variants.keys() - VARIANTS.keys())
 
 
 def base_of(record: Record) -> str | None:
-    """The row to compare with: "Ours", else one that changes nothing, else the first; None: none is done."""
+    """The row to compare with: "Ours", else one without changes, else the first; None: none is done."""
     measured = [name for name in record.variants if record.scores(name)]
     unchanged = [name for name in measured if not record.variants[name]["changes"]]
     return next(iter([OURS] if OURS in measured else unchanged or measured), None)
 
 
 def ranking(record: Record) -> Ranking:
-    """Of what is done.
+    """Ranking of the rows that have a finished run.
 
     Raises:
-        InputError: nothing is.
+        InputError: no row has one.
     """
     base = base_of(record)
     if base is None:

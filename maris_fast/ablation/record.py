@@ -1,6 +1,6 @@
 """``ablation.json``: what was trained and scored, and under which conditions.
 
-Written anew after each run, whole or not at all, so that an ablation goes on wherever it was stopped.
+Replaced atomically after each run, so that an ablation can be resumed wherever it was stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from maris_fast.system.locks import SUFFIX, OccupiedError, living_owner, owned_f
 
 ABLATION = "ablation.json"
 FORMAT_VERSION = 1
-# Where `train/configs` lies, past the link that leads there in a clone.
+# The folder of `train/configs`, with the symbolic link of a clone resolved.
 ROOT = (PACKAGE / "train").resolve().parent
 DONE, FAILED = "done", "failed"
 
@@ -37,7 +37,7 @@ class Record:
         variants: by name, the parameters and the settings that a row changes.
         runs: by folder name: row, seed, state, and for a finished one its scores (0 to 1), the step of its
             weights, the seconds that it trained, and its environment, an index into ``environments``.
-        environments: device, versions and commit; one entry where all runs were made alike.
+        environments: device, versions and commit; a single entry if they are the same for all runs.
     """
 
     conditions: dict[str, Any]
@@ -49,7 +49,7 @@ class Record:
 
     @classmethod
     def of(cls, ablation: Ablation, manifest: CacheManifest) -> Record:
-        """Of an ablation of which nothing is done yet.
+        """Record of an ablation without any runs yet.
 
         Raises:
             InputError: the cache lacks a split.
@@ -86,10 +86,10 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path, name: str = ABLATION) -> Record:
-        """What stands in a folder.
+        """Read the record in a folder.
 
         Raises:
-            InputError: no ablation, or one that this program does not read.
+            InputError: no ablation, or one of another format version.
         """
         file = folder / name
         try:
@@ -105,7 +105,7 @@ class Record:
         replace_text(folder / ABLATION, [json.dumps(asdict(self), indent=1), "\n"])
 
     def went_on_from(self, before: Record) -> Record:
-        """This ablation's record with what ``before`` has done already.
+        """This ablation's record with the runs of ``before``, to resume from.
 
         Raises:
             ConfigError: the two are not comparable; each setting that differs is named.
@@ -132,11 +132,11 @@ class Record:
         return self.runs.get(run.name, {}).get("state") == DONE
 
     def failed(self) -> dict[str, str]:
-        """What went wrong, by run."""
+        """Error messages of failed runs, by run name."""
         return {name: run["error"] for name, run in self.runs.items() if run["state"] == FAILED}
 
     def finish(self, run: AblationRun, measured: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Keeps a run's scores and under what they were made."""
+        """Record a run as done, with its scores and its environment."""
         if environment not in self.environments:
             self.environments.append(environment)
         place = self.environments.index(environment)
@@ -156,13 +156,13 @@ class Record:
 
 @contextmanager
 def alone_in(folder: Path, beside: Sequence[str] = ()) -> Iterator[None]:
-    """Nobody else works in ``folder`` until the block ends.
+    """Lock ``folder`` against other processes until the block ends.
 
     Args:
         folder: new, empty but for the names ``beside``, or an ablation's.
 
     Raises:
-        ConfigError: somebody does, or the folder holds other things.
+        ConfigError: another process works in it, it holds other files, or it cannot be written.
     """
     with ExitStack() as until_the_end:
         try:
@@ -182,20 +182,20 @@ def alone_in(folder: Path, beside: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _require_no_run_left(folder: Path) -> None:
-    """An ablation that is killed tells its runs nothing; they see it, and end after a step."""
+    """Reject the folder while runs of a killed ablation are alive; they notice, and end after a step."""
     for lock in folder.glob(f"*/{SUFFIX}"):
         if (owner := living_owner(lock)) is not None:
             raise OccupiedError(lock.parent, lock, owner)
 
 
 def _in_package(file: Path) -> str:
-    """A path that means the same on another machine, where it is one of ours."""
+    """A path of the package relative to it, so that it is valid on any machine; others are absolute."""
     file = file.resolve()
     return str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file)
 
 
 def _fixed(conditions: dict[str, Any]) -> dict[str, Any]:
-    """What must not change between starts; where files lie may."""
+    """Conditions that must not change between starts; locations of files may."""
     settings: dict[str, Any] = conditions["settings"]
     told = {"the cache (SHA-256)": conditions["cache_sha256"], "the split": conditions["split"]}
     return {**told, **settings}

@@ -1,4 +1,4 @@
-"""The processes of an ablation: each run trains, then is scored; several go side by side."""
+"""The processes of an ablation: each run trains, then is scored; several runs execute in parallel."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from maris_fast.train.by_products import ByProduct
 from maris_fast.train.run_files import METRICS
 
 SECONDS_TO_STOP = 120.0
-"""For a step, a checkpoint and the end of a launcher."""
+"""Time for runs to finish a step, write a checkpoint and end their launcher."""
 LOOK_EVERY = 0.2
 LAST_BYTES = 20_000
-"""Of a run's metrics, that are read for its progress: more than a few records."""
+"""Bytes at the end of a run's metrics that are read for its progress; they hold several records."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A process to be: its words, and variables on top of this process's environment."""
+    """A process to start: its arguments, and variables on top of this process's environment."""
 
     words: Sequence[str]
     environment: dict[str, str]
 
 
 class _Job:
-    """A run at work: its commands one after another, their output in one log."""
+    """A run in progress: its commands execute one after another, their output goes to one log."""
 
     def __init__(self, run: AblationRun, commands: Sequence[Command], log: Path) -> None:
         self.run, self.log = run, log
@@ -46,7 +46,7 @@ class _Job:
         self._process = self._next()
 
     def poll(self) -> int | None:
-        """Exit status of the first command that failed, or of the last; None while there is work."""
+        """Exit status of the first command that failed, or of the last; None while commands are running."""
         if self._process is None:
             return 0
         status = self._process.poll()
@@ -56,7 +56,7 @@ class _Job:
         return status
 
     def error(self, status: int) -> str:
-        """The line in which the process said why it ended, else its last."""
+        """The last output line with "error" in it, else the last line; with the status and the log's path."""
         with self.log.open("rb") as file:
             file.seek(self._begin)
             text = file.read().decode(errors="replace")
@@ -65,15 +65,15 @@ class _Job:
         return f"{([*lines[-1:], *said[-1:]] or ['it said nothing'])[-1]} (status {status}; {self.log})"
 
     def stop(self, number: signal.Signals) -> None:
-        """Sends a signal to the process and all that it has started."""
+        """Send a signal to the process and those that it has started."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
     def wait(self, until: float) -> None:
-        """For the end of the process and of all that it has started, no longer than to that time."""
+        """Wait for the end of the process and those that it has started, at most until the time ``until``."""
         while self._process is not None and time.monotonic() < until:
-            self._process.poll()  # a process that has ended is in its group until somebody asks
+            self._process.poll()  # reaps a process that has ended, which stays in its group until then
             try:
                 os.killpg(self._process.pid, 0)
             except ProcessLookupError:
@@ -85,7 +85,7 @@ class _Job:
         if command is None:
             return None
         with self.log.open("ab") as out:
-            # A session of its own: Ctrl-C comes here alone, and is passed on once.
+            # A session of its own: Ctrl-C reaches only this process, which passes it on once.
             return subprocess.Popen(
                 list(command.words),
                 env={**os.environ, **command.environment},
@@ -97,12 +97,12 @@ class _Job:
 
 
 class Runner:
-    """Works off the runs that are not done, ``jobs`` at a time.
+    """Executes the runs that are not done, ``jobs`` at a time.
 
     Args:
-        folder: of the ablation.
-        steps: the commands of a run on one of the places that work side by side, from 0.
-        collect: after a run's last command, its measured values and its environment.
+        folder: folder of the ablation.
+        steps: returns the commands of a run in one of the ``jobs`` parallel places, numbered from 0.
+        collect: returns a run's measured values and its environment, after its last command.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class Runner:
         self._jobs: list[_Job | None] = [None] * jobs
 
     def work(self, runs: Sequence[AblationRun]) -> None:
-        """Until all are done or have failed; each is recorded as it ends.
+        """Execute runs until all are done or have failed; each is recorded when it ends.
 
         Raises:
-            KeyboardInterrupt: after every process has stopped, trainings with a checkpoint.
-            OSError: the record could not be written at last.
+            KeyboardInterrupt: after every process has stopped, training with a checkpoint.
+            OSError: the record could not be written at the end.
         """
         waiting = deque(run for run in runs if not self._record.is_done(run))
         self._total, self._ended = len(runs), len(runs) - len(waiting)
@@ -171,7 +171,7 @@ class Runner:
         self._progress.at(self._ended + parts, [job.run.name for job in working])
 
     def _stop(self) -> None:
-        """Trainings stop after a step, with a checkpoint; whoever cannot wait interrupts again."""
+        """Stop all jobs: training ends after a step, with a checkpoint; a second interrupt kills them."""
         working = [job for job in self._jobs if job is not None]
         try:
             for job in working:
@@ -185,7 +185,7 @@ class Runner:
 
 
 def _share_done(metrics: Path) -> float:
-    """Of a run's steps, by the last record of its metrics; 0 where there is none."""
+    """Share of a run's steps that are done, by the last record of its metrics; 0 if there is none."""
     try:
         with metrics.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))

@@ -1,4 +1,4 @@
-"""What is to be trained: rows of the paper, seeds, and the settings of each."""
+"""What an ablation trains: rows of the paper, seeds, and the settings of each."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from maris_fast.config import ReadingSettings, StoreAddress, TrainingSettings, f
 from maris_fast.errors import ConfigError
 
 OWN = ("run.folder", "run.seed", "run.resume", "data.cache")
-"""Settings that an ablation gives each run itself."""
+"""Settings that an ablation sets itself for each run."""
 
-# Where and how runs are written and read; anything else changes what a row is compared with.
+# Where and how runs are written and data is read; all other settings affect the comparison of rows.
 FREE = ("run.", "data.cache", *(f"data.{name}" for name in ReadingSettings.model_fields))
 
 
@@ -25,7 +25,7 @@ class AblationRun:
 
     @property
     def name(self) -> str:
-        """Also of its folder."""
+        """Name of the run and of its folder."""
         return f"{self.variant.name}-seed-{self.seed}"
 
 
@@ -63,16 +63,16 @@ class Ablation:
         return self.folder / run.name
 
     def configs(self, variant: Variant | None) -> list[Path]:
-        """Files of a row, the base alone for None; the later win."""
+        """Settings files of a row, or of the base alone for None; later files win."""
         return [*self.base, *([variant.fragment] if variant else [])]
 
     def run_overrides(self, run: AblationRun) -> list[str]:
-        """What stands behind the files on the command line of a run."""
+        """Overrides that follow the files on the command line of a run."""
         own = (self.run_folder(run), run.seed, "auto", self.cache)
         return [*self.overrides, *(f"{key}={value}" for key, value in zip(OWN, own, strict=True))]
 
     def settings(self, variant: Variant | None) -> TrainingSettings:
-        """Of a row, or of the base.
+        """Settings of a row, or of the base for None.
 
         Raises:
             ConfigError: files or overrides that can't be used.
@@ -84,11 +84,11 @@ class Ablation:
 def choose(text: str | None) -> list[Variant]:
     """Rows by the paper's numbers or by name, ``2,5,without_mask``; all for None, in the paper's order.
 
-    A path is a row of one's own: a YAML file whose settings go on top of the base, or a folder of such files;
-    a folder of ``train/configs`` goes by its name, as ``readings``.
+    A path adds the user's own rows: a YAML file whose settings go on top of the base, or a folder of such
+    files; a folder of ``train/configs`` may be given by its name, such as ``readings``.
 
     Raises:
-        ConfigError: no such row; the message names those there are.
+        ConfigError: no such row (the message lists the known ones), or two of the same name.
     """
     if text is None:
         return list(VARIANTS.values())
@@ -118,7 +118,7 @@ def choose(text: str | None) -> list[Variant]:
 
 
 def _own_rows(word: str) -> list[Variant]:
-    """Of a YAML file, or of those in a folder, by name; none for anything else."""
+    """The rows of a YAML file, or of all in a folder by name; empty for anything else."""
     path, shipped = Path(word), FRAGMENTS.parent / word
     if path.suffix in (".yaml", ".yml"):
         files = [path] if path.is_file() else []
@@ -128,13 +128,13 @@ def _own_rows(word: str) -> list[Variant]:
 
 
 def every(variants: Iterable[Variant], seeds: Sequence[int]) -> tuple[AblationRun, ...]:
-    """All rows with the first seed, then all with the next: an early look at each."""
+    """All rows with the first seed, then all with the next, so that each row has a result early."""
     rows = list(variants)
     return tuple(AblationRun(variant, seed) for seed in seeds for variant in rows)
 
 
 def compared(settings: TrainingSettings) -> dict[str, Any]:
-    """Settings that must be one and the same for all runs of an ablation, flat."""
+    """Settings that all runs of an ablation must share, apart from a row's own changes, flat."""
     return {
         name: value
         for name, value in flat(settings.model_dump(mode="json")).items()
@@ -143,6 +143,6 @@ def compared(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def changes(settings: TrainingSettings, base: TrainingSettings) -> dict[str, Any]:
-    """What a row changes in its base, flat."""
+    """The settings in which a row differs from its base, flat."""
     before = compared(base)
     return {name: value for name, value in compared(settings).items() if before[name] != value}

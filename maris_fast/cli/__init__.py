@@ -1,4 +1,4 @@
-"""The command line, ``maris-fast``: the roof over all packages. It imports them when a command runs."""
+"""The command line, ``maris-fast``, on top of all packages, which it imports only when a command runs."""
 
 from maris_fast.cli.app import app
 

@@ -145,7 +145,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def _work(ablation: Ablation, ranks: int, jobs: int, quick: tuple[int, int] | None) -> Record:
-    """Everything that is not done yet; the record of what is then."""
+    """Execute all runs that are not done yet; return the record afterwards."""
     from maris_fast.ablation.record import ABLATION, Record, alone_in
     from maris_fast.ablation.runner import Runner
     from maris_fast.data_shards.cache import read_manifest
@@ -167,7 +167,7 @@ def _work(ablation: Ablation, ranks: int, jobs: int, quick: tuple[int, int] | No
 
 
 def _prepare(folder: Path, train_images: int, val_images: int) -> None:
-    """Scenes and their features; those of an earlier start are taken if they are as many."""
+    """Create scenes and their features, or reuse those of an earlier start if their numbers match."""
     from maris_fast.data_shards.records import ImportedDataset
     from maris_fast.errors import ConfigError
 
@@ -222,7 +222,7 @@ class _Steps:
         return Command(command, environment)
 
     def collect(self, run: AblationRun) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A finished run's scores and how it was trained, and its environment."""
+        """Scores and training statistics of a finished run, and its environment."""
         from maris_fast.data_shards.cache import read_manifest
         from maris_fast.evaluation.scores_file import DataSplit, headline, read_scores
         from maris_fast.reports.run_data import RunData
@@ -245,7 +245,7 @@ def _cores() -> int:
 
 
 def _gpus(needed: int) -> list[str]:
-    """The GPUs that runs are spread over; none on a machine that has none."""
+    """The GPUs that runs are spread over; empty on a machine without GPUs."""
     import torch
 
     from maris_fast.errors import ConfigError
@@ -315,7 +315,7 @@ def _show(record: Record, folder: Path) -> None:
 
 
 def _console() -> Console:
-    """As wide as the tables where nobody looks at a terminal."""
+    """A console, as wide as the tables if it is not a terminal."""
     from rich.console import Console
 
     console = Console()

@@ -41,10 +41,10 @@ from maris_fast.system.terminal import PrintableFormatter, printable, with_optio
 
 
 class Commands(TyperGroup):
-    """Runs a command; an error that a person can act on is printed without a traceback, exit status 2.
+    """Runs a command; an error that the user can act on is printed without a traceback, exit status 2.
 
-    A reader of standard output that goes away (``| head``) ends nothing: what a command makes is made whole.
-    Whatever signal asks it to end, it does so as by Ctrl-C.
+    A closed standard output (``| head``) does not end a command: it still writes all of its files.
+    Signals that ask it to end have the effect of Ctrl-C.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -64,7 +64,7 @@ class Commands(TyperGroup):
 
 
 def _of_the_system(error: OSError) -> str:
-    """Of a file that no command has looked after: the name that it has, and what can be done."""
+    """Message for an error that no command handles: the file's name, the reason, and a remedy if known."""
     named = " and ".join(str(one) for one in (error.filename, error.filename2) if one is not None)
     reason = error.strerror or str(error)
     todo = "; make room on that disk" if error.errno in FULL else ""

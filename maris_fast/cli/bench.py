@@ -1,4 +1,4 @@
-"""``bench``: run the microbenchmarks, draw and compare what they gave."""
+"""``bench``: run the microbenchmarks, draw and compare their results."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def step(
     for row in measured:
         rows.append({"size": size, **row})
         say(waterfall.line(row))
-        # What was measured is kept when a later row fails or is stopped.
+        # Saved after each row, as a later one may fail or be stopped.
         file = Suite.now(name, environment(ranks), rows).save(out or ROOT / "bench" / "results")
     say(f"wrote {file}")
     leave()

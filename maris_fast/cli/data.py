@@ -1,4 +1,4 @@
-"""``scenes``, ``pretrain``, ``import``, ``mix``, ``cache``, ``verify``: from annotations to right shards."""
+"""``scenes``, ``pretrain``, ``import``, ``mix``, ``cache``, ``verify``: annotations to verified shards."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def pretrain(
 
 
 def _named(option: Path | str | None, argument: Path | str | None) -> Path | str:
-    """A new folder or an address, by ``--out`` or as it was named before all commands had that."""
+    """The output folder or address, from ``--out`` or from the argument that commands had before it."""
     from maris_fast.errors import ConfigError
 
     if option is None and argument is None:

@@ -1,4 +1,4 @@
-"""``demo``: a local page where one uploads a photograph, writes sentences and sees their masks."""
+"""``demo``: a local page to upload a photograph, enter sentences and see their masks."""
 
 from __future__ import annotations
 

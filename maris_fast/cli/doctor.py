@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"ok": "green", "not run": "dim", "warning": "yellow", "broken": "red"}
 WIDTH = 100_000
-"""Where nobody looks at a terminal: nothing is broken into lines, for who searches in it."""
+"""Without a terminal: no line is wrapped, so that the output can be searched."""
 
 
 def doctor(
@@ -69,7 +69,7 @@ def doctor(
         results.append(result)
         if not subject.launched:
             console.print(_row(result))
-    if subject.launched:  # at once, where several machines print to one place
+    if subject.launched:  # in one piece, since several machines may print to one place
         console.print(Group(*map(_row, results)))
     if as_json and subject.first_here:
         print(_as_json(results), flush=True)

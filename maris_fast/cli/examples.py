@@ -84,6 +84,6 @@ def examples(
 
 
 def names_of(paths: list[Path]) -> list[str]:
-    """Names of weights by their run's folder, or by the whole path where two would be alike."""
+    """Names of weights by their run's folder, or by the whole path if two names would be the same."""
     names = [path.resolve().parent.name if path.stem in ("best", "last") else path.stem for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]

@@ -31,10 +31,10 @@ def info(
 
 
 def describe(path: Path | StoreAddress) -> dict[str, Any]:
-    """Name and value of what ``path``, or the cache at an address, says of itself.
+    """Names and values of the metadata of ``path``, or of the cache at an address.
 
     Raises:
-        InputError: nothing of this project.
+        InputError: not a file or folder of this project.
     """
     from maris_fast.data_shards.cache import read_manifest
     from maris_fast.data_shards.cache.manifest import MANIFEST
@@ -66,7 +66,7 @@ def _with(rows: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Versions, devices, and what ``impl="auto"`` takes on each."""
+    """Versions, devices, and what ``impl="auto"`` selects on each."""
     import os
     import platform
     from importlib.metadata import version

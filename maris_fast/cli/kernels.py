@@ -1,4 +1,4 @@
-"""``kernels``: prove the implementations on this machine, and show which ones calls get."""
+"""``kernels``: prove the implementations on this machine, and show which ones calls use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starts the ranks of a command, and ends them: DeepSpeed's launcher, made easier to type."""
+"""Starts and ends the ranks of a command: a simpler interface to DeepSpeed's launcher."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from maris_fast.system import process_table
 from maris_fast.system.launchers import alone, free_port
 
 SECONDS_TO_STOP = 120.0
-"""For a step and a checkpoint."""
+"""Time for ranks to finish a step and write a checkpoint."""
 PR_SET_CHILD_SUBREAPER = 36
 
 Ranks = Annotated[int, typer.Option(min=1, help="processes on this machine")]
 
 
 def launch(ranks: int, *command: str) -> int:
-    """Runs ``command`` on so many ranks; its exit status.
+    """Run ``command`` on ``ranks`` ranks; return its exit status.
 
     Raises:
-        KeyboardInterrupt: asked to end, and the ranks have ended: a training with a checkpoint.
+        KeyboardInterrupt: interrupted, after the ranks have ended; training ends with a checkpoint.
     """
     _adopt_orphans()
     words, variables = launched(ranks, *command)
@@ -39,19 +39,19 @@ def launch(ranks: int, *command: str) -> int:
         except KeyboardInterrupt:
             _end_ranks()
             raise
-        if status < 0:  # by a signal that we were not sent
+        if status < 0:  # ended by a signal that this process did not get
             _end_ranks()
     return status
 
 
 def _adopt_orphans() -> None:
-    """What the launcher leaves becomes our child, where the system can do that."""
+    """Become the parent of processes that the launcher leaves behind, if the system supports it."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _end_ranks() -> None:
-    """Asks all ranks to end, and waits for them, since a batch system kills those that we leave.
+    """Ask all ranks to end, and wait for them, since a batch system kills those that outlive us.
 
     The launcher does not do that: it dies at once, or waits.
     """
@@ -68,7 +68,7 @@ def _end_ranks() -> None:
 
 
 def _ranks() -> Iterator[int]:
-    """Processes below us that the launcher has given a number, without those that they have started."""
+    """Our descendants that have a rank from the launcher, without the processes that these have started."""
     own = os.getpid()
     numbered = {
         pid for pid in process_table.descendants(own) if "RANK" in (process_table.environment(pid) or {})
@@ -77,9 +77,9 @@ def _ranks() -> Iterator[int]:
 
 
 def launched(ranks: int, *command: str, devices: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
-    """The words and variables that start ``command`` on so many ranks, by DeepSpeed's launcher where needed.
+    """Arguments and variables that start ``command`` on ``ranks`` ranks, by DeepSpeed's launcher if needed.
 
-    One rank needs no launcher, whose start takes longer than that of the rank.
+    One rank needs no launcher, which takes longer to start than the rank itself.
 
     Args:
         devices: a GPU for each rank; the first ones by default.
@@ -89,15 +89,15 @@ def launched(ranks: int, *command: str, devices: Sequence[str] = ()) -> tuple[li
         visible = {"CUDA_VISIBLE_DEVICES": devices[0]} if devices else {}
         return [sys.executable, "-u", *words], {**alone(), **visible}
     launcher = Path(sys.executable).with_name("deepspeed")
-    # Of this very environment, whatever else is first on PATH.
+    # Programs of this Python environment come first, whatever else is on PATH.
     variables = {"PATH": f"{launcher.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     where = ["--include", f"localhost:{','.join(devices)}"]
     if not devices:
         where = ["--num_gpus", str(ranks)]
-        # Ranks set their own; without one the launcher warns twice of a machine without a GPU.
+        # Ranks set their own; without it the launcher warns twice if the machine has no GPU.
         variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")
-    # The launcher's own choice is one fixed port, and two runs on a machine would meet there.
+    # The launcher's default is a fixed port, on which two runs on a machine would collide.
     port = ["--master_port", str(free_port())]
-    # What it does all the time would stand before what the command has to say.
+    # The launcher's routine messages would come before those of the command.
     quiet = ["--log_level", "error"]
     return [sys.executable, str(launcher), *quiet, *where, *port, *command], variables

@@ -1,4 +1,4 @@
-"""What commands share of their options, and their names for messages of the library."""
+"""Options that several commands have, and the names of options for messages of the library."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ License = Annotated[
 def require_license(license: str | None) -> None:
     """
     Raises:
-        ArgumentError: no identifier of a license.
+        ArgumentError: ``license`` is not an identifier of a license.
     """
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise ArgumentError(
@@ -42,6 +42,6 @@ def separated(values: Sequence[str] | None) -> list[str]:
 
 
 def options_of(command: Any) -> dict[str, str]:
-    """``{"held_out": "--held-out"}`` of a click command; positional arguments are left out."""
+    """``{"held_out": "--held-out"}`` of a click command; without positional arguments."""
     named = ((one.name, one.opts[-1]) for one in getattr(command, "params", ()))
     return {name: option for name, option in named if option.startswith("--")}

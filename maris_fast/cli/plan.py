@@ -1,4 +1,4 @@
-"""``plan``: what a data set of some size needs before anything is bought, rented or downloaded."""
+"""``plan``: what a data set of a given size needs, before anything is bought, rented or downloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``predict-many``: folders or JSON lines of images, to masks as PNG, COCO's or labelme's."""
+"""``predict-many``: masks for folders or JSON lines of images, as PNG, COCO or labelme files."""
 
 from __future__ import annotations
 

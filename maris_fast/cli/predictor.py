@@ -1,4 +1,4 @@
-"""What the commands share that predict: their options, and a predictor that says what it loads."""
+"""Common parts of commands that predict: their options, and a predictor that reports what it loads."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Device = Annotated[str, typer.Option(help="cpu or cuda")]
 
 
 def named_weights(weights: str, device: str = "cpu") -> Path:
-    """The weights file that is meant, said at once: before anything that takes seconds to import.
+    """The file of the named weights, reported before imports that take seconds.
 
     Raises:
-        CheckpointError: there is none, here or at the Hub.
-        ConfigError: a device that is not here.
+        CheckpointError: no such weights, neither on this machine nor on the Hub.
+        ConfigError: a device that this machine does not have.
     """
     from maris_fast.weight_files import find_weights, pretrained_weights
 
-    # A mistyped runs/people is no reason to wait for the Hub.
+    # A mistyped local path such as runs/people must not wait for the Hub.
     here = Path(weights).parent.is_dir()
     file = find_weights(weights) if here else pretrained_weights(weights)
     say(f"loading {file}", err=True)
@@ -42,10 +42,10 @@ def named_weights(weights: str, device: str = "cpu") -> Path:
 def load_predictor(
     weights: Path, sam_weights: str | None, text_weights: str | None, device: str
 ) -> Predictor:
-    """Loads what ``named_weights`` returned, and says what to know of it.
+    """Load the file that ``named_weights`` returned, and print its caution, if any.
 
     Raises:
-        CheckpointError, ConfigError: as ``Predictor``.
+        CheckpointError, ConfigError: see ``Predictor``.
     """
     from maris_fast.prediction import Predictor
 

@@ -1,4 +1,4 @@
-"""``quickstart``: the whole way on synthetic scenes, by the commands that real data takes."""
+"""``quickstart``: the whole pipeline on synthetic scenes, with the commands used for real data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EXAMPLES_A_KIND = 2
 BEGUN, SECONDS = "quickstart.json", "seconds.json"
-"""What was asked for; how long each step took that is done."""
+"""Files with the requested settings, and with the duration of each finished step."""
 
 
 def quickstart(
@@ -75,7 +75,7 @@ def quickstart(
 
 
 def _begin(folder: Path, asked: dict[str, Any]) -> None:
-    """Raises InputError where the folder has something else in it than a quickstart that asks the same."""
+    """Create ``folder``; raise InputError unless it is new, empty or this quickstart, not yet finished."""
     begun = folder / BEGUN
     if begun.is_file():
         try:
@@ -99,7 +99,7 @@ def _begin(folder: Path, asked: dict[str, Any]) -> None:
 def prepare(
     folder: Path, watch: Stopwatch, *, train_images: int, val_images: int, cache_settings: Sequence[str] = ()
 ) -> None:
-    """Scenes -> import -> cache, in ``folder``; what an earlier call has finished there is not done again."""
+    """Scenes -> import -> cache, in ``folder``; steps that an earlier call has finished are skipped."""
     root, dataset = folder / "scenes", folder / "dataset"
     with watch.step("scenes", "render scenes") as wanted:
         if wanted and not root.exists():
@@ -115,10 +115,10 @@ def prepare(
 
 
 class Stopwatch:
-    """Says what begins and how long it took, and keeps the seconds by name.
+    """Prints the title and duration of each step, and keeps the seconds by name.
 
     Args:
-        file: keeps them over a stop; a step that is in it is done.
+        file: stores them, so that a resumed quickstart skips the steps in it.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -127,7 +127,7 @@ class Stopwatch:
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[bool]:
-        """Whether the step is still to be done."""
+        """Time a step; yields whether it is still to be done."""
         done = name in self.seconds
         number = [*self.seconds].index(name) if done else len(self.seconds)
         typer.secho(f"\n{number + 1}. {title}{': done before' if done else ''}", bold=True)
@@ -177,7 +177,7 @@ def _draw(weights: Path, dataset: Path, out: Path) -> None:
 
 
 def _examples(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, int]]:
-    """The first expressions of each kind, each from an image of its own: not chosen by how well they go."""
+    """The first expressions of each kind, each from an image of its own; not selected by their result."""
     wanted: dict[str | None, int] = {}
     for record in records:
         for index, expression in enumerate(record.expressions):
@@ -197,7 +197,7 @@ def _conclude(scores: dict[str, Any], weights: Path, picture: Path, seconds: flo
 
 
 def _verdict(written: float, exchanged: float) -> str:
-    """Exchanging sentences must cost a model that reads them; one that only sees objects loses little."""
+    """Exchanged sentences must hurt a model that reads them; one that only sees objects loses little."""
     if exchanged < written / 3:
         return "less than a third: the model reads the sentence"
     return "not less than a third: it does not read the sentence well"

@@ -1,4 +1,4 @@
-"""``report``: what training runs did, as a page."""
+"""``report``: the results of training runs as a page."""
 
 from __future__ import annotations
 

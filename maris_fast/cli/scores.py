@@ -1,4 +1,4 @@
-"""``eval``, ``score`` and ``compare``: weights, masks of any origin, and two models side by side."""
+"""``eval``, ``score`` and ``compare``: scores of weights, of any masks, and a comparison of two models."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def evaluate(
         say(f"scoring {weights} on {split} of {place}", err=True)
         from maris_fast.train.cache_splits import require_split
 
-        # Told here, not between the launcher's lines.
+        # Checked here, so that an error is not lost in the launcher's output.
         require_split(place, split)
     if ranks > 1:
         command = scoring_command(weights, place, split=split, swapped=swapped, out=out)
@@ -98,7 +98,7 @@ def evaluate(
 def scoring_command(
     weights: Path, cache: object, *, split: str, swapped: bool = False, out: Path | None = None
 ) -> list[str]:
-    """What the launcher is given to score ``weights`` on a split of ``cache``."""
+    """Arguments for the launcher to score ``weights`` on a split of ``cache``."""
     command = ["--module", "maris_fast.evaluation", str(weights), str(cache), "--split", split]
     if swapped:
         command.append("--swapped")

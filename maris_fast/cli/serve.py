@@ -53,7 +53,7 @@ def serve(
     """Serve a model over HTTP: photographs and sentences in, masks out; also a backend of Label Studio.
 
     POST /segment, GET /health, /ready and /openapi.json. Needs: pip install 'maris-fast[serve]'. SIGTERM or
-    Ctrl-C ends it once the requests that are there are answered.
+    Ctrl-C ends it once pending requests are answered.
     """
     file = named_weights(weights, device)
     import os

@@ -1,4 +1,4 @@
-"""``train``: the launcher's command line, made easier to type."""
+"""``train``: a simpler command line for the launcher."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def train(
 
     entry = Path(package.__file__).with_name("main.py")
     files = [part for file in config for part in ("--config", str(file))]
-    # Told here, not between the launcher's lines.
+    # Checked here, so that an error is not lost in the launcher's output.
     check([*files, *(overrides or ())])
     sys.exit(launch(ranks, str(entry), *files, *(overrides or ())))

@@ -1,4 +1,4 @@
-"""What the commands share that other programs connect to: their options, and their life from start to end."""
+"""Common parts of commands that serve over the network: their options, their start and their end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOCAL = "127.0.0.1"
 
 @contextmanager
 def of_extra(extra: str, what: str, *packages: str) -> Iterator[None]:
-    """A block of imports; what of the ``packages`` is missing is a ConfigError that names the extra."""
+    """Context for imports: raise a ConfigError that names the extra if one of ``packages`` is missing."""
     from maris_fast.errors import ConfigError
 
     try:
@@ -51,10 +51,10 @@ def asked_at(
     text_weights: str | None,
     device: str,
 ) -> Iterator[tuple[socket.socket, Predictor]]:
-    """A listener and a predictor, for a block that answers until Ctrl-C; then the process ends.
+    """A listener and a predictor, for a block that serves until Ctrl-C; then the process exits.
 
     Raises:
-        ConfigError, CheckpointError: as ``listening`` and ``load_predictor``.
+        ConfigError, CheckpointError: see ``listening`` and ``load_predictor``.
     """
     import os
     import sys
@@ -69,7 +69,7 @@ def asked_at(
         with suppress(KeyboardInterrupt):
             yield listener, predictor
         say("ended", err=True)
-    # All is closed and removed; what is still computed is not waited for.
+    # Everything is closed and removed; do not wait for computations in progress.
     sys.stdout.flush()
     os._exit(0)
 

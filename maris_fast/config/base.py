@@ -9,23 +9,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 MOST_CHANNELS = 2**14
 MOST_BLOCKS = 64
 MOST_PIXELS_A_SIDE = 2**12
-"""Far above any model's; a header that asks for more would take memory until none is left."""
+"""Far above those of any model; a header that asks for more would exhaust the memory."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Settings(BaseModel):
-    """Immutable settings; an unknown key is an error that names its neighbours (see ``loading``)."""
+    """Immutable settings; an unknown key is an error that suggests a similar one (see ``loading``)."""
 
     shipped: ClassVar[str | None] = None
-    """Folder of the package whose YAML can be named without path and suffix."""
+    """Folder of the package whose YAML files can be named without path and suffix."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_no_text(cls, value: Any, info: ValidationInfo) -> Any:
-        """Else ``yes`` would be the number 1, and ``010`` ten."""
+        """Reject text and booleans for numbers: pydantic would read ``true`` as 1 and ``"010"`` as ten."""
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         for one in value if isinstance(value, list | tuple) else (value,):
             if isinstance(one, bool | str) and kinds & {int, float} and not kinds & {bool, str}:
@@ -34,6 +34,6 @@ class Settings(BaseModel):
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """A type, or those that it is made of."""
+    """The types that an annotation consists of: itself, or the parts of a union or container."""
     parts = get_args(annotation)
     return set().union(*map(_kinds, parts)) if parts else {annotation}

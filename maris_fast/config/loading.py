@@ -1,4 +1,4 @@
-"""YAML plus ``key=value`` from the command line, into checked settings."""
+"""Loads YAML files, with ``key=value`` overrides from the command line, as validated settings."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SHIPPED = ("train/configs", "data_shards/configs")
 def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides: Sequence[str] = ()) -> S:
     """Settings of ``kind`` from YAML files, each on top of those before, with ``section.key=value`` on top.
 
-    Values are read as YAML, so ``null``, ``true``, ``[0.9, 0.95]`` and ``1e-3`` work; ``plain_yaml`` says
-    what is a number. A file may start from others, ``extends: [a.yaml, b.yaml]``, paths relative to itself:
-    what comes later wins, and the file itself comes last. A configuration that the package has may be named
+    Values are read as YAML, so ``null``, ``true``, ``[0.9, 0.95]`` and ``1e-3`` work; ``plain_yaml`` defines
+    what is a number. A file may extend others, ``extends: [a.yaml, b.yaml]``, with paths relative to itself:
+    later ones win, and the file itself comes last. A configuration that the package ships may be named
     without folder and suffix: ``refcoco_fast``, ``vit_h``, ``ablations/without_ma``.
 
     Raises:
@@ -43,7 +43,7 @@ def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides:
 def read_values(
     files: Sequence[Path], overrides: Sequence[str] = (), shipped: Sequence[str] = SHIPPED
 ) -> dict[str, Any]:
-    """What ``load_settings`` would check: nothing is known yet of what kind they are.
+    """The merged values that ``load_settings`` would validate; their kind of settings is not known yet.
 
     Args:
         shipped: folders of the package whose files have short names.

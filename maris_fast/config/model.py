@@ -1,4 +1,4 @@
-"""Every choice inside the model; where the paper is silent, the default is the project's decision."""
+"""Settings of the model; where the paper does not specify one, the default is the project's decision."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Fusion = Literal["mutual", "transformer", "spatial_dynamic", "bidirectional"]
 
 
 class ModelSettings(Settings):
-    """MARIS (eqs. 1-8), and what its ablations put in a part's place (docs/ablations.md).
+    """MARIS (eqs. 1-8), and the replacements of its parts in ablations (docs/ablations.md).
 
-    The widths of the frozen features are not here: they come from the cache.
+    The widths of the frozen features are not settings: they come from the cache.
     """
 
     channels: int = Field(256, gt=0, le=MOST_CHANNELS, description="C, the width of every trained token")
@@ -66,7 +66,7 @@ class ModelSettings(Settings):
         description="pairs that eq. 4's gate keeps; irrelevant: as printed; only with fusion: mutual",
     )
     tau: float = Field(0.5, ge=0, lt=1, description="threshold of eq. 4; 0 keeps every pair")
-    # Weights without these in their header were trained on the equations as printed: the defaults stay so.
+    # Weights whose header lacks these were trained on the equations as printed: the defaults must stay so.
     language_norm: Literal["none", "columns"] = Field(
         "none",
         description="eq. 5 for words: none (Aᵀ Z_v as printed), or divided by A's column sums, a "
@@ -136,7 +136,7 @@ class ModelSettings(Settings):
         return self
 
     def _sam_decoder_is_its_own(self) -> None:
-        """Nothing that SAM's decoder settles for itself is asked of it."""
+        """Reject settings of what SAM's decoder defines itself, and widths that it cannot split."""
         own = {
             "decoder_self_attention": "has no self-attention of visual tokens",
             "token_to_image": "has this attention already",
@@ -160,7 +160,7 @@ class ModelSettings(Settings):
 
 
 class LossSettings(Settings):
-    """L = focal + dice (eq. 9), both means over pixels, then over expressions; perhaps plus no-target."""
+    """L = focal + dice (eq. 9), both means over pixels, then over expressions; optionally plus no-target."""
 
     focal_weight: float = Field(1.0, ge=0)
     dice_weight: float = Field(1.0, ge=0)

@@ -1,4 +1,4 @@
-"""Where a cache lies: a folder of this machine, or an address below which a server has its files."""
+"""Location of a cache: a local folder, or the address of a folder on a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maris_fast.errors import ArgumentError
 
 SCHEMES = ("s3", "gs", "hf", "https", "http")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-# What `Path` makes of an address.
+# `Path` turns the two slashes of an address into one.
 _ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
 _REST = re.compile(r"[^\s?#]*[^\s?#/]")
 _HF = re.compile(r"datasets/[^/@]+/[^/@]+(@[^/]+)?(/[^/]+)*")
@@ -22,10 +22,10 @@ _HF = re.compile(r"datasets/[^/@]+/[^/@]+(@[^/]+)?(/[^/]+)*")
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """A folder, or with ``/`` a file in it, of an object store or a web server.
+    """A folder in an object store or on a web server; ``address / name`` is a file in it.
 
     Attributes:
-        url: of one of ``SCHEMES``, without a slash at its end.
+        url: with one of ``SCHEMES``, without a trailing slash.
     """
 
     url: str
@@ -57,7 +57,7 @@ def cache_place(place: str | os.PathLike[str] | StoreAddress) -> Path | StoreAdd
     """A folder, or an address if it looks like one.
 
     Raises:
-        ArgumentError: an address of another kind, or without host, bucket or data set.
+        ArgumentError: an address with another scheme, or without host, bucket or data set.
     """
     if isinstance(place, StoreAddress):
         return place

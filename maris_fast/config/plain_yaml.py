@@ -1,8 +1,8 @@
-"""YAML in which a value is what it looks like, and a file as large as it looks.
+"""YAML without surprising types, duplicate keys or exploding aliases.
 
 Of YAML 1.1's many spellings only those of JSON and YAML 1.2 are values: ``yes``, ``off``, ``010``, ``1:30``
-and ``2024-01-01`` are text. A key that stands twice is an error, and so are aliases that stand for far more
-than is written.
+and ``2024-01-01`` are text. A duplicate key is an error, and so are aliases that expand to far more than is
+written.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from maris_fast.errors import ConfigError
 
 MOST_BYTES = 1_000_000
 MOST_NODES = 100_000
-"""Values of a file with every alias written out; the longest configuration here has 100."""
+"""Limit on the values of a file with all aliases expanded; the longest configuration here has 100."""
 
 
 class YamlError(ConfigError):
-    """A text that is no YAML, or too much of it."""
+    """Text that is not YAML, or too large."""
 
 
 _RESOLVERS = (
@@ -59,10 +59,10 @@ class _Dumper(_Plain, yaml.SafeDumper):
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds.
+    """Content of a YAML file.
 
     Raises:
-        YamlError: it cannot be read, or as ``load_yaml``.
+        YamlError: the file cannot be read or is too large, or see ``load_yaml``.
     """
     try:
         with path.open("rb") as file:
@@ -81,10 +81,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def load_yaml(text: str) -> Any:
-    """What a YAML document holds.
+    """Content of a YAML document.
 
     Raises:
-        YamlError: it is not YAML, has a key twice, or is too large with its aliases written out.
+        YamlError: it is not YAML, has a duplicate key, or is too large with its aliases expanded.
     """
     try:
         loader = _Loader(text)
@@ -100,7 +100,7 @@ def load_yaml(text: str) -> Any:
         raise
     except RecursionError as error:
         raise YamlError("it is nested too deep") from error
-    except Exception as error:  # a value that its tag does not fit makes PyYAML raise nearly anything
+    except Exception as error:  # PyYAML raises nearly anything for a value that does not fit its tag
         raise YamlError(str(error)) from error
 
 
@@ -111,7 +111,7 @@ def dump_yaml(values: Any) -> str:
 
 
 def _written_out(node: Node, known: dict[int, int]) -> int:
-    """How many values there are if each alias is one more copy."""
+    """Number of values with each alias counted as a copy."""
     if id(node) in known:
         if not known[id(node)]:
             raise YamlError(f"an alias refers to a value that contains it{_line(node)}")

@@ -1,5 +1,5 @@
-"""The demo: a page where one uploads a photograph, writes sentences and sees their masks.
+"""The demo: a page to upload a photograph, write sentences and see their masks.
 
-``answers`` computes, ``served`` holds the files that go in and out, ``page`` has the widgets, ``gate`` says
-who may ask what, ``server`` puts them together.
+``answers`` computes masks, ``served`` holds uploaded and generated files, ``page`` has the widgets, ``gate``
+restricts requests, ``server`` puts them together.
 """

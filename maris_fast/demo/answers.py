@@ -1,4 +1,4 @@
-"""What the demo page answers: from a photograph's file and sentences to masks, pictures and seconds."""
+"""Answers of the demo page: from a photograph's file and sentences to masks, pictures and timings."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from maris_fast.web import limits
 from maris_fast.web.encodings import Encodings, key_of
 
 LOGITS = 50_000_000
-"""Numbers computed at once, 200 MB: for as many sentences as that allows."""
+"""Most logits computed at once (200 MB), which limits how many sentences share a pass."""
 ENCODED = 4
-"""Photographs whose features are kept."""
+"""Photographs whose features are cached."""
 WIDTH = 1280
-"""Pixels; a wider photograph is shown smaller, its mask is not."""
+"""Pixels; a wider photograph is scaled down for display, its mask is not."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class Answer:
     pictures: tuple[Image.Image, ...]
     """Each mask over the photograph, at most ``WIDTH`` wide."""
     encoding_seconds: float | None
-    """None: the photograph had been encoded before."""
+    """None if the features were cached."""
     sentences_seconds: float
 
     @property
     def shares(self) -> list[float]:
-        """Each mask's part of the photograph, 0 to 1."""
+        """Each mask's share of the photograph, 0 to 1."""
         return [float(mask.mean()) for mask in self.masks]
 
 
 class Demo:
-    """Answers about photographs; SAM's features of the last ones are kept, so more sentences cost little.
+    """Answers about photographs; SAM's features of the last ones are cached, so more sentences cost little.
 
-    Threads may call it; they do not wait for each other.
+    Thread-safe; threads do not wait for each other.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -57,10 +57,10 @@ class Demo:
         self._encodings = Encodings(predictor, ENCODED)
 
     def segment(self, photo: Path | None, sentences: str) -> Answer:
-        """Masks of the sentences, one a line; empty lines do not count.
+        """Masks of the sentences, one per line; empty lines are ignored.
 
         Raises:
-            InputError: no photograph or none that can be read; no sentence, too many, or one too long.
+            InputError: no photograph or an unreadable one; no sentence, too many, or one too long.
         """
         texts, image = _asked(photo, sentences)
         encoded, encoding_seconds = self._encoded(image)
@@ -85,11 +85,11 @@ class Demo:
         """Pictures with their captions: the words of one pixel, then the regions of each word by block.
 
         Args:
-            x, y: pixel of the photograph; None: one well inside the mask.
+            x, y: pixel of the photograph; None: a pixel well inside the mask.
 
         Raises:
             ConfigError: the model has no mutual-aware attention.
-            InputError: as ``segment``, half a pixel, or one outside the photograph.
+            InputError: as ``segment``; only one of ``x`` and ``y``; or a pixel outside the photograph.
         """
         (text, *more), image = _asked(photo, sentence)
         if more:
@@ -124,14 +124,14 @@ def photograph(path: Path | None) -> Image.Image:
     """The photograph of an upload or an example.
 
     Raises:
-        InputError: no file, or none that ``limits.photograph`` takes.
+        InputError: no file, or one that ``limits.photograph`` rejects.
     """
     if path is None:
         raise InputError("no photograph; upload one, or choose an example")
     try:
         return limits.photograph(path)
     except InputError as error:
-        # Whoever uploaded it knows its name, not the folder that it was put into.
+        # The visitor knows the name of the file, not the folder in which it is stored.
         raise InputError(str(error).replace(f"{path.parent}/", "")) from error
 
 

@@ -1,6 +1,6 @@
-"""What of Gradio the demo's page has a path for.
+"""The paths of Gradio that the demo's page allows.
 
-All that Gradio can do beyond this page (download for a visitor, keep links, run tools) has none.
+Gradio's other features (download for a visitor, keep links, run tools) are not reachable.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 UPLOAD = "/gradio_api/upload"
 FILE = "/gradio_api/file="
 MOST_ASKED = 64 << 10
-"""Bytes of a request that is no upload."""
+"""Most bytes of a request that is not an upload."""
 ASKED_SECONDS = 20.0
 
 FROM_HERE = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "form-action 'self'; base-uri 'self'; object-src 'none'"
 )
-"""Content-Security-Policy: whatever Gradio's page asks, the browser talks to this server only."""
+"""Content-Security-Policy: whatever Gradio's page requests, the browser contacts this server only."""
 
 _PATHS = {
     "GET": (
@@ -42,7 +42,7 @@ _PATHS["HEAD"] = _PATHS["GET"]
 
 
 class PageGate(Gate):
-    """Lets through what the page's own scripts and ``gradio_client`` ask."""
+    """Passes the requests of the page's own scripts and of ``gradio_client``."""
 
     headers = {**Gate.headers, "Content-Security-Policy": FROM_HERE}  # noqa: RUF012
     another_name = (
@@ -57,7 +57,7 @@ class PageGate(Gate):
         return PlainTextResponse(f"{text}\n", status, headers)
 
     def failed(self, scope: Scope, error: Exception) -> None:
-        # Strangers write no pages of traceback in this terminal.
+        # Visitors must not be able to fill this terminal with tracebacks.
         log.warning("%s %r: %r", scope["method"], scope["path"][:80], error)
 
     def unknown(self, scope: Scope) -> tuple[int, str] | None:

@@ -1,4 +1,4 @@
-"""The demo's widgets, and what Gradio may take from a visitor and give back."""
+"""The demo's widgets, and checks of what Gradio accepts from a visitor and returns."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from maris_fast.demo.turns import Turns
 from maris_fast.errors import InputError, MarisError
 
 AT_ONCE = 4
-"""Requests computed side by side, so that one large photograph does not hold up the others."""
+"""Requests computed concurrently, so that one large photograph does not hold up the others."""
 ERROR_SECONDS = 20.0
-"""For which an error is shown."""
+"""How long an error is shown."""
 
 _Result = TypeVar("_Result")
 
 
 class Page(gr.Blocks):
-    """Widgets whose values are what they look like: text, numbers, and photographs that were uploaded here.
+    """Widgets that accept nothing but text, numbers, and photographs that were uploaded here.
 
-    Gradio takes any value that looks like a file's description for a file, in a text as well, and copies the
-    path in it to where visitors can fetch it. So what a visitor sends is read here instead: a photograph's
-    name is looked up in ``served``, and whatever is no text or number elsewhere is refused.
+    Gradio treats any value that looks like a description of a file as a file, in a text widget as well, and
+    copies it from its path to where visitors can fetch it. So input is parsed here instead: a photograph's
+    name is looked up in ``served``, and any other value that is neither text nor number is refused.
     """
 
     def __init__(self, served: ServedFiles, **settings: Any) -> None:
         super().__init__(**settings)
         self.served = served
-        # Mounted in another app, Gradio never sets this, and without it its own check of paths lets all pass.
+        # Mounted in another app, Gradio never sets this, and without it its own check accepts all paths.
         self.has_launched = True
 
     async def preprocess_data(
@@ -57,7 +57,7 @@ class Page(gr.Blocks):
         return self.named(await super().postprocess_data(block_fn, predictions, state))
 
     def named(self, output: Any) -> Any:
-        """With the names of files instead of where they lie."""
+        """The output with names of files in place of their paths."""
         return traverse(output, self._named_file, is_file_obj_with_meta)
 
     def _named_file(self, file: dict[str, Any]) -> dict[str, Any]:
@@ -79,15 +79,15 @@ class Page(gr.Blocks):
 
 
 def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] = ()) -> Page:
-    """The widgets; events ``/segment`` and ``/attention`` are there for programs too.
+    """The widgets; programs can call the events ``/segment`` and ``/attention`` too.
 
     Args:
-        served: keeps what visitors upload and are given.
-        title: of the page, such as the weights' name.
-        examples: photographs to choose from; copied.
+        served: holds the files that visitors upload and get.
+        title: title of the page, such as the weights' name.
+        examples: photographs to choose from; they are copied.
     """
     chosen = [served.path(served.add(one.name, one.read_bytes(), stays=True)) for one in examples]
-    gr.set_static_paths([served.folder])  # Gradio makes no second copy of what lies there
+    gr.set_static_paths([served.folder])  # Gradio does not copy files in there again
 
     beside = _Beside()
 
@@ -162,7 +162,7 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
         unqueued: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         if chosen:
             dataset.click(example, dataset, photo, **unqueued)
-        # What no browser shows, such as a drawing that is told to be a photograph, leaves an empty frame.
+        # A file that browsers cannot show, such as an SVG drawing named .png, leaves an empty frame.
         taken = photo.upload(_require_photograph, photo, None, **unqueued)
         taken.failure(lambda: None, None, photo, **unqueued)
         photo.select(_spot, None, [x, y], **unqueued)
@@ -180,7 +180,7 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """An error that a person can act on is shown on the page, and not as a traceback in the terminal."""
+    """Show errors that a user can act on in the page, and not as a traceback in the terminal."""
     try:
         yield
     except MarisError as error:
@@ -190,7 +190,7 @@ def _told() -> Iterator[None]:
 
 
 class _Beside:
-    """Work in threads that do not hold up the end of the program, ``AT_ONCE`` of them."""
+    """Runs work in threads that do not delay the exit of the program, at most ``AT_ONCE`` of them."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(AT_ONCE)
@@ -208,7 +208,7 @@ class _Beside:
 
         await self._free.acquire()
         threading.Thread(target=run, daemon=True, name="maris-fast-demo").start()
-        # A visitor who leaves ends this wait; the thread keeps its place until it is done.
+        # A visitor who leaves cancels this wait; the thread keeps its place until it is done.
         return await asyncio.shield(asyncio.wrap_future(future))
 
 

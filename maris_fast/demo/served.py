@@ -1,7 +1,7 @@
-"""Files that the page takes and gives: each under a name that cannot be guessed, the oldest leave first.
+"""Uploaded and generated files of the page, under names that cannot be guessed; the oldest are removed first.
 
-A name is looked up, never joined to a folder: what was not put here has no name, so it cannot be asked for.
-Who knows a name is who uploaded the file or was given it.
+A name is looked up, never joined to a folder: a file that was not added here has no name, so it cannot be
+requested. Only the visitor who uploaded the file or was given it knows its name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 from maris_fast.errors import InputError
 
 ROOM = 1 << 30
-"""Bytes on the disk, of all visitors together."""
+"""Most bytes on disk, of all visitors together."""
 LONGEST_NAME = 80
 
 
@@ -31,7 +31,7 @@ class _File:
 
 
 class ServedFiles:
-    """Files by name in ``folder``, at most ``room`` bytes of them. Threads may call it."""
+    """Files by name in ``folder``, at most ``room`` bytes of them. Thread-safe."""
 
     def __init__(self, folder: Path, room: int = ROOM) -> None:
         self.folder = folder.resolve()
@@ -40,14 +40,14 @@ class ServedFiles:
         self._lock = threading.Lock()
 
     def add(self, name: str, content: bytes, *, stays: bool = False) -> str:
-        """Keep a file, and remove the oldest others where there is no room for it.
+        """Store a file, and remove the oldest others if there is no room for it.
 
         Args:
-            name: as the visitor calls it; its last part without odd characters ends the name here.
-            stays: never removed to make room.
+            name: the visitor's name for it; its last part, without unusual characters, ends the name here.
+            stays: never remove it to make room.
 
         Returns:
-            The name that it is asked for by, such as ``kX2…/photo.jpg``.
+            The name under which it is requested, such as ``kX2…/photo.jpg``.
 
         Raises:
             InputError: the file cannot be written.
@@ -57,7 +57,7 @@ class ServedFiles:
         served = f"{secret}/{plain}"
         with self._lock:
             self._make_room(len(content))
-            # Counted before it is written, so that two at once do not take the same room.
+            # Counted before it is written, so that two concurrent calls do not use the same room.
             self._files[served] = _File(path, len(content), stays)
         try:
             path.parent.mkdir()
@@ -69,16 +69,16 @@ class ServedFiles:
         return served
 
     def add_picture(self, name: str, picture: Image.Image) -> Path:
-        """Keep a picture in the format that its name ends with; returns where it lies."""
+        """Store a picture in the format that its name ends with; return its path."""
         content = BytesIO()
         picture.save(content, format=PurePosixPath(name).suffix[1:])
         return self.path(self.add(name, content.getvalue()))
 
     def path(self, served: object) -> Path:
-        """Where the file of a name lies.
+        """The path of the file of a name.
 
         Raises:
-            InputError: no file has this name, or has it no more.
+            InputError: no file has this name, or it was removed.
         """
         with self._lock:
             file = self._files.get(served) if isinstance(served, str) else None
@@ -87,7 +87,7 @@ class ServedFiles:
         return file.path
 
     def name_of(self, path: str) -> str:
-        """The name of a file that ``add`` kept at this path."""
+        """The name of a file that ``add`` stored at this path."""
         return "/".join(Path(path).relative_to(self.folder).parts)
 
     def _make_room(self, size: int) -> None:
@@ -114,7 +114,7 @@ def _plain(name: str) -> str:
     if not dot:
         stem, ending = ending, ""
     ending = ending[:8]
-    # Bytes count on a disk, and a letter may have four.
+    # File systems limit bytes, and a character may have four.
     while len(f"{stem}{dot}{ending}".encode()) > LONGEST_NAME:
         stem = stem[:-1]
     return f"{stem or 'file'}{dot}{ending}"

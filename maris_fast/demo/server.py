@@ -25,10 +25,10 @@ STYLE = Path(__file__).with_name("page.css")
 
 
 def application(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] = ()) -> FastAPI:
-    """Gradio's page, with uploads and files that are this project's own.
+    """Gradio's page, with this project's own routes for uploads and files.
 
     Args:
-        served: keeps what visitors upload and are given.
+        served: holds the files that visitors upload and get.
         title, examples: as ``page`` takes them.
     """
     os.environ.update(GRADIO_TEMP_DIR=str(served.folder), GRADIO_ANALYTICS_ENABLED="False")
@@ -51,7 +51,7 @@ def application(demo: Demo, served: ServedFiles, title: str, examples: Sequence[
             path = served.path(name)
         except InputError as error:
             return PlainTextResponse(f"{error}\n", 404)
-        # A file that a visitor made is never run as a page of this server.
+        # A visitor's file must never run as a page of this server.
         pictures = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
         kind = pictures.get(path.suffix.lower(), "application/octet-stream")
         return FileResponse(path, media_type=kind)
@@ -68,7 +68,7 @@ def application(demo: Demo, served: ServedFiles, title: str, examples: Sequence[
         mcp_server=False,
         pwa=False,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        # Not as `css`, which reaches what is inside the page alone, and errors are shown outside.
+        # Not as `css`, which applies only inside the page; errors are shown outside it.
         head=f"<style>{STYLE.read_text()}</style>",
     )
     return app
@@ -84,20 +84,20 @@ def serve(
     examples: Sequence[Path] = (),
     started: Callable[[str], None],
 ) -> None:
-    """Show the page until interrupted. Uploads and masks lie in a temporary folder that is gone afterwards.
+    """Serve the page until interrupted. Uploads and masks are in a temporary folder, removed afterwards.
 
     Args:
         title, examples: as ``page`` takes them.
-        listener: as ``listening`` gives it.
-        host: where it listens; the page answers to this name and those of this machine.
-        allowed_hosts: other names that it answers to.
-        started: is told the page's address once it can be opened.
+        listener: as ``listening`` yields it.
+        host: where it listens; the page accepts this host name and those of this machine.
+        allowed_hosts: other host names that it accepts.
+        started: called with the page's address once it can be opened.
 
     Raises:
-        KeyboardInterrupt: by Ctrl-C.
+        KeyboardInterrupt: on Ctrl-C.
     """
     names, any_address = names_of(host)
-    # A thread may still be writing when it ends.
+    # A thread may still be writing when the folder is removed.
     with tempfile.TemporaryDirectory(prefix="maris-fast-demo-", ignore_cleanup_errors=True) as folder:
         app = application(demo, ServedFiles(Path(folder)), title, examples)
         gate = PageGate(app, {*names, *allowed_hosts}, any_address=any_address)

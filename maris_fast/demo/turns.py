@@ -1,4 +1,4 @@
-"""Gradio's queue, in which visitors take turns and none takes all places."""
+"""Gradio's queue, in which visitors take turns and none can take all places."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maris_fast.web.visitors import OF_ONE, WAITING, in_turns, too_many, visitor
 
 
 class Turns(Queue):
-    """The queue of ``blocks``. A visitor is an address, as whoever asks chooses the name of the session."""
+    """The queue of ``blocks``. A visitor is an address, since clients choose the names of sessions."""
 
     def __init__(self, blocks: Any) -> None:
         super().__init__(

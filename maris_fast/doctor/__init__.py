@@ -1,4 +1,4 @@
-"""Whether this machine can do a run: checks that run small things, each in a process of its own."""
+"""Checks of whether this machine can do a run: small trials, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEETING = Check("ranks", run.ranks_meet, seconds=90)
 
 CHECKS: tuple[Check, ...] = (
     Check("packages", machine.packages),
-    # Long, for cold files on a network's disk.
+    # A long limit, for uncached files on a network file system.
     Check("imports", machine.imports, seconds=120, opens=("torch", "maris_fast.data_shards.cache")),
     Check("kernel folders", machine.kernel_folders),
     Check("shared memory", machine.shared_memory),
@@ -30,4 +30,4 @@ CHECKS: tuple[Check, ...] = (
     Check("run folder", run.run_folder, concerns=_to_train),
     Check("first step", run.first_step, seconds=120, concerns=_to_train, after=("settings", "cache")),
 )
-"""In the order in which they run: what everything else needs comes first."""
+"""In the order in which they run: prerequisites come first."""

@@ -1,4 +1,4 @@
-"""Runs checks one after the other, each in a process of its own: one that dies or hangs is a finding."""
+"""Run checks one after the other, each in its own process, so that one that dies or hangs is a finding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maris_fast.doctor.finding import Finding, broken, not_run
 from maris_fast.doctor.subject import Subject
 from maris_fast.errors import MarisError
 
-# A check inherits what was imported by then (``Check.opens``), and no CUDA context.
+# A check inherits the modules imported so far (``Check.opens``), but no CUDA context.
 _FORK = multiprocessing.get_context("fork")
 _LEAVE_SECONDS = 2.0
 _LINES = 6
@@ -31,7 +31,7 @@ _LINES = 6
 class Check:
     """One check.
 
-    ``seconds``: after which it counts as broken. ``concerns``: whether it means anything for a subject.
+    ``seconds``: limit after which it counts as broken. ``concerns``: whether it applies to a subject.
     ``after``: checks that must not be broken for it to run. ``opens``: modules that are imported for all
     later checks once this one is ok; none may look for a GPU, since CUDA does not survive a fork.
     """
@@ -54,10 +54,10 @@ class Result:
 def examine(
     checks: Sequence[Check], subject: Subject, starting: Callable[[str], None] = lambda _: None
 ) -> Iterator[Result]:
-    """What each check that concerns ``subject`` has found, as soon as it has.
+    """The result of each check that applies to ``subject``, as soon as it is known.
 
-    A check that raises, dies or takes longer than ``Check.seconds`` is broken; the others go on. ``starting``
-    hears a check's name before it runs.
+    A check that raises, dies or takes longer than ``Check.seconds`` is broken; the others still run.
+    ``starting`` is called with a check's name before it runs.
     """
     broken_before: set[str] = set()
     for check in checks:
@@ -73,7 +73,7 @@ def examine(
                 broken_before.add(check.name)
             elif finding.status == "ok":
                 for module in check.opens:
-                    with suppress(Exception):  # the checks that need it say so
+                    with suppress(Exception):  # checks that need it report the failure
                         importlib.import_module(module)
             yield Result(check.name, finding, time.monotonic() - began)
 
@@ -91,13 +91,13 @@ def _found(check: Check, subject: Subject) -> Finding:
 
 
 def _work(check: Check, subject: Subject, sender: Connection, said: int) -> None:
-    os.setsid()  # so that what a check starts ends with it
+    os.setsid()  # so that processes that a check starts are killed with it
     for stream in (1, 2):
         os.dup2(said, stream)
     sys.stdout = sys.stderr = os.fdopen(said, "w", buffering=1, closefd=False)
     try:
         finding = check.run(subject)
-    except MarisError as error:  # written for people: it says what to do
+    except MarisError as error:  # its message is meant for users and says what to do
         finding = broken(str(error), "", "")
     except BaseException as error:
         traceback.print_exc()

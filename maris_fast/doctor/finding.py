@@ -1,4 +1,4 @@
-"""What a check has found."""
+"""The finding of a check."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ WORST_LAST: tuple[Status, ...] = ("ok", "not run", "warning", "broken")
 
 @dataclass(frozen=True)
 class Finding:
-    """``came``: what is there; ``needed``: what should be, and ``todo``: what to change, where it isn't.
+    """``came``: what was found; ``needed``: what is needed, and ``todo``: what to change, where that differs.
 
-    "warning": a run can begin, and may end badly or be slower than it could. "broken": it cannot begin, or
-    not as its settings say. "not run": nothing was proven, and nothing is known to be wrong.
+    "warning": a run can start, but may fail or be slower than necessary. "broken": it cannot start, or not
+    as its settings say. "not run": nothing was checked, and no problem is known.
     """
 
     status: Status
@@ -41,7 +41,7 @@ def broken(came: str, needed: str, todo: str) -> Finding:
 
 
 def size(number: int) -> str:
-    """Bytes for people."""
+    """A number of bytes in human-readable form."""
     return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
 
 
@@ -50,7 +50,7 @@ def count(number: int, what: str) -> str:
 
 
 def together(findings: Iterable[Finding]) -> Finding:
-    """One finding of at least one: as bad as the worst, which come first and alone say what to do."""
+    """Merge one or more findings: the status is the worst, and problems, worst first, hide the others."""
     worst_first = sorted(findings, key=lambda one: WORST_LAST.index(one.status), reverse=True)
     loudest = [one for one in worst_first if one.status in ("warning", "broken")] or worst_first
 

@@ -1,6 +1,6 @@
-"""This machine: the packages, where kernels are built, what ranks share, GPUs, and whether kernels run.
+"""Checks of this machine: packages, kernel caches, shared memory, GPUs, and whether kernels run.
 
-The judgements on GPUs are tested with made-up facts; no GPU has been judged yet.
+The judgements on GPUs are tested with made-up values; no GPU has been judged yet.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ IMPORTED = (
 SHOWN = ("torch", "torchvision", "triton", "xformers", "deepspeed", "numpy")
 GIB = 2**30
 FREE_SHARE = 0.9
-"""Of a GPU's memory that nobody else holds."""
-# Of the Triton kernels, and of bf16 in hardware.
+"""Share of a GPU's memory that other processes should leave free."""
+# Required by the Triton kernels, and by bf16 in hardware.
 OLDEST_CAPABILITY = (8, 0)
 WORDS, CHANNELS = 7, 64
 
 
 def packages(_: Subject) -> Finding:
-    """Python and the installed versions against what this project needs."""
+    """Compare Python and the installed packages with what this project needs."""
     python, needed = _requirements()
-    # What comes first on the path is what is imported.
+    # Of several versions, the first one on the path is imported.
     installed: dict[str, str] = {}
     for one in metadata.distributions():
         installed.setdefault(canonicalize_name(one.name), one.version)
@@ -79,7 +79,7 @@ def judge_packages(needed: Iterable[str], installed: Mapping[str, str]) -> Findi
 
 
 def _requirements() -> tuple[str, tuple[str, ...]]:
-    """Of the clone that this runs from, or else of the installed package: its Python and its packages."""
+    """Required Python and packages, of the clone that this runs from or else of the installed package."""
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if project.is_file():
         said = tomllib.loads(project.read_text())["project"]
@@ -90,7 +90,7 @@ def _requirements() -> tuple[str, tuple[str, ...]]:
 
 
 def imports(_: Subject) -> Finding:
-    """Whether the packages with compiled parts load, together in one process."""
+    """Whether the packages with compiled parts can be imported together in one process."""
     findings = []
     for name in IMPORTED:
         try:
@@ -106,7 +106,7 @@ def imports(_: Subject) -> Finding:
 
 @dataclass(frozen=True)
 class Folder:
-    """What the nearest existing folder above a path is: ``why_not`` says why nothing can be written there."""
+    """The nearest existing folder at or above a path; ``why_not``: why it cannot be written, if it cannot."""
 
     path: Path
     free: int
@@ -114,7 +114,7 @@ class Folder:
 
 
 def look_at(path: Path) -> Folder:
-    """Writes a file into the nearest existing folder at or above ``path``, and removes it."""
+    """Write a file into the nearest existing folder at or above ``path``, and remove it."""
     path = path.expanduser().absolute()
     here = next(one for one in (path, *path.parents) if one.exists())
     why_not = None
@@ -130,7 +130,7 @@ def look_at(path: Path) -> Folder:
 
 
 def kernel_folders(_: Subject) -> Finding:
-    """Where Triton and torch.compile keep what they built: writable, with room."""
+    """Whether the cache folders of Triton and torch.compile are writable and have room."""
     usual = {
         "TRITON_CACHE_DIR": Path.home() / ".triton" / "cache",
         "TORCHINDUCTOR_CACHE_DIR": Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}",
@@ -150,7 +150,7 @@ def judge_kernel_folder(variable: str, place: Folder) -> Finding:
 
 
 def shared_memory(subject: Subject) -> Finding:
-    """What NCCL shares between ranks."""
+    """Whether /dev/shm has room for what NCCL shares between ranks."""
     return judge_shared_memory(shutil.disk_usage("/dev/shm").free, subject.ranks)
 
 
@@ -165,7 +165,7 @@ def judge_shared_memory(free: int, ranks: int) -> Finding:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One that torch sees; memory in bytes."""
+    """A GPU that torch sees; memory in bytes."""
 
     number: int
     name: str
@@ -175,7 +175,7 @@ class Gpu:
 
 
 def gpus(subject: Subject) -> Finding:
-    """Whether there are GPUs for all ranks, that torch can use and nobody else does."""
+    """Whether there are GPUs for all ranks that torch can use and no other process occupies."""
     if subject.refuses_gpu:
         return not_run("the settings say device = cpu")
     import torch
@@ -203,12 +203,12 @@ def gpus(subject: Subject) -> Finding:
 
 
 def judge_absence(said: str, driver: bool, wanted: bool) -> Finding:
-    """PyTorch opens no GPU.
+    """Judge that PyTorch cannot open a GPU.
 
     Args:
-        said: what it says of that.
-        driver: there is one of NVIDIA's here.
-        wanted: the settings take nothing else.
+        said: its error message.
+        driver: whether an NVIDIA driver is installed.
+        wanted: whether the settings require a GPU.
     """
     if driver:
         todo = "fix what PyTorch reports; in a container, pass the devices through (--gpus all)"
@@ -220,7 +220,7 @@ def judge_absence(said: str, driver: bool, wanted: bool) -> Finding:
 
 
 def judge_gpus(found: list[Gpu], ranks: int, *, triton: bool) -> Finding:
-    """GPUs that torch sees; ``triton``: the settings name the Triton kernels, which need sm_80."""
+    """Judge the GPUs that torch sees; ``triton``: the settings name the Triton kernels, which need sm_80."""
     findings = []
     if ranks > len(found):
         findings.append(
@@ -254,9 +254,9 @@ def judge_gpus(found: list[Gpu], ranks: int, *, triton: bool) -> Finding:
 
 
 def mutual_attention(subject: Subject) -> Finding:
-    """Triton's kernels compile here, and agree with the reference forward and backward.
+    """Whether the Triton kernels compile here, and agree with the reference forward and backward.
 
-    Where TRITON_INTERPRET is set they are interpreted, in fp32. On GPUs not yet tried.
+    With TRITON_INTERPRET they are interpreted, in fp32. Not yet tried on GPUs.
     """
     import torch
 
@@ -283,7 +283,7 @@ def mutual_attention(subject: Subject) -> Finding:
 
 
 def judge_parity(wrong: list[str], all_well: str, used: bool) -> Finding:
-    """``used``: the settings name the kernels; else calls get only what a proof here found right."""
+    """``used``: the settings name the kernels; else only kernels that passed a proof here are called."""
     if not wrong:
         return ok(all_well)
     judge = broken if used else warning

@@ -1,4 +1,4 @@
-"""The run at hand: its ranks, its settings, its cache, its folder, and one real step of it."""
+"""Checks of the run itself: its ranks, settings, cache and folder, and one real step of it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 SHOWN = 3
 PATIENCE = 0.1
-"""Minutes, and joining adds one: less than the check's limit, so that a missing rank is its finding."""
+"""Minutes, to which joining adds one: below the check's limit, so that it can report a missing rank."""
 CPU_EXPRESSIONS = 2
-"""On a CPU a whole step may take minutes, and memory is the machine's."""
+"""Expressions of the trial step on a CPU, where a whole step may take minutes and uses main memory."""
 MEET = (
     "see that every rank was started, and let them reach each other on any port; on several networks set "
     "GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) to the interface that all reach"
@@ -36,7 +36,7 @@ MEET = (
 
 
 def ranks_meet(subject: Subject) -> Finding:
-    """All ranks of a launcher, or else two processes started here, join and add up a number."""
+    """Whether all ranks of a launcher, or else two processes started here, can join and add up a number."""
     began = time.monotonic()
     if subject.launched:
         who = f"{count(subject.world, 'rank')} on {count(subject.machines, 'machine')}"
@@ -59,7 +59,7 @@ def _kind(subject: Subject, *, gpus: int) -> str:
 
 
 def _why_not_met(device: str) -> str:
-    """Joins as a run does, and adds up; what went wrong, or nothing."""
+    """Join as a run does and add up a number; return what went wrong, or an empty string."""
     import torch
     import torch.distributed as dist
 
@@ -72,7 +72,7 @@ def _why_not_met(device: str) -> str:
         dist.all_reduce(total)
         numbers = ranks.gather(ranks.rank)
         leave()
-    except Exception as error:  # whatever the network or a library came up with is the finding
+    except Exception as error:  # any error of the network or of a library is the finding
         traceback.print_exc()
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
     if total.item() != ranks.world or numbers != list(range(ranks.world)):
@@ -81,7 +81,7 @@ def _why_not_met(device: str) -> str:
 
 
 def _two_here(device: str) -> str:
-    """Why two ranks on this machine did not meet; nothing if they did."""
+    """Why two ranks on this machine did not meet; empty if they did."""
     # CUDA cannot be used in a fork of a process that has looked for it.
     context = multiprocessing.get_context("spawn" if device == "cuda" else "fork")
     port = free_port()
@@ -102,7 +102,7 @@ def _one_of_two(rank: int, port: int, device: str) -> str:
 
 
 def settings(subject: Subject) -> Finding:
-    """They can be read, and DeepSpeed's configuration follows from them for this number of ranks."""
+    """Whether the settings can be read and give a DeepSpeed configuration for this number of ranks."""
     if subject.problem is not None:
         return broken(subject.problem, "settings that can be used", "correct the file or the override")
     if subject.training is None:
@@ -118,7 +118,7 @@ def settings(subject: Subject) -> Finding:
 
 
 def cache(subject: Subject) -> Finding:
-    """The splits' shards are there with their sizes and indexes; no shard is read."""
+    """Whether the splits' shards exist with the right sizes and indexes; no shard is read."""
     from maris_fast.data_shards.cache import read_manifest
     from maris_fast.data_shards.cache.verify import glance
 
@@ -164,7 +164,7 @@ def cache(subject: Subject) -> Finding:
 
 
 def run_folder(subject: Subject) -> Finding:
-    """It can be written, has room for checkpoints, and what it holds can be gone on from."""
+    """Whether the folder can be written, has room for checkpoints, and can be resumed if it holds a run."""
     import torch
 
     from maris_fast.data_shards.cache import read_manifest
@@ -181,7 +181,7 @@ def run_folder(subject: Subject) -> Finding:
     try:
         manifest = read_manifest(data.cache)
         source = CacheInfo.of(manifest, data.train_split)
-    except (MarisError, KeyError):  # the check of the cache says why; widths, and so sizes, are unknown
+    except (MarisError, KeyError):  # the check of the cache reports why; widths, and so sizes, are unknown
         return ok(f"{run.folder} can be written; what it needs follows from the cache")
     with torch.device("meta"):
         model = Maris(subject.model, source.visual_channels, source.text_channels)
@@ -190,13 +190,13 @@ def run_folder(subject: Subject) -> Finding:
     tensors = [*model.parameters(), *model.buffers()]
     weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    # One checkpoint more while the next is written; likewise of best and last.
+    # One more checkpoint while the next is written; likewise for the weights of best and last.
     needed = (run.keep_checkpoints + 1) * (weights + moments) + 3 * weights
     return judge_room(run.folder, place, needed, found[1].step if found else None)
 
 
 def judge_room(folder: Path, place: Folder, needed: int, resumed: int | None = None) -> Finding:
-    """``needed``: bytes of checkpoints and weights; ``resumed``: the step to go on from."""
+    """``needed``: bytes of checkpoints and weights; ``resumed``: the step to resume from."""
     if place.why_not:
         return broken(
             f"{place.path} {place.why_not}", "a folder that can be written", "set run.folder to another"
@@ -209,9 +209,9 @@ def judge_room(folder: Path, place: Folder, needed: int, resumed: int | None = N
 
 
 def first_step(subject: Subject) -> Finding:
-    """A rank's part of a step in full on a GPU, with the memory it takes; on a CPU of two expressions.
+    """Run a rank's part of a step: in full on a GPU, with the memory it takes; with two expressions on a CPU.
 
-    Without torch.compile, whose first step takes minutes. On a GPU this was not tried.
+    Without torch.compile, whose first step takes minutes. Not yet tried on a GPU.
     """
     assert subject.training is not None
     if subject.training.data.shards is not None:
@@ -237,7 +237,7 @@ def first_step(subject: Subject) -> Finding:
 
 
 def _step(settings: TrainingSettings, ranks: Ranks) -> tuple[int, float]:
-    """Expressions of the first batch, padding included, and their loss."""
+    """Number of expressions in the first batch, padding included, and their loss."""
     import torch
 
     from maris_fast.data_shards.stream import CacheReader
@@ -262,7 +262,7 @@ def _step(settings: TrainingSettings, ranks: Ranks) -> tuple[int, float]:
 
 
 def alone(subject: Subject, *, on_gpu: bool) -> TrainingSettings:
-    """The settings of one rank that does its own part of a step, and nothing else of it."""
+    """The settings of a single rank that computes only its own part of a step."""
     settings = subject.training
     assert settings is not None
     part = math.ceil(

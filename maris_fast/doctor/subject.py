@@ -1,4 +1,4 @@
-"""What is about to be run, as far as the command line has said."""
+"""What is about to be run, as far as the command line specifies it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from maris_fast.system.launchers import place_of
 
 @dataclass(frozen=True)
 class Subject:
-    """``ranks``: on this machine. ``problem``: why there are no settings although some were given.
+    """``ranks``: ranks on this machine. ``problem``: why the given settings cannot be used.
 
-    ``launched``: a launcher has started this process as one rank of several; ``first_here``: the first of
-    this machine.
+    ``launched``: a launcher has started this process as one of several ranks; ``first_here``: it is the first
+    one on this machine.
     """
 
     training: TrainingSettings | None = None
@@ -40,7 +40,7 @@ class Subject:
 
     @property
     def wants_gpu(self) -> bool:
-        """Whether nothing but a GPU will do."""
+        """Whether the settings require a GPU."""
         settings = self.training.engine if self.training else self.caching
         return settings is not None and settings.device == "cuda"
 
@@ -58,13 +58,13 @@ def subject_of(
     ranks: int | None = None,
     machines: int = 1,
 ) -> Subject:
-    """The subject of a command line; a launcher's numbers of ranks win over those given.
+    """The subject of a command line; a launcher's numbers of ranks take precedence over those given.
 
     Args:
-        configs: YAML of a training or of a cache (it has a section ``encoders``); none: the machine alone.
+        configs: YAML of a training or of a cache (with a section ``encoders``); none: the machine alone.
         overrides: ``section.key=value``.
-        cache: in place of the settings' ``data.cache``.
-        ranks: on this machine.
+        cache: replaces the settings' ``data.cache``.
+        ranks: number of ranks on this machine.
     """
     place = place_of()
     if launched := place.world > 1:
@@ -76,7 +76,7 @@ def subject_of(
             if "encoders" in read_values(configs, overrides):
                 caching = load_settings(CacheSettings, configs, overrides)
             else:
-                # JSON is YAML, and quotes what YAML would take for something else.
+                # JSON is valid YAML, and quotes what YAML would parse as something else.
                 named = [f"data.cache={json.dumps(str(cache))}"] if cache else []
                 training = load_settings(TrainingSettings, configs, [*overrides, *named])
                 cache = training.data.cache

@@ -1,7 +1,7 @@
 """The frozen encoders: SAM's image encoder and CLIP's text tower.
 
-Their libraries (segment-anything, torchvision, open_clip) are imported with the first encoder that is used:
-training on a cache names encoders, and needs none.
+Their libraries (segment-anything, torchvision, open_clip) are imported when an encoder is first used:
+training on a cache names encoders, but needs none.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What made the features: written into the cache's manifest and carried into every checkpoint."""
+"""What produced the features: written to the cache's manifest and carried into every checkpoint."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ class _Provenance(BaseModel):
 
 
 class EncoderProvenance(_Provenance):
-    """Of one encoder."""
+    """Provenance of one encoder."""
 
     library: str
     arch: str
     weights: str
     """Name of the weights (file name or tag), or ``random``."""
     sha256: str | None
-    """Of the weights' file; None for random weights."""
+    """Checksum of the weights file; None for random weights."""
     seed: Seed | None
-    """Of random weights; None for a file."""
+    """Seed of random weights; None for a file."""
     channels: int = Field(gt=0, le=MOST_CHANNELS)
 
     @property
@@ -52,15 +52,15 @@ class EncodersProvenance(_Provenance):
 
     @property
     def caution(self) -> str | None:
-        """What to know before believing masks and scores: that encoders are random; None if none is."""
+        """A warning that masks and scores come from random encoders; None if no encoder is random."""
         if not self.random:
             return None
         return f"these weights were trained on features of random encoders ({' and '.join(self.random)})"
 
     def differences(self, other: EncodersProvenance) -> list[str]:
-        """Why features of the two cannot stand for each other, a line each; empty if they can.
+        """Why features of the two are not interchangeable, one line per reason; empty if they are.
 
-        The library's version and the name of a weights' file do not count, its content does.
+        The library's version and the name of a weights file are ignored, its content is compared.
         """
         lines = []
         for part in ("sam", "text"):

@@ -1,4 +1,4 @@
-"""Weights from a file, as data only: nothing that a file holds is ever run."""
+"""Weights from a file, as data only: no code in a file is ever run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from maris_fast.errors import CheckpointError
 def load_tensors(path: Path, *, setting: str, where_to_get_it: str) -> dict[str, torch.Tensor]:
     """Named tensors of a ``.safetensors`` file or of a PyTorch state dict.
 
-    A ``state_dict`` entry around the tensors and a ``module.`` prefix are taken off.
+    A ``state_dict`` entry around the tensors and a ``module.`` prefix are removed.
 
     Args:
         path: the file.
-        setting: which setting named it, for the messages.
-        where_to_get_it: where a person finds the file, for the messages.
+        setting: the setting that named it, for error messages.
+        where_to_get_it: where users can get the file, for error messages.
 
     Raises:
         CheckpointError: no such file, not weights, or a file that would run code when loaded.

@@ -1,4 +1,4 @@
-"""SAM's image encoder, frozen: three maps of tokens an image (F_v1, F_v2, F_v3 of the paper)."""
+"""SAM's image encoder, frozen: three maps of tokens per image (F_v1, F_v2, F_v3 of the paper)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from maris_fast.errors import CheckpointError, ConfigError
 from maris_fast.geometry import PATCH, ImageGeometry
 from maris_fast.system.files import sha256_of
 
-# Of segment_anything/build_sam.py, which keeps them inside a function that builds the whole of SAM.
+# From segment_anything/build_sam.py, which keeps them inside a function that builds all of SAM.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -53,7 +53,7 @@ ARCHITECTURES = {
     "vit_h": SamArchitecture(1280, 32, 16, (7, 15, 23, 31), 14, 1024),
     "vit_l": SamArchitecture(1024, 24, 16, (5, 11, 17, 23), 14, 1024),
     "vit_b": SamArchitecture(768, 12, 12, (2, 5, 8, 11), 14, 1024),
-    # Not one of SAM's: small enough for a laptop, the same class and the same kinds of block.
+    # Not one of SAM's: small enough for a laptop, but of the same class and with the same kinds of block.
     "vit_tiny": SamArchitecture(128, 8, 4, (1, 3, 5, 7), 8, 256),
 }
 
@@ -61,13 +61,12 @@ ARCHITECTURES = {
 class SamEncoder:
     """The outputs of the last three global attention blocks, cropped to each image's own grid.
 
-    Images are prepared as SAM does it: longest side to ``image_size``, normalised, padded with zeros to a
-    square. Tokens of the padding take part in attention, as they did in SAM's training, and are then cut
-    off.
+    Images are prepared as in SAM: longest side resized to ``image_size``, normalised, padded with zeros to a
+    square. Tokens of the padding take part in attention, as in SAM's training, and are then cropped.
 
     With ``weights: random``, sine-cosine positions are written into the position embedding:
-    segment-anything initialises it to zero, so that a random encoder would know no positions, which no
-    trained SAM does.
+    segment-anything initialises it to zero, so a random encoder would have no positions, unlike any
+    trained SAM.
 
     With an ``image_size`` other than the checkpoint's, position embeddings are interpolated: bilinearly
     for the image, linearly for the relative positions of global blocks.
@@ -138,11 +137,11 @@ class SamEncoder:
 
     @torch.no_grad()
     def encode_resized(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Features of images as ``resize`` gives them.
+        """Features of images that ``resize`` has prepared.
 
         Returns:
             For each image its three levels, float32 [h, w, C_v] on the encoder's device, where (h, w) is
-            the image's own grid. On a GPU they may still be under way when this returns.
+            the image's own grid. On a GPU the work may still be running when this returns.
         """
         batch = torch.stack([self.normalise(pixels) for pixels in images])
         with self._autocast():
@@ -233,7 +232,7 @@ def empty_encoder(architecture: SamArchitecture, image_size: int) -> ImageEncode
 
 
 def _image_encoder_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image encoder of a whole SAM; an image encoder alone is taken as it is."""
+    """The image encoder's tensors of a whole SAM; those of an image encoder alone, unchanged."""
     prefix = "image_encoder."
     part = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     return part or tensors
@@ -264,7 +263,7 @@ def _check_architecture(
 
 
 def _interpolate_positions(tensors: dict[str, Tensor], side: int, global_blocks: tuple[int, ...]) -> None:
-    """Bring position embeddings to a grid of ``side`` x ``side`` tokens; in place in ``tensors``."""
+    """Resize position embeddings to a grid of ``side`` x ``side`` tokens, in place in ``tensors``."""
     positions = tensors["pos_embed"].float()  # [1, H, W, C]
     if positions.shape[1:3] != (side, side):
         resized = F.interpolate(

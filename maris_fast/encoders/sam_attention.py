@@ -1,16 +1,16 @@
-"""SAM's attention with decomposed relative positions, without its attention matrix.
+"""SAM's attention with decomposed relative positions, without materialising the attention matrix.
 
 Between query (i, j) and key (y, x) of a grid of H rows and W columns the logit is
 
     S = scale * q.k + q.R_h[i - y] + q.R_w[j - x]
 
-Its last two terms depend on the key through its row and its column alone. So S is one dot product of
+The last two terms depend on the key only through its row and its column. So S is one dot product of
 longer vectors,
 
     q' = [scale * q, (q.R_h[i - y]) for all y, (q.R_w[j - x]) for all x]
     k' = [k, onehot(y), onehot(x)]
 
-and ``scaled_dot_product_attention(q', k', v)`` needs no bias of H W x H W numbers an image and head.
+and ``scaled_dot_product_attention(q', k', v)`` needs no bias of H W x H W numbers per image and head.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor, nn
 
 _ALIGNMENT = 8
-"""What GPU kernels want head dimensions to be a multiple of."""
+"""GPU kernels prefer head dimensions that are a multiple of this."""
 
 
 class DecomposedAttention(nn.Module):
-    """Stands in an image encoder's block for segment-anything's ``Attention``, whose parameters it takes.
+    """Replaces segment-anything's ``Attention`` in an image encoder's block, and takes over its parameters.
 
     Args:
-        attention: with relative positions; its names in a state dict stay.
+        attention: the replaced module, with relative positions; names in a state dict stay the same.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -41,7 +41,7 @@ class DecomposedAttention(nn.Module):
         self.rel_pos_w: nn.Parameter = attention.rel_pos_w
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C_v] to the same."""
+        """[B, H, W, C_v] -> [B, H, W, C_v]."""
         B, H, W, _ = x.shape
         qkv = self.qkv(x).reshape(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # [B, heads, H W, head_dim]
@@ -72,7 +72,7 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, R_h: Tensor, R_w: Tensor
     keys = torch.cat([rows, columns, q.new_zeros(length, padding)], -1)
     wide_k = torch.cat([k, keys.expand(B, heads, -1, -1)], -1)
     if q.device.type == "cpu":
-        # PyTorch's fused kernel for CPUs takes one head dimension for all three.
+        # PyTorch's fused CPU kernel needs the same head dimension for q, k and v.
         wide_v = F.pad(v, (0, wide_k.shape[-1] - d))
         return F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)[..., :d]
     return F.scaled_dot_product_attention(wide_q, wide_k, v, scale=1.0)

@@ -1,4 +1,4 @@
-"""CLIP's text tower, frozen: a feature a token (F_l of the paper), after the last norm, before pooling."""
+"""CLIP's text tower, frozen: one feature per token (the paper's F_l), after the last norm, before pooling."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TINY_CONFIG: dict[str, Any] = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
 }
 
-# open_clip builds a text tower only beside a visual one; this one is thrown away at once.
+# open_clip builds a text tower only together with a visual one; this one is discarded at once.
 _SMALLEST_VISUAL_TOWER = {"layers": 1, "width": 64, "head_width": 64, "patch_size": 16, "image_size": 16}
 
-# Text towers that are not CLIP's: other tokenizers, attention in both directions, other layouts.
+# Keys of text towers that are not CLIP's: other tokenizers, attention in both directions, other layouts.
 _UNSUPPORTED = ("hf_model_name", "hf_tokenizer_name", "no_causal_mask", "embed_cls", "tokenizer_kwargs")
 
 _TEXT_PARTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
@@ -57,18 +57,18 @@ class TextFeatures:
 
 
 class TextEncoder:
-    """Token features of expressions by open_clip.
+    """Token features of expressions, computed by open_clip.
 
     L_t counts the words' byte-pair tokens and the end token, which has seen the whole expression. The
-    start token is left out: in a causal tower it sees only itself, so it is the same for every
-    expression. An expression of more than ``max_words`` such tokens is cut before it enters the tower,
-    the end token stays its last.
+    start token is omitted: in a causal tower it sees only itself, so it is the same for every
+    expression. An expression of more than ``max_words`` such tokens is truncated before it enters the
+    tower; its last token is still the end token.
 
     With a path as ``weights``, ``arch`` says which activation the weights were trained with: OpenAI's need
-    ``ViT-L-14-quickgelu``. With a tag, open_clip knows.
+    ``ViT-L-14-quickgelu``. With a tag, open_clip knows the activation.
 
-    With ``weights: random``, token embeddings are drawn with unit variance instead of open_clip's 0.02:
-    what the first block adds would drown the words, and all would look alike after the last norm.
+    With ``weights: random``, token embeddings are drawn with standard deviation 1 instead of open_clip's
+    0.02, with which the first block's output would drown the words: all would look alike after the last norm.
 
     Args:
         settings: architecture, weights and limits.
@@ -102,7 +102,7 @@ class TextEncoder:
         )
 
     def tokenise(self, text: str) -> TokenisedText:
-        """Tokens of one expression, cut to ``max_words``.
+        """Tokens of one expression, truncated to ``max_words``.
 
         Raises:
             ArgumentError: an expression without a word, or longer than the tower takes.
@@ -134,7 +134,7 @@ class TextEncoder:
         return features
 
     def padded_ids(self, batch: Sequence[TokenisedText]) -> Tensor:
-        """Ids [E, L] of expressions on the tower's device; zeros, which nothing sees, after the end token."""
+        """Ids [E, L] on the tower's device; after the end token zeros, which no token of the text sees."""
         ids = torch.zeros(len(batch), max(len(text.ids) for text in batch), dtype=torch.long)
         for row, text in zip(ids, batch, strict=True):
             row[: len(text.ids)] = torch.tensor(text.ids)
@@ -143,7 +143,7 @@ class TextEncoder:
     def token_features(self, ids: Tensor) -> Tensor:
         """Token ids [E, L], L at most ``context_length``, to features [E, L, C'] after the last norm."""
         length, tower = ids.shape[1], self.tower
-        # As its ``forward``, which adds the causal mask whole, so that it takes no other length.
+        # As its ``forward``, which adds the causal mask uncropped and so accepts only one length.
         x = tower.token_embedding(ids) + tower.positional_embedding[:length]
         causal = torch.full((length, length), -math.inf, device=ids.device).triu(1)
         x = tower.transformer(x, attn_mask=causal)
@@ -185,7 +185,7 @@ def _model_config(arch: str) -> dict[str, Any]:
 
 
 def _source(settings: TextSettings) -> _TextWeights:
-    """Where the weights are: nowhere (random), behind a tag of open_clip, or in a file."""
+    """Where the weights come from: nowhere (random), a tag of open_clip, or a file."""
     if settings.weights == RANDOM:
         return _TextWeights(RANDOM, None, quick_gelu=False)
     if settings.arch == TINY and not Path(settings.weights).is_file():
@@ -197,7 +197,7 @@ def _source(settings: TextSettings) -> _TextWeights:
     if tag:
         try:
             path = Path(open_clip.download_pretrained(tag))
-        except Exception as error:  # whatever the network, the hub's client or the disk came up with
+        except Exception as error:  # anything that the network, the hub's client or the disk may raise
             raise CheckpointError(
                 f"open_clip could not get the weights {settings.weights!r} of {settings.arch}: {error}. "
                 f"On a machine with a network, load them once and copy open_clip_model.safetensors from "
@@ -262,6 +262,6 @@ def _empty(config: dict[str, Any], quick_gelu: bool) -> TextTransformer:
 
 
 def _text_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The text tower of open_clip's two layouts: beside the visual tower, or below ``text.``."""
+    """The text tower's tensors in either layout of open_clip: beside the visual tower, or below ``text.``."""
     bare = {name.removeprefix("text."): value for name, value in tensors.items()}
     return {name: value for name, value in bare.items() if name.startswith(_TEXT_PARTS)}

@@ -1,4 +1,4 @@
-"""Words as CLIP's tokeniser divides them, without a text tower."""
+"""Expressions as split by CLIP's tokeniser, without a text tower."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import NamedTuple
 from open_clip import SimpleTokenizer
 
 _END = "</w>"
-"""Of the last token of a word."""
+"""Suffix of the last token of a word."""
 _LONG = 1000
-"""Characters; words of longer texts are not remembered."""
+"""Characters; words of longer texts are not cached."""
 
 
 @cache
 def tokeniser() -> SimpleTokenizer:
-    """CLIP's own, which all its towers share; open_clip's import takes seconds."""
+    """CLIP's tokeniser, shared by all its towers; open_clip's import takes seconds."""
     return SimpleTokenizer()
 
 
 class Tokens(NamedTuple):
-    """Of a text, without start and end."""
+    """Tokens of a text, without start and end tokens."""
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
-    """What each stands for; see ``readable``."""
+    """Readable form of each token; see ``readable``."""
 
 
 def tokens_of(text: str) -> Tokens:
-    """As ``tokeniser().encode`` has them.
+    """The tokens that ``tokeniser().encode`` returns, with their names.
 
-    CLIP's cleaning leaves printable ASCII without HTML as it is, and no token reaches over a blank: such
-    a text's words are looked up one by one, three times as fast as through ftfy and the byte pairs.
+    CLIP's cleaning leaves printable ASCII without HTML unchanged, and no token spans a blank: the words of
+    such a text are looked up one by one, three times as fast as through ftfy and byte-pair encoding.
     """
     if len(text) > _LONG or not text.isascii() or not text.isprintable() or "&" in text:
         return _encoded(text)
@@ -55,10 +55,10 @@ def _encoded(text: str) -> Tokens:
 
 
 def readable(ids: Sequence[int]) -> list[str]:
-    """What each token stands for, as a person reads it.
+    """Human-readable form of each token.
 
-    Tokens are pieces of UTF-8, and of other scripts than Latin mostly less than a letter: where one is, each
-    token of its word is called by the word and its number in it, such as ``犬 1/2``.
+    Tokens are pieces of UTF-8, and in non-Latin scripts mostly less than a letter: if one is, each token of
+    its word is named by the word and its number in it, such as ``犬 1/2``.
     """
     names: list[str] = []
     word: list[bytes] = []

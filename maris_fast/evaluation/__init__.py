@@ -1,1 +1,1 @@
-"""Scores of weights and of anybody's masks on a data set, two of them compared, and the files they are in."""
+"""Scores of weights and of any model's masks on a data set, their comparison, and their files."""

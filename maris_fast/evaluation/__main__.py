@@ -1,4 +1,4 @@
-"""``maris-fast eval`` for any launcher, whose processes share the work.
+"""``maris-fast eval`` under any launcher; its processes share the work.
 
 ::
 

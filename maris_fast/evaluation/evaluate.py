@@ -43,14 +43,14 @@ def score_weights(
     device: Literal["auto", "cpu", "cuda"],
     alone: bool,
 ) -> None:
-    """Scores weights as ``evaluate`` does on all ranks; the first prints tables and writes the files.
+    """Score weights with ``evaluate`` on all ranks; the first rank prints tables and writes the files.
 
     Args:
-        alone: in this process, whatever has started it; else as one rank of a launcher's.
-        breakdown, out, per_expression: as ``maris-fast eval`` has them.
+        alone: use this process alone, however it was started; else as one rank of a launcher.
+        breakdown, out, per_expression: as in ``maris-fast eval``.
 
     Raises:
-        MarisError: as ``evaluate``; or of a file that cannot be written.
+        MarisError: see ``evaluate``; or a file cannot be written.
     """
     scoring.named(protocols)  # before anything slow
     weights = find_weights(weights)
@@ -99,23 +99,23 @@ def evaluate(
     ranks: Ranks | None = None,
     keep: KeptMasks | None = None,
 ) -> dict[str, Any]:
-    """Scores of weights on a split of a cache, at the images' original size, as ``maris-fast eval`` has them.
+    """Scores of weights on a split of a cache, at the images' original size, like ``maris-fast eval``.
 
     Args:
         weights: a run's folder or a weights file.
         cache: what ``write_cache`` wrote, a folder or an address.
-        swapped: also score expressions that are exchanged for one about another object of the same image.
-        protocols: other papers' ways of scoring, by name, or "all".
+        swapped: also score with expressions exchanged for ones about another object of the same image.
+        protocols: names of other papers' scoring rules, or "all".
         bootstrap: resamples of the images for 95% intervals; 0: none.
-        device: where a process alone runs.
+        device: of this process, if ``ranks`` is None.
         ranks: the processes that share the work; None: this one alone.
-        keep: is shown every mask as written.
+        keep: collects the masks of the expressions as written.
 
     Returns:
         ``{"as written": {"oIoU": ..., "mIoU": ..., ...}}``, and with ``swapped`` "exchanged" too.
 
     Raises:
-        CheckpointError: weights that can't be used, or of features from other encoders than the cache's.
+        CheckpointError: weights that can't be used, or trained with other encoders than the cache's.
         InputError: a cache that can't be read, or without that split.
         ConfigError: no such protocol or device.
     """
@@ -142,7 +142,7 @@ def evaluate(
 
 
 def require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: object) -> None:
-    """Raises CheckpointError where weights were trained on other features than the cache holds."""
+    """Raise CheckpointError if the weights were trained on other features than those in the cache."""
     reasons = meta.encoders.differences(cache)
     if reasons:
         raise CheckpointError(
@@ -152,7 +152,7 @@ def require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: 
 
 
 def show(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
-    """Prints what ``evaluate`` returns as tables."""
+    """Print the results of ``evaluate`` as tables."""
     console = Console()
     console.print(tables.of_conditions(results, f"{split}, at the images' original size"))
     for line in dict.fromkeys(line for summary in results.values() for line in summary.get("warnings", ())):

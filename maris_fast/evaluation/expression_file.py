@@ -1,13 +1,13 @@
-"""Scored expressions as JSON lines, ``maris-fast eval --per-expression FILE``: what a score was made of.
+"""Scored expressions as JSON lines, ``maris-fast eval --per-expression FILE``: what a score is made of.
 
-A line an expression, by MARIS' own rules and at the image's own size::
+One line for each expression, by MARIS' own rules and at the image's own size::
 
     {"image_id": 5, "ref_id": 12, "sent_id": 34, "sentence": "the red mug",
      "image": "COCO_train2014_000000000005.jpg", "iou": 0.5, "intersection": 200, "union": 400,
      "ann_ids": [900], "prediction": {"size": [480, 640], "counts": "..."}}
 
 ``prediction`` is COCO's compressed run lengths, as pycocotools writes them. ``maris-fast compare`` reads two
-such files, ``maris-fast score`` makes one of anybody's predictions.
+such files, ``maris-fast score`` writes one for any model's predictions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from maris_fast.train.ranks import Ranks
 
 
 class Scored(BaseModel):
-    """What a line says of an expression's score; other keys are not read."""
+    """The part of a line about an expression's score; other keys are ignored."""
 
     image_id: int
     ref_id: int
@@ -48,7 +48,7 @@ class Scored(BaseModel):
 
 
 class ScoredMask(Scored):
-    """A whole line."""
+    """A complete line."""
 
     ann_ids: tuple[int, ...]
     prediction: Rle
@@ -56,7 +56,7 @@ class ScoredMask(Scored):
 
 @dataclass
 class KeptMasks:
-    """Collects the masks of an evaluation, and afterwards has a line for each."""
+    """Collects the masks of an evaluation, and turns them into lines at its end."""
 
     kept: list[Predicted] = field(default_factory=list)
     lines: list[ScoredMask] = field(default_factory=list)
@@ -66,7 +66,7 @@ class KeptMasks:
         self.kept.append(Predicted(sample, Rle.encode(prediction.numpy(force=True))))
 
     def finish(self, table: ScoreTable, ranks: Ranks) -> None:
-        """Joins the masks of all ranks with the numbers of the very table that the scores come from."""
+        """Combine the masks of all ranks with the numbers in ``table``, the source of the scores."""
         every = [one for of_rank in ranks.gather(self.kept) for one in of_rank]
         self.lines = lines_of(table, every)
 
@@ -93,7 +93,7 @@ def lines_of(table: ScoreTable, kept: Iterable[Predicted]) -> list[ScoredMask]:
 def require_place(file: Path) -> None:
     """
     Raises:
-        InputError: there is no folder to write the file to, or it is one itself.
+        InputError: the folder of ``file`` does not exist, or ``file`` is itself a folder.
     """
     if not file.parent.is_dir() or file.is_dir():
         what = "is a folder" if file.is_dir() else f"needs the folder {file.parent}, which is not there"
@@ -103,7 +103,7 @@ def require_place(file: Path) -> None:
 def write_lines(file: Path, lines: Iterable[ScoredMask]) -> None:
     """
     Raises:
-        InputError: the file cannot be written; what stood there still stands.
+        InputError: the file cannot be written; an earlier one is left unchanged.
     """
     with writing(file, "`per_expression`"):
         replace_text(file, (f"{line.model_dump_json()}\n" for line in lines))
@@ -113,10 +113,10 @@ def read_scored(file: Path) -> list[Scored]:
     """The expressions of a file in the order of their keys.
 
     Raises:
-        InputError: lines that are no scored expressions, or two about the same one.
+        InputError: a line that is not a scored expression, two about the same one, or none at all.
     """
     found: dict[Key, Scored] = {}
-    with file.open("rb") as lines:  # of bytes: texts have other ends of lines, which mean nothing here
+    with file.open("rb") as lines:  # binary: text mode would also end lines at \r
         for number, line in enumerate(lines, start=1):
             try:
                 one: Scored = checked_json(Scored, line)
@@ -140,7 +140,7 @@ def shown(key: Key) -> str:
 
 
 def table_of(scored: Sequence[Scored]) -> ScoreTable:
-    """The expressions under MARIS' own rules; without what they could be grouped by."""
+    """The expressions as a table of MARIS' own rules; without groups."""
     facts = [Facts(*one.key, first=True, targetless=False, twice_covered=-1, groups=()) for one in scored]
     counts = np.array([[one.intersection, one.union, one.iou, 0] for one in scored], dtype=np.float64)
     return ScoreTable((MARIS,), facts, counts[:, None])

@@ -1,4 +1,4 @@
-"""Two files of scored expressions beside each other, for ``maris-fast compare``."""
+"""Comparison of two files of scored expressions, for ``maris-fast compare``."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from maris_fast.system.terminal import Table
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the second file has beyond the first."""
+    """How the second file differs from the first."""
 
     scores: dict[str, dict[str, Any]]
-    """By score: first, second, difference, interval (of the difference; none of one image)."""
+    """By score: first, second, difference, interval (of the difference; omitted for a single image)."""
     expressions: int
     images: int
     better: int
-    """Expressions whose IoU the second has higher."""
+    """Number of expressions with a higher IoU in the second file."""
     worse: int
     differing: list[tuple[Scored, Scored]]
-    """The expressions that differ most, first and second."""
+    """The expressions that differ most, each as in the first and in the second file."""
     resamples: int
 
     def content(self) -> dict[str, Any]:
@@ -55,10 +55,10 @@ class Comparison:
 def compare(first: Path, second: Path, *, resamples: int, most: int) -> Comparison:
     """Differences of scores with 95% intervals, by a paired bootstrap over images.
 
-    An image is drawn with all that both models say about it, so that what makes it hard for both cancels.
+    An image is resampled with the results of both models, so that difficulty common to both cancels.
 
     Args:
-        most: of how many expressions to tell where the two differ most.
+        most: maximum number of expressions to return, those that differ most.
 
     Raises:
         InputError: a file that cannot be read, or the two are not about the same expressions.
@@ -120,7 +120,7 @@ def tables(comparison: Comparison, names: Sequence[str]) -> list[Table]:
     """Scores side by side, and the expressions that differ most.
 
     Args:
-        names: of the two files, for the headings.
+        names: names of the two files, for the headings.
     """
     title = (
         f"{names[1]} less {names[0]}: {comparison.expressions:,} expressions, {comparison.images:,} images"

@@ -1,4 +1,4 @@
-"""Anybody's masks against an imported data set, by everybody's rules, for ``maris-fast score``."""
+"""Scores of any model's masks on an imported data set, by all protocols, for ``maris-fast score``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from maris_fast.scoring.rows import ScoreTable
 
 
 class Prediction(BaseModel):
-    """A line of predictions. Other keys are not read, so that a file of scored expressions is one."""
+    """A line of predictions. Other keys are ignored, so that a file of scored expressions can be used too."""
 
     sent_id: int
     prediction: Rle
@@ -32,7 +32,7 @@ class Prediction(BaseModel):
     image_id: int | None = None
     ref_id: int | None = None
     no_target: bool | None = None
-    """What a model's no-target output says, where it has one."""
+    """The model's no-target output, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,20 @@ def score_masks(
     protocols: Sequence[scoring.Protocol],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ScoreTable, list[ScoredMask]]:
-    """Compares every expression of a split with its predicted mask.
+    """Compare the mask of every expression of a split with its prediction.
 
     Args:
         predictions: JSON lines, one for each expression of the split, in any order.
-        dataset: holds the truth.
-        protocols: such as masks can be scored by, see ``scoring.from_masks``.
-        progress: called with expressions scored and how many there are.
+        dataset: holds the ground truth.
+        protocols: those that masks can be scored by, see ``scoring.from_masks``.
+        progress: called with the number of expressions scored and their total.
 
     Returns:
-        The scored expressions, and a line of each for ``per_expression.write_lines``.
+        The scored expressions, and a line for each, for ``expression_file.write_lines``.
 
     Raises:
-        InputError: no such file or split; or predictions that are missing, there twice, of no expression of
-            the split, of another size than their image, or damaged: all are named.
+        InputError: no such file or split; or predictions that are missing, duplicate, for no expression of
+            the split, of another size than their image, or damaged: all are listed.
     """
     problems = Problems(f"the predictions of {predictions}", done="scored", shown=None)
     given = _read(predictions, problems)
@@ -107,7 +107,7 @@ def score_masks(
 
 
 def _read(file: Path, problems: Problems) -> dict[int, list[_Line]]:
-    """The lines by their sent_id; those that are no prediction are added to ``problems``."""
+    """The lines by their sent_id; those that are not a prediction are added to ``problems``."""
     given: dict[int, list[_Line]] = defaultdict(list)
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -123,12 +123,12 @@ def _read(file: Path, problems: Problems) -> dict[int, list[_Line]]:
 
 
 def _is_about(row: Prediction, sample: Sample) -> bool:
-    """Whether the ids that it gives beside the sentence's are those of the expression."""
+    """Whether the image_id and ref_id of the row, if given, are those of the expression."""
     return row.image_id in (None, sample.image_id) and row.ref_id in (None, sample.ref_id)
 
 
 def _mask(line: _Line, sample: Sample, problems: Problems) -> NDArray[np.bool_] | None:
-    """Bool [height, width]; None where it is of another size, or damaged."""
+    """The mask, bool [height, width]; None if it has the wrong size or is damaged."""
     said, own = line.row.prediction, sample.target.size
     where = f"line {line.number}: {_ids(line.row)}"
     if said.size != own:

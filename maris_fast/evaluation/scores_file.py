@@ -1,8 +1,8 @@
-"""``scores-<data set>-<split by>-<split>.json``: what an evaluation gave, where a report finds it.
+"""``scores-<data set>-<split by>-<split>.json``: the results of an evaluation, which a report reads.
 
 The file holds ``data`` (name, split_by, split), ``weights`` and ``random_encoders`` (or ``predictions``) and,
-by condition, what ``maris_fast.scoring`` gives; where the import left rows out, ``left_out`` says how many.
-In a run's folder it belongs to that run, whatever the data set: a run may be tested on another one's.
+by condition, results of ``maris_fast.scoring``; ``left_out``, if any, counts rows that the import left out.
+In a run's folder it belongs to that run, whatever the data set: a run may be tested on another one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AS_WRITTEN = "as written"
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Where a score was measured: a data set, whose split of it, and which split."""
+    """What a score was measured on: a data set, the author of its splits, and the split."""
 
     name: str
     split_by: str
@@ -38,7 +38,7 @@ class DataSplit:
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """What an evaluation left; ``content`` is as the module says."""
+    """The file of an evaluation; the module's docstring describes ``content``."""
 
     path: Path
     data: DataSplit
@@ -46,7 +46,7 @@ class ScoreFile:
 
     @property
     def weights(self) -> str | None:
-        """File name of the weights that were scored; None: masks of any model were."""
+        """File name of the weights that were scored; None if masks were scored instead."""
         named = self.content.get("weights")
         return Path(named).name if named else None
 
@@ -54,7 +54,7 @@ class ScoreFile:
 def write_scores(
     out: Path, results: Mapping[str, Any], dataset: DatasetInfo, split: str, made_of: Mapping[str, Any]
 ) -> Path:
-    """Writes ``results`` to the file ``out``, or by its own name into the folder ``out``; the file's path.
+    """Write ``results`` to the file ``out``, or under its own name to the folder ``out``; return its path.
 
     Args:
         made_of: what was scored: ``weights`` and their ``random_encoders``, or ``predictions``.
@@ -73,21 +73,21 @@ def write_scores(
 
 
 def read_scores(folder: Path) -> dict[DataSplit, dict[str, Any]]:
-    """Scores, expressions as written, of the evaluations that left a file there; torn ones are left out."""
+    """Scores for expressions as written, from the score files of a folder; damaged files are skipped."""
     return {one.data: one.content[AS_WRITTEN] for one in read_score_files(folder)}
 
 
 def read_score_files(folder: Path) -> Iterator[ScoreFile]:
-    """All of a folder; torn ones are left out."""
+    """All score files of a folder; damaged ones are skipped."""
     for file in sorted(folder.glob("scores-*.json")):
         with suppress(ValueError, KeyError, TypeError):
             content = json.loads(file.read_text())
-            content[AS_WRITTEN] = dict(content[AS_WRITTEN])  # fails where it is torn
+            content[AS_WRITTEN] = dict(content[AS_WRITTEN])  # fails if the file is damaged
             yield ScoreFile(file, DataSplit(**content["data"]), content)
 
 
 def headline(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of the whole and of the kinds of expressions, without finer groups."""
+    """The overall scores and those by kind of expression, without finer groups."""
     return {
         name: value
         for name, value in scores.items()

@@ -1,4 +1,4 @@
-"""A trained model as files that other programs run: ONNX, and PyTorch's exported programs."""
+"""Export of a trained model to files that other programs run: ONNX, and PyTorch's exported programs."""
 
 from maris_fast.exporting.description import Description
 from maris_fast.exporting.export import ONNX, PROGRAM, export_part, require_onnx

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: JSON under the key ``maris_fast``, as weights have it."""
+"""Metadata of an exported file: JSON under the key ``maris_fast``, as in weights files."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ FORMAT_VERSION = 1
 
 
 class Preprocessing(BaseModel):
-    """From a photograph to what SAM's encoder takes."""
+    """How a photograph becomes the input of SAM's encoder."""
 
     model_config = ConfigDict(frozen=True)
 
     image_size: int
-    """Longest side of the resized image; the square it is padded to."""
+    """Longest side of the resized image, and side of the square that it is padded to."""
     resizing: str = "longest side to image_size, sides rounded half up, Pillow's bilinear filter, RGB"
     mean: tuple[float, float, float] = PIXEL_MEAN
     std: tuple[float, float, float] = PIXEL_STD
     padding: str = "zeros to the right and below, after normalisation"
     patch: int = PATCH
-    """Pixels of a token's side: h and w are the resized sides over it, rounded up."""
+    """Side of a token in pixels: h and w are the resized sides divided by it, rounded up."""
 
 
 class Description(BaseModel):
-    """Of one exported file."""
+    """Metadata of one exported file."""
 
     model_config = ConfigDict(frozen=True)
 
     format_version: int = FORMAT_VERSION
     part: str
     license: str | None
-    """Of the trained weights; None: unknown."""
+    """License of the trained weights; None: unknown."""
     inputs: dict[str, str]
     outputs: dict[str, str]
     preprocessing: Preprocessing
     weights: WeightsMeta
     """The header of the weights' file: the model's settings, scores and encoders."""
     implementations: dict[str, str]
-    """What the file computes attention by, in place of the settings'."""
+    """Attention implementations in the file, in place of those in the settings."""
     versions: dict[str, str]
 
     @classmethod

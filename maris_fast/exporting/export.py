@@ -17,9 +17,9 @@ from maris_fast.exporting.parts import Part
 from maris_fast.weights import HEADER
 
 TOLERANCE = 1e-4
-"""Of numbers up to 1; of larger ones, a share of the largest."""
+"""Largest accepted difference: absolute for values up to 1, else relative to the largest value."""
 _MOST_INSIDE = 1 << 30
-"""Bytes of parameters that an ONNX file holds itself: protobuf's limit is 2 GiB."""
+"""Parameters of more bytes than this are stored beside the ONNX file: protobuf's limit is 2 GiB."""
 
 Run = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
@@ -35,16 +35,16 @@ class Format(NamedTuple):
 def export_part(
     part: Part, formats: Sequence[Format], description: Description, folder: Path
 ) -> dict[str, float]:
-    """Writes a file for each format.
+    """Write a file for each format.
 
     Returns:
-        By the files' names, the largest difference from the model over the part's examples.
+        By file name, the largest difference from the model over the part's examples.
 
     Raises:
         CheckpointError: the part cannot be exported, or a file does not compute what the model does.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's own, of its internals
+        warnings.simplefilter("ignore")  # PyTorch's warnings about its own internals
         program = _traced(part)
         return {
             f"{part.name}{one.suffix}": _written(one, program, part, description, folder) for one in formats
@@ -69,7 +69,7 @@ def _written(
 def require_onnx() -> None:
     """
     Raises:
-        ConfigError: what writes and runs ONNX files is not installed.
+        ConfigError: a package that writes or runs ONNX files is not installed.
     """
     try:
         import onnx  # noqa: F401
@@ -82,7 +82,7 @@ def require_onnx() -> None:
 
 
 def _traced(part: Part) -> ExportedProgram:
-    """One program for all values of free sides. Tracing reads shapes alone."""
+    """One program for all sizes of free dimensions. Tracing only uses the shapes of its inputs."""
     free = {side for slot in part.inputs.values() for side in slot.shape if isinstance(side, str)}
     length = {side: place for place, side in enumerate(sorted(free), start=3)}
     inputs = {
@@ -115,7 +115,7 @@ def _opened_program(path: Path) -> Run:
 def _write_onnx(program: ExportedProgram, part: Part, description: Description, path: Path) -> None:
     import onnx_ir
 
-    named: set[int | str] = set()  # a side is named where it is first met
+    named: set[int | str] = set()  # a dimension is named only at its first occurrence
     axes: dict[str, dict[int, str]] = {}
     for name, slot in part.inputs.items():
         new = [(axis, side) for axis, side in enumerate(slot.shape) if isinstance(side, str)]
@@ -156,7 +156,7 @@ ONNX = Format(".onnx", _write_onnx, _opened_onnx)
 
 @torch.no_grad()
 def _difference(part: Part, run: Run) -> float:
-    """Of numbers; yes and no may differ where a number is that close to the threshold."""
+    """Largest difference of floating-point outputs; booleans may differ for values close to the threshold."""
     worst = 0.0
     for inputs in part.examples:
         wanted, found = part.module(**inputs), run(inputs)

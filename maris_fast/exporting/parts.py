@@ -1,4 +1,4 @@
-"""What is exported: the trained head, and the frozen encoders before it."""
+"""The parts that can be exported: the trained head, and the frozen encoders before it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ IMPLEMENTATIONS = {
     "attention_impl": "sdpa",
     "cross_attention_impl": "projected",
 }
-"""The head's: those of PyTorch alone, whichever the model was trained with. They compute the same."""
+"""Settings of the exported head: plain PyTorch, whatever it was trained with; the results are the same."""
 
 
 POOLED_SIDES = 3, 4096
-"""Tokens of a grid's side with pooled keys: torch.export takes one pair alone for another case."""
+"""Bounds of a grid's side in tokens with pooled keys: torch.export specialises on a single pair."""
 
 
 class Slot(NamedTuple):
-    """An input or output: its dtype and its sides, free ones by name."""
+    """An input or output: its dtype and its shape, with free dimensions by name."""
 
     dtype: torch.dtype
     shape: tuple[int | str, ...]
@@ -41,8 +41,8 @@ class Part:
     """A module that takes tensors by name, and returns a dictionary of them.
 
     Attributes:
-        sides: least and largest of free sides that are bounded; the others are 1 or more.
-        examples: inputs to compare an exported file by, of several sizes.
+        sides: minimum and maximum of free dimensions that are bounded; the others are 1 or more.
+        examples: inputs of several sizes, to compare an exported file with the module.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Part:
 
 
 class Head(nn.Module):
-    """From an image's features and expressions to masks of the image's own size.
+    """Maps an image's features and expressions to masks of the image's own size.
 
     Args:
-        model: for evaluation.
-        image_size: longest side of resized images, of SAM's provenance.
+        model: used for evaluation only.
+        image_size: longest side of resized images, from SAM's provenance.
     """
 
     def __init__(self, model: Maris, image_size: int) -> None:
@@ -84,8 +84,8 @@ class Head(nn.Module):
             size: int64 [2], height and width of the image before it was resized.
 
         Returns:
-            logits [E, 4h, 4w]; masks, bool [E, height, width], empty where there is nothing to segment;
-            of a model with this output no_target [E].
+            logits [E, 4h, 4w]; masks, bool [E, height, width], empty if there is nothing to segment;
+            no_target [E], if the model has this output.
         """
         f_v, grid = self.model.visual_tokens([f[None] for f in (features_1, features_2, features_3)])
         tokens = f_v.expand(words.shape[0], -1, -1)
@@ -94,7 +94,7 @@ class Head(nn.Module):
         return outputs if said.no_target is None else {**outputs, "no_target": said.no_target}
 
     def _at_own_size(self, logits: Tensor, size: Tensor) -> Tensor:
-        """``geometry.to_original_size`` of a size that is known only when it runs."""
+        """``geometry.to_original_size`` for a size that is known only at run time."""
         padded = F.interpolate(
             logits[:, None], scale_factor=MASK_STRIDE, mode="bilinear", align_corners=False
         )
@@ -112,7 +112,7 @@ class Head(nn.Module):
 class ImageEncoder(nn.Module):
     """SAM's image encoder, with its normalisation, padding and cropping.
 
-    The resized image as it is, uint8 [h_px, w_px, 3], to F_v1, F_v2, F_v3 [h, w, C_v].
+    Maps the resized image, uint8 [h_px, w_px, 3], to F_v1, F_v2, F_v3 [h, w, C_v].
     """
 
     def __init__(self, encoder: SamEncoder) -> None:
@@ -128,7 +128,7 @@ class ImageEncoder(nn.Module):
 class WordEncoder(nn.Module):
     """CLIP's text tower: token ids [E, L], zero after the end token, to words [E, L - 1, C'] and their mask.
 
-    The start token, which is the same of all expressions, gives no word.
+    The start token, which is the same for all expressions, gives no word.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:
@@ -144,7 +144,7 @@ class WordEncoder(nn.Module):
 
 
 def resized_to(size: Tensor, image_size: int) -> Tensor:
-    """Height and width, int64 [2], of ``ImageGeometry.of(*size, image_size)``, to the last bit."""
+    """Height and width, int64 [2], exactly those of ``ImageGeometry.of(*size, image_size)``."""
     scale = torch.full((), image_size, dtype=torch.float64, device=size.device) / size.max().double()
     return (size.double() * scale + 0.5).long()
 

@@ -1,4 +1,4 @@
-"""Feature enhancement (FE), eqs. 1-2: three frozen maps of SAM into one trained map, once an image."""
+"""Feature enhancement (FE), eqs. 1-2: SAM's three frozen maps fused into one trained map, once per image."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ class FeatureEnhancement(nn.Module):
 
 
 def normalised(feature: Tensor, input_norm: str) -> Tensor:
-    """A frozen map [I, h, w, C_v], as it is or under a LayerNorm without parameters."""
+    """A frozen map [I, h, w, C_v], unchanged or after a LayerNorm without parameters."""
     return F.layer_norm(feature, feature.shape[-1:]) if input_norm == "layer" else feature

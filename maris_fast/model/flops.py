@@ -1,8 +1,8 @@
-"""What the model has to compute, by formula: the numerator of MFU.
+"""FLOPs of the model, by formula: the numerator of MFU.
 
-Counted are products of matrices and convolutions, 2 FLOPs a multiply-add. Not counted are elementwise work
-(norms, softmax, GELU, resizing, the loss) and whatever an implementation computes a second time. Of two
-orders of the same products the cheaper is counted, whichever runs.
+Matrix products and convolutions are counted, at 2 FLOPs per multiply-add. Elementwise work (norms, softmax,
+GELU, resizing, the loss) and recomputation are not. Where the same products can be taken in two orders, the
+cheaper one is counted, whichever runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from maris_fast.config import ModelSettings
 from maris_fast.kernels.cross_attention import fewer_products
 from maris_fast.model.pooling import decoder_keys
 
-# Of a product y = x w: backward computes dx and dw, or dw alone where x is frozen and needs no gradient.
+# Passes of a product y = x w: forward, dw and dx; without dx where x is frozen and needs no gradient.
 _TRAINED_INPUT, _FROZEN_INPUT = 3, 2
 
 
@@ -26,7 +26,7 @@ class StepFlops:
     expression: int
 
     def of(self, images: int, expressions: int) -> int:
-        """Of a batch."""
+        """FLOPs of a batch."""
         return images * self.image + expressions * self.expression
 
 
@@ -36,10 +36,10 @@ def training_flops(
     """FLOPs of one image and of one expression in training.
 
     Args:
-        settings: of the model.
+        settings: the model's settings.
         visual_channels, text_channels: C_v and C', widths of the frozen features.
         grid: (h, w) tokens; L_v = h·w.
-        words: L_t of the batch, padding included: it is computed like the rest.
+        words: L_t of the batch, including padding, which is computed like the rest.
     """
     L_v = grid[0] * grid[1]
     image = _ENHANCEMENT[settings.enhancement](grid, visual_channels, settings.channels)
@@ -53,7 +53,7 @@ def training_flops(
 
 
 def _feature_enhancement(grid: tuple[int, int], C_v: int, C: int) -> int:
-    """Eqs. 1-2: MLPs of the three frozen maps and of the early one, two CBA from 2C to C."""
+    """Eqs. 1-2: MLPs of the three frozen maps and of the early one, two CBAs from 2C to C."""
     L_v = math.prod(grid)
     frozen = 3 * (_product(L_v, C_v, C, _FROZEN_INPUT) + _product(L_v, C, C))
     early = 2 * _product(L_v, C, C)
@@ -83,7 +83,7 @@ _ENHANCEMENT = {"maris": _feature_enhancement, "last": _last_map, "vit_det": _vi
 
 
 def _fusion(settings: ModelSettings, L_v: int, L_t: int, text_channels: int) -> tuple[int, int]:
-    """Of an image and of an expression: what needs no words, the first block does once an image."""
+    """FLOPs per image and per expression; what needs no words, the first block computes once per image."""
     C = settings.channels
     words = _product(L_t, text_channels, C, _FROZEN_INPUT)
     if not settings.ma_blocks:
@@ -96,7 +96,7 @@ def _fusion(settings: ModelSettings, L_v: int, L_t: int, text_channels: int) -> 
 
 
 def _encoder_layer(L: int, C: int) -> int:
-    """Self-attention, and a feed-forward through 4C."""
+    """Self-attention, and a feed-forward network of hidden width 4C."""
     return _attention(L, L, C) + 2 * _product(L, C, 4 * C)
 
 
@@ -111,9 +111,9 @@ def _spatial_dynamic(L_v: int, L_t: int, C: int) -> tuple[int, int]:
 
 
 def _bidirectional(L_v: int, L_t: int, C: int) -> tuple[int, int]:
-    """V_1 to V_4 and W_v; both attentions with their projections, joining, context, the way out."""
+    """V_1 to V_4 and W_v; both attentions with their projections, the join, the context, the output layer."""
     words = 2 * _product(L_v, C, L_t) + _product(L_v, C, C)
-    # The first input of P (A W_a)ᵀ is no parameter's: it needs no gradient.
+    # P in P (A W_a)ᵀ is a constant, so it needs no gradient.
     pixels = _product(L_v, C, C) + _product(L_v, C, L_v, _FROZEN_INPUT) + _product(L_v, L_v, C)
     context = 4 * _product(L_v, 9 * C, C // 2)
     joining = _product(L_v, 2 * C, C) + context + _product(L_v, C + 4 * (C // 2), C)
@@ -152,9 +152,9 @@ def _sam_decoder(settings: ModelSettings, grid: tuple[int, int], L_t: int) -> in
 
 
 def _attention(L_q: int, L_k: int, C: int, inner: int | None = None) -> int:
-    """Projections of query and result, of key and value; Q Kᵀ and the weights' product with V.
+    """Projections of query and output, of key and value; Q Kᵀ and the weights' product with V.
 
-    With one key, that last is elementwise.
+    With a single key, the last product is elementwise.
     """
     D = inner or C
     products = 2 if L_k > 1 else 1
@@ -162,7 +162,7 @@ def _attention(L_q: int, L_k: int, C: int, inner: int | None = None) -> int:
 
 
 def _cross_attention(settings: ModelSettings, L_q: int, L_k: int, inner: int) -> int:
-    """Of pixels to words: as written, or with the projections of query and result folded into the words."""
+    """Pixels to words: as written, or with the projections of query and output folded into the words."""
     C, heads = settings.channels, settings.heads
     if not fewer_products(L_q, L_k, heads, inner // heads, C):
         return _attention(L_q, L_k, C, inner)

@@ -1,4 +1,4 @@
-"""Which kinds of calls a model makes of the operations: what has to be proven for it."""
+"""The kinds of calls that a model makes to the operations, which have to be proven for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maris_fast.kernels.mutual_attention.blocks import WORD_BLOCKS, smallest_blo
 from maris_fast.model.mutual_aware_attention import reading_of
 from maris_fast.model.pooling import decoder_keys
 
-# Of the paper: photographs of 1024 pixels in tokens of 16, and up to 32 words.
+# The paper's: photographs of 1024 pixels in patches of 16, and up to 32 words.
 GRIDS, WORDS = ((64, 48),), 32
 
 
@@ -29,10 +29,10 @@ def of_model(
     grids: Iterable[tuple[int, int]] = GRIDS,
     most_words: int = WORDS,
 ) -> list[tuple[Operation, Any]]:
-    """The calls of a training and its evaluation, as (operation, kind).
+    """The calls of a training run and its evaluation, as (operation, kind).
 
-    ``grids``: (h, w) of images' visual tokens; ``most_words``: of an expression. Implementations
-    that the settings name are not asked about.
+    ``grids``: (h, w) of the images' visual tokens; ``most_words``: the most words in an expression.
+    Operations whose implementation is named in the settings are omitted.
     """
     grids = list(grids)
     name, lengths = str(dtype).removeprefix("torch."), sorted({power_of_two(h * w) for h, w in grids})
@@ -47,7 +47,7 @@ def of_model(
 def _mutual_attention(
     settings: ModelSettings, dtype: str, lengths: list[int], most_words: int
 ) -> Iterator[tuple[Operation, Any]]:
-    """The MA blocks': the first block's tokens are an image's, those of the others an expression's own."""
+    """Calls of the MA blocks: visual tokens are per image in the first, per expression in the others."""
     if settings.fusion != "mutual" or not settings.ma_blocks or settings.mutual_attention_impl != "auto":
         return
     largest = smallest_block(most_words) or WORD_BLOCKS[-1]
@@ -62,7 +62,7 @@ def _mutual_attention(
 def _attention(
     settings: ModelSettings, dtype: str, grids: list[tuple[int, int]], most_words: int
 ) -> Iterator[tuple[Operation, Any]]:
-    """The decoder's, eqs. 6 to 8: tokens to themselves, words to themselves, tokens to words."""
+    """Calls of the decoder, eqs. 6 to 8: tokens to themselves, words to themselves, tokens to words."""
     if settings.decoder != "maris" or settings.attention_impl != "auto":
         return
     words = power_of_two(most_words + 1)
@@ -79,7 +79,7 @@ def _attention(
 def _cross_attention(
     settings: ModelSettings, dtype: str, lengths: list[int], most_words: int
 ) -> Iterator[tuple[Operation, Any]]:
-    """Eq. 8's of the decoder, with its projections; keys are the words and the query token."""
+    """Calls of eq. 8 in the decoder, with its projections; keys are the words and the query token."""
     if settings.decoder != "maris" or settings.cross_attention_impl != "auto":
         return
     largest = power_of_two(most_words + 1, least=16)

@@ -23,7 +23,7 @@ class CBA(nn.Sequential):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(
-            # BatchNorm takes off any constant, so the convolution needs no bias.
+            # BatchNorm subtracts any constant, so the convolution needs no bias.
             nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
             nn.GELU(),
@@ -34,7 +34,7 @@ class MultiHeadAttention(nn.Module):
     """MHCA(query, key, value) with projections; MHSA where all three are the same.
 
     Shapes: query [B, L_q, C], key and value [B, L_k, C] -> [B, L_q, C]; ``inner`` is the width of all heads
-    together, C where it is None.
+    together, C if None.
     """
 
     def __init__(self, channels: int, heads: int, impl: Impl, inner: int | None = None) -> None:

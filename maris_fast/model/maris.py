@@ -27,7 +27,7 @@ class Maris(nn.Module):
         text_channels: C', width of CLIP's word features.
 
     Attributes:
-        tau: threshold of eq. 4's gate; a schedule may set it between steps, a compiled model stays compiled.
+        tau: threshold of eq. 4's gate; a schedule may set it between steps without recompilation.
     """
 
     def __init__(self, settings: ModelSettings, visual_channels: int, text_channels: int) -> None:
@@ -62,10 +62,10 @@ class Maris(nn.Module):
             features: F_v1, F_v2, F_v3, shallow to deep, each [I, h, w, C_v].
             words: F_l [E, L_t, C'], expressions in the order of their images.
             word_mask: bool [E, L_t], True for a real word.
-            expr_offsets: int32 [I + 1], expressions expr_offsets[i] to expr_offsets[i + 1] speak of image i.
+            expr_offsets: int32 [I + 1], expressions expr_offsets[i] to expr_offsets[i + 1] refer to image i.
 
         Raises:
-            ConfigError: an implementation that the settings name can't compute this here.
+            ConfigError: an implementation named in the settings does not support these inputs or this device.
         """
         try:
             return self._segment(features, words, word_mask, expr_offsets)
@@ -88,7 +88,7 @@ class Maris(nn.Module):
         word_mask: Tensor,
         expr_offsets: Tensor | None,
     ) -> Segmentation:
-        """``forward`` from F_v [I, h·w, C] and its grid on; expr_offsets None: one expression an image."""
+        """``forward`` from F_v [I, h·w, C] and its grid on; expr_offsets None: one expression per image."""
         f_lav, f_val = self.mutual_aware(f_v, words, word_mask, expr_offsets, grid)
         if self.settings.linguistic_guidance == "product":
             f_lav, f_val, word_mask = words_into_pixels(f_lav, f_val, word_mask)
@@ -114,7 +114,7 @@ class Maris(nn.Module):
         """f_v [I, L_v, C], f_l [E, L_t, C'] through all MA blocks -> f_lav [E, L_v, C], f_val [E, L_t, C]."""
         if self.project_words is not None:
             return tokens_of_expressions(f_v, expr_offsets, f_l.shape[0]), self.project_words(f_l)
-        # The first block shares an image's tokens between its expressions; after it each has its own.
+        # The first block shares an image's tokens between its expressions; in later blocks each has its own.
         groups = expr_offsets
         for block in self.ma_blocks:
             f_v, f_l = block(f_v, f_l, word_mask, self._tau, groups, grid)

@@ -1,4 +1,4 @@
-"""The mask decoder, eqs. 6-8, and the way from its tokens to a mask."""
+"""The mask decoder, eqs. 6-8, and the upsampling of its tokens to a mask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maris_fast.model.positions import sine_positions
 
 
 class Residual(nn.Module):
-    """x + f(x), as eqs. 6-8 print it; with ``norm``, LayerNorm before f or after the sum."""
+    """x + f(x), as printed in eqs. 6-8; with ``norm``, LayerNorm before f or after the sum."""
 
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
@@ -26,11 +26,11 @@ class Residual(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """One block of eqs. 6-8; the next takes its two outputs.
+    """One block of eqs. 6-8; the next block takes its two outputs.
 
-    With ``decoder_self_attention: pooled``, eq. 6 is F̂_lav = MHCA(F_lav, P(F_lav), P(F_lav)) + F_lav, where P
-    takes the means of 2 × 2 tokens, of keys with their positions.
-    With ``token_to_image`` (TOI-A, the paper's #9) tokens look at the image before eq. 8, where SAM's do.
+    With ``decoder_self_attention: pooled``, eq. 6 is F̂_lav = MHCA(F_lav, P(F_lav), P(F_lav)) + F_lav, where
+    P averages 2 × 2 tokens; keys are averaged with their positions.
+    With ``token_to_image`` (TOI-A, the paper's #9), tokens attend to the image before eq. 8, as in SAM.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -60,7 +60,7 @@ class DecoderBlock(nn.Module):
         position: Tensor | float,
         grid: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """f_lav [E, h·w, C], f_c [E, 1 + L_t, C], token_mask bool [E, 1 + L_t] -> the same two, evolved."""
+        """f_lav [E, h·w, C], f_c [E, 1 + L_t, C], token_mask bool [E, 1 + L_t] -> the same two, updated."""
 
         def look(x: Tensor) -> Tensor:
             if self.pooled:
@@ -93,7 +93,7 @@ class Upsampling(nn.Sequential):
 
 
 class MaskDecoder(nn.Module):
-    """A single query token F_m, joined with f_val, reads f_lav into a mask."""
+    """A single query token F_m, concatenated with f_val, decodes f_lav into a mask."""
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class MaskDecoder(nn.Module):
         fine = self.upsampling(f_lav.transpose(1, 2).unflatten(2, grid))
         f_m = f_c[:, 0]
         coarse = torch.einsum("ec,echw->ehw", self.query_mlp(f_m), fine)[:, None]
-        # The last ×2 does the same to all channels: after their sum it is one map's, where it was C/4 maps'.
+        # The last ×2 treats all channels alike: after their sum it resizes one map instead of C/4 maps.
         return self.doubling(coarse.to(torch.promote_types(coarse.dtype, torch.float32)))[:, 0], f_m
 
     def _position(self, f_lav: Tensor, grid: tuple[int, int]) -> Tensor | float:

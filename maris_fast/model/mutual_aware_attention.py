@@ -9,7 +9,7 @@ from maris_fast.kernels import Reading, mutual_attention, mutual_attention_weigh
 
 
 def reading_of(settings: ModelSettings) -> Reading:
-    """How the settings read eqs. 3-5."""
+    """The reading of eqs. 3-5 that the settings choose."""
     return Reading(settings.language_norm, settings.empty_rows, settings.score_scale)
 
 
@@ -35,7 +35,7 @@ class MutualAwareAttention(nn.Module):
         expr_offsets: Tensor | None,
         grid: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """f_v [I, L_v, C_v], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]; of any ``grid``."""
+        """f_v [I, L_v, C_v], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]; grid is unused."""
         return mutual_attention(
             self.W_v(f_v),
             self.W_l(f_l),
@@ -61,7 +61,7 @@ class MutualAwareAttention(nn.Module):
         expr_offsets: Tensor | None,
         grid: tuple[int, int] | None = None,
     ) -> Tensor:
-        """A of eq. 3 [E, L_v, L_t], fp32, for what ``forward`` takes; for pictures, as it holds all of A."""
+        """A of eq. 3 [E, L_v, L_t], fp32, for the inputs of ``forward``; for plots, as it materialises A."""
         return mutual_attention_weights(
             self.W_v(f_v),
             self.W_l(f_l),

@@ -1,4 +1,4 @@
-"""How many parameters train, by part of the model."""
+"""The number of trainable parameters, by part of the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VIT_H_CHANNELS, CLIP_L_CHANNELS = 1280, 768
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Of enhancement, fusion (the words' projection where nothing fuses), decoder and no-target output."""
+    """Counts of enhancement, fusion (without MA blocks: words' projection), decoder and no-target output."""
 
     enhancement: int
     fusion: int
@@ -31,7 +31,7 @@ class ParameterCounts:
 def parameter_counts(
     settings: ModelSettings, visual_channels: int = VIT_H_CHANNELS, text_channels: int = CLIP_L_CHANNELS
 ) -> ParameterCounts:
-    """Counted on the model itself, built without memory for its numbers."""
+    """Parameter counts of the model itself, built on the meta device and so without memory."""
     with torch.device("meta"):
         model = Maris(settings, visual_channels, text_channels)
     return ParameterCounts(

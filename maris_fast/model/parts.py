@@ -1,4 +1,4 @@
-"""Which module stands for each part of the model: the paper's own, or what an ablation puts in its place."""
+"""The module for each part of the model: the paper's own, or an ablation's replacement."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def enhancement(settings: ModelSettings, visual_channels: int) -> nn.Module:
 def fusion_blocks(settings: ModelSettings, text_channels: int) -> nn.ModuleList:
     """``ma_blocks`` times (f_v [I, L_v, C], f_l [E, L_t, C_l]) -> f_lav [E, L_v, C], f_val [E, L_t, C].
 
-    Each also takes word_mask [E, L_t], tau [], expr_offsets (None: an image an expression) and the grid
+    Each also takes word_mask [E, L_t], tau [], expr_offsets (None: one image per expression) and the grid
     (h, w) of L_v. C_l is C' in the first block and C in the others.
     """
     return nn.ModuleList(

@@ -1,4 +1,4 @@
-"""Where a visual token stands in its image, as sines and cosines."""
+"""The position of a visual token in its image, as sines and cosines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 def sine_positions(h: int, w: int, channels: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Positions of an h × w grid, [h, w, C]; C/2 channels for the row, C/2 for the column.
 
-    A coordinate runs from 0 to 1 over the image whatever its size, so that 'left' is the same place in all.
-    Frequencies go from half a turn over the image up to 32 turns, evenly in log.
+    Coordinates run from 0 to 1 over the image whatever its size, so that 'left' is the same place in all.
+    Frequencies are spaced evenly in log, from half a period over the image to 32 periods.
     """
     frequencies = math.pi * torch.logspace(
         0, math.log10(64), channels // 4, device=device, dtype=torch.float32

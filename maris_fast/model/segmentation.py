@@ -1,4 +1,4 @@
-"""What the model says of each expression."""
+"""The model's output for each expression."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Segmentation(NamedTuple):
     def finite(self) -> Tensor:
         """Bool []: no logit is NaN or infinite."""
         given = [one for one in (self.logits, self.no_target) if one is not None]
-        # Least and most carry a NaN on, and are found several times as fast as each number is looked at.
+        # Minimum and maximum propagate NaN, and take a fraction of the time of checking every number.
         return torch.stack([end.isfinite() for one in given for end in one.aminmax()]).all()
 
     def require_finite(self) -> None:
         """
         Raises:
-            CheckpointError: as the function.
+            CheckpointError: see the function of this name.
         """
         require_finite(bool(self.finite()))
 
@@ -45,7 +45,7 @@ class Segmentation(NamedTuple):
 def require_finite(finite: bool) -> None:
     """
     Raises:
-        CheckpointError: a logit is NaN or infinite; its mask would be empty or full without a word.
+        CheckpointError: a logit is NaN or infinite; its mask would silently be empty or full.
     """
     if not finite:
         raise CheckpointError(

@@ -1,1 +1,1 @@
-"""What a model saw, as pictures: masks over images, and attention between words and pixels."""
+"""Pictures of a model's output: masks over images, and attention between words and pixels."""

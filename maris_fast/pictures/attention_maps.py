@@ -1,4 +1,4 @@
-"""Attention as pictures, after the paper's Figs. 1 and 5: words that matter to a pixel, regions of a word."""
+"""Pictures of attention, after the paper's Figs. 1 and 5: words that matter to a pixel, regions of a word."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from maris_fast.pictures.fonts import caption_font, drawable, families
 from maris_fast.pictures.overlays import Panel, masked, outline, wrapped
 
 INCHES, DPI = 4.8, 150
-"""Width of a picture: read on a phone without zooming, sharp on a desktop."""
+"""Width and resolution of a picture: readable on a phone without zooming, sharp on a desktop."""
 
 HEAT = "inferno"
 HEAT_OVER_IMAGE = 0.62
 COLUMNS, CHARTS = 3, 2
 """Regions and charts side by side."""
 TALLEST = 1.6
-"""Height over width of the place that an image gets."""
+"""Largest height over width of the space for an image."""
 INFORMATIVE = 3
 """Words that Fig. 1 lists for a pixel."""
 
 TITLE, TEXT = 10, 8.5
-"""Points."""
+"""Font sizes in points."""
 LEAST = 0.005
-"""A weight that is printed as more than 0.00."""
+"""The smallest weight that is printed as more than 0.00."""
 
 INK, SOFT, MARK, BAR, STRONG_BAR = "#0f172a", "#475569", "#ff1744", "#94a3b8", "#2563eb"
 
@@ -53,7 +53,7 @@ def words_picture(
         mask: bool [height, width], predicted for this expression.
         attention: of the expression.
         pixels: (x, y) of the original image, at least one.
-        blocks: which, counted from 0; None: all.
+        blocks: which MA blocks, counted from 0; None: all.
 
     Raises:
         InputError: a pixel is outside the image.
@@ -85,7 +85,7 @@ def words_picture(
 def regions_picture(
     image: Image.Image, mask: NDArray[np.bool_], attention: Attention, block: int
 ) -> Image.Image:
-    """Language-guided attention: for each word where in the image its column of A lies, and the prediction.
+    """Language-guided attention: for each word its column of A over the image, beside the prediction.
 
     All words share one scale, from 0 to the block's largest weight.
 
@@ -142,7 +142,7 @@ def _title_height(text: str) -> float:
 
 
 def _lines(text: str, points: float, inches: float) -> str:
-    """The text in lines that fit; matplotlib draws it in the fonts that they are measured in."""
+    """The text in lines that fit; matplotlib draws them in the fonts with which they are measured."""
     return "\n".join(wrapped(drawable(text), caption_font(points * DPI / 72), (inches - 0.2) * DPI))
 
 
@@ -157,7 +157,7 @@ def _show(axes: Axes, image: Image.Image, title: str) -> None:
 
 
 def _mark(axes: Axes, attention: Attention, pixel: tuple[int, int], name: str) -> None:
-    """The borders of the token that a pixel falls into."""
+    """Draw the borders of the token that contains a pixel."""
     left, top, right, bottom = attention.geometry.pixels_of(*attention.geometry.token_of(*pixel))
     for colour, width in (("white", 2.6), (MARK, 1.4)):
         axes.add_patch(
@@ -183,7 +183,7 @@ def _mark(axes: Axes, attention: Attention, pixel: tuple[int, int], name: str) -
 
 def _bars(axes: Axes, tokens: Sequence[str], weights: NDArray[np.float32], title: str) -> None:
     places = np.arange(len(tokens))
-    # Of equal weights the first words count, so that the picture is the same each time.
+    # Among equal weights the first words are chosen, so that the picture is deterministic.
     most = np.argsort(-weights, kind="stable")[:INFORMATIVE].tolist()
     strongest = {place for place in most if weights[place] >= LEAST}
     colours = [STRONG_BAR if place in strongest else BAR for place in places]
@@ -212,7 +212,7 @@ def _bars(axes: Axes, tokens: Sequence[str], weights: NDArray[np.float32], title
 
 def _heat(image: Image.Image, mask: NDArray[np.bool_], shares: NDArray[np.float32]) -> Image.Image:
     """``shares`` from 0 to 1, [height, width], as colour over the grey image; the mask outlined."""
-    # Lifted, so that the image is still seen where the colour is black.
+    # Brightened, so that the image is still visible where the colour is black.
     grey = 70 + 0.72 * np.asarray(image.convert("L"), dtype=np.float32)[..., None]
     colour = 255 * colormaps[HEAT](shares)[..., :3]
     mixed = (1 - HEAT_OVER_IMAGE) * grey + HEAT_OVER_IMAGE * colour

@@ -36,9 +36,9 @@ class Attention:
     geometry: ImageGeometry
 
     def words_at(self, x: int, y: int) -> NDArray[np.float32]:
-        """[blocks, L_t]: what the token under a pixel of the original image takes from each word.
+        """[blocks, L_t]: weights of the words for the token under a pixel of the original image.
 
-        The weights of a block sum to 1, or are 0 where eq. 4's gate keeps no word.
+        The weights of a block sum to 1, or are 0 if eq. 4's gate keeps no word.
 
         Raises:
             InputError: the pixel is outside the image.
@@ -49,7 +49,7 @@ class Attention:
     def region_of(self, word: int, block: int) -> NDArray[np.float32]:
         """[height, width]: a word's column of A over the original image; both counted from 0."""
         column = torch.from_numpy(self.blocks[block, :, :, word])[None, None]
-        # The way back of mask logits, so that a region lies where a mask would.
+        # Resized as mask logits are, so that a region is where a mask would be.
         fine = F.interpolate(column, self.geometry.mask_size, mode="bilinear", align_corners=False)[:, 0]
         region: NDArray[np.float32] = to_original_size(fine, self.geometry)[0].numpy()
         return region
@@ -57,9 +57,9 @@ class Attention:
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """A of each MA block, [E, L_v, L_t], is in the list once the model has run inside this context.
+    """Record A of each MA block, [E, L_v, L_t], in the list when the model runs inside this context.
 
-    Passes that other threads run at the same time are not seen.
+    Passes that other threads run at the same time are not recorded.
 
     Raises:
         ConfigError: the model has no MA blocks.
@@ -77,7 +77,7 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
         if threading.get_ident() != thread:
             return
         if block is blocks[0]:
-            kept.clear()  # of the pass before
+            kept.clear()  # of the previous pass
         kept.append(block.weights(*inputs, **named))
 
     handles = [block.register_forward_hook(keep, with_kwargs=True) for block in blocks]
@@ -95,11 +95,11 @@ def of_expression(
     tokens: Sequence[str],
     geometry: ImageGeometry,
 ) -> Attention:
-    """One expression's part of what ``watched`` gave, without the padding.
+    """One expression's part of what ``watched`` recorded, without the padding.
 
     Args:
         watched_blocks: [E, L_v, L_t] of each block.
-        expression: which of E.
+        expression: its index in E.
         text: of the expression.
         tokens: of the expression, as many as it has real words.
         geometry: of its image, whose grid is L_v.
@@ -109,9 +109,9 @@ def of_expression(
 
 
 def pixel_of(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """(x, y) of a pixel well inside the mask's largest part; of an empty mask, the middle of the image.
+    """(x, y) of a pixel well inside the mask's largest part; for an empty mask, the middle of the image.
 
-    It is the pixel of the mask round which a window of half the mask's size holds most of the mask; of
+    It is the mask pixel around which a window of half the mask's size contains the most mask pixels; among
     several, the one nearest to their centre.
     """
     height, width = mask.shape

@@ -1,9 +1,9 @@
 """Fonts for pictures with sentences in any script.
 
-DejaVu Sans, which comes with matplotlib, draws what it has, so that captions look alike on every machine;
-for other letters the fonts are searched that are installed. A letter that none of them has is written as its
-escape: an empty box would hide which one it is. matplotlib is imported by the first caption: every rank of a
-training imports this module, and few draw.
+DejaVu Sans, which comes with matplotlib, is used for the letters it has, so that captions look the same on
+every machine; for other letters, installed fonts are searched. A letter that no font has is written as its
+escape sequence: an empty box would hide which one it is. matplotlib is imported for the first caption: every
+training rank imports this module, and few draw.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 FIRST = "DejaVu Sans"
 _WITHOUT_LETTERS = ("Last Resort", "LastResort", "Adobe Blank")
-"""Fonts that have a box for every letter."""
+"""Fonts that show a box for every letter."""
 
 
 class CaptionFont:
@@ -43,7 +43,7 @@ class CaptionFont:
     def draw(
         self, draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, fill: tuple[int, int, int]
     ) -> None:
-        """Text whose upper left corner is ``place``."""
+        """Draw text whose upper left corner is at ``place``."""
         x, y = place
         for font, part in self._parts(text):
             draw.text((x, y + self._ascent), part, fill=fill, font=font, anchor="ls")
@@ -56,17 +56,17 @@ class CaptionFont:
 
 @cache
 def caption_font(size: float) -> CaptionFont:
-    """``size`` pixels high."""
+    """The font that is ``size`` pixels high."""
     return CaptionFont(size)
 
 
 def drawable(text: str) -> str:
-    """``text`` with escapes in place of control characters and of letters that no font here has."""
+    """``text`` with escapes in place of control characters and of letters that no installed font has."""
     return "".join(_drawable(letter) for letter in printable(text))
 
 
 def families(text: str) -> list[str]:
-    """Families that matplotlib draws a drawable text with."""
+    """Font families with which matplotlib can draw a ``drawable`` text."""
     from matplotlib.ft2font import FT2Font
 
     files = dict.fromkeys(_file_with(letter) for letter in text)
@@ -76,7 +76,7 @@ def families(text: str) -> list[str]:
 def _drawable(letter: str) -> str:
     if letter.isspace() or _file_with(letter) is not None:
         return letter
-    if unicodedata.category(letter) in ("Cf", "Mn"):  # joins or changes its neighbour
+    if unicodedata.category(letter) in ("Cf", "Mn"):  # joins or modifies its neighbour
         return ""
     _tell_once(letter)
     return letter.encode("unicode_escape").decode("ascii")
@@ -119,13 +119,13 @@ def _files() -> tuple[str, ...]:
 
 @cache
 def _letters(file: str) -> frozenset[int]:
-    """Code points that a font has; none where it is no outline font, which has one size only."""
+    """Code points that a font has; none if it is a bitmap font, which has only one size."""
     from matplotlib.ft2font import FT2Font
 
     try:
         font = FT2Font(file)
         return frozenset(font.get_charmap()) if font.scalable else frozenset()
-    except (OSError, RuntimeError):  # gone, or no font after all
+    except (OSError, RuntimeError):  # removed, or not a font after all
         return frozenset()
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what the model saw: a mask over its image, with the expression under it."""
+"""Pictures of predictions: a mask over its image, with the expression below it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Panel:
     caption: str
     truth: NDArray[np.bool_] | None = None
     colour: tuple[int, int, int] = PREDICTION
-    """Of ``prediction``, which may be a mask of another origin."""
+    """Colour of ``prediction``, which may be a mask of another origin."""
 
 
 def overlay(panel: Panel, *, width: int | None = None) -> Image.Image:
@@ -37,14 +37,14 @@ def overlay(panel: Panel, *, width: int | None = None) -> Image.Image:
 
 
 def masked(panel: Panel, *, width: int | None = None) -> Image.Image:
-    """The image dimmed but for the predicted mask, which is tinted and outlined.
+    """The image, dimmed except for the predicted mask, which is tinted and outlined.
 
     Args:
         panel: what to show; a ``truth`` is outlined in green.
-        width: pixels; None keeps the image's own.
+        width: in pixels; None keeps the image's own.
 
     Raises:
-        ValueError: a mask of another size than the image.
+        ValueError: a mask's size differs from the image's.
     """
     for name, mask in (("prediction", panel.prediction), ("truth", panel.truth)):
         if mask is not None and mask.shape != (panel.image.height, panel.image.width):
@@ -54,7 +54,7 @@ def masked(panel: Panel, *, width: int | None = None) -> Image.Image:
     pixels = np.asarray(panel.image.convert("RGB"), dtype=np.float32)
     inside = panel.prediction[..., None]
     tinted = (1 - TINT) * pixels + TINT * np.array(panel.colour, dtype=np.float32)
-    # An empty prediction dims nothing: there is nothing to point at.
+    # An empty prediction dims nothing: there is nothing to highlight.
     outside = DIMMED * pixels if panel.prediction.any() else pixels
     picture = Image.fromarray(np.where(inside, tinted, outside).astype(np.uint8))
     if width is not None and width != picture.width:
@@ -68,7 +68,7 @@ def masked(panel: Panel, *, width: int | None = None) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Writes the picture whole or not at all.
+    """Write the picture atomically.
 
     Raises:
         OSError: it cannot be written.
@@ -124,7 +124,7 @@ def _captioned(picture: Image.Image, caption: str) -> Image.Image:
 
 
 def wrapped(text: str, font: CaptionFont, width: float) -> list[str]:
-    """Lines of at most ``width`` pixels, broken between words, and within a word that is wider alone."""
+    """Lines of at most ``width`` pixels, broken between words, and within words wider than a line."""
     lines = [""]
     for word in (part for whole in text.split() for part in _parts(whole, font, width)):
         longer = f"{lines[-1]} {word}".strip()
@@ -136,7 +136,7 @@ def wrapped(text: str, font: CaptionFont, width: float) -> list[str]:
 
 
 def _parts(word: str, font: CaptionFont, width: float) -> list[str]:
-    """A word that is too wide for a line, in pieces that fit; most are one piece."""
+    """A word in pieces that fit into a line; most words are one piece."""
     parts = [""]
     for letter in word:
         if parts[-1] and font.getlength(parts[-1] + letter) > width:

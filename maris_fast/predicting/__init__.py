@@ -1,1 +1,1 @@
-"""Masks of many photographs: what is asked, what is done already, and the files it becomes."""
+"""Masks of many photographs: requests, the record of finished predictions, and output files."""

@@ -1,4 +1,4 @@
-"""The files that predictions become; ``maris-fast import`` reads each of them."""
+"""Output formats of predictions; ``maris-fast import`` reads each of them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from maris_fast.predicting.record import COCO, LABELME, MASKS, PredictedMask, Re
 from maris_fast.system.files import replace_text
 
 CATEGORY = "object"
-"""Of every mask, as a sentence names no class."""
+"""Category of every mask, as a sentence names no class."""
 
 
 class Format(Protocol):
     def mask_of(self, image: str, number: int) -> str | None:
-        """The path of an image's mask by its number from 1, below the folder; None: masks have no files."""
+        """Path of an image's mask below the folder, by its number from 1; None: masks have no files."""
 
     def write(self, known: Sequence[PredictedMask], new: Sequence[PredictedMask]) -> None:
-        """Of an image what is recorded already, and what will be."""
+        """Write an image's predictions: those already recorded, and new ones, which are recorded later."""
 
     def finish(self, record: Record) -> None:
-        """At the end, and where a command is stopped."""
+        """Called at the end, and when the command is stopped."""
 
 
 def format_of(out: Path, settings: Settings) -> Format:
@@ -40,7 +40,7 @@ def format_of(out: Path, settings: Settings) -> Format:
 
 
 class MaskFiles:
-    """``masks/<image>/<number>.png``: of a folder an image, so that no two images share a name."""
+    """``masks/<image>/<number>.png``: one folder per image, so that no two images share a name."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -59,7 +59,7 @@ class MaskFiles:
 
 
 class CocoFile:
-    """COCO's instances with ``sentences`` and ``score`` in annotations; empty masks are not COCO's."""
+    """COCO instances with ``sentences`` and ``score`` in annotations; no empty masks, as COCO has none."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -76,7 +76,7 @@ class CocoFile:
 
 
 def _coco(record: Record) -> Iterator[str]:
-    """In parts, as run lengths of many images need not fit into memory."""
+    """The file in parts, as run lengths of many images may not fit into memory."""
     sizes: dict[str, tuple[int, int]] = {}
     for line in record.lines():
         sizes.setdefault(line.image, line.prediction.size)
@@ -111,7 +111,7 @@ def _joined(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 class Labelme:
-    """``labelme/<image>.json``: a shape of the type mask for each sentence whose mask is not empty."""
+    """``labelme/<image>.json``: a shape of type ``mask`` for each sentence whose mask is not empty."""
 
     def __init__(self, out: Path, settings: Settings) -> None:
         self._folder = (out / LABELME).resolve()

@@ -28,12 +28,12 @@ from maris_fast.system.files import replace_text, writing
 from maris_fast.system.locks import OccupiedError, owned_folder
 
 Counting = Callable[[str, int, int], AbstractContextManager[Callable[[], None]]]
-"""What is counted, how many there are and how many are done, to a function to call after each."""
+"""Takes what is counted, the total and the number done; yields a function to call after each."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a folder has after the command; ``stopped``: by Ctrl-C, before all was done."""
+    """Contents of a folder after the command; ``stopped``: by Ctrl-C, before all was done."""
 
     images: int
     of: int
@@ -54,11 +54,11 @@ def predict_many(
     leave_out_bad: bool = False,
     overwrite: bool = False,
 ) -> Outcome:
-    """Predicts what ``out`` does not have yet; after Ctrl-C, ``out`` holds what is done.
+    """Predict what ``out`` does not have yet; after Ctrl-C, ``out`` has the finished predictions.
 
     Raises:
-        InputError: images or sentences that cannot be used, all of them named, unless ``leave_out_bad``;
-            a folder that holds something else; a full disk.
+        InputError: images or sentences cannot be used, unless ``leave_out_bad`` (all of them are listed);
+            the folder holds something else; the disk is full.
     """
     settings = Settings(
         format=file_format,
@@ -80,7 +80,7 @@ def predict_many(
         out.mkdir(parents=True, exist_ok=True)
         try:
             with owned_folder(out):
-                # Again: another process may have predicted since.
+                # Check again: another process may have predicted since.
                 before = settings_of(out, settings, overwrite=overwrite)
                 begin(out, settings, resume=before is not None)
                 form = format_of(out, before or settings)
@@ -134,7 +134,7 @@ class _Work:
         self._record.append(new)
 
     def _line(self, encoded: EncodedImage, image: str, one: Asked, number: int) -> PredictedMask:
-        # One by one: a mask is then the same to the last bit, whichever sentences were done before.
+        # One by one: a mask is then bitwise the same, whichever sentences were done before.
         logits = self._predictor.logits(encoded, one.sentence)
         return PredictedMask(
             image=image,
@@ -154,7 +154,7 @@ class _Work:
 
 
 def _share_a_stem(requests: Requests) -> bool:
-    """Whether two images differ in their suffix alone, such as 1.jpg and 1.png."""
+    """Whether two images differ only in their suffix, such as 1.jpg and 1.png."""
     return len({label_file(image, full=False) for image in requests.asked}) < len(requests.asked)
 
 

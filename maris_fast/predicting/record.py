@@ -1,6 +1,6 @@
-"""``predictions.jsonl``: what is predicted, appended image by image, by which a stopped command goes on.
+"""``predictions.jsonl``: predictions, appended image by image, from which a stopped command resumes.
 
-A line a sentence, masks at the size at which the image is shown::
+One line per sentence, with masks at the size at which the image is shown::
 
     {"image": "kitchen/1.jpg", "sentence": "the red mug", "score": 0.83,
      "prediction": {"size": [480, 640], "counts": "..."}, "mask": "masks/kitchen/1.jpg/1.png"}
@@ -27,7 +27,7 @@ from maris_fast.system.new_folder import require_no_file_at
 PREDICTIONS, SETTINGS, LEFT_OUT = "predictions.jsonl", "predict.json", "left-out.jsonl"
 MASKS, COCO, LABELME = "masks", "predictions.coco.json", "labelme"
 WRITTEN = (PREDICTIONS, LEFT_OUT, MASKS, COCO, LABELME, SETTINGS)
-"""Names in the folder; the settings last, so that a removal that was cut off can be repeated."""
+"""Names in the folder; the settings last, so that an interrupted removal can be repeated."""
 
 
 class Settings(BaseModel):
@@ -42,7 +42,7 @@ class Settings(BaseModel):
 
 
 class PredictedMask(BaseModel):
-    """A line."""
+    """A line of ``predictions.jsonl``."""
 
     image: str
     sentence: str
@@ -59,10 +59,10 @@ class PredictedMask(BaseModel):
 
 
 def settings_of(out: Path, settings: Settings, *, overwrite: bool) -> Settings | None:
-    """Those of the predictions that the folder has to go on from; None: it has none.
+    """Settings of the folder's predictions to resume from; None: there are none, or ``overwrite``.
 
     Raises:
-        InputError: it has something else, or predictions of other settings, and ``overwrite`` is false.
+        InputError: it holds something else or, without ``overwrite``, predictions of other settings.
     """
     require_no_file_at(out)
     if not out.is_dir() or all(is_lock(path) for path in out.iterdir()):
@@ -81,7 +81,7 @@ def settings_of(out: Path, settings: Settings, *, overwrite: bool) -> Settings |
         raise InputError(f"{file} is damaged: {first_of(error)}; name another folder with `out`") from error
     for name, value in settings.model_dump().items():
         if name == "full_names" and before.full_names:
-            continue  # they suit any images
+            continue  # full names suit any images
         if (was := getattr(before, name)) != value:
             raise InputError(
                 f"{out} has predictions of other settings: {name} was {was}, now {value}; name another "
@@ -94,10 +94,10 @@ class Record:
     """The predictions of a folder; one process writes it.
 
     Args:
-        out: there is such a folder.
+        out: an existing folder.
 
     Raises:
-        InputError: a line in the midst of the file is none.
+        InputError: a complete line is not a prediction.
     """
 
     def __init__(self, out: Path) -> None:
@@ -113,7 +113,7 @@ class Record:
         return (line for line, _, _ in self._read())
 
     def lines_of(self, image: str) -> list[PredictedMask]:
-        """With masks that can be decoded.
+        """The predictions of an image, whose masks can be decoded.
 
         Raises:
             InputError: the file was changed by hand.
@@ -128,7 +128,7 @@ class Record:
         return found
 
     def append(self, lines: Sequence[PredictedMask]) -> None:
-        """All of them or none; over what a killed process has left of its last line.
+        """Append all lines or none, overwriting an incomplete last line that a killed process left.
 
         Raises:
             OSError: it cannot be written.
@@ -154,7 +154,7 @@ class Record:
         self._end = end
 
     def _read(self) -> Iterator[tuple[PredictedMask, int, int]]:
-        """Lines, and where they begin and end; the last one does not count if it was cut off."""
+        """Lines, and where they begin and end; an incomplete last line is skipped."""
         place = 0
         with self.path.open("rb") as file:
             for line in file:
@@ -177,7 +177,7 @@ class Record:
 
 
 def begin(out: Path, settings: Settings, *, resume: bool) -> None:
-    """Writes the settings; without ``resume``, what an earlier command has written there is removed."""
+    """Without ``resume``, remove what an earlier command has written, and write the settings."""
     if not resume:
         for name in WRITTEN:
             path = out / name

@@ -1,7 +1,7 @@
-"""What is asked of many photographs: JSON lines, or a folder of images and the sentences for all of them.
+"""Requests for many photographs: JSON lines, or a folder of images and the sentences for all of them.
 
 A line is ``{"image": "kitchen/1.jpg", "sentences": ["the red mug", "the kettle"]}``, or has one ``sentence``;
-``sent_ids`` or a ``sent_id`` are handed on to the predictions. Lines of one image are joined.
+``sent_ids`` or a ``sent_id`` are copied to the predictions. Lines of the same image are merged.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Requests:
-    """Sentences by image, whose path is below ``images``; and what is wrong with others."""
+    """Sentences by image, as a path below ``images``; and the faults of other requests."""
 
     images: Path
     asked: dict[str, list[Asked]]
     faults: list[Fault]
 
     def without(self, bad: Iterable[Fault], images: set[str], sentences: set[str]) -> Requests:
-        """Less what turned out to be bad."""
+        """The requests without bad images and sentences."""
         kept = {
             image: [one for one in asked if one.sentence not in sentences]
             for image, asked in self.asked.items()
@@ -90,10 +90,10 @@ class RequestLine(BaseModel):
 def read_requests(source: Path, sentences: Sequence[str], images: Path | None, out: Path) -> Requests:
     """
     Args:
-        source: JSON lines, or a folder whose images are all meant, those in folders below it too.
+        source: JSON lines, or a folder of which all images are used, those in subfolders too.
         sentences: for all images of a folder.
-        images: what the lines' paths are relative to; None: the folder of their file.
-        out: is not looked for images.
+        images: the folder that the lines' paths are relative to; None: the folder of their file.
+        out: not searched for images.
 
     Raises:
         ConfigError: sentences without a folder, or a folder without sentences.
@@ -131,7 +131,7 @@ def usable_of(
 
     Args:
         done: images that were predicted before.
-        advance: is called after each image.
+        advance: called once per image.
     """
     faults: list[Fault] = []
     images, sentences = set(), set()
@@ -180,7 +180,7 @@ def _of_lines(file: Path, root: Path) -> tuple[dict[str, list[Asked]], list[Faul
 
 
 def _sound(asked: Sequence[Asked], where: str, faults: list[Fault]) -> list[Asked]:
-    """Each once, as it is encoded; the others are added to ``faults``."""
+    """Valid sentences, each once, as they are encoded; faults of the others are added to ``faults``."""
     sound: dict[Asked, None] = {}
     for one in asked:
         text = sentence_of(one.sentence, where)
@@ -192,7 +192,7 @@ def _sound(asked: Sequence[Asked], where: str, faults: list[Fault]) -> list[Aske
 
 
 def _images_in(folder: Path, out: Path) -> Iterator[str]:
-    """Paths below the folder, in order; hidden files and what was written to ``out`` are none."""
+    """Paths of images below the folder, in a fixed order, without hidden files and those in ``out``."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(

@@ -1,4 +1,4 @@
-"""What runs did, as one HTML page: data from the run folders -> figures -> page."""
+"""A report of runs as one HTML page: data from the run folders -> figures -> page."""
 
 from maris_fast.reports.model_pictures import Drawing
 from maris_fast.reports.report_page import write_report

@@ -24,7 +24,7 @@ RULE = (
     "highest, the ones where it is lowest, and some at even steps from the worst to the best."
 )
 WIDTH = 200
-"""Pixels of one mask in a sheet."""
+"""Width of one mask in a sheet, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Example:
     sample: Sample
     predictions: tuple[Rle, ...]
     ious: tuple[float, ...]
-    """I / U at the image's own size, a model each; two empty masks agree, which is 1."""
+    """I / U at the image's own size, one per model; 1 for two empty masks."""
 
     @property
     def order(self) -> bytes:
@@ -59,7 +59,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class ExamplesOfRuns:
-    """``images``: how many were looked at; ``notes``: what had to be done without."""
+    """``images``: how many were examined; ``notes``: what was missing."""
 
     names: list[str]
     split: str
@@ -69,7 +69,7 @@ class ExamplesOfRuns:
 
 
 def first_images(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
-    """The batches of ``most`` images, or a few more that share the last batch."""
+    """The batches of the first ``most`` images, or a few more that are in the last batch."""
     seen = 0
     for batch in batches:
         yield batch
@@ -86,8 +86,8 @@ def examples_of(
     Args:
         models: in evaluation mode on ``ranks.device``; at least one.
         reader: of the split, on the same device.
-        ranks: a process alone.
-        images: look at so many at the beginning of the split; None: all.
+        ranks: of a single process.
+        images: how many to examine, from the start of the split; None: all.
     """
 
     def batches() -> Iterator[Batch]:
@@ -98,7 +98,7 @@ def examples_of(
 
 
 def choose(examples: Sequence[Example], number: int) -> Chosen:
-    """``number`` of each sort, or fewer where there are fewer; equal IoUs stand in the order of hashes."""
+    """``number`` of each kind, or fewer if there are not enough; equal IoUs are in the order of hashes."""
     ranked = sorted(examples, key=lambda one: (one.ious[0], one.order))
     failures = ranked[: min(number, len(ranked) // 2)]
     successes = ranked[::-1][: min(number, len(ranked) - len(failures))]
@@ -109,12 +109,12 @@ def choose(examples: Sequence[Example], number: int) -> Chosen:
 def examples_sheet(
     examples: Sequence[Example], names: Sequence[str], image_root: Path, say: Callable[[str], None]
 ) -> Image.Image:
-    """A row an expression: the image, the truth in green, each model's mask in pink with its IoU.
+    """One row per expression: the image, the truth in green, each model's mask in pink with its IoU.
 
     Args:
         examples: at least one.
         names: of the models.
-        image_root: of the data set; where an image is missing, grey stands for it and ``say`` hears of it.
+        image_root: of the data set; missing images are drawn grey and reported once through ``say``.
     """
     backgrounds = SampleSheet(image_root)
     panels: list[Panel] = []
@@ -132,7 +132,7 @@ def examples_sheet(
 def examples_of_runs(
     names: Sequence[str], split: str, images: int, chosen: Chosen, image_root: Path
 ) -> ExamplesOfRuns:
-    """Sheets of what was chosen; one that would be empty is left out."""
+    """Sheets of the chosen examples; empty ones are omitted."""
     notes: list[str] = []
     parts: dict[str, list[Example]] = {
         "Successes": chosen.successes,

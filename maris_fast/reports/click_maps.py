@@ -1,4 +1,4 @@
-"""Attention of a run's model on a page: a picture that answers to the pointer, and regions of words."""
+"""Attention of a run's model on a page: a picture that responds to the pointer, and regions of words."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from maris_fast.reports.data_uris import small_png_uri
 from maris_fast.train.validation_pictures import SampleSheet, order_of
 
 WIDTH = 480
-"""Pixels of the picture that answers to the pointer."""
+"""Width of the picture that responds to the pointer, in pixels."""
 
 
 @dataclass(frozen=True)
 class Word:
     token: str
     percent: tuple[float, ...]
-    """A block each, of the marked token."""
+    """Weight for the marked token, one per block."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class ClickMap:
     """The image as tokens, and A for each of them.
 
     Attributes:
-        row, column: of the token that is marked at first.
+        row, column: of the token that is marked initially.
         span: rows and columns that the image covers, in tokens; the last may be covered in part.
-        grid: tokens, (h, w).
-        blocks: of each MA block A as base64 of bytes [h, w, L_t], 255 for a weight of 1.
+        grid: size in tokens, (h, w).
+        blocks: A of each MA block, as base64 of bytes [h, w, L_t], 255 for a weight of 1.
     """
 
     picture: str
@@ -52,7 +52,7 @@ class ClickMap:
 
     @property
     def data(self) -> dict[str, object]:
-        """What the page's script reads."""
+        """The data that the page's script reads."""
         return {
             "row": self.row,
             "column": self.column,
@@ -73,7 +73,7 @@ class AttentionOfExpression:
 
 @dataclass(frozen=True)
 class AttentionOfRun:
-    """``notes``: what had to be done without."""
+    """``notes``: what was missing."""
 
     name: str
     blocks: int
@@ -96,7 +96,7 @@ def attention_of_run(
         model: in evaluation mode on the reader's device.
         reader: of the split that the examples are from.
         examples: with the model's masks.
-        place: of the model among those of an example.
+        place: index of the model among those of an example.
         image_root: of the data set.
 
     Raises:
@@ -121,9 +121,9 @@ def attention_of_run(
 def attention_of(
     model: nn.Module, batches: Iterable[Batch], wanted: Collection[bytes]
 ) -> dict[bytes, Attention]:
-    """A of each wanted expression that the split has, by the hash that ``order_of`` gives it.
+    """A of each wanted expression that is in the split, by its hash from ``order_of``.
 
-    Reads on until all are found; the model runs on those batches alone that hold one.
+    Reads until all are found; the model runs only on batches that contain one.
 
     Args:
         model: in evaluation mode on the batches' device.

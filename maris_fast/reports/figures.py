@@ -1,4 +1,4 @@
-"""Curves of runs as SVG that can stand in a page."""
+"""Curves of runs as SVG to embed in a page."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from maris_fast.reports.run_data import LogRecord, RunData
 
 COLOURS = ("#2563eb", "#db2777", "#059669", "#d97706", "#7c3aed", "#475569")
 MOST_POINTS = 240
-"""Of a curve; a longer one is drawn as means, with the range that they cover behind."""
+"""Most points of a curve; a longer one is drawn as means, with the range of values behind."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # names of runs are text
+    "text.parse_math": False,  # names of runs are plain text
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
     "font.size": 9,
@@ -44,7 +44,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A value of the records ``of`` a run."""
+    """A value in a run's records; ``of`` says which records."""
 
     name: str
     label: str
@@ -54,12 +54,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """One small figure: of one run all its curves, of several the first curve of each."""
+    """One small figure: all curves of a single run, or the first curve of each of several."""
 
     title: str
     curves: tuple[Curve, ...]
     log: bool = False
-    """Else the axis begins at 0."""
+    """Whether the axis is logarithmic; else it begins at 0."""
 
 
 LEARNING = (
@@ -96,7 +96,7 @@ ATTENTION = (
 
 def draw(panel: Chart, runs: Sequence[RunData]) -> str | None:
     """The panel as ``<svg>``; None where no run has a value for it."""
-    # The salt makes ids of markers and clip paths, which a page may have once, the figure's own.
+    # With the salt, ids of markers and clip paths, which must be unique in a page, differ between figures.
     with rc_context({**STYLE, "svg.hashsalt": panel.title}):
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         FigureCanvasSVG(figure)
@@ -117,7 +117,7 @@ def draw(panel: Chart, runs: Sequence[RunData]) -> str | None:
 
 
 def _draw_curve(axes: Axes, run: RunData, curve: Curve, label: str, colour: str) -> bool:
-    """False where the run has no such value."""
+    """Draw the curve; False if the run has no such value."""
     points = _points(getattr(run, curve.of), curve)
     if not len(points):
         return False
@@ -142,7 +142,7 @@ def _points(records: Sequence[LogRecord], curve: Curve) -> NDArray[np.float64]:
 
 
 def _thinned(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Steps, and lowest, mean and highest value, of at most ``MOST_POINTS`` neighbourhoods."""
+    """Steps, and lowest, mean and highest value, of at most ``MOST_POINTS`` groups of neighbours."""
     groups = np.array_split(points, min(len(points), MOST_POINTS))
     rows = [(g[:, 0].mean(), g[:, 1].min(), g[:, 1].mean(), g[:, 1].max()) for g in groups]
     return tuple(np.array(rows).T)
@@ -163,14 +163,14 @@ def _dress(axes: Axes, panel: Chart) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """Without what only a file of its own needs: prologue, metadata, names of namespaces."""
+    """The SVG without what only a separate file needs: prologue, metadata, namespace declarations."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    # Only ids of markers and clip paths are referred to; the others are alike in all figures.
+    # Only ids of markers and clip paths are referenced; the others are the same in all figures.
     text = re.sub(
         r' id="(?:figure|axes|matplotlib|patch|text|line2d|xtick|ytick|legend|Fill)[^"]*"', "", text
     )

@@ -1,4 +1,4 @@
-"""What a report shows of the models themselves: it runs them on a cache, so only the command draws it."""
+"""A report's pictures of the models: they require running them on a cache, so only the command draws them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from maris_fast.weight_files import BEST
 from maris_fast.weights import WeightsMeta, load_model
 
 SIDE_BY_SIDE = 4
-"""Models of one sheet at most, as in Fig. 2."""
+"""Most models in one sheet, as in Fig. 2."""
 MOST_RUNS = 8
-"""That are drawn; a page of an ablation's tens would take long and be large."""
+"""Most runs that are drawn; a page for an ablation's tens of runs would take long and be large."""
 EXAMPLES, ATTENTION = 4, 2
-"""Expressions of a sheet, and of a run's attention; of many runs each has one."""
+"""Expressions per sheet, and per run whose attention is shown; with more than two runs, one per run."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Drawing:
     """How to run the models.
 
     Attributes:
-        caches: of all runs, or one a run; none: each run's own, ``data.cache``.
-        images: of the validation split at most, from its first on.
-        device: where.
+        caches: one for all runs, or one per run; empty: each run's own, ``data.cache``.
+        images: how many of the validation split to use at most, from its first on.
+        device: where they run.
     """
 
     caches: tuple[Path | StoreAddress, ...] = ()
@@ -47,11 +47,11 @@ class Drawing:
 
 @dataclass
 class ModelPictures:
-    """Ready for the page.
+    """Pictures ready for the page.
 
     Attributes:
         missing: runs whose model could not be run, and why.
-        without_attention: runs whose model has none to show, and why.
+        without_attention: runs whose model has no attention to show, and why.
         left_out: runs beyond ``MOST_RUNS``, which are not drawn.
     """
 
@@ -73,7 +73,7 @@ def draw_models(runs: Sequence[RunData], drawing: Drawing) -> ModelPictures:
     """Attention of each run's best weights, and its masks beside those of runs on the same cache.
 
     Raises:
-        ConfigError: as many caches as fit neither all runs nor each.
+        ConfigError: the number of caches is neither one nor that of the runs.
     """
     drawn = ModelPictures(left_out=[run.name for run in runs[MOST_RUNS:]])
     ranks = Ranks(torch.device(kind_of(drawing.device)))

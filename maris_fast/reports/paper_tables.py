@@ -1,4 +1,4 @@
-"""Tables 1-6 with the runs that fit their rows: the paper's numbers, and ours beneath or beside."""
+"""Tables 1-6 with the runs that fit their rows: the paper's numbers, and ours below or beside them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from maris_fast.config import ModelSettings, flat
 from maris_fast.evaluation.scores_file import DataSplit, read_scores
 from maris_fast.reports.run_data import RunData
 
-# How a model is computed, not which model it is.
+# These set how a model is computed, not which model it is.
 NO_PART = ("model.mutual_attention_impl", "model.attention_impl", "model.cross_attention_impl")
-# Says nothing where another fusion stands in the place of eqs. 3-5.
+# These have no effect if another fusion replaces eqs. 3-5.
 READING = ("model.keep", "model.language_norm", "model.empty_rows", "model.score_scale")
-# MARIS itself, as a configuration may have it.
+# The configurations of MARIS itself.
 MARIS = {paper.OURS: "here", paper.WITHOUT_GATE: "here, no gate", "sums": "here, as printed"}
-# Any of these alone, on other data than the paper's, leaves its tables nothing to compare.
+# On data other than the paper's, any of these alone leaves its tables nothing to compare.
 READINGS = {*MARIS, "as_printed"}
-# MARIS' decoder with them is still MARIS'; fragments set them only for SAM's, which has its own.
+# With these, MARIS' decoder is still MARIS'; fragments set them only for SAM's, which has its own.
 NO_ROW = ("model.decoder_norm", "model.decoder_positions", "model.decoder_feed_forward")
-# The fast preset sets it for all rows: a run that is no row with it is the one without, and that is said.
+# The fast preset sets it for all rows: a run that matches no row with it is placed without it, with a note.
 PRESET = ("model.decoder_self_attention",)
 
 
@@ -52,7 +52,7 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Placed:
-    """A run that is a row of the paper: what it was trained on, and its scores, 0 to 1, by where."""
+    """A run that is a row of the paper, with its training data and its scores, 0 to 1, by split."""
 
     run: RunData
     variant: Variant
@@ -65,7 +65,7 @@ class Placed:
 
 
 def paper_tables(runs: Sequence[RunData]) -> list[PaperTable]:
-    """Tables 1-6, and Tables 2-5 once more for each other data set that rows of them were trained on."""
+    """Tables 1-6, and Tables 2-5 again for each other data set on which their rows were trained."""
     placed = [one for run in runs if (one := place(run)) is not None]
     rows_at, _ = _by_place(placed)
     on_papers = rows_at.pop(paper.ABLATIONS_ON, {})
@@ -82,7 +82,7 @@ def paper_tables(runs: Sequence[RunData]) -> list[PaperTable]:
 
 
 def placing(runs: Sequence[RunData]) -> list[str]:
-    """Sentences: which run is which row, and which is none, and why."""
+    """Sentences that say which run is which row, and which runs are no row, and why."""
     placed = [one for run in runs if (one := place(run)) is not None]
     names: dict[str, list[str]] = {}
     for one in placed:
@@ -97,7 +97,7 @@ def placing(runs: Sequence[RunData]) -> list[str]:
 
 
 def place(run: RunData) -> Placed | None:
-    """The row of the paper that the run's model is, where it is one and says its data set."""
+    """The row of the paper that the run's model is; None if it is none or the data set is unknown."""
     variant, data = variant_of(run), _trained_on(run)
     if variant is None or data is None:
         return None
@@ -108,7 +108,7 @@ def place(run: RunData) -> Placed | None:
 
 
 def variant_of(run: RunData) -> Variant | None:
-    """The variant whose values all settings have that make a variant; the rest of a model is free."""
+    """The variant that equals the run in all settings that define variants; other settings are free."""
     defaults = _model_defaults()
     for free in ((), PRESET):
         here = _identity({**defaults, **run.settings}, free)
@@ -119,7 +119,7 @@ def variant_of(run: RunData) -> Variant | None:
 
 
 def _identity(settings: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
-    """The settings that make a variant, without ``free`` and those that say nothing beside the others."""
+    """The settings that define a variant, without ``free`` and those without effect given the others."""
     found = {key: settings[key] for key in _row_keys().difference(free)}
     if found["model.ma_blocks"] == 0:
         del found["model.fusion"]
@@ -154,7 +154,7 @@ def _why_not(run: RunData) -> str | None:
 
 
 def _unlike_the_row(placed: Placed) -> dict[str, Any]:
-    """Model settings that do not make a row, where they differ from the defaults or the row."""
+    """Model settings that do not define a row, where they differ from the defaults or the row."""
     row, ours = {**_model_defaults(), **placed.variant.settings}, placed.run.settings
     of_rows = {*_row_keys().difference(PRESET), *NO_PART}
     return {key: ours[key] for key in row if key not in of_rows and key in ours and ours[key] != row[key]}
@@ -248,7 +248,7 @@ def _is_table_6(where: DataSplit) -> bool:
 def _cell(
     placed: Sequence[Placed], variant: str, trained_on: tuple[str, str], where: DataSplit, metric: str
 ) -> str:
-    """Mean and spread in percent over the runs of a variant; a dash where there is none."""
+    """Mean and spread in percent over the runs of a variant; a dash if there are none."""
     values = [
         100 * one.scores[where][metric]
         for one in placed

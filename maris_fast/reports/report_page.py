@@ -1,4 +1,4 @@
-"""The page itself: one file that needs nothing beside it and asks nothing of the network."""
+"""The page itself: one self-contained file that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from maris_fast.reports.run_tables import RunTable
 from maris_fast.system.files import replace_text
 
 SHEETS = 3
-"""Of a run at most: the first, one in the middle and the last."""
+"""Most sample sheets per run: the first, one in the middle and the last."""
 
 
 def write_report(folders: Sequence[Path], out: Path, drawing: Drawing | None = None) -> None:
-    """Writes what the runs in ``folders`` did to ``out``, side by side; a folder may be an ablation's.
+    """Write a report of the runs in ``folders``, side by side, to ``out``; a folder may be an ablation's.
 
     Args:
         folders: of the runs.
-        out: the page.
-        drawing: how to run the models for attention and examples; None: they are left out, which is quick.
+        out: path of the page.
+        drawing: how to run the models for attention and examples; None: skip these, which is quick.
 
     Raises:
         InputError: a folder is not a run's, or an ablation has no finished run.
-        ConfigError: caches that do not fit the runs.
+        ConfigError: the caches do not fit the runs.
         OSError: ``out`` cannot be written.
     """
     shown, counted, ranked = _shown_counted_ranked(folders)
@@ -48,9 +48,9 @@ def write_report(folders: Sequence[Path], out: Path, drawing: Drawing | None = N
 def _shown_counted_ranked(
     folders: Sequence[Path],
 ) -> tuple[list[Path], list[Path], list[tuple[str, RunTable]]]:
-    """Run folders to show, and all to count: of an ablation, one run stands for the others.
+    """Run folders to show, and all to count: for an ablation, one run is shown for all.
 
-    And, by name, a table of each ablation that has rows which the paper's tables have no place for.
+    Also, by name, a table of each ablation that has rows for which the paper's tables have no place.
 
     Raises:
         InputError: an ablation of which no run is finished.
@@ -86,8 +86,8 @@ def render(
 ) -> str:
     """The HTML of the runs' report.
 
-    Those ``counted`` fill the paper's tables; ``seen`` is what the runs' models were drawn doing; ``ranked``
-    are tables of whole ablations, by their names.
+    Runs in ``counted`` fill the paper's tables; ``seen`` has the pictures of the runs' models; ``ranked`` are
+    tables of whole ablations, by name.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -128,7 +128,7 @@ def _figures(panels: Sequence[figures.Chart], runs: Sequence[RunData]) -> list[d
 
 
 def _sheets(run: RunData) -> list[dict[str, Any]]:
-    """The last first, as it says most."""
+    """The sample sheets to show, the latest first, as it is the most informative."""
     last = len(run.pictures) - 1
     places = sorted({round(last * i / (SHEETS - 1)) for i in range(SHEETS)}, reverse=True)
     return [

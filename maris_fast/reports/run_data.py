@@ -1,4 +1,4 @@
-"""What a run folder tells of a run, finished or not."""
+"""The data in the folder of a run, finished or not."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class RunData:
     settings: dict[str, Any]
     """Flat, ``section.key``."""
     environment: dict[str, Any]
-    """Flat, as ``packages.torch``; empty where the file is missing."""
+    """Flat, such as ``packages.torch``; empty if the file is missing."""
     steps: list[LogRecord]
     evaluations: list[LogRecord]
     pictures: list[Path]
     """Sheets of samples, the oldest first."""
     attention: list[LogRecord] = field(default_factory=list)
-    """With run.attention_health."""
+    """Recorded with run.attention_health."""
     caution: str | None = None
-    """What to know before believing the scores, as the weights say."""
+    """Warning about the scores, from the metadata of the weights."""
 
     @classmethod
     def read(cls, folder: Path) -> RunData:
-        """Everything that is there.
+        """Read everything that exists.
 
         Raises:
             InputError: the folder is not a run's.
@@ -65,7 +65,7 @@ class RunData:
 
     @property
     def step(self) -> int:
-        """The last that is on record; 0 where none is."""
+        """The last recorded step; 0 if there is none."""
         return max((one["step"] for one in (*self.steps[-1:], *self.evaluations[-1:])), default=0)
 
     @property
@@ -82,30 +82,30 @@ class RunData:
 
     @property
     def best(self) -> LogRecord | None:
-        """The evaluation of the highest oIoU, whose weights are best.safetensors."""
+        """The evaluation with the highest oIoU, whose weights are best.safetensors."""
         return max(self.evaluations, key=lambda one: one["oIoU"], default=None)
 
     @property
     def seconds(self) -> float | None:
-        """Up to the last record, evaluations and checkpoints included, over all starts of the run."""
+        """Time up to the last record, including evaluations and checkpoints, over all starts of the run."""
         if not self.steps:
             return None
-        elapsed = [*(one["elapsed_s"] for one in self.steps), 0.0]  # falls where the run was started again
+        elapsed = [*(one["elapsed_s"] for one in self.steps), 0.0]  # drops where the run was restarted
         return sum(before for before, after in pairwise(elapsed) if after < before)
 
     @property
     def attention_warnings(self) -> list[str]:
-        """Each once, though a run that was started again tells it again."""
+        """Each warning once, although a restarted run repeats it."""
         return list(dict.fromkeys(text for one in self.attention for text in one.get("warnings", ())))
 
     def typical(self, name: str) -> float | None:
-        """The median of a step record's value: warm-up and pauses of the machine do not move it."""
+        """The median of a step record's value, which is robust to warm-up and pauses of the machine."""
         values = [one[name] for one in self.steps if name in one]
         return median(values) if values else None
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunData]:
-    """All of them, with names that differ.
+    """Read all runs, with distinct names.
 
     Raises:
         InputError: a folder is not a run's.
@@ -124,7 +124,7 @@ def _caution(folder: Path) -> str | None:
 
 
 def _records(path: Path) -> Iterator[LogRecord]:
-    """Lines that hold a record; one that a crash tore is left out."""
+    """The records of a log; a line that a crash truncated is skipped."""
     if not path.is_file():
         return
     for line in path.read_text().splitlines():

@@ -18,11 +18,11 @@ class RunTable:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: bool = True
-    """Whether the cells are numbers, which stand right."""
+    """Whether the cells are numbers, which are right-aligned."""
 
 
 def scores(runs: Sequence[RunData]) -> RunTable:
-    """A run's best evaluation a row."""
+    """The best evaluation of each run, one row per run."""
     rows = []
     for run in runs:
         best = run.best
@@ -35,7 +35,7 @@ def scores(runs: Sequence[RunData]) -> RunTable:
 
 
 def kinds(run: RunData) -> RunTable | None:
-    """The best evaluation by kind of expression; None where no kinds are named."""
+    """The best evaluation by kind of expression; None if no kinds are named."""
     found = run.best["kinds"] if run.best else {}
     rows = (
         (kind, *(f"{row[name]:.3f}" for name in SCORES), f"{row['expressions']:,}")
@@ -45,7 +45,7 @@ def kinds(run: RunData) -> RunTable | None:
 
 
 def speed(runs: Sequence[RunData]) -> RunTable:
-    """Medians over the records, the most memory, and the time of the whole."""
+    """Medians over the records, peak memory and total time."""
     rows: dict[str, Callable[[RunData], str]] = {
         "expressions a second": lambda run: _number(run.typical("expressions_per_s"), ",.0f"),
         "images a second": lambda run: _number(run.typical("images_per_s"), ",.0f"),
@@ -64,7 +64,7 @@ def settings(runs: Sequence[RunData]) -> RunTable:
 
 
 def differing_settings(runs: Sequence[RunData]) -> RunTable | None:
-    """Where the runs are not alike; None where they are, or where there is one."""
+    """The settings in which the runs differ; None if there are none, or only one run."""
     whole = settings(runs)
     rows = tuple(row for row in whole.rows if len(set(row[1:])) > 1)
     return RunTable(whole.head, rows, numbers=False) if rows else None
@@ -75,7 +75,7 @@ def environment(runs: Sequence[RunData]) -> RunTable:
 
 
 def duration(run: RunData) -> str:
-    """Minutes, from one hour on hours."""
+    """Time in minutes, or in hours from one hour on."""
     seconds = run.seconds
     if seconds is None or seconds >= 3600:
         return _number(seconds and seconds / 3600, ".2f", " hours")

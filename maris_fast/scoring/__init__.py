@@ -1,4 +1,4 @@
-"""Scores of referring image segmentation by everybody's rules, from the same logits; see docs/scoring.md."""
+"""Referring segmentation scores under several protocols, from the same logits; see docs/scoring.md."""
 
 from maris_fast.scoring.protocols import ALL, MARIS, PROTOCOLS, Pixels, Protocol, named
 from maris_fast.scoring.rows import Rows

@@ -1,8 +1,8 @@
-"""The pixels on which a script compares: how logits get there, and how the truth does.
+"""The pixel grid on which a script compares: how logits and the ground truth are mapped to it.
 
-Each peer's network has an input geometry of its own, and ours has SAM's. What is shared is everything behind
-the network: a canvas takes our logits as if the peer's network had put them out, and goes the peer's way
-back.
+Each peer's network has its own input geometry, and ours has SAM's. What is shared is everything after the
+network: a canvas takes our logits as if the peer's network had output them, and resizes them as the peer
+does.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from maris_fast.geometry import MASK_STRIDE, ImageGeometry, bilinear, to_size
 class Canvas(Protocol):
     """Frozen and hashable: protocols that share a canvas share its values.
 
-    An expression's values do not depend, to the last bit, on those that it is in one batch with.
+    An expression's values are bitwise independent of the other expressions in its batch.
     """
 
     probabilities: ClassVar[bool]
-    """Whether ``values`` are of and in those, and not logits."""
+    """Whether ``values`` takes and returns probabilities instead of logits."""
 
     def values(self, given: Tensor, geometry: ImageGeometry) -> Tensor:
-        """[E, H, W] of the canvas, as the peer thresholds them.
+        """The values [E, H, W] on the canvas, as the peer thresholds them.
 
         Args:
             given: ``probabilities_of`` logits, [E, 4h, 4w]; or logits on the resized image, [E, h_px, w_px].
@@ -39,23 +39,23 @@ class Canvas(Protocol):
         """
 
     def truth(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """[H, W] of the canvas, from a mask at the image's own size."""
+        """The truth [H, W] on the canvas, from a mask at the image's own size."""
 
 
 def probabilities_of(logits: Tensor) -> Tensor:
-    """[E, 4h, 4w], of such logits."""
-    # One by one: on a CPU a tensor's last elements go through another exponential than the others.
+    """Probabilities [E, 4h, 4w], from logits of that shape."""
+    # One by one: on a CPU, a tensor's last elements are computed with a different exponential.
     return stacked([one.sigmoid() for one in logits])
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """[E, ...], a view of one alone."""
+    """Stack to [E, ...]; a single tensor is not copied."""
     return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0][None]
 
 
 @dataclass(frozen=True)
 class Original:
-    """Logits at the image's own size: SAM's ``postprocess_masks``, which LISA's evaluation calls too."""
+    """Logits at the image's own size: SAM's ``postprocess_masks``, which LISA's evaluation also calls."""
 
     probabilities: ClassVar[bool] = False
 
@@ -68,7 +68,7 @@ class Original:
 
 @dataclass(frozen=True)
 class Squashed:
-    """Logits and truth on a square, whatever the image's shape; the truth by its nearest pixels."""
+    """Logits and truth on a square, whatever the image's shape; the truth by nearest neighbour."""
 
     probabilities: ClassVar[bool] = False
     size: int
@@ -83,14 +83,14 @@ class Squashed:
 
 @lru_cache(maxsize=256)
 def _nearest(side: int, size: int) -> NDArray[np.int32]:
-    """[size]: which of ``side`` pixels is nearest to each; in a tie as Pillow rounds, which LAVT calls."""
+    """[size]: index of the nearest of ``side`` pixels; ties are rounded as in Pillow, which LAVT calls."""
     places = Image.fromarray(np.arange(side, dtype=np.int32)[None])
     return np.asarray(places.resize((size, 1), Image.Resampling.NEAREST))[0]
 
 
 @dataclass(frozen=True)
 class Letterboxed:
-    """Probabilities in a square's middle, cut out in whole pixels and resized to the image's own size."""
+    """Probabilities in the middle of a square, cropped by whole pixels, resized to the image's own size."""
 
     probabilities: ClassVar[bool] = True
     size: int
@@ -107,10 +107,10 @@ class Letterboxed:
 
 @dataclass(frozen=True)
 class Warped:
-    """Probabilities on a square with the image in its middle, warped to the image's own size by a cubic.
+    """Probabilities on a square with the image centred, warped to the image's own size by a cubic kernel.
 
-    Beyond the image the square holds 0, which is what a network is trained to say there. Sides are
-    independent, so the way there and back is one matrix for each: M_y P M_xᵀ.
+    Outside the image the square is 0, which is what a network is trained to output there. The sides are
+    independent, so both warps together are one matrix per side: M_y P M_xᵀ.
     """
 
     probabilities: ClassVar[bool] = True
@@ -122,7 +122,7 @@ class Warped:
         kind = given.dtype, given.device
         rows = _there_and_back(self.size, scale, geometry.height, geometry.h_px, h, *kind)
         columns = _there_and_back(self.size, scale, geometry.width, geometry.w_px, w, *kind)
-        # One by one: how a product of matrices is summed depends on how many there are.
+        # One by one: the summation order of a matrix product depends on the batch size.
         return stacked([rows @ one @ columns.T for one in given])
 
     def truth(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -139,9 +139,9 @@ def _there_and_back(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """[own, logits] of one side: logits to the square of ``size``, and from there to ``own`` pixels.
+    """Matrix [own, logits] of one side: from logits to the square of ``size``, then to ``own`` pixels.
 
-    As OpenCV's warps do, a pixel's place is its index: index i of the image lies at ``scale`` i + margin.
+    As in OpenCV's warps, a pixel's position is its index: index i of the image is at ``scale`` i + margin.
     """
     margin = (size - own * scale) / 2
     place = (torch.arange(size, dtype=torch.float64) - margin) / scale
@@ -156,7 +156,7 @@ def cubic(places: Tensor, pixels: int, *, beyond: str) -> Tensor:
 
     Args:
         places: [P], where 0 is the first pixel's centre.
-        beyond: "edge" repeats the border's pixels, "zero" has nothing there.
+        beyond: "edge" repeats the border's pixels, "zero" pads with zeros.
     """
     a = -0.75
     weights = places.new_zeros(len(places), pixels)

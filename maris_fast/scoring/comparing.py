@@ -1,4 +1,4 @@
-"""Predictions beside truths, a batch at once where the model runs: only numbers of pixels come back."""
+"""Compare predictions with truths in batches on the model's device: only pixel counts are copied back."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from maris_fast.scoring.canvas import Canvas, probabilities_of, stacked
 from maris_fast.scoring.protocols import Pixels, Protocol
 
 ROOM = {"cpu": 1 << 22, "cuda": 1 << 29}
-"""Bytes of resized logits at once, unless one expression has more: on a CPU, so few that they are compared
-while its cache holds them, and in memory that is used again."""
+"""Bytes of resized logits at a time, unless one expression has more: on a CPU, few enough to be compared
+while they are in its cache, and for their memory to be reused."""
 
 Cut = tuple[Canvas, float]
-"""A canvas, and the threshold above which a pixel of it is predicted."""
+"""A canvas, and the threshold above which its pixels are predicted."""
 
 
 class Comparer:
-    """Compares by some protocols."""
+    """Compares predictions with truths under the given protocols."""
 
     def __init__(self, protocols: Sequence[Protocol]) -> None:
         self._protocols = protocols
@@ -40,12 +40,12 @@ class Comparer:
         Args:
             logits: [E, 4h, 4w].
             samples: E, of images on that grid.
-            see: is called with the place of each and its mask under the first protocol, bool [H, W], there
-                where the logits are.
+            see: called with the index of each sample and its mask under the first protocol, bool [H, W], on
+                the logits' device.
 
         Returns:
-            Int64 [E, protocols, 3], the fields of ``Pixels``, there where the logits are. Nothing waits for
-            a GPU.
+            Int64 [E, protocols, 3], the fields of ``Pixels``, on the logits' device, without synchronising
+            with a GPU.
         """
         order: list[int] = []
         parts = []
@@ -62,10 +62,10 @@ class Comparer:
         return torch.cat(parts)[back.to(logits.device, non_blocking=True)]
 
     def of_mask(self, prediction: NDArray[np.bool_], sample: Sample) -> list[Pixels]:
-        """Of a mask at the image's own size, resampled to the protocols' canvases as the truth is.
+        """Compare a mask at the image's own size, resampled to the protocols' canvases as the truth is.
 
         Raises:
-            ValueError: it is of another size than the truth.
+            ValueError: its size differs from the truth's.
         """
         if prediction.shape != sample.target.size:
             raise ValueError(
@@ -82,7 +82,7 @@ class Comparer:
     def _compared(
         self, masks: Mapping[Cut, Tensor], samples: Sequence[Sample], device: torch.device
     ) -> Tensor:
-        """Int64 [E, protocols, 3]; of masks [E, H, W] each."""
+        """Int64 [E, protocols, 3], from masks [E, H, W] of each cut."""
         truths = self._truths_of(samples)
         numbers: dict[tuple[int, ...], Tensor] = {}
         columns = []
@@ -96,7 +96,7 @@ class Comparer:
         return torch.stack(columns, dim=1)
 
     def _truths_of(self, samples: Sequence[Sample]) -> list[_Truth]:
-        """Of each sample; those of the call before are kept, as a ref's sentences follow each other."""
+        """Truth of each sample; the previous call's are cached, as a ref's sentences are consecutive."""
         of_each = [(one.target, one.overlap) for one in samples]
         self._truths = {
             one: self._truths[one] if one in self._truths else _Truth(*one) for one in dict.fromkeys(of_each)
@@ -105,7 +105,7 @@ class Comparer:
 
 
 class _Truth:
-    """A ref's pixels, decoded once, on the canvases and devices that they were asked for on."""
+    """A ref's pixels, decoded once and cached on each canvas and device requested."""
 
     def __init__(self, target: Rle, overlap: Rle | None) -> None:
         self._kept = target.decode()
@@ -115,7 +115,7 @@ class _Truth:
         self._on: dict[tuple[Canvas, bool, torch.device], tuple[Tensor, int]] = {}
 
     def under(self, protocol: Protocol, device: torch.device) -> tuple[Tensor, int]:
-        """Bool [H, W] of the protocol's canvas, and how many pixels are inside."""
+        """Bool [H, W] on the protocol's canvas, and the number of pixels inside."""
         dropped = protocol.twice_covered == "dropped" and self._dropped is not self._kept
         key = protocol.canvas, dropped, device
         if key not in self._on:
@@ -125,7 +125,7 @@ class _Truth:
 
 
 def _of_one_size(samples: Sequence[Sample], device: torch.device) -> Iterator[list[int]]:
-    """Places of samples that are resized together: of one geometry, and no more than there is room for."""
+    """Indices of samples that are resized together: of one geometry, and no more than fit into ``ROOM``."""
     places: dict[ImageGeometry, list[int]] = {}
     for place, sample in enumerate(samples):
         places.setdefault(sample.geometry, []).append(place)
@@ -141,7 +141,7 @@ def _cut(protocol: Protocol) -> Cut:
 
 
 def _predicted(logits: Tensor, geometry: ImageGeometry, cuts: Sequence[Cut]) -> dict[Cut, Tensor]:
-    """Bool [E, H, W] each, of logits [E, 4h, 4w]."""
+    """Masks of each cut, bool [E, H, W], from logits [E, 4h, 4w]."""
     made: dict[Cut, Tensor] = {}
     for kind in (False, True):
         of_kind = [cut for cut in cuts if cut[0].probabilities == kind]
@@ -158,7 +158,7 @@ def _above(values: Tensor, threshold: float) -> Tensor:
 
 
 def _counted(predicted: Tensor, true: Sequence[tuple[Tensor, int]]) -> Tensor:
-    """Int64 [E, 3], the fields of ``Pixels``; of masks [E, H, W], and the truths with their areas."""
+    """Int64 [E, 3], the fields of ``Pixels``, from masks [E, H, W] and the truths with their areas."""
     if predicted.is_cuda:
         both = predicted & stacked([mask for mask, _ in true])
         areas = torch.tensor([area for _, area in true]).to(predicted.device, non_blocking=True)
@@ -173,6 +173,6 @@ def _counted(predicted: Tensor, true: Sequence[tuple[Tensor, int]]) -> Tensor:
 
 
 def _sent(pixels: NDArray[np.bool_], device: torch.device) -> Tensor:
-    """There without waiting."""
+    """Copy the pixels to ``device`` without blocking."""
     tensor = torch.from_numpy(pixels)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

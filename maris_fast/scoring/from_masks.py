@@ -1,8 +1,8 @@
-"""Everybody's rules for masks that somebody else has cut: what can be said of them without their logits.
+"""Protocols for masks that were thresholded elsewhere: which scores can be computed without their logits.
 
-A mask at the image's own size is what a script compares, if it compares there and if the mask was cut where
-the script cuts. On a square canvas the mask is resampled by nearest pixels, as the truth is; the script
-itself cuts logits there.
+A mask at the image's own size is what a script compares, if it compares at that size and the mask was cut at
+the script's threshold. On a square canvas the mask is resampled by nearest neighbour, as the truth is; the
+script itself thresholds logits there.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from maris_fast.scoring.protocols import MARIS, Protocol
 
 
 def computable(protocols: Sequence[Protocol], cut_at: float, *, named: bool) -> tuple[Protocol, ...]:
-    """Those of ``protocols`` that masks cut at this probability can be scored by; MARIS' is always scored.
+    """The ``protocols`` that can score masks cut at this probability; MARIS' always can.
 
     Args:
-        named: somebody named the protocols one by one; else those that cannot be are left out.
+        named: whether the user named the protocols one by one; else those that cannot are omitted.
 
     Raises:
-        ConfigError: one that was named cannot be.
+        ConfigError: a named protocol cannot score them.
     """
     refused = {one.name: reason for one in protocols if (reason := why_not(one, cut_at))}
     if named and refused:
@@ -30,7 +30,7 @@ def computable(protocols: Sequence[Protocol], cut_at: float, *, named: bool) -> 
 
 
 def why_not(protocol: Protocol, cut_at: float) -> str | None:
-    """Why such masks cannot be scored by a protocol; None: they can. MARIS' takes all masks as they are."""
+    """Why a protocol cannot score masks cut at ``cut_at``; None: it can. MARIS' accepts all masks."""
     if protocol == MARIS or protocol.takes_masks or protocol.cut_at == cut_at:
         return None
     return (
@@ -40,7 +40,7 @@ def why_not(protocol: Protocol, cut_at: float) -> str | None:
 
 
 def how(protocol: Protocol) -> str:
-    """What is done with a mask, in words."""
+    """A description of what the protocol does with a mask."""
     if isinstance(protocol.canvas, Squashed):
         size = protocol.canvas.size
         return f"masks resampled to {size} x {size} by nearest pixels, where its script cuts logits"

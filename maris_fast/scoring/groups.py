@@ -10,10 +10,10 @@ Groups = tuple[tuple[str, str], ...]
 KIND, CATEGORY, SIZE, LENGTH, WORDS = "kind", "category", "size", "length", "words"
 
 SIZES = (("small", 32**2), ("medium", 96**2))
-"""COCO's, in pixels of the target at the image's own size; what is no smaller is large."""
+"""COCO's limits, in pixels of the target at the image's own size; targets that are no smaller are large."""
 
 LENGTHS = ((2, "1-2"), (5, "3-5"), (10, "6-10"))
-"""In words between blanks; what is longer is "11 or more"."""
+"""In words separated by whitespace; longer expressions are "11 or more"."""
 
 WORD_GROUPS = {
     "left": "left leftmost lefthand",
@@ -37,7 +37,7 @@ ORDER = {
     LENGTH: [*(name for _, name in LENGTHS), "11 or more"],
     WORDS: [*WORD_GROUPS, "none of these"],
 }
-"""Of a dimension's groups; those of other dimensions are in the alphabet's."""
+"""Order of a dimension's groups; those of other dimensions are sorted alphabetically."""
 
 _GROUPS_OF_WORD: dict[str, set[str]] = {}
 for _group, _words in WORD_GROUPS.items():
@@ -51,8 +51,8 @@ def groups_of(text: str, category: str, kind: str | None, area: int) -> Groups:
     Args:
         text: the expression.
         category: of its target.
-        kind: of expression, where the data set names one.
-        area: of its target in pixels, at the image's own size; 0 where nothing is meant.
+        kind: of expression, if the data set names one.
+        area: of its target in pixels, at the image's own size; 0 if there is no target.
     """
     words = re.findall(r"[a-z0-9]+", text.lower())
     named = sorted(set().union(*(_GROUPS_OF_WORD.get(word, set()) for word in words)))

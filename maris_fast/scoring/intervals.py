@@ -1,8 +1,8 @@
 """95% intervals of scores: how far they would move with other images of the same kind.
 
-Every score is a ratio of sums over images, Σa / Σb: an image's expressions are of one scene and of few
-objects, so an image is drawn with all of them or not at all. The percentiles of a plain bootstrap are too
-narrow where images are few, and are 0 wide of one; ``docs/scoring.md`` has how often these hold the truth.
+Every score is a ratio of sums over images, Σa / Σb: an image's expressions share one scene and few objects,
+so an image is drawn with all of them or not at all. The percentile intervals of a plain bootstrap are too
+narrow for few images, and have width 0 for one; ``docs/scoring.md`` has the coverage of the ones used here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 
 FEW_IMAGES = 30
-"""From here on, 95% intervals were seen to hold the truth in about 95 of 100 cases."""
+"""From this number on, 95% intervals were observed to contain the truth in about 95 of 100 cases."""
 
 SEED = 0
 _DRAWS_AT_ONCE = 100
 _NOTHING = 1e-9
-"""A standard error that is rounding alone: its square is a difference of sums to 16 digits."""
+"""A standard error up to this is rounding alone: its square is a difference of sums with 16 digits."""
 
 Interval = tuple[float, float]
 
@@ -35,7 +35,7 @@ class Ratio(NamedTuple):
     under: NDArray[np.float64]
     """[images]."""
     otherwise: float = 0.0
-    """Where Σ under is 0."""
+    """The value if Σ under is 0."""
 
     @property
     def value(self) -> float:
@@ -44,7 +44,7 @@ class Ratio(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Of two ratios about the same images, the second less the first."""
+    """Difference of two ratios over the same images, the second minus the first."""
 
     first: Ratio
     second: Ratio
@@ -53,14 +53,14 @@ class Difference(NamedTuple):
 def studentised(of: Sequence[Ratio | Difference], resamples: int) -> list[Interval]:
     """Bootstrap over images: quantiles of (θ* - θ) / s*, times s, with s the linearised standard error.
 
-    Second-order correct (Hall, Annals of Statistics 16, 1988), where percentiles are first-order. A ratio,
-    which leans where it is near 0 or 1, has both tails' quantiles; a difference is symmetric, by the
-    quantile of the absolute value or Student's, whichever is larger. The seed is fixed: the same images give
-    the same intervals.
+    Second-order correct (Hall, Annals of Statistics 16, 1988), whereas percentiles are first-order. A ratio,
+    which is skewed near 0 or 1, uses the quantiles of both tails; a difference has a symmetric interval, from
+    the quantile of the absolute value or Student's, whichever is larger. The seed is fixed: the same images
+    give the same intervals.
 
     Args:
-        of: at least one, all about the same images, of which there are two or more.
-        resamples: times that all images are drawn again.
+        of: at least one, all over the same images, of which there are two or more.
+        resamples: number of bootstrap resamples.
     """
     statistics = [_Statistic(one) for one in of]
     images = len(statistics[0].columns)
@@ -73,7 +73,7 @@ def studentised(of: Sequence[Ratio | Difference], resamples: int) -> list[Interv
 
 
 def draws(images: int, resamples: int) -> Iterator[NDArray[np.float64]]:
-    """How often each image is drawn, [some, images] at a time; as many as there are, again and again."""
+    """How often each image is drawn, [some, images] at a time; each resample draws ``images`` in all."""
     random = np.random.default_rng(SEED)
     for first in range(0, resamples, _DRAWS_AT_ONCE):
         some = min(_DRAWS_AT_ONCE, resamples - first)
@@ -81,10 +81,10 @@ def draws(images: int, resamples: int) -> Iterator[NDArray[np.float64]]:
 
 
 class _Statistic:
-    """A ratio, or a difference of two, with what its resamples need.
+    """A ratio, or a difference of two, with the precomputed terms of its resamples.
 
-    A ratio's numerator is centred, a - θ b, so that its sum over Σb is θ* - θ and nothing is lost in a
-    difference of large numbers.
+    A ratio's numerator is centred, a - θ b, so that its sum over Σb is θ* - θ, without cancellation between
+    large numbers.
     """
 
     def __init__(self, of: Ratio | Difference) -> None:
@@ -109,7 +109,7 @@ class _Statistic:
         if error <= _NOTHING:
             return self._value, self._value
         tail = 100 * (1 - LEVEL) / 2
-        # Not between two draws, of which one may be infinite.
+        # Without interpolation between draws, which may be infinite.
         low, high = np.percentile(students, (tail, 100 - tail), method="inverted_cdf")
         if self._symmetric:
             both = np.percentile(np.abs(students), 100 * LEVEL, method="inverted_cdf")
@@ -136,14 +136,14 @@ class _Statistic:
 
 
 def wilson(share: Ratio) -> Interval:
-    """Of a share of expressions, by Wilson's score interval with an effective number of images.
+    """Wilson's score interval of a share of expressions, with an effective sample size.
 
-    That number is what independent expressions would need for the share's linearised variance over images
-    (Korn and Graubard, Survey Methodology 24, 1998), and Student's quantile stands for the normal one. Where
-    all images agree it is the number of images, so that 30 of 30 is no certainty.
+    That size is the number of independent expressions that gives the share's linearised variance over images
+    (Korn and Graubard, Survey Methodology 24, 1998), and Student's quantile replaces the normal one. If all
+    images agree, it is the number of images, so that 30 of 30 does not count as certain.
 
     Args:
-        share: each image's expressions that are counted, of those that could be; of two images or more.
+        share: each image's expressions that are counted, over those that could be; two images or more.
     """
     has = share.under > 0
     over, under = share.over[has], share.under[has]
@@ -162,7 +162,7 @@ def _linearised_error(over: NDArray[np.float64], under: NDArray[np.float64], rat
 
 
 def _student_quantile(freedom: int) -> float:
-    """Of Student's t, with half of what lies outside of ``LEVEL`` above it."""
-    from scipy.special import stdtrit  # half a second, which evaluations without intervals need not wait
+    """Upper quantile of Student's t for a two-sided interval of ``LEVEL``."""
+    from scipy.special import stdtrit  # takes half a second, which only intervals need
 
     return float(stdtrit(freedom, (1 + LEVEL) / 2))

@@ -1,7 +1,7 @@
-"""What each peer's script does between a network's output and the number that it prints, one entry a peer.
+"""What each peer's script does between a network's output and the scores that it prints, one entry per peer.
 
-``docs/scoring.md`` has the commits of the scripts, how they were run against this, and what of them our
-logits can't reproduce.
+``docs/scoring.md`` has the commits of the scripts, how they were run against this module, and what our logits
+can't reproduce.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ def precision_name(level: float) -> str:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way of scoring. oIoU = ΣI / ΣU, mIoU = mean of an expression's IoU, Pr@X = share of IoUs beyond X."""
+    """A way of scoring. oIoU = ΣI / ΣU, mIoU = mean IoU of expressions, Pr@X = share of IoUs above X."""
 
     name: str
     script: str
-    """Where it was read: repository and file."""
+    """Its source: repository and file."""
     canvas: Canvas
     prints: Mapping[str, str]
-    """What the script prints: its own name of a number, and ours."""
+    """Scores that the script prints: its own name of each, and ours."""
     threshold: float = 0.0
-    """A pixel is predicted where the canvas' value is above."""
+    """A pixel is predicted where the canvas' value is above this."""
     twice_covered: Literal["kept", "dropped"] = "kept"
-    """The truth's pixels that lie inside two of an annotation's polygons."""
+    """Whether the truth keeps pixels that lie inside two of an annotation's polygons."""
     sentences: Literal["all", "first"] = "all"
     """Which of a ref's sentences count."""
     at_least: bool = False
     """Pr@X counts IoU ≥ X, not > X."""
     levels: tuple[float, ...] = THRESHOLDS
     added: tuple[float, float] = (0.0, 0.0)
-    """To I and to U of one expression's IoU: the script's guard against division by 0."""
+    """Added to I and U of each expression's IoU: the script's guard against division by 0."""
     empty: float = 0.0
     """IoU where the union is empty."""
     takes_masks: bool = False
-    """Its script is handed masks, by whatever threshold they were made."""
+    """Whether its script is given masks, made with any threshold."""
     none_apart: bool = False
-    """gRefCOCO's rules for expressions that mean nothing, and for a model that says so; see ``count``."""
+    """Whether gRefCOCO's rules apply to expressions without a target and no-target outputs; see ``count``."""
 
     @property
     def cut_at(self) -> float:
@@ -66,7 +66,7 @@ class Protocol:
 
 
 class Pixels(NamedTuple):
-    """Numbers of pixels of one expression on one canvas."""
+    """Pixel counts of one expression on one canvas."""
 
     both: int
     """Predicted and true."""
@@ -81,17 +81,17 @@ class Count(NamedTuple):
     union: int
     iou: float
     says_none: bool
-    """Whether the model says that nothing is meant."""
+    """Whether the model says that there is no target."""
 
 
 def count(protocol: Protocol, pixels: Pixels, no_target: bool | None, *, targetless: bool) -> Count:
-    """What a protocol makes of a comparison on its canvas.
+    """Apply a protocol to a comparison on its canvas.
 
     Args:
-        no_target: what a model's no-target output says; None where it has none, and then an empty mask says
-            that nothing is meant. A model that says so predicts no pixel, but with ``none_apart`` the
-            pixels that it would have predicted stay in the union of an expression that does mean something.
-        targetless: whether the expression means nothing. (An object may be too small for the canvas.)
+        no_target: the model's no-target output; None if it has none, and then an empty mask says that there
+            is no target. If it is true, no pixel counts as predicted, but with ``none_apart`` the pixels that
+            would have been predicted stay in the union of an expression that does have a target.
+        targetless: whether the expression has no target. (An object may be too small for the canvas.)
     """
     both, predicted, true = pixels
     says_none = not predicted if no_target is None else no_target
@@ -132,7 +132,7 @@ LAVT = Protocol(
     prints={"Mean IoU": "mIoU", **_precisions("precision@{0:.1f}", THRESHOLDS), "overall IoU": "oIoU"},
 )
 
-# In float32 .7 and .9 lie a little below, .6 and .8 a little above themselves.
+# In float32, .7 and .9 are slightly below, .6 and .8 slightly above their decimal values.
 _CRIS_LEVELS = tuple(torch.arange(0.5, 1.0, 0.1).tolist())
 
 CRIS = Protocol(
@@ -171,7 +171,7 @@ LISA = Protocol(
     name="lisa",
     script="dvlab-research/LISA train_ds.py `validate`",
     canvas=Original(),
-    twice_covered="dropped",  # histc with two bins from 0 to 1 does not see the 2
+    twice_covered="dropped",  # histc with two bins from 0 to 1 ignores the 2
     added=(0.0, 1e-5),
     empty=1.0,
     prints={"giou": "mIoU", "ciou": "oIoU"},
@@ -204,10 +204,10 @@ PROTOCOLS = {
 
 
 def named(names: Sequence[str]) -> tuple[Protocol, ...]:
-    """The protocols of ``names``, each once, in the table's order; "all" names all.
+    """The protocols of ``names``, each once, in the order of ``PROTOCOLS``; "all" names all.
 
     Raises:
-        ConfigError: a name that there is not.
+        ConfigError: an unknown name.
     """
     for name in names:
         if name not in PROTOCOLS and name != ALL:

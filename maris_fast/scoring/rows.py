@@ -1,4 +1,4 @@
-"""A few numbers of each expression, from which all scores come; ranks send them to each other."""
+"""A few numbers per expression, from which all scores are computed; ranks exchange them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Facts(NamedTuple):
     sent_id: int
     first: bool
     targetless: bool
-    """Whether the expression means nothing that is in the image."""
+    """Whether the expression refers to nothing in the image."""
     twice_covered: int
-    """Pixels; -1: not known."""
+    """Number of pixels; -1: unknown."""
     groups: Groups
 
 
@@ -43,7 +43,7 @@ class Rows:
         """Scores one expression under every protocol.
 
         Args:
-            pixels: what the ``comparer`` counted, a protocol each.
+            pixels: what the ``comparer`` counted, one per protocol.
             no_target: see ``protocols.count``.
         """
         targetless = not pixels[0].true
@@ -63,7 +63,7 @@ class Rows:
             self._counts.extend(one)
 
     def state(self) -> dict[str, Any]:
-        """Plain values, to be sent to other ranks."""
+        """Plain values to send to other ranks."""
         return {"facts": self._facts, "counts": self._counts}
 
     def merge(self, other: Mapping[str, Any]) -> None:
@@ -72,7 +72,7 @@ class Rows:
         self._counts += other["counts"]
 
     def table(self) -> ScoreTable:
-        """All expressions, in an order that does not depend on who scored them."""
+        """All expressions, in an order that does not depend on which rank scored them."""
         order = sorted(range(len(self._facts)), key=lambda i: self._facts[i][:3])
         counts = np.array(self._counts).reshape(len(self._facts), len(self.protocols), len(Count._fields))
         return ScoreTable(self.protocols, [self._facts[i] for i in order], counts[order])
@@ -93,6 +93,6 @@ class ScoreTable:
         return of_all
 
     def column(self, name: str) -> NDArray[Any]:
-        """[E] of a fact."""
+        """The values of a fact, [E]."""
         place = Facts._fields.index(name)
         return np.array([one[place] for one in self.facts])

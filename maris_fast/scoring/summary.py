@@ -1,4 +1,4 @@
-"""Rows to scores: of the whole, of groups, and how far they would move with other images."""
+"""Scores from rows: of all expressions and of groups, with intervals over images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from maris_fast.scoring.protocols import MARIS, Protocol, precision_name
 from maris_fast.scoring.rows import ScoreTable
 
 FEW = 30
-"""A group of fewer expressions says little, and is marked."""
+"""Groups of fewer expressions are marked, as their scores say little."""
 
 BOOTSTRAP = 1000
-"""Resamples that ``maris-fast eval`` draws unless told otherwise."""
+"""Default number of resamples in ``maris-fast eval``."""
 
 MEANS = ("oIoU", "mIoU")
-"""The scores that are no shares of expressions."""
+"""The scores that are not shares of expressions."""
 
 Scores = dict[str, float]
 
@@ -32,7 +32,7 @@ def headline(table: ScoreTable) -> dict[str, Any]:
 
 
 def whole(table: ScoreTable, *, bootstrap: int = BOOTSTRAP) -> dict[str, Any]:
-    """``headline``, and with it 'intervals', 'breakdown', and 'protocols' where there are others than MARIS'.
+    """``headline`` plus 'intervals', 'breakdown' and, if there are others than MARIS', 'protocols'.
 
     Args:
         bootstrap: resamples of the images for the intervals; 0: no intervals.
@@ -77,10 +77,10 @@ def _under(table: ScoreTable, protocol: Protocol, ours: Scores, bootstrap: int) 
 
 
 def intervals(table: ScoreTable, protocol: Protocol, resamples: int) -> dict[str, list[float]]:
-    """95% intervals of a protocol's scores over images, as ``intervals`` makes them; none of one image.
+    """95% intervals of a protocol's scores over images, from the module ``intervals``; none for one image.
 
-    oIoU and mIoU by a studentised bootstrap, shares of expressions by Wilson's interval. A share of
-    expressions that one image alone has gets none.
+    oIoU and mIoU by a studentised bootstrap, shares of expressions by Wilson's interval. A share whose
+    expressions are all of one image gets none.
     """
     sums = sums_of_images(table, protocol)
     if len(sums) < 2:
@@ -93,7 +93,7 @@ def intervals(table: ScoreTable, protocol: Protocol, resamples: int) -> dict[str
 
 
 def sums_of_images(table: ScoreTable, protocol: Protocol) -> NDArray[np.float64]:
-    """[images, 9 + levels], in the order of image_id: of each image's expressions."""
+    """[images, 9 + levels], in the order of image_id: sums over each image's expressions."""
     terms = _terms(protocol, table)
     _, image = np.unique(table.column("image_id"), return_inverse=True)
     sums = np.zeros((image.max() + 1, terms.shape[1]))
@@ -102,13 +102,13 @@ def sums_of_images(table: ScoreTable, protocol: Protocol) -> NDArray[np.float64]
 
 
 def ratios_of(protocol: Protocol, sums: NDArray[np.float64]) -> dict[str, Ratio]:
-    """What each score divides, by its name; ``sums`` are of images, or of all together."""
+    """The ratio of each score, by name; ``sums`` are per image, or of all images together."""
     pairs = zip(_names(protocol), _pairs(protocol, sums.T), strict=True)
     return {name: Ratio(*pair) for name, pair in pairs}
 
 
 def warnings(images: int) -> list[str]:
-    """What must be known of intervals over so many images."""
+    """Warnings about intervals over this number of images."""
     if images < 2:
         return ["all expressions are of one image: how far a score would move with others cannot be known"]
     if images < FEW_IMAGES:
@@ -137,12 +137,12 @@ def _grouped(table: ScoreTable, protocol: Protocol) -> dict[str, dict[str, Score
     }
 
 
-# An expression's terms are what its scores' numerators and denominators are sums of.
+# Numerators and denominators of the scores are sums of the expressions' terms.
 _N, _I, _U, _IOU, _JUDGED, _NONE, _NONE_FOUND, _SOME, _SOME_FOUND = range(9)
 
 
 def _terms(protocol: Protocol, table: ScoreTable) -> NDArray[np.float64]:
-    """[E, 9 + levels]; all 0 where the protocol leaves the expression out."""
+    """[E, 9 + levels]; all 0 if the protocol skips the expression."""
     intersection, union, iou, says_none = table.of(protocol).T
     none, one = table.column("targetless"), np.ones(len(iou))
     judged = ~none if protocol.none_apart else one
@@ -162,7 +162,7 @@ def _names(protocol: Protocol) -> list[str]:
 def _pairs(
     protocol: Protocol, total: NDArray[np.float64]
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], float]]:
-    """Numerator, denominator and what 0 / 0 is, in the order of ``_names``; of terms [9 + levels, B]."""
+    """Numerator, denominator and value of 0 / 0, in the order of ``_names``, from terms [9 + levels, B]."""
     pairs = [(total[_I], total[_U], protocol.empty), (total[_IOU], total[_N], 0.0)]
     pairs += [(above, total[_JUDGED], 0.0) for above in total[_SOME_FOUND + 1 :]]
     if protocol.none_apart:
@@ -175,5 +175,5 @@ def _scores(protocol: Protocol, terms: NDArray[np.float64]) -> Scores:
     ratios = {name: ratio.value for name, ratio in ratios_of(protocol, sums).items()}
     scores = {"expressions": int(sums[0, _N]), **ratios}
     if protocol.none_apart and not sums[0, _NONE]:
-        scores["T-acc"] = 0.0  # ReLA's script prints 0 for both where no expression means nothing
+        scores["T-acc"] = 0.0  # ReLA's script prints 0 for both if all expressions have a target
     return scores

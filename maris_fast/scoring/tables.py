@@ -32,10 +32,10 @@ def of_conditions(results: Mapping[str, Summary], title: str) -> Table:
 
 
 def of_protocols(summary: Summary, title: str) -> Table:
-    """The same logits by everybody's rules, and the largest less the smallest number of each column.
+    """The same logits under each protocol, and the largest minus the smallest number of each column.
 
-    In brackets stands what the peer's script does not print. The spread is over what is printed, by scripts
-    that count every sentence: another sample is no other way of scoring.
+    Scores that the peer's script does not print are in brackets. The spread is over printed scores of scripts
+    that count every sentence: a different sample is not a different way of scoring.
     """
     grid = _grid(title, "protocol")
     for name, row in summary["protocols"].items():
@@ -48,7 +48,7 @@ def of_protocols(summary: Summary, title: str) -> Table:
 
 
 def spread(summary: Summary, score: str) -> float:
-    """Largest less smallest of a score, over the scripts that print it and count every sentence."""
+    """Largest minus smallest value of a score, over the scripts that print it and count every sentence."""
     printed = [
         row[score]
         for name, row in summary["protocols"].items()
@@ -58,7 +58,7 @@ def spread(summary: Summary, score: str) -> float:
 
 
 def of_prints(summary: Summary, title: str) -> Table:
-    """What each script would have printed, in its words."""
+    """The scores that each script would have printed, under its own names."""
     grid = Table("protocol", "its script prints", title=title, box=SIMPLE_HEAD)
     for name, row in summary["protocols"].items():
         grid.add_row(name, "  ".join(f"{theirs} {score:.4f}" for theirs, score in row["prints"].items()))
@@ -66,7 +66,7 @@ def of_prints(summary: Summary, title: str) -> Table:
 
 
 def of_breakdown(summary: Summary, title: str) -> Iterator[Table]:
-    """A table a dimension; groups of fewer than ``FEW`` expressions are marked and dim."""
+    """One table per dimension; groups of fewer than ``FEW`` expressions are marked and dimmed."""
     for dimension, groups in summary.get("breakdown", {}).items():
         grid = _grid(f"{title}, by {dimension}", dimension)
         for name, row in groups.items():

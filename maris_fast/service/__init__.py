@@ -1,5 +1,5 @@
 """A trained model as an HTTP service, for ``maris-fast serve``.
 
-``places`` says who is answered next, ``together`` computes what waits at once, ``segmenting`` goes from an
-upload to masks by both, ``api`` and ``label_studio`` are its two protocols.
+``places`` decides which request is next, ``together`` batches waiting calls, ``segmenting`` uses both to turn
+an upload into masks, ``api`` and ``label_studio`` are the two protocols.
 """

@@ -1,4 +1,4 @@
-"""The service's own protocol: ``POST /segment``, and whether the service is there and ready."""
+"""The service's own protocol: ``POST /segment``, and checks that the service is up and ready."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from maris_fast.service.segmenting import Segmented, Segmenting
 from maris_fast.web.visitors import visitor_of
 
 MOST_PARTS = 100
-"""Of a form."""
+"""Most parts of a form."""
 
 _Result = TypeVar("_Result")
 MaskFormat = Literal["rle", "png"]
@@ -35,7 +35,7 @@ MaskFormat = Literal["rle", "png"]
 class Asked(BaseModel):
     """A photograph and what to segment in it."""
 
-    model_config = ConfigDict(extra="forbid")  # a misspelt key would otherwise be lost
+    model_config = ConfigDict(extra="forbid")  # a misspelt key would otherwise be ignored
 
     image: str = Field(description="the photograph's file in base64, or as a data: address")
     sentences: list[str] = Field(description="what to segment, one mask each")
@@ -43,7 +43,7 @@ class Asked(BaseModel):
 
 
 class Mask(BaseModel):
-    """Of a sentence."""
+    """The mask of a sentence."""
 
     sentence: str
     score: float = Field(
@@ -64,13 +64,13 @@ class Answer(BaseModel):
 
 
 class Failure(BaseModel):
-    """What came, what is needed."""
+    """What was received and what is needed."""
 
     error: str
 
 
 class Health(BaseModel):
-    """As Label Studio asks for it too."""
+    """The health status, in the form that Label Studio expects."""
 
     status: Literal["UP"] = "UP"
     model_class: str = "maris-fast"
@@ -116,7 +116,7 @@ _BODY = {
 
 
 def router(segmenting: Segmenting, model_version: str) -> APIRouter:
-    """The paths of this protocol."""
+    """The routes of this protocol."""
     routes = APIRouter()
 
     @routes.post(
@@ -172,7 +172,7 @@ def _mask(one: Segmented, **form: Any) -> Mask:
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Ends work that nobody waits for any more."""
+    """Await ``work``, and cancel it if the client disconnects."""
     done, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -212,7 +212,7 @@ _Parsed = TypeVar("_Parsed", bound=BaseModel)
 def parsed(kind: type[_Parsed], body: bytes) -> _Parsed:
     """
     Raises:
-        HTTPException: the body is no JSON of this kind.
+        HTTPException: the body is not JSON of this kind.
     """
     try:
         found: _Parsed = checked_json(kind, body)
@@ -222,10 +222,10 @@ def parsed(kind: type[_Parsed], body: bytes) -> _Parsed:
 
 
 def upload_of(text: str, most: int) -> Upload:
-    """Of base64, or a data: address of it.
+    """The upload in a base64 text or a base64 data: URL.
 
     Raises:
-        HTTPException: it is none, or of more than ``most`` bytes.
+        HTTPException: the text is neither, or holds more than ``most`` bytes.
     """
     if text.startswith("data:"):
         head, _, text = text.partition(",")
@@ -241,7 +241,7 @@ def upload_of(text: str, most: int) -> Upload:
 def sized(content: bytes, most: int) -> Upload:
     """
     Raises:
-        HTTPException: more than ``most`` bytes.
+        HTTPException: the content has more than ``most`` bytes.
     """
     if len(content) > most:
         raise HTTPException(413, f"the image has {len(content):,} bytes; at most {most:,} are taken")
@@ -249,7 +249,7 @@ def sized(content: bytes, most: int) -> Upload:
 
 
 class _InMemory(MultiPartParser):
-    # The gate limits what comes, and what people send is not for the disk.
+    # The gate limits the size, and users' uploads must not be written to disk.
     spool_max_size = 1 << 40
 
 

@@ -1,7 +1,7 @@
-"""Masks as Label Studio's brushes: run lengths of RGBA bytes, packed into bits as @thi.ng/rle-pack does.
+"""Masks as Label Studio's brushes: run lengths of RGBA bytes, bit-packed as by @thi.ng/rle-pack.
 
-32 bits say how many values there are, 5 how many bits a value has less one, four times 4 how many bits a
-length has less one; then, for each run, 1, two bits for the kind of length, the length less one, the value.
+The header is the number of values (32 bits), the bits per value less 1 (5 bits), and for four kinds of length
+the bits per length less 1 (4 bits each). A run is a 1, the kind (2 bits), the length less 1, and the value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LONGEST = 1 << LENGTH_BITS[-1]
 
 
 def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
-    """Of [H, W]; a list of bytes."""
+    """The bytes of a mask [H, W]."""
     flat = mask.reshape(-1)
     ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
     lengths = np.diff(ends, prepend=0) * CHANNELS
@@ -36,6 +36,6 @@ def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def _packed(length: int) -> str:
-    """A length from 1 in the fewest bits, after the kind of it."""
+    """The kind of a length, and the length (at least 1) minus 1 in the fewest bits."""
     kind = next(kind for kind, bits in enumerate(LENGTH_BITS) if length <= 1 << bits)
     return f"{kind:02b}{length - 1:0{LENGTH_BITS[kind]}b}"

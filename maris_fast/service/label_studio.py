@@ -1,7 +1,7 @@
 """The protocol of Label Studio's backends: ``/setup``, ``/predict`` and ``/webhook``; masks are brushes.
 
-What to segment in a task is what its annotator writes into the interface's TextArea; else the text that the
-interface takes from the task's data; else the labels themselves, each a sentence.
+The sentences of a task are what its annotator writes into the interface's TextArea; else the text that the
+interface takes from the task's data; else the labels themselves, one sentence each.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from maris_fast.service.segmenting import Segmented, Segmenting
 from maris_fast.web.visitors import visitor_of
 
 MOST_DESCRIBED = 100_000
-"""Letters of an interface's description."""
+"""Most characters of an interface's description."""
 TOGETHER = 8
-"""Tasks of a request that are worked on at once."""
+"""Tasks of a request that are processed concurrently."""
 
 
 class Files(Protocol):
-    """Those of a Label Studio server."""
+    """The files of a Label Studio server."""
 
     async def fetch(self, address: str) -> Upload:
         """
         Raises:
-            HTTPException: it is not to be had.
+            HTTPException: the file is not available.
         """
 
 
@@ -63,7 +63,7 @@ class Tasks(BaseModel):
 
     @property
     def written(self) -> list[str]:
-        """What the annotator has written just now."""
+        """The texts that the annotator has just written."""
         context = self.params and self.params.context
         areas = [one for one in (context and context.result) or () if one.get("type") == "textarea"]
         values = [one.get("value") for one in areas]
@@ -72,7 +72,7 @@ class Tasks(BaseModel):
 
 @dataclass(frozen=True)
 class Interface:
-    """Of a project: names of its tags, and the keys of a task's data."""
+    """A project's labeling interface: names of its tags, and keys of a task's data."""
 
     brush: str
     labels: tuple[str, ...]
@@ -82,10 +82,10 @@ class Interface:
 
 
 def router(segmenting: Segmenting, model_version: str, files: Files | None) -> APIRouter:
-    """The paths of this protocol, beside the service's ``/health``.
+    """The routes of this protocol, besides the service's ``/health``.
 
     Args:
-        files: where images of tasks lie; None: they come as data: addresses.
+        files: where the images of tasks are stored; None: accept only data: URLs.
     """
     routes = APIRouter(tags=["Label Studio"], responses=FAILURES)
 
@@ -123,7 +123,7 @@ def router(segmenting: Segmenting, model_version: str, files: Files | None) -> A
 
 
 async def _all(tasks: Sequence[Coroutine[Any, Any, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Of all, in their order; the first error ends the others."""
+    """The results of all tasks, in order; the first error cancels the others."""
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(task) for task in tasks]
@@ -135,7 +135,7 @@ async def _all(tasks: Sequence[Coroutine[Any, Any, dict[str, Any]]]) -> list[dic
 def interface_of(description: str) -> Interface:
     """
     Raises:
-        HTTPException: it is none that masks can be drawn into.
+        HTTPException: the interface is invalid, or has no brush for an image.
     """
     if len(description) > MOST_DESCRIBED or "<!" in description.replace("<!--", ""):
         raise HTTPException(422, "the labeling interface is too long, or declares entities of its own")
@@ -178,7 +178,7 @@ class _Brush:
     sentence: str
     score: float
     rle: list[int] | None
-    """None: an empty mask, which is no brush."""
+    """None for an empty mask, which cannot be a brush."""
 
 
 def _brush(one: Segmented) -> _Brush:
@@ -210,6 +210,6 @@ def _prediction(interface: Interface, size: tuple[int, int], found: Sequence[_Br
 
 
 def _texts(value: object) -> list[str]:
-    """A text or several; empty ones say nothing."""
+    """The non-empty texts of a text or a list of texts."""
     texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return [text for text in texts if isinstance(text, str) and text.strip()]

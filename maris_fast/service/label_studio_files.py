@@ -12,18 +12,18 @@ from maris_fast.errors import ConfigError
 from maris_fast.images import Upload
 
 SECONDS = 20.0
-"""For a file."""
+"""Timeout of each network operation of a fetch."""
 
 
 class LabelStudioFiles:
     """
     Args:
-        server: its address, such as ``http://localhost:8080``.
-        key: of a user: a personal access token, or a legacy token; None: files that anybody may read.
-        most: bytes of a file.
+        server: URL of the server, such as ``http://localhost:8080``.
+        key: a user's personal access token or legacy token; None: only files that are public.
+        most: maximum bytes of a file.
 
     Raises:
-        ConfigError: no such address.
+        ConfigError: ``server`` is not an http or https URL.
     """
 
     def __init__(self, server: str, key: str | None, most: int) -> None:
@@ -37,10 +37,10 @@ class LabelStudioFiles:
     async def fetch(self, address: str) -> Upload:
         """
         Args:
-            address: of the server, or relative to it, as tasks have it.
+            address: URL at the server, or relative to it, as in the data of tasks.
 
         Raises:
-            HTTPException: of another server, not to be had, or too large.
+            HTTPException: the file is on another server, not available, or too large.
         """
         whole = urljoin(self._server, address)
         if _origin(whole) != _origin(self._server):
@@ -73,7 +73,7 @@ class LabelStudioFiles:
             return {}
         if self._key.count(".") != 2:
             return {"Authorization": f"Token {self._key}"}
-        # A personal access token is good for tokens that last minutes.
+        # A personal access token is exchanged for tokens that last minutes.
         answer = await client.post(urljoin(self._server, "api/token/refresh"), json={"refresh": self._key})
         token = answer.json().get("access") if answer.status_code == 200 else None
         if not isinstance(token, str):

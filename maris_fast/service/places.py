@@ -1,4 +1,4 @@
-"""Places for requests that are worked on; the others wait, and visitors take turns."""
+"""Places for requests that are being processed; the others wait, and visitors take turns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Waiting:
 
 
 class Places:
-    """``at_once`` requests have one; ``most`` wait, of them ``of_one`` of one visitor."""
+    """``at_once`` requests have a place; at most ``most`` wait, and ``of_one`` of one visitor."""
 
     def __init__(self, at_once: int, most: int, of_one: int) -> None:
         self._at_once, self._most, self._of_one = at_once, most, of_one
@@ -40,7 +40,7 @@ class Places:
     async def taken(self, visitor: str) -> AsyncIterator[None]:
         """
         Raises:
-            HTTPException: too many wait already.
+            HTTPException: too many requests are already waiting.
         """
         if sum(one.visitor == visitor for one in self._waiting) >= self._of_one:
             raise later(too_many(self._of_one), 429)

@@ -1,4 +1,4 @@
-"""Errors as HTTP says them: a status and one line of text, ``{"error": "..."}``."""
+"""Errors as HTTP responses: a status and one line of text, ``{"error": "..."}``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def refused(status: int, text: str, headers: Mapping[str, str] | None = None) ->
 
 
 def of_input(error: InputError) -> HTTPException:
-    """Of what came and cannot be used."""
+    """The HTTP error for input that cannot be used."""
     return HTTPException(413 if isinstance(error, TooLargeError) else 422, str(error))
 
 

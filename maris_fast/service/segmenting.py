@@ -1,4 +1,4 @@
-"""From an upload and sentences to masks, for many at once."""
+"""From an upload and sentences to masks, for many concurrent requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from maris_fast.web.encodings import Encodings, key_of
 from maris_fast.web.limits import photograph, require_pixels, require_sentences
 
 THREADS = 4
-"""That decode photographs and encode masks, beside the model's."""
+"""Threads that decode photographs and encode masks, besides the model's thread."""
 EXPRESSIONS = 64
 """Sentences in one forward pass."""
 
@@ -35,17 +35,17 @@ _Rendered = TypeVar("_Rendered")
 
 @dataclass(frozen=True)
 class Segmented:
-    """What a sentence refers to."""
+    """The mask of what a sentence refers to."""
 
     sentence: str
     score: float
     mask: NDArray[np.bool_]
-    """[H, W], as the photograph is shown."""
+    """[H, W], in the orientation in which the photograph is shown."""
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A photograph that is decoded, with sentences that can be read."""
+    """A decoded photograph with valid sentences."""
 
     image: Image.Image
     key: bytes
@@ -60,10 +60,9 @@ class _Coarse:
 
 
 class Segmenting:
-    """Answers requests; those of one moment share a forward pass, and photographs of the same pixels their
-    features.
+    """Answers requests; concurrent ones share a forward pass, and photographs of equal pixels share features.
 
-    Uploads are held in memory alone and have no names, so that none is in the way of another.
+    Uploads are kept only in memory and have no names, so that they cannot collide.
     """
 
     def __init__(self, predictor: Predictor, settings: ServiceSettings) -> None:
@@ -84,10 +83,10 @@ class Segmenting:
         visitor: str,
         rendered: Callable[[Segmented], _Rendered],
     ) -> tuple[tuple[int, int], list[_Rendered]]:
-        """Height and width of the photograph as it is shown, and each sentence's mask as ``rendered``.
+        """Height and width of the photograph as it is shown, and what ``rendered`` returns for each sentence.
 
         Raises:
-            HTTPException: what came cannot be used, or nobody has time for it.
+            HTTPException: the input cannot be used, or the service is too busy or ending.
         """
         if self.is_ending:
             raise later("the service is ending; ask again later")
@@ -95,7 +94,7 @@ class Segmenting:
             async with asyncio.timeout(self.settings.seconds) as timeout:
                 self._timeouts.add(timeout)
                 try:
-                    # What can be told at once does not wait for a place.
+                    # Errors that can be found at once do not wait for a place.
                     await self._in(self._threads, self._check, upload, sentences)
                     async with self.places.taken(visitor):
                         asked = await self._in(self._threads, self._decoded, upload, sentences)
@@ -112,14 +111,14 @@ class Segmenting:
         return (coarse.geometry.height, coarse.geometry.width), found
 
     def end(self) -> None:
-        """Takes nothing new; what is there has ``settings.grace`` seconds."""
+        """Refuse new requests; current ones have ``settings.grace`` seconds to finish."""
         self.is_ending = True
         until = asyncio.get_running_loop().time() + self.settings.grace
         for timeout in self._timeouts:
             timeout.reschedule(min(until, timeout.when() or until))
 
     def close(self) -> None:
-        """Ends the threads; one that computes is not waited for."""
+        """End the threads, without waiting for one that is computing."""
         for pool in (self._threads, self._model):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -140,7 +139,7 @@ class Segmenting:
         return _Asked(image, key_of(image), tuple(sentences))
 
     def _compute(self, asked: Sequence[_Asked]) -> Sequence[_Coarse | Exception]:
-        """In the model's thread."""
+        """Compute the logits of several requests; runs in the model's thread."""
         encoded: dict[bytes, EncodedImage | Exception] = {}
         for one in asked:
             if one.key not in encoded:
@@ -162,7 +161,7 @@ class Segmenting:
 def _rendered(
     sentences: Sequence[str], coarse: _Coarse, rendered: Callable[[Segmented], _Rendered]
 ) -> list[_Rendered]:
-    """One by one: of a large photograph all sentences' logits would be gigabytes."""
+    """Render masks one by one: for a large photograph, the logits of all sentences would take gigabytes."""
     found = []
     for place, sentence in enumerate(sentences):
         (logits,) = to_original_size(coarse.logits[place : place + 1], coarse.geometry)

@@ -1,4 +1,4 @@
-"""The service's application, and the server that runs it until it is asked to end."""
+"""The service's application, and the server that runs it until a signal ends it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from maris_fast.web.listening import Server, address_of, settings
 log = logging.getLogger(__name__)
 
 MOST_BESIDE = 64 << 10
-"""Bytes of a request beside a photograph."""
+"""Most bytes of a request besides the photograph."""
 
 
 def application(segmenting: Segmenting, model_version: str, files: label_studio.Files | None) -> FastAPI:
-    """Both protocols; ``/openapi.json`` describes them."""
+    """The app with both protocols; ``/openapi.json`` describes them."""
     app = FastAPI(
         title="maris-fast",
         version=maris_fast.__version__,
@@ -59,7 +59,7 @@ async def _failed(_: Request, __: Exception) -> Response:
 
 
 class ServiceGate(Gate):
-    """Lets through what is no more than a photograph; says nothing of requests in the log."""
+    """Limits requests to the size of a photograph; logs nothing of their content."""
 
     another_name = (
         "this service has another name; ask it by the address that maris-fast serve printed, "
@@ -70,7 +70,7 @@ class ServiceGate(Gate):
         self, app: FastAPI, segmenting: Segmenting, names: Iterable[str], *, any_address: bool
     ) -> None:
         super().__init__(app, names, any_address=any_address, room=segmenting.settings.held_bytes)
-        # In base64 a photograph is longer by a third.
+        # Base64 makes a photograph a third larger.
         self._most = segmenting.settings.upload_bytes * 4 // 3 + MOST_BESIDE
         self._paths = set(app.openapi()["paths"])
 
@@ -86,7 +86,7 @@ class ServiceGate(Gate):
 
 
 def without_content(error: BaseException) -> str:
-    """An error and where it came from; its message may quote a request."""
+    """The type and origin of an error, without its message, which may quote a request."""
     places = [f"{Path(one.filename).name}:{one.lineno}" for one in traceback.extract_tb(error.__traceback__)]
     return f"{type(error).__name__} at {' < '.join(reversed(places[-3:]))}"
 
@@ -101,14 +101,14 @@ def serve(
     allowed_hosts: Iterable[str] = (),
     started: Callable[[str], None],
 ) -> None:
-    """Answers until a signal asks it to end, and then what is there for as long as the settings say.
+    """Serve until a signal ends it; current requests then have the grace period of the settings to finish.
 
     Args:
         files: as ``label_studio.router`` takes them.
-        listener: as ``listening`` gives it.
-        host: where it listens; the service answers to this name and those of this machine.
-        allowed_hosts: other names that it answers to.
-        started: is told the address once it can be asked.
+        listener: as ``listening`` yields it.
+        host: where it listens; the service accepts this host name and those of this machine.
+        allowed_hosts: other host names that it accepts.
+        started: called with the address once requests are accepted.
     """
     _quiet()
     names, any_address = names_of(host)
@@ -122,14 +122,14 @@ def serve(
 
 
 def _quiet() -> None:
-    """What libraries would say of a broken form or image quotes its bytes."""
+    """Silence library messages on malformed forms and images, which would quote their bytes."""
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\b")
 
 
 class _Server(Server):
     def __init__(self, segmenting: Segmenting, gate: Gate, on_start: Callable[[], None]) -> None:
-        # Whoever is still there after the grace period is told so, which takes a moment.
+        # Clients that still wait after the grace period get an error response, which takes a moment.
         super().__init__(settings(gate, grace=segmenting.settings.grace + 5), on_start)
         self._segmenting = segmenting
 

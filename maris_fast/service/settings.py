@@ -1,4 +1,4 @@
-"""What an operator sets of the service."""
+"""Settings of the service."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from maris_fast.web.visitors import OF_ONE, WAITING
 @dataclass(frozen=True)
 class ServiceSettings:
     upload_bytes: int = MOST_UPLOADED
-    """Of a photograph's file."""
+    """Most bytes of a photograph's file."""
     pixels: int = MOST_PIXELS
-    """Of a photograph."""
+    """Most pixels of a photograph."""
     sentences: int = MOST_SENTENCES
-    """About a photograph at once."""
+    """Most sentences about a photograph in one request."""
     at_once: int = 8
-    """Requests that are worked on, and may share a forward pass."""
+    """Requests that are processed concurrently, and may share a forward pass."""
     waiting: int = WAITING
-    """Requests in the queue."""
+    """Most requests in the queue."""
     of_one: int = OF_ONE
-    """Of them, those of one address."""
+    """Most requests in the queue from one address."""
     held_bytes: int = 512 << 20
-    """Of all requests that were not answered yet."""
+    """Most bytes of all requests that are not answered yet."""
     seconds: float = 60.0
-    """In which a request is answered, from its last byte."""
+    """Time limit for answering a request, from its last byte."""
     grace: float = 25.0
-    """Seconds for the requests that are there when the service is asked to end."""
+    """Seconds for current requests to finish when the service is told to end."""
     keep_images: int = 8
-    """Photographs whose features are kept."""
+    """Photographs whose features are cached."""

@@ -1,4 +1,4 @@
-"""Calls that are computed together, because they came while others were computed."""
+"""Batching of calls that arrive while others are being computed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _Out = TypeVar("_Out")
 
 
 class Together(Generic[_In, _Out]):
-    """Nothing waits for company: what is there when the one before is done goes at once.
+    """Batches calls without delay: those that wait when the previous batch ends start at once.
 
     Args:
-        compute: results of several calls, or the error of one in place of its result. If it raises, each is
-            computed by itself, so that one's fault is not another's.
-        size_of: of a call.
-        most: sizes of the calls that are computed together; a larger one goes alone.
-        thread: where ``compute`` runs, one at a time.
+        compute: returns the results of several calls, or an exception in place of a result. If it raises,
+            each call is computed alone, so that an error of one does not affect others.
+        size_of: returns the size of a call.
+        most: maximum total size of a batch; a larger call is computed alone.
+        thread: where ``compute`` runs, one batch at a time.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Together(Generic[_In, _Out]):
             while batch := self._next():
                 calls = [one for one, _ in batch]
                 for (_, future), result in zip(batch, await self._results(calls), strict=True):
-                    if future.done():  # whoever asked has left
+                    if future.done():  # the caller has left
                         continue
                     if isinstance(result, Exception):
                         future.set_exception(result)

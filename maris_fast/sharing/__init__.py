@@ -1,4 +1,4 @@
-"""Trained models and data for others: the files of a repository at the Hugging Face Hub."""
+"""Sharing of trained models and data: the files of a repository on the Hugging Face Hub."""
 
 from maris_fast.sharing.repository import Repository, write_repository
 

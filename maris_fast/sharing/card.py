@@ -1,4 +1,4 @@
-"""What cards share: a README.md whose front matter the Hub reads, and whose text people do."""
+"""Common parts of the cards: a README.md with front matter for the Hub and text for people."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ CARD = "README.md"
 LIBRARY, TASK = "maris-fast", "image-segmentation"
 TAGS = ("referring-image-segmentation", "maris")
 UNKNOWN = "unknown"
-"""The Hub's word for a license that nobody has named."""
+"""The Hub's identifier for an unspecified license."""
 
 
 def card_template(kind: str) -> Template:
-    """Of ``<kind>_card.md.j2``; text of people goes through its filter ``plain``."""
+    """The template ``<kind>_card.md.j2``; text written by people goes through its filter ``plain``."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # no HTML
@@ -32,12 +32,12 @@ def card_template(kind: str) -> Template:
 
 
 def plain(text: object) -> str:
-    """Text as one line of Markdown that shows it as it is."""
+    """Text as one line of Markdown, escaped so that it is shown unchanged."""
     return re.sub(r"([\\`*_\[\]<>|#~&!])", r"\\\1", " ".join(str(text).split()))
 
 
 def encoder_rows(encoders: EncodersProvenance) -> dict[str, str]:
-    """What made the features, by encoder."""
+    """Descriptions of the encoders that made the features, by name."""
     return {"SAM": _encoder(encoders.sam), "text": _encoder(encoders.text)}
 
 

@@ -14,31 +14,31 @@ from maris_fast.system.files import replace_text
 
 DATASET = "dataset.json"
 LAST = (MANIFEST, DATASET, CARD)
-"""Files that go up when all others are there: a cache is one by its manifest."""
+"""Files to upload after all others: a folder with a manifest counts as a complete cache."""
 REPLACED = ("*.tar", "*.index.npz", "*.jsonl")
-"""Files of an earlier push that do not belong to new data."""
+"""Patterns of files of an earlier push that do not belong to new data."""
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 def is_data(source: Path) -> bool:
-    """Whether a folder is a cache's, complete or not, or an imported data set's."""
+    """Whether a folder holds a cache, complete or not, or an imported data set."""
     return any((source / name).is_file() for name in (MANIFEST, WRITING, DATASET))
 
 
 def write_data_folder(source: Path, out: Path, *, repository: str, license: str | None) -> list[str]:
-    """Writes what a data repository holds; of paths of this machine only the last part.
+    """Write the files of a data repository; local paths are cut to their last part.
 
     Args:
         source: folder of a complete cache, or of an imported data set.
         out: an empty folder. Shards and JSON lines become links to those of ``source``.
-        repository: ``org/name`` that the card speaks of.
+        repository: ``org/name`` that the card names.
         license: the Hub's identifier; None: the card says that it is unknown.
 
     Returns:
-        What to know before sharing it, a line each.
+        What to know before sharing it, one line each.
 
     Raises:
-        InputError: neither, or a file of it is missing, cut or damaged.
+        InputError: ``source`` is neither, or one of its files is missing, truncated or damaged.
         OSError: ``out`` cannot be written.
     """
     if any((source / name).is_file() for name in (MANIFEST, WRITING)):

@@ -1,4 +1,4 @@
-"""The model card: a README.md whose front matter the Hub reads, and whose text people do."""
+"""The model card: a README.md with front matter for the Hub and text for people."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from maris_fast.sharing.card import LIBRARY, TAGS, TASK, UNKNOWN, card_template,
 from maris_fast.weights import WeightsMeta
 
 READINGS = ("keep", "tau", "language_norm", "empty_rows", "score_scale")
-"""Settings of how eqs. 3-5 are read."""
+"""Settings that choose how eqs. 3-5 are interpreted."""
 
 
 @dataclass(frozen=True)
 class SharedRun:
-    """What the card is made of; ``scores`` are of these weights, ``picture`` is a path in the repository."""
+    """The content of the card; ``scores`` are of these weights, ``picture`` is a path in the repository."""
 
     repository: str
     license: str | None
@@ -33,7 +33,7 @@ class SharedRun:
 
     @property
     def trained_on(self) -> str | None:
-        """The data set's name; None where the run does not say."""
+        """The data set's name; None if the run did not record it."""
         name = self.run.environment.get("data.name")
         return None if name is None else str(name)
 
@@ -81,7 +81,7 @@ def model_card(shared: SharedRun) -> str:
 
 
 def _rows(shared: SharedRun) -> Iterator[CardRow]:
-    """Of the run's own evaluation, unless a file has the same split with more; then of the files."""
+    """Rows of the run's own evaluation, unless a file covers its split in more detail, and of the files."""
     environment, settings = shared.run.environment, shared.run.settings
     own = DataSplit(
         shared.trained_on or "the run's data",
@@ -126,7 +126,7 @@ def _front_matter(shared: SharedRun, rows: Sequence[CardRow]) -> str:
 
 
 def _arguments(shared: SharedRun) -> str:
-    """Of ``from_pretrained``: the encoders' weights are not in the repository."""
+    """Arguments of ``from_pretrained``: the encoders' weights are not in the repository."""
     encoders = shared.meta.encoders
     named = {"sam_weights": encoders.sam, "text_weights": encoders.text}
     weights = [f"{name}={json.dumps(part.weights)}" for name, part in named.items() if not part.random]
@@ -136,7 +136,7 @@ def _arguments(shared: SharedRun) -> str:
 def _readings(meta: WeightsMeta) -> list[tuple[str, str, str]]:
     if meta.model.fusion != "mutual":
         return []
-    values = {**meta.model.model_dump(), "tau": meta.tau}  # the schedule's, of just these weights
+    values = {**meta.model.model_dump(), "tau": meta.tau}  # the schedule's value at the step of these weights
     fields = ModelSettings.model_fields
     return [(name, str(values[name]), fields[name].description or "") for name in READINGS]
 

@@ -1,4 +1,4 @@
-"""What a run gives away, as the files of a repository: weights, settings, scores, a picture and a card."""
+"""A run as the files of a repository: weights, settings, scores, a picture and a card."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from maris_fast.weight_files import BEST
 from maris_fast.weights import read_meta
 
 REPLACED = (SCORES, f"{PICTURES}/*")
-"""Files of an earlier push that do not belong to new weights."""
+"""Patterns of files of an earlier push that do not belong to new weights."""
 _PLACES = (("data", "cache"), ("data", "shards"), ("data", "staging"), ("run", "folder"))
 
 
 def write_model_folder(
     run: Path, out: Path, *, repository: str, license: str | None, pictures: bool = True
 ) -> list[str]:
-    """Writes what a repository of the run's best weights holds; of paths of this machine only the last part.
+    """Write the files of a repository of the run's best weights; local paths are cut to their last part.
 
     Args:
-        run: its folder.
+        run: folder of the run.
         out: an empty folder.
-        repository: ``org/name`` that the card speaks of.
+        repository: ``org/name`` that the card names.
         license: the Hub's identifier, such as apache-2.0; None: the card says that it is unknown.
-        pictures: with the last sheet that validation drew, which shows photographs of the data set.
+        pictures: include the last sheet that validation drew, which shows photographs of the data set.
 
     Returns:
-        What to know before sharing it, a line each.
+        What to know before sharing it, one line each.
 
     Raises:
-        InputError: the folder is not a run's.
+        InputError: the folder is not that of a run.
         CheckpointError: the run has no best weights, or they cannot be read.
         OSError: ``out`` cannot be written.
     """
@@ -50,7 +50,7 @@ def write_model_folder(
             f"{run} holds no {BEST}; the run's first evaluation writes it, train until then"
         )
     shutil.copyfile(run / BEST, out / BEST)
-    meta = read_meta(out / BEST)  # of the copy: a run that goes on may write another
+    meta = read_meta(out / BEST)  # from the copy: a run in progress may replace the original
     found = list(read_score_files(run))
     scores = [one for one in found if one.weights == BEST]
     _write_settings(run / SETTINGS, out / SETTINGS)

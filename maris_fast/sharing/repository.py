@@ -1,4 +1,4 @@
-"""The Hub's repositories: of a model for a run, of data for a cache or an imported data set."""
+"""Repositories of the Hub: a model repository for a run, a data repository for a cache or data set."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from maris_fast.train.run_files import SETTINGS
 
 class Repository(NamedTuple):
     """Attributes:
-    replaced: patterns of files of an earlier push that go where there is none of their name.
-    last: files that go up when all others are there.
-    notes: what to know before sharing it, a line each.
+    replaced: patterns of files of an earlier push to delete unless there is a new one of the same name.
+    last: files to upload after all others.
+    notes: what to know before sharing it, one line each.
     """
 
     kind: Literal["model", "dataset"]
@@ -27,7 +27,7 @@ class Repository(NamedTuple):
 def write_repository(
     source: Path, out: Path, *, repository: str, license: str | None, pictures: bool
 ) -> Repository:
-    """Writes the files of a run's, a cache's or an imported data set's repository into an empty folder.
+    """Write the files of the repository of a run, a cache or an imported data set to an empty folder.
 
     Raises:
         InputError: ``source`` is none of them.

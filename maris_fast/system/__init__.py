@@ -1,1 +1,1 @@
-"""What the program asks of the machine: files, locks, processes, signals, launchers, terminal."""
+"""Interfaces to the machine: files, locks, processes, signals, launchers, terminal."""

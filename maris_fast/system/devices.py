@@ -1,4 +1,4 @@
-"""Which device, precision and cores a process takes."""
+"""Choice of device, precision and CPU cores for a process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from maris_fast.errors import ConfigError
 
 
 def usable(device: torch.device | str) -> torch.device:
-    """A device by name, if this machine has it.
+    """``device`` as a ``torch.device``, if this machine has it.
 
     Raises:
-        ConfigError: no such device, or not here.
+        ConfigError: there is no such device, or not on this machine.
     """
     try:
         named = torch.device(device)
@@ -33,10 +33,10 @@ def usable(device: torch.device | str) -> torch.device:
 
 
 def kind_of(wanted: Literal["auto", "cpu", "cuda"], setting: str = "device") -> Literal["cpu", "cuda"]:
-    """What a setting means on this machine.
+    """The kind of device that a setting selects on this machine.
 
     Raises:
-        ConfigError: CUDA was asked for and there is none; it names the ``setting``.
+        ConfigError: CUDA was requested but is not available; the message names ``setting``.
     """
     if wanted == "cuda":
         _require_cuda(setting, "auto or cpu")
@@ -48,12 +48,12 @@ def place(
     precision: Literal["auto", "fp32", "bf16"],
     local_rank: int = 0,
 ) -> tuple[torch.device, torch.dtype]:
-    """The device and dtype that the encoders' settings mean on this machine.
+    """The device and dtype that the encoders' settings select on this machine.
 
-    Processes of one machine, told apart by ``local_rank``, take its GPUs in turn.
+    The processes of a machine are spread over its GPUs by ``local_rank``, round-robin.
 
     Raises:
-        ConfigError: CUDA was asked for and there is none.
+        ConfigError: CUDA was requested but is not available.
     """
     chosen = kind_of(device)
     if chosen == "cpu":
@@ -67,24 +67,24 @@ def place(
 
 
 def share_cores(processes: int) -> None:
-    """Gives this process its share of the cores that it may use, unless ``OMP_NUM_THREADS`` says otherwise.
+    """Limit this process to its share of the available cores, unless ``OMP_NUM_THREADS`` is set.
 
-    Each would otherwise take all of them, and two processes on two cores run slower than one.
+    Otherwise each process would use all of them, and two processes on two cores run slower than one.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Of ``mallopt``, as malloc.h numbers them."""
+"""Parameter numbers of ``mallopt``, from malloc.h."""
 KEPT_BYTES, MAPPED_BYTES = 512 << 20, 32 << 20
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep up to 512 MB that is freed, which it would return, and fault in again, at every step.
+    """Let glibc keep up to 512 MB of freed memory instead of returning it and faulting it in at each step.
 
-    Tensors of more than 32 MB come and go as before. Nothing is done where the environment says how
-    (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``), and under another C library.
+    Tensors of more than 32 MB are still returned at once. Does nothing if the environment sets a threshold
+    (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``), or under another C library.
     """
     if any(f"MALLOC_{name}_THRESHOLD_" in os.environ for name in ("TRIM", "MMAP")):
         return

@@ -1,4 +1,4 @@
-"""Signals by which a job is asked to end: a closed terminal, a batch system's warning, a time limit."""
+"""Signals that ask a job to end: a closed terminal, a batch system's warning, a time limit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _ASKED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.
 
 
 def asked() -> tuple[signal.Signals, ...]:
-    """All of them, beside Ctrl-C; SIGHUP only where it does something now, as it does not under nohup."""
+    """The signals that end a job, besides SIGINT; without SIGHUP if it is ignored, as under nohup."""
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return tuple(number for number in _ASKED if not (ignored and number == signal.SIGHUP))
 
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Whichever comes first ends the block as Ctrl-C does; those after it do not disturb its clean-up."""
+    """End the block on the first of these signals as Ctrl-C does; later ones do not disturb its clean-up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

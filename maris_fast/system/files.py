@@ -1,4 +1,4 @@
-"""Files as bytes on a disk."""
+"""Helpers to read, sync and atomically replace files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from maris_fast.errors import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a disk without room."""
+"""``errno`` values of a full disk or an exhausted quota."""
 
 
 def sha256_of(path: Path) -> str:
@@ -22,10 +22,10 @@ def sha256_of(path: Path) -> str:
 
 
 def read_at_most(path: Path, most: int) -> bytes:
-    """The bytes of a file that must be small.
+    """The bytes of a file that must have at most ``most`` of them.
 
     Raises:
-        InputError: it has more.
+        InputError: the file is larger.
     """
     with path.open("rb") as file:
         content = file.read(most + 1)
@@ -35,10 +35,10 @@ def read_at_most(path: Path, most: int) -> bytes:
 
 
 def plain_name(name: str) -> str:
-    """The name of a file in a folder, and no path out of it.
+    """``name``, checked to be a plain file name that cannot lead out of its folder.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not.
     """
     if name in ("", ".", "..") or any(one in name for one in "/\\\0"):
         raise ValueError(f"{name!r} is not a plain file name; nothing outside the folder is opened")
@@ -46,7 +46,7 @@ def plain_name(name: str) -> str:
 
 
 def flush(path: Path) -> None:
-    """Puts a file or a folder's names on the disk: a rename survives a power cut only after this."""
+    """Sync a file, or the entries of a folder, to disk: a rename survives a power cut only after this."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,14 +56,14 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def writing(place: Path, option: str | None = None) -> Iterator[None]:
-    """Says in one line why something cannot be written.
+    """Replace an OSError of the block by a one-line error that says why something cannot be written.
 
     Args:
         place: file or folder that is written.
-        option: that names it: ``--out`` of a command, "`out`" of a function; None where callers differ.
+        option: that sets ``place``: ``--out`` of a command, "`out`" of a function; None if callers differ.
 
     Raises:
-        InputError: in place of an OSError.
+        InputError: in place of the OSError.
     """
     try:
         yield
@@ -77,12 +77,12 @@ def writing(place: Path, option: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Another name to write to, which becomes ``path`` when the block ends.
+    """A temporary path to write to, which is renamed to ``path`` when the block ends.
 
-    A reader sees the old file or the new one, whole. A block that fails leaves the old one, and no other.
+    Readers see the old or the complete new file. A block that fails leaves the old one and no temporary.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        yield path  # a pipe or a device, such as /dev/stdout, is written to and stays what it is
+        yield path  # a pipe or a device such as /dev/stdout is written to, not replaced
         return
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -95,10 +95,10 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, parts: Iterable[str]) -> None:
-    """Writes a file that is there whole or not at all; what stood there before stays until then.
+    """Write a text file atomically; an older file stays until the new one is complete.
 
     Raises:
-        OSError: it cannot be written; nothing of it is left behind.
+        OSError: it cannot be written; no partial file is left behind.
     """
     with replaced(path) as partial:
         with partial.open("w", encoding="utf-8") as file:

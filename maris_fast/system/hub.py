@@ -1,6 +1,6 @@
-"""Files of the Hugging Face Hub's repositories, down and up; huggingface_hub is the client.
+"""Download and upload of files of Hugging Face Hub repositories; huggingface_hub is the client.
 
-The Hub's address and the user's token are huggingface_hub's: HF_ENDPOINT, HF_TOKEN, ``hf auth login``.
+The Hub's address and the user's token are those of huggingface_hub: HF_ENDPOINT, HF_TOKEN, ``hf auth login``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 class HubError(CheckpointError):
-    """What the Hub does not give or take, and what to do."""
+    """A download or an upload failed; the message says why and what to do."""
 
 
 def is_repository(name: str) -> bool:
@@ -31,7 +31,7 @@ def is_repository(name: str) -> bool:
 def require_repository(name: str) -> None:
     """
     Raises:
-        ArgumentError: a name that no repository can have.
+        ArgumentError: the name is not a valid repository name.
     """
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -51,18 +51,18 @@ def downloaded(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """A file of a repository, from the local cache if its newest version is there or the Hub is out of reach.
+    """A file of a repository, from the local cache if that is up to date or the Hub is unreachable.
 
     Args:
         repository: ``org/name``.
-        name: of the file.
+        name: path of the file in the repository.
         revision: a branch, a tag or a commit; None: main.
-        cache_dir: folder of the cache; None: huggingface_hub's.
-        local_files_only: ask nothing of the network.
+        cache_dir: folder of the cache; None: huggingface_hub's default.
+        local_files_only: do not use the network.
 
     Raises:
-        ArgumentError: a name that no repository can have.
-        HubError: no such repository, revision or file, or no way to it.
+        ArgumentError: the name is not a valid repository name.
+        HubError: the repository, revision or file does not exist or cannot be accessed.
     """
     require_repository(repository)
     from huggingface_hub import hf_hub_download
@@ -81,7 +81,7 @@ def downloaded(
 def require_login() -> None:
     """
     Raises:
-        HubError: there is no token.
+        HubError: no token was found.
     """
     from huggingface_hub import get_token
 
@@ -99,25 +99,25 @@ def upload(
     last: Sequence[str] = (),
     message: str,
 ) -> str:
-    """Makes the files of a folder the repository's, which is made if there is none.
+    """Upload the files of a folder to a repository, which is created if it does not exist.
 
-    Stopped, the same call goes on: the Hub keeps what it has got.
+    After an interruption the same call resumes: the Hub keeps what it has received.
 
     Args:
-        folder: of the files; links are followed.
+        folder: folder of the files; symbolic links are followed.
         repository: ``org/name``.
-        private: only its owners see the repository; False leaves one that is there as it is.
-        replacing: patterns of older files that go where ``folder`` has none of their name.
-        last: names of files that go up in a commit of their own when all others are there.
-        message: of the commit.
+        private: make the repository visible to its owners only; False does not change an existing one.
+        replacing: patterns of older files to delete, unless ``folder`` has a file of the same name.
+        last: names of files that are uploaded in a commit of their own, after all others.
+        message: commit message.
 
     Returns:
-        The repository's page.
+        URL of the repository's page.
 
     Raises:
-        ArgumentError: a name that no repository can have.
-        HubError: no token, none that may write there, a public repository in place of a private one, or no
-            connection.
+        ArgumentError: the name is not a valid repository name.
+        HubError: there is no token, or it does not permit writing; ``private`` is set and the repository
+            is public; or there is no connection.
     """
     require_repository(repository)
     require_login()
@@ -155,13 +155,13 @@ def _telling(repository: str, revision: str | None) -> Iterator[None]:
 
     try:
         yield
-    # HTTPError: of its HTTP client; ValueError: a card that the Hub refuses.
+    # HTTPError: of its HTTP client; ValueError: a card that the Hub rejects.
     except (errors.EntryNotFoundError, errors.HTTPError, OSError, ValueError) as error:
         raise HubError(f"{repository}: {_told(error, revision)}") from error
 
 
 def _told(error: Exception, revision: str | None) -> str:
-    """What an error of huggingface_hub means and what to do."""
+    """A message that says what an error of huggingface_hub means and what to do."""
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT

@@ -1,4 +1,4 @@
-"""What started this process, and may go away."""
+"""The launchers that started this process, and whether one of them has ended."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MODULES = ("deepspeed.launcher", "torch.distributed", "maris_fast.cli")
 
 
 class Launchers:
-    """The launchers above this process, nearest first; a shell or a scheduler is none.
+    """The launchers among this process's ancestors, nearest first; shells and schedulers do not count.
 
-    DeepSpeed's outer one dies without a word to the inner one, and a launcher that is killed tells nobody.
-    Ranks look for themselves, and stop with a checkpoint.
+    DeepSpeed's outer launcher dies without notifying the inner one, and a launcher that is killed notifies no
+    process. So ranks check for themselves, and stop with a checkpoint.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Launchers:
             self._chain.append(parent)
 
     def gone(self) -> bool:
-        """Whether one of them has ended: its child has another parent then."""
+        """Whether one of them has ended, after which its child has another parent."""
         pairs = zip(self._chain, self._chain[1:], strict=False)
         return any(_parent_of(child) != parent for child, parent in pairs)
 

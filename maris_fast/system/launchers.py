@@ -1,8 +1,8 @@
-"""Which process of how many this is, in the words of whatever launcher has started it.
+"""Rank and world size of this process, from the environment variables of the launcher that started it.
 
-torchrun's and DeepSpeed's words are PyTorch's own, and count before all others: they may have been started by
-srun or mpirun. The same words without either may be left over, and must agree with srun or mpirun. srun comes
-last, since mpirun starts its daemons by it.
+torchrun and DeepSpeed set PyTorch's own variables, which take precedence over all others: these launchers may
+have been started by srun or mpirun. Without either launcher, these variables may be left over, and must agree
+with srun or mpirun. srun comes last, since mpirun starts its daemons with it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MPI = {
     "MPICH or Intel MPI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     "PMI": ("PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE"),
 }
-# Of launchers that do not say how many there are, or of halves of those above.
+# Ranks of launchers that do not give the world size, or of those above if their variables are incomplete.
 _LONELY = (
     "OMPI_COMM_WORLD_RANK",
     "MV2_COMM_WORLD_RANK",
@@ -35,17 +35,17 @@ _LONELY = (
     "PALS_RANKID",
     "FLUX_TASK_RANK",
 )
-# What torchrun and DeepSpeed set beside PyTorch's words, and nobody by hand.
+# Variables that torchrun and DeepSpeed set besides PyTorch's, and that users do not set by hand.
 _OF_TORCH = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Process ``rank`` of ``world``. The local numbers are None where the launcher does not give them.
+    """Process ``rank`` of ``world``. The local numbers are None if the launcher does not give them.
 
     Attributes:
-        launcher: for messages.
-        rank_name: the variable that named the rank.
+        launcher: its name, for messages.
+        rank_name: the environment variable that holds the rank.
     """
 
     rank: int = 0
@@ -57,10 +57,10 @@ class Place:
 
 
 def place_of(given: Mapping[str, str] = os.environ) -> Place:
-    """This process among those that a launcher has started; one alone where there was none.
+    """The place of this process among those of its launcher; rank 0 of 1 without a launcher.
 
     Raises:
-        ConfigError: variables that contradict each other, are only half there, or are no numbers.
+        ConfigError: the variables contradict each other, are incomplete, or are not numbers.
     """
     others = _mpi(given)
     srun = _srun(given)
@@ -85,7 +85,7 @@ def place_of(given: Mapping[str, str] = os.environ) -> Place:
 
 
 def own_rank() -> int:
-    """For messages: this process's number, 0 where it is not known."""
+    """The rank of this process, for messages; 0 if it is not known."""
     try:
         return place_of().rank
     except ConfigError:
@@ -93,10 +93,10 @@ def own_rank() -> int:
 
 
 def take_place() -> Place:
-    """Names this process in the environment as torchrun would, so that PyTorch and DeepSpeed know it.
+    """Set the variables of this rank as torchrun would, so that PyTorch and DeepSpeed find them.
 
     Raises:
-        ConfigError: as of ``place_of``; or nobody says where rank 0 can be met.
+        ConfigError: as ``place_of``; or the launcher gives no local rank or no address of rank 0.
     """
     given = os.environ
     place = place_of(given)
@@ -122,12 +122,12 @@ def take_place() -> Place:
 
 
 def be_alone() -> None:
-    """Makes this process a run of one, whatever has started it."""
+    """Make this process the only rank of its run, whatever has started it."""
     os.environ.update(alone())
 
 
 def alone() -> dict[str, str]:
-    """The environment of the only rank of a run, as DeepSpeed's launcher would give it."""
+    """The environment of the only rank of a run, as DeepSpeed's launcher would set it."""
     return {
         **{"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "CROSS_RANK": "0"},
         **{"MASTER_ADDR": LOCAL, "MASTER_PORT": str(free_port())},
@@ -135,7 +135,7 @@ def alone() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free TCP port of this machine."""
     with socket.socket() as listener:
         listener.bind((LOCAL, 0))
         port: int = listener.getsockname()[1]
@@ -143,14 +143,14 @@ def free_port() -> int:
 
 
 def first_host(nodes: str) -> str:
-    """``gpu-[003-005,9],login`` is ``gpu-003`` first."""
+    """The first host of a Slurm node list: ``gpu-003`` of ``gpu-[003-005,9],login``."""
     first = re.match(r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?([^,]*)", nodes)
     assert first is not None
     return "".join(part or "" for part in first.groups())
 
 
 def tasks_per_node(counts: str) -> list[int]:
-    """``2(x3),1`` is 2, 2, 2, 1."""
+    """Slurm's task counts per node as a list: 2, 2, 2, 1 for ``2(x3),1``."""
     tasks: list[int] = []
     for one in counts.split(","):
         count, _, times = one.partition("(x")
@@ -179,7 +179,7 @@ def _torch(given: Mapping[str, str], others: Place | None) -> Place | None:
 
 
 def _require_torch_launcher(given: Mapping[str, str], others: Place) -> None:
-    """Left over, ``RANK=0 WORLD_SIZE=1`` would make every rank a run of its own."""
+    """Reject leftover variables: ``RANK=0 WORLD_SIZE=1`` would make every rank a run of its own."""
     if not any(map(given.get, _OF_TORCH)):
         raise ConfigError(
             f"RANK={given['RANK']} WORLD_SIZE={given['WORLD_SIZE']} are set, and {others.launcher} calls "
@@ -199,7 +199,7 @@ def _mpi(given: Mapping[str, str]) -> Place | None:
 
 
 def _srun(given: Mapping[str, str]) -> Place | None:
-    # Of a job step only: a batch script has SLURM_PROCID too, and the number of tasks of a step that it has
+    # Only in a job step: a batch script also has SLURM_PROCID, and a number of tasks for a step that it has
     # not started.
     rank, world = _number(given, "SLURM_PROCID"), _number(given, "SLURM_STEP_NUM_TASKS")
     if rank is None or world is None:
@@ -211,7 +211,7 @@ def _srun(given: Mapping[str, str]) -> Place | None:
 
 
 def _meeting(place: Place, given: Mapping[str, str]) -> tuple[str, str]:
-    """Address and port of rank 0, the same for all ranks, and others for a job beside them."""
+    """Address and port of rank 0: the same on all ranks, and different for another job on these machines."""
     address, port = given.get("MASTER_ADDR"), given.get("MASTER_PORT")
     if place.launcher == "srun":
         job, step = _number(given, "SLURM_JOB_ID") or 0, _number(given, "SLURM_STEP_ID") or 0
@@ -230,7 +230,7 @@ def _meeting(place: Place, given: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _launcher(rank_name: str) -> int:
-    """The process above this one that has no rank itself."""
+    """PID of the nearest ancestor that has no rank itself."""
     pid = os.getppid()
     while rank_name in (process_table.environment(pid) or {}):
         pid = process_table.parent(pid) or 1

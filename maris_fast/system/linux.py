@@ -1,4 +1,4 @@
-"""The system that the program needs: ring buffers, core sharing and locks use Linux's own calls."""
+"""The check for Linux, on whose own calls ring buffers, core sharing and locks depend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from maris_fast.errors import ConfigError
 
 
 def require_linux() -> None:
-    """Raises ConfigError on any other system, before a call that is missing there does."""
+    """Raise ConfigError on any other system, before a call that is missing there fails."""
     if sys.platform != "linux":
         raise ConfigError(
             f"maris-fast runs on Linux, and this is {sys.platform}; use a Linux machine, a container or WSL 2"

@@ -1,17 +1,17 @@
-"""One owner for a folder or a file that is written: a lock file that names host, process and since when.
+"""Exclusive ownership of an output folder or file, by a lock file that names host, process and time.
 
-A lock is a file that is created only where there is none (``O_CREAT | O_EXCL``), which every file system does
-atomically, network file systems too, flock or not. It is removed at the end of its block, also by an error or
-a signal that Python sees. One that was left is taken over when its owner is gone:
+A lock is a file that is created only if none exists (``O_CREAT | O_EXCL``), which every file system does
+atomically, network file systems included, with or without flock. It is removed at the end of its block, also
+after an error or a signal that Python handles. A stale lock is taken over when its owner is gone:
 
-* Its process was started on this boot of this machine, in this PID namespace: the process table says. Number
-  and start time both count, since numbers are used again.
-* Elsewhere (another machine or container): an owner sets its lock's modification time every ``BEAT``
-  seconds. Whoever wants the folder watches: a lock that stays the same for ``LEASE`` seconds is left, one
-  without a name for ``BEAT``. No clock is compared with another machine's.
+* If the owner was started on this boot of this machine, in this PID namespace, the process table decides.
+  PID and start time must both match, since PIDs are reused.
+* Otherwise (another machine or container) heartbeats decide: an owner sets its lock's modification time every
+  ``BEAT`` seconds. A waiting process considers a lock stale if it is unchanged for ``LEASE`` seconds, or for
+  ``BEAT`` seconds if it names no owner. Clocks of different machines are never compared.
 
-Only one of many takes a left lock over: it is removed under a lock of its own, if it is still the same. An
-owner that was silent for longer than ``LEASE`` and comes back finds out with ``Held.confirm``.
+Only one of many waiting processes takes over a stale lock: it is removed under a lock of its own, if still
+unchanged. An owner that was silent for longer than ``LEASE`` and resumes detects this by ``Held.confirm``.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from maris_fast.system import process_table
 SUFFIX = ".owner.json"
 
 BEAT = 5.0
-"""Seconds between an owner's signs of life."""
+"""Seconds between an owner's heartbeats."""
 LEASE = 60.0
-"""Seconds without one, after which an owner that cannot be looked up is gone."""
+"""Seconds without a heartbeat after which an owner that cannot be looked up counts as gone."""
 LOOK = 0.05
-"""Seconds between looks at somebody else's lock."""
+"""Seconds between polls of another owner's lock."""
 
 log = logging.getLogger(__name__)
 
 
 class OccupiedError(InputError):
-    """Somebody else owns it; ``lock`` is the file that says who."""
+    """Another process or thread owns it; ``lock`` is the file that names the owner."""
 
     def __init__(self, what: Path, lock: Path, owner: Owner | None) -> None:
         self.what, self.lock = what, lock
@@ -54,20 +54,20 @@ class OccupiedError(InputError):
 
     @property
     def by_hand(self) -> str:
-        """What a person does who knows better."""
+        """Advice for a user who knows that the owner is gone."""
         return f"if that process is certainly gone, remove {self.lock}"
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, so that no other is taken for it.
+    """The identity of a process, so that no other is mistaken for it.
 
     Attributes:
-        boot: of the machine; empty where it has no name.
-        pid_namespace: inode; containers number their processes each for itself.
-        started: of the process, clock ticks after the boot.
-        since: UTC.
-        token: of this one lock.
+        boot: boot ID of the machine; empty if it has none.
+        pid_namespace: its inode; each container numbers its own processes.
+        started: start of the process, in clock ticks after boot.
+        since: when the lock was requested, UTC.
+        token: unique to this lock.
     """
 
     host: str
@@ -98,7 +98,7 @@ class Owner:
             return None
 
     def lives(self) -> bool | None:
-        """None: it cannot be looked up from here."""
+        """Whether the process lives; None if it cannot be looked up from here."""
         if not self.boot or (self.boot, self.pid_namespace) != (process_table.boot(), _pid_namespace()):
             return None
         try:
@@ -106,7 +106,7 @@ class Owner:
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass  # somebody else's, whose start may be hidden as well
+            pass  # another user's process, whose start may be hidden as well
         started = process_table.started(self.pid)
         return started is None or started == self.started
 
@@ -115,7 +115,7 @@ class Owner:
 
 
 class Held:
-    """A lock of this process."""
+    """A lock that this process holds."""
 
     def __init__(self, what: Path, lock: Path, owner: Owner) -> None:
         self.what, self.lock, self.owner = what, lock, owner
@@ -123,19 +123,19 @@ class Held:
         self._file = os.open(lock, os.O_RDONLY)
 
     def beat(self) -> None:
-        """Gives a sign of life."""
-        with self._changing, suppress(OSError):  # a disk that is away for a while
+        """Send a heartbeat."""
+        with self._changing, suppress(OSError):  # a disk that is temporarily unavailable
             if self._file >= 0:
-                # By its descriptor: another owner's lock of the same name gets none.
+                # By descriptor, so that another owner's lock of the same name is not touched.
                 os.utime(self._file)
 
     def confirm(self) -> None:
-        """Makes sure that nobody has taken it over while this process stood still.
+        """Check that no other process took over the lock while this one was stalled.
 
         Raises:
-            OccupiedError: somebody has.
+            OccupiedError: another process did.
         """
-        while (now := _read(self.lock)) is None:  # removed by hand, and nothing more
+        while (now := _read(self.lock)) is None:  # removed by hand, and not taken over
             if _created(self.lock, self.owner):
                 self.close()
                 self._file = os.open(self.lock, os.O_RDONLY)
@@ -161,12 +161,12 @@ _change = threading.Lock()
 
 
 def lock_in(folder: Path) -> Path:
-    """The lock of a folder as a whole."""
+    """The path of the lock of a whole folder."""
     return folder / SUFFIX
 
 
 def lock_beside(file: Path) -> Path:
-    """The lock of a file that is to be written."""
+    """The path of the lock of a file to be written."""
     return file.with_name(f".{file.name}{SUFFIX}")
 
 
@@ -178,15 +178,15 @@ def is_lock(path: Path) -> bool:
 def owned_folder(
     folder: Path, *, wait: bool = False, pause: Callable[[], None] | None = None
 ) -> Iterator[Held]:
-    """``folder``, which there is, is this thread's alone until the block ends.
+    """Reserve an existing folder for this thread alone until the block ends.
 
     Args:
-        wait: for an owner that lives.
-        pause: between looks at another's lock; a moment's sleep by default.
+        wait: whether to wait for a living owner.
+        pause: called between polls of another owner's lock; by default a sleep of ``LOOK`` seconds.
 
     Raises:
-        OccupiedError: somebody else has it, and ``wait`` is false.
-        OSError: of the disk.
+        OccupiedError: another owner has it, and ``wait`` is false.
+        OSError: the lock file cannot be read or written.
     """
     with _owned(folder, lock_in(folder), wait, pause or _sleep) as held:
         yield held
@@ -194,30 +194,30 @@ def owned_folder(
 
 @contextmanager
 def owned_file(file: Path, *, wait: bool = False, pause: Callable[[], None] | None = None) -> Iterator[Held]:
-    """The same for a file, that need not be there."""
+    """The same for a file, which need not exist."""
     with _owned(file, lock_beside(file), wait, pause or _sleep) as held:
         yield held
 
 
 def living_owner(lock: Path) -> Owner | None:
-    """Whom a lock names, if it is known that this process lives."""
+    """The owner that a lock names, if it is known to be alive."""
     now = _read(lock)
     owner = Owner.of(now.text) if now else None
     return owner if owner is not None and owner.lives() else None
 
 
 def confirm(folder: Path) -> None:
-    """``Held.confirm`` for a folder that this process may own; nothing if it does not.
+    """Call ``Held.confirm`` for a folder if this process owns it, else do nothing.
 
     Raises:
-        OccupiedError: it did, and somebody else has it now.
+        OccupiedError: this process owned it, and another one has taken it over.
     """
     if held := _held.get(lock_in(folder)):
         held.confirm()
 
 
 def release_all() -> None:
-    """For a process that ends without leaving its blocks."""
+    """Release all locks of a process that ends without leaving its blocks."""
     for held in list(_held.values()):
         with suppress(OSError):
             _release(held.lock, held.owner)
@@ -253,7 +253,7 @@ def _acquire(what: Path, lock: Path, own: Owner, wait: bool, pause: Callable[[],
                 raise OccupiedError(what, lock, owner)
             seen, since = now, time.monotonic()
         unchanged = time.monotonic() - since
-        # An owner writes its name at once: a lock without one is of a process that was killed before.
+        # An owner writes its name at once; a lock without one was left by a process that was killed first.
         patience = LEASE if now.text else BEAT
         if lives is False or (lives is None and unchanged > patience):
             _remove_left(what, lock, now)
@@ -291,16 +291,16 @@ def _created(lock: Path, owner: Owner) -> bool:
         try:
             os.write(file, _text(owner).encode())
         finally:
-            os.close(file)  # on a network file system others see it from now on
+            os.close(file)  # on a network file system other clients see the text from now on
     except BaseException:
         os.unlink(lock)
         raise
-    # Whoever stood still before the name was written may have lost it to another.
+    # A process that stalled before it wrote its name may have lost the lock to another.
     return (now := _read(lock)) is not None and now.text == _text(owner)
 
 
 def _remove_left(what: Path, lock: Path, state: _State) -> None:
-    """Of all who have seen it left in this state, one removes it, once."""
+    """Remove a stale lock; of all processes that saw it in this state, only one does."""
     with owned_file(lock, wait=True):
         if _read(lock) == state:
             os.unlink(lock)
@@ -309,7 +309,7 @@ def _remove_left(what: Path, lock: Path, state: _State) -> None:
 
 def _read(lock: Path) -> _State | None:
     try:
-        with lock.open() as file:  # opened anew, a network file system asks its server
+        with lock.open() as file:  # reopening makes a network file system ask its server
             return _State(file.read(), os.fstat(file.fileno()).st_mtime_ns)
     except FileNotFoundError:
         return None
@@ -335,7 +335,7 @@ def _beat() -> None:
 
 
 def _forget() -> None:
-    """A fork owns nothing, and has no thread."""
+    """Reset a forked child, which owns no locks and has no heartbeat thread."""
     global _beating, _change
     _held.clear()
     _beating, _change = None, threading.Lock()

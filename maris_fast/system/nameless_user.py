@@ -1,4 +1,4 @@
-"""A user id without a name, as ``docker run --user 12345`` gives: torch's compiler asks for one on import."""
+"""A name for user IDs without one (``docker run --user 12345``): torch's compiler needs it on import."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 def name_the_user() -> None:
-    """Sets ``USER``, for this process and its children, where neither environment nor system has a name."""
+    """Set ``USER`` for this process and its children if neither environment nor system has a user name."""
     try:
         getpass.getuser()
     except (KeyError, OSError):  # the latter from Python 3.13 on

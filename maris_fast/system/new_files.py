@@ -1,4 +1,4 @@
-"""Files that get their name only when all their bytes are on the disk."""
+"""Files that get their final name only when all their bytes are on disk."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ PART = ".part"
 
 @contextmanager
 def new_file(path: Path, *, wait: bool = False) -> Iterator[BinaryIO]:
-    """A file to write that appears as ``path`` when the block ends, and not at all when it fails.
+    """A file to write, which appears as ``path`` when the block ends, and not at all if it fails.
 
-    Until then it is ``<path>.part``, and of two processes only one writes it; what a killed one has left is
-    begun anew by the next.
+    Until then it is ``<path>.part``, which only one process at a time writes; the next process starts over
+    if one was killed.
 
     Args:
         path: the final name; an older file there is replaced.
-        wait: for another process that writes it.
+        wait: whether to wait for another process that is writing it.
 
     Raises:
-        InputError: another process writes this file now, and ``wait`` is false.
+        InputError: another process is writing this file, and ``wait`` is false.
     """
     with _alone(path, wait=wait) as held:
         part = part_of(path)
         with suppress(FileNotFoundError):
-            os.unlink(part)  # whoever left it and wakes up later must not write into ours
+            os.unlink(part)  # a stalled process that left it must not write into ours later
         try:
             with part.open("x+b") as file:
                 yield file
@@ -41,7 +41,7 @@ def new_file(path: Path, *, wait: bool = False) -> Iterator[BinaryIO]:
             held.confirm()
             part.rename(path)
         except OccupiedError:
-            raise  # it is another's now
+            raise  # another process owns the part now
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -53,7 +53,7 @@ def part_of(path: Path) -> Path:
 
 
 def remove_left_parts(folder: Path) -> None:
-    """Deletes what killed processes left half written; files that are being written stay."""
+    """Delete the partial files of killed processes; files that are being written stay."""
     parts = {path.with_suffix("") for path in folder.glob(f"*{PART}")}
     locks = {path.with_name(path.name.removesuffix(SUFFIX)[1:]) for path in folder.glob(f".?*{SUFFIX}")}
     for path in parts | locks:

@@ -1,4 +1,4 @@
-"""An output folder that is either complete or not there."""
+"""An output folder that is either complete or does not exist."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from maris_fast.system.files import FULL, writing
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A scratch folder that takes ``target``'s place when the block ends, and is removed if it fails.
+    """A scratch folder that is renamed to ``target`` when the block ends, and removed if the block fails.
 
     Raises:
         InputError: ``target`` is a file, or a folder that is not empty (raised before the block runs, or at
-            its end, if somebody else has filled it meanwhile); or it cannot be made, or its disk is full.
+            its end if another process has filled it meanwhile); it cannot be created; or its disk is full.
     """
     target = Path(target).resolve()  # a link to an empty folder is fine
     require_no_file_at(target)
@@ -43,10 +43,10 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def require_no_file_at(target: Path) -> None:
-    """A folder ``target`` could be there: neither it nor a folder above it is a file.
+    """Check that ``target`` can be a folder: neither it nor a parent of it is a file.
 
     Raises:
-        InputError: one is, or that cannot be told.
+        InputError: one is, or that cannot be determined.
     """
     with writing(target):
         there = next(one for one in (target, *target.absolute().parents) if one.exists())

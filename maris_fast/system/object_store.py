@@ -1,8 +1,8 @@
-"""Files of object stores and web servers, by range requests; obstore is the client.
+"""Files of object stores and web servers, read by range requests; obstore is the client.
 
-A request that fails with 5xx, 408 or 429, finds no connection or gets no bytes is made again after a pause
-that doubles, for half of ``patience``; an attempt waits a quarter of it for bytes. So a server that does not
-come back is an error before ``patience`` is over. A body that is cut goes on from where it was cut.
+A request that fails with 5xx, 408 or 429, cannot connect or receives no bytes is retried with exponential
+backoff for half of ``patience``; each attempt waits a quarter of it for bytes. So a server that stays down
+raises an error before ``patience`` is over. A truncated body is resumed from where it was cut.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from maris_fast.errors import ConfigError, MarisError
 from maris_fast.system.hub import LOGIN
 
 CHUNK = 1 << 19
-"""Bytes that are handed on at once: few enough to be in the core's cache when they are copied and checked."""
+"""Bytes of a chunk: few enough to be in the core's cache when they are copied and checked."""
 MOST_RETRIES = 10
 _MOST_CUTS, _MOST_CUTS_AT_ONE_PLACE = 100, 6
 
@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 
 class StoreError(MarisError):
-    """A server that does not give what it was asked for. No fault of one sample: none is skipped for it.
+    """A server did not deliver what was requested. No sample is at fault, so none is skipped for it.
 
     Attributes:
-        what: of the answer, and what to change.
-        status: of HTTP; None without an answer.
+        what: what the server answered, and what to change.
+        status: HTTP status; None without an answer.
     """
 
     def __init__(self, where: str, what: str, status: int | None = None) -> None:
@@ -42,14 +42,14 @@ class StoreError(MarisError):
 
 
 class ObjectStore:
-    """What lies below an address. For any thread.
+    """The files below an address. Thread-safe.
 
     Args:
-        address: of a folder.
-        patience: seconds until a request that gets nothing, with all attempts at it, is an error.
+        address: folder of the files.
+        patience: seconds until a request that receives nothing is an error, retries included.
 
     Raises:
-        ConfigError: obstore is not installed, or takes the address or the environment's settings for wrong.
+        ConfigError: obstore is not installed, or rejects the address or the environment's settings.
     """
 
     def __init__(self, address: StoreAddress, patience: float) -> None:
@@ -63,33 +63,33 @@ class ObjectStore:
         return str(self.address)
 
     def size(self, name: str) -> int:
-        """Bytes of a file.
+        """Size of a file in bytes.
 
         Raises:
-            StoreError: the server does not say.
+            StoreError: the server does not report it.
         """
         size: int = self._asked(name, lambda obstore: obstore.head(self._store, name)["size"])
         return size
 
     def sizes(self) -> dict[str, int]:
-        """Names of all files and their bytes. Object stores only.
+        """Names of all files and their sizes in bytes. Object stores only.
 
         Raises:
-            StoreError: the server does not say.
+            StoreError: the server does not list them.
         """
         found = self._asked("", lambda obstore: obstore.list(self._store).collect())
         return {one["path"]: one["size"] for one in found}
 
     def put(self, name: str, content: bytes | Path) -> None:
-        """Writes a file, whole or not at all. Object stores only.
+        """Write a file atomically. Object stores only.
 
         Raises:
-            StoreError: the server does not take it.
+            StoreError: the server rejects it.
         """
         self._asked(name, lambda obstore: obstore.put(self._store, name, content))
 
     def remove(self, name: str) -> None:
-        """Removes a file, which may be gone already. Object stores only."""
+        """Remove a file if it exists. Object stores only."""
         try:
             self._asked(name, lambda obstore: obstore.delete(self._store, name))
         except StoreError as error:
@@ -97,10 +97,10 @@ class ObjectStore:
                 raise
 
     def stream(self, name: str, start: int, stop: int) -> Generator[bytes, None, None]:
-        """Bytes ``start`` to ``stop`` of a file, some 500 KB at a time; fewer where the file ends before.
+        """Bytes ``start`` to ``stop`` of a file, in chunks of about 500 KB; fewer if the file ends earlier.
 
         Raises:
-            StoreError: the server does not give them.
+            StoreError: the server does not deliver them.
         """
         cuts = here = 0
         while True:
@@ -112,7 +112,7 @@ class ObjectStore:
                     yield chunk
                 return
             except _CutError as error:
-                # obstore goes on by itself where the server names a version (ETag) of the file.
+                # obstore resumes by itself if the server gives a version (ETag) of the file.
                 cuts, here = cuts + 1, 1 if start > before else here + 1
                 time.sleep(min(_first_pause(self._patience) * 2**here, self._patience / 8))
                 if cuts == _MOST_CUTS or here == _MOST_CUTS_AT_ONE_PLACE:
@@ -149,11 +149,11 @@ class ObjectStore:
 
 
 class _CutError(Exception):
-    """A body that ends before its length."""
+    """A body that is shorter than its declared length."""
 
 
 def _interruptible(work: Callable[[], T]) -> T:
-    """Leaves the main thread to Python, so that Ctrl-C does not wait for a server."""
+    """Run ``work`` outside the main thread, so that Ctrl-C does not wait for a server."""
     if threading.current_thread() is not threading.main_thread():
         return work()
     done: list[T] = []
@@ -162,7 +162,7 @@ def _interruptible(work: Callable[[], T]) -> T:
     def run() -> None:
         try:
             done.append(work())
-        except BaseException as error:  # the caller's
+        except BaseException as error:  # raised in the caller's thread
             failed.append(error)
 
     thread = threading.Thread(target=run, name="request", daemon=True)
@@ -174,7 +174,7 @@ def _interruptible(work: Callable[[], T]) -> T:
 
 
 _process: int | None = None
-"""That uses obstore. Its threads do not survive a fork: a request of the child would wait for ever."""
+"""PID of the process that uses obstore, whose threads do not survive a fork: a child's request would hang."""
 
 
 def _require_no_fork(where: str) -> None:
@@ -200,7 +200,7 @@ def _connected(address: StoreAddress, patience: float) -> Any:
             "allow_http": True,  # where an address or AWS_ENDPOINT_URL says http://
             "connect_timeout": timedelta(seconds=min(5.0, patience / 4)),
             "read_timeout": timedelta(seconds=patience / 4),
-            "timeout": timedelta(days=1),  # a large file may take long, as long as bytes come
+            "timeout": timedelta(days=1),  # a large file may take long, provided that bytes arrive
         },
         "retry_config": {
             "max_retries": MOST_RETRIES,
@@ -230,7 +230,7 @@ def _first_pause(patience: float) -> float:
 
 
 def _of_the_hub(address: StoreAddress) -> tuple[str, str | None]:
-    """Where the Hub serves ``hf://datasets/ORG/NAME[@REVISION][/PATH]``, and the user's token."""
+    """The Hub's URL of ``hf://datasets/ORG/NAME[@REVISION][/PATH]``, and the user's token."""
     from huggingface_hub import constants, get_token
 
     _, organisation, name, *path = address.url.removeprefix("hf://").split("/")
@@ -245,13 +245,13 @@ _LOGIN = {
     "gs": "set or renew GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
     "hf": LOGIN,
 }
-# What gives a machine of a cloud its credentials.
+# Services that give a cloud machine its credentials.
 _ROLE = re.compile(r"169\.254\.169\.254|/latest/api/token|/latest/meta-data|computeMetadata")
 _STATUS = re.compile(r"status code: (\d{3})([^:\n]*)(?:: (.*))?", re.DOTALL)
 
 
 def _told(text: str, address: StoreAddress, patience: float) -> tuple[str, int | None]:
-    """What an error of obstore means and what to do; the status, if there was an answer."""
+    """What an error of obstore means and what to do; the HTTP status, if there was an answer."""
     head, _, debug = text.partition("\n\nDebug source:")
     retries = re.search(r"after (\d+) retries", head)
     tries = f" after {retries[1]} retries" if retries else ""

@@ -1,4 +1,4 @@
-"""What /proc says of a process; None where it says nothing (to us)."""
+"""Facts about processes from /proc; None if it has none, or hides them from this user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ENDED = -1
 
 
 def boot() -> str:
-    """This start of this machine; empty where it has no name."""
+    """The boot ID of this machine; empty if it has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -21,7 +21,7 @@ def parent(pid: int) -> int | None:
 
 
 def started(pid: int) -> int | None:
-    """Clock ticks after the boot; ``ENDED`` of a process that nobody has waited for yet."""
+    """Start time in clock ticks after boot; ``ENDED`` for a zombie, not yet waited for."""
     fields = _stat(pid)
     if not fields:
         return None
@@ -34,7 +34,7 @@ def command(pid: int) -> list[str] | None:
 
 
 def environment(pid: int) -> dict[str, str] | None:
-    """As it was when the process began."""
+    """The environment variables with which the process started."""
     content = _read(pid, "environ")
     if content is None:
         return None
@@ -43,7 +43,7 @@ def environment(pid: int) -> dict[str, str] | None:
 
 
 def descendants(pid: int) -> list[int]:
-    """All that this process has started and what those have started, as far as they live."""
+    """PIDs of the children of a process, their children and so on, as far as they still exist."""
     parents = {int(folder.name): parent(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
     found = [pid]
     for one in found:
@@ -52,7 +52,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """From the state on: the name before it may hold anything."""
+    """Fields of the stat file from the state on; the name before it may contain any character."""
     return (_read(pid, "stat") or b"").decode(errors="replace").rpartition(")")[2].split()
 
 

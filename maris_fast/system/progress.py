@@ -1,4 +1,4 @@
-"""How far long work is: a bar with the time left on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar with the time left on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SECONDS_BETWEEN_LINES = 30.0
 
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to be called with the number done and the number in all."""
+    """A function to call with the number done and the total."""
     with all_counted(what) as (count,):
         yield count
 
 
 @contextmanager
 def all_counted(*what: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
-    """As ``counted``, for several kinds of work with a bar each; a bar shows from its first count on."""
+    """As ``counted``, for several kinds of work with a bar each; a bar appears at its first count."""
     console = Console()
     if not console.is_terminal:
         yield tuple(_Lines(one).at for one in what)
@@ -50,9 +50,9 @@ def all_counted(*what: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
 
 
 class Runs:
-    """Long runs, some side by side: on a terminal a bar, elsewhere a line when one ends; both with time left.
+    """Long runs, some concurrent: on a terminal a bar, elsewhere a line when one ends; both with time left.
 
-    The time left follows from the share that was done since ``Runs`` was made.
+    The time left is extrapolated from the share done since ``Runs`` was created.
     """
 
     def __init__(self, total: int, done: int) -> None:
@@ -75,7 +75,7 @@ class Runs:
         self._bar.stop()
 
     def at(self, done: float, running: Sequence[str]) -> None:
-        """``done`` runs, counted in parts of one; the names of those at work."""
+        """Show how many runs are done, as a fractional number, and the names of those that are running."""
         self._done = done
         self._bar.update(
             self._task, completed=done, description=printable(", ".join(running)), left=self._left()
@@ -97,7 +97,7 @@ class Runs:
 def counting(
     what: str, total: int, done: int = 0, *, unit: str = "images", shown: bool = True
 ) -> Iterator[Callable[[], None]]:
-    """A function to call after each of ``total``; rate and time left do not count the first ``done``."""
+    """A function to call after each of ``total`` items; rate and time left exclude the first ``done``."""
     console = Console()
     if not shown or total == done:
         yield lambda: None
@@ -113,7 +113,7 @@ def counting(
 
 
 class Steps:
-    """A training's steps, below what it prints."""
+    """A bar for the steps of a training, below the lines that it prints."""
 
     def __init__(self, step: int, total_steps: int) -> None:
         self._bar = _bar(Console())
@@ -145,7 +145,7 @@ class _Rate(ProgressColumn):
 
 
 class _Lines:
-    """A line every half a minute, and at the end of what took longer, or of all that has a ``unit``."""
+    """A line every half a minute, and at the end if the work took longer or has a ``unit``."""
 
     def __init__(self, what: str, unit: str = "") -> None:
         self._what, self._unit = what, unit

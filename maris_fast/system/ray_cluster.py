@@ -15,14 +15,14 @@ from maris_fast.errors import ConfigError
 from maris_fast.system.end_signals import asked
 
 _STORE_BYTES = 100_000_000
-"""Of shared memory, in a cluster of this process; none of our calls passes much."""
+"""Shared memory of a cluster that this process starts; none of our calls passes much data."""
 
 
 @contextmanager
 def ray_cluster() -> Iterator[Any]:
-    """Ray's module, connected to what ``ray.init`` finds, until the block ends.
+    """Ray's module, connected to a cluster until the block ends.
 
-    That is RAY_ADDRESS, else a cluster that runs on this machine, else a new one here.
+    The cluster is the one at RAY_ADDRESS, else one that runs on this machine, else a new one here.
 
     Raises:
         ConfigError: Ray is not installed, or cannot connect.
@@ -49,7 +49,7 @@ def ray_cluster() -> Iterator[Any]:
             "the same versions of Ray and Python, or to local for a new one on this machine"
         ) from None
     finally:
-        for number, handler in before.items():  # Ray takes SIGTERM
+        for number, handler in before.items():  # Ray replaces SIGTERM's handler
             signal.signal(number, handler)
     try:
         yield ray
@@ -58,6 +58,6 @@ def ray_cluster() -> Iterator[Any]:
 
 
 def _require_reached(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Fail early if the address cannot be reached; Ray itself would try for minutes."""
     if found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
         socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()

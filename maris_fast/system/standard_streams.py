@@ -1,7 +1,7 @@
-"""Standard output and standard error that may go away: ``| head``, a closed ssh, a log on a full disk.
+"""Guards for standard output and error, which may go away: ``| head``, a closed ssh, a log on a full disk.
 
-What a program prints beside its work must not end the work. While ``sturdy`` is entered, a stream that cannot
-be written is told once, through what is still open, and what it did not take is counted.
+A failure to print must not end the work itself. Within ``sturdy``, a stream that cannot be written is
+reported once, through the one that is still open, and the lines that it lost are counted.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, TextIO, cast
 from maris_fast.errors import InputError
 
 MOST_UNTOLD = 100
-"""Messages that wait while nothing is open that could take them."""
+"""Most messages that are kept while no stream can take them."""
 
 
 class Streams:
-    """Both of them, while they are guarded.
+    """Both streams, while they are guarded.
 
     Attributes:
-        untold: what standard error was given and nothing could take, for whoever has another place.
+        untold: messages for standard error that neither stream could take, to be reported elsewhere.
     """
 
     def __init__(self, out: TextIO | None, err: TextIO | None) -> None:
@@ -32,17 +32,17 @@ class Streams:
         self.untold: list[str] = []
 
     def tell(self, text: str) -> None:
-        """Through standard error, or output where that is gone."""
+        """Write to standard error, or to standard output if that is gone."""
         if self.err.put(text) or (self.out.reason is None and self.out.put(text)):
             return
         if text.strip() and len(self.untold) < MOST_UNTOLD:
             self.untold.append(text.rstrip("\n"))
 
     def require_written(self) -> None:
-        """For commands whose result is what they print. A reader that wanted no more of it is no error.
+        """Check the output of commands that print their result. A reader that closed its pipe is no error.
 
         Raises:
-            InputError: standard output did not take all of it.
+            InputError: standard output could not be written completely.
         """
         self.out.flush()
         reason = self.out.reason
@@ -54,15 +54,15 @@ class Streams:
 
 
 class SturdyStream:
-    """A text stream whose ``write`` and ``flush`` do not raise; everything else is the stream's own.
+    """A text stream whose ``write`` and ``flush`` do not raise; everything else is delegated to the stream.
 
     Attributes:
         lost: lines that could not be written.
-        reason: why, the first time; None as long as all went well.
+        reason: the first error; None if there was none.
     """
 
     def __init__(self, name: str, stream: TextIO | None, streams: Streams) -> None:
-        # Python has no stream where the descriptor was closed from the start (``>&-``).
+        # Python has no stream if the descriptor was closed from the start (``>&-``).
         self._stream: TextIO = stream if stream is not None else open(os.devnull, "w")  # noqa: SIM115
         self._name, self._streams = name, streams
         self._unflushed = 0
@@ -84,7 +84,7 @@ class SturdyStream:
             self.write(line)
 
     def put(self, text: str) -> bool:
-        """Writes at once, or returns False."""
+        """Write and flush; return whether that succeeded."""
         return self._write(text) and self._flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -119,7 +119,7 @@ class SturdyStream:
         return False
 
     def _empty_buffer(self) -> None:
-        """What stays in it is tried again at the interpreter's end, and makes its exit status 120."""
+        """Discard the buffer, which the interpreter would flush again at exit, with exit status 120."""
         with suppress(OSError, ValueError):
             descriptor = self._stream.fileno()
             before, nothing = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
@@ -137,7 +137,7 @@ _guarded: list[Streams] = []
 
 @contextmanager
 def sturdy() -> Iterator[Streams]:
-    """``sys.stdout`` and ``sys.stderr`` that end nobody's work, until the block ends."""
+    """Guard ``sys.stdout`` and ``sys.stderr`` until the block ends, so that printing to them cannot fail."""
     before = sys.stdout, sys.stderr
     streams = Streams(*before)
     sys.stdout, sys.stderr = cast(TextIO, streams.out), cast(TextIO, streams.err)
@@ -152,7 +152,7 @@ def sturdy() -> Iterator[Streams]:
 
 
 def take_untold() -> list[str]:
-    """What nothing could be told so far; who takes it tells it elsewhere."""
+    """Return and clear the messages that no stream could take; the caller reports them elsewhere."""
     taken = [text for streams in _guarded for text in streams.untold]
     for streams in _guarded:
         streams.untold.clear()
@@ -160,5 +160,5 @@ def take_untold() -> list[str]:
 
 
 def lost_lines() -> int:
-    """Of standard output, up to now."""
+    """Lines of standard output that were lost so far."""
     return sum(streams.out.lost for streams in _guarded)

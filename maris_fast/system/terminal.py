@@ -1,6 +1,6 @@
-"""Text on its way to a terminal: that of people and files stays text, neither markup nor control sequence.
+"""Output to a terminal, where text from users and files must not act as markup or control sequence.
 
-All that is printed goes through here: ``say`` and ``printable`` for lines, ``Table`` for tables,
+All printed text goes through here: ``say`` and ``printable`` for lines, ``Table`` for tables,
 ``PrintableFormatter`` for the log.
 """
 
@@ -17,38 +17,38 @@ from rich.table import Table as RichTable  # noqa: TID251
 from rich.text import Text
 
 _JOINERS = "\u200c\u200d"
-"""Of Persian words and of emoji: of the class of invisible characters, but without harm."""
+"""Used in Persian words and in emoji: in the category of invisible characters, but harmless."""
 _OBEYED = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-"""Classes of Unicode: controls, invisible and turning characters, half characters, other ends of lines."""
+"""Unicode categories: control, format (invisible, bidi), surrogate, private use, other line separators."""
 
 
 def printable(text: object) -> str:
-    """``text`` with escapes in place of what a terminal would obey or hide; lines and tabs stay."""
+    """``text`` with escapes for characters that a terminal would obey or hide; newlines and tabs stay."""
     return "".join(one if one in "\n\t" or _is_shown(one) else _escape(one) for one in str(text))
 
 
 def say(text: object, *, err: bool = False) -> None:
-    """A line on standard output, or on standard error."""
+    """Print a line to standard output, or to standard error."""
     write_line(text, sys.stderr if err else sys.stdout)
 
 
 def write_line(text: object, stream: TextIO) -> None:
-    """``text`` and its end in one write.
+    """Write ``text`` and its newline in one call.
 
-    Launchers start Python unbuffered, where ``print`` writes the two apart, and another rank's or thread's
-    line comes between them.
+    Launchers start Python unbuffered, where ``print`` writes the two separately, and a line of another rank
+    or thread comes between them.
     """
     stream.write(f"{printable(text)}\n")
     stream.flush()
 
 
 def with_options(message: str, options: Mapping[str, str]) -> str:
-    """``message`` with a command's options in place of arguments, which a library names in backticks."""
+    """``message`` with arguments, which a library names in backticks, replaced by a command's options."""
     return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
 
 
 class Table(RichTable):
-    """Rich's table, whose title, headings and cells are shown as they are: ``[bold]`` is six characters."""
+    """Rich's table, with title, headings and cells shown literally: ``[bold]`` is six characters."""
 
     def __init__(self, *headers: Any, title: Any = None, **options: Any) -> None:
         super().__init__(*headers, title=_plain(title), **options)
@@ -61,7 +61,7 @@ class Table(RichTable):
 
 
 class PrintableFormatter(logging.Formatter):
-    """Log lines as ``printable`` gives them."""
+    """A formatter that passes log lines through ``printable``."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))

@@ -1,4 +1,4 @@
-"""Threads that work through items without holding them all."""
+"""A threaded ``map`` that does not hold all items at once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _AHEAD = 16
-"""Items a thread that are begun before the first result is taken."""
+"""Items per thread that are submitted before the first result is taken."""
 
 
 def mapped(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[tuple[T, R]]:
-    """Each item with its result, in order; ``Executor.map`` would take all items at once."""
+    """Each item with its result, in order; ``Executor.map`` would submit all items at once."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[T, Future[R]]] = deque()
         try:

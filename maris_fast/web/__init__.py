@@ -1,5 +1,5 @@
-"""What the demo's page and the HTTP service share.
+"""Code that the demo's page and the HTTP service share.
 
-``gate`` says who may ask, how much and how fast, ``connections`` and ``listening`` are uvicorn's with limits,
-``visitors`` whose turn it is, ``limits`` what may be asked of a model, ``encodings`` what is computed once.
+``gate`` checks the origin, size and duration of requests, ``connections`` and ``listening`` limit uvicorn,
+``visitors`` decides whose turn it is, ``limits`` bounds what a model is asked, ``encodings`` caches features.
 """

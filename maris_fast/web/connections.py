@@ -1,4 +1,4 @@
-"""Connections to a server: those on which nothing is asked end, and one address has so many."""
+"""Connections to a server: idle ones are closed, and their number per address is limited."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 IDLE_SECONDS = 15.0
-"""Without a request whose headers have come whole; between one and two times as long is waited."""
+"""Time without complete request headers; a connection is closed after one to two times as long."""
 OF_ONE = 256
-"""Connections of an address. A page that is open has two, and a browser uses up to six."""
+"""Most connections of an address. An open page has two, and a browser uses up to six."""
 
 
 class Connection(H11Protocol):
-    """Uvicorn's, which sets no limit to the time that headers take, and any byte extends its other limits."""
+    """Uvicorn's with more limits: it has no timeout for headers, and any byte extends its other timeouts."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)

@@ -1,4 +1,4 @@
-"""SAM's features of the last photographs, so that more sentences about one cost little."""
+"""A cache of SAM's features of photographs, so that more sentences about one cost little."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from maris_fast.prediction import EncodedImage, Predictor
 
 
 def key_of(image: Image.Image) -> bytes:
-    """The same of photographs whose pixels are the same, whatever their files."""
+    """The cache key of a photograph; equal if the pixels are equal, whatever the files."""
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
 
 
 class Encodings:
-    """Features of the ``most`` photographs that were asked for last. Threads may call it."""
+    """The features of the ``most`` photographs that were used last. Thread-safe."""
 
     def __init__(self, predictor: Predictor, most: int) -> None:
         self._predictor = predictor
@@ -28,7 +28,7 @@ class Encodings:
         self._kept: OrderedDict[bytes, EncodedImage] = OrderedDict()
 
     def of(self, image: Image.Image, key: bytes) -> tuple[EncodedImage, float | None]:
-        """With the seconds that encoding took; None if it was done before.
+        """The features, and the seconds that encoding took; None if they were cached.
 
         Args:
             key: ``key_of`` the image.

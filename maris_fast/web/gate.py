@@ -1,4 +1,4 @@
-"""Who may ask a server of this machine what: its names, pages that may call it, paths, sizes and seconds."""
+"""Checks of requests to a server of this machine: host name, origin, path, size and duration."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LATER = {"Retry-After": "5"}
-"""Seconds after which one may ask again."""
+"""The header that tells a client after how many seconds to retry."""
 
 
 class Gate(ABC):
-    """Lets through what a server is meant for; refusals are one line of text.
+    """ASGI middleware that passes only valid requests; it refuses others with one line of text.
 
     Args:
-        app: answers what comes through.
-        names: host names that the server has; a web page of another name cannot reach it, even if that name
-            leads to this machine.
-        any_address: the server also answers where it is asked by any IP address instead of a name.
-        room: bytes of requests that are held at once, of all visitors together; None: any.
+        app: answers the requests that pass.
+        names: host names of the server; a web page of another name cannot reach it, even if that name
+            resolves to this machine.
+        any_address: also accept requests to any IP address instead of a name.
+        room: most bytes of requests held at once, of all visitors together; None: no limit.
     """
 
     headers: Mapping[str, str] = {"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
-    """Of all answers."""
+    """Headers of all responses."""
     another_name: str
-    """What to do where the server is asked by a name that it does not have."""
+    """What to do if a request names a host that the server is not."""
 
     def __init__(
         self, app: ASGIApp, names: Iterable[str], *, any_address: bool, room: int | None = None
@@ -45,18 +45,18 @@ class Gate(ABC):
 
     @abstractmethod
     def bound(self, path: str) -> tuple[int, float]:
-        """Bytes that a request may have, and seconds in which it has to come, from headers to last byte."""
+        """Most bytes of a request, and the seconds in which it has to arrive, from headers to last byte."""
 
     @abstractmethod
     def refused(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-        """The answer to what is not let through."""
+        """The response to a request that does not pass."""
 
     @abstractmethod
     def failed(self, scope: Scope, error: Exception) -> None:
-        """Whoever asked has been told of an error that nobody caught."""
+        """Log an error that no handler caught; the client already has a response."""
 
     def unknown(self, scope: Scope) -> tuple[int, str] | None:
-        """Why nothing here has this method or path; None: it is let through."""
+        """Status and text if the server has no such method or path; None: the request passes."""
         return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +64,7 @@ class Gate(ABC):
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
-        # A websocket that is not accepted is refused with 403; there are none.
+        # Websockets are not used; one that is not accepted is refused with 403.
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -96,7 +96,7 @@ class Gate(ABC):
                 async with asyncio.timeout_at(until):
                     message = await receive()
             except TimeoutError as error:
-                # Whatever still comes is not waited for.
+                # Do not wait for the rest of the request.
                 raise HTTPException(408, f"not whole after {seconds:g} s", {"Connection": "close"}) from error
             taken += len(message.get("body", b""))
             whole = not message.get("more_body", False)
@@ -121,7 +121,7 @@ class Gate(ABC):
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         hosts = [headers.get("host", "")]
-        # What a proxy says that it was asked for ends up in the links of the answer.
+        # The host that a proxy forwards ends up in the links of the response.
         if forwarded := headers.get("x-forwarded-host"):
             hosts += forwarded.split(",")
         if not all(self._is_here(host.strip()) for host in hosts):
@@ -148,7 +148,7 @@ _FULL = "too many requests are held already; ask again later"
 
 
 def names_of(host: str) -> tuple[set[str], bool]:
-    """Names of a server that listens at ``host``, and whether it has any IP address of the machine."""
+    """Names of a server that listens at ``host``, and whether it listens at any IP address of the machine."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

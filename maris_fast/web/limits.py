@@ -1,4 +1,4 @@
-"""What may be asked of a model by whoever reaches a server of it."""
+"""Limits on what clients of a server may ask of a model."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from maris_fast.images import Upload, Views
 
 MOST_SENTENCES = 16
-"""About a photograph at once."""
+"""Most sentences about a photograph in one request."""
 MOST_LETTERS = 1000
-"""Of a sentence; the text tower takes 77 tokens."""
+"""Most characters of a sentence; the text tower takes 77 tokens."""
 MOST_PIXELS = 25_000_000
-"""Of a photograph."""
+"""Most pixels of a photograph."""
 MOST_UPLOADED = 32 << 20
-"""Bytes of a photograph's file."""
+"""Most bytes of a photograph's file."""
 UPLOAD_SECONDS = 120.0
-"""In which an upload has to come, from its headers to its last byte."""
+"""Time in which an upload has to arrive, from its headers to its last byte."""
 
 
 class TooLargeError(InputError):
-    """What came is beyond a limit of size."""
+    """The input exceeds a size limit."""
 
 
 def photograph(source: Path | Upload, most_pixels: int = MOST_PIXELS) -> Image.Image:
-    """The photograph as browsers show it, RGB: its EXIF orientation is applied.
+    """The photograph in RGB as browsers show it, with its EXIF orientation applied.
 
     Raises:
-        TooLargeError: more pixels, of which none was decoded.
-        InputError: no file, or none that can be read as an image.
+        TooLargeError: it has more than ``most_pixels``; none was decoded.
+        InputError: the file does not exist or cannot be read as an image.
     """
-    from maris_fast.images import load_image, views_of  # not for the command line's help, which names limits
+    from maris_fast.images import load_image, views_of  # late, as the command line's help imports limits
 
     require_pixels(source, views_of(source), most_pixels)
     return load_image(source)
@@ -45,10 +45,10 @@ def photograph(source: Path | Upload, most_pixels: int = MOST_PIXELS) -> Image.I
 def require_pixels(source: Path | Upload, views: Views, most: int = MOST_PIXELS) -> None:
     """
     Args:
-        views: of the source.
+        views: ``views_of`` the source.
 
     Raises:
-        TooLargeError: more pixels.
+        TooLargeError: the image has more than ``most`` pixels.
     """
     height, width = views.stored
     if height * width > most:
@@ -58,7 +58,7 @@ def require_pixels(source: Path | Upload, views: Views, most: int = MOST_PIXELS)
 def require_sentences(sentences: Sequence[str], most: int = MOST_SENTENCES) -> None:
     """
     Raises:
-        InputError: none, too many, one too long, or one that is no text.
+        InputError: there are none or too many, or one is too long or not valid text.
     """
     if not sentences:
         raise InputError("no sentence; write what to segment, such as: the dog on the left")

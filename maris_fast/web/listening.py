@@ -1,4 +1,4 @@
-"""A port to listen at, and uvicorn with this project's limits."""
+"""A socket to listen at, and uvicorn with this project's limits."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from maris_fast.web.gate import Gate
 
 @contextmanager
 def listening(host: str, port: int, what: str = "page") -> Iterator[socket.socket]:
-    """Where the server will be; until it runs, whoever connects waits.
+    """The socket of a server that is about to start; clients that connect before that wait.
 
     Args:
         port: 0 takes a free one.
-        what: will be there, for the error.
+        what: what is served, for the error message.
 
     Raises:
-        ConfigError: nothing can listen there.
+        ConfigError: it is not possible to listen there.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -42,10 +42,10 @@ def address_of(listener: socket.socket) -> str:
 
 
 def settings(gate: Gate, *, grace: float = 1) -> uvicorn.Config:
-    """Of the server that answers what is behind the gate.
+    """Uvicorn's configuration for the app behind the gate.
 
     Args:
-        grace: seconds that open connections are waited for when it ends.
+        grace: seconds to wait for open connections at shutdown.
     """
     return uvicorn.Config(
         gate,
@@ -57,7 +57,7 @@ def settings(gate: Gate, *, grace: float = 1) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """Says when it can be asked."""
+    """Calls ``on_start`` once it accepts requests."""
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""Visitors of a server: whom a request is from, and whose turn it is."""
+"""Visitors of a server: who sent a request, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 WAITING = 200
-"""Requests in the queue; more are told that it is full."""
+"""Most requests in the queue; further ones are refused because it is full."""
 OF_ONE = 64
-"""Of them, those of one visitor, or of all behind one address."""
+"""Most requests in the queue from one visitor, or from all behind one address."""
 
 _Request = TypeVar("_Request")
 
 
 def too_many(of_one: int = OF_ONE) -> str:
-    """What a visitor is told of whom so many requests wait."""
+    """Message for a visitor that has too many waiting requests."""
     return f"{of_one} requests of yours are waiting; send more when they are done"
 
 
 def visitor(host: str) -> str:
-    """Of an address that requests come from; of IPv6 the network, in which one visitor has all addresses."""
+    """The visitor at a client's address; for IPv6 its /64 network, of which one visitor has all addresses."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -31,7 +31,7 @@ def visitor(host: str) -> str:
 
 
 def visitor_of(request: Any) -> str:
-    """Of a request, as Starlette and Gradio have them."""
+    """The visitor who sent a request of Starlette or Gradio."""
     return visitor(request.client.host if request.client else "")
 
 
@@ -41,11 +41,11 @@ def in_turns(
     computed: Counter[str],
     last: Mapping[str, int] = MappingProxyType({}),
 ) -> list[_Request]:
-    """Everybody's first request before anybody's second.
+    """The requests in round-robin order: every visitor's first before any visitor's second.
 
     Args:
-        computed: how many of each visitor are computed now; they count as turns that were had.
-        last: the number of each visitor's last turn, where it is known; who has waited longest comes first.
+        computed: each visitor's number of requests that are being computed; they count as turns taken.
+        last: the number of each visitor's last turn, if known; the one with the oldest turn comes first.
     """
     had = computed.copy()
     turns = []

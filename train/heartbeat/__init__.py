@@ -1,4 +1,4 @@
-"""Every rank is heard all the time, or the run ends and says who was not, and where."""
+"""Heartbeats of all ranks: if one is lost, the run ends and reports which, and where it was."""
 
 from maris_fast.train.heartbeat.diagnosis import LOST
 from maris_fast.train.heartbeat.rank import Heartbeat

@@ -1,4 +1,4 @@
-"""Rank 0's end of the heartbeat: hears all ranks, judges, tells all of them."""
+"""Rank 0's end of the heartbeat: hears all ranks, makes the diagnosis, and sends it to all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maris_fast.train.heartbeat.wire import Wire
 
 
 class Coordinator(Thread):
-    """A thread beside rank 0's training; ends when all have said goodbye, or with a diagnosis."""
+    """A thread beside rank 0's training; ends when all ranks have said goodbye, or with a diagnosis."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Coordinator(Thread):
             events = self._selector.select(min(self._interval, GRACE))
             now = time.monotonic()
             if now - turn > 3 * self._interval:
-                for one in self._heard.values():  # this process itself stood still, so nobody could be heard
+                for one in self._heard.values():  # this process itself was suspended and could hear no rank
                     one.last = now
             turn = now
             for key, _ in events:
@@ -91,7 +91,7 @@ class Coordinator(Thread):
         except (ValueError, KeyError, TypeError):
             messages = None
         except OSError:
-            return  # out of reach: that is silence
+            return  # unreachable: treated as silence
         if messages is None:
             self._selector.unregister(wire.socket)
             wire.close()

@@ -1,4 +1,4 @@
-"""Who is at fault, judged from what the ranks have told; no sockets, clocks or threads in here."""
+"""Which ranks are at fault, judged from what all have reported; no sockets, clocks or threads here."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from maris_fast.train.heartbeat.identity import Identity
 LOST = 75
 """Exit status of a rank that ends because of another; sysexits' EX_TEMPFAIL: it may be tried again."""
 FAILED = 2
-"""Exit status after an error that a person can act on."""
+"""Exit status after an error that the user can act on."""
 
 GRACE = 0.5
 """Seconds from the first sign to the diagnosis: a rank's death reaches its peers as errors of their own."""
 ABRUPT = 0.1
-"""Seconds within which ranks that go have gone together; later ones are the launcher's doing."""
+"""Seconds within which ranks count as having ended together; later ones were ended by the launcher."""
 
 GO_ON = "The same command with run.resume=auto resumes from the last checkpoint."
 
 
 @dataclass(frozen=True)
 class Beat:
-    """What a rank tells each time."""
+    """What a rank reports with each heartbeat."""
 
     phase: str
     step: int
     waiting: float
-    """Seconds, at the least, for which it has been waiting for other ranks without a move."""
+    """Seconds, at least, for which it has been waiting for other ranks without progress."""
     still: float
-    """Seconds without a move."""
+    """Seconds without progress."""
     place: str
 
 
 @dataclass
 class Heard:
-    """What is known of a rank; times are of the hearer's monotonic clock."""
+    """What is known about a rank; times are of the receiver's monotonic clock."""
 
     last: float
     beat: Beat | None = None
@@ -48,7 +48,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``culprits`` are ranks; ``hung`` ones may have to be killed. ``shared``: all ranks met the same."""
+    """``culprits`` are ranks; ``hung`` ones may have to be killed. ``shared``: all met the same error."""
 
     culprits: tuple[int, ...]
     text: str
@@ -66,7 +66,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds."""
+    """Limits in seconds."""
 
     silence: float
     stall: float
@@ -78,7 +78,7 @@ class Timeouts:
         return cls(engine.heartbeat_seconds, engine.stall_seconds, 60 * engine.timeout_minutes)
 
     def wait(self, phase: str) -> tuple[float, str]:
-        """How long others may wait for a rank in ``phase``, and the setting that says so."""
+        """How long others may wait for a rank in ``phase``, and the setting that determines it."""
         if phase in self.quick:
             return self.stall, f"engine.stall_seconds = {self.stall:g}"
         return self.patience, f"engine.timeout_minutes = {self.patience / 60:g}"
@@ -87,10 +87,10 @@ class Timeouts:
 def diagnose(
     ranks: Sequence[Identity], heard: Mapping[int, Heard], now: float, limits: Timeouts
 ) -> Diagnosis | None:
-    """The diagnosis on what rank 0 has heard, None while there is nothing, or not enough, to say.
+    """The diagnosis from what rank 0 has heard; None while nothing is wrong, or not enough is known.
 
-    A process that is gone comes before an error that a rank has met, since its peers meet errors for it;
-    both come before silence, and silence before a stall.
+    A process that has ended takes precedence over an error that a rank has met, since it causes errors in its
+    peers; both take precedence over silence, and silence over a stall.
     """
     gone = sorted((one.gone, rank) for rank, one in heard.items() if one.gone is not None)
     failed = sorted((one.failed, rank) for rank, one in heard.items() if one.failed is not None)
@@ -113,7 +113,7 @@ def diagnose(
 def lost_rank_zero(
     ranks: Sequence[Identity], beat: Beat | None, limits: Timeouts, *, silent: bool
 ) -> Diagnosis:
-    """The diagnosis of the others on rank 0, which judges everybody else; ``beat`` is its last one known."""
+    """The other ranks' diagnosis of rank 0, which judges all of them; ``beat`` is its last one known."""
     heard = {0: Heard(0.0, beat)}
     text = _silence(ranks, heard, [0], limits) if silent else _ended(ranks, heard, [0])
     return Diagnosis((0,), text, hung=silent)
@@ -171,7 +171,7 @@ def _stall(ranks: Sequence[Identity], heard: Mapping[int, Heard], limits: Timeou
     behind = min(beat.step for beat in busy.values())
     laggards = sorted(rank for rank, beat in busy.items() if beat.step == behind)
     limit, setting = limits.wait(busy[laggards[0]].phase)
-    # One that has moved since the others began to wait is slow and not stuck.
+    # A rank that has made progress since the others began to wait is slow, not stuck.
     if min(longest, max(busy[rank].still for rank in laggards)) <= limit:
         return None
     text = (

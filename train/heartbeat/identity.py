@@ -1,4 +1,4 @@
-"""Which process a rank is, so that nobody else is ever taken for it."""
+"""Which process a rank is, so that no other process is ever mistaken for it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from maris_fast.system import process_table
 
 @dataclass(frozen=True)
 class Identity:
-    """A rank's process. ``machine`` tells apart what may share a host name: containers, and reboots."""
+    """A rank's process. ``machine`` distinguishes what may share a host name: containers, and reboots."""
 
     rank: int
     host: str
     pid: int
     machine: str
     started: int
-    """The kernel's start time of ``pid``; 0: not known."""
+    """The kernel's start time of ``pid``; 0: unknown."""
 
     @classmethod
     def own(cls, rank: int) -> Identity:
@@ -31,7 +31,7 @@ class Identity:
         return f"rank {self.rank} on {self.host} (pid {self.pid})"
 
     def kill(self) -> None:
-        """Ends the process if it is on this machine and still the one that it was."""
+        """Kills the process if it is on this machine and still the same one."""
         if self.machine == _machine() and self.started and self.started == process_table.started(self.pid):
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)

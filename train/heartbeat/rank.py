@@ -1,4 +1,4 @@
-"""Each rank's end of the heartbeat: tells, listens, and ends the process on a diagnosis."""
+"""Each rank's end of the heartbeat: reports, listens, and ends the process on a diagnosis."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from maris_fast.train.ranks import Ranks
 
 INTERRUPTED = 130
 GOODBYE = 10.0
-"""Seconds for all to say goodbye, after the last thing that they did together."""
+"""Seconds for all ranks to say goodbye, after the last thing that they did together."""
 
 LINGER = 0.5
-"""Seconds for which a rank that has spoken still has the word, for one that judges just then."""
+"""Seconds for which a rank stays the speaker after printing, in case another reaches a diagnosis then."""
 
 
 class Heartbeat:
     """Entered by all ranks together, around everything in which one of them could be lost.
 
-    A thread of each rank tells rank 0 where its main thread is; a thread of rank 0 listens, and says that it
-    lives. When a rank dies, falls silent, fails alone, or keeps the others waiting, the others say who it was
-    (one a machine does) and end by themselves, whatever their main threads wait for.
+    A thread of each rank reports to rank 0 where its main thread is; a thread of rank 0 listens, and sends
+    rank 0's own beats. When a rank dies, falls silent, fails alone, or keeps the others waiting, the others
+    report which it was (one per machine does) and exit, whatever their main threads wait for.
 
-    An error that leaves the block is told to the others. It is raised on if it is this rank's own, or
-    everybody's; if it only follows from another rank's, the process ends here.
+    An error that leaves the block is sent to the others. It propagates if it is this rank's own, or common to
+    all ranks; if it only follows from another rank's, the process exits here.
     """
 
     def __init__(self, ranks: Ranks, settings: EngineSettings) -> None:
@@ -101,17 +101,17 @@ class Heartbeat:
             self._failed = True
             beat = replace(self._beat(), waiting=0.0, place=place_of(trace))
             self._wire.send(beat=asdict(beat), failed=_summary(error), status=_status(error))
-            # Either it turns out that another is at fault, and `_run` ends the process, or it is us.
+            # Either another rank turns out to be at fault, and `_run` ends the process, or this one is.
             self._judged.wait(self._limits.silence + 10)
             self._ended = True
         signal.signal(signal.SIGTERM, self._signals)
-        # A thread that is left when Python ends may take the process down with it.
+        # A thread that is still running when Python exits may crash the process.
         self._thread.join(GOODBYE)
         if self._coordinator is not None:
             self._coordinator.join(GOODBYE)
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
-        # A launcher that has seen a rank die ends the others at once: the diagnosis comes first.
+        # A launcher that has seen a rank die ends the others at once: wait for the diagnosis first.
         self._judged.wait(4 * GRACE)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -120,13 +120,13 @@ class Heartbeat:
         turn = time.monotonic()
         while not self._ended:
             self._wire.send(beat=asdict(self._beat()))
-            # At least once, however late it is: what rank 0 has said may lie there unread.
+            # At least once, however late it is: there may be an unread message of rank 0.
             self._listen(turn + self._interval - time.monotonic())
             while not self._ended and (left := turn + self._interval - time.monotonic()) > 0:
                 self._listen(left)
             now = time.monotonic()
             if now - turn > 3 * self._interval + 1:
-                self._last = now  # this process itself stood still
+                self._last = now  # this process itself was suspended
             turn = now
             if not self._ended and now - self._last > self._limits.silence:
                 self._act(lost_rank_zero(self._ranks, self._first, self._limits, silent=True))
@@ -135,7 +135,7 @@ class Heartbeat:
         try:
             messages = self._wire.receive(seconds)
         except (OSError, ValueError):
-            time.sleep(min(max(seconds, 0.01), 0.1))  # out of reach: that is silence
+            time.sleep(min(max(seconds, 0.01), 0.1))  # unreachable: treated as silence
             return
         if messages is None:
             if not self._leaving:
@@ -163,7 +163,7 @@ class Heartbeat:
         return Beat(self._progress.phase, self._progress.step, waiting, now - self._still_since, place)
 
     def _act(self, diagnosis: Diagnosis, *, told: bool = False) -> None:
-        """End this process by a judgement of its own, or by rank 0's, which it was ``told``."""
+        """End this process on its own diagnosis, or on one that rank 0 sent (``told``)."""
         self._ended = True
         if self._failed and (diagnosis.shared or self._rank in diagnosis.culprits):
             self._judged.set()
@@ -177,18 +177,18 @@ class Heartbeat:
         if speaks and self._speaker.takes_the_word():
             _say(f"error: {diagnosis.text}")
             if diagnosis.hung:
-                # Its launcher would wait for it, half a minute or for ever.
+                # Its launcher would wait for it, for half a minute or for ever.
                 for rank in diagnosis.culprits:
                     self._ranks[rank].kill()
             time.sleep(LINGER)
         sys.stdout.flush()
         sys.stderr.flush()
         release_all()
-        # Not an exception: the main thread may wait in a collective that nothing ends.
+        # Not an exception: the main thread may wait in a collective that never ends.
         os._exit(diagnosis.status)
 
     def _overruled(self) -> bool:
-        """Whether rank 0 has judged meanwhile: it tells everybody before it speaks."""
+        """Whether rank 0 has sent a diagnosis meanwhile: it sends to all ranks before it prints."""
         try:
             return any("diagnosis" in message for message in self._wire.receive() or ())
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Lines of JSON over TCP between rank 0 and each rank; nobody ever waits for the other end."""
+"""Lines of JSON over TCP between rank 0 and each rank; neither end ever blocks on the other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LONGEST = 1 << 16
 class Wire:
     """One connection.
 
-    Linux says that a peer's process has ended by closing the connection, at once; a peer that is stopped or
-    out of reach says nothing.
+    When a peer's process ends, Linux closes the connection at once; a peer that is stopped or unreachable
+    sends nothing.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -26,15 +26,15 @@ class Wire:
         self._sending = Lock()
 
     def send(self, **message: Any) -> None:
-        """Sends, or drops what a peer that reads nothing has no room for."""
+        """Sends a message, or drops it if the peer does not read and its buffer is full."""
         with self._sending, suppress(OSError):
             self.socket.send(json.dumps(message).encode() + b"\n")
 
     def receive(self, seconds: float = 0) -> list[dict[str, Any]] | None:
-        """What has come, waiting at most so long for it; None when the other end is closed.
+        """Messages that have arrived, after waiting at most ``seconds``; None when the other end is closed.
 
         Raises:
-            ValueError: it is none of ours: something else found the port.
+            ValueError: not a message of ours: another program found the port.
         """
         if not select.select([self.socket], [], [], max(0, seconds))[0]:
             return []
@@ -57,8 +57,8 @@ class Wire:
 
 
 def listen() -> socket.socket:
-    """On all addresses of this machine, any free port."""
+    """Listens on all addresses of this machine, on any free port."""
     if socket.has_dualstack_ipv6():
-        with suppress(OSError):  # compiled in and switched off
+        with suppress(OSError):  # IPv6 is compiled in, but switched off
             return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
     return socket.create_server(("", 0), backlog=4096)

@@ -1,7 +1,7 @@
-"""COCO's lists with a caption an image: MDETR's ``finetune_*.json``, ReferFormer's ``instances_*.json``.
+"""COCO's lists with one caption per image: MDETR's ``finetune_*.json``, ReferFormer's ``instances_*.json``.
 
-Their converters (``refexp_coco_format.py``, ``convert_refexp_to_coco.py``) write an image and its annotation
-again for every sentence; ``original_id`` is COCO's. MDETR's files have boxes alone.
+Their converters (``refexp_coco_format.py``, ``convert_refexp_to_coco.py``) repeat an image and its annotation
+for every sentence; ``original_id`` is COCO's. MDETR's files have only boxes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LISTS = ("images", "annotations")
 
 
 def read(source: Source) -> DatasetInfo:
-    """Captions of an image and an annotation of the same original ids mean one object."""
+    """Read the captions; those whose image and annotation have the same original ids mean one object."""
     documents = [_regrouped(document) for document in source.documents]
     names = {str(row.get("dataset_name", "")) for document in documents for row in document.dicts("images")}
     if len(names) > 1:
@@ -37,7 +37,7 @@ def read(source: Source) -> DatasetInfo:
 
 
 def _regrouped(document: Document) -> Document:
-    """Rows keep their places; the first of an annotation has the sentences of all, images have COCO's ids.
+    """The document with COCO's image ids and all sentences in an annotation's first row; rows keep places.
 
     Raises:
         InputError: a caption has several objects.
@@ -45,7 +45,7 @@ def _regrouped(document: Document) -> Document:
     content = document.content_or_none()
     images, annotations = map(content.get, _LISTS) if isinstance(content, dict) else (None, None)
     if not isinstance(images, list) or not isinstance(annotations, list):
-        return document  # told when it is read
+        return document  # reported when it is read
     by_id = {row["id"]: row for row in document.dicts("images") if isinstance(row.get("id"), int)}
     objects = Counter(hashable(row.get("image_id")) for row in document.dicts("annotations"))
     several = [one for one in by_id if objects[one] > 1]
@@ -62,7 +62,7 @@ def _regrouped(document: Document) -> Document:
             row = _of_no_image(row) if image is None else _with_sentences(row, image, said)
         regrouped.append(row)
     without = [row for one, row in by_id.items() if not objects[one]]
-    regrouped += [  # told as an annotation without a mask
+    regrouped += [  # reported as an annotation without a mask
         {"id": -1 - place, "image_id": _original(row), "sentences": [row.get("caption")]}
         for place, row in enumerate(without)
     ]
@@ -80,7 +80,7 @@ def _with_sentences(row: Row, image: Row, said: dict[Hashable, list[Any]]) -> Ro
 
 
 def _of_no_image(row: Row) -> Row:
-    """Its image's number here may be that of another in COCO."""
+    """The row with an invalid ``image_id``, as its own may be that of another image in COCO."""
     return {**row, "image_id": f"{row.get('image_id')}, which is not an image id", "sentences": [""]}
 
 

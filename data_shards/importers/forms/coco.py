@@ -1,4 +1,4 @@
-"""People's own data as COCO's instances.json whose annotations carry expressions.
+"""Users' own data as COCO's instances.json whose annotations have expressions.
 
 ``docs/datasets.md`` has the format with an example.
 """
@@ -35,7 +35,7 @@ class SaidImageRow(ImageRow):
 
 
 class SaidAnnotationRow(AnnotationRow):
-    """An object; without sentences it is one that nobody refers to."""
+    """An object; without sentences it is not referred to."""
 
     sentences: Annotated[list[str], or_default(())] = Field(default_factory=list)
     caption: str | None = None
@@ -43,7 +43,7 @@ class SaidAnnotationRow(AnnotationRow):
     @field_validator("sentences", mode="before")
     @classmethod
     def _texts(cls, rows: Any) -> Any:
-        """RefCOCO's rows with ``sent`` are understood too."""
+        """Accept RefCOCO's rows with ``sent`` too."""
         if isinstance(rows, list):
             texts = (row.get("sent") if isinstance(row, dict) and "sent" in row else row for row in rows)
             return ["" if text is None else text for text in texts]
@@ -56,24 +56,24 @@ class SaidAnnotationRow(AnnotationRow):
 
 class SaidRefRow(RefRow):
     split: str
-    """``UNKNOWN_SPLIT`` of an image that the file lacks, where images say their split."""
+    """``UNKNOWN_SPLIT`` for an image that the file lacks, if its images name their split."""
 
     @property
     def content(self) -> object:
-        """Without the sentences' ids, which no file gives."""
+        """Without the sentences' ids, which are not in the file."""
         return self.image_id, self.split, [sentence.sent for sentence in self.sentences]
 
 
 @dataclass(frozen=True)
 class _CocoFile:
-    """What a file says, and for which split, if its name tells; annotations only that somebody refers to."""
+    """A file's rows, with only those annotations that are referred to, and its split if its name has one."""
 
     split: str | None
     said: Instances[SaidImageRow, SaidAnnotationRow]
 
     @cached_property
     def misshapen(self) -> list[Misshapen]:
-        """With their split."""
+        """The malformed rows, with their split."""
         return [one._replace(keys={**_keys(one), "split": self._split(one)}) for one in self.said.misshapen]
 
     @cached_property
@@ -91,22 +91,22 @@ class _CocoFile:
         return self.split or (split_of(one.keys, missing=TRAIN) if one.of == "images" else UNKNOWN_SPLIT)
 
     def split_of(self, image_id: int | None) -> str:
-        """``UNKNOWN_SPLIT`` of an image that the file lacks, where images say their split."""
+        """``UNKNOWN_SPLIT`` for an image that the file lacks, if its images name their split."""
         return self.split or self._splits.get(image_id, self._of_unknown) or TRAIN
 
 
 def read(source: Source) -> DatasetInfo:
-    """Annotations with ``sentences`` or a ``caption``; those without are ignored.
+    """Read annotations with ``sentences`` or a ``caption``; those without are ignored.
 
-    Such an annotation is a ref with the annotation's id; sentences are numbered from 1, those that are left
-    out too. An image's ``split`` says where it belongs, and "train" is meant where there is none.
+    Such an annotation is a ref with the annotation's id; sentences are numbered from 1, including those that
+    are left out. An image belongs to its ``split``, or to "train" if it has none.
     """
     head = source.head()
     return read_documents(source, as_coco(source, source.documents, Path(head.image_root)), head)
 
 
 def read_documents(source: Source, documents: Sequence[Document], head: DatasetInfo) -> DatasetInfo:
-    """The same of documents that were changed to this form."""
+    """As ``read``, for documents that were converted to this form."""
     what = "COCO's instances.json with sentences"
     read = [
         _CocoFile(document.split, read_instances(document, SaidImageRow, SaidAnnotationRow, _of_use, what))
@@ -144,7 +144,7 @@ def _refs(file: _CocoFile, *, first_sentence: int) -> list[RefRow]:
     for annotation in file.said.annotations:
         texts = annotation.texts
         refs.append(
-            SaidRefRow.model_construct(  # of checked parts; an id of -1 is an object here
+            SaidRefRow.model_construct(  # its parts are checked; an id of -1 is an object here
                 ref_id=annotation.id,
                 ann_ids=(annotation.id,),
                 image_id=annotation.image_id,
@@ -157,7 +157,7 @@ def _refs(file: _CocoFile, *, first_sentence: int) -> list[RefRow]:
 
 
 def _joined(files: Sequence[_CocoFile], file: str) -> Instances[ImageRow, AnnotationRow]:
-    """One of all, named ``file``."""
+    """The rows of all files as one file, named ``file``."""
     return Instances(
         files[0].said.info,
         [

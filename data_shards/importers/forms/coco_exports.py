@@ -1,6 +1,6 @@
-"""What annotation tools write otherwise than COCO itself, put as COCO has it: rows keep their places.
+"""Converts what annotation tools write differently from COCO to COCO's form; rows keep their places.
 
-- Roboflow: images beside ``_annotations.coco.json``, a folder a split.
+- Roboflow: images beside ``_annotations.coco.json``, one folder per split.
 - CVAT and others: images in ``images``; texts in an annotation's ``attributes``; ids from 1 in every file.
 - LVIS: ``coco_url`` and no ``file_name``. Label Studio: paths on its own server.
 """
@@ -18,17 +18,17 @@ from maris_fast.data_shards.importers.source import Document, Source
 Row = dict[str, Any]
 
 TEXTS = ("sentences", "sentence", "expression", "caption", "description", "text")
-"""Names of attributes that are sentences."""
+"""Names of attributes that hold sentences."""
 UNKNOWN_CATEGORY = -1
 _LOOKED_FOR = 20
-"""Images of a file, by which the folder of all is known."""
+"""Number of a file's images that are tried to find the folder of all."""
 _OF_LABEL_STUDIO = ("label-studio", "/data/local-files", "/data/upload")
 
 
 def as_coco(source: Source, documents: Sequence[Document], image_root: Path) -> list[Document]:
     """
     Args:
-        image_root: names of images start from there afterwards.
+        image_root: the folder that image names are relative to afterwards.
     """
     changed = [
         _with_rows(document, images=_placed(source, document, image_root), annotations=_said)
@@ -40,7 +40,7 @@ def as_coco(source: Source, documents: Sequence[Document], image_root: Path) -> 
 
 
 def _with_rows(document: Document, **changes: Callable[[Row], Row]) -> Document:
-    """With a change to each row of a list; what is no row, and a file of another structure, stays."""
+    """The document with each row of the named lists changed; anything of another structure stays as it is."""
     content = document.content_or_none()
     if not isinstance(content, dict):
         return document
@@ -53,7 +53,7 @@ def _with_rows(document: Document, **changes: Callable[[Row], Row]) -> Document:
 
 
 def _placed(source: Source, document: Document, image_root: Path) -> Callable[[Row], Row]:
-    """Gives images their place below the image folder, as the first of them that is there has it."""
+    """A function that gives images their path below the image folder, by where the first is found."""
     beside = document.path.parent
     places = [beside, beside / "images", beside.parent / "images"]
     if document.split is not None:
@@ -85,7 +85,7 @@ def _file_name(row: Row) -> str | None:
 
 
 def _said(row: Row) -> Row:
-    """A line of an attribute is a sentence."""
+    """The row with each line of its text attributes as a sentence."""
     attributes = row.get("attributes")
     if is_said(row) or not isinstance(attributes, dict):
         return row
@@ -95,12 +95,12 @@ def _said(row: Row) -> Row:
 
 
 def is_said(row: Row) -> bool:
-    """Whether anybody refers to the annotation; what others look like is nobody's concern."""
+    """Whether the annotation has sentences; others are not checked."""
     return row.get("sentences") not in (None, []) or row.get("caption") is not None
 
 
 def _called_by_category(document: Document) -> Document:
-    """Objects of an image without a sentence and of one category are one; its name is their sentence."""
+    """Join objects of an image and a category that have no sentence; the category's name becomes theirs."""
     content = document.content_or_none()
     rows = content.get("annotations") if isinstance(content, dict) else None
     categories = content.get("categories") if isinstance(content, dict) else None
@@ -125,7 +125,7 @@ def _called_by_category(document: Document) -> Document:
 
 
 def _joined(rows: Sequence[Row]) -> Row:
-    """The first with the masks of all; without a mask if one has none, as a part would be another target."""
+    """The first row with the masks of all, or no mask if one has none, as a part would be another target."""
     if len(rows) == 1:
         return rows[0]
     masks = [row.get("segmentation") for row in rows]
@@ -135,14 +135,14 @@ def _joined(rows: Sequence[Row]) -> Row:
 
 
 def hashable(value: Any) -> Hashable:
-    """Of what a file may have in the place of an id."""
+    """A hashable value for whatever a file has in place of an id."""
     return value if isinstance(value, Hashable) else repr(value)
 
 
 def numbered(documents: Sequence[Document]) -> list[Document]:
-    """Ids of several files apart: of categories always, of images and annotations where files are at odds.
+    """Make ids distinct across files: of categories always, of images and annotations if files conflict.
 
-    The first file keeps its ids, others have the largest before added. An image that several have is one.
+    The first file keeps its ids, others are offset past the largest before. An image in several files is one.
     """
     if len(documents) < 2:
         return list(documents)
@@ -177,7 +177,7 @@ def _ids(document: Document, name: str) -> list[int]:
 
 
 def _with_ids(**numbers: Mapping[int, int]) -> Callable[[Row], Row]:
-    """Gives rows other numbers, by key; what is no number stays, and numbers that are not named."""
+    """A function that replaces rows' numbers, by key; non-numbers and numbers without a mapping are kept."""
 
     def changed(row: Row) -> Row:
         said = {key: row[key] for key in numbers if isinstance(row.get(key), int)}

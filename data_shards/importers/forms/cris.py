@@ -1,6 +1,6 @@
 """CRIS' ``anns/<data set>/<split>.json`` with ``masks/<data set>/<segment_id>.png``.
 
-As written by tools/data_process.py of DerrickWang005/CRIS.pytorch; ETRIS and DETRIS have the same.
+As written by tools/data_process.py of DerrickWang005/CRIS.pytorch; ETRIS and DETRIS use the same format.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CrisRow(LineRow):
 
 
 def read(source: Source) -> DatasetInfo:
-    """All but 0 is inside a mask: where two polygons meet, ``getMask() * 255`` is 254."""
+    """Read the refs; all values but 0 are inside: ``getMask() * 255`` is 254 where two polygons overlap."""
     bad = BadRows(f"{source.dataset} below {source.root}")
     head = source.head(*published_as(source.dataset), images=(*IMAGE_ROOTS, "."))
     lines = []
@@ -56,7 +56,7 @@ def read(source: Source) -> DatasetInfo:
 
 
 def _mask_root(source: Source) -> Path:
-    """``masks`` in the place of ``anns`` in the path, or below the files."""
+    """The path with ``masks`` in place of ``anns``, or else ``masks`` beside the files."""
     place = source.place if source.place.is_dir() else source.place.parent
     if _ANNS not in place.parts:
         return place / _MASKS

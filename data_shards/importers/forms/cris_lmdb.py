@@ -1,7 +1,7 @@
-"""CRIS' ``<split>.lmdb``, as its tools/folder2lmdb.py writes them; ETRIS and DETRIS have the same.
+"""CRIS' ``<split>.lmdb``, as its tools/folder2lmdb.py writes them; ETRIS and DETRIS use the same format.
 
 An entry is a ref with the files of its image and its mask, in the encoding of ``pyarrow.serialize``: a few
-counts, and then a stream of Arrow with one column of one value. pyarrow has dropped the function, and still
+counts, and then an Arrow stream with one column of one value. pyarrow has dropped the function, but still
 reads the stream. Nothing in it is code.
 """
 
@@ -33,7 +33,7 @@ from maris_fast.rle import Rle
 SUFFIX = ".lmdb"
 _KEYS = b"__keys__"
 _STREAM = b"\xff\xff\xff\xff"
-"""What a stream of Arrow begins with, since version 0.15."""
+"""Start of an Arrow stream, since version 0.15."""
 _MOST_COUNTS = 64
 _WHOSE = "CRIS' list of refs"
 
@@ -50,7 +50,7 @@ class LmdbRow(LineRow):
     @model_validator(mode="before")
     @classmethod
     def _whole(cls, entry: Any) -> Any:
-        if isinstance(entry, str):  # what is wrong with it
+        if isinstance(entry, str):  # the error message of an entry that cannot be decoded
             raise ValueError(entry)
         return entry
 
@@ -68,7 +68,7 @@ class LmdbRow(LineRow):
 
 
 def read(source: Source) -> DatasetInfo:
-    """All but 0 is inside a mask; images are written out where COCO's own are not there."""
+    """Read the refs; all values but 0 are inside a mask; images are written out if COCO's own are missing."""
     files = [(split or split_of_name(path.stem) or TRAIN, path) for split, path in _paths(source)]
     embedded = (
         (row.get("img_name"), row.get("img")) for _, path in files for row in _rows(path) if _is_row(row)
@@ -91,10 +91,10 @@ def _without_image(row: Any) -> Any:
 
 
 def _rows(path: Path) -> Iterator[Any]:
-    """The entries in order; of one that cannot be decoded, what is wrong with it.
+    """The entries in order; an error message in place of one that cannot be decoded.
 
     Raises:
-        InputError: no LMDB file, or not CRIS'.
+        InputError: not an LMDB file, or not CRIS'.
     """
     with _opened(path) as entry_of:
         listed = entry_of(_KEYS)
@@ -113,7 +113,7 @@ def _rows(path: Path) -> Iterator[Any]:
 
 
 def _value(content: bytes) -> Any:
-    """What ``pyarrow.serialize`` was given.
+    """The value that was passed to ``pyarrow.serialize``.
 
     Raises:
         ValueError: another encoding, or damage.
@@ -132,7 +132,7 @@ def _value(content: bytes) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A dictionary was written as a list of pairs."""
+    """The value with dictionaries restored, which were written as lists of pairs."""
     if not isinstance(value, list):
         return value
     if value and all(isinstance(one, dict) and one.keys() == {"keys", "vals"} for one in value):
@@ -157,7 +157,7 @@ def _opened(path: Path) -> Iterator[Callable[[bytes], bytes | None]]:
     except (lmdb.Error, OSError) as error:
         raise InputError(f"{path} is not an LMDB file: {error}; copy it again") from error
     with environment:
-        # What lies behind a file's end is mapped too, and kills the process that reads it.
+        # Pages past the end of a truncated file are mapped too, and reading one kills the process.
         whole = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if size < whole:
             raise InputError(f"{path} is cut: it has {size:,} bytes and needs {whole:,}; copy it again")

@@ -1,4 +1,4 @@
-"""People's own data as JSON lines: an expression, or an image with all of its expressions, a line.
+"""Users' own data as JSON lines: each line is an expression, or an image with all of its expressions.
 
 ``docs/datasets.md`` has the format with an example.
 """
@@ -23,7 +23,7 @@ from maris_fast.errors import first_of
 
 
 def read(source: Source) -> DatasetInfo:
-    """Lines of ``NAME.jsonl``; those without a split are of "train"."""
+    """Read the lines of ``NAME.jsonl``; those without a split belong to "train"."""
     return write_line_files(source)
 
 
@@ -32,11 +32,11 @@ def write_line_files(
     row_of: Callable[[Any], ExpressionLine | ImageLine] = parsed_line,
     unreadable: str = "lines that are not as docs/datasets.md says",
 ) -> DatasetInfo:
-    """Writes what the lines of the source's files say; those that are not as documented are left out.
+    """Write the lines of the source's files; those that are not as documented are left out.
 
     Args:
-        row_of: of a line's JSON; raises ValueError where it is none.
-        unreadable: the reason that such a line has.
+        row_of: parses a line's JSON; raises ValueError if it is not as documented.
+        unreadable: the reason that is given for such a line.
 
     Raises:
         InputError: as ``write_lines``.
@@ -49,7 +49,7 @@ def write_line_files(
 
 @dataclass
 class _Lines:
-    """The lines of files, read anew whenever they are gone through; ``bad`` gets the others once."""
+    """The lines of files, read anew on each iteration; malformed lines are added to ``bad`` only once."""
 
     source: Source
     files: list[tuple[str | None, Path]]
@@ -66,7 +66,7 @@ class _Lines:
                 yield replace(line, row=line.row.model_copy(update={"image": image})) if below else line
 
     def _of(self, path: Path, split: str | None, bad: BadRows) -> Iterator[Line]:
-        """``split``: what the file's name says."""
+        """``split``: the one in the file's name."""
         for number, text in enumerate(utf8_lines(path), start=1):
             if not text.strip():
                 continue

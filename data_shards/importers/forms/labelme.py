@@ -1,4 +1,4 @@
-"""labelme's files, one JSON an image; a shape's description, or else its label, is the sentence."""
+"""labelme's files, one JSON file per image; a shape's description, or else its label, is the sentence."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Shape(BaseModel):
 
     @property
     def sentences(self) -> list[str]:
-        """A line of the description is a sentence."""
+        """The lines of the description, or else the label."""
         return [line for line in self.description.splitlines() if line.strip()] or [self.label]
 
     def part(self, height: int, width: int) -> Any:
-        """Of a segmentation: a polygon, run lengths, or what is told to be no mask.
+        """A part of a segmentation: a polygon, run lengths, or points that are later reported as no mask.
 
         Raises:
             ValueError: a mask that cannot be read.
@@ -54,7 +54,7 @@ class Shape(BaseModel):
         return self.shape_type in ("polygon", "mask")
 
     def _pixels(self, mask: str, height: int, width: int) -> Rle:
-        """A mask is a PNG of the box that its points are the corners of."""
+        """The whole mask from ``mask``, a PNG of the box whose corners are the shape's points."""
         if height * width > MOST_PIXELS:
             raise ValueError(f"no image is as large as {width} x {height}")
         try:
@@ -71,7 +71,7 @@ class Shape(BaseModel):
 
 
 class LabelmeRow(LineRow):
-    """A file, whose image lies at ``imagePath`` beside it."""
+    """A file; the path of its image, ``imagePath``, is relative to it."""
 
     shapes: list[Shape]
     image: str = Field(alias="imagePath")
@@ -79,7 +79,7 @@ class LabelmeRow(LineRow):
     width: int = Field(alias="imageWidth", gt=0)
 
     def line(self) -> dict[str, Any]:
-        """Shapes of a group are one object, and so are those whose label alone is their sentence."""
+        """One object per group of shapes, and per label of shapes without group and description."""
         objects: dict[Hashable, list[Shape]] = {}
         for place, shape in enumerate(self.shapes):
             own: Hashable = place if shape.description.strip() else shape.label
@@ -99,14 +99,14 @@ class LabelmeRow(LineRow):
         }
 
     def _mask(self, shapes: list[Shape]) -> Any:
-        """Of all the shapes; of a rectangle or a point that one alone, which is told to be no mask."""
+        """The parts of all shapes, or only that of a rectangle or point, which is reported as no mask."""
         parts = [shape.part(self.height, self.width) for shape in shapes]
         no_masks = [part for part, shape in zip(parts, shapes, strict=True) if not shape.is_mask]
         return no_masks[0] if no_masks else parts
 
 
 def read(source: Source) -> DatasetInfo:
-    """A folder that is named for a split says it; elsewhere it is "train"."""
+    """Read the files; each belongs to the split that its folder is named for, else to "train"."""
     head = source.head()
     bad = BadRows(f"{source.dataset} below {source.root}")
     lines = []
@@ -126,7 +126,7 @@ def read(source: Source) -> DatasetInfo:
 
 
 def _place(name: str, folder: Path, image_root: Path) -> str:
-    """Below the images' folder: as the file says it, or of that name in the images' folder itself."""
+    """The path below the image folder: as in the file, or else of that name in the image folder itself."""
     name = name.replace("\\", "/")
     beside = os.path.relpath(os.path.normpath(folder.resolve() / name), image_root)
     last = PurePosixPath(name).name

@@ -1,7 +1,7 @@
-"""Parquet files of the Hugging Face Hub: ``jxu124/refcoco`` and its kin, and ``moondream/refcoco-m``.
+"""Parquet files of the Hugging Face Hub: ``jxu124/refcoco`` and the like, and ``moondream/refcoco-m``.
 
-Columns as on the data sets' cards: the first have a ref a row, with its annotation and its image as JSON; the
-second an image a row, with its file, and its objects with run lengths. pyarrow, an extra, reads them.
+Columns as on the data sets' cards: the first have one ref per row, with its annotation and its image as JSON;
+the second one image per row, with its file, and its objects with run lengths. Needs pyarrow, an extra.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _PLACES = ("*.parquet", "data/*.parquet", "default/*/*.parquet")
 _PART = re.compile(r"-\d{5}-of-\d{5}.*")
-"""Behind the split in a file's name."""
+"""What follows the split in a file's name."""
 _BATCH = 64
 """Rows read at once; those with images have half a megabyte each."""
 
@@ -90,7 +90,7 @@ class _File(NamedTuple):
         return list(self.parquet.schema_arrow.names)
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """With their split, by themselves or else by the file's name.
+        """The rows with their split: their own, or else that of the file.
 
         Raises:
             InputError: the file is damaged.
@@ -109,7 +109,7 @@ def _usual(split: Any) -> Any:
 
 
 def read(source: Source) -> DatasetInfo:
-    """The rows as refs; images of a Parquet file are written out where COCO's own are not there."""
+    """Read the rows as refs; images in a Parquet file are written out if COCO's own are missing."""
     files = [_File(split, path, _opened(path)) for split, path in _paths(source)]
     columns = set(files[0].columns).intersection(*(file.columns for file in files))
     if columns >= {*_COLUMNS[HubRefRow]}:
@@ -138,7 +138,7 @@ def read(source: Source) -> DatasetInfo:
 def _refs_of_images(
     rows: Sequence[HubImageRow],
 ) -> tuple[list[ImageRow], list[AnnotationRow], list[CategoryRow], list[RefRow]]:
-    """Sentences are numbered from 1; a mask says the size of its image."""
+    """Images, annotations, categories and refs; sentences are numbered from 1, masks give the image sizes."""
     numbers, categories = count(1), dict[str, int]()
     images, annotations, refs = [], [], []
     for row in rows:

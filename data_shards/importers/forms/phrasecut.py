@@ -31,7 +31,7 @@ from maris_fast.errors import InputError
 from maris_fast.rle import Rle
 
 IMAGE_DATA = ("image_data_split.json", "image_data_split3000.json")
-"""Both names are about."""
+"""Both names are in use."""
 _FOLDERS = ("", "VG_100K/", "VG_100K_2/")
 
 
@@ -41,7 +41,7 @@ class PhraseStructure(BaseModel):
 
 
 class TaskRow(BaseModel):
-    """One phrase. ``Polygons`` are checked when they are drawn, so that all bad ones are told."""
+    """One phrase. ``Polygons`` are checked when they are drawn, so that all bad ones are reported."""
 
     task_id: Any = None
     image_id: int
@@ -61,12 +61,12 @@ class ImageDataRow(BaseModel):
 
 
 def read(source: Source) -> DatasetInfo:
-    """``refer_<split>.json`` with ``image_data_split.json``.
+    """Read ``refer_<split>.json`` with ``image_data_split.json``.
 
     A phrase is a ref with one sentence; both have the phrase's place in its file as their id, so that
-    predictions can be handed to PhraseCut's own evaluation by ``task_id``. ``kind`` is what tells the thing
-    from others in the image: its name, an attribute, a relation, or nothing ("verbose"). Progress goes over
-    images checked and phrases drawn.
+    predictions can be handed to PhraseCut's own evaluation by ``task_id``. ``kind`` is what distinguishes the
+    object from others in the image: its name, an attribute, a relation, or nothing ("verbose"). Progress
+    counts images checked and phrases drawn.
     """
     place, options = source.place, source.options
     chosen = chosen_splits(_splits(place), options.splits, place)
@@ -77,7 +77,7 @@ def read(source: Source) -> DatasetInfo:
     for one in misshapen:
         bad.add(one.row(listing.name, split_of(one.keys), said=False), one.fault)
     broken = {one.id("image_id"): one for one in misshapen}
-    splits = (  # one after the other: a file takes gigabytes while it is read
+    splits = (  # one at a time: a file takes gigabytes while it is read
         (split, _Split(split, place, Path(head.image_root), image_data, broken, bad).records(options))
         for split in chosen
     )
@@ -86,7 +86,7 @@ def read(source: Source) -> DatasetInfo:
 
 def _splits(place: Path) -> list[str]:
     there = (path.stem.removeprefix("refer_") for path in place.glob("refer_*.json"))
-    return [split for split in there if not split.startswith("input_")]  # without the truth
+    return [split for split in there if not split.startswith("input_")]  # without ground truth
 
 
 class _Split:
@@ -147,7 +147,7 @@ class _Split:
                 self._by_image[task.image_id].append(number)
 
     def records(self, options: ImportOptions) -> list[ImageRecord]:
-        """One an image, in the order of image_id."""
+        """One record per image, in the order of image_id."""
         rows = [self._image_row(one) for one in self._images.values()]
         done, both = len(rows), len(rows) + len(self._tasks)
         progress = options.progress or (lambda done, both: None)
@@ -170,7 +170,7 @@ class _Split:
         )
 
     def _file_name(self, image_id: int) -> str:
-        """In the image folder itself, or in one of the two that Visual Genome's images come in."""
+        """The path in the image folder itself, or in one of the two folders of Visual Genome's images."""
         if image_id not in self._names:
             places = (f"{folder}{image_id}.jpg" for folder in _FOLDERS)
             there = (place for place in places if (self._root / place).exists())
@@ -242,14 +242,14 @@ def _target(number: int, task: TaskRow, image: ImageDataRow, where: str) -> Targ
 def draw_instances(instances: Any, height: int, width: int) -> NDArray[np.uint8]:
     """The union of all instances as PhraseCut's evaluation draws it, [height, width] of 0 and 1.
 
-    Corners lose their fractions towards 0, the outline belongs to the mask, and a polygon of fewer than two
+    Corners are truncated towards 0, the outline belongs to the mask, and a polygon of fewer than two
     corners is skipped (ChenyunWu/PhraseCutDataset, utils/data_transfer.py, ``polygons_to_mask``).
 
     Args:
         instances: lists of polygons, which are lists of corners [x, y].
 
     Raises:
-        TypeError, ValueError, OverflowError: something else.
+        TypeError, ValueError, OverflowError: ``instances`` has another structure.
     """
     picture = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(picture)
@@ -262,7 +262,7 @@ def draw_instances(instances: Any, height: int, width: int) -> NDArray[np.uint8]
 
 
 def _read_tasks(path: Path) -> tuple[dict[int, TaskRow], list[Misshapen]]:
-    """By place, and those that are no phrases."""
+    """The phrases by index, and the malformed rows."""
     content = read_json(path)
     try:
         tasks, misshapen = each(TaskRow, parse_json(content))

@@ -36,7 +36,7 @@ class PredictionRow(LineRow):
 
 
 def read(source: Source) -> DatasetInfo:
-    """Masks are taken from the run lengths; files without a split in their name are of "train"."""
+    """Masks are taken from the run lengths; files without a split in their name belong to "train"."""
     return write_line_files(source, _row, "lines that are not predictions")
 
 

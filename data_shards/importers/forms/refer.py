@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ (unc), G-Ref (umd, google), gRefCOCO, and whatever else is laid out like them."""
+"""RefCOCO, RefCOCO+ (unc), G-Ref (umd, google), gRefCOCO, and other data sets in the same layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maris_fast.data_shards.records import DatasetInfo
 from maris_fast.errors import InputError
 
 OF_COCO = ("refcoco", "refcoco+", "refcocog", "grefcoco")
-"""Their ``ann_id`` is COCO's; of another data set in this layout nobody knows."""
+"""Data sets whose ``ann_id`` is COCO's; for others in this layout it is unknown."""
 
 REFS, GREFS, INSTANCES = "refs({}).p", "grefs({}).json", "instances.json"
 
@@ -66,7 +66,7 @@ def _refs(path: Path, whose: str) -> Refs:
 
 
 def _has_grefs(source: Source) -> bool:
-    """Where both are, the folder's name tells."""
+    """Whether to read gRefCOCO's file; if both kinds exist, the folder's name decides."""
     if not any(source.place.glob(GREFS.format("*"))):
         return False
     return source.place.name == "grefcoco" or not any(source.place.glob(REFS.format("*")))

@@ -1,6 +1,6 @@
-"""Sa2VA's ``annotations.json``: ``[{"image", "mask", "text"}]``, an image with its objects a row.
+"""Sa2VA's ``annotations.json``: ``[{"image", "mask", "text"}]``, one image with its objects per row.
 
-As its authors' guide to fine-tuning has it; images lie in ``images`` beside the file.
+As in its authors' guide to fine-tuning; images are in ``images`` beside the file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sa2vaRow(LineRow):
 
 
 def read(source: Source) -> DatasetInfo:
-    """A file is of the split that its name ends in, else of "train"."""
+    """Read the files; each belongs to the split that its name ends in, else to "train"."""
     bad = BadRows(f"{source.dataset} below {source.root}")
     beside = PurePosixPath(source.dataset) if source.place.is_dir() else PurePosixPath(source.dataset).parent
     head = source.head(images=(f"{beside}/images", "."))

@@ -1,6 +1,6 @@
-"""SeqTR's ``instances.json``: ``{"train": [...], "val": [...]}``, an object with its expressions a row.
+"""SeqTR's ``instances.json``: ``{"train": [...], "val": [...]}``, one object with its expressions per row.
 
-Read as by its loader (sean-zhuh/SeqTR, datasets/pipelines/loading.py); SimVG, C3VG and DeRIS have the same.
+Read as in its loader (sean-zhuh/SeqTR, datasets/pipelines/loading.py); SimVG, C3VG, DeRIS use this format.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SeqtrRow(LineRow):
 
 
 def read(source: Source) -> DatasetInfo:
-    """A list a split; its images are COCO's of train2014, as stored."""
+    """Read one list per split; its images are COCO's of train2014, as stored."""
     bad = BadRows(f"{source.dataset} below {source.root}")
     head = source.head(*published_as(source.dataset), images=(*IMAGE_ROOTS, "."))
     lines = [

@@ -1,4 +1,4 @@
-"""``refcoco.zip`` and its kin as they are downloaded: RefCOCO's layout, packed."""
+"""``refcoco.zip`` and similar downloads: RefCOCO's layout in a zip file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from maris_fast.data_shards.records import DatasetInfo
 from maris_fast.errors import InputError
 
 _MOST_BYTES = 2**32
-"""Unpacked; RefCOCO's have 0.1 GB."""
+"""Unpacked size; RefCOCO's archives have 0.1 GB."""
 
 
 def read(source: Source) -> DatasetInfo:
-    """Unpacks the annotations beside what is written, for as long as they are read."""
+    """Read the annotations, unpacked to a temporary folder within the output folder."""
     with TemporaryDirectory(dir=source.folder) as there:
         return REFER.read(replace(source, at=_unpacked(source.place, Path(there))))
 

@@ -1,8 +1,8 @@
 """Tiny encoders trained on synthetic scenes, as SAM and CLIP were trained on photographs.
 
-A study on random features may hang on their being random. These encoders are of the same classes, have
-seen no scene of any split, and learn what SAM and CLIP learn: masks of points, and which text belongs to
-which picture.
+The outcome of a study on random features may depend on their randomness. These encoders are of the same
+classes, have seen no scene of any split, and learn what SAM and CLIP learn: masks from points, and which text
+belongs to which picture.
 """
 
 from maris_fast.data_shards.synthetic.pretraining.image_encoder import pretrain_image_encoder

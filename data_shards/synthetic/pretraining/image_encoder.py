@@ -27,12 +27,12 @@ from maris_fast.losses import expression_losses
 
 ARCH = "vit_tiny"
 WIDTH = 256
-"""Of SAM's prompt encoder and mask decoder, and of the neck that both see."""
+"""Channels of SAM's prompt encoder and mask decoder, and of the neck whose output they take."""
 SIZES = (160, 256)
-"""Sides in pixels that pictures are shown at, in turn by chance: caches are made at several."""
+"""Sides of the pictures in pixels, one drawn at random per step: caches are built at several."""
 HELD_OUT_PICTURES = 32
 LOSS = LossSettings(focal_weight=20.0)
-"""SAM's 20 to 1 of focal and dice loss."""
+"""SAM's ratio of 20 to 1 between focal and dice loss."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Pictures:
 
 
 class Promptable(nn.Module):
-    """The encoder with SAM's prompt encoder and mask decoder, whose feed-forward is made small."""
+    """The encoder with SAM's prompt encoder and mask decoder, the latter with a small feed-forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Promptable(nn.Module):
         self.decoder = MaskDecoder(transformer_dim=WIDTH, transformer=two_way)
 
     def forward(self, pixels: Tensor, points: Tensor) -> Tensor:
-        """Logits [B P, 4 h, 4 w] of pixels [B, 3, H, W] and points [B, P, 2] (x, y of 256 pixels a side)."""
+        """Logits [B P, 4 h, 4 w] of pixels [B, 3, H, W] and points [B, P, 2] (x, y in 256 x 256 pixels)."""
         vit, side = self.image_encoder, pixels.shape[-1] // PATCH
         positions = vit.pos_embed.permute(0, 3, 1, 2)
         positions = F.interpolate(positions, (side, side), mode="bilinear", align_corners=False)
@@ -108,16 +108,16 @@ def pretrain_image_encoder(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Tensor], float]:
-    """Trains ``vit_tiny`` on scenes of their own.
+    """Train ``vit_tiny`` on separate scenes.
 
     Args:
-        pictures: drawn once and shown again and again.
-        batch: pictures a step.
-        points: of each picture, a random pixel of a random object each.
+        pictures: number of pictures, drawn once and shown repeatedly.
+        batch: pictures per step.
+        points: points per picture, each a random pixel of a random object.
 
     Returns:
-        The tensors of a checkpoint as SAM's is (``image_encoder.*``, fp16), and the mean IoU of the masks of
-        points on ``HELD_OUT_PICTURES`` that training did not see.
+        The tensors of a checkpoint like SAM's (``image_encoder.*``, fp16), and the mean IoU of masks from
+        points on ``HELD_OUT_PICTURES`` pictures that training did not see.
     """
     drawn = Pictures.draw(pictures, seed, PICTURES)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PICTURES,)))

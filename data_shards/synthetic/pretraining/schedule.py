@@ -10,22 +10,22 @@ import torch
 from torch import nn
 
 Progress = Callable[[int, int], None]
-"""Called after each step with steps done and steps in all."""
+"""Called after each step with the number of steps done and the total."""
 
 PICTURES, PAIRS, HELD_OUT = 2, 3, 4
-"""Streams beside those of the scenes' splits, 0 and 1: no picture here is one of a split."""
+"""Random streams other than those of the scenes' splits, 0 and 1: no picture here is in a split."""
 
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.05
 
 
 def stream(seed: int, which: int, index: int) -> np.random.Generator:
-    """Random numbers of one picture."""
+    """Random number generator of one picture."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(which, index)))
 
 
 class Optimiser:
-    """AdamW with linear warm-up, a cosine to 2% of ``lr``, and gradients clipped to norm 1."""
+    """AdamW with linear warm-up, cosine decay to 2% of ``lr``, and gradients clipped to norm 1."""
 
     def __init__(self, modules: Iterable[nn.Module], lr: float, steps: int) -> None:
         self._parameters = [p for module in modules for p in module.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""The ``tiny`` text tower trained as CLIP was: sentences and pictures that belong together."""
+"""The ``tiny`` text tower trained as CLIP was: to match sentences and pictures."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from maris_fast.encoders.text import TINY_CONFIG
 from maris_fast.encoders.tokens import tokeniser
 
 SIDE = 64
-"""Of the pictures, pixels."""
+"""Side of the pictures in pixels."""
 VISUAL_TOWER = {"layers": (1, 1, 1, 1), "width": 16, "head_width": 64, "image_size": SIDE}
 """A small ResNet, which learns from few pictures what a ViT of this size does not.
 
-Thrown away after training: MARIS sees with SAM's encoder."""
+Discarded after training: MARIS uses SAM's image encoder."""
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 ONE_OBJECT = 0.5
-"""Share of the pictures."""
+"""Share of pictures that have one object only."""
 NAMED = 0.85
-"""How often a single object's shape, its colour, and its size or place are said."""
+"""How often a single object's shape, its colour, and its size or position are mentioned."""
 SIDES: tuple[Side, ...] = ("left", "right", "top", "bottom")
 MOST_SENTENCES = 3
 HELD_OUT_PICTURES = 256
@@ -53,18 +53,18 @@ def pretrain_text_encoder(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Tensor], float]:
-    """Trains the text tower on pictures of one to five objects and what is said of them.
+    """Train the text tower on pictures of one to five objects and texts about them.
 
-    Token embeddings begin with unit variance, as ``weights: random`` has them: with open_clip's 0.02 the
-    words of a sentence stay alike.
+    Token embeddings start with unit variance, as with ``weights: random``: with open_clip's 0.02 the words of
+    a sentence stay too similar.
 
     Args:
-        pairs: pictures with a text, drawn once and shown again and again.
-        batch: pairs a step, each told from all others (Radford et al. 2021).
+        pairs: number of pictures with a text, drawn once and shown repeatedly.
+        batch: pairs per step, each contrasted with all others (Radford et al. 2021).
 
     Returns:
-        The tensors of an open_clip text tower (fp16), and the share of ``HELD_OUT_PICTURES`` pictures
-        of one object, which training did not see, that "colour shape" names rightly among all such names.
+        The tensors of an open_clip text tower (fp16), and the share of ``HELD_OUT_PICTURES`` pictures of one
+        object, unseen in training, whose own "colour shape" is the best match among all such names.
     """
     pictures, ids = _pairs(pairs, seed)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PAIRS,)))
@@ -104,7 +104,7 @@ def _pairs(number: int, seed: int) -> tuple[NDArray[np.uint8], list[list[int]]]:
 
 
 def _one_object(rng: np.random.Generator) -> tuple[tuple[SceneObject, ...], list[str]]:
-    """Where nothing else is seen, what a word means shows soonest."""
+    """One object and a text about it: word meanings are learned fastest if nothing else is visible."""
     (thing,) = objects = sample_scene(rng)[:1]
     description = Description(
         shape=thing.shape if rng.random() < NAMED else None,
@@ -119,7 +119,7 @@ def _one_object(rng: np.random.Generator) -> tuple[tuple[SceneObject, ...], list
 
 
 def _some_objects(rng: np.random.Generator) -> tuple[tuple[SceneObject, ...], list[str]]:
-    """Of a scene, and sentences of the scenes' kind about them."""
+    """Some objects of a scene, and sentences about them like those of the scenes."""
     while True:
         objects = sample_scene(rng)[: rng.integers(2, 6)]
         sentences = choose_sentences(objects, rng)
@@ -144,7 +144,7 @@ def _towers(
     padded = torch.zeros(len(ids), TINY_CONFIG["text_cfg"]["context_length"], dtype=torch.long)
     for row, one in zip(padded, ids, strict=True):
         row[: len(one)] = torch.tensor(one)
-    # The tower is causal: what stands behind the longest text's end need not be computed.
+    # The tower is causal: positions after the end of the longest text need not be computed.
     longest, whole = max(map(len, ids)), model.text.attn_mask
     model.text.attn_mask = whole[:longest, :longest]
     try:
@@ -156,7 +156,7 @@ def _towers(
 
 @torch.no_grad()
 def _zero_shot(model: open_clip.CustomTextCLIP, seed: int) -> float:
-    """Share of single objects whose colour and shape are the nearest of all that could be said."""
+    """Share of single objects whose own colour and shape are the best match among all names."""
     names = [(colour, shape) for colour in COLOURS for shape in OUTLINES]
     pictures, own = np.empty((HELD_OUT_PICTURES, SIDE, SIDE, 3), np.uint8), []
     for index in range(HELD_OUT_PICTURES):

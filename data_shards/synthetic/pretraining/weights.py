@@ -1,4 +1,4 @@
-"""Both encoders as files that ``maris-fast cache`` takes."""
+"""Both encoders as files that ``maris-fast cache`` accepts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAM, TEXT = "sam_vit_tiny.safetensors", "clip_text_tiny.safetensors"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Two files, and how well they do on scenes that they did not see: see the two trainings."""
+    """Two weight files, and their scores on unseen scenes, as the two training functions return them."""
 
     sam: Path
     text: Path
@@ -34,7 +34,7 @@ def pretrain_encoders(
     image_progress: Progress | None = None,
     text_progress: Progress | None = None,
 ) -> Pretrained:
-    """Trains both and writes their weights to ``out``, a new folder; nothing is there if it is interrupted.
+    """Train both and write their weights to ``out``, a new folder; nothing is left if it is interrupted.
 
     Raises:
         InputError: ``out`` is not empty, or its disk is full.

@@ -1,1 +1,1 @@
-"""What the paper's ablations put in the place of a part of MARIS; docs/ablations.md says what is a guess."""
+"""Replacements of MARIS' parts in the paper's ablations; docs/ablations.md says what is a guess."""

@@ -1,4 +1,4 @@
-"""Vision-guided attention without eq. 4's gate: each pixel's own mean of the words."""
+"""Vision-guided attention without eq. 4's gate: a weighted mean of the words for each pixel."""
 
 from __future__ import annotations
 

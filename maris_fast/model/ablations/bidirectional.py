@@ -18,15 +18,15 @@ RATES = (1, 3, 5, 7)
 
 
 class BidirectionalFusion(nn.Module):
-    """Words for each pixel, then, led by them, pixels for each pixel, then context; f_val = Z_l.
+    """Pixels attend to words, then, guided by these, to pixels; then context convolutions; f_val = Z_l.
 
     V_n = ReLU(F_v W_n + b_n), n = 1 to 4. K = softmax(V_1 Z_lᵀ) Z_l; A = tanh(K W_q + V_2 W_v);
     rel = softmax(P (A W_a)ᵀ / √C); O = rel V_3; F = ReLU([O; K] W_o + b_o) + V_4; f_lav = ReLU of a linear
-    layer on [F; F under each dilated convolution].
+    layer on [F; each dilated convolution of F].
 
-    BRINet's rel is softmax(W_a Aᵀ), whose W_a has a row for each place of its one grid, and O = V_3 rel. Here
-    a row belongs to a place of any grid: P are the grid's sine positions, and W_a a linear map. Each pixel
-    gathers under its own row of rel, so this is attention, and rel is never held.
+    BRINet's rel is softmax(W_a Aᵀ), whose W_a has a row per position of its one fixed grid, and O = V_3 rel.
+    Here grids have any size: P holds the grid's sine positions, and W_a is a linear map. Each pixel gathers
+    by its own row of rel, so this is attention, and rel is never materialised.
     """
 
     def __init__(self, settings: ModelSettings, channels_l: int) -> None:
@@ -53,7 +53,7 @@ class BidirectionalFusion(nn.Module):
         expr_offsets: Tensor | None,
         grid: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """f_v [I, h·w, C], f_l [E, L_t, C_l] -> f_lav [E, h·w, C], f_val [E, L_t, C]; tau: no use."""
+        """f_v [I, h·w, C], f_l [E, L_t, C_l] -> f_lav [E, h·w, C], f_val [E, L_t, C]; tau is unused."""
 
         def of_expressions(tokens: Tensor) -> Tensor:
             return tokens_of_expressions(tokens, expr_offsets, f_l.shape[0])
@@ -73,7 +73,7 @@ class BidirectionalFusion(nn.Module):
         return multihead_attention(query, key, value, impl=self.impl)[:, :, 0]
 
     def _with_context(self, fused: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[E, h·w, C] -> [E, h·w, C + 4 (C/2)]: F and what each dilated convolution makes of it."""
+        """[E, h·w, C] -> [E, h·w, C + 4 (C/2)]: F and the output of each dilated convolution."""
         tokens = fused.unflatten(1, grid)
         levels = [tokens, *(on_map(convolution, tokens) for convolution in self.context)]
         return torch.cat(levels, dim=3).flatten(1, 2)

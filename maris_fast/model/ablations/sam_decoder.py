@@ -10,15 +10,15 @@ from maris_fast.model.layers import CrossAttention, MapLayerNorm, MultiHeadAtten
 from maris_fast.model.positions import sine_positions
 
 MASK_TOKENS = 4
-"""SAM's one mask and its three for ambiguous prompts; the IoU token stands before them."""
+"""SAM's single mask and its three for ambiguous prompts; the IoU token precedes them."""
 FEED_FORWARD = 8
-"""Hidden width over C: SAM's 2048 over 256."""
+"""Hidden width divided by C: 2048 / 256 in SAM."""
 
 
 class TwoWayBlock(nn.Module):
     """Tokens among themselves, tokens to image, feed-forward, image to tokens; a LayerNorm after each.
 
-    The first block's self-attention is the one without positions and without a residual.
+    Only the first block's self-attention has no positions and no residual.
     """
 
     def __init__(self, settings: ModelSettings, first: bool) -> None:
@@ -33,7 +33,7 @@ class TwoWayBlock(nn.Module):
             nn.Linear(C, FEED_FORWARD * C), nn.ReLU(), nn.Linear(FEED_FORWARD * C, C)
         )
         self.norm_feed_forward = nn.LayerNorm(C)
-        # At half the width, as in SAM; so is what tokens take from the image.
+        # At half the width, as in SAM; so is the tokens' attention to the image.
         self.image_to_token = CrossAttention(
             C, settings.heads, settings.attention_impl, settings.cross_attention_impl, inner=C // 2
         )
@@ -42,11 +42,11 @@ class TwoWayBlock(nn.Module):
     def forward(
         self, image: Tensor, tokens: Tensor, place: Tensor, prompt: Tensor, token_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """image [E, L_v, C], tokens [E, T, C] -> the same two, evolved.
+        """image [E, L_v, C], tokens [E, T, C] -> the same two, updated.
 
         Args:
-            place: positions [L_v, C], added to the image where it is matched.
-            prompt: the tokens as they were before the first block, added where they are matched.
+            place: positions [L_v, C], added to the image in queries and keys.
+            prompt: the tokens before the first block, added to the tokens in queries and keys.
             token_mask: bool [E, T], False for a padded word.
         """
         if self.first:
@@ -64,7 +64,7 @@ class TwoWayBlock(nn.Module):
 class SamDecoder(nn.Module):
     """[IoU token; 4 mask tokens; f_val] and f_lav through two-way blocks; mask 0, upsampled by 4.
 
-    Built is what mask 0 needs: the other masks' hypernetworks and the IoU head would have no loss.
+    Only what mask 0 needs is built: the other masks' hypernetworks and the IoU head would have no loss.
     """
 
     def __init__(self, settings: ModelSettings) -> None:

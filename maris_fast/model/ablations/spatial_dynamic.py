@@ -1,4 +1,4 @@
-"""#6, spatial dynamic fusion (SDF) of VLT: vision-guided attention only, in MARIS' own words."""
+"""#6, spatial dynamic fusion (SDF) of VLT: vision-guided attention only, by MARIS' own equations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maris_fast.model.ablations.attention_over_words import attention_over_words
 
 
 class SpatialDynamicFusion(nn.Module):
-    """f_lav = LN(A Z_l + Z_v), A = softmax(Z_v Z_lᵀ) over all words; f_val = Z_l, which no pixel guides."""
+    """f_lav = LN(A Z_l + Z_v), A = softmax(Z_v Z_lᵀ) over all words; f_val = Z_l, not guided by pixels."""
 
     def __init__(self, settings: ModelSettings, channels_l: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SpatialDynamicFusion(nn.Module):
         expr_offsets: Tensor | None,
         grid: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """f_v [I, L_v, C], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]; tau, grid: no use."""
+        """f_v [I, L_v, C], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]; tau, grid: unused."""
         z_v = tokens_of_expressions(self.W_v(f_v), expr_offsets, f_l.shape[0])
         z_l = self.W_l(f_l)
         return self.norm_v(attention_over_words(z_v, z_l, word_mask, self.impl) + z_v), z_l

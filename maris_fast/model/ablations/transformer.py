@@ -10,14 +10,14 @@ from maris_fast.kernels.mutual_attention import tokens_of_expressions
 from maris_fast.model.layers import MLP, MultiHeadAttention
 
 FEED_FORWARD = 4
-"""Hidden width over C, as in Vaswani et al. 2017."""
+"""Hidden width divided by C, as in Vaswani et al. 2017."""
 
 
 class TransformerFusion(nn.Module):
     """One encoder layer on [F_v; F_l]: x = LN(x + MHSA(x)), then x = LN(x + MLP(x)).
 
     Args:
-        settings: of the model.
+        settings: the model's settings.
         channels_l: C' in the first layer, which projects both kinds of token to C; None in the others.
     """
 
@@ -40,7 +40,7 @@ class TransformerFusion(nn.Module):
         expr_offsets: Tensor | None,
         grid: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """f_v [I, L_v, C], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]; tau, grid: no use."""
+        """f_v [I, L_v, C], f_l [E, L_t, C_l] -> f_lav [E, L_v, C], f_val [E, L_t, C]; tau, grid: unused."""
         z_v = tokens_of_expressions(self.project_v(f_v), expr_offsets, f_l.shape[0])
         z_l = self.project_l(f_l)
         x = torch.cat([z_v, z_l], dim=1)

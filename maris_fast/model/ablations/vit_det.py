@@ -13,10 +13,10 @@ from maris_fast.model.layers import CBA, MapLayerNorm, on_map
 
 
 class VitDetPyramid(nn.Module):
-    """Scales 4, 2, 1 and 1/2 of the last map, each to C channels; then back to one map at scale 1.
+    """Scales 4, 2, 1 and 1/2 of the last map, each with C channels; then merged into one map at scale 1.
 
-    The pyramid is detectron2's SimpleFeaturePyramid. That it becomes one map by pooling or enlarging each
-    level, joining the channels and one CBA, as eqs. 1-2 join theirs, is this project's guess.
+    The pyramid is detectron2's SimpleFeaturePyramid. Merging it by pooling or upsampling each level,
+    concatenating the channels and one CBA, as in eqs. 1-2, is this project's guess.
     """
 
     def __init__(self, visual_channels: int, channels: int, input_norm: str) -> None:
@@ -32,7 +32,7 @@ class VitDetPyramid(nn.Module):
         )
         self.scale_2 = nn.Sequential(_doubling(C_v, C_v // 2), _lateral(C_v // 2, channels))
         self.scale_1 = _lateral(C_v, channels)
-        # Unlike ViT-Det's, a grid may have an odd side: its last row then makes a row of its own.
+        # Unlike ViT-Det's, a grid may have an odd side: its last row is then pooled alone.
         self.scale_half = nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), _lateral(C_v, channels))
         self.cba = CBA(4 * channels, channels)
 
