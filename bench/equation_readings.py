@@ -5,7 +5,7 @@
 finished runs to bench/results/<device>/equation_readings.json, next to those from other folders.
 ``maris-fast bench report`` draws them into docs/ablations.md.
 
-Scenes are square, and so are the grids: 28 x 28 has as many tokens as 32 x 24, 56 x 56 as 64 x 48.
+Scenes are square, and so are the grids: 28 x 28 has about as many tokens as 32 x 24, 56 x 56 as 64 x 48.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="the first so many of a part's seeds; all by default")
     ] = None,
-    results: Annotated[Path, typer.Option(help="where <device>/readings.json goes")] = ROOT
+    results: Annotated[Path, typer.Option(help="where <device>/equation_readings.json goes")] = ROOT
     / "bench"
     / "results",
 ) -> None:

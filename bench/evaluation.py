@@ -3,10 +3,10 @@
     python -m maris_fast.bench.evaluation
 
 A stub model answers at once, so what is timed is resizing, thresholding, ground truth and comparison. Images
-are 640 x 480 on grids of 64 x 48 tokens, refs have 2.84 sentences as in RefCOCO's val split, and a target is
-a polygon of 36 corners over an eighth of the image, like COCO's objects of the sizes in RefCOCO. Prints one
-line of JSON with ms per expression and saves it: for each batch the minimum over the rounds, since other work
-on the machine only adds time.
+are 640 x 480 on grids of 64 x 48 tokens, refs have about as many sentences as in RefCOCO's val split, and a
+target is a polygon of 36 corners over an eighth of the image, like COCO's objects of the sizes in RefCOCO.
+Prints one line of JSON with ms per expression and saves it: for each batch the minimum over the rounds, since
+other work on the machine only adds time.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batches", type=int, default=4, help="of 25 or 26 expressions")
+    parser.add_argument("--batches", type=int, default=4, help="of 26 expressions")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=BENCH / "results")
     options = parser.parse_args()

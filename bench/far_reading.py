@@ -6,7 +6,8 @@ Groups have ViT-H's size as in ``bench/reading.py``. The server is a separate pr
 response; every way reads all groups once per round, and the result is the median over rounds of the local
 disk's time divided by the way's in the same round. litdata, if installed, reads the same arrays in its own
 format from servers of the same kind, into new copies each round. It takes seconds to start, negligible in a
-long epoch, so the time for a quarter of the images, which includes such a start, is subtracted.
+long epoch, so the time for a quarter of the images, which includes such a start, is subtracted, and the rest
+scaled to all images.
 """
 
 from __future__ import annotations

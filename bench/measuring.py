@@ -105,7 +105,7 @@ def in_turn(
 ) -> tuple[dict[str, list[float]], tuple[float, float, float]]:
     """Seconds that each way reports, one per round, and the load average: minimum, median, maximum.
 
-    Each round begins with a different way, so that none always follows the same one. An extra round before
+    Each round begins with a different way, so that none is always the first. An extra round before
     the first is not counted: it pays for memory, imports and kernels.
     """
     names, loads = list(ways), []

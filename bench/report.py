@@ -54,7 +54,7 @@ def keep(folder: Path, root: Path = ROOT) -> Path:
     folder. A quickstart with a ``run.seed`` other than 0 is kept next to that of seed 0, without pictures.
 
     Raises:
-        InputError: ``folder`` holds neither of them.
+        InputError: ``folder`` holds neither of them, or an ablation with runs that are not finished.
     """
     if (folder / ABLATION).is_file():
         return _keep_ablation(folder, root)

@@ -90,7 +90,7 @@ def named(suite: Suite) -> str:
 
 
 def commit_and_dirty(environment: dict[str, Any]) -> tuple[str | None, bool]:
-    """The commit measured, and whether code differed from it. Written results do not count as code."""
+    """The commit measured, and whether code differed from it. Results and documents do not count."""
     commit = environment["commit"]
     if commit is None:
         return None, False

@@ -1,7 +1,7 @@
-"""The waterfall of a training step: one technique per row, each added to the previous row, all in one run.
+"""The waterfall of a training step: one technique per row, added to the last row carried on, in one run.
 
 A row is real training: batches from real shards (synthetic features of the real size), the engine under
-DeepSpeed, AdamW. Only the first row reads no shards: it runs the frozen encoders for every expression. The
+DeepSpeed, AdamW. Only the first two rows read no shards: they run the frozen encoders in every step. The
 last row removes one technique again, to show what image groups are worth when nothing slower hides it.
 """
 
@@ -156,7 +156,7 @@ class Technique:
 
 
 def waterfall(size: Size, device: torch.device) -> list[Technique]:
-    """The rows in order; each adds one technique to the previous one."""
+    """The rows in order; each adds one technique to the last one carried on, the final row removes one."""
     eager = {
         "attention_impl": "reference",
         "mutual_attention_impl": "reference",

@@ -21,7 +21,8 @@ def count() -> list[dict[str, Any]]:
     """A row for each preset's number of heads: bytes of the model's states, of an image and of an expression.
 
     The paper's model in bf16 on ViT-H's features; attention in PyTorch's implementation that holds no matrix,
-    mutual-aware attention in the reference. Saved bytes grow linearly, so three counts determine both parts.
+    mutual-aware attention in the reference. Saved bytes grow linearly, so counts with one and two expressions
+    determine both parts.
     """
     rows = []
     for heads in (8, 2):

@@ -31,7 +31,7 @@ class ProgressState:
 
     @contextmanager
     def busy(self, phase: Phase, step: int) -> Iterator[None]:
-        """Sets ``phase`` for the block, and the previous phase after it."""
+        """Set ``phase`` for the block, and the previous phase after it, unless the block raises."""
         before = self.phase
         self.at(phase, step)
         yield
@@ -39,7 +39,7 @@ class ProgressState:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Marks a wait for other ranks or the device that cannot be recognised from the stack."""
+        """Mark a wait for other ranks or the device that cannot be recognised from the stack."""
         self._waiting += 1
         try:
             yield

@@ -40,7 +40,7 @@ PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
 
 
 class Totals(NamedTuple):
-    """Totals of one rank since the last record."""
+    """Totals of one rank since the last record; ``memory_mb`` is the peak since the process started."""
 
     images: int
     feature_bytes: int

@@ -18,7 +18,7 @@ _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class Stored:
-    """Type of the numbers in a shard; ``bits`` is their type in a ``.npy``, as numpy has no 8-bit floats."""
+    """Type of the numbers in a shard; ``bits`` is that in a ``.npy``, as numpy has no fp8 or bf16."""
 
     dtype: torch.dtype
     bits: type[np.generic]

@@ -14,7 +14,8 @@ from maris_fast.images import NoImageError, Upload, check_image, load_image
 HEAD_BYTES = 1 << 17
 """Bytes read first of a file at an address; most formats have the image's size in them."""
 PATIENCE = 240.0
-"""Seconds for a request, so that a server outage of that length loses no encoded shard."""
+"""Seconds of patience with a server; requests are repeated for half of them, so that a shorter outage loses
+no encoded shard."""
 
 
 class Photographs:

@@ -1,7 +1,7 @@
 """A plan that is made once for all processes and runs: a file in the data set's folder.
 
-Its name is a hash of everything that the plan depends on, records and settings. It also stores the state of
-the images' folders, and of the images that it leaves out, so that a stale plan is replaced.
+Its name is a hash of everything that the plan depends on: records, settings and version. It also stores the
+state of the images' folders, and of the images that it leaves out, so that a stale plan is replaced.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class CacheJob:
     """A planned cache that is not, or not completely, written; arguments as for ``write_cache``.
 
     Args:
-        counting: shows the progress of planning.
+        counting: shows the progress of planning and of encoding.
 
     Raises:
         InputError, CheckpointError, ConfigError: see ``write_cache``.

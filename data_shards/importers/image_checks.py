@@ -61,7 +61,7 @@ class LookedAt:
     """Results of the image checks, by image id."""
 
     faults: dict[int, Fault] = field(default_factory=dict)
-    """For images that are missing, broken, of another size than annotated, or of unknown orientation."""
+    """For images that are missing, broken, too narrow, of another size than annotated, or of unknown view."""
     shown: set[int] = field(default_factory=set)
     """Ids of images that are annotated as EXIF turns them."""
 

@@ -46,7 +46,7 @@ def inside(
         dropped: counts the void pixels and those below half of white.
 
     Raises:
-        ValueError: the values are ambiguous.
+        ValueError: the values are ambiguous, or one of ``wanted`` is not among them.
     """
     values = [int(value) for value in np.unique(pixels)]
     if wanted:

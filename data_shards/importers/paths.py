@@ -70,7 +70,7 @@ def same_file(path: Path) -> Hashable | None:
 
 
 def in_another_case(path: Path) -> str:
-    """For a message on a missing file: the file whose name differs only in case, if there is one."""
+    """For a message on a missing file: the file whose name differs only in case or Unicode form, if any."""
     try:
         names = _names_in(path.parent, path.parent.stat().st_mtime_ns)
     except OSError:

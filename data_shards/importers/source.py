@@ -106,7 +106,7 @@ class Source:
         If no file is, those in subfolders that are named for a split.
 
         Raises:
-            InputError: there is none.
+            InputError: a named file does not exist; a folder may have none.
         """
         if self.place.is_dir():
             named = [(split_of_name(path.stem), path) for path in sorted(self.place.glob("*.json"))]

@@ -136,7 +136,7 @@ class Joining:
         return image
 
     def _own(self, record: ImageRecord, part: Part) -> tuple[list[Target], list[Expression]]:
-        """A record's targets and expressions with ids that no other data set has."""
+        """A record's targets and expressions with ids that no other data set has; COCO's ``ann_ids`` stay."""
         targets = []
         for target in record.targets:
             ann_ids = target.ann_ids

@@ -157,7 +157,7 @@ class CacheReader:
             seed: of the run.
             epoch: counted from 0.
             expressions_per_step: over all ranks and accumulated batches.
-            expressions_per_image: K, the most expressions of an image in one step.
+            expressions_per_image: K, the most expressions of an image in one group, see ``epoch_steps``.
             rank, world: the rank, and the number of ranks.
             accumulation: batches per step on each rank.
             first_step: skip the steps before this one, to resume within an epoch.
@@ -227,7 +227,10 @@ class CacheReader:
         return slice(start, stop)
 
     def _whole(self, image: int, swapped: bool) -> Group | None:
-        """All of an image's expressions; if swapped, each with the words of the next for another object."""
+        """All of an image's expressions; if swapped, each with the words of the next for another object.
+
+        None if swapped and the image has only one object.
+        """
         objects = self.index.object[self._rows(image)].tolist()
         every = tuple(range(len(objects)))
         if not swapped:

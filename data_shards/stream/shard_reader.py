@@ -70,7 +70,7 @@ class SplitShards:
 
         Raises:
             InputError: the shard ends early or has vanished, or a member is not what was written; the message
-                names shard, key and member.
+                names shard and key, and the member.
             StoreError: the server does not deliver it; the message names shard, key and status.
         """
         check = self._verify == "always" or (self._verify == "first" and not self._verified[image])

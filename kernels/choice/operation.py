@@ -79,7 +79,7 @@ def read(kind: type[Any], words: str) -> Kind:
 
 
 def power_of_two(length: int, least: int = 64) -> int:
-    """The smallest power of two >= ``length``, from ``least`` on. A symbolic length is only compared."""
+    """The smallest power of two >= ``length``, ``least`` to 2**16. A symbolic length is only compared."""
     for power in POWERS:
         if power >= least and length <= power:
             return power

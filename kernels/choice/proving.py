@@ -23,7 +23,7 @@ from maris_fast.kernels.choice import table
 from maris_fast.kernels.choice.operation import Kind, Operation, text
 from maris_fast.kernels.choice.table import Certificates, Found
 
-# Times within this factor of the fastest are ties, and a tie goes to the usual candidate.
+# Times within this factor of the fastest are ties, and a tie goes to the candidate listed first.
 TIE = 1.05
 # Seconds without a message after which a candidate counts as hung (a kernel compiles in up to ten), and
 # seconds that Python and PyTorch may take to start.
@@ -79,7 +79,7 @@ class Work:
 def choose(
     candidates: Sequence[str], results: Mapping[str, Mapping[str, Any]], timed: bool = True
 ) -> str | None:
-    """The first listed within 5% of the fastest that was right; None if none was right."""
+    """The first listed within 5% of the fastest that was right, or, if not timed, the first; else None."""
     times = {name: results[name]["ms"] for name in candidates if "ms" in results.get(name, {})}
     if not times:
         return None
@@ -96,7 +96,7 @@ def prove(
 ) -> Certificates:
     """Prove the kinds that have no certificate yet, or all of them with ``again``; return all certificates.
 
-    ``told`` is called with a line for each kind, and with where the certificates were written.
+    ``told`` is called with a line for each kind, and with where the certificates were written, or why not.
     """
     known = table.of_device(device)
     pairs = list(dict.fromkeys(wanted))

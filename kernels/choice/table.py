@@ -149,7 +149,9 @@ def _sources_hash(operation: Operation) -> str:
 
 
 def _read(here: dict[str, Any], file: Path) -> Certificates:
-    """A file's certificates; empty if it does not exist, or can't be used, which logs a warning."""
+    """A file's certificates; empty if it does not exist, is of another state of the
+    machine, or can't be used, which logs a warning.
+    """
     try:
         content = json.loads(file.read_text())
         known = Certificates(content["machine"], content["operations"], content["sources"])

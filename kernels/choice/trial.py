@@ -66,7 +66,7 @@ def try_kind(work: Mapping[str, Any], device: torch.device, tell: Callable[..., 
 def time_by_turns(
     operation: Operation, kind: Any, right: list[str], device: torch.device, tell: Callable[..., None]
 ) -> None:
-    """Report each candidate's median ms over rounds; on a GPU of CUDA graphs, which exclude host time."""
+    """Report each candidate's median ms over rounds; on a GPU of CUDA graphs if it can be captured."""
     seconds: dict[str, list[float]] = {}
     calls: dict[str, Callable[[], float]] = {}
     with _own_stream(device):

@@ -175,7 +175,7 @@ def _implementation(
         reason = _why_not_triton(z_v.device, z_v.dtype, L_t, C)
         if reason is not None:
             raise UnsupportedError(f"{reason}; use impl='reference' or 'auto'")
-    if impl != "auto":  # does not inspect L_t, which may be symbolic
+    if impl != "auto":  # the lookup below inspects L_t, which may be symbolic
         return impl, ""
     words = smallest_block(L_t)
     if words is None:

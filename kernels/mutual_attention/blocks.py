@@ -238,7 +238,9 @@ def at_once(walk: Walk, device: Limits) -> int:
 
 @lru_cache(maxsize=4096)
 def split_evenly(tiles: int, owners: int, programs: int) -> tuple[int, int]:
-    """Tiles per program and programs per owner (an expression forward, an image backward), none of them idle.
+    """Tiles per program and programs per owner, none of them idle.
+
+    An owner is an expression in the forward and in the backward by TMA, an image in the other backward.
 
     ``programs`` run at once, the others in waves after them. The split chosen is the one whose waves take the
     fewest tiles one after the other; among equal ones, the one with the fewest programs.

@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 
 
 def candidates(kind: Kind, device: torch.device) -> list[str]:
-    """The kernels with the table's block sizes and, on a GPU, with smaller tiles; the reference.
+    """The kernels with the table's block sizes and, on a GPU, alternatives to them; the reference.
 
     A candidate is a name, perhaps followed by a colon and the walks for ``blocks.cut_otherwise``.
     """

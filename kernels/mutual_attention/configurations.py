@@ -23,7 +23,7 @@ from maris_fast.kernels.mutual_attention.operator import SUM_BLOCK, WORDS_WARPS,
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 
 NARROW_C = 64
-# Rows that TMA can't read: not a multiple of 16 bytes.
+# In 16 bits, rows that TMA can't read: not a multiple of 16 bytes.
 ODD_C = 252
 
 OF_THE_INPUTS = (

@@ -1,8 +1,8 @@
 """YAML without surprising types, duplicate keys or exploding aliases.
 
-Of YAML 1.1's many spellings only those of JSON and YAML 1.2 are values: ``yes``, ``off``, ``010``, ``1:30``
-and ``2024-01-01`` are text. A duplicate key is an error, and so are aliases that expand to far more than is
-written.
+Of YAML 1.1's many spellings only those of JSON and YAML 1.2 are values, and digits grouped as in ``1_000``:
+``yes``, ``off``, ``010``, ``1:30`` and ``2024-01-01`` are text. A duplicate key is an error, and so are
+aliases that expand to far more than is written.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ class Demo:
 
         Raises:
             ConfigError: the model has no mutual-aware attention.
-            InputError: as ``segment``; only one of ``x`` and ``y``; or a pixel outside the photograph.
+            InputError: as ``segment``; several sentences; only one of ``x`` and ``y``; or a pixel outside the
+                photograph.
         """
         (text, *more), image = _asked(photo, sentence)
         if more:

@@ -31,7 +31,7 @@ class _File:
 
 
 class ServedFiles:
-    """Files by name in ``folder``, at most ``room`` bytes of them. Thread-safe."""
+    """Files by name in ``folder``, at most ``room`` bytes of them besides those that stay. Thread-safe."""
 
     def __init__(self, folder: Path, room: int = ROOM) -> None:
         self.folder = folder.resolve()

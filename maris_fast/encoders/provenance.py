@@ -1,4 +1,4 @@
-"""What produced the features: written to the cache's manifest and carried into every checkpoint."""
+"""What produced the features: written to the cache's manifest and carried into every weights file."""
 
 from __future__ import annotations
 

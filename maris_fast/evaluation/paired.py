@@ -61,7 +61,8 @@ def compare(first: Path, second: Path, *, resamples: int, most: int) -> Comparis
         most: maximum number of expressions to return, those that differ most.
 
     Raises:
-        InputError: a file that cannot be read, or the two are not about the same expressions.
+        OSError: a file cannot be read.
+        InputError: a file is not what ``eval`` writes, or the two are not about the same expressions.
     """
     scored = [read_scored(file) for file in (first, second)]
     _require_same(first, second, *scored)

@@ -60,7 +60,8 @@ def score_masks(
         The scored expressions, and a line for each, for ``expression_file.write_lines``.
 
     Raises:
-        InputError: no such file or split; or predictions that are missing, duplicate, for no expression of
+        OSError: the file cannot be read.
+        InputError: no such split; or predictions that are missing, duplicate, for no expression of
             the split, of another size than their image, or damaged: all are listed.
     """
     problems = Problems(f"the predictions of {predictions}", done="scored", shown=None)

@@ -61,7 +61,7 @@ class MutualAwareAttention(nn.Module):
         expr_offsets: Tensor | None,
         grid: tuple[int, int] | None = None,
     ) -> Tensor:
-        """A of eq. 3 [E, L_v, L_t], fp32, for the inputs of ``forward``; for plots, as it materialises A."""
+        """A of eqs. 3-4 [E, L_v, L_t], fp32, for the inputs of ``forward``; only for plots: it holds A."""
         return mutual_attention_weights(
             self.W_v(f_v),
             self.W_l(f_l),
