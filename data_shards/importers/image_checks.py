@@ -45,8 +45,8 @@ def find_image_root(root: Path, named: Path | None = None, places: Sequence[str]
 
 NARROW = "images so narrow that nothing is left of their short side where SAM reads them; crop them"
 TURNED = (
-    "images that EXIF turns, so that nobody knows which way round the masks are; say it with `orientation` "
-    "stored (as the file has its pixels) or `orientation` shown (as EXIF turns them)"
+    "images with an EXIF rotation, whose masks may have either orientation; set `orientation` to stored "
+    "(pixels as in the file) or to shown (after EXIF)"
 )
 """Values of ``Fault.kind``."""
 

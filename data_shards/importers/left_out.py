@@ -192,8 +192,8 @@ class BadRows:
                     "\n".join(
                         [
                             f"{self._subject}: {out:,} of {out + left:,} expressions of {what} would be left "
-                            f"out, more than {MOST_LEFT_OUT:.0%}, so that probably they are read in another "
-                            "way than they are meant; nothing was written:",
+                            f"out, more than {MOST_LEFT_OUT:.0%}, so they are probably read in the wrong "
+                            "way; nothing was written:",
                             *problems.lines(),
                             f"check that {info.source} and the files beside it are of one data set and in "
                             f"the format of docs/datasets.md, and that {info.image_root} is the folder which "

@@ -94,18 +94,18 @@ class Demo:
         """
         (text, *more), image = _asked(photo, sentence)
         if more:
-            raise InputError(f"{1 + len(more)} sentences; attention is shown of one, choose it")
+            raise InputError(f"{1 + len(more)} sentences; attention can be shown for one only, choose it")
         if (x is None) != (y is None):
-            raise InputError("half a spot; expected both x and y, or neither for one inside the mask")
+            raise InputError("only one of x and y; expected both, or neither for a pixel inside the mask")
         encoded, _ = self._encoded(image)
         mask, found = self.predictor.attention(encoded, text)
         pixel = pixel_of(mask) if x is None or y is None else (x, y)
         regions = [
-            (regions_picture(image, mask, found, block), f"block {block + 1}: where each word looks")
+            (regions_picture(image, mask, found, block), f"block {block + 1}: where each word attends")
             for block in range(len(found.blocks))
         ]
         words = words_picture(image, mask, found, [pixel])
-        return [(words, "words that pixel {},{} listens to".format(*pixel)), *regions]
+        return [(words, "words that pixel {},{} attends to".format(*pixel)), *regions]
 
     def _encoded(self, image: Image.Image) -> tuple[EncodedImage, float | None]:
         return self._encodings.of(image, key_of(image))

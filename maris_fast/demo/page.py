@@ -142,7 +142,7 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
                     seconds = gr.Markdown()
                     files = gr.File(label="Masks as PNG", interactive=False)
                 with gr.Tab("Attention") as attention_tab:
-                    gr.Markdown("Which words a spot of the photograph listens to, and where each word looks.")
+                    gr.Markdown("Which words a pixel attends to, and where each word attends.")
                     sentence = gr.Dropdown(label="Sentence", allow_custom_value=True)
                     with gr.Row():
                         x = gr.Number(label="x of the spot", precision=0, value=None, min_width=80)
@@ -261,7 +261,7 @@ def _spot(event: gr.SelectData) -> tuple[int, int]:
         match event.index:
             case [int() | float() as x, int() | float() as y] if math.isfinite(x) and math.isfinite(y):
                 return int(x), int(y)
-        raise InputError("no spot; expected x and y")
+        raise InputError("no pixel; expected x and y")
 
 
 def _choices(sentences: str | None, chosen: str | None) -> Any:

@@ -125,7 +125,7 @@ def _answer(check: Check, process: BaseProcess, receiver: Connection, said: IO[b
         return broken(
             f"the check's process ended with {how}{_last_lines(said)}",
             "a check that ends",
-            "a library built for another machine or version ends so, and so does a lack of memory (`dmesg`)",
+            "common causes: a library built for another machine or version, or a lack of memory (`dmesg`)",
         )
 
 

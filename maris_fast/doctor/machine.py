@@ -216,7 +216,7 @@ def judge_absence(said: str, driver: bool, wanted: bool) -> Finding:
     if wanted:
         return broken(said, "a GPU (device = cuda)", "set device to auto, or run where a GPU is")
     came = "no GPU: everything runs on the CPU"
-    return warning(came, "a GPU for runs of any size", "nothing, if this is meant")
+    return warning(came, "a GPU for runs of any size", "nothing, if this is intended")
 
 
 def judge_gpus(found: list[Gpu], ranks: int, *, triton: bool) -> Finding:

@@ -128,7 +128,7 @@ def cache(subject: Subject) -> Finding:
     try:
         manifest = read_manifest(subject.cache)
     except MarisError as error:
-        return broken(str(error), "a complete cache", "set data.cache to one, or make it")
+        return broken(str(error), "a complete cache", "set data.cache to one, or create it")
     splits: Sequence[str] = list(manifest.splits)
     if subject.training is not None:
         data = subject.training.data

@@ -159,14 +159,14 @@ def show(results: dict[str, Any], split: str, *, breakdown: bool) -> None:
         say(f"warning: {line}")
     for condition, summary in results.items():
         if "protocols" in summary:
-            title = f"{split}, {condition}: the same logits by everybody's rules"
+            title = f"{split}, {condition}: the same logits by all rules"
             console.print(tables.of_protocols(summary, title), "(in brackets: its script does not print it)")
             console.print(tables.of_prints(summary, f"{split}, {condition}: what each script prints"))
             unknown = summary["twice_covered_pixels"]["expressions where not known"]
             if unknown:
                 console.print(
-                    f"Which pixels two polygons cover is not known of {unknown:,} expressions; lavt and lisa "
-                    "keep them there. Import and cache the data set again to know."
+                    f"For {unknown:,} expressions it is unknown which pixels two polygons cover; lavt and "
+                    "lisa keep those pixels. Import and cache the data set again to exclude them."
                 )
         if breakdown:
             for table in tables.of_breakdown(summary, f"{split}, {condition}"):

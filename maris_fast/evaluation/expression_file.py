@@ -97,7 +97,7 @@ def require_place(file: Path) -> None:
     """
     if not file.parent.is_dir() or file.is_dir():
         what = "is a folder" if file.is_dir() else f"needs the folder {file.parent}, which is not there"
-        raise InputError(f"`per_expression` {file} {what}; name a file in a folder that there is")
+        raise InputError(f"`per_expression` {file} {what}; name a file in an existing folder")
 
 
 def write_lines(file: Path, lines: Iterable[ScoredMask]) -> None:

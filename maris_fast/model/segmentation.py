@@ -49,6 +49,6 @@ def require_finite(finite: bool) -> None:
     """
     if not finite:
         raise CheckpointError(
-            "the model's answer is not finite: its weights overflow, or the features that it was "
-            "given are damaged; use other weights, fp32, or check the cache with `maris-fast verify`"
+            "the model's output is not finite: its weights overflow, or its input features are damaged; use "
+            "other weights, fp32, or check the cache with `maris-fast verify`"
         )

@@ -230,7 +230,7 @@ def _table_6(placed: Sequence[Placed]) -> PaperTable:
         cells = (title, *(shown(number) for number in numbers))
         rows.append(((*cells, told or NONE), bool(told)))
     note = (
-        "Which IoU the paper's are, and on which of G-Ref's splits it trained, it does not say; here: oIoU."
+        "The paper does not say which IoU it reports, or on which of G-Ref's splits it trained; here: oIoU."
     )
     head = ("Training set", *paper.TABLE_6_METHODS, "here")
     return PaperTable(f"Table 6. {paper.CAPTIONS[6]}", head, tuple(rows), (note,))

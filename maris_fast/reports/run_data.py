@@ -75,7 +75,7 @@ class RunData:
     @property
     def state(self) -> str:
         if not self.steps:
-            return "no step on record yet"
+            return "no step recorded yet"
         if self.total_steps == self.step:
             return f"finished, {self.step:,} steps"
         return f"not finished: step {self.step:,} of {self.total_steps:,}"

@@ -110,7 +110,7 @@ def ratios_of(protocol: Protocol, sums: NDArray[np.float64]) -> dict[str, Ratio]
 def warnings(images: int) -> list[str]:
     """Warnings about intervals over this number of images."""
     if images < 2:
-        return ["all expressions are of one image: how far a score would move with others cannot be known"]
+        return ["all expressions are of one image: how a score varies between images is unknown"]
     if images < FEW_IMAGES:
         return [
             f"the intervals are of {images} images; below {FEW_IMAGES} they are rough, and may hold the "

@@ -44,7 +44,7 @@ def test_a_second_sentence_does_not_encode_the_photograph_again(running: Running
 def test_attention_is_shown_of_a_spot(running: Running, photo: Path) -> None:
     shown = running.attention(photo, "the red circle", 5, 7)
     assert [one["caption"].split(":")[0] for one in shown] == [
-        "words that pixel 5,7 listens to",
+        "words that pixel 5,7 attends to",
         "block 1",
         "block 2",
     ]

@@ -375,7 +375,7 @@ AS_DOCUMENTED = r"not as docs/datasets\.md says \(1\).*"
         (image_that_is_text, r"images that cannot be read \(1\).*people\.jsonl:3: .*2\.png"),
         (image_outside, r"leave the image folder.*people\.jsonl:1: \.\./photos"),
         (image_of_another_size, r"another size than their line says.*people\.jsonl:1: width 61, .*has 60"),
-        (turned_in_place, r"EXIF turns.*people\.jsonl:1"),
+        (turned_in_place, r"EXIF rotation.*people\.jsonl:1"),
         (split_that_is_a_path, AS_DOCUMENTED + r"people\.jsonl:1: split"),
         (key_twice, AS_DOCUMENTED + r"people\.jsonl:1: the key 'sentence' appears twice"),
         (key_twice_within, AS_DOCUMENTED + r"people\.jsonl:1: the key 'size' appears twice"),

@@ -25,7 +25,7 @@ from tests.data.test_images import exif_of, stored_for, turned
 SHOWN = np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)
 SQUARE = SHOWN[:, :64]
 CORNER = [0, 0, 30, 0, 30, 20, 0, 20]
-UNDECIDED = r"EXIF turns, so that nobody knows.*`orientation` stored .* or `orientation` shown"
+UNDECIDED = r"EXIF rotation, whose masks.*`orientation` to stored .* or to shown"
 
 
 def jsonl(root: Path, pixels: np.ndarray, turn: int, **said: Any) -> str:
@@ -117,8 +117,7 @@ def test_a_turned_photograph_that_nobody_knows_is_left_out_like_any_bad_row(tmp_
     assert record.image == "other.png"
     (row,) = (tmp_path / "out" / "dataset.left_out.jsonl").read_text().splitlines()
     assert (
-        json.loads(row)["reason"]
-        == "images that EXIF turns, so that nobody knows which way round the masks are"
+        json.loads(row)["reason"] == "images with an EXIF rotation, whose masks may have either orientation"
     )
 
 

@@ -218,7 +218,7 @@ class Overflown(torch.nn.Module):
 def test_an_answer_that_is_not_finite_is_no_score(cache: Path) -> None:
     with (
         CacheReader(cache, "train") as reader,
-        pytest.raises(CheckpointError, match="the model's answer is not finite"),
+        pytest.raises(CheckpointError, match="the model's output is not finite"),
     ):
         score_split(Overflown(), reader.evaluation_batches(), Ranks(torch.device("cpu")))
 

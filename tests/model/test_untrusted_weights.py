@@ -79,7 +79,7 @@ def test_an_answer_that_is_not_finite_is_no_mask(weights: Path) -> None:
             parameter.fill_(3e38)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8))
     for ask in (predictor.masks, predictor.logits, predictor.attention):
-        with pytest.raises(CheckpointError, match="the model's answer is not finite"):
+        with pytest.raises(CheckpointError, match="the model's output is not finite"):
             ask(image, ["the red circle"])
 
 

@@ -179,7 +179,9 @@ def test_a_cache_that_does_not_know_of_overlaps_is_read_and_it_says_so(
     command.show(results, "train", breakdown=False)
     said = " ".join(capsys.readouterr().out.split())
     number = results["as written"]["expressions"]
-    assert f"Which pixels two polygons cover is not known of {number} expressions; lavt and lisa keep" in said
+    assert (
+        f"For {number} expressions it is unknown which pixels two polygons cover; lavt and lisa keep" in said
+    )
 
 
 def test_overlaps_and_first_sentences_come_through_the_cache(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_a_run_without_a_step_has_a_report(unfinished: Path) -> None:
     (unfinished / "metrics.jsonl").unlink()
     command(unfinished)
     page = read(unfinished / "report.html")
-    assert "no step on record yet" in page.text
+    assert "no step recorded yet" in page.text
     assert page.svgs == 0
 
 
