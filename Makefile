@@ -1,17 +1,17 @@
-# Everything needed is made here: a virtual environment beside this file, from Python, a C++ compiler and the
-# package registry. PYTHON names another interpreter (3.11 to 3.13): make test PYTHON=python3.12
+# Creates a virtual environment next to this file; needs only Python, a C++ compiler and the package registry.
+# PYTHON selects another interpreter (3.11 to 3.13): make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(abspath $(VENV)/bin)
-# A file's tests share what they have made, so a file goes to one worker.
+# The tests of a file share what they have created, so each file runs in one worker.
 PYTEST := python -m pytest --dist loadfile --no-loadscope-reorder
-# Tests that wait, for processes, disks or servers that do not answer, leave a core free: a worker more than the
-# cores of a small machine.
+# Tests that wait for processes, disks or unresponsive servers leave a core idle: one worker more than a small
+# machine has cores.
 WORKERS ?= 3
 # The launcher starts its ranks with what is on PATH.
 export PATH := $(BIN):$(PATH)
-# Tests start hundreds of processes, which need not each compile the package.
+# Write bytecode: tests start hundreds of processes, which should not each compile the package.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup quickstart check test check-tests all-tests lint types bench docs clean
@@ -43,7 +43,7 @@ lint: setup
 types: setup
 	mypy
 
-# mypy takes a core for 20 seconds: beside the tests, not before them.
+# mypy takes one core for 20 seconds, so it runs alongside the tests instead of before them.
 check: setup
 	@$(MAKE) --no-print-directory --jobs 2 lint types check-tests
 
@@ -63,7 +63,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
-# Any warning, such as a link that leads nowhere, is an error.
+# Any warning, such as a broken link, is an error.
 docs: $(VENV)/.docs
 	mkdocs build --strict
 

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# What only a GPU can show, in parts of at most ten minutes each:
+# Checks and measurements that need a GPU, in parts of at most ten minutes each:
 #
 #   bench/gpu_suite.sh first       the most valuable facts, in eight minutes; needs no network and no xformers
 #   bench/gpu_suite.sh parity      every kernel test on the GPU: bf16, fp16, fp32; a thousand runs bitwise equal
 #   bench/gpu_suite.sh sanitizer   compute-sanitizer's memcheck, racecheck, initcheck and synccheck on small cases
-#   bench/gpu_suite.sh kernels     the operations beside what they replace
-#   bench/gpu_suite.sh prove       which implementation `auto` takes here, of each operation and kind of call
+#   bench/gpu_suite.sh kernels     the operations against what they replace
+#   bench/gpu_suite.sh prove       which implementation `auto` takes here, for each operation and kind of call
 #   bench/gpu_suite.sh step        the waterfall of a training step, at full size
 #   bench/gpu_suite.sh endurance   eight minutes of steps: speed and memory must stay flat
 #   bench/gpu_suite.sh encoders    SAM's attention: segment-anything's and ours
-#   bench/gpu_suite.sh cache       writing a cache and reading it: images/s beside segment-anything, GB/s to the GPU
+#   bench/gpu_suite.sh cache       writing a cache and reading it: images/s against segment-anything, GB/s to the GPU
 #
-# WHEELS names a folder of wheels, for a machine without a network (gpu_requirements.txt says how to gather them); OUT
-# a folder for logs and results, bench/results by default. PYTHON is the interpreter that holds PyTorch, python3 by default.
-# COMMIT is what is measured, for `first`, where a copy of the files has no repository to ask.
+# WHEELS is a folder of wheels, for a machine without a network (gpu_requirements.txt says how to gather them); OUT
+# a folder for logs and results, bench/results by default. PYTHON is the interpreter with PyTorch, python3 by default.
+# COMMIT is the measured commit, for `first` on a copy of the files without a repository.
 set -euo pipefail
 
 part=${1:-}
@@ -47,7 +47,7 @@ if not torch.cuda.is_available():
 print(torch.cuda.get_device_name(), "torch", torch.__version__)
 PY
 
-# A part's own exit status counts, not that of tee.
+# The exit status is that of the part, not of tee.
 logged() { "$@" 2>&1 | tee -a "$OUT/$part.log"; }
 maris() { "$PYTHON" -m maris_fast.cli "$@"; }
 tests() { "$PYTHON" -m pytest -q -p no:cacheprovider "$@"; }
@@ -63,7 +63,7 @@ parity)
     ;;
 sanitizer)
     command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not on the PATH" >&2; exit 1; }
-    # The caching allocator would hide a step beyond the end of a tensor.
+    # The caching allocator would hide an access beyond the end of a tensor.
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for tool in memcheck racecheck initcheck synccheck; do
         logged compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=_attention_ \

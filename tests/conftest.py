@@ -1,4 +1,4 @@
-"""Settings of all tests, what their marks mean, and where they find real data."""
+"""Settings of all tests, handling of their marks, and the location of real data."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-# What tests compute is so small that a second thread mostly waits, and two workers share the cores. Read when
-# PyTorch is first imported, here and in every process that tests start.
+# Tests compute so little that a second thread mostly waits, and two workers share the cores. PyTorch reads
+# this when it is first imported, here and in every process that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -24,23 +24,23 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# A pytest that a test starts is no worker of this one; pytest-benchmark would take it for one by these.
+# A pytest that a test starts is not an xdist worker; these would make pytest-benchmark take it for one.
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
     del os.environ[name]
 
-# What this machine's user has proven says nothing here; nothing is in this folder, and no test writes there.
+# The user's own certificates must not affect tests: this folder is empty, and no test writes to it.
 os.environ["MARIS_FAST_CERTIFICATES"] = str(
     Path(tempfile.gettempdir(), "maris-fast-tests", "no-certificates")
 )
 
-# Examples touch files; how long that takes says nothing on a busy machine.
+# Examples access files; how long that takes means nothing on a busy machine.
 settings.register_profile("maris", deadline=None)
 settings.load_profile("maris")
 
 TEST_DATA = "MARIS_FAST_TEST_DATA"
 
 PYTHONS = ("python", "deepspeed", "torchrun", "maris-fast")
-"""Programs that start Python, which imports PyTorch for seconds."""
+"""Programs that start Python; importing PyTorch takes seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "refmini" in getattr(item, "fixturenames", ()):
             item.add_marker("real_data")
-    # Files go to the workers in this order, and short ones at the end let these end together.
+    # Workers get files in this order; with short files last, they finish at about the same time.
     marks = ("slow", "process", "interpreter")
     long = [{item.path for item in items if item.get_closest_marker(mark)} for mark in marks]
     items.sort(key=lambda item: [item.path not in files for files in long])
@@ -83,7 +83,7 @@ INTERRUPTS = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.S
 
 
 def heeded() -> list[str]:
-    """Signals that were ignored here, which runs that tests start would inherit, and no longer are."""
+    """Names of signals that were ignored, which child processes would inherit, and that no longer are."""
     ignored = [number for number in INTERRUPTS if signal.getsignal(number) is signal.SIG_IGN]
     for number in ignored:
         signal.signal(number, INTERRUPTS[number])
@@ -91,7 +91,7 @@ def heeded() -> list[str]:
 
 
 def pytest_sessionstart() -> None:
-    """Background jobs of a shell ignore SIGINT, nohup's SIGHUP."""
+    """Background jobs of a shell ignore SIGINT, and commands under nohup SIGHUP."""
     heeded()
 
 
@@ -103,6 +103,6 @@ def pytest_runtest_teardown() -> None:
 
 @pytest.fixture(autouse=True)
 def own_environment() -> Iterator[None]:
-    """A run in this process names its rank in the environment, which is no other test's."""
+    """Restore the environment after each test: a run in this process sets its rank there."""
     with mock.patch.dict(os.environ):
         yield

@@ -1,4 +1,4 @@
-"""Faults made for real: a disk that fills, a user without a name; skipped where this machine forbids them."""
+"""Real faults: a full disk, a user without a name; tests are skipped where this machine forbids them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 NAMELESS = ("unshare", "--map-user=12345", "--map-group=12345", "env", "-u", "USER", "-u", "LOGNAME")
-"""Before a command: it runs as a user id that the system has no name for."""
+"""Prefix of a command that runs it as a user id without a user name."""
 
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """``folder`` as a disk of its own, of ``size`` as mount writes it (``1m``)."""
+    """``folder`` as a separate tmpfs of ``size``, in the notation of mount (``1m``)."""
     folder.mkdir(exist_ok=True)
     _or_skip("mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder))
     try:
@@ -25,7 +25,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 class Disk:
-    """What another program writes to a small disk."""
+    """Fills a small disk, as another program would."""
 
     def __init__(self, folder: Path) -> None:
         self._filler = folder / "filler"

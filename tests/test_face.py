@@ -1,4 +1,4 @@
-"""``import maris_fast``: what a stranger uses from Python, and what is said to wrong arguments."""
+"""``import maris_fast``: the public Python interface, and its errors for wrong arguments."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_sentence_gives_one_mask_and_a_list_one_for_each_at_the_photographs_si
     assert predictor.masks(photo, SENTENCES[:1]).shape == (1, 90, 140)
     logits = predictor.logits(photo, SENTENCES[0])
     np.testing.assert_array_equal(mask, logits.numpy() > 0)
-    # Padding to the longest sentence may turn a last bit.
+    # Padding to the longest sentence may change the last bit.
     torch.testing.assert_close(predictor.logits(photo, SENTENCES)[0], logits)
     of_one, found = predictor.attention(photo, SENTENCES[0])
     of_several, (first, *_) = predictor.attention(photo, SENTENCES)

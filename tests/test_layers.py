@@ -1,4 +1,4 @@
-"""Imports point one way: a room may use those below it, and none above or beside."""
+"""Imports point one way: a module may import from layers below its own, not from the same layer or above."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BESIDE = ("kernels", "data_shards", "train", "bench")
-"""Folders beside the package, which links inside it lead to."""
+"""Folders next to the package, which symlinks inside it point to."""
 
 LAYERS = (
     "errors",
@@ -31,14 +31,14 @@ LAYERS = (
     "bench",
     "cli",
 )
-"""From below; rooms of one line do not know each other."""
+"""From the bottom up; modules on one line do not import each other."""
 LAYER = {room: height for height, line in enumerate(LAYERS) for room in line.split()}
 ENTRIES = ("maris_fast", "maris_fast.train.main", "maris_fast.evaluation.__main__")
-"""The Python interface and what launchers start: like the command line, they may import all."""
+"""The Python interface and what launchers start; like the command line, they may import everything."""
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Every file by the name that code imports it by."""
+    """Every file, by the module name under which it is imported."""
     found = {}
     for folder in ("maris_fast", *BESIDE):
         for file in (root / folder).rglob("*.py"):
@@ -51,7 +51,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines and names of what a file imports of ours, wherever in it."""
+    """Line and name of each import of this package in a file, at any level."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names = [one.name for one in node.names]
@@ -63,7 +63,7 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def upward(root: Path) -> list[str]:
-    """Imports of a room that is not below the file's own."""
+    """Imports of modules that are not in a layer below the file's own."""
     wrong = []
     for module, file in modules(root).items():
         if module in ENTRIES:

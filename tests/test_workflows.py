@@ -1,4 +1,4 @@
-"""What the workflows and the package's metadata say alike."""
+"""Agreement of the workflows with the package's metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For what another thread or process does soon."""
+"""Wait for another thread or process."""
 
 from __future__ import annotations
 

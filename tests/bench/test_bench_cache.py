@@ -1,4 +1,4 @@
-"""The benchmarks of the cache, small: every way does its work, and each has its figure."""
+"""The benchmarks of the cache at a small size: every way works and has its figure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_shard_writer_is_held_against_a_plain_write(tmp_path: Path) -> None:
     rows = {row["way"]: row for row in shards(tmp_path / "shards", rounds=1, images=1)}
     assert rows[RAW_WRITE]["to_raw"] == 1
     assert all(row["gb_per_s"] > 0 for row in rows.values())
-    # As many bytes as of int8: three levels of ViT-H on a grid of 64 x 48, and a little more.
+    # As many bytes as in int8: three levels of ViT-H on a grid of 64 x 48, and a little more.
     assert 1 < (tmp_path / "shards" / "raw").stat().st_size / (3 * 64 * 48 * 1280) < 1.1
 
 
@@ -57,7 +57,7 @@ def test_every_way_of_reading_is_held_against_ours_stock_and_raw(tmp_path: Path)
     assert 0 < measured[BUSY, OURS]["of_pace"] <= 1
     assert [key for key, row in measured.items() if "plan_rates" in row] == [(COLD, OURS)]
     left_out = {row["way"] for row in rows if "left_out" in row}
-    for peer in PEERS:  # each has its figures, or the reason why not
+    for peer in PEERS:  # each has its figures, or a reason for having none
         assert (WARM, peer.name) in measured or {peer.name, peer.form} & left_out
     damage = {row["way"]: (row["flipped_byte"], row["cut_file"]) for row in rows if "cut_file" in row}
     assert damage[OURS] == ("error with the file",) * 2
@@ -88,7 +88,7 @@ def test_addresses_are_held_against_the_local_disk(tmp_path: Path) -> None:
     rows = [row for row in every if "left_out" not in row]  # litdata need not be installed
     assert (rows[0]["way"], rows[0]["to_local"]) == (far_reading.LOCAL, 1)
     at_once = {row["way"].rpartition(", ")[2]: row["to_local"] for row in rows}
-    assert at_once["1 request"] < at_once["4 requests"]  # six times the latency against twice
+    assert at_once["1 request"] < at_once["4 requests"]  # six times the latency instead of twice
     assert list((tmp_path / "kept").glob("*.kept"))
     environment = {"device": "cpu", "processor_cores": 2}
     drawn = far_reading_block(Suite("far_reading", "2026-01-01", "0", False, environment, every))
@@ -103,7 +103,7 @@ def test_memory_hardly_grows_with_the_number_of_images(tmp_path: Path) -> None:
         peaks.append({row["way"]: row["peak_mb"] for row in islice(rows, 2)})
     few, many = peaks
     for way in (many_images.IMPORT, many_images.MIX):
-        # Records would take 18 KB an image. Numbers take less than 1 KB; the rest is for the allocator.
+        # Records would take 18 KB per image. Numbers take less than 1 KB; the rest is for the allocator.
         assert 1000 * (many[way] - few[way]) / 4000 < 4, way
     environment = {"device": "cpu", "processor_cores": 2}
     row = {"way": many_images.PLAN, "images": 1000, "peak_mb": 1.0, "cpu_s": 2.0, "load": 0.5}

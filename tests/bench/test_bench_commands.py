@@ -1,4 +1,4 @@
-"""The commands of ``maris-fast bench`` as a person meets them."""
+"""The commands of ``maris-fast bench`` as a user runs them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def maris_fast(*arguments: object, **changed: str | None) -> subprocess.Complete
 
 
 def called(*arguments: object) -> tuple[int, str]:
-    """In this process: exit status and what was said."""
+    """Exit status and output of a command run in this process."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, " ".join((result.output + (result.stderr or "")).split())
 
@@ -112,7 +112,7 @@ DRAWN = (
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What the report reads and rewrites, with results of two devices."""
+    """The documents that the report rewrites, and the results of the quickstart on a CPU."""
     for name in (*DRAWN, "bench/results/cpu/quickstart.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -190,7 +190,7 @@ def test_report_refuses_a_results_file_that_is_cut(checkout: Path) -> None:
 
 
 def test_the_committed_tables_are_those_of_the_committed_results(checkout: Path) -> None:
-    """Nobody edits a figure by hand: drawing again changes nothing."""
+    """No figure is edited by hand: drawing again changes nothing."""
     shutil.copytree(ROOT / "bench" / "results", checkout / "bench" / "results", dirs_exist_ok=True)
     assert called("bench", "report", "--root", checkout)[0] == 0
     for name in DRAWN:
@@ -242,7 +242,7 @@ def test_quickstarts_of_other_seeds_stand_in_one_line_beside_that_of_seed_0(chec
 
 
 def write_ablation(folder: Path, **last: object) -> None:
-    """Two rows of two seeds as `maris-fast ablate` records them; ``last`` changes the last run."""
+    """Write two rows of two seeds as ``maris-fast ablate`` records them; ``last`` changes the last run."""
     folder.mkdir(parents=True)
     packages = {"torch": "2.11.0"}
     here = {"device": "NVIDIA H100 PCIe", "processor_cores": 2, "ranks": 1, "commit": "b" * 40}

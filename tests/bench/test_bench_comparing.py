@@ -1,4 +1,4 @@
-"""New results beside earlier ones: ratios within a run, and a status that a workflow can fail on."""
+"""Comparison of new results with earlier ones: ratios within a run, and an exit status for workflows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_case_that_lost_ground_to_the_plain_way_of_its_run_fails(
     tmp_path: Path, ours: float, status: int
 ) -> None:
     save(tmp_path / "old", 4.0, 1.0)
-    # The whole machine is half as fast today; that alone is no change.
+    # The whole machine is half as fast this time; that alone does not count as a change.
     save(tmp_path / "new", 8.0, 2 * ours)
     done = maris_fast("bench", "compare", str(tmp_path / "new"), str(tmp_path / "old"))
     assert done.exit_code == status, done.output

@@ -1,4 +1,4 @@
-"""What an evaluation costs beside its model: the command, and the table of its result."""
+"""The cost of an evaluation apart from its model: the command, and the table of its result."""
 
 from __future__ import annotations
 

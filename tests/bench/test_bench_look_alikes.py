@@ -11,7 +11,7 @@ from maris_fast.bench.results import Suite
 
 
 def coarse(seed: int) -> Image.Image:
-    """What a photograph is to the hash: large shapes of many greys."""
+    """An image that looks like a photograph to the hash: large shapes in many shades of grey."""
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
     return Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks measure, and the proof that stands before a figure."""
+"""What the benchmarks measure, and the correctness check before each figure."""
 
 from __future__ import annotations
 

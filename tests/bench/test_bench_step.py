@@ -1,4 +1,4 @@
-"""The waterfall of a training step, in its smallest size: that it runs, and what it says of a row."""
+"""The waterfall of a training step at its smallest size: that it runs, and what it reports for a row."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ TINY = SIZES["tiny"]
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> results.Suite:
-    """Rows without compilation, as a person measures them; the fused one is CUDA's."""
+    """The rows without compilation, measured as a user would; the fused one is for CUDA only."""
     out = tmp_path_factory.mktemp("step")
     command = [sys.executable, "-m", "maris_fast.cli", "bench", "step", "--size", "tiny", "--rounds", "4"]
     command += [part for row in range(1, 10) for part in ("--only", str(row))]
     done = subprocess.run(
         [*command, "--peak-tflops", "0.5", "--out", str(out)],
-        # Sizes this small only wait for a second thread, and much longer on a busy machine.
+        # At sizes this small a second thread only adds waiting, and much more of it on a busy machine.
         env={
             **os.environ,
             **{"PYTHONPATH": str(results.ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
@@ -112,7 +112,7 @@ def test_a_row_tells_speed_memory_and_what_of_the_peak_it_uses(measured: results
     said = step_block([measured], {"step cpu": "picture.png"})
     assert "MFU of 0.5 TFLOP/s" in said
     assert "Image groups of 7, all else being equal: " in said
-    # tiny.yaml by the formula: 24.1 MFLOP an expression alone, 11.4 with six others.
+    # tiny.yaml by the formula: 24.1 MFLOP for an expression alone, 11.4 with six others.
     assert re.search(
         r"over 'int8, without padding' \(\S+ times as many images, [12]\.\d\d times the FLOPs\)", said
     )

@@ -1,4 +1,4 @@
-"""What stored types lose is measured against features whose rounding is known, and drawn from results."""
+"""Errors of stored types, measured on features whose rounding is known, and the table of the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maris_fast.bench.stored_types import ONE_SCALE, measured
 
 
 def test_an_int8_feature_half_a_step_off_counts_as_that_error() -> None:
-    """One channel of 127 and 0.5: the scale is 1, 0.5 becomes 0 (even), of RMS sqrt((127^2 + 0.5^2) / 2)."""
+    """A channel of 127 and 0.5: the scale is 1, 0.5 rounds to 0 (even), RMS = sqrt((127^2 + 0.5^2) / 2)."""
     level = torch.tensor([[[127.0], [0.5]]])
     rows = {row["stored"]: row for row in measured([[level, 2 * level, 4 * level]])}
     of_half = 0.5 / (127**2 + 0.5**2) ** 0.5

@@ -35,7 +35,7 @@ ROWS = {
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Part 10x10 with two readings of two seeds and a row of one, as ``ablate`` leaves it; one run failed."""
+    """Part 10x10 as ``ablate`` leaves it: two readings of two seeds, a row of one seed, and a failed run."""
     folder = tmp_path / "study"
     record = Record(
         conditions={"settings": SHARED},

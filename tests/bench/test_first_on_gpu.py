@@ -1,4 +1,4 @@
-"""The first quarter of an hour on a GPU, rehearsed: the same steps on a CPU, small."""
+"""A rehearsal of the first quarter of an hour on a GPU: the same steps on a CPU, at small sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Facts = list[dict[str, Any]]
 
 @pytest.fixture
 def told() -> tuple[Facts, first_steps.Tell]:
-    """What a step told in this process, and what it tells to."""
+    """The facts that a step in this process reports, and the function that records them."""
     facts: Facts = []
 
     def tell(fact: str, **values: Any) -> None:
@@ -70,7 +70,7 @@ def test_each_column_is_timed_at_each_shape_forward_and_both(told: tuple[Facts, 
         for shape in ("training", "groups of 2, 5 words", "groups of 2, 3 words")
         for part in ("forward", "both")
     ]
-    # 2 images of 20 tokens in, their 4 results out, in 2 bytes.
+    # 2 images of 20 tokens in, their 4 results out, at 2 bytes per number.
     (grouped,) = [r["must_move"] for r in rows[:4] if (r["shape"][:3], r["part"]) == ("gro", "forward")]
     assert grouped == 6 * 20 * 16 * 2
     assert all(row["host_us"] > 0 and row["ms"]["0.5"] > 0 for row in rows)
@@ -148,7 +148,7 @@ def test_a_step_that_crashes_or_hangs_costs_the_others_nothing(
         "works": ["well"],
         "none": ["stopped after 0 s"],
     }
-    # What it told before is kept, and what it started is gone.
+    # The facts that it reported before are kept, and its child process is gone.
     assert [f["step"] for f in facts if f["fact"] == "begun"][:4] == list(names)
     child = int((tmp_path / "out" / f"{FACTS}.child").read_text())
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]

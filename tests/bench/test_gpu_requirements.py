@@ -14,7 +14,7 @@ from maris_fast.bench.results import BENCH, ROOT
 FIRST, ALL = BENCH / "gpu_requirements_first.txt", BENCH / "gpu_requirements.txt"
 OWN = {"torch", "torchvision", "triton", "numpy", "pytest", "filelock", "fsspec", "jinja2", "markupsafe"}
 OWN |= {"networkx", "packaging", "pillow", "setuptools", "sympy", "typing-extensions"}
-"""The machine has these, and what they need."""
+"""Packages that the machine has, and their dependencies."""
 
 
 def pins(file: Path) -> dict[str, str]:
@@ -37,7 +37,7 @@ def test_every_line_is_pinned_and_agrees_with_the_projects_constraints() -> None
 
 
 def test_what_a_listed_package_needs_is_listed_or_the_machines_own() -> None:
-    """Of the versions that are installed here too: what is installed there gets no dependencies."""
+    """Only for versions that are installed here too; the GPU machine installs without dependencies."""
     listed = {**pins(FIRST), **pins(ALL), "deepspeed": ""}
     looked, unmet = 0, []
     for name, version in listed.items():

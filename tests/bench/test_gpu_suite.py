@@ -1,4 +1,4 @@
-"""A rehearsal of the GPU suite: every part as it is, but tests are only collected and commands only told."""
+"""A rehearsal of the GPU suite: all parts run, but tests are only collected and commands only print help."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maris_fast.bench.results import ROOT, SUITES
 SCRIPT = ROOT / "bench" / "gpu_suite.sh"
 PARTS = re.findall(r"\w+", re.findall(r"^(first.*)\) ;;$", SCRIPT.read_text(), re.MULTILINE)[0])
 
-# Stands for Python on the GPU's machine, and writes down what it was given.
+# Stands in for Python on the GPU machine, and records its arguments.
 PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"$HEARD"
 case "$1 ${2:-}" in
@@ -34,7 +34,7 @@ exec "$@"
 """
 
 
-# PyTorch and the tests are imported once for all.
+# All calls in one process, so that PyTorch and the tests are imported only once.
 COLLECT_EACH = """
 import json, sys, pytest
 for words in json.loads(sys.argv[1]):
@@ -45,7 +45,7 @@ for words in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what each part gave to Python: a line a call, and words of pytest's a file a call."""
+    """A folder with the arguments of each part's Python calls: a line per call, a file per pytest call."""
     folder = tmp_path_factory.mktemp("gpu_suite")
     for name, text in (("python", PYTHON), ("compute-sanitizer", SANITIZER)):
         (folder / name).write_text(text)
@@ -70,7 +70,7 @@ def test_a_part_finds_its_commands(heard: Path, part: str) -> None:
     assert first == "-"
     assert commands
     if part == "sanitizer":
-        # Python, and with it PyTorch, starts once a tool.
+        # Python, and with it PyTorch, starts once per tool.
         assert len(commands) == 4
     suites = [suite for command in commands for suite in re.findall(r" bench run (.*) --out", command)]
     assert set(" ".join(suites).split()) <= set(SUITES)

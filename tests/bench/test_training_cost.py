@@ -1,4 +1,4 @@
-"""FLOPs of a training, ours and the peers': the formulas against PyTorch's counter, and the document."""
+"""FLOPs of training, ours and the peers': formulas against PyTorch's counter, and the document's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One running page of the demo for all tests that ask it."""
+"""One running demo page, shared by all tests that query it."""
 
 from __future__ import annotations
 

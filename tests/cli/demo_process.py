@@ -1,4 +1,4 @@
-"""The demo's command as a process, and a client that asks its page."""
+"""The demo's command as a process, and a client of its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints, how it ends, what it leaves behind."""
+"""The command line as a user sees it: its output, its exit status and the files it leaves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TINY_TEXT = ("encoders.text.arch=tiny", "encoders.text.weights=random")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes, the imported data set and its cache, each made by its command."""
+    """Scenes, the imported data set and its cache, each created by its command."""
     folder = tmp_path_factory.mktemp("cli")
     for arguments in (
         ("scenes", folder / "scenes", "--train-images", 4, "--val-images", 2),
@@ -170,7 +170,7 @@ def test_a_predictor_refuses_other_encoders_than_the_model_was_trained_with(
 
 
 class Payload:
-    """Unpickled, it would run code."""
+    """Runs code when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

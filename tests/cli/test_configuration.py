@@ -1,4 +1,4 @@
-"""Configuration files that start from others."""
+"""Configuration files that extend others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The importers and the mixing as commands: what they print, how they end, what they leave behind."""
+"""The commands ``import`` and ``mix``: their output, their exit status and the files they leave."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_terminated_import_says_so_and_leaves_nothing(tmp_path: Path, number: 
     grefs.write()
     instances = grefs.root / "grefcoco" / "instances.json"
     instances.unlink()
-    os.mkfifo(instances)  # whoever reads it waits
+    os.mkfifo(instances)  # a process that reads it blocks
     command = [sys.executable, "-m", "maris_fast.cli", "import", str(grefs.root), "grefcoco"]
     with subprocess.Popen([*command, "--out", str(grefs.out)], stderr=subprocess.PIPE, text=True) as process:
         while not list(grefs.out.parent.iterdir()):
@@ -185,7 +185,7 @@ def test_a_mistake_is_one_sentence_and_status_2(
 
 @pytest.mark.process
 def test_real_data_sets_are_mixed_without_their_test_images_and_cached(refmini: Path, tmp_path: Path) -> None:
-    """RefCOCO's real refs twice, divided in two ways over the same images, as RefCOCO and G-Ref do."""
+    """RefCOCO's real refs twice, with two different splits of the same images, as in RefCOCO and G-Ref."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "images").symlink_to(refmini / "images")
@@ -209,7 +209,7 @@ def test_real_data_sets_are_mixed_without_their_test_images_and_cached(refmini: 
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "train images are test images, nothing was written" in refused.stderr
-    assert "--remove-leaks leaves out these 2 images" in refused.stderr  # of the three, one is in no train
+    assert "--remove-leaks leaves out these 2 images" in refused.stderr  # the third is in neither train split
     assert not mix.exists()
     told = run("mix", one, other, "--out", mix, "--remove-leaks")
     assert "removed: 2 images" in told

@@ -1,4 +1,4 @@
-"""The demo's page as browsers and programs meet it: the command as a process, asked over HTTP."""
+"""The demo's page as browsers and programs see it: the command as a process, queried over HTTP."""
 
 from __future__ import annotations
 

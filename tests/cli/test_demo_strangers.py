@@ -1,4 +1,4 @@
-"""What strangers send to the demo's page: only their own files and the examples come back."""
+"""Requests of untrusted clients to the demo's page, which returns only their own files and the examples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NO_TEXT = "is no text"
 
 
 def described(path: object, **more: Any) -> dict[str, Any]:
-    """As Gradio describes a file."""
+    """A file as Gradio describes it."""
     return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
 
 
@@ -67,7 +67,7 @@ def uploaded(client: httpx.Client, size: tuple[int, int] = (64, 48), name: str =
 
 
 def queued(client: httpx.Client, function: str, data: list[Any], **more: Any) -> Any:
-    """What the queue answers at last."""
+    """The final output from the queue."""
     functions = {one["api_name"]: one["id"] for one in client.get("/config").json()["dependencies"]}
     session = f"session{next(SESSIONS)}"
     asked = {"fn_index": functions[function], "data": data, "session_hash": session, **more}
@@ -131,7 +131,7 @@ def test_only_an_uploaded_photograph_is_segmented(
         fifo,
         f"file://{outside}",
         f"{mine}/../../{outside.name}",
-        f"{served}/{mine}",  # where it lies, in place of its name
+        f"{served}/{mine}",  # its path instead of its name
         quote(str(outside), safe=""),
         f"{running.address}/gradio_api/file={mine}",
         "https://example.com/picture.png",
@@ -192,7 +192,7 @@ def test_no_address_leads_to_a_file_outside(client: httpx.Client, running: Runni
         f"/{up}{secret}",
     ]
     for path in paths:
-        # httpx would take the dots out of a path.
+        # httpx would remove the dots from a path.
         answer = client.send(httpx.Request("GET", client.base_url.copy_with(raw_path=path.encode())))
         assert answer.status_code in (403, 404), (path, answer.status_code, answer.text[:200])
         assert SECRET not in answer.text
@@ -204,7 +204,7 @@ def test_no_address_leads_to_a_file_outside(client: httpx.Client, running: Runni
 
 
 def test_a_file_is_found_by_who_got_its_name_alone(client: httpx.Client) -> None:
-    names = {uploaded(client) for _ in range(3)}  # the same photograph
+    names = {uploaded(client) for _ in range(3)}  # of the same photograph
     assert len(names) == 3
     for name in names:
         secret, _, plain = name.partition("/")
@@ -261,7 +261,7 @@ def test_sizes_are_limited(client: httpx.Client) -> None:
     large = b"0" * (33 << 20)
     assert client.post("/gradio_api/upload", files={"files": ("large.png", large)}).status_code == 413
 
-    def pieces() -> Iterator[bytes]:  # without a length
+    def pieces() -> Iterator[bytes]:  # without Content-Length
         yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="large.png"\r\n\r\n'
         yield from (large[start : start + 65536] for start in range(0, len(large), 65536))
 
@@ -325,7 +325,7 @@ def test_a_full_disk_of_the_server_is_told_and_nothing_half_stays(tmp_path: Path
 
 
 class Slow:
-    """In a predictor's place: one photograph takes until it is let go, the others no time."""
+    """A stand-in predictor: photographs of ``SIZE`` block until ``go_on`` is set, others take no time."""
 
     caution = None
     SIZE = (640, 480)
@@ -352,7 +352,7 @@ class Slow:
 
 @pytest.fixture
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Slow, str]]:
-    """The page in this process, around such a predictor; with its address."""
+    """A ``Slow`` predictor, and the address of the page that serves it from this process."""
     pytest.importorskip("gradio")
     import uvicorn
 
@@ -419,7 +419,7 @@ def test_one_visitor_neither_fills_the_queue_nor_keeps_others_waiting(slow: tupl
         assert other.post("/gradio_api/queue/join", json=asked).status_code == 200
         predictor.go_on.set()
         wait_until(lambda: (40, 30) in predictor.answered)
-        # Not behind the 64: among the first whose turn it was.
+        # Not after the 64 requests of the other client, but among the first.
         assert predictor.answered.index((40, 30)) < 3 * AT_ONCE
 
 
@@ -451,7 +451,7 @@ def test_what_comes_too_slowly_is_not_waited_for(
         with opened(address) as visitor:
             visitor.sendall(begun.encode())
             said, before = b"", time.monotonic()
-            # A byte now and then does not help.
+            # Sending a byte now and then does not extend the limit.
             while time.monotonic() < before + 60:
                 with suppress(OSError):
                     visitor.sendall(b"a")

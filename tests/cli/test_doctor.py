@@ -1,4 +1,4 @@
-"""What `maris-fast doctor` finds, and that what is broken is told with what to do."""
+"""What `maris-fast doctor` finds, and that it reports each fault together with a remedy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from tests.training.tiny_cache import write_tiny_cache
 
 DOCTOR = (sys.executable, "-m", "maris_fast.cli", "doctor")
 COMPILED = {"TRITON_INTERPRET": "0"}
-"""As outside of the tests, which run kernels in the interpreter."""
+"""Environment of a normal run; the tests run kernels in the interpreter."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def doctor(*arguments: object) -> Result:
-    """In this process: each check is one of its own anyway."""
+    """Run the command in this process; each check has a process of its own anyway."""
     return maris_fast("doctor", *map(str, arguments))
 
 
@@ -106,7 +106,7 @@ def bad_shards_and_a_file_for_a_folder(cache: Path, folder: Path) -> tuple[objec
 
 
 def unknown_split_and_other_channels(cache: Path, folder: Path) -> tuple[object, ...]:
-    """A run of a model of 16 channels, to be gone on from with the configuration's 32."""
+    """Write a run of a model with 16 channels, to be resumed with the configuration's 32."""
     given = [f"data.cache={cache}", f"run.folder={folder / 'run'}"]
     settings = load_settings(TrainingSettings, TINY, [*given, "model.channels=16"])
     model = Maris(settings.model, 128, 64)
@@ -235,7 +235,7 @@ def test_a_mistake_of_the_command_itself_is_status_2(arguments: tuple[str, ...],
     assert message in done.stderr
 
 
-# Checks that go wrong themselves
+# Checks that fail themselves
 
 
 def sound(_: Subject) -> Finding:
@@ -289,7 +289,7 @@ def test_a_check_that_raises_dies_or_hangs_is_broken_and_the_next_one_runs(tmp_p
 
 @pytest.mark.process
 def test_what_checks_inherit_has_not_looked_for_a_gpu() -> None:
-    """CUDA that was opened before a fork fails after it, so the GPU's own check would be wrong."""
+    """CUDA that is initialised before a fork fails after it, so the GPU check would be wrong."""
     opened = [module for check in CHECKS for module in check.opens]
     assert "torch" in opened
     code = (
@@ -319,7 +319,7 @@ def test_several_findings_are_as_bad_as_the_worst_and_only_faults_say_what_to_do
     assert set(COLOURS) == {"ok", "not run", "warning", "broken"}
 
 
-# Judgements on facts of machines that are not at hand
+# Judgements on the facts of machines that are not available here
 
 
 @pytest.mark.parametrize(

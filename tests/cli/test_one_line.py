@@ -1,4 +1,4 @@
-"""Whatever goes wrong is one line, and the true one."""
+"""Every error is reported as one line that states the actual cause."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of its own without room."""
+    """A folder on a separate disk that is full."""
     with small_disk(tmp_path / "full", "16k") as place:
         with pytest.raises(OSError, match="No space left"):
             (place / "filling").write_bytes(b"0" * 20_000)
@@ -52,7 +52,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
 
 
 def last_line(*arguments: object) -> str:
-    """What the command says of its error, all of it."""
+    """The command's error message, which is a single line."""
     done = maris_fast(*(str(one).replace("{long}", LONG) for one in arguments))
     assert isinstance(done.exception, SystemExit), done.exception
     assert done.exit_code == 2
@@ -209,7 +209,7 @@ def test_a_mistyped_split_is_told_before_torch_is_imported(folder: Path) -> None
 
 @pytest.mark.process
 def test_under_deepspeed_a_mistyped_split_can_be_the_last_line(folder: Path) -> None:
-    """Its launcher starts ranks whatever the settings are, and by default writes of each that it ends."""
+    """DeepSpeed's launcher starts ranks without checking settings, and by default logs each that it ends."""
     settings = (f"data.cache={folder / 'cache'}", f"run.folder={folder / 'new'}", "data.val_split=vall")
     launcher = deepspeed(2, "--log_level", "critical")
     done = run(*launcher, "train/main.py", "--config", QUICKSTART, *settings)
@@ -228,12 +228,12 @@ for file, *arguments in json.load(sys.stdin):
     os.chmod(file, 0o644)
     print(json.dumps([done.exit_code, done.output]))
 """
-"""Commands, each without the right to read a file."""
+"""Runs commands, each without permission to read one file."""
 
 
 @pytest.mark.process
 def test_files_that_this_user_may_not_read(folder: Path, tmp_path: Path) -> None:
-    """They are named with the reason, and not called missing or damaged."""
+    """Such files are reported with the reason, and not as missing or damaged."""
     require_nameless_user()
     cache, dataset, weights = folder / "cache", folder / "dataset", folder / "run" / "best.safetensors"
     photo, lines = folder / "photo.png", folder / "own.jsonl"

@@ -1,4 +1,4 @@
-"""``predict-many``: every photograph once, in every format, stopped and resumed, and nothing lost."""
+"""``predict-many``: each photograph once, in each format, and nothing lost by stopping and resuming."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def predictions(out: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def whole(weights: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a command that nobody stopped has written, of the folder in each format."""
+    """Output of an uninterrupted command on the folder, in each format."""
     folder = tmp_path_factory.mktemp("whole")
     for form in FILES:
         done = predict(photos, *SENTENCES, "--format", form, weights=weights, out=folder / form)
@@ -191,7 +191,7 @@ def test_bad_lines_hostile_paths_and_broken_images_are_all_named_or_left_out(
     assert len(listed) == len(bad) + 6
     assert {one.name for one in tmp_path.iterdir()} == {"in", "out", "secret.png"}
 
-    # Its head is sound, its pixels have no meaning.
+    # Its header is valid, but its pixels cannot be interpreted.
     lines_file(
         file, [rows[-1], {"image": "float.tif", "sentence": "a"}, {"image": IMAGES[1], "sentence": "a"}]
     )
@@ -227,7 +227,7 @@ def test_a_stopped_command_leaves_what_is_done_and_goes_on_from_there(
     assert done.exit_code == 0, done.output
     assert len(encoded) == 3 + 2
     same = files_below(out)
-    if form == "labelme":  # imagePath is relative to the folder
+    if form == "labelme":  # imagePath depends on the output folder
         same = {name: content for name, content in same.items() if not name.startswith("labelme/")}
         assert {*files_below(out)} == {*files_below(whole / form)}
     assert all(files_below(whole / form)[name] == content for name, content in same.items())

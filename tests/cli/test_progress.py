@@ -1,4 +1,4 @@
-"""Long commands without a terminal, as in a batch system's log, say how far they are."""
+"""Long commands report their progress without a terminal, as in the log of a batch system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.command_line import maris_fast
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The clock, which a test sets."""
+    """The clock, which the test advances."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now

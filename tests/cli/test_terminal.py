@@ -1,4 +1,4 @@
-"""Text of people and files reaches a terminal as text."""
+"""Text from users and files is printed as plain text, never as control sequences or markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A photograph and its EXIF-turned twins: one picture, so one mask, whoever asks."""
+"""A photograph and its twins in other EXIF orientations get the same mask from every interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def predictor(weights: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def scene() -> np.ndarray:
-    """Nothing in it is symmetric."""
+    """An image without any symmetry."""
     rows, columns = np.mgrid[:90, :140]
     return np.stack([rows * 2, columns, (rows * columns) % 256], axis=-1).astype(np.uint8)
 
@@ -62,7 +62,7 @@ def test_the_predictor_gives_a_jpeg_of_a_phone_the_mask_of_what_is_seen(
 
 
 def predict(weights: Path, photo: Path, out: Path) -> list[bytes]:
-    """The files that it writes."""
+    """Run the command and return the contents of the files that it writes."""
     done = maris_fast("predict", str(photo), SENTENCE, "--weights", str(weights), "--out", str(out))
     assert done.exit_code == 0, done.output
     return [(out / f"photo-1-{what}.png").read_bytes() for what in ("mask", "overlay")]
@@ -88,7 +88,7 @@ def test_attention_and_the_demo_see_a_turned_twin_as_it_is_shown(
 ) -> None:
     photo = turned(tmp_path / "photo.png", 6, scene)
     arguments = ["attention", str(photo), SENTENCE, "--weights", str(weights), "--out", str(tmp_path / "out")]
-    # A corner that the stored photograph, 90 wide, lacks.
+    # A corner that is outside the photograph as stored, 90 pixels wide.
     done = maris_fast(*arguments, "--pixel", "139,89")
     assert done.exit_code == 0, done.output
     assert f"{(wanted > 0).mean():.1%} of the image" in done.output

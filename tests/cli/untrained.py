@@ -13,7 +13,7 @@ from maris_fast.weights import WeightsMeta, save_weights
 
 
 def write_untrained(folder: Path) -> Path:
-    """``untrained.safetensors``: a model of the tiny encoders, as training would have saved it."""
+    """Write ``untrained.safetensors``: a model for the tiny encoders, as training would have saved it."""
     sam = SamEncoder(SamSettings(arch="vit_tiny", weights="random", image_size=256))
     text = TextEncoder(TextSettings(arch="tiny", weights="random"))
     settings = ModelSettings(channels=16, heads=2)
@@ -28,7 +28,7 @@ def write_untrained(folder: Path) -> Path:
     )
     path = folder / "untrained.safetensors"
     with torch.random.fork_rng(devices=[]):
-        # Of masks that are neither empty nor full, whichever tests ran before; of seed 0 some are empty.
+        # A seed for masks that are neither empty nor full in any order of tests; with 0, some are empty.
         torch.manual_seed(6)
         model = Maris(settings, sam.channels, text.channels)
     save_weights(path, model.state_dict(), meta)

@@ -1,4 +1,4 @@
-"""Small imported data sets, made from the records alone, for the tests of cache and stream."""
+"""Small imported data sets, written directly from records, for the cache and stream tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -
 
 
 def record(image_id: int, size: tuple[int, int], expressions: Sequence[tuple[int, str]]) -> ImageRecord:
-    """An image with as many boxes as the expressions name."""
+    """A record of an image with one box per target of the expressions."""
     height, width = size
     targets = []
     for t in range(1 + max(target for target, _ in expressions)):
@@ -71,7 +71,7 @@ def default_records() -> list[ImageRecord]:
 
 
 def write_dataset(folder: Path, splits: dict[str, list[ImageRecord]]) -> Path:
-    """An imported data set with images of noise."""
+    """An imported data set with noise images."""
     images = folder / "images"
     images.mkdir(parents=True)
     for one in {one.image: one for records in splits.values() for one in records}.values():

@@ -1,4 +1,4 @@
-"""Data sets that the tests of several forms start from."""
+"""Data sets shared by the tests of several forms."""
 
 from __future__ import annotations
 

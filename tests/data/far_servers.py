@@ -1,4 +1,4 @@
-"""Servers of a cache's files with faults: a plain one with range requests, and S3 by moto."""
+"""Servers of a cache's files that inject faults: a plain one with range requests, and S3 by moto."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from maris_fast.bench.range_server import RangeHandler, RangeServer
 
 Fault = int | Literal["cut", "drop", "hang", "whole"] | None
-"""A status; half the body; no answer; no byte until the server ends; the whole file for a part of it."""
+"""A status, half the body, no answer, no byte until the server stops, or the whole file for a range."""
 
 BUCKET = "caches"
 _SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request"}
@@ -27,14 +27,14 @@ EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expi
 
 @dataclass
 class Faults:
-    """What a server does to requests, and which came.
+    """The faults that a server injects, and the requests that it received.
 
     Attributes:
-        of: the fault of a request, by the file's name and how many requests were before it.
+        of: gives the fault of a request from the file's name and the number of earlier requests for it.
         latency: seconds before each answer.
-        ranges: name and first byte of each part that was asked for.
-        most_at_once: requests that waited for an answer.
-        logins: hosts that were asked, and the authorization that they were shown.
+        ranges: file name and first byte of each requested range.
+        most_at_once: the most requests that were waiting for an answer.
+        logins: requested hosts, each with the authorization that it received.
     """
 
     of: Callable[[str, int], Fault] = lambda name, number: None
@@ -58,7 +58,7 @@ class Faults:
             if part and name.endswith(".tar"):
                 self.ranges.append((name, int(part.removeprefix("bytes=").partition("-")[0])))
         time.sleep(self.latency)
-        # Before the answer: who has it may ask again before this thread comes to say that it has ended.
+        # Before the answer: a client that has it may send its next request before this thread continues.
         with self._lock:
             self._now -= 1
         fault = self.of(name, number)
@@ -75,7 +75,7 @@ class FaultyHandler(RangeHandler):
     def do_GET(self) -> None:  # noqa: N802
         faults: Faults = self.server.faults  # type: ignore[attr-defined]
         faults.logins.add((self.headers["Host"].partition(":")[0], self.headers.get("Authorization")))
-        if "/resolve/" in self.path:  # the Hub's files lie elsewhere
+        if "/resolve/" in self.path:  # the Hub redirects to another host
             self.send_response(302)
             self.send_header("Location", f"http://localhost:{self.server.server_port}/{self.name}")
             self.send_header("Content-Length", "0")
@@ -111,7 +111,7 @@ class FaultyServer(RangeServer):
         super().__init__(folder, 0.0, FaultyHandler)
         self.faults = faults
 
-    def handle_error(self, *_: object) -> None: ...  # of clients that went away
+    def handle_error(self, *_: object) -> None: ...  # of clients that disconnected
 
 
 @dataclass
@@ -119,9 +119,9 @@ class Far:
     """A cache on a server.
 
     Attributes:
-        address: of the cache.
-        stop: ends the server.
-        store: of S3, the server's own view of it.
+        address: the cache's address.
+        stop: stops the server.
+        store: for S3, a client that reaches the files without the faults.
     """
 
     address: str
@@ -173,7 +173,7 @@ def s3_server(cache: Path, environment: pytest.MonkeyPatch, **settings: Any) -> 
 
     store = DomainDispatcherApplication(create_backend_app)
     client = Client(store)
-    client.post("/moto-api/reset")  # its stores are the process's
+    client.post("/moto-api/reset")  # its state belongs to the process
     client.put(f"/{BUCKET}")
     faults = Faults(**settings)
 
@@ -219,7 +219,7 @@ def s3_server(cache: Path, environment: pytest.MonkeyPatch, **settings: Any) -> 
 
 @contextmanager
 def google_storage(cache: Path, environment: pytest.MonkeyPatch, folder: Path) -> Iterator[Far]:
-    """The plain server under the name of Google's."""
+    """The plain server in the place of Google Cloud Storage."""
     with web_server(cache, version=True) as far:
         account = {
             "gcs_base_url": far.address.removesuffix("/caches/boxes"),
@@ -235,7 +235,7 @@ def google_storage(cache: Path, environment: pytest.MonkeyPatch, folder: Path) -
 
 @contextmanager
 def hub(cache: Path, environment: pytest.MonkeyPatch) -> Iterator[Far]:
-    """The plain server in the Hub's place, which sends on to another host, with a user who is logged in."""
+    """The plain server in the Hub's place, with redirects to another host and a user who is logged in."""
     from huggingface_hub import constants
 
     with web_server(cache) as far:

@@ -1,4 +1,4 @@
-"""A row more in a small data set of every format, to be damaged: all but it imports as ever."""
+"""One extra row in a small data set of every format, to be damaged while the other rows still import."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.data.test_phrasecut import Phrases
 from tests.data.test_refcoco import TinyDataset
 
 TOP_LEFT = [0, 0, 9, 0, 9, 1, 0, 1]
-"""Inside of any image that is at least a pixel high."""
+"""A polygon inside any image that is at least one pixel high."""
 SENTENCE = "one more"
 
 
@@ -33,15 +33,15 @@ def noise(path: Path, size: tuple[int, int], seed: int = 5) -> None:
 
 @dataclass
 class Subject:
-    """One format's data set with one row more, on an image and of a category of its own.
+    """One format's data set with one extra row, which has its own image and category.
 
     Attributes:
-        made: writes the files.
-        dataset: its name below ``made.root``.
-        row: its name in the listing.
-        photo: the row's image file.
-        files: every file of JSON.
-        images, annotations, refs, sentences, categories: the rows that this format has, the row's own last.
+        made: the object that writes the files.
+        dataset: the data set's name below ``made.root``.
+        row: the extra row's name in the listing.
+        photo: the extra row's image file.
+        files: all JSON files.
+        images, annotations, refs, sentences, categories: the rows of this format, the extra row's last.
     """
 
     made: Any
@@ -59,7 +59,7 @@ class Subject:
     sentences: list[dict[str, Any]] = field(default_factory=list)
     categories: list[dict[str, Any]] = field(default_factory=list)
     name: Callable[[str], None] | None = None
-    """Gives the row's image another path."""
+    """Changes the path of the extra row's image."""
 
 
 def refcoco(folder: Path) -> Subject:
@@ -174,12 +174,12 @@ SUBJECTS = {one.__name__: one for one in (refcoco, grefcoco, coco, phrasecut, js
 
 
 def imported(subject: Subject, out: Path, **options: Any) -> ImportReport:
-    """What is written at the time."""
+    """Import the data set as it is currently written."""
     return import_dataset(subject.made.root, subject.dataset, out, ImportOptions(**options))
 
 
 def records(out: Path) -> list[dict[str, Any]]:
-    """All that was imported, with each record's split."""
+    """All imported records, each with its split."""
     dataset = ImportedDataset(out)
     return [
         {"split": split, **record.model_dump(mode="json")}

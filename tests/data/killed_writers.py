@@ -1,11 +1,11 @@
-"""Writers that are killed, each a fork of one process that has loaded everything; run by the tests.
+"""Cache writers that are killed, each a fork of one process with everything loaded; run by the tests.
 
     OMP_NUM_THREADS=1 python -m tests.data.killed_writers DATASET OUT MOMENTS...
 
-First OUT/whole is written, undisturbed. With moments, shares of the time which that took, one writer after
-the other is killed so long after its start, each in a folder of its own. Without, writers are killed before
-every single call that changes or settles a name, until one gets through. A second writer then finishes each
-folder. Prints a JSON list of what was there at each death.
+First OUT/whole is written without interruption. MOMENTS are fractions of the time that this took: for each,
+a writer with its own folder is killed that long after its start. Without MOMENTS, a writer is killed before
+each call that changes a name or makes it durable, until one finishes. A second writer then completes each
+folder. Prints one JSON list per killed writer: the names in its folder at that time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {"shard_bytes": 60_000, "batch_size": 2}
 
 
 def die_at(number: int) -> Callable[[], None]:
-    """Kills this process instead of the ``number``th call that changes or settles names."""
+    """Return a hook that makes this process die instead of its ``number``th fsync, rename or unlink."""
     calls = 0
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +58,7 @@ def forked(dataset: Path, out: Path, install: Callable[[], None] = lambda: None)
 
 
 def ended(child: int) -> int:
-    """The exit status, negative for a signal."""
+    """Wait for ``child``; return its exit status, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -70,7 +70,7 @@ def finish(dataset: Path, out: Path) -> None:
 
 
 def load_encoders() -> None:
-    """Once for all forks."""
+    """Load the encoders once for all forks."""
     settings = tiny_settings().encoders
     sam, text = SamEncoder(settings.sam), TextEncoder(settings.text)
     write.SamEncoder = lambda *arguments: sam  # type: ignore[misc,assignment]

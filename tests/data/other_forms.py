@@ -1,4 +1,4 @@
-"""The same data set in RefCOCO's own layout, and as others pass it on."""
+"""The same data set in RefCOCO's own layout and in the forms that others publish."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ COCO_NAMES = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
 
 
 class Family:
-    """RefCOCO's files, and what they hold.
+    """RefCOCO's files and their contents.
 
     Attributes:
-        root: of RefCOCO's own layout; other forms are written below it.
+        root: folder of RefCOCO's own layout; other forms are written below it.
     """
 
     def __init__(self, root: Path, refs: list[dict[str, Any]], instances: dict[str, Any], out: Path) -> None:
@@ -38,17 +38,17 @@ class Family:
 
     @property
     def repeats(self) -> bool:
-        """Whether a first sentence means several objects of an image."""
+        """Whether several refs to an image have the same first sentence."""
         first = [(ref["split"], ref["image_id"], ref["sentences"][0]["sent"]) for ref in self.refs]
         return len(set(first)) < len(first)
 
     def write(self) -> None:
-        """RefCOCO's files again, after a change."""
+        """Write RefCOCO's files again after a change."""
         (self.root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(self.refs, 2))
         (self.root / "refcoco" / "instances.json").write_text(json.dumps(self.instances))
 
     def own(self) -> list[dict[str, Any]]:
-        """As imported from RefCOCO's own layout."""
+        """The records as imported from RefCOCO's own layout."""
         import_dataset(self.root, "refcoco", self.out / "own", split_by="unc")
         return records(self.out / "own")
 
@@ -57,7 +57,7 @@ class Family:
 
 
 def small_family(folder: Path) -> Family:
-    """Small and made up, with COCO's names of images and categories."""
+    """A small synthetic data set with COCO's names of images and categories."""
     tiny = TinyDataset(folder)
     tiny.instances["categories"] = COCO_NAMES
     for row in tiny.instances["annotations"]:
@@ -67,7 +67,7 @@ def small_family(folder: Path) -> Family:
 
 
 def real_family(refmini: Path, folder: Path) -> Family:
-    """Real images and annotations, where those are."""
+    """A copy of the real images and annotations in ``refmini``."""
     root = folder / "data"
     for name in ("refcoco", "images"):
         shutil.copytree(refmini / name, root / name)
@@ -77,7 +77,7 @@ def real_family(refmini: Path, folder: Path) -> Family:
 
 
 def masks(imported: list[dict[str, Any]]) -> dict[tuple[str, str, str], str]:
-    """Of each split, image and sentence, as run lengths: what every form must have alike."""
+    """Run lengths by split, image and sentence, which must be the same in every form."""
     return {
         (record["split"], record["image"], said["text"]): record["targets"][said["target"]]["mask"]["counts"]
         for record in imported

@@ -1,4 +1,4 @@
-"""Images are cached from another folder or an address as from the folder they were imported from."""
+"""Caching images from another folder or an address gives the same as from the folder of the import."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def moved(dataset: Path, tmp_path: Path) -> Path:
-    """Where the images are now; the data set does not know it."""
+    """The new folder of the images, which the data set does not know."""
     return Path(shutil.move(dataset / "images", tmp_path / "elsewhere"))
 
 
 @pytest.fixture
 def shards(dataset: Path, tmp_path: Path) -> dict[str, bytes]:
-    """Of a cache that was written while the images were where they were imported from."""
+    """Files, except the manifest, of a cache that was written before the images moved."""
     write_cache(dataset, tmp_path / "before", tiny_settings(), progress=False)
     return bytes_of(tmp_path / "before")
 
@@ -102,7 +102,7 @@ def test_a_server_that_fails_is_an_error_of_the_server_and_leaves_no_image_out(
 ) -> None:
     with web_server(moved) as far:
         far.faults.of = lambda name, number: 503 if name == "3.png" else None
-        # A quarter of it is a request's limit, which others must keep on a busy machine.
+        # A quarter of it is the limit of a request, which the others must meet on a busy machine.
         monkeypatch.setattr(photographs, "PATIENCE", 4.0)
         with pytest.raises(StoreError, match=r"3\.png: 503 .*overloaded or failing"):
             cached(dataset, tmp_path / "cache", far.address, leave_out_bad=True)

@@ -1,4 +1,4 @@
-"""Images and expressions that the encoders cannot take: all told before the first is encoded, or left out."""
+"""Images and expressions that cannot be encoded: all reported before the first is encoded, or left out."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def settings() -> CacheSettings:
 
 
 def damaged(folder: Path) -> Path:
-    """``GOOD`` with ``BAD`` among them, in two splits."""
+    """A data set of ``GOOD`` and ``BAD`` records, in two splits."""
     records = sorted([*GOOD, *BAD], key=lambda one: one.image_id)
     source = write_dataset(folder, {"train": records, "val": [*default_records()[:2], BAD[0]]})
     (source / "images" / "15.png").unlink()
@@ -54,7 +54,7 @@ def damaged(folder: Path) -> Path:
 
 
 def cleaned(folder: Path) -> Path:
-    """What should be left of ``damaged``."""
+    """The part of ``damaged`` that should remain."""
     eleven = BAD[0]
     left = eleven.model_copy(
         update={
@@ -201,7 +201,7 @@ def test_the_command_says_what_is_left_out_before_it_encodes(source: Path, tmp_p
 
 
 def test_the_image_that_cannot_be_found_later_is_no_shift_of_the_others(source: Path, tmp_path: Path) -> None:
-    """What is left out is what was planned, not what is missing while it is encoded."""
+    """Rows are left out by the plan, not because they are missing during encoding."""
     copy = damaged(tmp_path / "dataset")
     out = tmp_path / "cache"
     write_cache(copy, out, settings(), worker=Worker(0, 2), leave_out_bad=True, progress=False)

@@ -101,7 +101,7 @@ def test_a_stored_float_is_within_its_rounding(dtype: FeatureDtype, step: float)
     q, scale = to_stored(level, dtype)
     restored = torch.full_like(level, torch.nan)
     from_stored(as_tensor(q, dtype), None if scale is None else torch.from_numpy(scale), restored)
-    # Relative to the number, down to the smallest step of fp8 relative to its channel.
+    # Relative to the value, plus half the smallest step of fp8, which is relative to the channel.
     smallest = 2**-10 / 448 * level.abs().amax(dim=(0, 1)) if dtype == "fp8" else 0
     assert ((restored - level).abs() <= 1.001 * step * level.abs() + smallest).all()
 

@@ -1,4 +1,4 @@
-"""A cache that workers of a Ray cluster write: the same bytes, whatever becomes of workers and nodes."""
+"""A cache written by workers of a Ray cluster: the same bytes, whatever happens to workers and nodes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NODE = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Of two nodes on this machine."""
+    """A Ray cluster of two nodes on this machine."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
@@ -72,7 +72,7 @@ def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def writers(out: Path) -> set[int]:
-    """Processes that write a shard now."""
+    """Ids of the processes that are writing a shard."""
     found = set()
     for lock in out.glob(".*.tar.owner.json"):
         with suppress(OSError, ValueError):  # released, or not written yet
@@ -82,7 +82,7 @@ def writers(out: Path) -> set[int]:
 
 @contextmanager
 def beside(work: Callable[[], object]) -> Iterator[None]:
-    """``work`` in another thread, which must end well, and soon after the block."""
+    """Run ``work`` in another thread; it must succeed, and end soon after the block."""
     with ThreadPoolExecutor(1) as threads:
         done = threads.submit(work)
         yield
@@ -98,10 +98,10 @@ def awaited(found: Callable[[], T]) -> T:
 
 
 def kill_writers(out: Path, moments: Sequence[float], chance: random.Random) -> None:
-    """Kills a process that writes shards, so many seconds after it goes on with one.
+    """For each moment, kill a process that writes shards, that many seconds after it is resumed.
 
-    Those that live are stopped meanwhile, or they would write all shards before another is killed; the next
-    victim is one of them, while workers start for those that were killed.
+    The others are stopped meanwhile, or they would write all shards before the next kill; the next victim is
+    one of them, while workers start to replace those that were killed.
     """
     stopped: set[int] = set()
     killed: set[int] = set()
@@ -151,7 +151,7 @@ def test_ray_torchrun_and_one_process_write_the_same_bytes_while_nodes_come_and_
         assert job.outlook(estimate=True).workers == 2
         with beside(job.write):
             try:
-                while len(stopped) < 2:  # one of each node, so that work is left for the third
+                while len(stopped) < 2:  # one on each node, so that work is left for the third
                     stopped.update(awaited(lambda: writers(on_ray) - stopped))
                     for pid in stopped:
                         os.kill(pid, signal.SIGSTOP)

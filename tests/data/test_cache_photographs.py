@@ -15,7 +15,7 @@ from maris_fast.encoders import SamEncoder
 
 @pytest.mark.slow
 def test_int8_keeps_each_level_within_one_per_cent(refmini: Path) -> None:
-    # Random weights have none of the outlying channels of trained ones; a scale a channel is made for those.
+    # Random weights lack the outlier channels of trained ones, for which there is a scale per channel.
     encoder = SamEncoder(SamSettings(arch="vit_b", weights="random", image_size=256))
     photographs = sorted(refmini.rglob("*.jpg"))[:2]
     for levels in encoder.encode([Image.open(path) for path in photographs]):

@@ -1,4 +1,4 @@
-"""A cache that is stopped goes on where it was, and ends as if nothing had happened."""
+"""A cache that is interrupted resumes where it stopped, and ends up with the same bytes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written in one go."""
+    """A cache written without interruption."""
     out = tmp_path_factory.mktemp("whole") / "cache"
     write_cache(dataset, out, settings(), progress=False)
     return out
@@ -82,9 +82,9 @@ def assert_same(folder: Path, whole: Path) -> None:
 
 
 def killed_writers(dataset: Path, out: Path, *moments: float) -> list[list[str]]:
-    """What was in each folder when its writer died."""
+    """The names in each folder when its writer died."""
     command = [sys.executable, "-m", "tests.data.killed_writers", str(dataset), str(out), *map(str, moments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # forks do not inherit a pool of threads
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # forks do not inherit a thread pool
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, timeout=300, check=True
     )
@@ -92,7 +92,7 @@ def killed_writers(dataset: Path, out: Path, *moments: float) -> list[list[str]]
 
 
 def same_threads() -> int:
-    # Sums are split among threads, so other bytes may come of another number of them.
+    # Sums are split among threads, so another number of threads may give other bytes.
     return torch.get_num_threads()
 
 
@@ -100,7 +100,7 @@ def same_threads() -> int:
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
     moments = random.Random(4)
     deaths = killed_writers(dataset, tmp_path, *(moments.uniform(0, 1) for _ in range(20)))
-    # Some die before the first shard, some between shards: else the moments say nothing.
+    # Some must die before the first shard and some between shards, or the moments test nothing.
     assert len({len(names) for names in deaths}) >= 3
     assert len(read_manifest(tmp_path / "whole").splits["train"].shards) == 5
     for i in range(20):
@@ -113,7 +113,7 @@ def test_killed_before_any_change_of_a_name_it_ends_with_the_same_bytes(tmp_path
     out = tmp_path / "killed"
     deaths = killed_writers(dataset, out)
     assert len(deaths) > 10
-    # All the states that a reader or a restart could take for more than they are.
+    # All the states that a reader or a restart could mistake for more complete ones.
     assert any("train-000000.index.npz" in names and "train-000000.tar" not in names for names in deaths)
     assert any("train-000000.tar" in names and "train-000001.tar" not in names for names in deaths)
     assert any("manifest.json" in names and "writing.json" in names for names in deaths)
@@ -167,7 +167,7 @@ def test_any_number_of_workers_in_any_order_writes_the_same_bytes(
     results = [
         write_cache(dataset, out, settings(), worker=Worker(rank, world), progress=False) for rank in ranks
     ]
-    if world <= 6:  # else there are workers without a shard, and the cache may be complete before them
+    if world <= 6:  # else some workers have no shard, and the cache may be complete before they run
         assert results[:-1] == [None] * (world - 1)
     assert results[-1] == read_manifest(whole)
     assert_same(out, whole)
@@ -319,7 +319,7 @@ def test_a_disk_that_fills_up_leaves_nothing_incomplete_and_says_how_to_go_on(
 def test_a_disk_that_another_program_fills_leaves_whole_shards_and_says_how_to_go_on(
     dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int, room: int
 ) -> None:
-    """Checked before, there was room; ``room`` is left when a shard is begun."""
+    """The check at the start finds enough room; ``room`` bytes are left when ``shard`` begins."""
     begun = 0
 
     def filled(*arguments: Any) -> Iterator[EncodedGroup]:
@@ -410,7 +410,7 @@ def test_plan_only_says_what_would_be_written(dataset: Path, tmp_path: Path) -> 
 def test_features_do_not_depend_on_where_shards_are_cut_if_batches_do_not(
     dataset: Path, whole: Path, tmp_path: Path
 ) -> None:
-    # A batch never crosses a shard, so with one image a batch the cut is all that differs.
+    # A batch never crosses shards, so with one image per batch only the cut differs.
     one, other = tmp_path / "one", tmp_path / "other"
     write_cache(dataset, one, settings(batch_size=1, shard_bytes=1), progress=False)
     write_cache(dataset, other, settings(batch_size=1, shard_bytes=1 << 30), progress=False)

@@ -1,4 +1,4 @@
-"""A cache written to an address is, file by file, the one of a folder, however often it was stopped."""
+"""A cache written to an address has the files of one in a folder, however often it was interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verifying names whatever is wrong with a cache; what it does not name changes no sample."""
+"""Verification names every defect of a cache; damage that it does not name changes no sample."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def verified(folder: Path, splits: list[str] | None = None) -> VerifyReport:
 
 
 def samples(folder: Path) -> dict[tuple[str, int, str], bytes]:
-    """Every member twice: as our index finds its numbers, and as the stock tools read it."""
+    """Every member twice: its numbers as our index locates them, and as stock tools read it."""
     manifest = read_manifest(folder)
     found: dict[tuple[str, int, str], bytes] = {}
     for split, entry in manifest.splits.items():
@@ -72,7 +72,7 @@ def samples(folder: Path) -> dict[tuple[str, int, str], bytes]:
 
 
 def test_headers_of_a_whole_cache_are_not_evaluated(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluating an expression in two threads at once fails now and then in Python up to 3.11.7."""
+    """Evaluating expressions in two threads at once sometimes fails in Python up to 3.11.7."""
 
     def two_threads_at_once(*_: object) -> None:
         raise SystemError("AST constructor recursion depth mismatch (before=42, after=38)")
@@ -152,12 +152,12 @@ def test_a_thousand_corruptions_are_each_named_or_harmless(cache: Path, pristine
         for each in names:
             if not (cache / each).exists() or (cache / each).read_bytes() != (pristine / each).read_bytes():
                 shutil.copyfile(pristine / each, cache / each)
-    # Padding, swapping equal blocks and the like: few, else nothing would be shown.
+    # Padding, swaps of equal blocks and the like; with many of these the test would show nothing.
     assert harmless < 200
 
 
 def problems_of(cache: Path) -> list[str]:
-    """What the command would print, each beginning with the name of a file."""
+    """Problems as the command would print them, each starting with the name of a file."""
     try:
         return [str(problem) for problem in verified(cache).problems]
     except InputError:
@@ -171,7 +171,7 @@ def test_a_sound_cache_has_no_problems(cache: Path) -> None:
 
 
 def edit_index(cache: Path, change: Callable[[ShardIndex], None]) -> None:
-    """An index that disagrees with its shard although every hash fits: what a faulty writer would make."""
+    """Make an index disagree with its shard while every hash matches, as a faulty writer would."""
     manifest = read_manifest(cache)
     shard = manifest.splits["val"].shards[0]
     index = ShardIndex.from_bytes((cache / shard.index_name).read_bytes(), cache)

@@ -1,4 +1,4 @@
-"""The cache is a plain WebDataset with a true index; it appears complete or not at all."""
+"""The cache is a plain WebDataset with a correct index; it appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cache(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stock_samples(folder: Path, split: str) -> list[dict[str, object]]:
-    """What webdataset alone makes of a split's shards."""
+    """The samples that webdataset alone reads from a split's shards."""
     urls = sorted(str(path) for path in folder.glob(f"{split}-*.tar"))
     return list(webdataset.WebDataset(urls, shardshuffle=False).decode())
 
@@ -66,7 +66,7 @@ def test_a_stock_webdataset_reads_it_without_our_code(cache: Path, dataset: Path
 
 
 def test_an_annotation_has_these_bytes_and_is_read_back() -> None:
-    """Shards of caches that there are; ``json`` sorts keys, and has letters beyond ASCII as escapes."""
+    """The bytes in the shards of existing caches: ``json`` with sorted keys and escaped non-ASCII letters."""
     mask = Rle(size=(4, 6), counts="08")
     record = ImageRecord(
         image_id=7,
@@ -219,7 +219,7 @@ def test_bad_input_is_named_and_leaves_nothing_half_written(tmp_path: Path, chan
     with pytest.raises(InputError, match=match):
         write_cache(source, out, tiny_settings(), progress=False)
     left = {path.name for path in out.glob("*")}
-    # A damaged image shows itself only when it is decoded: shards that were finished before it stay.
+    # Damage is found only when the image is decoded: shards that were finished before it stay.
     assert left == ({"writing.json"} if change == "truncated" else set())
 
 

@@ -1,4 +1,4 @@
-"""People's own data as COCO's instances.json with sentences."""
+"""Users' own data as COCO's instances.json with sentences."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_files_of_one_split_each_are_joined(coco: Instances) -> None:
 
 
 def test_captions_of_images_are_nobodys_where_annotations_have_sentences(coco: Instances) -> None:
-    """Wherever in the file these are."""
+    """Wherever in the file the annotations with sentences are."""
     coco.imported()
     plain = [*ImportedDataset(coco.out).records("train")]
     nameless = [coco.annotation(number, 5) for number in range(100, 140)]
@@ -226,7 +226,7 @@ def test_bad_instances_are_named_and_nothing_is_written(
 
 
 def test_files_of_splits_that_each_have_their_own_ids_are_joined(coco: Instances) -> None:
-    """As annotation tools export them, from 1 on; an image that both have is one."""
+    """As annotation tools export them, with ids from 1; an image that is in both files is one image."""
     del coco.said["images"][1]["split"]
     coco.write("train.json")
     coco.said["images"][0]["file_name"] = "c.png"

@@ -1,4 +1,4 @@
-"""docs/datasets.md: its examples are data that import as it says."""
+"""The examples in docs/datasets.md import as the document says."""
 
 from __future__ import annotations
 

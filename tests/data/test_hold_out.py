@@ -1,4 +1,4 @@
-"""``import --hold-out``: a validation split for data that have none, by image."""
+"""``import --hold-out``: a validation split, by image, for data without one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES = 20
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Photos:
-    """Of each image two lines, the first with two sentences."""
+    """Two lines per image, the first with two sentences."""
     photos = Photos(tmp_path)
     photos.lines = []
     for number in range(IMAGES):

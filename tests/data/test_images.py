@@ -1,4 +1,4 @@
-"""The gate that every image file goes through."""
+"""The module that opens and checks every image file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from maris_fast.images import as_shown, check_image, load_image, load_stored, vi
 
 TURNS = range(2, 9)
 UPRIGHT = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-"""What the photographer saw."""
+"""The image as it should be shown."""
 
 
 def stored_for(turn: int, shown: np.ndarray = UPRIGHT) -> np.ndarray:
-    """Pixels that EXIF's orientation ``turn`` makes ``shown``: TIFF 6.0, "Orientation", row by row."""
+    """Pixels that EXIF's orientation ``turn`` maps to ``shown``: TIFF 6.0, "Orientation", row by row."""
     return {
         1: shown,
         2: shown[:, ::-1],
@@ -46,7 +46,7 @@ def exif_of(turn: int) -> Image.Exif:
 
 
 def turned(path: Path, turn: int, shown: np.ndarray = UPRIGHT) -> Path:
-    """A photograph as a phone stores it, without loss."""
+    """A photograph stored as by a phone, but lossless."""
     Image.fromarray(np.ascontiguousarray(stored_for(turn, shown))).save(
         path, exif=exif_of(turn), **({"lossless": True} if path.suffix == ".webp" else {})
     )
@@ -60,7 +60,7 @@ def test_a_photograph_is_as_it_is_shown_to_the_last_pixel(tmp_path: Path, turn: 
     image = load_image(path)
     np.testing.assert_array_equal(np.asarray(image), UPRIGHT)
     np.testing.assert_array_equal(np.asarray(as_shown(Image.open(path))), UPRIGHT)
-    np.testing.assert_array_equal(np.asarray(as_shown(image)), UPRIGHT)  # not turned once more
+    np.testing.assert_array_equal(np.asarray(as_shown(image)), UPRIGHT)  # not turned again
     assert views_of(path).shown == views_of(path, whole=True).shown == (20, 30)
     check_image(path, (20, 30), "shown")
 
@@ -89,7 +89,7 @@ DAMAGED_EXIF = {
     "png": b"garbage",
     "webp": b"II\x2b\0\x08\0\0\0",
 }
-"""What Pillow takes for empty, and what makes it raise SyntaxError and struct.error."""
+"""EXIF data that Pillow treats as empty, or that makes it raise SyntaxError or struct.error."""
 
 
 @pytest.mark.parametrize("ending", DAMAGED_EXIF)
@@ -231,7 +231,7 @@ for path in map(Path, sys.argv[1:]):
 
 @pytest.mark.process
 def test_what_is_no_file_is_not_opened_and_100_megapixels_are_no_bomb(tmp_path: Path) -> None:
-    """In a process of its own, which would hang, and where warnings are shown."""
+    """In a separate process, since it would hang on failure, and since warnings are shown there."""
     for name, (make, _) in NO_FILES.items():
         make(tmp_path / name)
     Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")

@@ -37,11 +37,11 @@ def image_file(made: Family, name: str) -> Path:
 def export(
     made: Family, split: str, *, first: int, name: Callable[[str], str], said: Callable[[Content], Content]
 ) -> Content:
-    """COCO's lists of one split, with ids of its own from ``first`` on.
+    """COCO's lists of one split, with its own ids starting at ``first``.
 
     Args:
-        name: an image's name in the export, by COCO's.
-        said: what an annotation has of a ref.
+        name: maps COCO's name of an image to its name in the export.
+        said: the fields that a ref adds to its annotation.
     """
     refs = made.split(split)
     ids = {one: first + place for place, one in enumerate(dict.fromkeys(ref["image_id"] for ref in refs))}
@@ -84,7 +84,7 @@ def sentence(ref: Content) -> str:
 
 
 def roboflow(made: Family, change: Change = unchanged) -> tuple[str, dict[str, Any]]:
-    """A folder a split, its images beside the file; classes are what was said. Returns name and options."""
+    """One folder per split, images beside the file; classes are the sentences. Returns name and options."""
     for split in made.splits:
         folder = made.root / "robo" / {"val": "valid"}.get(split, split)
         folder.mkdir(parents=True)
@@ -102,7 +102,7 @@ def roboflow(made: Family, change: Change = unchanged) -> tuple[str, dict[str, A
 
 
 def cvat(made: Family, change: Change = unchanged) -> tuple[str, dict[str, Any]]:
-    """A file a split, each numbered from 1, with the images in a folder, and sentences as an attribute."""
+    """One file per split, each with ids from 1, images in one folder, and sentences as an attribute."""
     (made.root / "task" / "annotations").mkdir(parents=True)
     (made.root / "task" / "images").mkdir()
 
@@ -123,7 +123,7 @@ def cvat(made: Family, change: Change = unchanged) -> tuple[str, dict[str, Any]]
 
 
 def lvis(made: Family, change: Change = unchanged) -> tuple[str, dict[str, Any]]:
-    """Addresses of COCO's images in place of file names."""
+    """URLs of COCO's images in place of file names."""
     (made.root / "coco" / "train2017").mkdir(parents=True)
 
     def named(name: str) -> str:
@@ -144,7 +144,7 @@ def lvis(made: Family, change: Change = unchanged) -> tuple[str, dict[str, Any]]
 
 
 def label_studio(made: Family, change: Change = unchanged) -> tuple[str, dict[str, Any]]:
-    """Ids from 0; paths of images on its own server, the files below ``images``."""
+    """Ids from 0; image paths on Label Studio's own server, with the files below ``images``."""
     for split in made.splits:
         folder = made.root / "studio" / split / "images"
         folder.mkdir(parents=True)
@@ -161,7 +161,7 @@ def label_studio(made: Family, change: Change = unchanged) -> tuple[str, dict[st
 
 
 def labelme(made: Family, change: Change = unchanged) -> tuple[str, dict[str, Any]]:
-    """A file an image, beside it; masks that are no polygons are PNGs of their box."""
+    """One file per image, beside it; masks that are not polygons are PNGs of their bounding box."""
     for split in made.splits:
         folder = made.root / "photos" / split
         folder.mkdir(parents=True)
@@ -217,7 +217,7 @@ every_tool = pytest.mark.parametrize("tool", TOOLS)
 
 
 def by_split_and_sentence(imported: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
-    """Run lengths: images have other names in exports."""
+    """Run lengths without image names, which differ in exports."""
     found: dict[tuple[str, str], set[str]] = {}
     for (split, _, text), mask in masks(imported).items():
         found.setdefault((split, text), set()).add(mask)
@@ -231,7 +231,7 @@ def test_an_export_gives_the_masks_of_refcocos_own_layout(family: Family, tool: 
     own = by_split_and_sentence(family.own())
     other = by_split_and_sentence(records(family.out / "other"))
     assert {split for split, _ in other} == set(info.splits) == set(family.splits)
-    if tool in BY_CATEGORY:  # one class an object
+    if tool in BY_CATEGORY:  # one class per object
         assert not family.repeats
         assert other.keys() == {(ref["split"], sentence(ref)) for ref in family.refs}
         assert all(masks <= own[said] for said, masks in other.items())
@@ -343,7 +343,7 @@ def test_shapes_of_one_label_without_a_description_are_one_object(small: Family)
 
 
 def png(width: int, height: int) -> str:
-    """Of zeros, of which a few bytes make any number."""
+    """A base64 PNG of a few bytes that declares the given size."""
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     parts = ((b"IHDR", head), (b"IDAT", b""), (b"IEND", b""))
     chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
@@ -351,7 +351,7 @@ def png(width: int, height: int) -> str:
 
 
 def gif() -> str:
-    """Pillow would read it, and by others of its readers start a program."""
+    """Pillow could read it, but may start a program for some formats, so only PNG is allowed."""
     file = io.BytesIO()
     Image.new("L", (2, 2), 255).save(file, "GIF")
     return base64.b64encode(file.getvalue()).decode()

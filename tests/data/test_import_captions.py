@@ -16,7 +16,7 @@ Content = dict[str, Any]
 
 
 def converted(made: Family, split: str, *, masks: bool = True, first: int = 1) -> Content:
-    """One split as ReferFormer's converter writes it; MDETR's has no masks, and numbers files on."""
+    """One split as ReferFormer's converter writes it; MDETR's has no masks and continues ids across files."""
     images: list[Any] = []
     annotations: list[Any] = []
     for ref in made.split(split):
@@ -52,7 +52,7 @@ def write(made: Family, split: str, content: Content) -> Path:
 
 
 def without_ids(imported: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """These files have neither refs nor ids of sentences; a ref is an annotation, in their order."""
+    """The records without ids of refs and sentences, which these files lack; targets in annotation order."""
     for record in imported:
         targets = record["targets"]
         for said in record["expressions"]:
@@ -62,7 +62,7 @@ def without_ids(imported: list[dict[str, Any]]) -> list[dict[str, Any]]:
             del target["ref_id"]
         targets.sort(key=lambda target: target["ann_ids"])
         record["expressions"].sort(key=lambda said: (said["target"], said["text"]))
-        for key in ("coco_id", "flickr_id"):  # the files have no addresses
+        for key in ("coco_id", "flickr_id"):  # the files have no image URLs
             record.pop(key, None)
     return imported
 

@@ -1,4 +1,4 @@
-"""One set of checks for all importers: each format, one row of it damaged, and what then happens."""
+"""One set of checks for all importers: each format is imported with one damaged row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def of_rows(out: Path, row: str) -> list[LeftOutRow]:
 
 
 def others(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All but the subject's."""
+    """All records but the subject's."""
     return [one for one in rows if not any(said["text"] == SENTENCE for said in one["expressions"])]
 
 
@@ -45,7 +45,7 @@ def expect_left_out(
     row: str | None = None,
     expressions: int = 1,
 ) -> None:
-    """Refused with the reason; left out when asked, and all else is as without the damage."""
+    """Check that the row is refused with the reason, and left out on request without changing other rows."""
     subject.made.write()
     imported(subject, tmp_path / "whole")
     whole = records(tmp_path / "whole")
@@ -57,7 +57,7 @@ def expect_left_out(
     assert not (tmp_path / "refused").exists()
     assert f"  {reason}" in str(caught.value)
     assert detail in str(caught.value)
-    str(caught.value).encode()  # what a terminal can be given
+    str(caught.value).encode()  # can be printed to a terminal
     info = imported(subject, tmp_path / "left", leave_out_bad=True).info
     rows = of_rows(tmp_path / "left", row or subject.row)
     assert {one.reason for one in rows} == {reason}
@@ -86,7 +86,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
 
 
 def sentence_row(form: str, subject: Subject) -> str:
-    """An empty sentence is a row of its own where a ref may have more."""
+    """The row of an empty sentence, which is a row of its own where a ref may have several."""
     number = {"refcoco": 160, "grefcoco": 160, "coco": 10}.get(form)
     return f"{subject.row}, sentence {number}" if number else subject.row
 
@@ -102,7 +102,7 @@ def test_a_text_that_is_no_sentence_is_left_out(tmp_path: Path, form: str, what:
 
 @pytest.mark.parametrize("form", [one for one in SUBJECTS if one != "jsonl"])
 def test_a_null_in_the_place_of_a_text_is_an_empty_sentence(tmp_path: Path, form: str) -> None:
-    """A line with one is a line that is not as documented."""
+    """In JSON lines, a line with a null is not as documented."""
     subject = SUBJECTS[form](tmp_path)
     row = sentence_row(form, subject)
     expect_left_out(tmp_path, subject, lambda one: one.say(None), "empty sentences", row=row)
@@ -220,7 +220,7 @@ def test_a_backslash_belongs_to_the_name_of_a_file_that_has_one(tmp_path: Path, 
 
 
 def second_name(subject: Subject, link: Callable[[Path, Path], None] | None) -> str:
-    """Of the subject's image file."""
+    """A second name of the subject's image file."""
     if link is None:
         return f"./{subject.photo.name}"
     link(subject.photo, subject.root / "linked.png")
@@ -270,7 +270,7 @@ def test_lines_on_one_file_under_two_names_are_one_record(tmp_path: Path, link: 
 def test_files_of_one_inode_number_are_not_one_file(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some network file systems number all files alike."""
+    """Some network file systems give all files the same inode number."""
     subject = SUBJECTS[form](tmp_path)
     subject.made.write()
     imported(subject, tmp_path / "plain")
@@ -527,7 +527,7 @@ def test_what_is_no_row_is_left_out_alone(tmp_path: Path, form: str, instead: An
     subject = SUBJECTS[form](tmp_path)
     rows_of(subject).append(instead)
     if form == "coco" and instead == {}:
-        return  # an annotation that nobody refers to
+        return  # an annotation without sentences
     subject.made.write()
     with pytest.raises(InputError, match=r"(rows|lines) that are not as .* \(1\)"):
         imported(subject, tmp_path / "refused")
@@ -551,7 +551,7 @@ def test_a_row_without_a_key_is_left_out_with_its_sentences(tmp_path: Path, form
 
     row = f"row {place}"
     if form == "coco":
-        subject.split = "?"  # which the image would say
+        subject.split = "?"  # the split is a field of the image
         row = f"annotations {row}"
     reason = "rows that are not as their format says"
     expect_left_out(tmp_path, subject, without_image, reason, f"{row}: image_id: Field required", row=row)
@@ -562,7 +562,7 @@ LISTED = [
     *((form, one) for form in ("coco",) for one in ("images", "categories")),
     ("phrasecut", "images"),
 ]
-"""Rows that others need."""
+"""Lists with rows that other rows need."""
 BROKEN: dict[str, dict[str, Any]] = {
     "images": {"width": "wide"},
     "annotations": {"image_id": None},
@@ -604,7 +604,7 @@ def test_a_broken_row_that_others_need_is_left_out_with_them(
         assert f"{of} row {len(rows) - 2}: " in needing.detail
     else:
         assert re.fullmatch(LACKING, needing.reason)
-    split = "?" if form == "coco" and of == "images" and not known else subject.split  # the image says it
+    split = "?" if form == "coco" and of == "images" and not known else subject.split  # set by the image
     assert info.left_out[split].expressions == 1
     assert sum(lost.expressions for lost in info.left_out.values()) == 1
 
@@ -642,7 +642,7 @@ def test_a_file_of_rows_of_another_format_is_refused_all_the_same(tmp_path: Path
         imported(subject, tmp_path / "out", leave_out_bad=True)
 
 
-# Null, and fields that are not ours
+# Null and unknown fields
 
 
 def nulls_of_refs(one: Subject) -> None:

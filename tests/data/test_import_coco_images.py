@@ -1,4 +1,4 @@
-"""RefCOCO as it is downloaded: packed, and beside COCO's images of 2014 or of 2017."""
+"""RefCOCO as downloaded: zipped, and beside COCO's images of 2014 or 2017."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.data.other_forms import Family
 
 
 def renamed(made: Family, folders: dict[str, Path]) -> None:
-    """COCO's images by their names of 2017; the folder of each by its name of 2014."""
+    """Copy COCO's images to their names of 2017, in folders given by their names of 2014."""
     (made.root / "images").rename(made.root / "old")
     for row in made.images.values():
         path = next((made.root / "old").glob(f"**/{row['file_name']}"))

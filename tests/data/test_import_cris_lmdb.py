@@ -26,7 +26,7 @@ BOXES: dict[tuple[str, ...], tuple[str, str, list[slice]]] = {
     ("dog",): (FIRST, "dog", [slice(10, 40), slice(34, 60)]),
     ("tallest one",): (SECOND, "giraffe", [slice(0, 64), slice(0, 12)]),
 }
-"""Of each ref its image, category and pixels."""
+"""The image, category and pixels of each ref, by its sentences."""
 
 Entries = dict[bytes, bytes]
 
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def change(root: Path, work: Callable[[Entries], Any]) -> None:
-    """Writes the file anew."""
+    """Rewrite the file with its entries changed by ``work``."""
     path = root / "lmdb" / "refcoco" / "train.lmdb"
     with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as there, there.begin() as reading:
         entries = dict(reading.cursor())

@@ -1,4 +1,4 @@
-"""Any value anywhere in the files of any form: it imports, or one error tells what is wrong."""
+"""Any value anywhere in the files of any form is imported, or one error says what is wrong."""
 
 from __future__ import annotations
 

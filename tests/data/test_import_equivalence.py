@@ -1,4 +1,4 @@
-"""Any data set says the same in every form as in RefCOCO's own layout."""
+"""Any data set imports the same from every form as from RefCOCO's own layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IDS = st.integers(1, 2**31)
 
 @st.composite
 def polygons(draw: st.DrawFn) -> list[list[float]]:
-    """Some rectangles, which may meet, with a corner cut off."""
+    """Rectangles with one corner cut off, which may overlap."""
     drawn = []
     for _ in range(draw(st.integers(1, 3))):
         left, top = draw(st.integers(0, WIDTH - 12)), draw(st.integers(0, HEIGHT - 12))
@@ -33,7 +33,7 @@ def polygons(draw: st.DrawFn) -> list[list[float]]:
 
 @st.composite
 def refs(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """An object of each image at least; sentences are all different."""
+    """At least one ref per image; all sentences are different."""
     images = [*SPLITS, *draw(st.lists(st.sampled_from([*SPLITS]), max_size=3))]
     ann_ids = draw(st.lists(IDS, min_size=len(images), max_size=len(images), unique=True))
     ref_ids = draw(st.lists(st.integers(1, 10**6), min_size=len(images), max_size=len(images), unique=True))

@@ -1,4 +1,4 @@
-"""Which importer reads what a person names."""
+"""Which importer reads the data set that a user names."""
 
 from __future__ import annotations
 

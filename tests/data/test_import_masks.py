@@ -1,4 +1,4 @@
-"""Masks in every form that refer's own code and its descendants' take."""
+"""Masks in every form that refer's own code and its descendants accept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.data.test_refcoco import TinyDataset
 
 
 def pixels(height: int, width: int) -> np.ndarray:
-    """Two boxes that overlap."""
+    """The union of two overlapping boxes."""
     mask = np.zeros((height, width), np.uint8)
     mask[10:20, 10:25] = 1
     return mask

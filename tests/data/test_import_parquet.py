@@ -45,7 +45,7 @@ REF = pa.schema(
         "anns_id": pa.string(),
     }
 )
-"""Of jxu124/refcoco."""
+"""Schema of jxu124/refcoco."""
 SAMPLE = pa.struct(
     {
         "id": pa.int64(),
@@ -66,7 +66,7 @@ IMAGE = pa.schema(
         "samples": pa.list_(SAMPLE),
     }
 )
-"""Of moondream/refcoco-m."""
+"""Schema of moondream/refcoco-m."""
 HUB_SPLITS = {"val": "validation", "testA": "test"}
 
 Rows = list[dict[str, Any]]
@@ -100,7 +100,7 @@ def write_refs(made: Family, change: Callable[[Rows], None] = lambda rows: None)
 def write_images(
     made: Family, own: Rows, change: Callable[[Rows], None] = lambda rows: None, *, embedded: bool = True
 ) -> None:
-    """Of the split val, with masks as imported from RefCOCO's own layout."""
+    """Write the split val, with masks as imported from RefCOCO's own layout."""
     rows = []
     for record in own:
         if record["split"] != "val":

@@ -24,7 +24,7 @@ def unchanged(rows: Rows) -> None:
 
 
 def seqtr(made: Family, change: Change = unchanged) -> str:
-    """Returns the data set's name, as the others."""
+    """Write SeqTR's file; return the data set's name, as the other functions do."""
     said = {}
     for split in made.splits:
         said[split] = [
@@ -65,7 +65,7 @@ def sa2va(made: Family, change: Change = unchanged) -> str:
 
 
 def cris(made: Family, change: Change = unchanged) -> str:
-    """With the masks as refer's ``getMask() * 255`` has them in 8 bits: 254 where two polygons meet."""
+    """Write CRIS' files, with masks as refer's ``getMask() * 255`` in 8 bits: 254 where two polygons meet."""
     anns, drawn = made.root / "anns" / "refcoco", made.root / "masks" / "refcoco"
     anns.mkdir(parents=True)
     drawn.mkdir(parents=True)

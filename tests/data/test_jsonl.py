@@ -1,4 +1,4 @@
-"""People's own data as JSON lines."""
+"""Users' own data as JSON lines."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_one_file_a_split_is_named_by_a_placeholder(photos: Photos) -> None:
 
 
 def test_images_of_each_split_may_lie_in_a_folder_of_their_own(photos: Photos) -> None:
-    """The split may be the file's or the line's."""
+    """The split may be named by the file or by the line."""
     for split, image in (("train", "kitchen/1.jpg"), ("val", "2.png")):
         place = photos.root / "pictures" / split / image
         place.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What was read from an address is kept in ``data.staging``, within its bound, also after kills."""
+"""Images read from an address are kept in ``data.staging``, within its bound, also after kills."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shard an image."""
+    """A cache with one image per shard."""
     folder = tmp_path_factory.mktemp("kept")
     dataset = write_dataset(folder / "dataset", {"train": default_records()})
     write_cache(dataset, folder / "cache", tiny_settings(shard_bytes=1), progress=False)
@@ -57,7 +57,7 @@ def read(far: Far, folder: Path, **settings: Any) -> list[tuple[Any, ...]]:
 
 
 def largest(cache: Path) -> int:
-    """Bytes that the copy of a shard takes at most, with a byte for its image."""
+    """Largest size of a shard's copy, including the byte for its one image."""
     return max(path.stat().st_size for path in cache.glob("*.tar")) + 1
 
 
@@ -71,7 +71,7 @@ def test_each_image_is_fetched_once_and_never_again(
     folder = tmp_path / "kept"
     assert read(far, folder, prefetch=1) == local
     first = len(far.faults.ranges)
-    assert IMAGES <= first < len(local)  # two that ask at the same time both fetch
+    assert IMAGES <= first < len(local)  # two threads that request an image at the same time both fetch it
     assert read(far, folder) == local
     assert len(far.faults.ranges) == first
     assert len(kept(folder)) == IMAGES
@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_read_anew_and_the_bound_holds(
     names = {path.name.partition("-")[2].removesuffix(".kept") for path in kept(folder)}
     before = len(far.faults.ranges)
     read(far, folder, staging_bytes=bound)
-    assert not {name for name, _ in far.faults.ranges[before:]} & names  # what is there stays
+    assert not {name for name, _ in far.faults.ranges[before:]} & names  # kept images stay
 
 
 def test_a_bound_below_the_cache_is_told(
@@ -115,7 +115,7 @@ def test_a_changed_copy_is_fetched_anew(far: Far, local: list[tuple[Any, ...]], 
     assert read(far, folder) == local
     assert IMAGES <= len(far.faults.ranges) - before <= 2 * IMAGES
     again = len(far.faults.ranges)
-    assert read(far, folder) == local  # healed
+    assert read(far, folder) == local  # repaired
     assert len(far.faults.ranges) == again
 
 

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: refused by default, and left out, counted and named when asked."""
+"""Unusable rows are refused by default, and left out, counted and named on request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.data.test_phrasecut import FAR, Phrases
 from tests.data.test_refcoco import TinyDataset
 
 LINE = [[10, 10, 20, 10]]
-"""A polygon of two corners."""
+"""A polygon with only two corners."""
 
 
 class Made(Protocol):
@@ -43,14 +43,14 @@ class Made(Protocol):
 
 @dataclass
 class Case:
-    """Data of a format: how good ones are made, what is added that is bad, and what that should come to."""
+    """Data of one format: how good data is created, which bad rows are added, and the expected result."""
 
     good: Callable[[Path], Made]
     add_bad: Callable[[Any], None]
     left_out: dict[tuple[str, str], str]
-    """Reason by split and row."""
+    """Expected reason by split and row."""
     lost: dict[str, tuple[int, int]]
-    """Expressions and images by split."""
+    """Expected numbers of lost expressions and images by split."""
 
 
 def cut(image: Path) -> None:
@@ -67,7 +67,7 @@ def good_refcoco(folder: Path) -> TinyDataset:
 
 
 def add_images(tiny: TinyDataset) -> None:
-    """80 is not there, 81 is cut; each has a good annotation of its number."""
+    """Add image 80, which is missing, and 81, which is truncated; each has a valid annotation of its id."""
     for image_id in (80, 81):
         name = tiny.image(image_id).name
         tiny.instances["images"].append({**tiny.instances["images"][0], "id": image_id, "file_name": name})
@@ -216,7 +216,7 @@ JSONL = Case(
         ("train", "line 8"): "missing images",
         ("train", "line 10"): "empty sentences",
     },
-    {"?": (1, 0), "train": (8, 2), "val": (2, 1)},  # train has nothing of 2.png and gone.jpg
+    {"?": (1, 0), "train": (8, 2), "val": (2, 1)},  # train loses 2.png and gone.jpg entirely
 )
 
 
@@ -479,7 +479,7 @@ def test_a_photo_that_exif_turns_is_bad_whichever_of_its_lines_comes_first(tmp_p
 
 
 def test_a_complete_data_set_has_the_head_that_it_had_before_rows_could_be_left_out(tmp_path: Path) -> None:
-    """Caches hold it, and a checksum of it."""
+    """Caches contain it and its checksum."""
     tiny = good_refcoco(tmp_path)
     info = written(tiny, leave_out_bad=True).info
     head = (tiny.out / "dataset.json").read_text()

@@ -1,4 +1,4 @@
-"""One owner for a folder: taken once, given back, taken over only when its owner is gone. Real processes."""
+"""Folder locks: acquired once, released, taken over only when the owner is gone. Uses real processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ with locks.owned_folder(Path(sys.argv[1])) as held:
 
 @contextmanager
 def owner_elsewhere(folder: Path, *within: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that owns ``folder`` until it is sent a line; it confirms then."""
+    """A process that owns ``folder`` until it is sent a line, and then confirms its ownership."""
     command = [*within, sys.executable, "-c", OWN, str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes) as process:
@@ -53,7 +53,7 @@ def owner_elsewhere(folder: Path, *within: str) -> Iterator[subprocess.Popen[str
 
 
 def in_children(count: int, work: Callable[[int], bool]) -> list[bool]:
-    """What ``work`` said in so many forks that begin at the same moment."""
+    """What ``work`` returned in each of ``count`` forks that start at the same moment."""
     start, go = os.pipe()
     children = []
     for number in range(count):
@@ -79,7 +79,7 @@ def left_by_a_killed_process(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return True
 
-    with pytest.raises(AssertionError):  # it did not live to say anything
+    with pytest.raises(AssertionError):  # it was killed before it could report
         in_children(1, own_and_die)
     assert lock_in(folder).exists()
 
@@ -116,7 +116,7 @@ def test_all_who_wait_come_to_it_one_at_a_time(tmp_path: Path) -> None:
     def count(number: int) -> bool:
         for turn in range(10):
             if number == 0 and turn == 5:
-                # One dies in the middle: the others go on.
+                # One is killed while it holds the lock; the others continue.
                 with owned_folder(tmp_path, wait=True, pause=lambda: time.sleep(0.001)):
                     os.kill(os.getpid(), signal.SIGKILL)
             with owned_folder(tmp_path, wait=True, pause=lambda: time.sleep(0.001)):
@@ -152,7 +152,7 @@ def test_a_number_that_another_process_has_now_is_not_taken_for_the_owner(tmp_pa
     with owner_elsewhere(tmp_path) as other:
         before = json.loads(lock_in(tmp_path).read_text())
         assert before["pid"] == other.pid
-        # As if the owner had ended, and this living process had been given its number.
+        # As if the owner had ended and this living process had been given its PID.
         lock_in(tmp_path).write_text(json.dumps({**before, "started": before["started"] - 1}))
         with owned_folder(tmp_path):
             assert json.loads(lock_in(tmp_path).read_text())["pid"] == os.getpid()
@@ -188,7 +188,7 @@ def test_it_is_given_back_however_its_block_ends(tmp_path: Path, error: type[Bas
 def test_an_owner_in_another_container_is_believed_while_it_gives_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The process table of this one says nothing of it; so it is with other machines."""
+    """Its PID means nothing in this container's process table; the same holds for other machines."""
     container = ("unshare", "--pid", "--fork", "--mount-proc")
     if not shutil.which("unshare") or subprocess.run([*container, "true"], check=False).returncode:
         pytest.skip("this user cannot make a PID namespace")
@@ -198,7 +198,7 @@ def test_an_owner_in_another_container_is_believed_while_it_gives_signs_of_life(
         assert inside == 1
         with pytest.raises(locks.OccupiedError, match="process 1 on "), owned_folder(tmp_path):
             pytest.fail("two owners")
-        # It stands still for longer than it may, and another takes over: it must not go on as if it owned it.
+        # It is stopped for longer than its lease and another process takes over: it must not resume as owner.
         os.killpg(other.pid, signal.SIGSTOP)
         began = time.monotonic()
         with owned_folder(tmp_path):
@@ -215,7 +215,7 @@ def test_an_owner_in_another_container_is_believed_while_it_gives_signs_of_life(
 def test_a_lock_without_a_name_is_taken_over_after_a_beat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its owner was killed between the file and its content."""
+    """Its owner was killed between creating the file and writing its content."""
     monkeypatch.setattr(locks, "BEAT", 0.5)
     lock_in(tmp_path).touch()
     began = time.monotonic()
@@ -241,7 +241,7 @@ def test_who_stood_still_before_writing_its_name_does_not_take_anothers_lock_for
 
 
 def test_of_two_at_once_one_gets_the_folder(tmp_path: Path) -> None:
-    """Commands that write a folder whole, such as import, need no owner: its name is given once."""
+    """Commands that write a whole folder, such as import, need no lock: only one can rename it into place."""
     target = tmp_path / "dataset"
 
     def second() -> None:

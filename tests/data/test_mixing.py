@@ -1,4 +1,4 @@
-"""Mixed training sets: what is joined, what stays apart, and that no test image gets in unnoticed."""
+"""Mixed training sets: what is merged, what stays separate, and that no test image gets in unnoticed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def record(
     coco_id: int | None = None,
     size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> ImageRecord:
-    """An image with a ref and two sentences for each of ``refs``; ids repeat in every data set."""
+    """An image with a ref and two sentences for each of ``refs``; ids are not unique across data sets."""
     mask = MASK if size == (HEIGHT, WIDTH) else Rle.encode(box(*size, 1, 1, 4, 5))
     targets = [Target(ref_id=ref, ann_ids=(ref,), category="thing", mask=mask, area=12) for ref in refs]
     said = [
@@ -73,7 +73,7 @@ def dataset(
     counted: dict[str, Any] | None = None,
     **splits: list[ImageRecord],
 ) -> Path:
-    """An imported data set; its image files need not be there to be mixed."""
+    """An imported data set; mixing does not require that its image files exist."""
     place = folder / f"{name}-{split_by}"
     place.mkdir(parents=True)
     info = DatasetInfo(
@@ -212,7 +212,7 @@ def test_a_set_that_is_only_held_out_guards_too_and_its_train_split_does_not_mat
 
 
 def test_images_known_by_their_files_name_alone_are_guarded_too(tmp_path: Path) -> None:
-    before = record(5).model_copy(update={"coco_id": None})  # as imports without the field left them
+    before = record(5).model_copy(update={"coco_id": None})  # as imported before the field existed
     one = dataset(tmp_path, "refcoco", train=[before])
     other = record(1, image="val/000000000005.jpg")
     two = dataset(tmp_path, "own", "own", images="own", train=[record(2, image="2.jpg")], val=[other])
@@ -293,7 +293,7 @@ def test_progress_counts_every_record_that_is_read(tmp_path: Path) -> None:
     two = dataset(tmp_path, "refcocog", train=[record(7)], val=[record(10), record(11)])
     calls: list[tuple[int, int]] = []
     mix_datasets([one], tmp_path / "mix", held_out=[two], progress=lambda *done: calls.append(done))
-    assert calls == [(done, 6) for done in range(1, 7)]  # 2 train, 1 held out twice, 2 held out
+    assert calls == [(done, 6) for done in range(1, 7)]  # 2 train, 1 held out that is read twice, 2 held out
 
 
 def test_what_cannot_be_mixed_is_named_and_nothing_is_written(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_held_out_splits_of_data_sets_with_the_same_name_stay_apart(tmp_path: Pa
 
 @st.composite
 def several(draw: st.DrawFn) -> list[dict[str, list[tuple[int, bool, int]]]]:
-    """Data sets: images by split, as number, whether it is COCO's file, and refs."""
+    """Data sets: images by split, as (number, whether it is COCO's file, number of refs)."""
     image = st.tuples(st.integers(1, 8), st.booleans(), st.integers(1, 3))
     images = st.lists(image, min_size=1, max_size=6, unique_by=lambda one: one[:2])
     return draw(st.lists(st.fixed_dictionaries({"train": images, "val": images}), min_size=1, max_size=4))

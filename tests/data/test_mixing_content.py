@@ -1,4 +1,4 @@
-"""Test images in a train split under the names and in the forms that tools give them."""
+"""Test images in a train split that were renamed or re-encoded by tools."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_flickrs_number_stands_in_its_addresses_and_in_saved_files() -> None:
 
 
 def mixed_up(tmp_path: Path, train: ImageRecord, test: ImageRecord) -> str:
-    """What mixing says of a train image that a data set beside it tests on."""
+    """The error of mixing a train image with a data set that has it in a test split."""
     one = dataset(tmp_path, "own", "own", images="photos", coco_annotations=False, train=[train])
     two = dataset(tmp_path, "refcoco", train=[record(77)], testA=[test])
     with pytest.raises(InputError) as caught:
@@ -143,7 +143,7 @@ def at_half(source: Path, to: Path) -> None:
 
 
 def turned(source: Path, to: Path) -> None:
-    """Stored on its side, with EXIF to turn it back."""
+    """Save it rotated by 90 degrees, with an EXIF orientation that undoes the rotation."""
     picture = Image.open(source).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -202,7 +202,7 @@ def test_a_copy_under_another_name_is_met_by_what_it_shows(
     }  # fmt: skip
     assert looked == [(done, 6) for done in range(1, 7)]
     assert (report.summary.by_content, report.summary.not_looked_at) == (5, 0)
-    # By names alone the copy is not met.
+    # If only names are compared, the copy is not found.
     assert mix_datasets([one, two], tmp_path / "by_name", compare_content=False).summary.leaks == ()
 
 
@@ -224,7 +224,7 @@ def test_suspected_pairs_can_be_looked_at_and_kept(tmp_path: Path, real: list[Pa
     assert "--keep-look-alikes" in said
     with Image.open(tmp_path / "p.png") as sheet:
         left, right = sheet.crop((8, 8, 248, 188)), sheet.crop((256, 8, 496, 188))
-    # Side by side stand the two, and not others.
+    # The two are shown side by side, and no other images.
     assert np.count_nonzero(look_of(left).bits != look_of(right).bits) <= LOOK_ALIKE
     assert np.count_nonzero(look_of(left).bits != look_of(load_image(real[0])).bits) <= LOOK_ALIKE
     with small_disk(tmp_path / "full", "4k") as full:
@@ -242,7 +242,7 @@ def test_suspected_pairs_can_be_looked_at_and_kept(tmp_path: Path, real: list[Pa
     assert Path(pair["train_image"]).name == "a.jpg"
     assert Path(pair["held_out_image"]).name == "COCO_train2014_000000000009.jpg"
     assert 0 <= pair["distance"] <= LOOK_ALIKE
-    # Nothing differs by no bit but what was saved without loss.
+    # Only lossless copies are certain to differ in no bit.
     if pair["distance"]:
         assert mix_datasets([one, two], tmp_path / "strict", look_alike=0).summary.leaks == ()
 
@@ -269,7 +269,7 @@ def test_no_two_of_128_photographs_look_alike(real: list[Path]) -> None:
     seen, unseen = looks_of(real)
     assert not unseen
     nearest = [one.distance for found in twins(seen, seen, 256).values() for one in found]
-    # Copies of these, saved again and resized, are at 10 at most: docs/datasets.md.
+    # Re-encoded and resized copies of these differ in at most 10 bits: docs/datasets.md.
     assert min(nearest) > 90
     assert twins(seen, seen) == {}
 
@@ -292,7 +292,7 @@ def test_an_import_says_that_two_splits_share_photographs(tmp_path: Path, real: 
     put("val", "COCO_train2014_000000000030.jpg", as_jpeg, real[2])
     put("train", "e.jpg", shutil.copy, real[3])
     put("val", "f.jpg", shutil.copy, real[4])
-    lines.append({**lines[6], "split": "val"})  # the very file in both
+    lines.append({**lines[6], "split": "val"})  # the same file in both splits
     (tmp_path / "own.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     report = import_dataset(tmp_path, "own.jsonl", tmp_path / "out")
     assert [(one.by, one.images, one.example) for one in report.info.shared] == [
@@ -305,9 +305,9 @@ def test_an_import_says_that_two_splits_share_photographs(tmp_path: Path, real: 
     text = " ".join(said.output.split())
     assert "warning: 2 photographs of train are in val (such as train/000000000030_jpg.rf.ab.jpg and" in text
     assert "warning: 1 photographs of train look like some in val (such as train/c.jpg and val/d.jpg)" in text
-    # Where nobody looks into images, names are compared alone.
+    # Without the image check, only names are compared.
     quick = import_dataset(tmp_path, "own.jsonl", tmp_path / "quick", ImportOptions(check_images=False))
     assert [one.by for one in quick.info.shared] == ["name"]
-    # Of one split nothing is shared, and the head has no word of it.
+    # A single split shares nothing, and its head has no such entry.
     import_dataset(tmp_path, "own.jsonl", tmp_path / "val_only", ImportOptions(splits=("val",)))
     assert "shared" not in json.loads((tmp_path / "val_only" / "dataset.json").read_text())

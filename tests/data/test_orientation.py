@@ -59,7 +59,7 @@ def coco(root: Path, pixels: np.ndarray, turn: int, size: tuple[int, ...]) -> st
 
 
 def imported(root: Path, dataset: str, **options: Any) -> tuple[ImageRecord, dict[str, Any]]:
-    """The record, and as it is written."""
+    """The record, and its JSON as written."""
     out = root / "out"
     import_dataset(root, dataset, out, ImportOptions(**options))
     (record,) = ImportedDataset(out).records("train")
@@ -75,7 +75,7 @@ def test_the_annotated_size_tells_which_view_is_meant(
     size = SHOWN.shape if view == "shown" else stored_for(turn, SHOWN).shape
     record, written = imported(tmp_path, write(tmp_path, SHOWN, turn, size))
     assert (record.orientation, record.height, record.width) == (view, *size[:2])
-    # As records had none before, and caches hold checksums of them.
+    # Stored views are written without the field, as before it existed: caches contain checksums of records.
     assert written.get("orientation") == (None if view == "stored" else "shown")
 
 

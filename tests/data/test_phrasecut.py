@@ -132,7 +132,7 @@ def test_a_mask_is_all_instances_with_corners_cut_to_integers_and_their_outline(
     phrases.imported()
     _, dog = ImportedDataset(phrases.out).records("val")
     expected = np.zeros((HEIGHT, WIDTH), bool)
-    expected[10:21, 10:21] = True  # 10 to 20 with its outline; from 10.2, 20.7 and 20.9
+    expected[10:21, 10:21] = True  # 10 to 20 with the outline; truncated from 10.2, 20.7 and 20.9
     for y in range(5, 16):
         expected[y, 40 + (y - 5) : 51] = True
     np.testing.assert_array_equal(dog.targets[0].mask.decode(), expected)
@@ -140,7 +140,7 @@ def test_a_mask_is_all_instances_with_corners_cut_to_integers_and_their_outline(
 
 
 def as_published(instances: list[list[list[list[float]]]], height: int, width: int) -> np.ndarray:
-    """What utils/evaluator.py does, in its own steps: all polygons in one list, one picture each, summed."""
+    """The steps of PhraseCut's utils/evaluator.py: all polygons in one list, one picture each, summed."""
     whole = np.zeros((height, width))
     for polygon in (polygon for instance in instances for polygon in instance):
         if len(polygon) < 2:

@@ -1,4 +1,4 @@
-"""Of a key that stands twice in an object, JSON parsers keep the last alone: half of it is lost."""
+"""Duplicate keys are refused: JSON parsers keep only the last value of a key, so the others are lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny encoders trained on scenes of their own: better than random ones, and weights that the cache takes."""
+"""Tiny encoders trained on separate scenes: better than random ones, with weights that the cache accepts."""
 
 from __future__ import annotations
 

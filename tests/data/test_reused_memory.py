@@ -1,4 +1,4 @@
-"""Features on a CPU are made in memory that is used again, and never in memory that anybody still sees."""
+"""Features on a CPU are created in reused memory, but never in memory that is still referenced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def places(reader: CacheReader, epoch: int) -> list[int]:
-    """Where in memory the features of an epoch's batches are made; each batch goes before the next comes."""
+    """Addresses of the features of an epoch's batches; each batch is freed before the next one is taken."""
     found = []
     for batch in reader.batches(**PLAN, epoch=epoch):
         found += [level.data_ptr() for level in batch.features]
@@ -41,7 +41,7 @@ def test_batches_that_nobody_holds_are_made_where_earlier_ones_were(cache: Path)
     with CacheReader(cache, "train") as reader:
         made = [place for epoch in range(6) for place in places(reader, epoch)]
     assert len(made) == 108
-    assert len({*made}) <= 24  # 15 on an idle machine; how many batches wait at once follows from threads
+    assert len({*made}) <= 24  # 15 on an idle machine; how many batches wait at once depends on thread timing
 
 
 HOLDS: dict[str, Callable[[Tensor], object]] = {

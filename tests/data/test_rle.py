@@ -54,6 +54,6 @@ def test_counts_that_were_cut_are_refused(mask: np.ndarray, data: st.DataObject)
 
 @pytest.mark.parametrize("counts", ["", "0", "00", "x", "é", "PPYo1", "PPYo", "1O1", 14 * "o" + "0"])
 def test_an_import_takes_no_mask_from_unwritten_memory(counts: str) -> None:
-    """pycocotools decodes "00" of a 64 x 96 image to other bytes each time."""
+    """pycocotools decodes "00" of a 64 x 96 image to different bytes each time."""
     with pytest.raises(ValueError, match="damaged"):
         union_mask({"size": [64, 96], "counts": counts}, 64, 96)

@@ -131,7 +131,7 @@ for path in map(Path, sys.argv[1:]):
 
 @pytest.mark.process
 def test_sizes_that_a_pickle_states_are_not_believed(tmp_path: Path) -> None:
-    """Each of these few bytes takes gigabytes in pickle.load; memory is what the process had at most."""
+    """``pickle.load`` allocates gigabytes for each of these few bytes; peak memory is measured."""
     pickles = {
         "memo": b"\x80\x02Nr\xff\xff\xff\x0f.",
         "memo as text": b"Np300000000\n.",

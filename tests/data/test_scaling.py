@@ -1,4 +1,4 @@
-"""The plan's arithmetic against numbers worked out by hand; docs/scaling.md shows what the command prints."""
+"""The plan's arithmetic against numbers computed by hand; docs/scaling.md shows what the command prints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rates(sam: float = 10, step: float = 1000, disk: float = 2, network: float =
     return Rates(*(Rate(value, "given") for value in (sam, step, disk, network)))
 
 
-# 10 tokens of 8 channels in int8 at three levels, each behind a tar header and 128 bytes of numpy's.
+# 10 tokens of 8 channels in int8 at three levels, each after a tar header and numpy's header of 128 bytes.
 SMALL = Workload(
     images=1000, gpus=4, gpus_a_machine=2, grid=(2, 5), channels=8, text_channels=4, shard_bytes=20_000
 )
@@ -49,12 +49,12 @@ def test_an_images_bytes_are_counted_in_blocks_of_a_tar() -> None:
 def test_bytes_seconds_and_counts_of_a_small_case() -> None:
     found = scale(SMALL, rates())
     assert found.cache_bytes == 10_752_000
-    assert found.shards == 500  # the second image takes a shard beyond 20,000 bytes
-    assert found.caching_s == 25.0  # 1000 images, 4 GPUs of 10 a second
+    assert found.shards == 500  # with its second image a shard exceeds 20,000 bytes
+    assert found.caching_s == 25.0  # 1000 images, 4 GPUs at 10 per second
     assert found.caching_write_GBps == pytest.approx(10_752_000 / 25 / 1e9)
-    assert found.epoch_read_bytes == 10_752_000  # 7 expressions, up to 8 a visit
-    assert found.epoch_compute_s == 1.75  # 7000 expressions, 4 GPUs of 1000 a second
-    assert found.epoch_disk_s == pytest.approx(0.010752 / 2 / 2)  # two machines, a disk of 2 GB/s each
+    assert found.epoch_read_bytes == 10_752_000  # 7 expressions, up to 8 per visit
+    assert found.epoch_compute_s == 1.75  # 7000 expressions, 4 GPUs at 1000 per second
+    assert found.epoch_disk_s == pytest.approx(0.010752 / 2 / 2)  # two machines, each with a disk of 2 GB/s
     assert found.epoch_network_s == pytest.approx(0.010752 / 2)
     assert found.needed_GBps == pytest.approx(0.010752 / 2 / 1.75)
     assert found.disks_a_machine == 1
@@ -80,7 +80,7 @@ def test_fast_encoders_make_a_slow_cache_not_worth_it() -> None:
     found = scale(SMALL, rates(sam=1e6, network=1e-4))
     assert found.epoch_s("network") > found.on_the_fly_epoch_s
     assert found.break_even_epochs("network") == math.inf
-    # Half as long over the network as encoded anew: the caching's time is won back after so many epochs.
+    # Reading over the network takes half as long as encoding: caching pays off after this many epochs.
     again = scale(SMALL, rates(sam=10, network=0.005376 / 13.375))
     assert again.break_even_epochs("network") == pytest.approx(25 / 13.375)
 
@@ -116,7 +116,7 @@ def test_a_hundred_million_images_are_still_whole_numbers() -> None:
 
 def test_caching_waits_for_a_disk_that_is_slower_than_the_encoders() -> None:
     found = scale(SMALL, rates(disk=1e-4))
-    assert found.caching_s == pytest.approx(53.76)  # 5.376 MB into each machine, 0.1 MB a second
+    assert found.caching_s == pytest.approx(53.76)  # 5.376 MB onto each machine, at 0.1 MB per second
     assert found.on_the_fly_epoch_s == 26.75
 
 

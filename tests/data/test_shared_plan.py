@@ -1,4 +1,4 @@
-"""A cache's plan is made once, and anew when it no longer fits."""
+"""A cache's plan is computed once, and again only if it is stale."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Images whose heads a plan has read."""
+    """Images whose headers were read for a plan."""
     paths: list[Path] = []
     check = photographs.check_image
 

@@ -32,7 +32,7 @@ ON_GPU = pytest.param(
 
 @dataclass
 class Known:
-    """What a batch must hold of one expression."""
+    """What a batch must hold for one expression."""
 
     image_id: int
     levels: list[Tensor]
@@ -48,7 +48,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_stock_webdataset(cache: Path, feature_dtype: FeatureDtype) -> Iterator[tuple[int, Known]]:
-    """By sentence id, through nothing but webdataset's own reader."""
+    """Expected contents by sentence id, read by stock webdataset alone."""
     urls = [str(path) for path in sorted(cache.glob("*.tar"))]
     for stored in webdataset.WebDataset(urls, shardshuffle=False).decode():
         levels = []
@@ -75,7 +75,7 @@ def by_stock_webdataset(cache: Path, feature_dtype: FeatureDtype) -> Iterator[tu
 
 
 def by_computation(dataset: Path, feature_dtype: FeatureDtype) -> Iterator[tuple[int, Known]]:
-    """By sentence id, from the encoders and the quantisation, without any shard."""
+    """Expected contents by sentence id, from the encoders and the quantisation, without any shard."""
     source, settings = ImportedDataset(dataset), tiny_settings()
     device, precision = place(settings.device, settings.precision)
     sam = SamEncoder(settings.encoders.sam, device, precision)

@@ -1,4 +1,4 @@
-"""Whatever happens to shards and indexes: an error that names it, or the same numbers; never a hang."""
+"""Faults of shards and indexes give an error that names them, or the same numbers; never a hang."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def copy(cache: Path, tmp_path: Path) -> Path:
 
 
 def numbers(folder: Path, **settings: Any) -> list[tuple[Any, ...]]:
-    """Everything that an epoch and an evaluation give."""
+    """The content of all batches of an epoch and an evaluation."""
     with CacheReader(folder, "train", ReadingSettings(**settings)) as reader:
         batches = [*reader.batches(**PLAN), *reader.evaluation_batches(max_expressions=6)]
         return [_content(batch) for batch in batches]
 
 
 def outcome(folder: Path) -> list[tuple[Any, ...]] | str:
-    """The numbers, or what is said instead."""
+    """The numbers, or the error message instead."""
     try:
         return numbers(folder)
     except InputError as error:
@@ -61,7 +61,7 @@ def _content(batch: Batch) -> tuple[Any, ...]:
 
 
 def flip(image: int, member: int, folder: Path) -> tuple[str, str]:
-    """Changes a byte of an image's member; the shard's name and the image's key."""
+    """Change a byte of an image's member; return the shard's name and the image's key."""
     reader = CacheReader(folder, "train")
     entries = reader.manifest.splits["train"].shards
     shard = int(np.searchsorted(np.cumsum([entry.images for entry in entries]), image, side="right"))
@@ -265,7 +265,7 @@ def test_a_bad_sample_is_left_out_counted_and_told(cache: Path, copy: Path) -> N
 
 
 def _assert_right(batch: Batch, whole: dict[int, Batch]) -> None:
-    """A batch holds what another reader gives for the same sentences."""
+    """Assert that a batch holds what another reader gives for the same sentences."""
     images = np.repeat(np.arange(batch.images), np.diff(batch.expr_offsets.numpy()))
     for row, sample in enumerate(batch.samples):
         other = whole[sample.sent_id]
@@ -310,7 +310,7 @@ def test_more_bad_samples_than_allowed_end_the_run(copy: Path) -> None:
 
 
 def test_a_byte_that_changes_between_two_epochs_is_named(copy: Path) -> None:
-    """``verify: first`` gives what it finds."""
+    """``verify: first`` does not detect it and gives the changed numbers."""
     for settings, named in ((ReadingSettings(), True), (ReadingSettings(verify="first"), False)):
         with CacheReader(copy, "train", settings) as reader:
             first = [_content(batch) for batch in reader.batches(**PLAN)]
@@ -321,13 +321,13 @@ def test_a_byte_that_changes_between_two_epochs_is_named(copy: Path) -> None:
                     list(reader.batches(**PLAN))
             else:
                 assert [_content(batch) for batch in reader.batches(**PLAN)] != first
-        flip(2, 3, copy)  # back
+        flip(2, 3, copy)  # restore it
 
 
 def test_json_that_nobody_verified_is_named_when_it_is_read(copy: Path) -> None:
     shard, key = flip(2, 0, copy)
     with CacheReader(copy, "train", ReadingSettings(verify="never")) as reader:
-        batches = list(reader.batches(**PLAN))  # training asks for no JSON
+        batches = list(reader.batches(**PLAN))  # training reads no JSON
         with pytest.raises(InputError, match=rf"{shard}, image {key}: its JSON"):
             _ = [batch.samples for batch in batches]
 

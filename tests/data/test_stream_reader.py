@@ -53,7 +53,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def real(batches: list[Batch]) -> Counter[int]:
-    """Sentence ids with a weight."""
+    """Counts of the sentence ids with non-zero weight."""
     return Counter(
         sample.sent_id
         for batch in batches
@@ -196,7 +196,7 @@ def test_the_next_epochs_first_batch_is_on_the_device_when_an_epoch_ends(
     monkeypatch.setattr(DeviceStage, "__call__", counted)
     plan = {"seed": 0, "expressions_per_step": 4, "expressions_per_image": 3, "last_epoch": 1}
     batches = [*reader.batches(epoch=0, **plan)]
-    assert all(made.acquire(timeout=30) for _ in range(len(batches) + 1))  # one more than was asked for
+    assert all(made.acquire(timeout=30) for _ in range(len(batches) + 1))  # one more than was requested
     assert len([*reader.batches(epoch=1, **plan)]) == reader.steps_per_epoch(4)
     assert not reader._ahead
 

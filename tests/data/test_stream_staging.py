@@ -1,4 +1,4 @@
-"""Shards that come through a pipe give the batches of the local folder, within the staging folder's bound."""
+"""Shards streamed through a pipe give the batches of the local folder, within the staging folder's bound."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_batches_through_a_pipe_are_those_of_the_folder(cache: Path, tmp_path: P
         found = []
         for batch in (*reader.batches(**PLAN), *reader.evaluation_batches(max_expressions=6)):
             found.append(content(batch))
-            with owned_folder(tmp_path / "staging", wait=True):  # none goes while they are counted
+            with owned_folder(tmp_path / "staging", wait=True):  # none is evicted while they are counted
                 assert sum(shard_sizes(tmp_path / "staging")) <= bound
         assert found == whole
     fetched = [line for line in log.read_text().split() if line.endswith(".tar")]
@@ -115,7 +115,7 @@ def test_a_stream_that_ends_wrongly_is_named_and_leaves_nothing(
 def test_a_url_that_cannot_be_opened_is_named(
     tmp_path: Path, url: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = url.replace("{port}", str(free_port()))  # nobody listens
+    url = url.replace("{port}", str(free_port()))  # nothing listens on it
     settings = ReadingSettings(shards=url, staging=tmp_path / "staging")
     opened = re.escape(url.replace("{name}", "manifest.json"))
     with pytest.raises(InputError, match=rf"{opened} cannot be streamed: {says}.*check data\.shards"):
@@ -125,7 +125,7 @@ def test_a_url_that_cannot_be_opened_is_named(
 def test_a_full_staging_disk_is_named_and_nothing_half_stays(cache: Path, tmp_path: Path) -> None:
     heads = [cache / "manifest.json", *cache.glob("*.npz")]
     pages = sum(-(-path.stat().st_size // 4096) for path in heads)
-    # From no room for the heads to half of a second shard: each file on the way is once the first too many.
+    # From no room for manifest and indexes to part of a second shard: each file is once the first not to fit.
     for most in (1, *range(pages, pages + 2 * largest_pages(cache))):
         with small_disk(tmp_path / "disk", f"{4 * most}k") as disk:
             settings = staged(disk / "staging", f"cat '{cache}/{{name}}'")
@@ -151,7 +151,7 @@ def test_a_stream_that_hangs_is_named(cache: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "train-000001.index.npz"])
 def test_of_a_stream_without_end_only_so_much_is_taken(cache: Path, tmp_path: Path, name: str) -> None:
-    """``yes`` in place of the manifest or of an index."""
+    """``yes`` streams endlessly in place of the manifest or of an index."""
     command = f"case {{name}} in {name}) yes;; *) cat '{cache}'/{{name}};; esac"
     with pytest.raises(InputError, match=rf"has more than [\d,]+ bytes, so it is not a {name}"):
         CacheReader(tmp_path / "nowhere", "train", staged(tmp_path / "staging", command))

@@ -36,7 +36,7 @@ from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 from tests.waiting import wait_until
 
 QUICK: dict[str, Any] = {"stall_seconds": 4}
-"""Of a server that fails on: half of that until the last attempt."""
+"""For servers that keep failing; retries end after half of this time."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def read(far: Far, **settings: Any) -> list[tuple[Any, ...]]:
 
 
 def of_shards(fault: Callable[[int], Fault]) -> Callable[[str, int], Fault]:
-    """A fault of requests for shards, by their number."""
+    """Limit ``fault`` to requests for shards; its argument is the number of the request."""
     return lambda name, number: fault(number) if name.endswith(".tar") else None
 
 
@@ -136,7 +136,7 @@ def test_the_next_epoch_is_read_ahead_and_gives_the_same_batches(cache: Path, pl
 
 
 def test_an_epoch_that_was_read_ahead_may_not_come(cache: Path) -> None:
-    """Left early, or another one asked for: resumed, with other arguments, over again."""
+    """The epoch before is left early, or another is requested: resumed, with other arguments, or repeated."""
     with CacheReader(cache, "train") as reader:
         plain = [[content(one) for one in reader.batches(**{**PLAN, "epoch": epoch})] for epoch in range(3)]
         half = [content(one) for one in reader.batches(**{**PLAN, "epoch": 1}, first_step=2)]
@@ -151,7 +151,7 @@ def test_an_epoch_that_was_read_ahead_may_not_come(cache: Path) -> None:
     assert not [name for name in names if name.startswith(("reader ", "prefetch"))]
 
 
-# Servers that fail for a while
+# Servers that fail temporarily
 
 
 @pytest.mark.parametrize("version", [False, True])
@@ -177,7 +177,7 @@ def test_a_slow_server_is_no_fault(cache: Path, local: list[tuple[Any, ...]]) ->
         assert read(far, stall_seconds=8) == local
 
 
-# Servers that fail for good
+# Servers that fail permanently
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_a_slow_server_is_no_fault(cache: Path, local: list[tuple[Any, ...]]) ->
 def test_what_fails_for_good_is_named_with_shard_and_key(
     cache: Path, fault: Fault, says: str, skip: bool
 ) -> None:
-    """Also where bad samples are skipped: that a server is away is no fault of theirs."""
+    """Also if bad samples are skipped: an unavailable server does not make samples bad."""
     with web_server(cache) as far:
         settings = ReadingSettings(**QUICK, on_bad_sample="skip" if skip else "stop")
         with CacheReader(far.address, "train", settings) as reader:
@@ -236,7 +236,7 @@ def test_bytes_that_changed_on_the_server_are_named_and_may_be_skipped(cache: Pa
     copy = Path(shutil.copytree(cache, tmp_path / "cache"))
     with web_server(copy) as far, CacheReader(far.address, "train") as reader:
         place = int(reader.index.offset[0, 3])
-        list(reader.batches(**PLAN))  # each was right once
+        list(reader.batches(**PLAN))  # each image is correct at first
         with (copy / "train-000000.tar").open("r+b") as file:
             file.seek(place)
             file.write(b"\x55\xaa")
@@ -272,7 +272,7 @@ def test_a_bucket_or_key_that_is_not_there(cache: Path, monkeypatch: pytest.Monk
 
 
 def test_without_credentials_it_says_which_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's role is asked for at an address that only clouds have; here it leads to a closed port."""
+    """The machine's role is queried at an address that only clouds have; here it is a closed port."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
@@ -348,7 +348,7 @@ def test_ctrl_c_does_not_wait_for_a_server(cache: Path) -> None:
 
 
 def test_batches_that_were_not_taken_are_missed(cache: Path) -> None:
-    """By whoever asks for them after the next epoch's."""
+    """Requesting them after those of the next epoch is an error."""
     ahead = {**PLAN, "last_epoch": 3}
     with CacheReader(cache, "train") as reader:
         list(reader.batches(**ahead))
@@ -400,7 +400,7 @@ def test_memory_is_the_ring_and_a_little_for_each_request(tmp_path: Path) -> Non
     assert grown < ring + 8 * 4 * 2**20
 
 
-# Everything else that takes a cache
+# Everything else that reads a cache
 
 
 def test_a_far_cache_is_verified_like_a_near_one(cache: Path, tmp_path: Path) -> None:
@@ -468,7 +468,7 @@ def test_commands_take_an_address_and_training_on_it_is_the_same(cache: Path, tm
         ("gs://bucket", "gs://bucket"),
         ("https://host:8000/a%20b", "https://host:8000/a%20b"),
         ("hf://datasets/org/name@main/a", "hf://datasets/org/name@main/a"),
-        (Path("s3://bucket/a"), "s3://bucket/a"),  # a Path has one slash
+        (Path("s3://bucket/a"), "s3://bucket/a"),  # a Path collapses the two slashes
     ],
 )
 def test_an_address_is_no_folder(text: str | Path, url: str) -> None:

@@ -1,4 +1,4 @@
-"""The scenes' promises, checked on the files: words, boxes and pixels, not the generator's own judgement."""
+"""Guarantees of the scenes, checked on the files: words, boxes and pixels, not the generator's judgement."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def words(sentence: str) -> dict[str, str]:
 
 
 def meant(said: dict[str, str], things: list[Thing], middle: float) -> list[Thing]:
-    """All things that the words are true of, read as plainly as can be."""
+    """All things that the words describe, taken literally."""
     left = [
         thing
         for thing in things

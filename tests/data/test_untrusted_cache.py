@@ -1,4 +1,4 @@
-"""Caches and imported data sets made by a stranger's hand, every checksum as it should be."""
+"""Caches and imported data sets crafted by an attacker, with all checksums valid."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cache(pristine: Path, tmp_path: Path) -> Path:
 
 
 def reseal(cache: Path, **changes: Any) -> None:
-    """The manifest with another first shard, and the checksum that fits it."""
+    """Change the first shard's entry in the manifest and update the manifest's checksum."""
     values = json.loads((cache / "manifest.json").read_text())
     values["splits"]["train"]["shards"][0].update(changes)
     head = read_manifest(cache).model_dump_json(exclude={"sha256", "splits"})
@@ -206,7 +206,7 @@ def test_files_are_no_larger_than_what_they_should_hold(pristine: Path, tmp_path
 
 
 class Overflown(torch.nn.Module):
-    """A model whose answer is not finite."""
+    """A model whose output is not finite."""
 
     def forward(
         self, features: tuple[torch.Tensor, ...], words: torch.Tensor, *_: torch.Tensor
@@ -224,7 +224,7 @@ def test_an_answer_that_is_not_finite_is_no_score(cache: Path) -> None:
 
 
 def test_a_packed_index_is_not_unpacked(cache: Path) -> None:
-    """4 MB of words in 4 KB; of 6 GB it would be 6 MB."""
+    """4 MB of words in 4 KB; 6 GB would fit in 6 MB."""
     words = np.zeros(10**6, np.int32)
     content = as_npz({**index_of(cache), "words": words}, packed=True)
     put_index(cache, content)
@@ -237,7 +237,7 @@ OUTSIDE = ["../outside/train-000000.tar", "..", "", "a/b.tar", "/etc/passwd", "\
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_shard_is_read_in_the_caches_folder_alone(cache: Path, tmp_path: Path, name: str) -> None:
-    """Whole copies lie where the names point to."""
+    """A complete copy of the cache exists where the first name points."""
     shutil.copytree(cache, tmp_path / "outside")
     reseal(cache, name=name)
     staged = ReadingSettings(shards=f"pipe:cat {cache}/{{name}}", staging=tmp_path / "staging")
@@ -283,7 +283,7 @@ def test_a_damaged_record_is_named_by_its_place(pristine: Path, tmp_path: Path) 
 
 
 def test_a_mask_has_the_size_of_its_image(pristine: Path) -> None:
-    """Else whoever decodes it takes the memory that it asks for."""
+    """Otherwise decoding it would allocate as much memory as it states."""
     record = default_records()[0]
     geometry = ImageGeometry(record.height, record.width, 64, 96, 4, 6)
     tokenised = [TokenisedText((), ("a",), False)] * len(record.expressions)

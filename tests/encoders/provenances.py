@@ -1,4 +1,4 @@
-"""Provenance of encoders that nobody has run."""
+"""Provenance of made-up encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way onto the grid and back is SAM's own."""
+"""Mapping onto the grid and back matches SAM's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features may stand for each other only when the same encoder with the same weights made them."""
+"""Features are interchangeable only if the same encoder with the same weights computed them."""
 
 from __future__ import annotations
 

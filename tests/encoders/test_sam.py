@@ -1,4 +1,4 @@
-"""SAM's features are segment-anything's own, cropped; weights load as data, and only where they fit."""
+"""SAM's features are segment-anything's own, cropped; weights load only as data, and only if they fit."""
 
 from __future__ import annotations
 

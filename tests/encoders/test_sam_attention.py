@@ -1,4 +1,4 @@
-"""Attention without its matrix is segment-anything's attention; tolerances are the errors against fp64."""
+"""Attention without its matrix equals segment-anything's; tolerances come from its error against fp64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maris_fast.encoders.sam_attention import DecomposedAttention
 
 
 def attention(H: int, W: int, heads: int, head_dim: int, seed: int = 0) -> Attention:
-    """With relative positions that matter; segment-anything begins with zeros."""
+    """Attention with relative positions that matter; segment-anything initialises them to zero."""
     torch.manual_seed(seed)
     module = Attention(heads * head_dim, heads, use_rel_pos=True, input_size=(H, W)).eval()
     for name in ("rel_pos_h", "rel_pos_w"):
@@ -29,7 +29,7 @@ def attention(H: int, W: int, heads: int, head_dim: int, seed: int = 0) -> Atten
 def errors(
     build: Callable[[], nn.Module], fast: Callable[[nn.Module], nn.Module], x: torch.Tensor
 ) -> list[float]:
-    """Of segment-anything's own forward and of ours in fp32, each against its own in fp64."""
+    """Errors of segment-anything's forward and of ours in fp32, both against segment-anything's in fp64."""
     exact = build().double()(x.double())
     return [
         ((module(x) - exact).abs().max() / exact.abs().max()).item() for module in (build(), fast(build()))
@@ -41,9 +41,9 @@ def errors(
     [
         (14, 14, 16, 80),  # a window of ViT-H
         (32, 32, 4, 80),  # a global block of ViT-H at 512 pixels, a quarter of its heads
-        (14, 14, 12, 64),  # of ViT-B
-        (8, 8, 4, 32),  # of vit_tiny; H + W + head_dim is a multiple of 8 already
-        (5, 9, 2, 20),  # rows and columns must not be exchanged
+        (14, 14, 12, 64),  # a window of ViT-B
+        (8, 8, 4, 32),  # a window of vit_tiny; H + W + head_dim is a multiple of 8 already
+        (5, 9, 2, 20),  # rows and columns must not be swapped
         (1, 1, 1, 8),
     ],
 )

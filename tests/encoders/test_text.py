@@ -1,4 +1,4 @@
-"""Token features are open_clip's own before pooling; bad weights and bad expressions say what to do."""
+"""Token features are open_clip's own before pooling; errors for bad weights or expressions say what to do."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_long_expression_is_cut_and_keeps_the_end_token() -> None:
     assert cut.tokens == ("a", "b", "c", "d", "<end>")
     assert cut.truncated
     assert not whole.truncated
-    # Cut before the tower: the end token has seen the words that are left.
+    # The cut precedes the tower: the end token has seen only the words that remain.
     assert torch.equal(cut.words, whole.words)
 
 
@@ -108,7 +108,7 @@ def test_random_weights_follow_their_seed() -> None:
 def test_a_tag_that_cannot_be_fetched_says_where_to_put_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """By the hub's own client, at a port where nobody listens."""
+    """With the hub's own client, at a port that nothing listens on."""
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"http://127.0.0.1:{free_port()}/{{filename}}"
     )

@@ -11,7 +11,7 @@ SENTENCES = 76
 
 
 def write_refmini_all(refmini: Path, root: Path) -> None:
-    """``root/refmini/refs(all).p`` and ``instances.json``; images by a link. Ids are kept apart by source."""
+    """Write ``root/refmini/refs(all).p`` and ``instances.json``; link the images. Ids differ by source."""
     refs, images, annotations, categories = [], {}, {}, {}
     for number, (dataset, split_by) in enumerate(SOURCES):
         instances = json.loads((refmini / dataset / "instances.json").read_text())

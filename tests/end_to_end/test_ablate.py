@@ -1,4 +1,4 @@
-"""The paper's ablations by their command: stopped, killed, changed, failing, and gone on with."""
+"""The paper's ablations by their command: stopped, killed, changed, failing, and resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ablation in its three lives: killed in its first run, stopped in it by a hangup, finished."""
+    """An ablation started three times: killed in its first run, stopped in it by SIGHUP, finished."""
     folder = tmp_path_factory.mktemp("ablate") / "out"
     first = folder / "without_ma-seed-0"
     with Launched(*command(folder), log=folder.parent / "first.log", **ONE_THREAD) as killed:
@@ -59,7 +59,7 @@ def ablate(*arguments: object) -> Result:
 
 
 def trained(run_folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's steps; a torn last line is none."""
+    """The records of a run's steps, without a torn last line."""
     lines = (run_folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     records = [json.loads(line) for line in lines if line.endswith("\n")]
     return [one for one in records if one["kind"] == "train"]
@@ -211,7 +211,7 @@ def test_each_variant_of_the_quickstart_but_the_first_changes_it() -> None:
 
 @pytest.mark.process
 def test_a_row_of_ones_own_stands_beside_ours(folder: Path, tmp_path: Path) -> None:
-    """As the next run finds it: the record of a finished ablation, with a row that the paper lacks."""
+    """The record of a finished ablation as the next run finds it, with a row that the paper does not have."""
     content = record(folder)
     content["variants"]["my_row"] = {**content["variants"]["ours"], "title": "my row"}
     content["variants"]["my_row"]["changes"] = {"model.heads": 4}

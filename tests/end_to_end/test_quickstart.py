@@ -25,10 +25,10 @@ SCORES = {"oIoU", "mIoU", "Pr@50", "Pr@60", "Pr@70", "Pr@80", "Pr@90"}
 
 @pytest.fixture
 def the_launchers_port_is_taken() -> Iterator[None]:
-    """As by another run on this machine."""
+    """Occupy the launcher's default port, as another run on this machine would."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with suppress(OSError):  # so it is, by another run
+        with suppress(OSError):  # already taken by another run
             other.bind(("127.0.0.1", 29500))
             other.listen()
         yield
@@ -67,7 +67,7 @@ def test_quickstart_goes_from_nothing_to_scores_pictures_and_python_with_a_stop_
     scores = json.loads((folder / "scores.json").read_text())
     for condition in ("as written", "exchanged"):
         assert scores[condition].keys() >= SCORES
-    # An image whose sentences all mean one object has none to exchange.
+    # An image whose sentences all refer to one object has none to exchange.
     assert scores["as written"]["expressions"] >= scores["exchanged"]["expressions"] > 0
     metrics = (folder / "training" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in metrics]
@@ -113,7 +113,7 @@ def test_quickstart_goes_from_nothing_to_scores_pictures_and_python_with_a_stop_
 
 
 def stopped_by_ctrl_c(command: list[str], after: str) -> None:
-    """The command is stopped as a terminal does it, after this line, and says so."""
+    """Run the command, interrupt it after the line ``after`` as a terminal does, and check its message."""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

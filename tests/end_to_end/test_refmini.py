@@ -20,7 +20,7 @@ from tests.training.processes import NOTHING_TO_SEE
 
 CONFIGS = Path(train_package).parent / "configs"
 
-# SAM's ViT-B with random weights, at a size that a CPU takes in seconds.
+# SAM's ViT-B with random weights, at an image size that a CPU encodes in seconds.
 ENCODERS = (
     "encoders.sam.arch=vit_b",
     "encoders.sam.weights=random",

@@ -1,4 +1,4 @@
-"""docs/reliability.md says which test shows each fault: those tests are there."""
+"""docs/reliability.md names a test for each fault: these tests exist."""
 
 from __future__ import annotations
 

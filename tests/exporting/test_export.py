@@ -1,4 +1,4 @@
-"""``maris-fast export``: files that compute what the model does, for sizes that they were not traced with."""
+"""``maris-fast export``: files that compute what the model does, also for sizes they were not traced with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.command_line import maris_fast, said
 
 IMAGE_SIZE = 256
 ONE_BLOCK = {"ma_blocks": 1, "decoder_blocks": 1}
-"""Halves the time that an export takes."""
+"""Halves the time of an export."""
 MODELS: dict[str, dict[str, Any]] = {
     "as shipped": {
         "keep": "all",
@@ -79,7 +79,7 @@ REFERENCE = {
     "cross_attention_impl": "projected",
 }
 TAU = 0.45
-"""Of the file's header, as a schedule left it."""
+"""The threshold in the file's header, as a schedule left it."""
 
 
 class Exported(NamedTuple):
@@ -88,7 +88,7 @@ class Exported(NamedTuple):
     reference: Maris
     program: ExportedProgram
     text: str
-    """Of the program's file."""
+    """The description stored in the program's file."""
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def exported(
 
 
 def lively(settings: ModelSettings, visual_channels: int, text_channels: int) -> Maris:
-    """A model whose logits are of a trained model's size, and whose statistics are not those of the start."""
+    """A model with logits as large as a trained model's, and with statistics other than the initial ones."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Maris(settings, visual_channels, text_channels).requires_grad_(False)
@@ -127,7 +127,7 @@ def lively(settings: ModelSettings, visual_channels: int, text_channels: int) ->
 
 
 def cases() -> list[tuple[ImageGeometry, int, int]]:
-    """Images of 20 shapes, expressions and words; one pixel, one row, one column among them."""
+    """20 image shapes with numbers of expressions and words, among them one pixel, one row and one column."""
     draw = np.random.default_rng(0)
     sizes = [(1, 1), (1, 300), (300, 1), (256, 256), *draw.integers(10, 500, (16, 2)).tolist()]
     return [

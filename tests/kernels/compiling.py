@@ -1,4 +1,4 @@
-"""What the compiler says of an operation's kernels."""
+"""What the compiler reports about an operation's kernels."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ for module, *words in json.loads(sys.argv[1]):
 
 
 def compiled_by(operation: str, *commands: str) -> dict[str, Rows]:
-    """A row a kernel, by the words of each command line, all run in a process of their own.
+    """A row per kernel, by command line; all command lines run in one separate process.
 
-    In this one, Triton may be the interpreter.
+    In the current process, Triton may be the interpreter.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     module = f"maris_fast.kernels.{operation}.compiled"
@@ -37,6 +37,6 @@ def compiled_by(operation: str, *commands: str) -> dict[str, Rows]:
 
 
 def too_large(compiled: Rows, architecture: int) -> Rows:
-    """Those that spill, or want more shared memory than a block may have."""
+    """Rows of kernels that spill, or need more shared memory than a block may have."""
     limit = KNOWN[architecture].shared_bytes
     return [c for c in compiled if c["spilled_bytes"] or c["shared_bytes"] > limit]

@@ -24,7 +24,7 @@ def mended_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every forward is Hopper's, of several tiles a program."""
+    """Every forward is the one for Hopper, with several tiles per program."""
     table = operator._blocks
 
     def with_tma(*call: object) -> Blocks:

@@ -1,4 +1,4 @@
-"""An operation of fake candidates: usual, slow, fast, wrong, and some that abort, hang or ask too much."""
+"""An operation with fake candidates: usual, slow, fast, wrong, aborting, hanging and out of memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = {"usual": 0.02, "slow": 0.2, "fast": 0.002}
 
 
 class Kind(NamedTuple):
-    """``dying``: whether candidates that abort, hang and are wrong are among them; ``fast``: the fast one."""
+    """``dying``: with those that are wrong, abort, hang or exhaust memory; ``fast``: with the fast one."""
 
     size: int
     fast: bool

@@ -1,9 +1,9 @@
-"""Triton's interpreter without its faults: for tests alone.
+"""Triton's interpreter with its faults fixed, for tests only.
 
-As released it keeps bfloat16 as bit patterns, multiplies these (triton issue 11584), and truncates where it
-casts from fp32. Here PyTorch widens operands and rounds casts to the nearest, and TF32 products drop the 13
-bits that tensor cores do not read. Triton 3.6's can't loop up to a tensor under NumPy 2.4 and later (triton
-issue 9171); here it can. Masks have to be boolean, as Triton asks from 3.9 on.
+As released, it stores bfloat16 as bit patterns, multiplies these (triton issue 11584), and truncates in casts
+from fp32. Here PyTorch widens operands and rounds casts to nearest, and TF32 products drop the 13 bits that
+tensor cores do not read. In Triton 3.6 it cannot loop up to a tensor under NumPy 2.4 and later (triton issue
+9171); here it can. Masks must be boolean, as Triton requires from 3.9 on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def widened(bits: np.ndarray) -> np.ndarray:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """bfloat16's bit patterns of fp32 values."""
+    """Bit patterns of fp32 values in bfloat16."""
     return torch.from_numpy(values.astype(np.float32)).bfloat16().view(torch.int16).numpy().view(np.uint16)
 
 
@@ -37,7 +37,7 @@ def is_bf16(handle: TensorHandle) -> bool:
 
 
 def operand(handle: TensorHandle, precision: Any) -> TensorHandle:
-    """What a product reads of it."""
+    """What a product reads of ``handle``."""
     if is_bf16(handle):
         return TensorHandle(widened(handle.data), tl.float32)
     if handle.data.dtype == np.float32 and precision == ir.INPUT_PRECISION.TF32:
@@ -47,13 +47,13 @@ def operand(handle: TensorHandle, precision: Any) -> TensorHandle:
 
 
 def require_boolean(mask: TensorHandle | np.ndarray) -> None:
-    """That a load or store has one; of a tensor's descriptor Triton 3.6 hands on a bare array."""
+    """Check the mask of a load or store; for a tensor descriptor, Triton 3.6 passes a bare array."""
     values = mask if isinstance(mask, np.ndarray) else mask.data
     assert values.dtype == np.bool_, f"a mask of {values.dtype}"
 
 
 def mend_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until ``monkeypatch`` is undone, in this process."""
+    """Fix the interpreter in this process until ``monkeypatch`` is undone."""
     cast, fp_to_fp = InterpreterBuilder.cast_impl, InterpreterBuilder.create_fp_to_fp
     dot, binary_op = InterpreterBuilder.create_dot, InterpreterBuilder.binary_op
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store

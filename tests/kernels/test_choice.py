@@ -1,4 +1,4 @@
-"""The choice between implementations: an operation of fake candidates, on this machine."""
+"""The choice between implementations: an operation with fake candidates, on this machine."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_the_fastest_right_one_is_chosen_and_the_others_are_left_out_by_name(cac
 
 @pytest.mark.process
 def test_what_is_found_of_a_kind_is_told_and_written_at_once(cache: Path) -> None:
-    """Who stops it at the second kind has the first."""
+    """A run that is interrupted at the second kind has kept the first."""
 
     def told(line: str) -> None:
         if "1 of 2" in line:
-            # Its file is written after the line.
+            # The file is written after this line.
             assert list(cache.glob("*.json")) == []
         elif "2 of 2" in line:
             (file,) = cache.glob("*.json")
@@ -116,7 +116,7 @@ def test_a_changed_source_counts_for_nothing_until_it_is_proven_again(
     lines: list[str] = []
     prove([(operation, Kind(64, False, False))], CPU, lines.append)
     assert len(lines) == 2
-    # What the old source had is gone.
+    # Results of the old source are gone.
     assert list(of_device(CPU).operations["fake"]) == [text(Kind(64, False, False))]
 
 
@@ -204,7 +204,7 @@ for words, tokens in ((5, 3072), (40, 3072), (5, 20)):
 
 @pytest.fixture(scope="module")
 def proven(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """What `maris-fast kernels prove` leaves and says, in the interpreter, for a small model."""
+    """Folder and output of ``maris-fast kernels prove`` in the interpreter, for a small model."""
     if INTERPRETED and not interpreter_counts():
         pytest.skip("Triton 3.6's interpreter is refused under this NumPy")
     folder = tmp_path_factory.mktemp("proven")

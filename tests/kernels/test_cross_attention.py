@@ -1,4 +1,4 @@
-"""Attention of many queries to few keys: both orders of its products are one operation."""
+"""Attention of many queries to few keys: both orders of its products compute the same operation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_autocast_does_not_narrow_what_is_folded() -> None:
 
 
 def taken_by_auto(leaves: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a call without a name ends up in, where nothing is proven."""
+    """The implementation that a call without ``impl`` ends up in, where nothing is proven."""
     taken: list[str] = []
     for name in ("projected", "folded"):
         monkeypatch.setattr(api, f"cross_attention_{name}", lambda *_, name=name: taken.append(name))

@@ -41,7 +41,7 @@ HARD = [
     Case(E=3, L_q=100, L_k=11, heads=2, d=32, C=64, dtype=bf16),
     Case(E=2, L_q=70, L_k=5, heads=2, d=8, C=24, dtype=bf16),
 ]
-# Only scores far from 0 need the maximum taken off.
+# Only scores far from 0 need the maximum subtracted.
 OVERFLOWS = ("softmax without its maximum",)
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 fp16, fp32, bf16 = torch.float16, torch.float32, torch.bfloat16
 
 CASES = [
-    # Lengths that don't divide a tile, keys that don't fill a block, channels and heads of any width.
+    # Lengths that tiles don't divide, keys that don't fill a block, channels and heads of any width.
     Case(E=1, L_q=1, L_k=1, heads=1, d=16, C=16),
     Case(E=2, L_q=37, L_k=5, heads=8, d=8, C=64),
     Case(E=3, L_q=100, L_k=11, heads=2, d=32, C=64, masked=False),
@@ -72,7 +72,7 @@ def test_runs_are_bitwise_equal(times: int) -> None:
 
 
 def operands() -> tuple[Tensor, ...]:
-    """What the operator takes of SMALL."""
+    """The operator's inputs for SMALL."""
     drawn = draw(SMALL, DEVICE)
     leaves = drawn.leaves
     K, c, V = fold(*(leaves[name] for name in ("k", "v", "W_q", "b_q", "W_o")), drawn.key_mask)

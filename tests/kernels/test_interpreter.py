@@ -1,4 +1,4 @@
-"""What the interpreter gets wrong, as released and in these tests."""
+"""Faults of the interpreter: present as released, fixed in these tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_it_counts_in_these_tests() -> None:
 def test_one_that_cannot_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def patched(tensor: Any, scope: Any) -> None:
         patch(tensor, scope)
-        # As NumPy 2.4 refuses to make a number of an array of one dimension.
+        # Like NumPy 2.4, which refuses to convert a one-dimensional array to a number.
         scope.set_attr(tensor, "__index__", lambda self: operator.index(self.handle.data.tolist()))
 
     patch = interpreter._patch_lang_tensor

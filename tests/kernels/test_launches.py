@@ -1,4 +1,4 @@
-"""What all launches have in common, and the compiler ahead of time with them."""
+"""What all launches and ahead-of-time compilation have in common."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loss_curve(impl: str, cache: Path, folder: Path) -> list[float]:
-    """Trains as a person would, on two sentences of an image a step: what the interpreter can bear."""
+    """Losses of a run as a user would start it; two sentences of one image per step suit the interpreter."""
     settings = [f"data.cache={cache}", f"run.folder={folder}", f"model.mutual_attention_impl={impl}"]
     settings += [f"model.cross_attention_impl={'triton' if impl == 'triton' else 'projected'}"]
     settings += [f"schedule.epochs={STEPS}", f"schedule.max_steps={STEPS}", "run.evaluate_every=null"]

@@ -183,7 +183,7 @@ def test_torch_compile_takes_it_whole(impl: Any, dynamic: bool) -> None:
 
 
 def why_unsupported_is_not_known_yet() -> None:
-    """As at a program's first call, which may be a compiled one."""
+    """Restore the state at a program's first call, which may be a compiled one."""
     from maris_fast.kernels.multihead_attention import sdpa
 
     sdpa.why_unsupported.cache_clear()
@@ -215,7 +215,7 @@ GPU_CASES = [
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_on_a_gpu_values_and_gradients_are_the_references(impl: Any, dtype: torch.dtype) -> None:
-    """Rows of one key, of all keys, and in between; what an implementation refuses, it refuses in words."""
+    """Rows of one key, of all keys, and in between; an implementation that refuses a case gives a reason."""
     device = torch.device("cuda")
     refused: set[str] = set()
     for shape in GPU_CASES:

@@ -1,7 +1,7 @@
-"""xformers with words as keys: what is handed to its kernels, which run on a GPU only.
+"""xformers with words as keys: what is passed to its kernels, which run only on a GPU.
 
-In place of a kernel stands plain PyTorch that reads what a kernel reads: the packed tensors and where the
-blocks start on the device. Like one, it leaves the gradient behind the last block unwritten.
+Plain PyTorch replaces the kernel and reads what the kernel reads: the packed tensors and where the blocks
+start on the device. Like the kernel, it leaves the gradient beyond the last block unwritten.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class UnwrittenBehind(torch.autograd.Function):
-    """The keys of all blocks; the gradient of the others is whatever the memory held."""
+    """Returns the keys of all blocks; the gradient of the rest is unwritten memory, here NaN."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, used: int) -> Tensor:
@@ -97,14 +97,14 @@ def outputs(function: Any, drawn: Inputs) -> list[Tensor]:
 def test_the_bias_is_the_dense_mask_of_the_packed_keys(L_k: int) -> None:
     B, L_q = 4, 3
     for key_mask in masks(B, L_k).values():
-        # Each key tells its row and its place in it.
+        # Each key encodes its row and its position in the row.
         k = (
             torch.stack(torch.meshgrid(torch.arange(B), torch.arange(L_k), indexing="ij"), 2)[:, :, None]
             + 1.0
         )
         (_, keys, _), bias = packed(torch.zeros(B, L_q, 1, 2), k, k, key_mask)
         counting = int(key_mask.sum())
-        # xformers draws from the host's copy, which packing leaves out.
+        # xformers materializes from the host's copy, which packing omits.
         bias.k_seqinfo.seqstart_py = bias.k_seqinfo.seqstart.tolist()
         drawn = bias.materialize((B * L_q, counting))
         rows = keys[0, :counting, 0, 0] - 1
@@ -115,7 +115,7 @@ def test_the_bias_is_the_dense_mask_of_the_packed_keys(L_k: int) -> None:
 
 
 def test_packing_reads_no_value_from_the_device() -> None:
-    """Tensors without values would raise where a step had to wait for one."""
+    """Fake tensors have no values and would raise where a step had to wait for one."""
     with FakeTensorMode():
         q, k = torch.zeros(3, 8, 2, 4), torch.zeros(3, 5, 2, 4)
         (packed_q, packed_k, _), bias = packed(q, k, k, torch.ones(3, 5, dtype=torch.bool))
@@ -125,7 +125,7 @@ def test_packing_reads_no_value_from_the_device() -> None:
 
 @pytest.mark.process
 def test_the_pinned_xformers_loads_its_extension_into_the_pinned_pytorch() -> None:
-    """In a process of its own: an import that failed once is not tried again."""
+    """In a process of its own: a failed import is not retried."""
     module = "maris_fast.kernels.multihead_attention.memory_efficient"
     code = f"from {module} import why_not_built; print(why_not_built())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -148,7 +148,7 @@ def test_xformers_that_cannot_load_its_extension_is_refused(monkeypatch: pytest.
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_xformers_own_reasons_are_told(masked: bool) -> None:
-    """On CPU tensors none of its kernels runs."""
+    """None of its kernels runs on CPU tensors."""
     reason = memory_efficient._why_refused(CPU, torch.float16, 32, masked)
     assert reason is not None
     assert "device=cpu (supported: {'cuda'})" in reason

@@ -1,4 +1,4 @@
-"""The backward for Hopper, interpreted; and which calls it is tried for."""
+"""The backward for Hopper in the interpreter, and the calls for which it is tried."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ fp16, bf16 = torch.float16, torch.bfloat16
 
 EVERYTHING, DEFAULT = Reading("columns", "all", "channels"), Reading("columns", "none", "channels")
 CASES = [
-    # Both word blocks, several tiles a program, channels that do not fill their block, padding, no word kept.
+    # Both word blocks, several tiles per program, channels that don't fill a block, padding, no word kept.
     Case(L_v=260, L_t=16, C=256, dtype=bf16, scale=4.0),
     Case(L_v=140, L_t=7, C=96, dtype=bf16, images=3, padded=True),
     Case(L_v=130, L_t=20, C=192, dtype=bf16, images=2, padded=True, keep="irrelevant", shift=0.5),
     Case(L_v=130, L_t=32, C=72, dtype=bf16, keep="all", scale=8.0, shift=1.0),
     Case(L_v=140, L_t=20, C=256, dtype=fp16, counts=(2, 0, 1), padded=True, scale=4.0),
     Case(L_v=1, L_t=1, C=128, dtype=fp16),
-    # The other readings, with rows and words that nothing is kept of.
+    # The other readings, with rows and words without a kept pair.
     Case(
         L_v=20,
         L_t=7,
@@ -49,7 +49,7 @@ CASES = [
 
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every backward is Hopper's: two programs at once, which is several tiles each."""
+    """Every backward is the one for Hopper; two programs at once means several tiles each."""
     table = operator._blocks
 
     def with_tma(*call: object) -> Blocks:

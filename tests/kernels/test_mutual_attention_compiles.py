@@ -1,4 +1,4 @@
-"""The block-size table, compiled ahead of time for the GPUs it is meant for, and what its SASS does."""
+"""The block-size table, compiled ahead of time for the GPUs it is meant for, and counts from its SASS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.kernels.compiling import Rows, compiled_by, too_large
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
-# All of every architecture, and of other readings: python -m maris_fast.kernels.mutual_attention.compiled.
+# For all rows of every architecture and reading: python -m maris_fast.kernels.mutual_attention.compiled.
 WITH_READING, OF_SASS, SASS_WITH_READING = (
     "90 --reading --only bf16/32",
     "90 --sass",
@@ -55,7 +55,7 @@ def test_hoppers_forward_takes_few_instructions_and_clocks_a_row(rows: dict[str,
     forward = {row["words"]: row for row in counted if row["kernel"] == "mutual_attention_fwd_hopper_kernel"}
     assert forward.keys() == {16, 32, 64}
     for row in forward.values():
-        # Z_v and f_lav are 512 bytes a row each; the weights' loads are 1024, of the cache.
+        # Z_v and f_lav are 512 bytes per row each; loads of the weights are 1024, from the cache.
         assert row["instructions_per_row"] <= 120
         assert row["shared_clocks_per_row"] <= 20
         assert 1024 < row["l2_bytes_per_row"] <= 2200

@@ -1,4 +1,4 @@
-"""The forward for Hopper, interpreted; and which forward a call takes."""
+"""The forward for Hopper in the interpreter, and which forward a call takes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 fp32, fp16, bf16 = torch.float32, torch.float16, torch.bfloat16
 
 CASES = [
-    # All word blocks, several tiles a program, channels that do not fill their block, groups, padding.
+    # All word blocks, several tiles per program, channels that do not fill their block, groups, padding.
     Case(L_v=260, L_t=16, C=256, scale=4.0),
     Case(L_v=70, L_t=7, C=96, counts=(2, 0, 1), padded=True),
     Case(L_v=140, L_t=40, C=200, counts=(1, 1), padded=True, keep="irrelevant"),
@@ -96,7 +96,7 @@ def test_hopper_alone_takes_the_forward_by_tma_and_where_it_can(architecture: in
 
 def test_128_words_go_in_chunks_where_shared_memory_is_small() -> None:
     chunks = {at: blocks(at, 2, 100, 256).forward.chunk for at in ARCHITECTURES}
-    # Triton 3.9 spills of whole rows.
+    # With whole rows, Triton 3.9 spills.
     whole = 64 if triton_version() >= (3, 9) else 0
     assert chunks == {80: whole, 86: 64, 89: 64, 90: whole, 100: whole, 120: 64}
     assert blocks(80, 2, 100, 256, KNOWN[80]._replace(shared_bytes=100 * 1024)).forward.chunk == 64
@@ -162,5 +162,5 @@ def test_programs_that_run_one_after_the_other_waste_no_wave(
 def test_a_device_is_asked_how_many_programs_it_runs_at_once() -> None:
     small = Limits(90, 66, H100.shared_bytes)
     assert blocks(90, 2, 32, 256, small).forward.programs == 66
-    # Four warps, so two programs a multiprocessor.
+    # Four warps, so two programs per multiprocessor.
     assert blocks(90, 2, 32, 256, small).backward.programs == 132

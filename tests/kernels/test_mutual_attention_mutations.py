@@ -17,7 +17,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 bf16 = torch.bfloat16
 # Several tiles and splits, groups of 2, 0 and 1, padding, C in chunks; scores large enough that their
-# rounding shows, and tokens with a mean.
+# rounding shows, and tokens with a non-zero mean.
 IN_BF16 = [
     Case(L_v=100, L_t=7, C=64, dtype=bf16, shift=0.5),
     Case(L_v=70, L_t=20, C=64, dtype=bf16, counts=(2, 0, 1), padded=True, scale=8.0),

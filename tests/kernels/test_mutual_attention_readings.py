@@ -1,4 +1,4 @@
-"""Other readings of eqs. 3-5 than the letter: the reference against loops, by hand, and broken on purpose."""
+"""Readings of eqs. 3-5 other than as printed: the reference against loops, by hand, and broken on purpose."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNTS, TAU = [3, 0, 1], 0.65
 
 
 def case() -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
-    """Groups of 3, 0 and 1; padding of 0 to all words; pixels that keep nothing, a word that none keeps."""
+    """Groups of 3, 0 and 1; padding of 0 to all words; pixels that keep no word, a word kept by none."""
     z_v, z_l, parameters = inputs(len(COUNTS), sum(COUNTS), L_v=5, L_t=4, C=6)
     z_l[3, 2] = -z_v[2].mean(0)
     word_mask = torch.arange(4) < torch.tensor([4, 2, 0, 3])[:, None]
@@ -35,7 +35,7 @@ def case() -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
 
 
 def wrong(module: ModuleType, reading: Reading, keep: Any) -> float:
-    """The largest difference of a reference to the loops."""
+    """The largest difference between a reference and the loops."""
     z_v, z_l, parameters, word_mask, offsets = case()
     settings: dict[str, Any] = {"tau": TAU, "keep": keep, "word_mask": word_mask, "expr_offsets": offsets}
     reading = module.Reading(*reading)
@@ -99,7 +99,7 @@ def test_gradients_are_the_derivatives(reading: Reading) -> None:
     z_v, z_l, parameters, word_mask, offsets = case()
     leaves = tuple(t.requires_grad_() for t in (z_v, z_l, *parameters))
     S = reference.relevance(z_v[[0, 0, 0, 2]], z_l, reading)
-    assert (S - math.log(TAU / (1 - TAU))).abs().min() > 1e-4  # the gate steps: no derivative there
+    assert (S - math.log(TAU / (1 - TAU))).abs().min() > 1e-4  # the gate is a step: no derivative there
 
     def operation(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         return mutual_attention(

@@ -35,7 +35,7 @@ CASES = [
     *(replace(SMALL, dtype=dtype, L_t=20, reading=COLUMNS) for dtype in (fp32, fp16, bf16)),
     Case(L_v=70, L_t=40, C=64, images=3, padded=True, tau=0.8, scale=2.0, dtype=bf16, reading=ALL),
     Case(L_v=70, L_t=7, C=64, tau=0.3, scale=4.0, shift=0.5, dtype=bf16, reading=SCALED),
-    # In chunks of C; words in quarters; what eq. 4 prints, with words that no pixel keeps; one of each.
+    # C in chunks; words in quarters; eq. 4 as printed, with words that no pixel keeps; one pixel, one word.
     Case(L_v=40, L_t=20, C=300, scale=4.0, keep="all", dtype=bf16, reading=COLUMNS),
     Case(L_v=20, L_t=70, C=300, tau=0.6, counts=(1, 1), padded=True, reading=EVERYTHING),
     Case(L_v=37, L_t=7, C=64, keep="irrelevant", tau=0.05, dtype=bf16, reading=EVERYTHING),
@@ -58,13 +58,13 @@ def test_parity_of_hoppers_forward(dtype: torch.dtype) -> None:
 
 
 def test_as_printed_nothing_changes_to_the_last_bit() -> None:
-    """What switches the readings on is asked at compile time."""
+    """The switches of the readings are resolved at compile time."""
     drawn = draw(Case(L_v=70, L_t=7, C=64, images=2, dtype=bf16), DEVICE)
     default = mutual_attention(*drawn.leaves, impl="triton")
     named = mutual_attention(*drawn.leaves, impl="triton", reading=Reading("none", "none", "none"))
     assert all(torch.equal(*pair) for pair in zip(default, named, strict=True))
     other = mutual_attention(*drawn.leaves, impl="triton", reading=COLUMNS)
-    assert torch.equal(other[0], default[0])  # f_lav does not divide
+    assert torch.equal(other[0], default[0])  # f_lav is not divided
     assert not torch.equal(other[1], default[1])
 
 

@@ -1,4 +1,4 @@
-"""The reference of mutual-aware attention against loops that share no line with it, and by hand."""
+"""The reference of mutual-aware attention against loops that share no code with it, and by hand."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_padding_changes_nothing() -> None:
 
 
 def test_a_group_is_its_expressions_one_by_one() -> None:
-    """Also the gradient: an image's tokens collect what all their expressions ask for."""
+    """Also the gradient: an image's tokens get the sum over all of its expressions."""
     z_v, z_l, parameters = inputs(3, 4, L_v=5, L_t=4, C=6)
     offsets = torch.tensor([0, 3, 3, 4], dtype=torch.int32)
     image_of = torch.tensor([0, 0, 0, 2])
@@ -189,7 +189,7 @@ def test_gradients_are_the_derivatives(keep: Keep) -> None:
     offsets = torch.tensor([0, 2, 3], dtype=torch.int32)
     word_mask = torch.arange(4) < torch.tensor([4, 2, 3])[:, None]
 
-    # The gate steps: a pair nearer to the threshold than gradcheck's step has no derivative.
+    # The gate is a step: a pair nearer to the threshold than gradcheck's step has no derivative.
     S = z_v[[0, 0, 1]] @ z_l.transpose(1, 2)
     assert (S - math.log(0.6 / 0.4)).abs().min() > 1e-3
 

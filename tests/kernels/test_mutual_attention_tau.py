@@ -1,4 +1,4 @@
-"""A threshold that a schedule moves: right at each step, and never a reason to compile again."""
+"""A threshold that a schedule changes: correct at each step, and never a reason to recompile."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _forget_graphs() -> None:
 @pytest.fixture
 def counter() -> Any:
     """A backend that counts what it is asked to compile."""
-    from torch._dynamo.testing import CompileCounterWithBackend  # seconds, at every start of the tests
+    from torch._dynamo.testing import CompileCounterWithBackend  # takes seconds; import only where needed
 
     return CompileCounterWithBackend("aot_eager")
 
@@ -75,7 +75,7 @@ def test_a_compiled_model_stays_compiled_while_its_threshold_ramps(counter: Any)
         compilations.append(counter.frame_count)
         torch.testing.assert_close(outputs[-1], model(features, words, word_mask, expr_offsets).logits)
     assert not torch.equal(outputs[0], outputs[-1])
-    # Dynamo hands the first graph over twice, when it has seen which numbers stay numbers.
+    # Dynamo passes the first graph to the backend again when it has seen which numbers stay numbers.
     assert compilations[0] <= 2
     assert compilations[-1] == compilations[0]
 

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 fp32, fp16, bf16 = torch.float32, torch.float16, torch.bfloat16
 
 CASES = [
-    # Lengths that don't divide a tile, words that don't fill a block, channels of every kind.
+    # Lengths that tiles don't divide, words that don't fill a block, channels of every kind.
     Case(L_v=1, L_t=1, C=64),
     Case(L_v=1, L_t=5, C=128, dtype=bf16),
     Case(L_v=37, L_t=1, C=128),
@@ -66,12 +66,12 @@ CASES = [
     Case(L_v=100, L_t=7, C=64, tau=0.0),
     Case(L_v=100, L_t=20, C=64, tau=0.3, dtype=bf16),
     # Rows that keep nothing, nothing kept at all, and scores whose exp overflows (fp16, whose rounding hides
-    # in which order fp32 added such scores).
+    # the order in which fp32 added such scores).
     Case(L_v=100, L_t=7, C=64, tau=0.9),
     Case(L_v=100, L_t=7, C=64, tau=0.999, scale=0.1),
     Case(L_v=100, L_t=7, C=64, scale=4.0, shift=1.0),
     Case(L_v=100, L_t=7, C=64, scale=60.0, dtype=fp16),
-    # Padding, from no word to all; expressions that share an image, none, one or many.
+    # Padding, from no word to all; images with no expression, one or many.
     Case(L_v=70, L_t=20, C=64, images=3, padded=True),
     Case(L_v=70, L_t=7, C=64, images=3, padded=True, keep="irrelevant", dtype=fp16),
     Case(L_v=70, L_t=7, C=64, counts=(1, 1)),
@@ -134,7 +134,7 @@ def public(case: Case, **changed: Any) -> list[Tensor]:
 
 
 def prepared(case: Case, **changed: Any) -> Callable[[], list[Tensor]]:
-    """The same, ready to run again and again on inputs drawn once."""
+    """The same as a function that can be called repeatedly, on inputs drawn once."""
     drawn = draw(case, DEVICE)
     leaves = [t.detach().requires_grad_() for t in drawn.leaves]
     settings: dict[str, Any] = {
@@ -157,7 +157,7 @@ SMALL = Case(L_v=70, L_t=7, C=64, counts=(2, 0, 1), padded=True)
 
 
 def test_the_public_function_agrees_with_the_reference() -> None:
-    """Without the gate handed over: inputs whose scores all keep away from the threshold."""
+    """The gate is not passed to the reference: the inputs' scores all keep away from the threshold."""
     for seed in range(100):
         case = Case(L_v=70, L_t=7, C=64, counts=(2, 0, 1), padded=True, tau=0.6, seed=seed)
         drawn = draw(case, DEVICE)

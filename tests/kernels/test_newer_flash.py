@@ -1,4 +1,4 @@
-"""FlashAttention 3 and 4 under PyTorch's SDPA: a stand-in takes their place, no package here brings them."""
+"""FlashAttention 3 and 4 under PyTorch's SDPA, replaced by a stand-in, as no package here provides them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class StandIn:
-    """What a provider registers, for CPU tensors and in plain PyTorch; counts what it computes."""
+    """What a provider registers, for CPU tensors and in plain PyTorch; records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -78,7 +78,7 @@ def test_forward_and_backward_are_those_of_the_version_put_in_place(provided: Pr
     impl, stand_in = provided
     assert failures(impl, Shape(2, 37, 11, 3, 8, masked=False), CPU, torch.float32) == []
     assert stand_in.calls == ["forward", "backward"]
-    # And PyTorch's own is back.
+    # PyTorch's own is restored.
     assert (registry.current_flash_attention_impl(), stand_in.kernels) == (None, None)
 
 
@@ -99,7 +99,7 @@ def test_it_is_a_candidate_where_a_small_call_succeeds(
     provided: Provided, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impl, _ = provided
-    # Asked as on this CPU; only the list is a GPU's.
+    # Support is checked on this CPU; only the list of candidates is a GPU's.
     monkeypatch.setattr(candidates, "why_unsupported", lambda impl, _, *of: why_unsupported(impl, CPU, *of))
     for masked in (False, True):
         kind = candidates.Kind("float32", 8, 32, 64, 64, masked, True)

@@ -1,10 +1,10 @@
-"""What is counted in machine code, on a kernel made up for it."""
+"""Counts from machine code, on a made-up kernel."""
 
 from __future__ import annotations
 
 from maris_fast.kernels.sass import Instruction, count_turn, global_bytes, loops, shared_clocks
 
-# A loop in a loop; a wait whose slow path stands at the end and jumps back into the middle of the outer one.
+# Nested loops; a wait whose slow path is at the end and jumps back into the middle of the outer loop.
 KERNEL = [
     Instruction(0x00, False, "MOV", None),
     Instruction(0x10, False, "LDG.E.128", None),  # the outer loop begins

@@ -1,4 +1,4 @@
-"""What the ablations put in the place of MARIS' parts, against their formulas written out a second time."""
+"""What the ablations replace MARIS' parts with, against their formulas written out a second time."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def unscaled(z_v: Tensor, z_l: Tensor, word_mask: Tensor) -> Tensor:
 
 
 def fused(block: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """f_v and f_l of three expressions about two images, with the mask, and what a fusion makes of them."""
+    """f_v, f_l and the mask of three expressions about two images, and what a fusion computes from them."""
     f_v = torch.randn(2, L_V, C, dtype=torch.float64)
     _, f_l, word_mask, offsets = inputs(2, 1)
     f_lav, f_val = block.double()(f_v, f_l, word_mask, torch.tensor(0.5), offsets, GRID)
@@ -96,14 +96,14 @@ def test_every_parameter_has_a_finite_gradient_and_moves_something(changes: dict
     assert (said.no_target is not None) == settings(**changes).no_target
     assert said.no_target is None or said.no_target.shape == (5,)
     sum(output.square().mean() for output in said if output is not None).backward()
-    # One token alone attends to itself, or is attended to, whatever its query and key say.
+    # A single token attends to itself, or is attended to, whatever its query and key are.
     idle = (
         ("self_c.query", "self_c.key", "cross.query", "cross.key") if "linguistic_guidance" in changes else ()
     )
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        # A bias of all keys alike changes no softmax.
+        # A bias that all keys share changes no softmax.
         if not name.endswith("key.bias") and not any(part in name for part in idle):
             assert parameter.grad.any(), name
 
@@ -138,7 +138,7 @@ def test_padded_words_change_nothing(changes: dict[str, Any]) -> None:
 
 @every_variant
 def test_fast_attention_gives_what_the_reference_gives(changes: dict[str, Any]) -> None:
-    """In fp32: outputs against their largest number, gradients against the largest of all.
+    """In fp32: outputs relative to their largest value, gradients relative to the largest of all gradients.
 
     Measured on these inputs: 9e-7 and 1.1e-6 at most.
     """
@@ -168,7 +168,7 @@ def test_a_step_in_bf16_follows_fp32_with_gradients_in_fp32(changes: dict[str, A
     with torch.autocast("cpu", torch.bfloat16):
         said = model([level.bfloat16() for level in features], words.bfloat16(), word_mask, offsets)
     sum(output.float().square().mean() for output in said if output is not None).backward()
-    # Measured: 0.036 with eq. 4's gate, where a rounded S may fall on the other side; 0.016 without.
+    # Measured: 0.036 with eq. 4's gate, where a rounded S may cross the threshold; 0.016 without.
     assert (said.logits.float() - exact).norm() < 0.1 * exact.norm()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -380,7 +380,7 @@ def test_sam_s_decoder_is_two_way_blocks_and_a_hypernetwork() -> None:
 
 
 def test_sam_s_decoder_at_its_size_has_sam_s_own_shapes() -> None:
-    """Of the parts that are built, each tensor of segment_anything's decoder has one of its shape here."""
+    """In the parts built here, each tensor of segment_anything's decoder has a counterpart of its shape."""
     from segment_anything.modeling import MaskDecoder as SamMaskDecoder
     from segment_anything.modeling import TwoWayTransformer
 
@@ -408,7 +408,7 @@ def test_each_fragment_lays_a_model_on_any_base(fragment: Path, base: str, tmp_p
     comment, section, *values = fragment.read_text().splitlines()
     assert (comment[:2], section) == ("# ", "model:")
     assert all(value.startswith("  ") for value in values)
-    # Only what its name says sets a row apart from 'ours'.
+    # A row differs from 'ours' only in what its name says.
     ours = tmp_path / "ours.yaml"
     ours.write_text(f"extends: [{CONFIGS / base}, {CONFIGS / 'ablations' / 'ours.yaml'}]\n")
     row = VARIANTS.get(fragment.stem, ROWS_OF_NUMBERS.get(fragment.stem))
@@ -420,7 +420,7 @@ def test_each_fragment_lays_a_model_on_any_base(fragment: Path, base: str, tmp_p
         wanted |= {"decoder_self_attention": "full"}
     if laid.model.fusion != "mutual" or not laid.model.ma_blocks:
         for name in ("keep", "language_norm", "empty_rows", "score_scale"):
-            wanted[name] = getattr(laid.model, name)  # says nothing there
+            wanted[name] = getattr(laid.model, name)  # has no effect there
     assert laid.model.model_dump() == wanted
 
 

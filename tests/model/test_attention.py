@@ -1,4 +1,4 @@
-"""Attention as pictures show it: A as the model computes it, at the right pixel, legible."""
+"""Attention in pictures: A as the model computes it, at the right pixel, legible."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_row_sums_to_1_over_the_words_or_is_0(keep: str) -> None:
     kept = sums > 0
     np.testing.assert_allclose(sums[kept], 1, atol=1e-6)
     assert kept.any()
-    assert kept.all() == (keep == "all")  # with a gate both kinds of rows are met here
+    assert kept.all() == (keep == "all")  # with a gate, both kinds of rows occur here
 
 
 @torch.inference_mode()
@@ -103,7 +103,7 @@ def test_a_model_without_mutual_attention_is_refused_in_words(
 
 
 def one_token(row: int, column: int, geometry: ImageGeometry = GEOMETRY) -> Attention:
-    """Attention that is on the first of two words at one token, and on the second at all others."""
+    """Attention to the first of two words at one token, and to the second at all others."""
     blocks = np.zeros((1, *geometry.grid, 2), np.float32)
     blocks[..., 1] = 1
     blocks[0, row, column] = 1, 0

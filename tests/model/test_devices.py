@@ -58,5 +58,5 @@ def test_memory_is_kept_as_the_environment_says(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_")
     keep_freed_memory()
     assert asked == [(-3, 32 << 20), (-1, 512 << 20)]  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: object())  # of another C library
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: object())  # another C library, without mallopt
     keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The model against the paper's equations, written out again in a few lines of their own."""
+"""The model against the paper's equations, written out again independently in a few lines."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_each_gate_gives_finite_masks_and_gradients(keep: str) -> None:
 
 
 def test_the_whole_model_has_the_gradient_of_finite_differences() -> None:
-    # keep='all': a step across the gate is no derivative.
+    # keep='all', because the gate is a step without a derivative.
     model = (
         Maris(ModelSettings(channels=8, heads=2, keep="all", attention_impl="reference"), 6, 5)
         .double()
@@ -137,7 +137,7 @@ def test_each_switch_changes_the_function(changes: dict[str, object]) -> None:
     torch.manual_seed(1)
     changed = make(**changes)
     for model in (plain, changed):
-        # Parameters that both have are the same ones, so only the switch can make the difference.
+        # Parameters that both have are equal, so only the switch can make the difference.
         for name, parameter in model.named_parameters():
             generator = torch.Generator().manual_seed(sum(map(ord, name)))
             parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5

@@ -23,7 +23,7 @@ from maris_fast.pictures.overlays import Panel, overlay
 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
-    """What is known of fonts is found again."""
+    """Clear the caches of fonts before and after the test."""
     caches = [one for one in vars(fonts).values() if hasattr(one, "cache_clear")]
     for one in caches:
         one.cache_clear()
@@ -34,7 +34,7 @@ def forgotten() -> Iterator[None]:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None) -> None:
-    """A font whose one letter is a black square."""
+    """A font whose only letter is a black square."""
     pen = TTGlyphPen(None)
     pen.moveTo((0, 0))
     for corner in ((0, 800), (800, 800), (800, 0)):
@@ -83,7 +83,7 @@ def test_a_letter_that_no_font_has_is_escaped_and_told_once(
 
 
 def test_a_font_that_is_gone_or_none_has_no_letters(tmp_path: Path) -> None:
-    """By FreeType itself."""
+    """According to FreeType itself."""
     (tmp_path / "text.ttf").write_text("no font")
     assert fonts._letters(str(tmp_path / "text.ttf")) == frozenset()
     assert fonts._letters(str(tmp_path / "gone.ttf")) == frozenset()

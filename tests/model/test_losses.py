@@ -63,7 +63,7 @@ def test_an_empty_target_costs_what_is_predicted_and_nothing_where_nothing_is() 
     assert (losses.total.detach().diff() > 0).all()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
-    # Where there is something to take back, less is better for every pixel.
+    # Where something is predicted, lowering the logit of any pixel lowers the loss.
     assert (logits.grad[1:3] > 0).all()
 
 

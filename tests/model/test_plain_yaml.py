@@ -1,4 +1,4 @@
-"""Settings files and overrides: what is a number, what stands twice, and what is too much."""
+"""Settings files and overrides: what is a number, what appears twice, and what is too large."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_key_may_stand_in_a_merged_mapping_too() -> None:
 
 
 def doubling(first: str, again: str) -> str:
-    """Ten lines, each nine times the one before: 10^9 values of 1 KB."""
+    """Ten lines, each with nine times the values of the one before: 10^9 values from 1 KB."""
     lines = [f"a0: &a0 {first}"]
     lines += [f"a{n}: &a{n} " + again.format(", ".join([f"*a{n - 1}"] * 9)) for n in range(1, 10)]
     return "\n".join(lines)
@@ -130,7 +130,7 @@ def test_a_file_is_bounded_before_it_is_written_out(tmp_path: Path) -> None:
     assert all("with its aliases written out it has" in line for line in told[:2]), done.stdout
     assert "more than 1,000,000 bytes" in told[2]
     for seconds, kilobytes in (line.split() for line in spent):
-        assert float(seconds) < 5  # of the processor; 20 and growing, and 7 GB, before
+        assert float(seconds) < 5  # processor time; before the bounds, 20 and growing, and 7 GB
         assert int(kilobytes) < 50_000
 
 

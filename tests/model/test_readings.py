@@ -1,4 +1,4 @@
-"""Readings of eqs. 3-5 as settings of the model: what they do to it, and to its weights."""
+"""Readings of eqs. 3-5 as settings of the model: their effect on the model and on its weights files."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_certificate_is_asked_for_with_the_reading() -> None:
 
 @torch.inference_mode()
 def test_at_the_papers_size_words_stay_apart_when_columns_are_divided() -> None:
-    """At initialisation. F_v comes out of a GELU: pixels share a mean, and as printed 3,072 of it add up."""
+    """At initialisation. F_v is the output of a GELU: pixels share a mean; as printed, 3,072 of it add up."""
 
     def cosine(words: torch.Tensor) -> float:
         unit = F.normalize(words[0], dim=1)

@@ -1,4 +1,4 @@
-"""Weights files whose numbers and header nobody should believe before they are checked."""
+"""Weights files whose numbers and header must not be trusted before they are checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spoilt(weights: Path, path: Path, value: float) -> str:
-    """One number of one tensor is ``value``; gives the tensor's name."""
+    """Write the weights with one number of one tensor set to ``value``; return the tensor's name."""
     tensors, meta = load_weights(weights)
     name = "mask_decoder.upsample.0.weight"
     name = name if name in tensors else next(one for one, tensor in tensors.items() if tensor.ndim > 1)
@@ -43,7 +43,7 @@ def spoilt(weights: Path, path: Path, value: float) -> str:
 
 
 def with_header(weights: Path, path: Path, change: dict[str, Any]) -> Path:
-    """The tensors as they are, described in another way; ``change`` by dotted key."""
+    """Write the tensors unchanged under a changed header; ``change`` is by dotted key."""
     header = json.loads(load_weights(weights)[1].model_dump_json())
     for key, value in change.items():
         *sections, last = key.split(".")
@@ -72,7 +72,7 @@ def test_numbers_that_are_not_finite_are_refused_with_the_tensors_name(
 
 
 def test_an_answer_that_is_not_finite_is_no_mask(weights: Path) -> None:
-    """Finite weights may overflow: one number of 3e38 does."""
+    """Finite weights may overflow, as these of 3e38 do."""
     predictor = Predictor(weights)
     with torch.no_grad():
         for parameter in predictor.model.parameters():
@@ -124,7 +124,7 @@ LYING: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_header_is_believed_only_within_bounds_and_if_the_tensors_are_there(
     weights: Path, tmp_path: Path
 ) -> None:
-    """What the bounds allow would still take hundreds of gigabytes; nothing of it is made."""
+    """What the bounds allow would still take hundreds of gigabytes; none of it is allocated."""
     paths = [
         str(with_header(weights, tmp_path / f"{name}.safetensors", change))
         for name, (change, _) in LYING.items()

@@ -1,4 +1,4 @@
-"""Expressions whose logits and truths are drawn by hand."""
+"""Expressions with logits and ground truth drawn by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maris_fast.scoring import PROTOCOLS, Pixels, Protocol, Rows
 from maris_fast.scoring.protocols import Count, count
 
 SURE = 20.0
-"""A logit that no interpolation between it and its negative leaves near a threshold, but at the middle."""
+"""A logit so large that interpolating to its negative comes close to a threshold only in the middle."""
 
 
 def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
@@ -26,14 +26,14 @@ def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -
 
 
 def band(height: int, width: int, top: int, bottom: int) -> np.ndarray:
-    """Of the whole width."""
+    """A box over the whole width."""
     return box(height, width, top, 0, bottom, width)
 
 
 def logits_of(mask: np.ndarray, geometry: ImageGeometry) -> Tensor:
-    """[1, 4h, 4w] that give ``mask`` back at the original size, for bands of whole 4 x 4 blocks.
+    """Logits [1, 4h, 4w] that give ``mask`` at the original size, for bands of whole 4 x 4 blocks.
 
-    Of a box the way back rounds the corners off: there, three of four logits around say no.
+    Resizing rounds off the corners of other boxes: three of the four logits around a corner are negative.
     """
     small = mask[::4, ::4]
     h, w = geometry.mask_size
@@ -42,7 +42,7 @@ def logits_of(mask: np.ndarray, geometry: ImageGeometry) -> Tensor:
 
 
 def sample_of(truth: np.ndarray, twice: np.ndarray | None = None, **known: Any) -> Sample:
-    """Of an image that the encoder takes as it is."""
+    """A sample of an image that the encoder takes without resizing."""
     ids = {"image_id": 1, "ref_id": 1, "sent_id": 1, "text": "it"}
     geometry = ImageGeometry.unresized(*truth.shape)
     overlap = None if twice is None else Rle.encode(twice)
@@ -62,7 +62,7 @@ def add(
     no_target: bool | None = None,
     **expression: Any,
 ) -> None:
-    """An expression about an image that the encoder takes as it is."""
+    """Add an expression about an image that the encoder takes without resizing."""
     sample = sample_of(truth, twice, **expression)
     add_logits(rows, logits_of(prediction, sample.geometry), sample, no_target)
 
@@ -75,7 +75,7 @@ def add_logits(rows: Rows, logits: Tensor, sample: Sample, no_target: bool | Non
 def count_of(
     protocol: Protocol, prediction: np.ndarray, truth: np.ndarray, no_target: bool | None = None
 ) -> Count:
-    """Of masks of the protocol's canvas."""
+    """The count for masks that are on the protocol's canvas."""
     pixels = Pixels(int((prediction & truth).sum()), int(prediction.sum()), int(truth.sum()))
     return count(protocol, pixels, no_target, targetless=not truth.any())
 

@@ -1,4 +1,4 @@
-"""The same scores by pycocotools' run lengths and by torchmetrics, on random and on degenerate masks."""
+"""Scores against those of pycocotools' run lengths and torchmetrics, on random and degenerate masks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAIRS = st.lists(st.tuples(MASKS, MASKS), min_size=1, max_size=6)
 
 @pytest.fixture(scope="module")
 def torchmetrics() -> Any:
-    """Imported by the one worker that has this file: it brings all of SciPy's signals and statistics."""
+    """Imported only in the worker that runs this file, since it loads all of scipy.signal and scipy.stats."""
     import torchmetrics.classification
     import torchmetrics.segmentation
 
@@ -64,7 +64,7 @@ def test_intersection_union_and_iou_are_pycocotools(prediction: np.ndarray, trut
     ours = count(MARIS, pixels, None, targetless=False)
     assert ours.intersection == coco_mask.area(coco_mask.merge(both, intersect=True))
     assert ours.union == coco_mask.area(coco_mask.merge(both))
-    if ours.union:  # of two empty masks pycocotools gives no number
+    if ours.union:  # pycocotools has no IoU of two empty masks
         assert ours.iou == pytest.approx(coco_mask.iou(both[:1], both[1:], [0])[0, 0])
 
 
@@ -134,7 +134,7 @@ def test_union_and_overlap_of_polygons_are_pycocotools_merges(polygons: list[lis
     pairs = [coco_mask.merge([a, b], intersect=True) for i, a in enumerate(each) for b in each[:i]]
     twice = coco_mask.decode(coco_mask.merge(pairs)) if pairs else np.zeros((H, W))
     assert np.array_equal(overlap_mask(polygons, H, W).decode(), twice)
-    # What LAVT keeps of refer.py's sum over polygons.
+    # The pixels that LAVT keeps of refer.py's sum over polygons.
     once = coco_mask.decode(each).sum(axis=2) == 1
     assert np.array_equal(once, union.decode() & ~(twice > 0))
 

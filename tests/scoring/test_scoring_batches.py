@@ -1,4 +1,4 @@
-"""Whole batches on the model's device against one expression after another, written out on the host."""
+"""Batched scoring on the model's device against plain scoring of single expressions on the host."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ONE_GRID = [ImageGeometry.of(*size, 64) for size in ((60, 80), (47, 64), (33, 44
 
 
 class Rules(NamedTuple):
-    """docs/scoring.md's table, a row a protocol."""
+    """A protocol's row of the table in docs/scoring.md."""
 
     canvas: str
     threshold: float
@@ -61,7 +61,7 @@ def resized(values: Tensor, g: ImageGeometry, *sizes: tuple[int, int]) -> Tensor
 
 
 def warped(p: Tensor, g: ImageGeometry) -> Tensor:
-    """CRIS' letterbox of 416 x 416, there and back."""
+    """Probabilities warped to CRIS' letterbox of 416 x 416 and back to the original size."""
     scale = min(416 / g.height, 416 / g.width)
     sides = []
     for own, px, logits in ((g.height, g.h_px, p.shape[0]), (g.width, g.w_px, p.shape[1])):
@@ -97,7 +97,7 @@ def decoded(mask: Rle) -> np.ndarray:
 
 
 def plain(name: str, logits: Tensor, sample: Sample, none: bool | None) -> list[float]:
-    """Intersection, union, IoU and whether nothing is said to be meant, of one expression."""
+    """Intersection, union, IoU and whether "no target" is predicted, of one expression."""
     rules = RULES[name]
     truth = decoded(sample.target)
     if not rules.twice and sample.overlap is not None:
@@ -122,7 +122,7 @@ def plain(name: str, logits: Tensor, sample: Sample, none: bool | None) -> list[
 
 
 class Answers(nn.Module):
-    """The next of some answers at each call."""
+    """A model that returns the next of the given answers at each call."""
 
     def __init__(self, said: Sequence[Segmentation]) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def batch_of(samples: Sequence[Sample], *, padding: bool = False) -> Batch:
 
 
 def blobs(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Nothing, everything, a pixel, or islands."""
+    """A mask that is empty, full, a single pixel, or islands."""
     kind = random.integers(8)
     if kind < 2:
         return np.full(size, kind > 0)
@@ -179,7 +179,7 @@ def drawn_batch(
 
 @contextmanager
 def room_for(expressions: int, geometry: ImageGeometry) -> Iterator[None]:
-    """On a CPU, as many are resized together."""
+    """Let a CPU resize ``expressions`` together."""
     with pytest.MonkeyPatch.context() as patch:
         pixels = 256 * geometry.h * geometry.w + geometry.height * geometry.width
         patch.setitem(comparing.ROOM, "cpu", 4 * pixels * expressions)
@@ -187,7 +187,7 @@ def room_for(expressions: int, geometry: ImageGeometry) -> Iterator[None]:
 
 
 def require_equal(drawn: Sequence[tuple[list[Sample], Segmentation]]) -> None:
-    """Every number of every protocol is the plain one's, to the last bit, and so are masks that are seen."""
+    """Require that each protocol's numbers, and the masks passed to ``see``, equal the plain ones bitwise."""
     seen: dict[int, Tensor] = {}
     table = score_expressions(
         Answers([said for _, said in drawn]),

@@ -1,4 +1,4 @@
-"""Canvases against the interpolations of torch."""
+"""Canvases against torch's interpolation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_cubic_weights_are_torchs_bicubic(pixels: int, wanted: int) -> None:
 
 
 def warped(image: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """``image`` [H, W] at pixel indices ``rows`` x ``columns``, cubic, nothing beyond; by torch's sampler."""
+    """``image`` [H, W] sampled by torch at pixel indices ``rows`` x ``columns``: cubic, zero outside."""
     h, w = image.shape
     y, x = torch.meshgrid(2 * rows / (h - 1) - 1, 2 * columns / (w - 1) - 1, indexing="ij")
     sampled = F.grid_sample(
@@ -41,7 +41,7 @@ def test_the_way_there_and_back_is_two_cubic_warps(height: int, width: int) -> N
     logits = noise(1, *geometry.mask_size)
     scale = min(size / height, size / width)
     margins = (size - height * scale) / 2, (size - width * scale) / 2
-    # An index of the square is a place in the image, and that one in the logits; beyond the image is nothing.
+    # Map indices of the square to the image, and those to the logits; outside the image the square is 0.
     places = [(torch.arange(size).double() - margin) / scale for margin in margins]
     inside = [(p >= -0.5) & (p <= n - 0.5) for p, n in zip(places, (height, width), strict=True)]
     sides = ((height, geometry.h_px), (width, geometry.w_px))
@@ -62,7 +62,7 @@ def test_every_canvas_puts_a_ramp_where_it_lies_in_the_image(height: int, width:
     h, w = geometry.mask_size
     ramp = (torch.arange(w) - w / 2) / w + (torch.arange(h)[:, None] - h / 2) / h
     at_own = to_original_size(ramp[None], geometry)[0].sigmoid()
-    # Away from the borders, where Warped has nothing to interpolate with.
+    # Away from the borders, where Warped interpolates with the zeros outside the image.
     inner = slice(height // 8, -height // 8), slice(width // 8, -width // 8)
     for canvas in (Letterboxed(416), Warped(416)):
         (values,) = canvas.values(probabilities_of(ramp[None]), geometry)

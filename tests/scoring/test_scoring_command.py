@@ -1,4 +1,4 @@
-"""``maris-fast eval`` as it is typed, on a real cache."""
+"""``maris-fast eval`` as typed by a user, on a real cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds ``cache`` and ``model.safetensors``, of a model that was never trained."""
+    """Holds ``cache`` and ``model.safetensors`` of an untrained model."""
     folder = tmp_path_factory.mktemp("scored")
     write_untrained_for(write_tiny_cache(folder), folder / "model.safetensors")
     return folder
@@ -78,7 +78,7 @@ def test_one_rank_scores_in_this_process_what_python_gives_of_the_runs_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a launcher was started"))
-    monkeypatch.setenv("SLURM_PROCID", "1")  # one task of several, as in an array's script
+    monkeypatch.setenv("SLURM_PROCID", "1")  # one of several tasks, as in the script of a job array
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     (tmp_path / "best.safetensors").hardlink_to(folder / "model.safetensors")
     out = tmp_path / "scores.json"
@@ -92,7 +92,7 @@ def test_one_rank_scores_in_this_process_what_python_gives_of_the_runs_folder(
 
 
 def every_expression_is_there(file: Path, folder: Path, scores: dict[str, Any]) -> None:
-    """Each once, in order, with the numbers that its own mask gives, which add up to the score."""
+    """Require each once, in order, with the numbers of its own mask, which add up to the score."""
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     sums = [0, 0]
     known = [
@@ -159,7 +159,7 @@ def same_numbers(found: Any, wanted: Any) -> None:
         for key, value in wanted.items():
             same_numbers(found[key], value)
     else:
-        # Ranks have other batches, which may turn a pixel at a threshold.
+        # Ranks have other batches, which can flip a pixel close to a threshold.
         assert found == (pytest.approx(wanted, abs=2e-3) if isinstance(wanted, float | list) else wanted)
 
 

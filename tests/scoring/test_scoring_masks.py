@@ -1,4 +1,4 @@
-"""Anybody's masks by everybody's rules, and two models beside each other, as commands."""
+"""The commands ``score``, on masks of any model by all protocols, and ``compare``, on two models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def said(result: Result) -> str:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five images; of the first target, a stripe is inside two polygons."""
+    """Five images; a stripe of the first target is inside two polygons."""
     records = default_records()
     target = records[0].targets[0]
     twice = Rle.encode(box(*target.mask.size, 8, 8, 12, 20))
@@ -52,7 +52,7 @@ def shifted(record: ImageRecord, target: Target, by: int) -> np.ndarray:
 
 
 def predicted(dataset: Path, by: Callable[[int], int]) -> list[dict[str, Any]]:
-    """A line an expression: its truth, moved by so many pixels to the right."""
+    """One line per expression: its ground truth, shifted ``by(sent_id)`` pixels to the right."""
     lines = []
     for record in ImportedDataset(dataset).records("val"):
         for one in record.expressions:
@@ -67,7 +67,7 @@ def written(file: Path, lines: Sequence[dict[str, Any]]) -> Path:
 
 
 def by_hand(dataset: Path, protocol: Protocol, by: Callable[[int], int]) -> dict[str, Any]:
-    """The protocol's scores of masks that are compared where its script compares them."""
+    """The protocol's scores, with the masks compared on the pixels on which its script compares."""
     rows = Rows([protocol])
     for record in ImportedDataset(dataset).records("val"):
         for place, one in enumerate(record.expressions):
@@ -120,7 +120,7 @@ def test_masks_are_scored_by_every_protocol_that_masks_allow(
     for name in {*CUT_ELSEWHERE, "lavt", "rela", "lisa"} - set(names):
         cut = 0.35 if name in CUT_ELSEWHERE else 0.5
         assert f"{name}: not scored: its script predicts where p > {cut}, these masks were cut" in said(done)
-    # A file of scored expressions is one of predictions, and gives the same.
+    # A file of scored expressions can be read as predictions, and gives the same scores.
     again = maris_fast("score", tmp_path / "e.jsonl", dataset, "--bootstrap", 0, "--out", tmp_path / "2.json")
     assert again.exit_code == 0, again.output
     second = json.loads((tmp_path / "2.json").read_text())["as written"]
@@ -158,7 +158,7 @@ def test_missing_double_strange_damaged_and_wrongly_sized_predictions_are_all_na
     done = maris_fast("score", file, dataset, "--out", out)
     assert done.exit_code == 2
     text = said(done)
-    for one in (missing, *ids[6:]):  # more than ten of a kind are still all named
+    for one in (missing, *ids[6:]):  # all of a kind are named, however many
         assert str(one) in text
     assert "without a prediction" in text
     assert f"sent_id {double}: lines 3, 6" in text
@@ -207,14 +207,14 @@ def test_two_models_are_compared_image_by_image(dataset: Path, tmp_path: Path) -
     assert [abs(one["iou"][1] - one["iou"][0]) for one in most] == pytest.approx(wanted)
     assert most[0]["sentence"] in said(done)
     assert "warning: the intervals are of 5 images" in said(done)
-    # A model against itself differs nowhere, for sure.
+    # A model compared with itself has no difference, and an interval of zero width.
     same = maris_fast("compare", files[0], files[0], "--out", out)
     assert "equal on 15" in said(same)
     assert json.loads(out.read_text())["scores"]["oIoU"]["interval"] == [0, 0]
 
 
 def test_a_paired_interval_is_narrower_than_the_models_own() -> None:
-    """What makes an image hard for both cancels."""
+    """What makes an image hard for both models cancels out."""
     random = np.random.default_rng(0)
     hard = random.random(60)
     sums = [np.zeros((60, 14)) for _ in range(2)]
@@ -315,4 +315,4 @@ def test_a_full_disk_leaves_the_files_that_were_there(dataset: Path, tmp_path: P
         assert f"{out} cannot be written: No space left on device" in said(done)
         assert f"name another place with {typed[-2]}" in said(done)
         assert out.read_text() == "before"
-        assert "oIoU" in said(done)  # the scores were told before
+        assert "oIoU" in said(done)  # the scores were printed before

@@ -1,4 +1,4 @@
-"""What each protocol gives on cases computed by hand, where it differs from the others and where not."""
+"""Scores of each protocol on cases computed by hand: where protocols differ and where they agree."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def line(pixels: int, of: int = 1000) -> np.ndarray:
 
 
 def counted(protocol: Protocol, intersection: int, union: int) -> bool:
-    """Whether an IoU of exactly ``intersection`` / ``union`` counts for Pr@X at X = that."""
+    """Whether an IoU of exactly ``intersection`` / ``union`` counts for Pr@X at that X."""
     iou = count_of(protocol, line(intersection), line(union)).iou
     level = min(protocol.levels, key=lambda level: abs(level - intersection / union))
     return bool(protocol.reaches(np.array(iou), level))
@@ -76,7 +76,7 @@ def test_pixels_that_two_polygons_cover_are_dropped_by_lavt_and_lisa() -> None:
     truth = box(480, 480, 0, 0, 480, 240)
     add(rows, truth, truth, twice=box(480, 480, 0, 0, 480, 60))
     scores = score_of(rows, "oIoU")
-    # 480 x 240 pixels predicted, a quarter of them no longer true.
+    # 480 x 240 pixels predicted, a quarter of which are dropped from the ground truth.
     assert scores["lavt"] == scores["lisa"] == 0.75
     assert scores["maris"] == scores["rela"] == scores["phrasecut"] == 1
     assert min(scores["cris"], scores["vlt"]) > 0.97
@@ -102,7 +102,7 @@ def test_a_squashed_canvas_weighs_a_flat_image_as_much_as_a_square_one() -> None
     flat = box(120, 480, 0, 0, 120, 240)
     add(rows, flat, ~flat, image_id=2)
     scores = score_of(rows, "oIoU")
-    # ΣI / ΣU: a half of the square image, and the union of the other is all of it.
+    # ΣI / ΣU: half of the square image counts in both, the whole flat image in U alone.
     for name in AT_OWN_SIZE:
         assert scores[name] == 115_200 / (115_200 + 57_600)
     assert scores["lavt"] == scores["rela"] == 0.5 / (0.5 + 1)
@@ -113,8 +113,8 @@ def test_a_threshold_of_35_percent_makes_a_band_a_pixel_wider_on_each_side() -> 
     truth = band(416, 416, 100, 140)
     add(rows, truth, truth)
     scores = score_of(rows, "oIoU")
-    # 4 x 4 pixels to a logit: of the pixels between a 1 and a 0, the first beyond the middle has .375 by
-    # bilinear and .360 by cubic interpolation.
+    # 4 x 4 pixels per logit: between a 1 and a 0, the first pixel beyond the middle is .375 with bilinear
+    # and .360 with cubic interpolation.
     assert scores["vlt"] == scores["cris"] == 40 / 42
     assert {scores[name] for name in AT_OWN_SIZE} == {1}
 
@@ -146,9 +146,9 @@ def test_rela_scores_expressions_that_mean_nothing_apart() -> None:
     some, other = band(480, 480, 0, 100), band(480, 480, 200, 400)
     add(
         rows, some, nothing, sent_id=1, no_target=True
-    )  # a true "nothing": 1, and no pixel of its mask counts
-    add(rows, some, nothing, sent_id=2, no_target=False)  # missed: 0, its pixels are a union
-    add(rows, some, other, sent_id=3, no_target=True)  # a false "nothing": I = 0, the mask stays in U
+    )  # a correct "no target": 1, and no pixel of its mask counts
+    add(rows, some, nothing, sent_id=2, no_target=False)  # missed: 0, its pixels count in U
+    add(rows, some, other, sent_id=3, no_target=True)  # a wrong "no target": I = 0, the mask stays in U
     add(rows, other, other, sent_id=4, no_target=False)
     rela = under_all(rows)["rela"]
     assert rela["prints"] == {
@@ -160,7 +160,7 @@ def test_rela_scores_expressions_that_mean_nothing_apart() -> None:
         "Pr@0.8": 1 / 2,
         "Pr@0.9": 1 / 2,
     }
-    # For the others a mask of an expression that "means nothing" is handed over empty.
+    # If "no target" is predicted, the other protocols get an empty mask.
     assert under_all(rows)["maris"]["oIoU"] == 200 / (0 + 100 + 200 + 200)
     assert under_all(rows)["maris"]["Pr@70"] == 2 / 4
     assert "N-acc" not in under_all(rows)["maris"]
@@ -194,7 +194,7 @@ def test_everybody_agrees_on_the_whole_image_and_on_a_miss(size: tuple[int, int]
     found, missed = all_rows(), all_rows()
     add(found, whole, whole)
     add(missed, nothing, whole)
-    # CRIS' cubic, with nothing beyond the square, loses the corners of a large image: 3 of 1024² pixels.
+    # CRIS' cubic kernel, with zeros outside the square, loses a large image's corners: 3 of 1024² pixels.
     assert list(score_of(found, "mIoU").values()) == pytest.approx([1] * len(EVERYBODY), abs=4e-6)
     assert set(score_of(found, "Pr@90").values()) == {1}
     assert list(score_of(missed, "mIoU").values()) == pytest.approx([0] * len(EVERYBODY), abs=1e-9)
@@ -243,7 +243,7 @@ def test_vlt_prints_ten_levels_and_cris_five() -> None:
 
 def test_rela_compares_at_480_pixels_as_its_released_configurations_say() -> None:
     rows = all_rows()
-    # 960 x 960: at 480 the truth's odd columns are gone, so a comb of single columns is all or nothing.
+    # At 480 every second column of the truth is dropped, so a comb of single columns is all or nothing.
     comb = np.zeros((960, 960), dtype=bool)
     comb[:, 1::2] = True
     assert PROTOCOLS["rela"].canvas.truth(comb).shape == (480, 480)
@@ -261,7 +261,7 @@ def test_the_spread_is_over_printed_numbers_of_every_sentence() -> None:
     add(rows, band(416, 416, 0, 40), truth, sent_id=2, first=False)
     summary = scoring.whole(rows.table(), bootstrap=0)
     numbers = {name: row for name, row in summary["protocols"].items()}
-    # CRIS and VLT print no oIoU, and theirs is the one that differs most (42 of 40 pixels).
+    # CRIS and VLT print no oIoU, and theirs differs most (bands of 42 instead of 40 pixels).
     printed = [numbers[name]["oIoU"] for name in ("maris", "lavt", "rela", "lisa", "phrasecut")]
     assert spread(summary, "oIoU") == pytest.approx(max(printed) - min(printed), abs=1e-12)
     assert spread(summary, "oIoU") < max(printed) - numbers["cris"]["oIoU"]

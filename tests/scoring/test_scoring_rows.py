@@ -25,7 +25,7 @@ def mask(*ones: int) -> np.ndarray:
 
 
 def compared(rows: Rows, prediction: np.ndarray, truth: np.ndarray, **known: object) -> None:
-    """Adds masks that were not drawn from logits."""
+    """Add masks that do not come from logits."""
     counts = [count_of(one, prediction, truth) for one in rows.protocols]
     rows.add_counts(counts, sample_of(truth, **known))
 
@@ -77,7 +77,7 @@ def test_any_split_over_ranks_gives_the_same_scores_to_the_last_bit(
 
 
 def many(images: int, each: int, seed: int = 0) -> Rows:
-    """Expressions whose IoU is that of their image."""
+    """Expressions that all have the same IoU within an image."""
     random, rows = np.random.default_rng(seed), Rows()
     for image_id in range(images):
         truth = np.arange(100)[None] < random.integers(20, 100)
@@ -88,7 +88,7 @@ def many(images: int, each: int, seed: int = 0) -> Rows:
 
 
 def test_intervals_are_those_of_images_drawn_again_one_by_one() -> None:
-    """The studentised bootstrap as its definition reads, with an image's expressions drawn together."""
+    """The studentised bootstrap by its definition, with an image's expressions drawn together."""
     table = many(images=7, each=2).table()
     of_maris, image = table.of(MARIS), table.column("image_id")
 
@@ -149,11 +149,11 @@ def test_one_image_has_no_interval_and_few_are_said_to_be_few() -> None:
 
 @pytest.mark.slow
 def test_intervals_of_thirty_images_hold_the_truth_in_nineteen_of_twenty_cases() -> None:
-    """Percentiles hold it in 92 of 100; docs/scoring.md has the whole table."""
+    """Those of a percentile bootstrap contain it in 92 of 100; docs/scoring.md has the whole table."""
     rows = coverage(images=30, cases=400, resamples=400, hits=MODELS["a good model"])
     found = {row["way"]: row["held"] for row in rows}
     for name in ("oIoU", "mIoU", "Pr@50", "Pr@90"):
-        # Of 400 cases the standard deviation of a share of 95% is 1.1%.
+        # Over 400 cases, the standard deviation of a share of 95% is 1.1%.
         assert found["ours"][name] == pytest.approx(0.95, abs=0.033), name
     assert found["percentiles"]["mIoU"] < found["ours"]["mIoU"]
 

@@ -1,4 +1,4 @@
-"""A small model, photographs that differ, and the service: in this process or as the command."""
+"""A small model, distinct photographs, and the service, in this process or as the command."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def predictor(weights: Path) -> Predictor:
 
 
 def pixels(number: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """A photograph that no other number has."""
+    """A random photograph, a different one for each ``number``."""
     return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -46,12 +46,12 @@ def png(photo: np.ndarray) -> bytes:
 
 
 def form(photo: bytes, *sentences: str, name: str = "photo.png", **more: str) -> dict[str, Any]:
-    """Of a request: the same name for every photograph."""
+    """The form of a request; every photograph has the same name by default."""
     return {"files": {"image": (name, photo)}, "data": {"sentences": list(sentences), **more}}
 
 
 class Held(Predictor):
-    """Counts what it computes; encodes photographs of one size only once it is let go."""
+    """Records what it computes; encodes photographs of ``SIZE`` only once ``go_on`` is set."""
 
     SIZE = (30, 40)
 
@@ -84,7 +84,7 @@ def held(weights: Path) -> Iterator[Held]:
 
 @contextmanager
 def serving(predictor: Predictor, files: Any = None, **changed: Any) -> Iterator[tuple[str, Any]]:
-    """The service in this process: its address, and what computes."""
+    """Run the service in this process; yield its address and its ``Segmenting``."""
     import uvicorn
 
     from maris_fast.service.segmenting import Segmenting
@@ -108,7 +108,7 @@ def serving(predictor: Predictor, files: Any = None, **changed: Any) -> Iterator
 
 
 class Process:
-    """The command; ``address`` once it can be asked, and what it has said so far."""
+    """The command as a process that accepts requests at ``address``; ``said`` is its output so far."""
 
     def __init__(self, weights: Path, scratch: Path, *options: str, first: str = "") -> None:
         code = f"{first}\nfrom maris_fast.cli import app; app()"
@@ -151,5 +151,5 @@ def process(weights: Path, scratch: Path, *options: str, first: str = "") -> Ite
 
 
 def client_of(address: str, **more: Any) -> httpx.Client:
-    # Without certificates, which take longer to read than an answer.
+    # Without certificates, which take longer to load than a request.
     return httpx.Client(base_url=address, timeout=120, verify=False, **more)

@@ -34,7 +34,7 @@ PERSONAL = "header.payload.signature"
 
 
 def unpacked(rle: Sequence[int]) -> np.ndarray:
-    """Values of @thi.ng/rle-pack, which Label Studio's editor decodes by."""
+    """Values decoded as by @thi.ng/rle-pack, which Label Studio's editor uses."""
     bits = "".join(f"{one:08b}" for one in rle)
     place = 0
 
@@ -89,7 +89,7 @@ def test_a_brush_is_what_label_studios_own_library_packs() -> None:
 
 
 def request(tasks: Sequence[dict[str, Any]], written: str | None = None, more: str = "") -> dict[str, Any]:
-    """As Label Studio's server sends it."""
+    """A request as Label Studio's server sends it."""
     context = {
         "result": [
             {
@@ -124,7 +124,7 @@ def address(predictor: Predictor) -> Iterator[str]:
 def require_brushes(
     predictor: Predictor, photo: np.ndarray, prediction: dict[str, Any], labels: dict[str, str]
 ) -> None:
-    """``labels`` by sentence, in order."""
+    """Require the predictor's masks as brushes; ``labels`` are by sentence, in order."""
     assert prediction["model_version"] == "small"
     assert len(prediction["result"]) == len(labels)
     for region, (sentence, label) in zip(prediction["result"], labels.items(), strict=True):

@@ -1,4 +1,4 @@
-"""``serve`` as programs meet it: the command as a process, asked over real sockets."""
+"""``serve`` as programs see it: the command as a process, queried over real sockets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def slowly(predictor, image):
     return encode(predictor, image)
 module.Predictor.encode = slowly
 """
-"""Photographs of these heights take so many seconds."""
+"""Encoding takes ``seconds`` for photographs of these heights."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def in_json(photo: bytes, *sentences: str, **more: Any) -> dict[str, Any]:
 
 
 def masks_of(answer: dict[str, Any]) -> np.ndarray:
-    """[E, H, W], whatever form they have."""
+    """The masks [E, H, W], from either format."""
     found = []
     for mask in answer["masks"]:
         if "rle" in mask:
@@ -82,7 +82,7 @@ def masks_of(answer: dict[str, Any]) -> np.ndarray:
 def require_right(
     predictor: Predictor, photo: Picture, sentences: tuple[str, ...], answer: dict[str, Any]
 ) -> None:
-    """The masks are the predictor's, but for pixels whose logits are 0 to rounding."""
+    """Require the predictor's masks, except for pixels whose logits are 0 up to rounding."""
     logits = predictor.logits(photo, sentences).numpy()
     masks = masks_of(answer)
     assert (answer["height"], answer["width"]) == logits.shape[1:]
@@ -103,7 +103,7 @@ def require_right(
 def test_fifty_requests_at_once_get_their_own_answers(
     running: Process, client: httpx.Client, predictor: Predictor
 ) -> None:
-    """All photographs have one name; pairs have one size, and half of them are asked about twice."""
+    """All photographs have one name, each is in two requests, and two photographs share a size."""
     photos = [pixels(number // 2, 40 + number // 4, 64) for number in range(50)]
     encoded = [predictor.encode(photo) for photo in photos[::2]]
     texts = [tuple(SENTENCES[: number % 3 + 1]) for number in range(50)]
@@ -137,7 +137,7 @@ def test_a_photograph_is_turned_as_it_is_shown(client: httpx.Client, predictor: 
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG whose head has these sizes, of few bytes."""
+    """A PNG of few bytes whose header declares this size."""
     return png_of(width, height, png_chunk(b"IDAT", zlib.compress(bytes(1 << 20))))
 
 
@@ -270,7 +270,7 @@ def test_its_description_names_what_it_takes_and_answers(client: httpx.Client) -
 def test_sigterm_answers_what_is_there_and_the_next_process_answers_the_same(
     running: Process, weights: Path, scratch: Path, predictor: Predictor
 ) -> None:
-    """The last of this process, which has said nothing of all that it was asked, and written nothing down."""
+    """The last test of ``running``, which must have logged no request content and left no files."""
     port = int(running.address.rpartition(":")[2])
     with client_of(running.address) as client, ThreadPoolExecutor(1) as people:
         wanted = client.post("/segment", **form(png(pixels(3)), "bar")).json()

@@ -1,4 +1,4 @@
-"""What the service computes together, whom it lets wait, and what it says where it cannot answer."""
+"""What the service batches, how it queues requests, and its errors if it cannot answer."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_queue_has_an_end_and_an_address_a_share_and_takes_turns(held: Held)
         held.go_on.set()
         assert [one.result().status_code for one in (begun, *waiting, another)] == [200] * 4
     order = [text for one in held.passes for (text,) in one]
-    # Its first turn comes before the second of whoever has had one.
+    # The first turn of one client comes before the second of another.
     assert order == ["begun", "other", "many 0", "many 1"]
 
 
@@ -159,7 +159,7 @@ def test_requests_that_are_held_have_room_for_so_many_bytes(held: Held) -> None:
         begun = people.submit(ask, client, HELD, "begun")
         assert held.begun.wait(60)
         text = "too many requests are held already; ask again later"
-        for content in (png(pixels(1)), iter([png(pixels(1))])):  # with and without a length
+        for content in (png(pixels(1)), iter([png(pixels(1))])):  # with and without Content-Length
             kind = {"content-type": "application/json"}
             full = client.post("/segment", content=content, headers=kind)
             assert (full.status_code, full.json()) == (503, {"error": text})

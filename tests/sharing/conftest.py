@@ -1,4 +1,4 @@
-"""A run's folder as training and evaluations leave it, and the Hub's stand-in."""
+"""The folder of a run as training and evaluations leave it, and a stand-in for the Hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face Hub, for the requests that huggingface_hub and our reader make."""
+"""A stand-in for the Hugging Face Hub that handles the requests of huggingface_hub and our reader."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Repository:
 @dataclass
 class Hub:
     """Attributes:
-    repositories: ``org/name``, of data ``datasets/org/name``.
-    status: of all answers instead; None: none.
-    requests: method and path of each.
+    repositories: by ``org/name``, or ``datasets/org/name`` for data sets.
+    status: if not None, every response has this status.
+    requests: method and path of each request.
     """
 
     url: str = ""
@@ -188,22 +188,22 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.hub = Hub(f"http://127.0.0.1:{self.server_port}")
 
-    def handle_error(self, *_: object) -> None: ...  # of clients that went away
+    def handle_error(self, *_: object) -> None: ...  # from clients that disconnected
 
 
 @contextmanager
 def hub_server(environment: pytest.MonkeyPatch, home: Path) -> Iterator[Hub]:
-    """The server in the Hub's place, for this process and those it starts; nobody is logged in.
+    """Serve in place of the Hub, for this process and those it starts; no user is logged in.
 
     Args:
-        home: of huggingface_hub's cache and token.
+        home: folder for huggingface_hub's cache and token.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
 
     server = _Server()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    # huggingface_hub reads these when it is imported; Xet is a protocol of its own, which is not served here.
+    # huggingface_hub reads these when it is imported; Xet is a separate protocol, not served here.
     for name, value in {
         "HF_ENDPOINT": ("ENDPOINT", server.hub.url),
         "HF_HUB_CACHE": ("HF_HUB_CACHE", str(home / "cache")),
@@ -214,7 +214,7 @@ def hub_server(environment: pytest.MonkeyPatch, home: Path) -> Iterator[Hub]:
         environment.setattr(constants, *value)
     template = server.hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     environment.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    # It waits 23 seconds before it gives up.
+    # Retries would wait for 23 seconds in total.
     environment.setattr(_http, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: None))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         environment.delenv(name, raising=False)

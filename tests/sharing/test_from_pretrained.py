@@ -1,4 +1,4 @@
-"""Models of the Hub and of local folders, and what is said where there are none."""
+"""Models from the Hub and from local folders, and the errors if there are none."""
 
 from __future__ import annotations
 

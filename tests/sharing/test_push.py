@@ -1,4 +1,4 @@
-"""``maris-fast push``: what a repository holds, and that it gets there."""
+"""``maris-fast push``: the contents of a repository, and their upload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``maris-fast push`` of a cache and of an imported data set: another machine reads them."""
+"""``maris-fast push`` of a cache and of an imported data set, and reading what was pushed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page as Chromium shows it: what its console says, what does not load, what is too wide."""
+"""A page as Chromium shows it: console output, pictures that do not load, and width."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-# The page stands in a frame of the wanted width, as a window of Chromium's is never narrower than 500 pixels.
+# The page is shown in a frame of the wanted width, as Chromium's windows are at least 500 pixels wide.
 FRAME = """<!DOCTYPE html><link rel="icon" href="data:,"><body style="margin: 0">
 <iframe src="{page}" style="border: 0; width: {width}px; height: 800px"></iframe><pre></pre>
 <script>
@@ -41,7 +41,7 @@ document.querySelector("iframe").addEventListener("load", event => {{
 
 @dataclass(frozen=True)
 class Seen:
-    """``console``: lines of any level; ``missing``: pictures without pixels; ``asked``: the answer."""
+    """``console``: lines of any level; ``missing``: alt texts of unloaded pictures; ``asked``: the answer."""
 
     console: list[str]
     pictures: int
@@ -52,7 +52,7 @@ class Seen:
 
 
 def chromium() -> str:
-    """Its path; skips the test where there is none."""
+    """The path of Chromium; skips the test if it is not installed."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip("no Chromium on PATH; install chromium to have pages opened")
@@ -60,7 +60,7 @@ def chromium() -> str:
 
 
 def opened(page: Path, *, width: int, ask: str = "return null") -> Seen:
-    """Opens a page in a window so many pixels wide; ``ask`` is the body of a function of view and page."""
+    """Open a page ``width`` pixels wide; ``ask`` is the body of a JavaScript function of view and page."""
     browser = chromium()
     frame = page.with_name(f"{page.stem}-frame.html")
     frame.write_text(FRAME.format(page=page.name, width=width, ask=ask))
@@ -85,7 +85,7 @@ def opened(page: Path, *, width: int, ask: str = "return null") -> Seen:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[str]:
-    """The folder by HTTP on this machine: between files, a page may not look into its frame."""
+    """Serve the folder over HTTP on localhost: opened as a file, a page may not access its frame."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...

@@ -1,4 +1,4 @@
-"""The cache that trainings read, and none changes."""
+"""The cache that the training tests share; none of them changes it."""
 
 from __future__ import annotations
 

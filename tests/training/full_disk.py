@@ -1,4 +1,4 @@
-"""Toy runs on a small disk that is filled to the last byte on the way.
+"""Toy runs on a small disk that is filled to the last byte while they run.
 
 ::
 
@@ -28,11 +28,11 @@ from tests.training.toy_run import ToyReader, replaced, toy_settings, toy_traine
 
 NEVER = 1000
 SMALL = 16 * 1024
-"""Bytes that toy weights fit in, and a sheet of pictures does not."""
+"""Bytes: enough for toy weights, too few for a sheet of pictures."""
 
 
 class HookedReader(ToyReader):
-    """Does something before a step, counted from 1 over all epochs."""
+    """Calls the functions in ``before`` ahead of their steps, counted from 1 over all epochs."""
 
     def __init__(self, before: Mapping[int, Callable[[], None]]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Told(logging.Handler):
 
 
 def trained(trainer: Trainer, before: Mapping[int, Callable[[], None]]) -> dict[str, Any]:
-    """How the run ended and what it has left."""
+    """Run the trainer; return how the run ended and what it left."""
     told = Told()
     logging.getLogger().addHandler(told)
     trainer.training = HookedReader(before)  # type: ignore[assignment]
@@ -77,9 +77,9 @@ def trained(trainer: Trainer, before: Mapping[int, Callable[[], None]]) -> dict[
 
 
 def full_for_records(ranks: Ranks, disk: Disk, folder: Path) -> Any:
-    """Full from before step 2 until before step 18, with nothing but records to write.
+    """The disk is full from before step 2 until before step 18, with only records to write.
 
-    The first page of ``metrics.jsonl`` takes some of them.
+    Some of them still fit in the first page of ``metrics.jsonl``.
     """
     seldom = {"run.evaluate_every": None, "run.checkpoint_every": NEVER}
     settings = toy_settings(folder, **seldom, **{"schedule.epochs": 6})
@@ -87,13 +87,13 @@ def full_for_records(ranks: Ranks, disk: Disk, folder: Path) -> Any:
 
 
 def full_for_pictures(ranks: Ranks, disk: Disk, folder: Path) -> Any:
-    """Room for weights alone at the evaluation after step 3."""
+    """Room for weights only at the evaluation after step 3."""
     settings = toy_settings(folder, **{"run.pictures": 8, "run.checkpoint_every": NEVER})
     return trained(toy_trainer(settings, ranks), {3: lambda: disk.fill(but_for=SMALL), 4: disk.free})
 
 
 def full_for_a_checkpoint(ranks: Ranks, disk: Disk, folder: Path) -> Any:
-    """Full from before step 5 on, a checkpoint being due after step 6; then there is room, and it goes on."""
+    """Full from before step 5, with a checkpoint due after step 6; then freed, and the run resumes."""
     settings = toy_settings(folder, **{"run.evaluate_every": None, "run.checkpoint_every": 3})
     first = trained(toy_trainer(settings, ranks), {5: disk.fill})
     disk.free()
@@ -101,7 +101,7 @@ def full_for_a_checkpoint(ranks: Ranks, disk: Disk, folder: Path) -> Any:
 
 
 def full_for_the_best(ranks: Ranks, disk: Disk, folder: Path) -> Any:
-    """Full from before step 5 on; the evaluation after step 6 is made the best one."""
+    """Full from before step 5; the evaluation after step 6 is forced to be the best."""
     trainer = toy_trainer(toy_settings(folder, **{"run.checkpoint_every": NEVER}), ranks)
     best = folder / "best.safetensors"
     before = []
@@ -117,7 +117,7 @@ def full_for_the_best(ranks: Ranks, disk: Disk, folder: Path) -> Any:
 
 
 def full_from_the_start(ranks: Ranks, disk: Disk, folder: Path) -> list[str]:
-    """Without room for the lock; with room for the lock alone."""
+    """The errors without room for the lock, and with room for the lock only."""
     said = []
     for room in (0, 4096):
         settings = toy_settings(folder / str(room), **{"run.checkpoint_every": NEVER})

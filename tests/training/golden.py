@@ -2,11 +2,11 @@
 
 ::
 
-    python -m tests.training.golden              run again and compare
+    python -m tests.training.golden              rerun and compare
     python -m tests.training.golden --write      renew tests/training/golden/*.json; the commit says why
 
-The losses of a run depend on everything from the frozen encoders to the optimiser: a change that was meant to
-leave the numbers alone, and does not, shows here.
+The losses of a run depend on everything from the frozen encoders to the optimiser: a change that alters them
+unintentionally is detected here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LENGTH = ("schedule.epochs=6", "run.log_every=1", "run.evaluate_every=3", "run.p
 
 @dataclass(frozen=True)
 class Configuration:
-    """The tiny one on so many ranks, with changes."""
+    """The tiny configuration on ``ranks`` ranks, with changed settings."""
 
     ranks: int
     changes: tuple[str, ...]
@@ -44,19 +44,19 @@ CONFIGURATIONS = {
     "two_ranks_zero1": Configuration(2, ("engine.zero_stage=1",)),
 }
 
-# Relative to the golden value; the largest that was measured, over 24 steps and their evaluations:
-#   the same features: 0 when repeated and with AVX2 for AVX-512, 1.3e-6 with two threads, 7e-7 without either
-#   features that other CPU kernels made: 5.6e-4 (oIoU: a pixel), 1.3e-4 (gradient norm)
-# Noticed on the same features: weight decay 0.01 -> 0.02 moves them by 5e-4, lr by a thousandth by 3e-3.
+# Relative to the golden value; the largest differences measured, over 24 steps and their evaluations:
+#   same features: 0 if repeated or with AVX2 instead of AVX-512, 1.3e-6 with two threads, 7e-7 without either
+#   features computed by other CPU kernels: 5.6e-4 (oIoU: one pixel), 1.3e-4 (gradient norm)
+# Detected on the same features: weight decay 0.01 -> 0.02 moves them by 5e-4, lr by a thousandth by 3e-3.
 SAME_DATA = 1e-5
 OTHER_DATA = 3e-3
 
 
 def curve(name: str, cache: Path, folder: Path, *changes: str) -> dict[str, Any]:
-    """Trains ``name``'s configuration, with ``changes``, into ``folder`` as a person would.
+    """Train configuration ``name`` with ``changes`` into ``folder``, from the command line as a user would.
 
     Raises:
-        RuntimeError: the training failed; its output.
+        RuntimeError: the training failed; contains its output.
     """
     configuration = CONFIGURATIONS[name]
     launcher: tuple[str, ...] = (sys.executable,)
@@ -66,7 +66,7 @@ def curve(name: str, cache: Path, folder: Path, *changes: str) -> dict[str, Any]
         *(*launcher, MAIN, "--config", TINY),
         *(f"data.cache={cache}", f"run.folder={folder}", "run.report=false"),
         *(*LENGTH, *configuration.changes, *changes),
-        # Sums over pixels are whole numbers: another number of threads may turn one of them.
+        # oIoU counts whole pixels: another number of threads may flip one of them.
         changed={"OMP_NUM_THREADS": "1"},
     )
     if done.returncode:
@@ -90,12 +90,12 @@ def golden(name: str) -> dict[str, Any]:
 
 
 def tolerance(found: dict[str, Any], wanted: dict[str, Any]) -> float:
-    """By whether both were trained on the same features, bit by bit."""
+    """The tolerance, by whether both were trained on bitwise identical features."""
     return SAME_DATA if found["data"] == wanted["data"] else OTHER_DATA
 
 
 def moved(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What is not where it was, a line each, the earliest first; empty where all is."""
+    """A line for each value outside the tolerance, earliest first; empty if there is none."""
     allowed = tolerance(found, wanted)
     lines = []
     for part in ("steps", "evaluations"):
@@ -111,7 +111,7 @@ def moved(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def explain(name: str, found: dict[str, Any], wanted: dict[str, Any], lines: list[str]) -> str:
-    """For a failure: what moved first, what else is not as it was, and what to do."""
+    """Failure message: what moved first, what else differs, and what to do."""
     made, now = wanted["made_with"], found["made_with"]
     versions = [
         f"{package} {made['packages'].get(package)} then, {version} now"
@@ -133,7 +133,7 @@ def explain(name: str, found: dict[str, Any], wanted: dict[str, Any], lines: lis
 
 
 def _shares(ours: dict[str, float], theirs: dict[str, float]) -> Iterator[tuple[str, float]]:
-    """Each value's distance from the golden one, relative to it."""
+    """Each value's difference from the golden one, relative to it."""
     for name, value in theirs.items():
         if name != "step":
             yield name, abs(ours[name] - value) / (abs(value) or 1)

@@ -1,4 +1,4 @@
-"""Two machines on one: network namespaces with an address and a host name each, and a cable between them."""
+"""Two simulated nodes: network namespaces, each with an address and a host name, and a link between them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Node:
         return ("ip", "netns", "exec", self.space, *named, *command)
 
     def cut(self) -> None:
-        """Pulls the cable."""
+        """Take the link down."""
         _ip("-n", self.space, "link", "set", INTERFACE, "down")
 
 
@@ -30,7 +30,7 @@ class Node:
 def two_nodes() -> Iterator[tuple[Node, Node]]:
     """
     Raises:
-        OSError, subprocess.CalledProcessError: this machine or this user has no network namespaces.
+        OSError, subprocess.CalledProcessError: this machine or user cannot create network namespaces.
     """
     nodes = Node(0), Node(1)
     try:

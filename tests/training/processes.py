@@ -1,4 +1,4 @@
-"""Training commands as a person starts them."""
+"""Training commands as a user starts them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "train" / "main.py"
 TINY = ROOT / "train" / "configs" / "tiny.yaml"
 NOTHING_TO_SEE = ("run.report=false", "run.pictures=0")
-"""Half of a small run's time goes into its page and pictures: for those of which neither is looked at."""
+"""Half of a small run's time goes into its report and pictures; for runs of which neither is tested."""
 MARK = "MARIS_FAST_TEST_RUN"
 _COUNT = itertools.count()
 
 
 def tiny_training(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:
-    """A training of a small model by the tiny configuration, as words after a launcher or Python."""
+    """Arguments for a launcher or Python that train a small model with the tiny configuration."""
     given = (f"data.cache={cache}", f"run.folder={folder}", "model.channels=16")
     return (str(MAIN), "--config", str(TINY), *given, *more)
 
 
 def deepspeed(ranks: int = 2, *options: str) -> tuple[str, ...]:
-    """Costs two imports of PyTorch and DeepSpeed more than ``torchrun``."""
+    """Costs two more imports of PyTorch and DeepSpeed than ``torchrun``."""
     return ("deepspeed", "--num_gpus", str(ranks), "--master_port", free_port(), *options)
 
 
@@ -41,7 +41,7 @@ def torchrun(ranks: int = 2, *options: str) -> tuple[str, ...]:
 
 
 def records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """What the run in ``folder`` has recorded, all of it or one kind."""
+    """The records of the run in ``folder``, all or of one kind."""
     told = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [record for record in told if kind in (None, record["kind"])]
 
@@ -52,9 +52,9 @@ def run(
     packages: Sequence[Path] = (),
     changed: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs this Python's programs on this checkout's packages, and on those in the folders ``packages``.
+    """Run a command with this Python's programs, this checkout and the packages in the folders ``packages``.
 
-    ``changed``: variables of the environment.
+    ``changed``: environment variables to set.
     """
     return subprocess.run(
         [str(part) for part in command],
@@ -68,7 +68,7 @@ def run(
 
 
 def start(*command: str | Path) -> subprocess.Popen[str]:
-    """Like ``run``, without waiting; standard error goes with standard output."""
+    """Like ``run``, without waiting; standard error is merged into standard output."""
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,
@@ -83,7 +83,7 @@ def srun_task(task: int, port: str) -> dict[str, str]:
     """The environment of one of two tasks that srun starts here, without srun, which is not installed.
 
     Args:
-        port: of the tasks' meeting.
+        port: where the tasks' rendezvous takes place.
     """
     return {
         "SLURM_JOB_ID": "123456",
@@ -107,7 +107,7 @@ def free_port() -> str:
 
 
 class Launched:
-    """A training command in the background, a process group; whatever of it is left at the end is killed."""
+    """A training command in the background, as a process group; processes left at the end are killed."""
 
     def __init__(self, *command: str | Path, log: Path, **environment: str) -> None:
         self.mark = f"{os.getpid()}-{next(_COUNT)}"
@@ -137,7 +137,7 @@ class Launched:
         return self.log.read_text()
 
     def ranks(self) -> dict[int, int]:
-        """Process ids by rank, of those that live."""
+        """Process ids of the ranks that are alive, by rank."""
         found = {}
         for pid, environment in self._all():
             rank = environment.get("RANK") or environment.get("SLURM_PROCID")
@@ -146,7 +146,7 @@ class Launched:
         return found
 
     def ends(self, seconds: float) -> float:
-        """Waits until the launcher and all that it started are gone; how long that took."""
+        """Wait until the launcher and all its descendants have ended; return the seconds that took."""
         before = time.monotonic()
         while self.process.poll() is None or self._all():
             assert time.monotonic() - before < seconds, f"still there: {self.ranks()}\n{self.output[-4000:]}"
@@ -154,7 +154,7 @@ class Launched:
         return time.monotonic() - before
 
     def reaches(self, run_folder: Path, step: int, seconds: float = 120) -> None:
-        """Waits until the run has recorded ``step``."""
+        """Wait until the run has recorded ``step``."""
         metrics, before = run_folder / "metrics.jsonl", time.monotonic()
         while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
             assert self.process.poll() is None, self.output[-4000:]
@@ -162,7 +162,7 @@ class Launched:
             time.sleep(0.02)
 
     def _all(self) -> list[tuple[int, dict[str, str]]]:
-        """Living processes of this command, oldest first, with what was in their environment."""
+        """Living processes of this command, oldest first, with their environment variables."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):

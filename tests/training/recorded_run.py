@@ -1,10 +1,10 @@
-"""A real run that writes down what each rank's steps held, slowly enough to be killed in between.
+"""A real run that records the contents of each rank's steps, slowly enough to be killed between steps.
 
 ::
 
     deepspeed tests/training/recorded_run.py CACHE RUN RECORDS
 
-Each process appends to RECORDS/<pid>.jsonl a line a step: its number, and the sentences with a weight.
+Each process appends a line per step to RECORDS/<pid>.jsonl: its number, and the sentences of nonzero weight.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the training tests look at, run in the processes of a launcher.
+"""Scenarios of the training tests, run in the processes of a launcher.
 
 ::
 
@@ -36,7 +36,7 @@ LR, STEPS, PARTS = 1e-2, 3, 2
 
 
 def parity(ranks: Ranks, folder: Path) -> Any:
-    """By stage, without and with offload, the largest differences to plain PyTorch on the whole batch."""
+    """The largest differences from plain PyTorch on the whole batch, by stage, without and with offload."""
     expected = _plain_pytorch()
     differences = {}
     for stage, offload in [*((stage, False) for stage in STAGES), *((stage, True) for stage in STAGES[1:])]:
@@ -88,7 +88,7 @@ def _plain_pytorch() -> dict[str, list[torch.Tensor]]:
 
 
 def resume(ranks: Ranks, folder: Path) -> Any:
-    """By stage: loss curves of a run in one go, of one stopped twice, and whether their evaluations agree."""
+    """By stage: loss curves and evaluations of an uninterrupted run and of one stopped twice."""
     curves = {}
     for stage in STAGES:
         whole = toy_settings(folder / f"whole-{stage}", **{"engine.zero_stage": stage})
@@ -106,7 +106,7 @@ def resume(ranks: Ranks, folder: Path) -> Any:
 
 
 def other_stage(ranks: Ranks, folder: Path) -> Any:
-    """A checkpoint of ZeRO 0 that ZeRO 3 goes on from, and the reverse: the rest of both curves."""
+    """Resume a ZeRO 0 checkpoint at ZeRO 3, and the reverse; return both runs' loss curves."""
     curves = {}
     for before, after in ((0, 3), (3, 0)):
         run = folder / f"from-{before}-to-{after}"
@@ -121,7 +121,7 @@ def other_stage(ranks: Ranks, folder: Path) -> Any:
 
 
 def stop_signal(ranks: Ranks, folder: Path) -> Any:
-    """SIGTERM to the last rank only, in epoch 1, step 1: where all have stopped, and the curve so far."""
+    """SIGTERM to the last rank only, in epoch 1, step 1: where all ranks stopped, and the curve so far."""
     settings = toy_settings(folder / "signal")
     outcome = toy_trainer(settings, ranks, signal_at=(1, 1)).run()
     return {"step": outcome.step, "finished": outcome.finished, "curve": losses(folder / "signal")}
@@ -142,7 +142,7 @@ def batch_norm(ranks: Ranks, folder: Path) -> Any:
 
 
 def refusals(ranks: Ranks, folder: Path) -> Any:
-    """Messages, on this rank, of what a run must refuse before it starts."""
+    """This rank's messages for what a run must refuse before it starts."""
     done = folder / "whole-0"
     strange = folder / "strange"
     if ranks.first:
@@ -166,7 +166,7 @@ def refusals(ranks: Ranks, folder: Path) -> Any:
 
 
 def divergence(ranks: Ranks, folder: Path) -> Any:
-    """What a run says whose loss is no number, and the checkpoints that it leaves."""
+    """The error of a run whose loss is NaN, and whether it left checkpoints."""
     settings = toy_settings(folder / "nan", **{"run.log_every": 2, "run.checkpoint_every": 1})
     trainer = toy_trainer(settings, ranks)
     trainer.engine.model.scale.data.fill_(float("nan"))
@@ -177,7 +177,7 @@ def divergence(ranks: Ranks, folder: Path) -> Any:
 
 
 def not_finite(ranks: Ranks, folder: Path) -> Any:
-    """What a run says whose weights are no numbers when they are evaluated; the files that it changed."""
+    """The error of a run whose weights are not finite when evaluated, and the files that it changed."""
     run = folder / "not-finite"
     toy_trainer(toy_settings(run, **{"run.stop_after_steps": 3}), ranks).run()
     before = {path: path.read_bytes() for path in run.glob("*.safetensors")}
@@ -192,7 +192,7 @@ def not_finite(ranks: Ranks, folder: Path) -> Any:
 
 
 def maris(ranks: Ranks, folder: Path) -> Any:
-    """MARIS itself on a real cache at ZeRO 3: the curves in one go and stopped in the middle of an epoch."""
+    """MARIS itself on a real cache at ZeRO 3: curves of an uninterrupted run and of one stopped mid-epoch."""
     shape = {
         "data.cache": str(folder / "cache"),
         "data.expressions_per_step": 5,
@@ -211,14 +211,14 @@ def maris(ranks: Ranks, folder: Path) -> Any:
 
 
 def other_ranks(ranks: Ranks, folder: Path) -> Any:
-    """Goes on, with the ranks there are now, from what ``other_stage`` left half done at ZeRO 0."""
+    """Resume the half-finished ZeRO 0 run that ``other_stage`` left, on the current number of ranks."""
     run = folder / "half-0"
     toy_trainer(toy_settings(run, **{"run.resume": "auto"}), ranks, model=ToyModel(batch_norm=True)).run()
     return losses(run)
 
 
 def bf16(ranks: Ranks, folder: Path) -> Any:
-    """A short run in bf16: its losses, and the type of the parameters."""
+    """A short run in bf16: its losses, and the dtypes of the parameters."""
     settings = toy_settings(folder / "bf16", **{"engine.precision": "bf16", "run.stop_after_steps": 3})
     trainer = toy_trainer(settings, ranks)
     trainer.run()
@@ -245,7 +245,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
 
 
 def _scattered(settings: TrainingSettings, world: int) -> dict[str, Any]:
-    """ZeRO 3 keeps parameters as small as these on every rank, unless told not to."""
+    """DeepSpeed's configuration with small parameters partitioned too, which ZeRO 3 would keep whole."""
     config = deepspeed_config(settings, world)
     if settings.engine.zero_stage == 3:
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0

@@ -1,4 +1,4 @@
-"""``train/main.py`` that also writes down which sentences each step computed, ``SEEN/<rank>.jsonl``."""
+"""``train/main.py`` that also records the sentences of each step, in ``$SEEN/<rank>.jsonl``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run that is asked to tells of mutual-aware attention: the right numbers, and each fault once."""
+"""The optional health records of mutual-aware attention: correct numbers, and each fault reported once."""
 
 from __future__ import annotations
 

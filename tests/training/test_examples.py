@@ -1,4 +1,4 @@
-"""Which expressions a page shows as successes and failures, and what it says of them."""
+"""Which expressions a page shows as successes and failures, and what it says about them."""
 
 from __future__ import annotations
 

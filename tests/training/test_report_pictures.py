@@ -1,4 +1,4 @@
-"""Pictures that the models themselves draw: in the report, by commands, and the page in a browser."""
+"""Pictures drawn by running the models: in the report and by commands; and the page in a browser."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     cache = write_tiny_cache(folder)
     for path in (folder / "dataset" / "images").iterdir():
-        noise = Image.open(path)  # no photograph is noise, and its colours take long to count
+        noise = Image.open(path)  # unlike photographs, noise has so many colours that counting them is slow
         noise.resize((4, 4)).resize(noise.size, Image.Resampling.BICUBIC).save(path)
     done = run(sys.executable, *tiny_training(cache, folder / "run", "run.pictures=2"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Path:
-    """All three side by side."""
+    """The page with all three runs side by side."""
     out = folder / "page" / "report.html"
     runs = [folder / name for name in ("run", "second", "without_ma")]
     result = maris_fast("report", *runs, "--out", out, "--images", 5)
@@ -75,7 +75,7 @@ def test_attention_and_examples_stand_in_the_page_of_a_run(folder: Path, tmp_pat
     out = tmp_path / "report.html"
     assert maris_fast("report", folder / "run", "--out", out).exit_code == 0
     page = read(out)
-    # Two sheets of samples; of attention two expressions with two pictures each; of two images three sheets.
+    # Two sample sheets; two attention pictures for each of two expressions; three example sheets.
     assert len(page.pictures) == 2 + 2 * 2 + 3
     assert "Looked at: the first 2 images of val" in page.text
     assert "grey" not in page.text
@@ -151,7 +151,7 @@ def test_of_many_runs_the_first_are_drawn_and_the_others_named(
 
 def test_few_colours_are_near_those_of_the_picture() -> None:
     pixels = np.random.default_rng(0).integers(0, 40, (200, 200, 3)).astype(np.uint8)
-    pixels[5:12, 5:12] = (250, 230, 20)  # small and unlike all else
+    pixels[5:12, 5:12] = (250, 230, 20)  # small and unlike the rest
     shown = Image.open(io.BytesIO(base64.b64decode(small_png_uri(Image.fromarray(pixels)).split(",")[1])))
     assert np.abs(np.asarray(shown.convert("RGB")).astype(int)[8, 8] - (250, 230, 20)).max() < 16
 
@@ -285,7 +285,7 @@ def test_a_tapped_picture_tells_the_words_of_that_spot(folder: Path, page: Path)
 
 
 def test_the_browser_sees_what_is_wrong(tmp_path: Path) -> None:
-    """Else the tests above would pass on any page."""
+    """Otherwise the tests above would pass on any page."""
     chromium()
     page = tmp_path / "bad.html"
     page.write_text(

@@ -1,4 +1,4 @@
-"""Training needs little: no encoder's library, no name of its user, hardly a file of its own."""
+"""Training needs little: no encoder library, no user name, hardly any open or writable files."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_a_user_without_a_name_has_the_encoders(tmp_path: Path) -> None:
 
 
 def test_two_ranks_train_where_hardly_anything_is_allowed(cache: Path, tmp_path: Path) -> None:
-    """No compiler, nothing to write but the run folder, 64 open files, a path with a space and an accent."""
-    require_nameless_user()  # the machine's own administrator may write anywhere
+    """No compiler, only the run folder to write to, 64 open files, a path with a space and an accent."""
+    require_nameless_user()  # root may write anywhere
     folder = tmp_path / "à côté"
     shutil.copytree(cache, folder / "cache")
     for name in ("home", "tmp"):

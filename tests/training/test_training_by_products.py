@@ -1,4 +1,4 @@
-"""What goes wrong beside weights and checkpoints ends no run; a full disk under those says so."""
+"""Failed outputs other than weights and checkpoints end no run; for these two, errors name a full disk."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_pictures_that_a_full_disk_does_not_take_are_counted(left: dict[str, Any
     assert found["steps"] == found["curve"] == EVERY
     pictures = [name for name in found["files"] if name.startswith("pictures/")]
     assert pictures == ["pictures/step-000006.png", "pictures/step-000009.png"]
-    assert found["pictured"] == [3, 6, 9]  # TensorBoard's are caught up
+    assert found["pictured"] == [3, 6, 9]  # TensorBoard's are written later
     assert found["told"] == [
         f"pictures cannot be written (OSError: {FULL}); the training goes on",
         f"TensorBoard's curves cannot be written (OSError: {FULL}); the training goes on",
@@ -130,7 +130,7 @@ def test_a_checkpoint_on_a_full_disk_is_one_line_of_a_real_run(cache: Path, tmp_
 
 @pytest.fixture(scope="module")
 def unread(cache: Path) -> tuple[Path, str]:
-    """The folder of a run whose output nobody reads after its first record, and all that was read."""
+    """The folder of a run whose output pipe is closed after its first record, and what was read before."""
     folder = cache.parent / "unread"
     with subprocess.Popen(
         command(cache, folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -153,7 +153,7 @@ def test_nobody_who_reads_the_output_ends_no_run(unread: tuple[Path, str]) -> No
     warnings = " ".join(one["text"] for one in told if one["kind"] == "warning")
     assert f"standard output cannot be written ({GONE})" in warnings
     assert f"standard error cannot be written ({GONE})" in warnings
-    # steps 2 to 4, the evaluation, the farewell; the report's line comes after the account
+    # steps 2 to 4, the evaluation, the closing line; the report's line comes after the count
     assert "standard output: lines that could not be written: 5" in warnings
     assert (folder / "report.html").is_file()
 
@@ -370,8 +370,8 @@ def test_a_closed_pipe_is_told_once_and_its_lines_are_counted(capfd: pytest.Capt
             print(number, flush=number % 2 == 1)  # some are lost with the buffer
         streams.out.flush()
         assert streams.out.lost == 5
-        streams.require_written()  # whoever closes a pipe has enough
-    pipe.close()  # nothing is left in its buffer that would fail
+        streams.require_written()  # a reader that closes its pipe is no error
+    pipe.close()  # its buffer is empty, so that nothing fails
     told = capfd.readouterr().err
     assert told == f"WARNING: standard output cannot be written ({GONE}); continuing without it\n"
 

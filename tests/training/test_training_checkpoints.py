@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, whatever stops its writing; weights load as data only."""
+"""A checkpoint is complete or absent, whatever interrupts its writing; weights load as data only."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_weights_come_back_with_what_describes_them(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     model = Maris(SMALL, 6, 5)
     weights(path, model)
-    weights(path, model)  # over the old file
+    weights(path, model)  # overwrites the old file
     loaded, meta = load_model(path)
     assert all(
         torch.equal(a, b)

@@ -1,4 +1,4 @@
-"""Compiled blocks compute what plain ones do, for batches of any shape, without compiling for each."""
+"""Compiled blocks compute what plain ones do, for batches of any shape, without recompiling for each."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ BATCHES = (
 )
 
 
-# Two blocks of each kind: what the second shares with the first, all others would. Their tokens look at the
-# image; those of the run below do not.
+# Two blocks of each kind: a compilation that the second shares with the first would serve any others. Their
+# tokens attend to the image; those of the run below do not.
 FULL: dict[str, Any] = {
     "channels": 16,
     "heads": 2,
@@ -57,7 +57,7 @@ def batch(counts: tuple[int, ...], grid: tuple[int, int], L_t: int) -> tuple[obj
 
 
 def gradients(model: Maris, inputs: tuple[object, ...]) -> dict[str, torch.Tensor]:
-    """The logits too, by name."""
+    """The logits and the gradients of all parameters, by name."""
     logits = model(*inputs).logits
     names, parameters = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(logits.square().sum(), parameters)
@@ -74,17 +74,17 @@ def test_batches_of_all_shapes_share_compilations_and_give_the_plain_numbers(
     compiled = copy.deepcopy(plain)
     torch._dynamo.reset()
     counters.clear()
-    # What inductor makes of a graph is the next test's; this one is about capturing it.
+    # The next test covers inductor; this one covers the capture of graphs.
     compile_blocks(compiled, backend="aot_eager")
     graphs = []
     for shape in BATCHES:
         found, truth = (gradients(model, batch(*shape)) for model in (compiled, plain))
         for name, needed in truth.items():
-            # A softmax does not see its keys' bias: its gradient is 0, and what there is are rounding errors.
+            # A softmax is invariant to the keys' bias: its gradient is 0 but for rounding errors.
             scale = truth[name.replace("key.bias", "key.weight")].abs().max().item()
             torch.testing.assert_close(found[name], needed, rtol=1e-4, atol=1e-5 * scale)
         graphs.append(counters["stats"]["unique_graphs"])
-    # To the compiler, a size of 1 is a case of its own: the last batch, and no other, may compile again.
+    # The compiler specialises on a size of 1: the last batch, and no other, may be compiled again.
     assert graphs[:-1] == [compiled_kinds] * (len(BATCHES) - 1)
     assert graphs[-1] <= 2 * compiled_kinds
 
@@ -92,7 +92,7 @@ def test_batches_of_all_shapes_share_compilations_and_give_the_plain_numbers(
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_compiled_run_has_the_plain_runs_losses(tmp_path: Path) -> None:
-    """Of one grid and two images a step: another size of 1 would compile again, minutes of C++."""
+    """With one grid and two images a step: another size of 1 would be recompiled, minutes of C++."""
     images = [record(number, (64, 96), [(0, "it"), (1, "red circle")]) for number in range(4)]
     dataset = write_dataset(tmp_path / "dataset", {"train": images, "val": images[:2]})
     write_cache(dataset, tmp_path / "cache", tiny_settings(), progress=False)

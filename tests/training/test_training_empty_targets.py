@@ -1,4 +1,4 @@
-"""Sentences that mean nothing, and some that mean several objects: cached, read, trained, scored."""
+"""Sentences that refer to nothing or to several objects: cached, read, trained, scored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.training.processes import run as process
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two images; each has a single object, both of them together in the first, and none."""
+    """A cache of two images, each with sentences for one object and for none, the first also for two."""
     folder = tmp_path_factory.mktemp("no-target")
     grefs = Grefs(folder)
     grefs.write()

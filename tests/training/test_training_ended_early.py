@@ -1,4 +1,4 @@
-"""Every way in which a job ends early keeps its work, and a folder has one run at a time: real launches."""
+"""A job that ends early in any way keeps its work, and a folder has one run at a time: real launches."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ RECIPE = re.compile(r"```\n(#!/bin/bash\n.*?)```", re.DOTALL)
 
 
 def settings(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:
-    """Long enough to be stopped anywhere; without a signal, no checkpoint."""
+    """A run long enough to be stopped anywhere, which writes no checkpoint without a signal."""
     _, *words = tiny_training(cache, folder, "schedule.epochs=5000", "run.evaluate_every=null")
     return (*words, "run.checkpoint_every=100000", *more)
 
 
 def stopped_after(launched: Launched, folder: Path) -> int:
-    """The step that the run says it has stopped after; it has a checkpoint of it, and no owner."""
+    """The step after which the run says it stopped; checks its checkpoint and that the lock is released."""
     (step,) = re.findall(r"^stopped after step (\d+) of", launched.output, re.MULTILINE) or ["0"]
     assert (folder / checkpoints.FOLDER / f"step-{int(step):08d}").is_dir(), launched.output[-4000:]
     assert [record["step"] for record in records(folder, "train")] == list(range(1, int(step) + 1))
@@ -40,7 +40,7 @@ def stopped_after(launched: Launched, folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def hung_up(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
-    """Two ranks of deepspeed, another job in their folder, SIGHUP to all: folder, step, the other's words."""
+    """Two DeepSpeed ranks, another job in their folder, SIGHUP to all: folder, step, owner pid and errors."""
     folder = tmp_path_factory.mktemp("hung up") / "run"
     launch = (*deepspeed(), MAIN)
     with Launched(*launch, *settings(cache, folder), log=folder.parent / "log") as launched:
@@ -50,7 +50,7 @@ def hung_up(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         owner = launched.ranks()[0]
         before = records(folder, "train")[-1]["step"]
         launched.reaches(folder, before + 1)
-        os.killpg(launched.process.pid, signal.SIGHUP)  # as a terminal that is closed does
+        os.killpg(launched.process.pid, signal.SIGHUP)  # as closing the terminal does
         launched.ends(60)
         step = stopped_after(launched, folder)
         assert step > before
@@ -109,7 +109,7 @@ def test_a_terminal_that_is_closed_costs_no_step(cache: Path, tmp_path: Path) ->
         os.execv(sys.executable, [sys.executable, str(MAIN), *settings(cache, folder)])
     seen, lines = b"", folder / "metrics.jsonl"
     while not (lines.exists() and '"step": 3,' in lines.read_text()):
-        seen += os.read(terminal, 4096)  # an error where it has ended
+        seen += os.read(terminal, 4096)  # raises if the process has ended
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     found = checkpoints.newest(folder)
@@ -177,7 +177,7 @@ def test_the_batch_script_of_the_documentation_is_requeued_and_goes_on(cache: Pa
 
 
 def test_ranks_of_a_command_that_has_nothing_to_keep_end_with_it(tmp_path: Path) -> None:
-    """An evaluation's, which do not look at their launcher."""
+    """Such as an evaluation's, which do not watch their launcher."""
     rank, command = tmp_path / "rank.py", tmp_path / "command.py"
     rank.write_text("import sys, time\nopen(sys.argv[-1] + sys.argv[1][-1], 'w').close()\ntime.sleep(300)\n")
     command.write_text(

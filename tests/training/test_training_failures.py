@@ -1,4 +1,4 @@
-"""What happens to a run when one of its processes does not do as it should: real launches, real signals."""
+"""Runs in which one process dies, hangs or fails: real launches, real signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SILENCE = 6
 
 
 def training(cache: Path, folder: Path, *more: str) -> tuple[str, ...]:
-    """Long enough to be stopped anywhere, with a checkpoint every other step."""
+    """A run long enough to be stopped anywhere, with a checkpoint every other step."""
     often = ("run.evaluate_every=null", "run.checkpoint_every=2", f"engine.heartbeat_seconds={SILENCE}")
     return tiny_training(cache, folder, "schedule.epochs=500", *often, *more)
 
@@ -44,7 +44,7 @@ def test_a_rank_killed_at_any_step_is_named_at_once(cache: Path, tmp_path: Path)
     assert "run.resume=auto" in message
     found = checkpoints.newest(folder)
     assert found is not None
-    # Recorded before it is kept: the checkpoint of this very step may be half written.
+    # A step is recorded before its checkpoint is written, so that of this step may be incomplete.
     assert found[1].step >= step - 2, f"killed at step {step}"
 
 
@@ -63,7 +63,7 @@ def test_rank_zero_killed_while_it_writes_a_checkpoint_loses_no_good_one(cache: 
     found = checkpoints.newest(folder)
     assert found is not None
     assert found[1].step >= 2
-    # On another number of ranks, at another stage.
+    # Resume on another number of ranks, at another stage.
     done = run(
         *(sys.executable, *training(cache, folder, "--resume", "auto", "engine.zero_stage=2")),
         "run.stop_after_steps=2",
@@ -78,7 +78,7 @@ def test_a_hung_rank_is_named_and_killed(cache: Path, tmp_path: Path) -> None:
         launched.reaches(folder, 3)
         pid = launched.ranks()[1]
         os.kill(pid, signal.SIGSTOP)
-        # The launcher alone would wait half a minute more for the one that does not hear its SIGTERM.
+        # The launcher alone would wait half a minute more for the rank that does not react to its SIGTERM.
         assert launched.ends(SILENCE + 20) > SILENCE / 2
         (message,) = lines(launched.output)
     assert f"rank 1 on {os.uname().nodename} (pid {pid}) has been silent for {SILENCE} s" in message

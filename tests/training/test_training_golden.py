@@ -1,4 +1,4 @@
-"""The tiny configuration's losses stay where they were."""
+"""The tiny configuration's losses match the golden curves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_curve_is_where_it_was(name: str, cache: Path, tmp_path: Path) -> No
 def test_a_small_change_of_the_optimiser_is_noticed(cache: Path, tmp_path: Path) -> None:
     wanted = golden.golden("one_rank_fp32")
     same = CacheInfo.of(read_manifest(cache), "train").fingerprint == wanted["data"]
-    # On features that another CPU made the tolerance is wider.
+    # The tolerance is wider on features computed by another CPU.
     change = "optimiser.weight_decay=0.02" if same else "optimiser.lr=1.02e-3"
     assert golden.moved(golden.curve("one_rank_fp32", cache, tmp_path / "run", change), wanted)
 

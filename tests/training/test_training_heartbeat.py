@@ -1,4 +1,4 @@
-"""Who is at fault: the judgement on made-up reports, and what reaches the coordinator from outside."""
+"""Which rank is at fault: the diagnosis of made-up reports, and what reaches the coordinator from outside."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NOW = 1000.0
 
 
 def test_a_heartbeat_that_cannot_be_reached_is_named() -> None:
-    port = free_port()  # nobody listens
+    port = free_port()  # nothing listens there
     with pytest.raises(TrainingError, match=rf"at 127\.0\.0\.1 port {port} cannot be reached: .*refused"):
         rank_module._connect("127.0.0.1", port)
 
@@ -53,7 +53,7 @@ def beat(phase: str = "computing", step: int = 7, waiting: float = 0, still: flo
 
 
 def heard(**changes: Heard) -> dict[int, Heard]:
-    """All ranks beat and compute, but for those given as ``r1=...``."""
+    """Reports in which all ranks beat and compute, except those given as ``r1=...``."""
     return {rank: changes.get(f"r{rank}", Heard(NOW, beat())) for rank in range(4)}
 
 
@@ -192,13 +192,13 @@ def test_only_the_very_process_is_killed() -> None:
 
 @pytest.mark.slow
 def test_a_run_that_was_suspended_as_a_whole_goes_on(tmp_path: Path) -> None:
-    """As by a batch system for another job, or with a laptop: nobody was heard, and nobody is lost."""
+    """As by a batch system for another job, or with a laptop: no rank was heard, and none counts as lost."""
     with TwoHeartbeats(tmp_path / "log", silence=2, work=lambda ranks, heartbeat: stays(6)) as both:
         time.sleep(0.5)
         both.signal(signal.SIGSTOP)
         time.sleep(4)
         os.kill(both.pids[1], signal.SIGCONT)
-        time.sleep(0.3)  # in which it hears nothing yet
+        time.sleep(0.3)  # during which it receives nothing yet
         os.kill(both.pids[0], signal.SIGCONT)
         assert both.ends() == [0, 0], both.log.read_text()
     assert both.log.read_text() == ""
@@ -206,7 +206,7 @@ def test_a_run_that_was_suspended_as_a_whole_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_is_late_hears_rank_zero_before_it_judges(tmp_path: Path) -> None:
-    """Its turns take longer than the pause between them: it cannot wait for words, but it reads them."""
+    """Its turns take longer than the interval: it has no time to wait for messages, but it reads them."""
 
     def late(ranks: Ranks, heartbeat: Heartbeat) -> None:
         if not ranks.first:
@@ -223,9 +223,9 @@ def test_a_rank_that_is_late_hears_rank_zero_before_it_judges(tmp_path: Path) ->
 def test_of_two_ranks_that_blame_each_other_at_once_one_speaks(
     tmp_path: Path, behind: float, late: float
 ) -> None:
-    """Rank 0 judges while rank 1 has found it silent, and perhaps has spoken and ended before rank 1 can.
+    """Rank 0 makes a diagnosis while rank 1 has found it silent, and may print and exit before rank 1 can.
 
-    If rank 0 comes to its own words late, rank 1 has heard them and ended, which is told to rank 0 as well.
+    If rank 0 acts on its own diagnosis late, rank 1 has received it and exited; rank 0 hears of that as well.
     """
 
     def blame(ranks: Ranks, heartbeat: Heartbeat) -> None:
@@ -250,5 +250,5 @@ def test_of_two_ranks_that_blame_each_other_at_once_one_speaks(
         codes = both.ends()
     (line,) = both.log.read_text().splitlines()
     assert line.startswith(("error: rank 1 is stuck", "error: rank 0 on "))
-    # Who speaks of a hung rank ends it.
+    # The rank that reports a hung rank kills it.
     assert codes in ([LOST, LOST], [-signal.SIGKILL, LOST])

@@ -1,4 +1,4 @@
-"""Which implementations a run takes: the same on all ranks, and told by its folder."""
+"""Which implementations a run takes: the same on all ranks, and recorded in its folder."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_ranks_of_different_devices_take_what_holds_on_all(tmp_path: Path, monke
         for rank in range(2)
     ]
     said = [process.communicate(timeout=240) for process in started]
-    # usual: 3 + 5 ms on both, slow: 9 + 4; nothing was right on both; the same on both.
+    # usual takes 3 + 5 ms on the two ranks, slow 9 + 4; nothing is right on both; both chose the same.
     assert [out.strip() for out, _ in said] == ["taken usual None fast"] * 2, said
 
 

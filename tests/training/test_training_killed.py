@@ -1,4 +1,4 @@
-"""kill -9 while training: the order goes on as if nothing had happened, also with another number of ranks."""
+"""kill -9 while training: the order of samples continues unchanged, also with another number of ranks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def uninterrupted(cache: Path) -> list[list[int]]:
 
 
 def recorded(folder: Path) -> dict[int, list[int]]:
-    """The sentences of each step, of all processes that wrote to ``folder``."""
+    """The sentences of each step, from all processes that wrote to ``folder``."""
     steps: dict[int, list[int]] = defaultdict(list)
     for path in folder.glob("*.jsonl"):
         for line in path.read_text().splitlines():
@@ -46,7 +46,7 @@ def recorded(folder: Path) -> dict[int, list[int]]:
 
 
 def train(folder: Path, name: str, ranks: int, until: int | None) -> dict[int, list[int]]:
-    """Starts or resumes the run; every process of it is killed once step ``until`` has begun."""
+    """Start or resume the run, kill its ranks once ``until`` has begun, and return each step's sentences."""
     written = folder / name
     written.mkdir()
     launcher = torchrun() if ranks == 2 else (sys.executable,)
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_in_the_same_order_with_two_ranks_then_one_then_two
         train(tmp_path, "two again", ranks=2, until=None),
     ]
     for launch in launches:
-        last = max(launch)  # of a killed step one rank may have written and the other not
+        last = max(launch)  # at the step of the kill, one rank may have written its line and the other not
         for step in launch.keys() - {last}:
             assert launch[step] == plan[step], f"step {step}"
         assert set(launch[last]) <= set(plan[last])

@@ -1,4 +1,4 @@
-"""One run started in every way, and the sentences that its ranks see."""
+"""A run started in each supported way, and the sentences that its ranks see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPOCHS = 2
 
 
 def start(stack: ExitStack, ranks: int, command: tuple[str | Path, ...], folder: Path) -> list[Launched]:
-    """By plain python, by srun (as its environment says it; it is not installed here), or by torchrun."""
+    """Start by plain python, srun (only its environment variables; it is not installed here), or torchrun."""
     environment = {"SEEN": str(folder)}
     if ranks == 1:
         return [stack.enter_context(Launched(sys.executable, *command, log=folder / "log", **environment))]

@@ -1,4 +1,4 @@
-"""Lines of ranks that share one place to write to."""
+"""Lines of ranks that write to the same file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_lines_of_unbuffered_ranks_stay_whole_in_a_shared_log(tmp_path: Path) ->
     with log.open("ab") as shared:
         ranks = [
             subprocess.Popen(
-                # As torchrun and deepspeed start theirs.
+                # As torchrun and deepspeed start their ranks.
                 [sys.executable, "-u", "-c", TELL.format(lines=LINES, rank=rank, stream=stream)],
                 stdin=subprocess.PIPE,
                 stdout=shared,

@@ -1,4 +1,4 @@
-"""The entry: what it prints, what it leaves behind, how it fails."""
+"""The entry point: what it prints, what it leaves behind, how it fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.training.tiny_cache import write_tiny_cache
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two ranks by `deepspeed train/main.py`, and beside it the cache."""
+    """A folder with ``run``, two ranks by `deepspeed train/main.py`, and ``cache``."""
     folder = tmp_path_factory.mktemp("main")
     cache = write_tiny_cache(folder)
     done = run(*deepspeed(), *tiny_training(cache, folder / "run"))
@@ -64,7 +64,7 @@ def test_saved_weights_alone_give_the_score_that_they_name(trained: Path) -> Non
     with CacheReader(trained / "cache", "val") as reader:
         scores = score_split(model, reader.evaluation_batches(max_expressions=3), Ranks(torch.device("cpu")))
     assert meta.scores is not None
-    # Another batch size may turn a pixel at the threshold.
+    # Another batch size may flip a pixel at the threshold.
     assert scores["oIoU"] == pytest.approx(meta.scores["oIoU"], rel=1e-2)
     assert scores["expressions"] == meta.scores["expressions"] == 7
 

@@ -1,4 +1,4 @@
-"""A model that may answer that there is nothing to segment: trained, scored and asked."""
+"""A model that may answer that there is nothing to segment: trained, scored and used for prediction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU = Ranks(torch.device("cpu"))
 
 
 def aimless(record: ImageRecord) -> ImageRecord:
-    """The same image, with a last sentence that means nothing in it."""
+    """The same image, with a last sentence that refers to nothing in it."""
     nothing = Target(
         ref_id=100 * record.image_id + 99,
         ann_ids=(),
@@ -89,7 +89,7 @@ def test_an_expression_that_the_model_calls_aimless_is_scored_with_an_empty_mask
     assert sum(1 for meant, _ in seen if not meant) == 2
     assert all(predicted != says_nothing for _, predicted in seen)
     if says_nothing:
-        # Right are the two sentences that mean nothing, and only they.
+        # Only the two sentences that refer to nothing are right.
         assert (scores["oIoU"], scores["mIoU"]) == (0, pytest.approx(2 / 9))
 
 
@@ -110,7 +110,7 @@ def test_prediction_gives_it_an_empty_mask(trained: Path, says_nothing: bool, tm
 
 
 def decided(model: Maris, says_nothing: bool) -> None:
-    """Every pixel belongs to a mask, and the no-target output says the same of all expressions."""
+    """Set weights so that masks cover every pixel and all expressions get the same no-target output."""
     with torch.no_grad():
         model.no_target[-1].weight.zero_()
         model.no_target[-1].bias.fill_(1e-3 if says_nothing else 0.0)

@@ -1,4 +1,4 @@
-"""Weights meet only features of the encoders they were trained on; what differs is said with its hashes."""
+"""Weights are used only with features of the encoders they were trained on; errors name both hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's numbers as data, against the paper's own text where it lies."""
+"""The paper's numbers as data, compared with the paper's own text if that is available."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def text() -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """Lines whose cells stand between tabs, without the marks of the second best."""
+    """The cells of tab-separated lines, without the marks of second-best values."""
     lines = (re.sub(r"</?u>", "", line).strip().split("\t") for line in text.splitlines() if "\t" in line)
     return [[cell.strip() for cell in line] for line in lines]
 

@@ -1,4 +1,4 @@
-"""Runs in the paper's tables: which row a run is, which numbers stand beside it, what is said of the rest."""
+"""Runs in the paper's tables: which row a run is, the numbers beside it, and the notes on the others."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_run(
 
 
 def here(runs: list[RunData], title: str) -> list[tuple[str, ...]]:
-    """The measured rows of the table whose title begins so, with the row above each."""
+    """Measured rows of the table whose title starts with ``title``, each after the name of the row above."""
     (table,) = [one for one in paper_tables(runs) if one.title.startswith(title)]
     assert all(len(cells) == len(table.head) for cells, _ in table.rows)
     return [
@@ -93,7 +93,7 @@ def test_a_run_from_before_a_setting_was_there_has_its_default(tmp_path: Path) -
 
 
 def test_table_1_has_a_row_for_each_reading_of_maris(tmp_path: Path) -> None:
-    """The shipped configuration has no gate; it is MARIS all the same, and is told apart from it."""
+    """The shipped configuration has no gate; it is still MARIS, in a row that says so."""
     runs = [
         write_run(tmp_path / name, name, oiou=oiou)
         for name, oiou in (("without_mask", 0.75), ("ours", 0.74), ("sums", 0.6), ("pooled", 0.1))
@@ -200,4 +200,4 @@ def test_the_page_says_which_run_is_which_row_and_which_is_none(tmp_path: Path) 
     text = page.read_text()
     assert all(line.replace("'", "&#39;") in text for line in told)
     assert text.index('id="curves"') < text.index('id="paper"') < text.index("Table 1.")
-    assert "Table 6." not in text  # in which no run is a row
+    assert "Table 6." not in text  # no run has a row in it

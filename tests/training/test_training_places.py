@@ -1,4 +1,4 @@
-"""Which rank a process is, in the words of each launcher; what contradicts itself is refused in one line."""
+"""The rank of a process, from each launcher's variables; contradictions are refused in one line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ALONE = {
     "MASTER_ADDR": "127.0.0.1",
     "MASTER_PORT": "29501",
 }
-"""As a container or a profile may leave it."""
+"""As a container or a shell profile may leave it."""
 
 
 def numbers(place: Place) -> tuple[int | None, ...]:
@@ -69,11 +69,11 @@ def numbers(place: Place) -> tuple[int | None, ...]:
         ({**SRUN, **HYDRA}, (1, 2, 1, 2)),
         # srun --mpi=pmi2 names the ranks twice.
         ({**SRUN, "PMI_RANK": "3", "PMI_SIZE": "4"}, (3, 4, 0, 1)),
-        # Left over and right.
+        # Left over, and consistent.
         ({**OPENMPI, "WORLD_SIZE": "2"}, (1, 2, 1, 2)),
         ({**SRUN, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, (3, 4, 0, 1)),
         (ALONE, (0, 1, 0, 1)),
-        # One rank of mpirun that starts two itself.
+        # One rank of mpirun that itself starts two.
         ({**HYDRA, **TORCH, "PMI_RANK": "0", "PMI_SIZE": "1", "LOCAL_WORLD_SIZE": "2"}, (1, 2, 1, 2)),
         (
             {**HYDRA, "PMI_RANK": "0", "PMI_SIZE": "1", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "1"},
@@ -154,7 +154,7 @@ def test_ranks_of_mpirun_on_one_machine_meet_there(mpi: dict[str, str]) -> None:
     command = [sys.executable, "-c", f"import os; NAMES={names}; {script}"]
     said = [
         subprocess.run(words, env={**os.environ, **mpi}, cwd=ROOT, capture_output=True, text=True, check=True)
-        # By mpirun itself, and by a wrapper.
+        # Started by mpirun itself, and by a wrapper.
         for words in (command, ["sh", "-c", '"$@"; true', "sh", *command])
     ]
     (direct, wrapped) = (one.stdout.split() for one in said)

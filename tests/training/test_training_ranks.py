@@ -87,7 +87,7 @@ def test_another_number_of_ranks_goes_on_from_a_checkpoint(
 ) -> None:
     curve, whole = one["other_ranks"], two[0]["resume"]["0"][0][0]
     assert curve[:4] == whole[:4]
-    # BatchNorm normalises by the rank's share of a step, so the losses are near and not equal.
+    # BatchNorm normalises by the rank's share of a step, so the losses are close but not equal.
     assert_close(curve, whole, relative=0.1)
 
 
@@ -100,7 +100,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(two: list[dict[str, 
     first, last = (rank["stop_signal"] for rank in two)
     assert first == last
     assert not first["finished"]
-    # Received before step 5 ran; the flag is looked at one step later.
+    # Received before step 5 ran; the flag is checked one step later.
     assert first["step"] in (5, 6)
     assert first["curve"] == two[0]["resume"]["0"][0][0][: first["step"]]
 

@@ -1,4 +1,4 @@
-"""A run as a person sees it: lines, pictures, TensorBoard, a mirror, and the report at its end."""
+"""A run as a user sees it: lines, pictures, TensorBoard, the W&B mirror, and the report at its end."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SECTIONS = [
     *("scores", "pictures", "attention", "examples", "curves"),
     *("speed", "configuration", "environment"),
 ]
-"""None of the paper's: a run alone, with a reading of MARIS on other data, compares with none of its rows."""
+"""Without ``paper``: one run of a reading of MARIS, on other data, has nothing to compare with its rows."""
 VOID = {"meta", "img", "br", "link", "use", "path"}
 
-# Writes down what it is told: a double of the package, which is none of ours.
+# A test double of wandb, which the project does not depend on; it records its calls.
 WANDB = """
 import json, os, pathlib
 class Image:
@@ -46,7 +46,7 @@ def init(**told): return Run(**told)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one rank whose images are gone, mirrored to a double of wandb."""
+    """A run of one rank whose images were deleted, mirrored to a test double of wandb."""
     folder = tmp_path_factory.mktemp("seen")
     cache = write_tiny_cache(folder)
     shutil.rmtree(folder / "dataset" / "images")
@@ -196,7 +196,7 @@ def test_a_finished_run_leaves_its_report(folder: Path) -> None:
 
 
 def but_for_the_time(page: Path) -> list[str]:
-    """A page's lines without the title, which differs by file, and without the minute it was written in."""
+    """A page's lines without the title, which differs by file, and without the time of writing."""
     lines = read(page).text.splitlines()
     stamps = [line for line in lines if "; written " in line]
     assert len(stamps) == 1

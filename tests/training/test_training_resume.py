@@ -1,4 +1,4 @@
-"""What `run.resume` does with what a run folder holds: go on, start anew, or refuse and touch nothing."""
+"""What `run.resume` does with a run folder's contents: resume, start anew, or refuse and touch nothing."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def test_a_run_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of four steps, and beside it its cache."""
+    """A folder with ``run``, finished after four steps, and its ``cache``."""
     folder = tmp_path_factory.mktemp("resume")
     write_tiny_cache(folder)
     done = training(folder, folder / "run")

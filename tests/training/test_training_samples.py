@@ -94,7 +94,7 @@ def test_kept_masks_are_those_that_were_seen_of_a_real_cache(tmp_path: Path) -> 
 def test_pictures_that_cannot_be_written_are_said_once_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "pictures").touch()  # no folder can be made there
+    (tmp_path / "pictures").touch()  # no folder can be created there
     with RankZeroLogger(toy_settings(tmp_path), step=0, total_steps=9) as logger:
         for step in (3, 6):
             logger.picture(step, lambda: Image.new("RGB", (8, 8)))

@@ -1,4 +1,4 @@
-"""What a start costs: what a rank does not load before it trains, and that one rank has no launcher."""
+"""Start-up cost: modules that a rank does not import in order to train, and one rank without a launcher."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ print(sorted({"torch._dynamo", "sympy", "matplotlib", "scipy.special", "setuptoo
 
 
 def test_a_rank_trains_without_compiler_plots_or_statistics(tmp_path: Path) -> None:
-    """DeepSpeed imports setuptools to try the C compiler; torch.compile's marks import it and SymPy."""
+    """DeepSpeed may import setuptools to try the C compiler; torch.compile's wrappers, Dynamo and SymPy."""
     done = run(sys.executable, "-c", TRAINED, tmp_path / "run")
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_settings_cache_and_rows_are_checked_before_pytorch_is_imported() -> None:
-    """By import, mix and train, whose first lines would else come seconds later."""
+    """By import, mix and train, whose first lines would otherwise come seconds later."""
     modules = ("data_shards.importers.formats", "data_shards.mixing")
     modules += ("train.cache_splits", "train.announcement")
     code = "import sys\n" + "".join(f"import maris_fast.{one}\n" for one in modules)

@@ -1,4 +1,4 @@
-"""What only a GPU shows of a training step."""
+"""Properties of a training step that can be tested only on a GPU."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_step_never_waits_for_the_device(tmp_path: Path, impl: str, precision:
         "engine.compile=false",
     ]
     settings += [f"engine.precision={precision}", f"model.mutual_attention_impl={impl}"]
-    # The kernels of attention to words take 16 bits on a GPU.
+    # On a GPU, the cross-attention kernels take only 16-bit inputs.
     cross = "triton" if (impl, precision) == ("triton", "bf16") else "projected"
     settings += [f"model.cross_attention_impl={cross}"]
     done = run(sys.executable, "-c", STEPS, *settings)

@@ -70,7 +70,7 @@ def test_torchrun_trains_on_two_nodes_and_a_cut_network_ends_both(
         assert "the network is cut" in message
     found = checkpoints.newest(folder)
     assert found is not None
-    # On one node alone.
+    # Resume on one node alone.
     done = run(sys.executable, *command, "run.stop_after_steps=2", "--resume", "auto")
     assert done.returncode == 0, done.stderr[-4000:]
     assert f"stopped after step {found[1].step + 2}" in done.stdout

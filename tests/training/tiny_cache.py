@@ -1,4 +1,4 @@
-"""A real cache of five images, of the tiny random encoders, and a model for it that needs no training."""
+"""A real cache of five images by the tiny random encoders, and an untrained model for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.data.cache_dataset import default_records, tiny_settings, write_datas
 
 
 def write_tiny_cache(folder: Path, **settings: object) -> Path:
-    """``folder/cache`` with the splits train and val, of the data set ``folder/dataset``."""
+    """Write ``folder/cache`` with the splits train and val, from the data set ``folder/dataset``."""
     records = default_records()
     dataset = write_dataset(folder / "dataset", {"train": records, "val": records[2:4]})
     write_cache(dataset, folder / "cache", tiny_settings(**settings), progress=False)
@@ -23,7 +23,7 @@ def write_tiny_cache(folder: Path, **settings: object) -> Path:
 
 
 def write_untrained_for(cache: Path, path: Path) -> Path:
-    """Weights at ``path`` as training on ``cache`` would have saved them; the same each time."""
+    """Write untrained weights to ``path`` as training on ``cache`` would save them; the same each time."""
     manifest = read_manifest(cache)
     source, settings = CacheInfo.of(manifest, "train"), ModelSettings(channels=16, heads=2)
     meta = WeightsMeta(

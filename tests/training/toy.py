@@ -19,7 +19,7 @@ VISUAL, TEXT, GRID, WORDS = 6, 5, 3, 4
 
 
 class ToyModel(nn.Module):
-    """Odd sizes on purpose: no number of ranks divides its parameters."""
+    """Odd sizes on purpose: its parameters cannot be divided evenly among ranks."""
 
     def __init__(self, batch_norm: bool = False, width: int = 7) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def toy_batch(step: int, expressions: int = 8) -> Batch:
 
 
 def part_of(whole: Batch, index: int, parts: int) -> Batch:
-    """One of the equal parts that ranks and accumulation steps take; one expression an image."""
+    """One of the equal parts for the ranks and accumulation steps; one expression per image."""
     size = whole.expressions // parts
     mine = slice(index * size, (index + 1) * size)
     first, second, third = (feature[mine] for feature in whole.features)

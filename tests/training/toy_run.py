@@ -1,4 +1,4 @@
-"""A whole run on the toy model: the real trainer, engine, checkpoints and logger, generated batches."""
+"""A whole run on the toy model: the real trainer, engine, checkpoints and logger, on generated batches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ToyReader:
                 yield part_of(whole, part * world + rank, accumulation * world)
 
     def evaluation_batches(self, *, rank: int, world: int, **_: Any) -> Iterator[Batch]:
-        # Uneven on purpose: rank 0 alone has a second batch.
+        # Uneven on purpose: only rank 0 has a second batch.
         for index in range(2 if rank == 0 else 1):
             batch = toy_batch(10**6 + 10 * rank + index, 4)
             yield replace(batch, weights=torch.ones(4))

@@ -1,4 +1,4 @@
-"""A toy run in which the last rank meets trouble in epoch 1; see ``TROUBLE``.
+"""A toy run whose last rank fails or hangs in epoch 1; see ``TROUBLE``.
 
 ::
 
@@ -23,7 +23,7 @@ from tests.training.toy_run import ToyReader, toy_settings, toy_trainer
 
 
 def bug() -> None:
-    time.sleep(4)  # twice the heartbeat's limit: a rank that is merely slow is waited for
+    time.sleep(4)  # twice the heartbeat's limit: the others wait for a rank that is merely slow
     raise ZeroDivisionError("a bug of one rank")
 
 

@@ -1,4 +1,4 @@
-"""Two ranks that are watched and train nothing: processes that start in milliseconds."""
+"""Two ranks with a heartbeat that do not train: processes that start in milliseconds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ranks:
 
     def __init__(self, rank: int, other: socket.socket) -> None:
         self.rank, self.first = rank, rank == 0
-        # Two files: a text file that is both drops what it has read ahead when it is written to.
+        # Two files: a text file open for both drops its read-ahead when it is written to.
         self._heard, self._told = other.makefile("r"), other.makefile("w")
         self.progress = ProgressState()
 
@@ -48,7 +48,7 @@ class Ranks:
 
 
 class TwoHeartbeats:
-    """Ranks 0 and 1 of a run: ``work`` is what each does while watched, ``log`` has what they say."""
+    """Ranks 0 and 1 of a run: each does ``work`` within its heartbeat; ``log`` has their standard error."""
 
     def __init__(self, log: Path, silence: float, work: Callable[[Ranks, Heartbeat], None]) -> None:
         self.log = log
@@ -101,7 +101,7 @@ class TwoHeartbeats:
 
 
 def stays(seconds: float) -> None:
-    """Sleeps on a clock that goes on while the process is stopped."""
+    """Sleep by a clock that keeps running while the process is stopped."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         time.sleep(left)
