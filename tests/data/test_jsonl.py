@@ -131,13 +131,22 @@ def test_one_file_a_split_is_named_by_a_placeholder(photos: Photos) -> None:
         import_dataset(photos.root, "halls-{split}.jsonl", photos.out.with_name("again"))
 
 
-def test_images_of_each_split_may_lie_in_a_folder_of_their_own(photos: Photos) -> None:
-    """The split may be named by the file or by the line."""
+@pytest.mark.parametrize("named_by", ["line", "file"])
+def test_images_of_each_split_may_lie_in_a_folder_of_their_own(photos: Photos, named_by: str) -> None:
     for split, image in (("train", "kitchen/1.jpg"), ("val", "2.png")):
         place = photos.root / "pictures" / split / image
         place.parent.mkdir(parents=True)
         (photos.root / image).rename(place)
-    info = photos.imported(images=Path("pictures/{split}")).info
+    dataset = "people.jsonl"
+    photos.write(dataset)
+    if named_by == "file":
+        dataset, every = "people-{split}.jsonl", photos.lines
+        for split in ("train", "val"):
+            own = [line for line in every if line.get("split", "train") == split]
+            photos.lines = [{key: line[key] for key in line if key != "split"} for line in own]
+            photos.write(f"people-{split}.jsonl")
+    options = ImportOptions(images=Path("pictures/{split}"))
+    info = import_dataset(photos.root, dataset, photos.out, options).info
     assert info.image_root == str(photos.root / "pictures")
     assert photos.record("train").image == "train/kitchen/1.jpg"
     assert photos.record("val").image == "val/2.png"

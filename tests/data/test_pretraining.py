@@ -1,4 +1,4 @@
-"""Tiny encoders trained on separate scenes: better than random ones, with weights that the cache accepts."""
+"""Tiny encoders trained on separate scenes, and their weights as files that the cache accepts."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_memory_stays_within_the_buffer_while_more_than_twice_as_much_is_read(tm
     )
     # On a CPU the "device" is the same memory: a batch in use, one waiting and one being unpacked, each with
     # float32 features and with masks as bools and bits.
-    features, targets = 2 * 3 * h * w * channels * 4, 14 * 16 * h * w * 9
+    features, targets = 2 * 3 * h * w * channels * 4, 14 * 16 * h * w * 9 // 8
     bound = buffer + 3 * (features + targets)
     assert int(done.stdout) < 1.1 * bound
     assert int(done.stdout) > buffer / 2  # the measurement includes the buffer
