@@ -58,7 +58,7 @@ def keep(
     root: Root = None,
 ) -> None:
     """Save a quickstart's scores and pictures, or an ablation, as results of this device."""
-    from maris_fast.bench.report import keep as keep_results
+    from maris_fast.bench.keeping import keep as keep_results
     from maris_fast.bench.results import ROOT
 
     say(f"wrote {keep_results(folder, root or ROOT)}")
