@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from maris_fast.kernels.ahead_of_time import ELEMENT
 from maris_fast.kernels.mutual_attention import backward, backward_hopper, forward, forward_hopper
+from maris_fast.kernels.mutual_attention.backward_launches import SUM_BLOCK
 from maris_fast.kernels.mutual_attention.blocks import (
     FP32_WORDS,
     HOPPER_BACKWARD,
@@ -19,7 +20,8 @@ from maris_fast.kernels.mutual_attention.blocks import (
     Walk,
     blocks,
 )
-from maris_fast.kernels.mutual_attention.operator import SUM_BLOCK, WORDS_WARPS, scale, switches
+from maris_fast.kernels.mutual_attention.launching import WORDS_WARPS, scale
+from maris_fast.kernels.mutual_attention.operator import switches
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 
 NARROW_C = 64

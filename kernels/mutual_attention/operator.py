@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,19 +11,15 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from maris_fast.kernels.errors import UnsupportedError
-from maris_fast.kernels.mutual_attention.backward import (
-    mutual_attention_bwd_finish_kernel,
-    mutual_attention_bwd_gram_kernel,
-    mutual_attention_bwd_kernel,
-    mutual_attention_bwd_words_kernel,
-)
-from maris_fast.kernels.mutual_attention.backward_hopper import (
-    mutual_attention_bwd_hopper_kernel,
-    mutual_attention_bwd_sum_kernel,
+from maris_fast.kernels.mutual_attention.backward_launches import (
+    backward_of_words,
+    finish_words,
+    gram_of_words,
+    walk_by_tma,
+    walk_in_chunks,
 )
 from maris_fast.kernels.mutual_attention.blocks import (
     FP32_WORDS,
-    PARTS_BY_TMA,
     WORDS_BY_TMA,
     Blocks,
     blocks,
@@ -41,6 +36,7 @@ from maris_fast.kernels.mutual_attention.forward import (
     mutual_attention_fwd_words_kernel,
 )
 from maris_fast.kernels.mutual_attention.forward_hopper import mutual_attention_fwd_hopper_kernel
+from maris_fast.kernels.mutual_attention.launching import WORDS_WARPS, aligned, scale
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Keep, Reading, logit
 from maris_fast.kernels.operators import operator, with_gradient
 from maris_fast.kernels.triton_here import FP_FUSION, limits, why_not_here
@@ -49,15 +45,6 @@ KEEPS: dict[Keep, int] = {"relevant": KEEP_RELEVANT, "irrelevant": KEEP_IRRELEVA
 
 # A kernel is fixed as interpreted or compiled when its module is imported.
 INTERPRETED = not isinstance(mutual_attention_fwd_kernel, triton.JITFunction)
-
-
-# Rows per program and warps of the kernels over words: a row of the widest C still fits in registers.
-WORDS_ROWS = 4
-WORDS_WARPS = 4
-# Chunk of the Gram matrix's kernel, beside a backward that takes all channels at once.
-GRAM_CHUNK = 64
-# Elements per program of the kernel that sums an image's expressions.
-SUM_BLOCK = 1024
 
 
 def why_unsupported(device: torch.device, dtype: torch.dtype, L_t: int, C: int) -> str | None:
@@ -169,7 +156,7 @@ def mutual_attention_fwd(
     f_lav, f_val, mean, rstd, gate, y, column_sum = outputs
     # Triton launches on the current device, whatever device the tensors are on.
     with torch.cuda.device_of(z_v):
-        z_v, z_l = _aligned(z_v), _aligned(z_l)
+        z_v, z_l = aligned(z_v), aligned(z_l)
         sizes = _blocks(z_v, L_t, cut, columns)
         walk = sizes.forward
         tiles = triton.cdiv(L_v, walk.rows)
@@ -188,8 +175,8 @@ def mutual_attention_fwd(
         kernel[(E, splits)](
             visual,
             z_l,
-            _aligned(ln_v_weight),
-            _aligned(ln_v_bias),
+            aligned(ln_v_weight),
+            aligned(ln_v_bias),
             z_l if word_mask is None else word_mask.contiguous().view(torch.uint8),
             z_l if expr_offsets is None else expr_offsets.contiguous(),
             f_lav_out,
@@ -223,8 +210,8 @@ def mutual_attention_fwd(
             z_l,
             shares,
             column_shares,
-            _aligned(ln_l_weight),
-            _aligned(ln_l_bias),
+            aligned(ln_l_weight),
+            aligned(ln_l_bias),
             y,
             f_val,
             column_sum,
@@ -281,168 +268,40 @@ def mutual_attention_bwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of z_v, z_l, and of weight and bias of the two LayerNorms, f_lav's first."""
     E, L_t, C = z_l.shape
-    images, L_v, _ = z_v.shape
     if E == 0:
         nothing = _empty_gradients(grad_f_lav, grad_f_val, z_v, z_l, ln_v_weight, ln_l_weight)
         for gradient in nothing:
             gradient.zero_()
         return nothing
     with torch.cuda.device_of(z_v):
-        z_v, z_l = _aligned(z_v), _aligned(z_l)
-        wide = partial(torch.empty, dtype=torch.float32, device=z_v.device)
+        z_v, z_l = aligned(z_v), aligned(z_l)
         sizes = _blocks(z_v, L_t, cut, columns)
-        walk = sizes.backward
-        if walk.by_tma and gate.shape[2] > 1:
+        if sizes.backward.by_tma and L_t > WORDS_BY_TMA:
             raise UnsupportedError(
-                f"the backward by TMA ({walk}) takes up to 32 words; needed for this call is one in chunks"
+                f"the backward by TMA ({sizes.backward}) takes up to {WORDS_BY_TMA} words, here are {L_t}; "
+                "use one in chunks"
             )
-
-        dy, shift = wide(E, L_t, C), wide(E, L_t)
-        programs = triton.cdiv(E * L_t, WORDS_ROWS)
-        dw_l, db_l = wide(programs, C), wide(programs, C)
-        mutual_attention_bwd_words_kernel[(programs,)](
-            _aligned(grad_f_val),
-            y,
+        dy, shift, dw_l, db_l = backward_of_words(grad_f_val, y, z_l, column_sum, ln_l_weight, eps, columns)
+        gram, word_sum = gram_of_words(z_l, dy, sizes)
+        walk = walk_by_tma if sizes.backward.by_tma else walk_in_chunks
+        dz_v, dz_l_partial, dw_v, db_v = walk(
+            grad_f_lav,
+            z_v,
             z_l,
-            column_sum,
-            _aligned(ln_l_weight),
+            ln_v_weight,
+            expr_offsets,
+            mean,
+            rstd,
+            gate,
             dy,
             shift,
-            dw_l,
-            db_l,
-            E * L_t,
-            eps,
-            C=C,
-            COLUMNS=columns,
-            BLOCK_R=WORDS_ROWS,
-            BLOCK_C=triton.next_power_of_2(C),
-            num_warps=WORDS_WARPS,
-            enable_fp_fusion=FP_FUSION,
+            gram,
+            word_sum,
+            sizes,
+            columns,
+            scale(scaled, C),
         )
-        has_gram = z_v.element_size() == 2
-        word_block = WORDS_BY_TMA if walk.by_tma else sizes.words
-        gram, word_sum = dy, dy
-        if has_gram:
-            gram, word_sum = wide(E, word_block, word_block), wide(E, word_block)
-            mutual_attention_bwd_gram_kernel[(E,)](
-                z_l,
-                gram,
-                word_sum,
-                L_t,
-                C=C,
-                BLOCK_T=word_block,
-                CHUNK=walk.chunk or GRAM_CHUNK,
-                num_warps=walk.warps,
-                enable_fp_fusion=FP_FUSION,
-            )
-        owners = E if walk.by_tma else images
-        tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), owners, walk.programs)
-        dz_v = torch.empty_like(z_v)
-        dz_l_partial = wide(E, splits, L_t, C)
-        if walk.by_tma:
-            dw_v, db_v = torch.zeros(2, E * splits, C, dtype=torch.float32, device=z_v.device)
-            block_c = triton.next_power_of_2(C)
-            grad = _aligned(grad_f_lav)
-            of_expressions = dz_v if expr_offsets is None else torch.empty_like(grad)
-            offsets = z_l if expr_offsets is None else expr_offsets.contiguous()
-            mutual_attention_bwd_hopper_kernel[(E, splits)](
-                TensorDescriptor.from_tensor(grad, [1, walk.rows, block_c // PARTS_BY_TMA]),
-                TensorDescriptor.from_tensor(z_v, [1, walk.rows, block_c // PARTS_BY_TMA]),
-                grad,
-                z_v,
-                z_l,
-                _aligned(ln_v_weight),
-                offsets,
-                mean,
-                rstd,
-                gate,
-                dy,
-                shift,
-                gram,
-                word_sum,
-                of_expressions,
-                dz_l_partial,
-                dw_v,
-                db_v,
-                images,
-                L_v,
-                L_t,
-                tiles_per_split,
-                C=C,
-                COLUMNS=columns,
-                SCALE=scale(scaled, C),
-                HAS_GROUPS=expr_offsets is not None,
-                BLOCK_V=walk.rows,
-                BLOCK_T=word_block,
-                BLOCK_C=block_c,
-                PARTS=PARTS_BY_TMA,
-                num_warps=walk.warps,
-                num_stages=walk.stages,
-                enable_fp_fusion=FP_FUSION,
-            )
-            if expr_offsets is not None:
-                mutual_attention_bwd_sum_kernel[(images, triton.cdiv(L_v * C, SUM_BLOCK))](
-                    of_expressions,
-                    offsets,
-                    dz_v,
-                    L_v,
-                    C=C,
-                    BLOCK=SUM_BLOCK,
-                    num_warps=WORDS_WARPS,
-                    enable_fp_fusion=FP_FUSION,
-                )
-        else:
-            dw_v, db_v = wide(images * splits, C), wide(images * splits, C)
-            dz_v_sum = dy if expr_offsets is None else wide(images, splits, walk.rows, C)
-            mutual_attention_bwd_kernel[(images, splits)](
-                _aligned(grad_f_lav),
-                z_v,
-                z_l,
-                _aligned(ln_v_weight),
-                z_l if expr_offsets is None else expr_offsets.contiguous(),
-                mean,
-                rstd,
-                gate,
-                dy,
-                shift,
-                gram,
-                word_sum,
-                dz_v,
-                dz_v_sum,
-                dz_l_partial,
-                dw_v,
-                db_v,
-                L_v,
-                L_t,
-                tiles_per_split,
-                C=C,
-                GATE_WORDS=gate.shape[2],
-                COLUMNS=columns,
-                SCALE=scale(scaled, C),
-                HAS_GROUPS=expr_offsets is not None,
-                HAS_GRAM=has_gram,
-                BLOCK_V=walk.rows,
-                BLOCK_T=word_block,
-                CHUNK=walk.chunk,
-                STAGES=walk.stages,
-                num_warps=walk.warps,
-                num_stages=1,
-                enable_fp_fusion=FP_FUSION,
-            )
-        dz_l = torch.empty_like(z_l)
-        mutual_attention_bwd_finish_kernel[(E * L_t,)](
-            dy,
-            dz_l_partial,
-            column_sum,
-            dz_l,
-            L_t,
-            splits,
-            C=C,
-            COLUMNS=columns,
-            BLOCK_C=triton.next_power_of_2(C),
-            num_warps=WORDS_WARPS,
-            enable_fp_fusion=FP_FUSION,
-        )
+        dz_l = finish_words(dy, dz_l_partial, column_sum, z_l, columns)
         return (
             dz_v,
             dz_l,
@@ -476,11 +335,6 @@ def _gradients(ctx: Any, grad_f_lav: Tensor | None, grad_f_val: Tensor | None, *
 with_gradient(mutual_attention_fwd, _save, _gradients)
 
 
-def scale(scaled: bool, C: int) -> float:
-    """The factor on S."""
-    return 1 / math.sqrt(C) if scaled else 1.0
-
-
 def _blocks(z_v: Tensor, L_t: int, cut: str, divided: bool) -> Blocks:
     return _blocks_of(z_v.device, z_v.element_size(), L_t, z_v.shape[2], cut, divided)
 
@@ -490,9 +344,3 @@ def _blocks_of(device: torch.device, element_bytes: int, L_t: int, C: int, cut: 
     here = limits(device)
     own = blocks(here.architecture, element_bytes, L_t, C, here, divided=divided)
     return cut_otherwise(own, cut) if cut else own
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """Contiguous, at a multiple of 16 bytes: TMA needs this, and other loads are wide only then."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from maris_fast.kernels.mutual_attention import backward_launches, operator
+
+LAUNCHERS = (operator, backward_launches)
+"""Modules that launch the kernels of mutual-aware attention."""
+
 
 def use_broken(
     monkeypatch: pytest.MonkeyPatch,
-    operator: ModuleType,
+    launchers: Sequence[ModuleType],
     module: ModuleType,
     right: str,
     wrong: str,
     folder: Path,
 ) -> None:
-    """``operator`` launches the kernels of ``module`` with ``wrong`` in place of ``right``."""
+    """``launchers`` launch the kernels of ``module`` with ``wrong`` in place of ``right``."""
     mutant = mutant_of(module, right, wrong, folder)
     for kernel in vars(mutant):
         if kernel.endswith("_kernel"):
-            monkeypatch.setattr(operator, kernel, getattr(mutant, kernel))
+            (launcher,) = (one for one in launchers if hasattr(one, kernel))
+            monkeypatch.setattr(launcher, kernel, getattr(mutant, kernel))
 
 
 def mutant_of(module: ModuleType, right: str, wrong: str, folder: Path) -> ModuleType:

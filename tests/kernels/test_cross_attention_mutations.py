@@ -48,7 +48,7 @@ OVERFLOWS = ("softmax without its maximum",)
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, operator, fused, right, wrong, tmp_path)
+    use_broken(monkeypatch, [operator], fused, right, wrong, tmp_path)
     if name in OVERFLOWS:
         drawn = draw(HARD[1], DEVICE)
         leaves = {**drawn.leaves, "k": drawn.leaves["k"] * 1000}

@@ -15,7 +15,7 @@ from maris_fast.kernels.mutual_attention.candidates import Kind
 from maris_fast.kernels.mutual_attention.parity import Case, parity
 from maris_fast.kernels.mutual_attention.reference import Reading
 from maris_fast.kernels.triton_here import KNOWN
-from tests.kernels.broken import use_broken
+from tests.kernels.broken import LAUNCHERS, use_broken
 
 pytestmark = pytest.mark.interpreter
 
@@ -120,7 +120,7 @@ def test_the_case_of_the_mutations_passes_unbroken() -> None:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, operator, backward_hopper, right, wrong, tmp_path)
+    use_broken(monkeypatch, LAUNCHERS, backward_hopper, right, wrong, tmp_path)
     assert parity(CASES[-2] if name in OF_READINGS_AND_GROUPS else NOTICED_BY, DEVICE).failures()
 
 

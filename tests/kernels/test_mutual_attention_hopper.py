@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maris_fast.kernels.mutual_attention import forward_hopper, operator
+from maris_fast.kernels.mutual_attention import forward_hopper
 from maris_fast.kernels.mutual_attention.blocks import blocks, split_evenly
 from maris_fast.kernels.mutual_attention.operator import (
     mutual_attention_fwd,
@@ -19,7 +19,7 @@ from maris_fast.kernels.mutual_attention.operator import (
 from maris_fast.kernels.mutual_attention.parity import Case, parity
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED
 from maris_fast.kernels.triton_here import ARCHITECTURES, KNOWN, Limits, triton_version
-from tests.kernels.broken import use_broken
+from tests.kernels.broken import LAUNCHERS, use_broken
 
 pytestmark = pytest.mark.interpreter
 
@@ -72,7 +72,7 @@ NOTICED_BY = [
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, operator, forward_hopper, right, wrong, tmp_path)
+    use_broken(monkeypatch, LAUNCHERS, forward_hopper, right, wrong, tmp_path)
     assert any(parity(case, DEVICE).failures() for case in NOTICED_BY)
 
 

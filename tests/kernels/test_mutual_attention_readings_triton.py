@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maris_fast.kernels import Reading, mutual_attention
-from maris_fast.kernels.mutual_attention import backward, forward, forward_hopper, operator
+from maris_fast.kernels.mutual_attention import backward, forward, forward_hopper
 from maris_fast.kernels.mutual_attention.candidates import (
     REFERENCE,
     TRITON,
@@ -20,7 +20,7 @@ from maris_fast.kernels.mutual_attention.candidates import (
     failures,
 )
 from maris_fast.kernels.mutual_attention.parity import Case, draw, parity
-from tests.kernels.broken import use_broken
+from tests.kernels.broken import LAUNCHERS, use_broken
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.interpreter
@@ -114,7 +114,7 @@ def test_the_case_of_the_mutations_passes_unbroken() -> None:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, operator, module, right, wrong, tmp_path)
+    use_broken(monkeypatch, LAUNCHERS, module, right, wrong, tmp_path)
     assert parity(NOTICED_BY, DEVICE).failures()
 
 
@@ -131,6 +131,6 @@ OF_HOPPER = {
 def test_a_broken_forward_for_hopper_is_noticed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_broken(monkeypatch, operator, forward_hopper, *OF_HOPPER[name], tmp_path)
+    use_broken(monkeypatch, LAUNCHERS, forward_hopper, *OF_HOPPER[name], tmp_path)
     case = Case(L_v=140, L_t=7, C=96, images=2, tau=0.9, scale=4.0, dtype=bf16, reading=EVERYTHING)
     assert parity(case, DEVICE).failures()
