@@ -205,7 +205,7 @@ def test_each_variant_of_the_quickstart_but_the_first_changes_it() -> None:
         name: changes(load_settings(TrainingSettings, files, settings), base) for name, files in rows.items()
     }
     assert changed.pop("quickstart") == {}
-    assert len(changed) == 7
+    assert len(changed) == 10
     assert all(changed.values())
 
 
