@@ -36,7 +36,7 @@ SECRET = "secret-5f0c"
 AT_ONCE = 4
 SESSIONS = itertools.count()
 NO_FILE = "no such file on this page"
-NO_TEXT = "is no text"
+NO_TEXT = "is not text"
 
 
 def described(path: object, **more: Any) -> dict[str, Any]:
@@ -86,20 +86,20 @@ def test_a_path_as_sentences_is_no_file(client: httpx.Client, secret: Path) -> N
     for path in (secret, "/etc/passwd", "/proc/self/environ"):
         for sentences in (described(path), [described(path)], {"value": described(path)}, [str(path)]):
             said = queued(client, "segment", [mine, sentences])
-            assert said.get("error", "").startswith("Sentences, one a line is no text"), said
+            assert said.get("error", "").startswith("Sentences, one a line is not text"), said
 
 
 def test_other_fields_and_functions_take_no_file_either(client: httpx.Client, secret: Path) -> None:
     mine, theirs = described(uploaded(client)), described(secret)
     attention = [
-        ([mine, theirs, None, None], "Sentence is no text"),
+        ([mine, theirs, None, None], "Sentence is not text"),
         ([mine, "dog", theirs, 1], "x of the spot is not a number"),
         ([mine, "dog", 1, [theirs]], "y of the spot is not a number"),
         ([mine, "dog", True, 1], "x of the spot is not a number"),
     ]
     for data, wanted in attention:
         assert queued(client, "attention", data)["error"] == wanted + (
-            "; expected text alone" if "text" in wanted else ""
+            "; expected text only" if "text" in wanted else ""
         )
     for name, data, wanted in (
         ("example", [theirs], "Examples is not a number"),
