@@ -309,7 +309,7 @@ def test_variants_of_the_quickstart_stand_beside_the_papers_rows(checkout: Path)
         assert "4 runs of 100 steps" in page
 
 
-def test_the_quickstart_on_bf16_features_stands_beside_int8_seed_by_seed(checkout: Path) -> None:
+def test_the_quickstart_on_bf16_features_is_compared_with_int8_seed_by_seed(checkout: Path) -> None:
     for name, oious in (("quickstart_variants", (0.7, 0.8)), ("quickstart_bf16", (0.72, 0.78))):
         folder = checkout / "runs" / name
         write_ablation(folder)

@@ -65,7 +65,7 @@ def test_a_machine_is_shared_from_half_a_process_beyond_our_threads(
     assert load_told() == {"load_average": load, "machine_shared": shared}
 
 
-def test_no_pair_stands_near_the_threshold_and_the_gate_drops_half() -> None:
+def test_no_pair_is_near_the_threshold_and_the_gate_drops_half() -> None:
     (z_v, z_l, *_), _ = inputs(SHAPE, CPU, torch.float64)
     S = z_v.repeat_interleave(2, dim=0) @ z_l.transpose(1, 2)
     assert S.abs().min() >= MARGIN
@@ -119,7 +119,7 @@ def test_what_is_timed_draws_no_random_numbers(part: Any, monkeypatch: pytest.Mo
     assert drawn.names == ["aten.randn.generator"]
 
 
-def test_the_hosts_part_of_a_call_is_told_a_call() -> None:
+def test_host_time_is_reported_per_call() -> None:
     assert 900 < host_us(lambda: time.sleep(0.001), CPU, calls=5, rounds=3) < 50_000
 
 

@@ -46,7 +46,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> results.Suite:
     return results.load(out / "cpu" / "step.json")
 
 
-def test_each_row_has_one_technique_more_than_the_one_it_stands_on() -> None:
+def test_each_row_adds_one_technique_to_the_row_before() -> None:
     for device in (CPU, CUDA):
         rows = waterfall(TINY, device)
         carried = [row for row in rows if row.carried_on]

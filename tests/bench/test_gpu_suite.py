@@ -92,7 +92,7 @@ def test_the_workflow_names_parts_that_there_are() -> None:
 
 
 @pytest.mark.process
-def test_an_unknown_part_is_told_which_there_are() -> None:
+def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
     done = subprocess.run(["bash", SCRIPT, "everything"], capture_output=True, text=True)
     assert done.returncode == 2
     assert all(f"gpu_suite.sh {part}" in done.stdout for part in PARTS)

@@ -80,7 +80,7 @@ def test_every_form_is_found_by_its_content(tmp_path: Path, form: str) -> None:
     assert ImportedDataset(tmp_path / "imported").info.splits["train"].images == 1
 
 
-def test_of_no_known_form_the_forms_and_the_option_are_told(tmp_path: Path) -> None:
+def test_an_unknown_form_is_refused_with_the_known_ones_and_the_option(tmp_path: Path) -> None:
     made = small_family(tmp_path)
     (made.root / "rooms").mkdir()
     result = maris_fast("import", made.root, "rooms", "--out", tmp_path / "imported")
@@ -93,7 +93,7 @@ def test_of_no_known_form_the_forms_and_the_option_are_told(tmp_path: Path) -> N
 
 
 @pytest.mark.process
-def test_left_out_rows_are_told_wherever_counts_or_scores_are(tmp_path: Path) -> None:
+def test_left_out_rows_are_reported_wherever_counts_or_scores_are(tmp_path: Path) -> None:
     grefs = Grefs(tmp_path)
     for ref_id, split in ((6, "testA"), (7, "testB")):
         grefs.refs.append(grefs.ref(ref_id, [-1], grefs.second, split, split))

@@ -54,21 +54,21 @@ def test_attention_is_shown_of_a_spot(running: Running, photo: Path) -> None:
     ("sentences", "message"),
     [((), "no sentence"), (("word",) * 17, "17 sentences; at most 16")],
 )
-def test_a_wrong_number_of_sentences_is_told(
+def test_a_wrong_number_of_sentences_is_reported(
     running: Running, photo: Path, sentences: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(Exception, match=message):
         running.segment(photo, *sentences)
 
 
-def test_a_missing_photograph_is_told(running: Running) -> None:
+def test_a_missing_photograph_is_reported(running: Running) -> None:
     with pytest.raises(Exception, match="no photograph; upload one"):
         running.segment(None, "the circle")
     with pytest.raises(Exception, match="no photograph and no sentence; upload or choose"):
         running.segment(None)
 
 
-def test_a_file_that_is_no_image_is_told_by_its_name(running: Running, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_reported_by_its_name(running: Running, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no pixels")
     with pytest.raises(Exception, match=r"notes\.png") as told:
         running.segment(tmp_path / "notes.png", "the circle")
@@ -108,7 +108,7 @@ def test_the_page_says_that_encoders_are_random_and_loads_from_itself_only(runni
         assert "default-src 'self' " in answer.headers["Content-Security-Policy"]
 
 
-def test_a_taken_port_is_told(weights: Path) -> None:
+def test_a_taken_port_is_reported(weights: Path) -> None:
     pytest.importorskip("gradio")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

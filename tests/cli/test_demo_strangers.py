@@ -81,7 +81,7 @@ def queued(client: httpx.Client, function: str, data: list[Any], **more: Any) ->
     raise AssertionError("the queue ended without an answer")
 
 
-def test_a_path_as_sentences_is_no_file(client: httpx.Client, secret: Path) -> None:
+def test_a_path_as_sentences_is_not_read_as_a_file(client: httpx.Client, secret: Path) -> None:
     mine = described(uploaded(client))
     for path in (secret, "/etc/passwd", "/proc/self/environ"):
         for sentences in (described(path), [described(path)], {"value": described(path)}, [str(path)]):
@@ -203,7 +203,7 @@ def test_no_address_leads_to_a_file_outside(client: httpx.Client, running: Runni
         assert client.request(method, f"/gradio_api/file={mine}").status_code == 405
 
 
-def test_a_file_is_found_by_who_got_its_name_alone(client: httpx.Client) -> None:
+def test_a_file_is_served_only_under_the_name_that_was_given_out(client: httpx.Client) -> None:
     names = {uploaded(client) for _ in range(3)}  # of the same photograph
     assert len(names) == 3
     for name in names:
@@ -313,7 +313,7 @@ def test_the_oldest_files_make_room_but_examples_stay(tmp_path: Path) -> None:
     assert {path for path in tmp_path.resolve().rglob("*") if path.is_file()} == kept
 
 
-def test_a_full_disk_of_the_server_is_told_and_nothing_half_stays(tmp_path: Path) -> None:
+def test_a_full_disk_of_the_server_is_reported_and_no_partial_file_stays(tmp_path: Path) -> None:
     from maris_fast.demo.served import ServedFiles
 
     with small_disk(tmp_path / "disk", "64k") as disk:

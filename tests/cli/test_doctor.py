@@ -169,7 +169,7 @@ def misspelt_setting(cache: Path, folder: Path) -> tuple[object, ...]:
         (misspelt_setting, 1, ("did you mean 'heads'", "correct the file or the override")),
     ],
 )
-def test_a_run_that_would_fail_is_told_before_it_starts(
+def test_a_run_that_would_fail_is_reported_before_it_starts(
     cache: Path,
     tmp_path: Path,
     faults: Callable[[Path, Path], tuple[object, ...]],
@@ -386,7 +386,7 @@ def test_a_disk_needs_room_for_one_checkpoint_more_than_are_kept() -> None:
     assert "resumes after step 7" in judge_room(Path("/data/run"), place, GIB, resumed=7).came
 
 
-def test_shared_memory_that_is_too_little_for_several_ranks_is_told() -> None:
+def test_shared_memory_that_is_too_little_for_several_ranks_is_reported() -> None:
     assert judge_shared_memory(64 * 2**20, 1).status == "ok"
     assert "--shm-size" in judge_shared_memory(64 * 2**20, 2).todo
 

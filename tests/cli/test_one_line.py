@@ -152,7 +152,7 @@ def test_yaml_that_is_not_utf_8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["vall", LONG])
-def test_a_mistyped_split_is_told_before_the_launcher_starts(
+def test_a_mistyped_split_is_reported_before_the_launcher_starts(
     folder: Path, split: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something was started"))
@@ -196,7 +196,7 @@ def test_a_command_says_what_it_does_before_torch_is_imported(
 
 
 @pytest.mark.process
-def test_a_mistyped_split_is_told_before_torch_is_imported(folder: Path) -> None:
+def test_a_mistyped_split_is_reported_before_torch_is_imported(folder: Path) -> None:
     code = (
         "import sys\nfrom maris_fast.cli import app\n"
         "try: app(sys.argv[1:])\nexcept SystemExit: print('torch' in sys.modules)"

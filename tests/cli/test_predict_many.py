@@ -203,7 +203,7 @@ def test_bad_lines_hostile_paths_and_broken_images_are_all_named_or_left_out(
 
 
 @pytest.mark.parametrize("form", FILES)
-def test_a_stopped_command_leaves_what_is_done_and_goes_on_from_there(
+def test_a_stopped_command_keeps_finished_images_and_resumes(
     weights: Path, photos: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     encoded: list[int] = []
@@ -440,7 +440,7 @@ def test_score_reads_predictions_with_the_ids_of_a_data_set(
         (("{empty}", "a mug"), "no image in"),
     ],
 )
-def test_what_is_asked_for_wrongly_is_told_before_anything_is_loaded(
+def test_invalid_arguments_are_reported_before_anything_is_loaded(
     photos: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     given = [one.format(photos=photos, empty=tmp_path) for one in arguments]

@@ -36,7 +36,7 @@ def test_what_a_terminal_obeys_is_escaped_and_other_text_stays(text: str, shown:
     assert printable(text) == shown
 
 
-def test_kinds_of_expressions_are_no_markup() -> None:
+def test_kinds_of_expressions_are_not_markup() -> None:
     scores = {"expressions": 3, "oIoU": 0.5, "mIoU": 0.5}
     kinds = {"[/]": scores, "[hard] cases": scores, ":dog:": scores, CLEAR: scores}
     console = Console(width=100, file=StringIO())
@@ -89,7 +89,7 @@ def test_a_warning_in_the_log_does_not_command_the_terminal(capsys: pytest.Captu
     assert capsys.readouterr().err == "took \\x1b[2J\\x1b]0;owned\\x07\n"
 
 
-def test_the_name_of_a_run_is_no_formula_in_its_curves() -> None:
+def test_the_name_of_a_run_is_not_a_formula_in_its_curves() -> None:
     names = ("a_$x_{$", "b <i>")
     steps = [{"kind": "train", "step": step, "loss": 1.0} for step in (1, 2)]
     runs = [RunData(name, Path(name), {}, {}, steps, evaluations=[], pictures=[]) for name in names]

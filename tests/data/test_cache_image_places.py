@@ -128,7 +128,7 @@ def test_a_large_image_is_planned_by_its_head_and_read_once(
     assert sorted(whole) == [f"{number}.png" for number in (1, 2, 3, 4, 5)]
 
 
-def test_an_image_whose_size_stands_at_the_end_is_read_whole_for_the_plan(
+def test_an_image_whose_size_is_at_its_end_is_read_whole_for_the_plan(
     dataset: Path, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image

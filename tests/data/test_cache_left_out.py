@@ -81,7 +81,7 @@ def cache(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_all_that_cannot_be_encoded_is_told_at_once_and_nothing_is_written(
+def test_everything_that_cannot_be_encoded_is_reported_at_once_and_nothing_is_written(
     source: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -200,7 +200,7 @@ def test_the_command_says_what_is_left_out_before_it_encodes(source: Path, tmp_p
     assert "train is not complete, 8 of 26 expressions (30.77%)" in result.output
 
 
-def test_the_image_that_cannot_be_found_later_is_no_shift_of_the_others(source: Path, tmp_path: Path) -> None:
+def test_an_image_missing_during_encoding_is_an_error_and_not_left_out(source: Path, tmp_path: Path) -> None:
     """Rows are left out by the plan, not because they are missing during encoding."""
     copy = damaged(tmp_path / "dataset")
     out = tmp_path / "cache"

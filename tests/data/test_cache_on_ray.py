@@ -168,7 +168,7 @@ def test_ray_torchrun_and_one_process_write_the_same_bytes_while_nodes_come_and_
     assert_same(by_torchrun, whole)
 
 
-def test_ctrl_c_leaves_whole_shards_and_the_same_command_goes_on(
+def test_ctrl_c_leaves_whole_shards_and_the_same_command_resumes(
     dataset: Path, whole: Path, tmp_path: Path
 ) -> None:
     """On a cluster that the command starts itself."""
@@ -220,7 +220,7 @@ def test_a_shard_that_ends_every_worker_and_a_node_of_another_version_are_errors
     assert "the command maris-fast 9.9; install the same versions on all nodes" in said(result)
 
 
-def test_workers_upload_to_an_address_what_stands_in_a_folder(
+def test_workers_upload_to_an_address_the_same_bytes_as_to_a_folder(
     dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nothing").mkdir()

@@ -130,7 +130,7 @@ def command(dataset: Path, out: Path, *options: str) -> list[str]:
 
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_the_command_killed_or_stopped_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_command_resumes_after_being_killed_or_stopped(tmp_path: Path, number: signal.Signals) -> None:
     dataset = write_dataset(tmp_path / "dataset", {"train": many_records(40)})
     out = tmp_path / "cache"
     writer = subprocess.Popen(
@@ -301,7 +301,7 @@ def no_file_beyond(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_fills_up_leaves_nothing_incomplete_and_says_how_to_go_on(
+def test_a_disk_that_fills_up_leaves_nothing_incomplete_and_says_how_to_resume(
     dataset: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "cache"
@@ -316,7 +316,7 @@ def test_a_disk_that_fills_up_leaves_nothing_incomplete_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize(("shard", "room"), [(1, 0), (3, 12_288), (6, 4096)])
-def test_a_disk_that_another_program_fills_leaves_whole_shards_and_says_how_to_go_on(
+def test_a_disk_that_another_program_fills_leaves_whole_shards_and_says_how_to_resume(
     dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int, room: int
 ) -> None:
     """The check at the start finds enough room; ``room`` bytes are left when ``shard`` begins."""

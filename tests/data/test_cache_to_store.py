@@ -75,7 +75,7 @@ def test_the_files_are_those_of_a_folder_and_nothing_stays_behind(
         assert everything(there) == everything(here)
 
 
-def test_an_upload_that_fails_is_named_and_the_next_start_goes_on_from_it(
+def test_an_upload_that_fails_is_named_and_the_next_start_resumes(
     far: Far, dataset: Path, cache: Path, tmp_path: Path, written: list[str]
 ) -> None:
     settings = tiny_settings(shard_bytes=1)
@@ -152,7 +152,7 @@ def test_other_addresses_are_refused(dataset: Path, address: str) -> None:
         write_cache(dataset, address, tiny_settings())
 
 
-def test_a_scratch_folder_below_a_file_is_told(far: Far, dataset: Path, tmp_path: Path) -> None:
+def test_a_scratch_folder_below_a_file_is_reported(far: Far, dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("kept")
     scratch = tmp_path / "notes.txt" / "scratch"
     with pytest.raises(InputError, match=r"notes\.txt/scratch\S* cannot be written: .*with `scratch`"):
@@ -160,7 +160,7 @@ def test_a_scratch_folder_below_a_file_is_told(far: Far, dataset: Path, tmp_path
     assert (tmp_path / "notes.txt").read_text() == "kept"
 
 
-def test_a_scratch_disk_that_is_too_small_is_told_before_anything_is_encoded(
+def test_a_scratch_disk_that_is_too_small_is_reported_before_anything_is_encoded(
     far: Far, dataset: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "16k") as disk, pytest.raises(InputError, match=r"`scratch`"):
@@ -169,7 +169,7 @@ def test_a_scratch_disk_that_is_too_small_is_told_before_anything_is_encoded(
 
 
 @pytest.mark.process
-def test_the_command_killed_while_it_uploads_goes_on(
+def test_the_command_resumes_after_being_killed_during_an_upload(
     far: Far, dataset: Path, cache: Path, tmp_path: Path
 ) -> None:
     far.faults.latency = 0.15

@@ -246,7 +246,9 @@ def test_an_unknown_split_lists_those_there_are(dataset: Path, tmp_path: Path) -
     ("content", "match"),
     [(None, "holds no feature cache"), ("{}", "damaged"), ('{"format_version": 99', "damaged")],
 )
-def test_a_folder_that_is_no_cache_says_what_to_do(tmp_path: Path, content: str | None, match: str) -> None:
+def test_a_folder_that_is_not_a_cache_says_what_to_do(
+    tmp_path: Path, content: str | None, match: str
+) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(InputError, match=match):

@@ -112,7 +112,7 @@ def test_files_of_one_split_each_are_joined(coco: Instances) -> None:
     assert len(set(sentences)) == 4
 
 
-def test_captions_of_images_are_nobodys_where_annotations_have_sentences(coco: Instances) -> None:
+def test_captions_of_images_are_ignored_where_annotations_have_sentences(coco: Instances) -> None:
     """Wherever in the file the annotations with sentences are."""
     coco.imported()
     plain = [*ImportedDataset(coco.out).records("train")]

@@ -132,9 +132,7 @@ def test_a_ramp_of_16_bits_stays_a_ramp(tmp_path: Path, ending: str) -> None:
         (np.array([[0, np.nan]], np.float32), "from nan to nan"),
     ],
 )
-def test_greys_of_which_nobody_knows_what_is_white_are_refused(
-    tmp_path: Path, values: np.ndarray, message: str
-) -> None:
+def test_greys_without_a_known_white_are_refused(tmp_path: Path, values: np.ndarray, message: str) -> None:
     path = tmp_path / "grey.tif"
     Image.fromarray(values).save(path)
     with pytest.raises(InputError, match=message):
@@ -230,7 +228,7 @@ for path in map(Path, sys.argv[1:]):
 
 
 @pytest.mark.process
-def test_what_is_no_file_is_not_opened_and_100_megapixels_are_no_bomb(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened_and_100_megapixels_are_accepted(tmp_path: Path) -> None:
     """In a separate process, since it would hang on failure, and since warnings are shown there."""
     for name, (make, _) in NO_FILES.items():
         make(tmp_path / name)

@@ -90,7 +90,7 @@ def test_a_file_alone_and_a_folder_of_them_say_their_splits(small: Family) -> No
     assert both == masks(records(small.out / "own"))
 
 
-def test_boxes_alone_are_told_to_be_boxes(small: Family) -> None:
+def test_boxes_without_masks_are_refused(small: Family) -> None:
     write(small, "train", converted(small, "train", masks=False, first=0))
     with pytest.raises(
         InputError, match=r"objects that have a box and no mask; masks are what is trained on"

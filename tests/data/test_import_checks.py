@@ -93,7 +93,7 @@ def sentence_row(form: str, subject: Subject) -> str:
 
 @pytest.mark.parametrize("what", SENTENCES)
 @every_format
-def test_a_text_that_is_no_sentence_is_left_out(tmp_path: Path, form: str, what: str) -> None:
+def test_a_text_that_is_not_a_sentence_is_left_out(tmp_path: Path, form: str, what: str) -> None:
     text, reason = SENTENCES[what]
     subject = SUBJECTS[form](tmp_path)
     row = sentence_row(form, subject)
@@ -110,7 +110,7 @@ def test_a_null_in_the_place_of_a_text_is_an_empty_sentence(tmp_path: Path, form
 
 @pytest.mark.parametrize("text", ["mu\ud83dg", "mu\x07g"], ids=ascii)
 @every_format
-def test_a_category_that_is_no_text_takes_its_row_along(tmp_path: Path, form: str, text: str) -> None:
+def test_a_category_that_is_not_text_takes_its_row_along(tmp_path: Path, form: str, text: str) -> None:
     subject = SUBJECTS[form](tmp_path)
     reason = "texts with half a character" if "\ud83d" in text else "texts with control characters"
     subject.label(text)
@@ -160,7 +160,7 @@ def test_a_path_that_leaves_the_image_folder_is_left_out(tmp_path: Path, form: s
 
 @pytest.mark.parametrize("path", ["x\ud83d.png", "x\n.png"], ids=ascii)
 @with_paths
-def test_a_path_that_is_no_text_is_left_out(tmp_path: Path, form: str, path: str) -> None:
+def test_a_path_that_is_not_text_is_left_out(tmp_path: Path, form: str, path: str) -> None:
     subject = SUBJECTS[form](tmp_path)
     assert subject.name is not None
     subject.name(path)
@@ -287,7 +287,7 @@ def test_files_of_one_inode_number_are_not_one_file(
 
 
 @every_format
-def test_a_missing_image_is_told_with_the_file_of_the_same_letters(tmp_path: Path, form: str) -> None:
+def test_a_missing_image_is_reported_with_the_file_of_the_same_letters(tmp_path: Path, form: str) -> None:
     subject = SUBJECTS[form](tmp_path)
     other = subject.photo.with_name(subject.photo.name.swapcase())
 
@@ -363,7 +363,7 @@ def test_every_unicode_encoding_is_read(tmp_path: Path, form: str, encoding: str
 
 
 @pytest.mark.parametrize("form", ["grefcoco", "coco", "phrasecut"])
-def test_another_encoding_is_told_in_one_sentence(tmp_path: Path, form: str) -> None:
+def test_another_encoding_is_reported_in_one_sentence(tmp_path: Path, form: str) -> None:
     subject = SUBJECTS[form](tmp_path)
     subject.say("l'été")
     subject.made.write()
@@ -483,7 +483,7 @@ def test_sentences_of_one_id_are_left_out_all(tmp_path: Path, form: str) -> None
     assert not texts & {SENTENCE, other["sent"]}
 
 
-def test_all_duplicates_are_told_at_once(tmp_path: Path) -> None:
+def test_all_duplicates_are_reported_at_once(tmp_path: Path) -> None:
     subject = SUBJECTS["refcoco"](tmp_path)
     with_an_image_again(subject)
     with_a_category_again(subject)
@@ -523,7 +523,7 @@ def rows_of(one: Subject) -> list[Any]:
 
 @pytest.mark.parametrize("instead", ["no row", None, 7, [1], {}], ids=repr)
 @every_format
-def test_what_is_no_row_is_left_out_alone(tmp_path: Path, form: str, instead: Any) -> None:
+def test_only_the_invalid_row_is_left_out(tmp_path: Path, form: str, instead: Any) -> None:
     subject = SUBJECTS[form](tmp_path)
     rows_of(subject).append(instead)
     if form == "coco" and instead == {}:

@@ -132,7 +132,7 @@ def test_a_damaged_file_is_named(root: Path, damage: Callable[[Path], None], tol
         ),
     ],
 )
-def test_a_bad_entry_is_told_and_can_be_left_out(
+def test_a_bad_entry_is_reported_and_can_be_left_out(
     root: Path, work: Callable[[Entries], Any], told: str
 ) -> None:
     change(root, work)

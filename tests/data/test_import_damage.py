@@ -83,7 +83,7 @@ def damaged(content: Any, at: tuple[Any, ...], value: Any, how: str) -> Any:
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_value_anywhere_is_imported_or_told(form: str, data: st.DataObject) -> None:
+def test_any_value_anywhere_is_imported_or_reported(form: str, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = small_family(Path(folder))
         before = {*made.root.rglob("*.json")}

@@ -173,7 +173,7 @@ def test_a_null_ann_id_means_none_only_where_the_row_says_so(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("segmentation", [None, []])
-def test_boxes_without_masks_are_told_to_be_boxes(tmp_path: Path, segmentation: Any) -> None:
+def test_objects_with_only_boxes_are_refused(tmp_path: Path, segmentation: Any) -> None:
     tiny, coco = TinyDataset(tmp_path / "a"), Instances(tmp_path / "b")
     for row in tiny.instances["annotations"] + coco.said["annotations"]:
         row.update(segmentation=segmentation, bbox=[10, 10, 10, 10])
@@ -186,7 +186,7 @@ def test_boxes_without_masks_are_told_to_be_boxes(tmp_path: Path, segmentation: 
 @pytest.mark.parametrize(
     "segmentation", [[[10, 10, 20, 10, 20, 20, 10, 20]], [[10, 10, 10, 20, 20, 20, 20, 10]]]
 )
-def test_masks_that_are_all_their_boxes_are_told_to_be_boxes(tmp_path: Path, segmentation: Any) -> None:
+def test_masks_that_all_equal_their_boxes_are_reported(tmp_path: Path, segmentation: Any) -> None:
     tiny, coco = TinyDataset(tmp_path / "a"), Instances(tmp_path / "b")
     for row in tiny.instances["annotations"] + coco.said["annotations"]:
         row.update(segmentation=segmentation, bbox=[10, 10, 10.0, 10])
@@ -206,7 +206,7 @@ def test_masks_that_are_all_their_boxes_are_told_to_be_boxes(tmp_path: Path, seg
         ({"mask": [10, 10, 20, 20]}, "it is four numbers, as of a box, and no mask"),
     ],
 )
-def test_a_line_with_a_box_is_told_so(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+def test_a_line_with_a_box_is_reported(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     photos = Photos(tmp_path)
     photos.lines.append({"image": "2.png", "sentence": "boxed", **keys})
     with pytest.raises(InputError) as caught:

@@ -196,7 +196,7 @@ def test_a_bad_row_is_left_out_alone_and_counted(small: Family, form: str) -> No
     assert len(masks(records(small.out / "other"))) == len(masks(whole)) - 1
 
 
-def test_what_is_no_list_of_rows_is_refused(small: Family) -> None:
+def test_content_that_is_not_a_list_of_rows_is_refused(small: Family) -> None:
     path = small.root / seqtr(small)
     said = json.loads(path.read_text())
     path.write_text(json.dumps({**said, "val": {"rows": []}}))

@@ -79,7 +79,7 @@ def test_each_image_is_fetched_once_and_never_again(
 
 
 @pytest.mark.parametrize("room", [0, 1, 3])
-def test_what_does_not_fit_is_read_anew_and_the_bound_holds(
+def test_what_does_not_fit_is_read_again_and_the_bound_holds(
     far: Far, cache: Path, local: list[tuple[Any, ...]], tmp_path: Path, room: int
 ) -> None:
     folder, bound = tmp_path / "kept", room * largest(cache) + 100
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_read_anew_and_the_bound_holds(
     assert not {name for name, _ in far.faults.ranges[before:]} & names  # kept images stay
 
 
-def test_a_bound_below_the_cache_is_told(
+def test_a_bound_below_the_cache_is_reported(
     far: Far, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bound = 2 * largest(cache)
@@ -103,7 +103,7 @@ def test_a_bound_below_the_cache_is_told(
     assert f"keeps {100 * bound / total:.0f}% of the split's {total:,} bytes" in caplog.text
 
 
-def test_a_changed_copy_is_fetched_anew(far: Far, local: list[tuple[Any, ...]], tmp_path: Path) -> None:
+def test_a_changed_copy_is_fetched_again(far: Far, local: list[tuple[Any, ...]], tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     read(far, folder)
     chance, before = random.Random(3), len(far.faults.ranges)
@@ -119,7 +119,7 @@ def test_a_changed_copy_is_fetched_anew(far: Far, local: list[tuple[Any, ...]], 
     assert len(far.faults.ranges) == again
 
 
-def test_a_copy_that_was_cut_or_is_something_else_is_no_fault(
+def test_a_copy_that_was_cut_or_replaced_is_fetched_again(
     far: Far, local: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "kept"
@@ -154,7 +154,7 @@ def test_a_full_disk_ends_no_run_and_nothing_wrong_is_kept(
             assert read(far, disk) == local
 
 
-def test_room_is_made_of_copies_that_nobody_uses_any_more(
+def test_room_is_made_by_evicting_unused_copies(
     far: Far, cache: Path, local: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     folder, bound = tmp_path / "kept", IMAGES * largest(cache)

@@ -371,7 +371,7 @@ def test_an_image_that_one_split_lacks_is_counted_there_alone(tmp_path: Path) ->
     }
 
 
-def test_what_is_no_row_is_refused_with_the_option_too(tmp_path: Path) -> None:
+def test_an_invalid_row_is_refused_with_the_option_too(tmp_path: Path) -> None:
     tiny, phrases = good_refcoco(tmp_path / "a"), good_phrases(tmp_path / "b")
     tiny.refs = {"refs": tiny.refs}  # type: ignore[assignment]
     with pytest.raises(InputError, match=r"is not a list of refs.* it holds no list, but dict"):

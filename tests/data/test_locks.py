@@ -85,7 +85,7 @@ def left_by_a_killed_process(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_of_many_who_find_it_left_one_takes_it_over(tmp_path: Path) -> None:
+def test_one_of_many_waiting_processes_takes_over_a_stale_lock(tmp_path: Path) -> None:
     owned, tried = tmp_path / "owned", tmp_path / "tried"
     owned.mkdir()
     tried.mkdir()
@@ -109,7 +109,7 @@ def test_of_many_who_find_it_left_one_takes_it_over(tmp_path: Path) -> None:
             file.unlink()
 
 
-def test_all_who_wait_come_to_it_one_at_a_time(tmp_path: Path) -> None:
+def test_waiting_processes_get_it_one_at_a_time(tmp_path: Path) -> None:
     counter = tmp_path / "counter"
     counter.write_text("0")
 
@@ -130,7 +130,7 @@ def test_all_who_wait_come_to_it_one_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_who_owns_it_is_told_and_how_to_take_it_by_hand(tmp_path: Path) -> None:
+def test_the_owner_is_named_and_how_to_take_it_by_hand(tmp_path: Path) -> None:
     with owner_elsewhere(tmp_path) as other:
         with pytest.raises(locks.OccupiedError) as raised, owned_folder(tmp_path):
             pytest.fail("two owners")
@@ -158,7 +158,7 @@ def test_a_number_that_another_process_has_now_is_not_taken_for_the_owner(tmp_pa
             assert json.loads(lock_in(tmp_path).read_text())["pid"] == os.getpid()
 
 
-def test_a_process_that_nobody_waited_for_is_gone(tmp_path: Path) -> None:
+def test_a_zombie_process_counts_as_gone(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
@@ -223,7 +223,7 @@ def test_a_lock_without_a_name_is_taken_over_after_a_beat(
         assert time.monotonic() - began > 0.5
 
 
-def test_who_stood_still_before_writing_its_name_does_not_take_anothers_lock_for_its_own(
+def test_a_process_suspended_before_writing_its_name_does_not_mistake_anothers_lock_for_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, write = lock_in(tmp_path), os.write

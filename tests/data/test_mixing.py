@@ -257,7 +257,9 @@ def google(folder: Path) -> Path:
     )
 
 
-def test_images_that_gref_google_shares_by_design_are_told_and_kept_only_on_demand(tmp_path: Path) -> None:
+def test_images_that_gref_google_shares_by_design_are_reported_and_kept_only_on_demand(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(InputError, match=r"(?s)`keep_own_leaks`.*G-Ref google shares them by design"):
         mix_datasets([google(tmp_path)], tmp_path / "mix")
     kept = mix_datasets([tmp_path / "refcocog-google"], tmp_path / "kept", keep_own_leaks=True)

@@ -63,7 +63,7 @@ def test_only_a_file_with_cocos_whole_name_is_cocos_own() -> None:
         assert cocos_own_file(name) is None
 
 
-def test_flickrs_number_stands_in_its_addresses_and_in_saved_files() -> None:
+def test_flickrs_number_is_in_its_addresses_and_in_names_of_saved_files() -> None:
     for name in (
         "http://farm9.staticflickr.com/8186/8119368305_4e622c8349_z.jpg",
         "https://live.staticflickr.com/8186/8119368305_4e622c8349_b.jpg?zz=1",

@@ -98,7 +98,7 @@ def test_where_the_size_decides_the_option_does_not(tmp_path: Path) -> None:
     assert record.orientation == "shown"
 
 
-def test_lines_without_any_size_must_be_told(tmp_path: Path) -> None:
+def test_lines_without_any_size_need_the_option(tmp_path: Path) -> None:
     dataset = jsonl(tmp_path, SHOWN, 6)
     with pytest.raises(InputError, match=f"(?s){UNDECIDED}"):
         imported(tmp_path, dataset)
@@ -106,7 +106,7 @@ def test_lines_without_any_size_must_be_told(tmp_path: Path) -> None:
     assert (record.orientation, record.height, record.width) == ("shown", *SHOWN.shape[:2])
 
 
-def test_a_turned_photograph_that_nobody_knows_is_left_out_like_any_bad_row(tmp_path: Path) -> None:
+def test_a_turned_photograph_of_unknown_orientation_is_left_out_like_any_bad_row(tmp_path: Path) -> None:
     dataset = coco(tmp_path, SHOWN, 3, SHOWN.shape)
     said = json.loads((tmp_path / dataset).read_text())
     Image.fromarray(SHOWN).save(tmp_path / "other.png", exif=exif_of(1))

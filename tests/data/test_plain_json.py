@@ -39,7 +39,7 @@ def test_what_is_said_once_is_read() -> None:
 
 @pytest.mark.parametrize("ending", ["*.json", "*.jsonl"])
 @pytest.mark.parametrize("good", [good_refcoco, Grefs, good_phrases, good_coco, good_photos])
-def test_every_importer_refuses_a_key_that_stands_twice(
+def test_every_importer_refuses_a_duplicate_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: Callable[[Path], Any], ending: str
 ) -> None:
     made = good(tmp_path)

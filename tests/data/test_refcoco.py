@@ -370,7 +370,7 @@ def test_what_is_not_there_is_answered_with_what_is(tiny: TinyDataset) -> None:
     assert not list(tiny.out.parent.iterdir())
 
 
-def test_all_problems_are_told_at_once_each_kind_with_its_number(tiny: TinyDataset) -> None:
+def test_all_problems_are_reported_at_once_each_kind_with_its_number(tiny: TinyDataset) -> None:
     tiny.refs += [TinyDataset.ref(100 + i, 999, 7, "train", "x") for i in range(25)]
     truncated_jpeg(tiny)
     tiny.write()

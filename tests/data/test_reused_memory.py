@@ -37,7 +37,7 @@ def places(reader: CacheReader, epoch: int) -> list[int]:
     return found
 
 
-def test_batches_that_nobody_holds_are_made_where_earlier_ones_were(cache: Path) -> None:
+def test_memory_of_released_batches_is_reused(cache: Path) -> None:
     with CacheReader(cache, "train") as reader:
         made = [place for epoch in range(6) for place in places(reader, epoch)]
     assert len(made) == 108

@@ -97,7 +97,7 @@ def test_every_way_to_name_a_global_is_refused(file: Path, content: bytes, name:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x82\x01.", b"Pid\n.", b"not a pickle", b"}S'a'\nb."])
-def test_what_is_no_plain_pickle_is_an_input_error(file: Path, content: bytes) -> None:
+def test_a_pickle_of_other_than_plain_data_is_an_input_error(file: Path, content: bytes) -> None:
     with pytest.raises(InputError, match="not a whole pickle"):
         load(file, content)
 

@@ -40,7 +40,7 @@ def job(dataset: Path, out: Path, settings: CacheSettings | None = None, **more:
     return CacheJob(dataset, out, settings or tiny_settings(), progress=False, **more)
 
 
-def test_the_same_plan_is_made_once_and_another_anew(
+def test_the_same_plan_is_made_once_and_a_different_one_again(
     dataset: Path, tmp_path: Path, looked_at: list[Path]
 ) -> None:
     first = job(dataset, tmp_path / "one")
@@ -75,7 +75,7 @@ def test_a_plan_is_stale_when_an_image_is_gone_or_is_back(
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b'{"writing": 1}'])
-def test_a_damaged_plan_is_made_anew(
+def test_a_damaged_plan_is_made_again(
     dataset: Path, tmp_path: Path, looked_at: list[Path], damage: bytes
 ) -> None:
     first = job(dataset, tmp_path / "cache")

@@ -210,7 +210,7 @@ def test_a_read_that_hangs_ends_with_shard_and_key(cache: Path, preadv: Any) -> 
     free.set()
 
 
-def test_a_slow_disk_is_no_fault(cache: Path, preadv: Any) -> None:
+def test_a_slow_disk_is_not_an_error(cache: Path, preadv: Any) -> None:
     whole = numbers(cache)
 
     def slow(real: Any, file: int, parts: Any, at: int) -> int:
@@ -232,7 +232,7 @@ def test_a_programming_error_is_raised_as_it_is_also_when_bad_samples_are_skippe
         numbers(cache, on_bad_sample="skip")
 
 
-def test_a_bad_sample_is_left_out_counted_and_told(cache: Path, copy: Path) -> None:
+def test_a_bad_sample_is_left_out_counted_and_reported(cache: Path, copy: Path) -> None:
     shard, key = flip(4, 3, copy)
     with CacheReader(cache, "train") as good:
         whole = {
@@ -324,7 +324,7 @@ def test_a_byte_that_changes_between_two_epochs_is_named(copy: Path) -> None:
         flip(2, 3, copy)  # restore it
 
 
-def test_json_that_nobody_verified_is_named_when_it_is_read(copy: Path) -> None:
+def test_unverified_damaged_json_is_reported_when_it_is_read(copy: Path) -> None:
     shard, key = flip(2, 0, copy)
     with CacheReader(copy, "train", ReadingSettings(verify="never")) as reader:
         batches = list(reader.batches(**PLAN))  # training reads no JSON
@@ -346,7 +346,7 @@ def test_leaving_early_ends_all_threads(cache: Path) -> None:
         assert ours() == set()
 
 
-def test_closing_ends_the_threads_of_what_nobody_took(cache: Path) -> None:
+def test_closing_ends_the_threads_of_unconsumed_batches(cache: Path) -> None:
     others = set(threading.enumerate())
     with CacheReader(cache, "train") as reader:
         batches = reader.batches(**PLAN, last_epoch=3)

@@ -62,7 +62,7 @@ def real(batches: list[Batch]) -> Counter[int]:
     )
 
 
-def test_an_epoch_has_every_expression_once_and_mixes_anew(reader: CacheReader) -> None:
+def test_an_epoch_has_every_expression_once_in_a_new_order(reader: CacheReader) -> None:
     first, second = epoch(reader), epoch(reader, epoch=1)
     assert len(first) == len(second) == reader.steps_per_epoch(4)
     for batches in (first, second):

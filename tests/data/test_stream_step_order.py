@@ -88,7 +88,7 @@ def test_a_grid_with_one_image_still_gives_full_steps() -> None:
     assert sorted(step.expressions for step in steps) == [4, 16]
 
 
-def test_epochs_and_seeds_mix_anew() -> None:
+def test_epochs_and_seeds_shuffle_differently() -> None:
     grids, counts = np.tile([8, 8], (50, 1)), np.full(50, 3)
     orders = [
         epoch_steps(grids, counts, seed=seed, epoch=epoch, expressions_per_step=16, expressions_per_image=2)

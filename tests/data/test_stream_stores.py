@@ -172,7 +172,7 @@ def test_of_s3_too(
         assert read(far) == local
 
 
-def test_a_slow_server_is_no_fault(cache: Path, local: list[tuple[Any, ...]]) -> None:
+def test_a_slow_server_is_not_an_error(cache: Path, local: list[tuple[Any, ...]]) -> None:
     with web_server(cache, latency=0.2) as far:
         assert read(far, stall_seconds=8) == local
 
@@ -285,7 +285,7 @@ SERVER = ("-m", "maris_fast.bench.range_server")
 
 @pytest.mark.process
 @pytest.mark.parametrize("staged", [False, True])
-def test_a_server_that_dies_during_an_epoch_is_named_and_the_run_goes_on_after_it(
+def test_a_server_that_dies_during_an_epoch_is_named_and_the_run_resumes_after_it(
     cache: Path, tmp_path: Path, staged: bool
 ) -> None:
     with CacheReader(cache, "train") as whole:
@@ -471,14 +471,14 @@ def test_commands_take_an_address_and_training_on_it_is_the_same(cache: Path, tm
         (Path("s3://bucket/a"), "s3://bucket/a"),  # a Path collapses the two slashes
     ],
 )
-def test_an_address_is_no_folder(text: str | Path, url: str) -> None:
+def test_an_address_is_not_a_folder(text: str | Path, url: str) -> None:
     assert cache_place(text) == StoreAddress(url)
     settings = DataSettings.model_validate({"cache": text})
     assert DataSettings.model_validate(settings.model_dump(mode="json")).cache == StoreAddress(url)
 
 
 @pytest.mark.parametrize("text", ["/data/cache", "cache", "./s3", "a:b", "C:\\cache", "~/x"])
-def test_a_folder_is_no_address(text: str) -> None:
+def test_a_folder_is_not_an_address(text: str) -> None:
     assert cache_place(text) == Path(text)
 
 

@@ -181,7 +181,7 @@ def sparse(path: Path, size: int) -> None:
 
 
 @pytest.mark.process
-def test_files_are_no_larger_than_what_they_should_hold(pristine: Path, tmp_path: Path) -> None:
+def test_files_larger_than_expected_are_refused(pristine: Path, tmp_path: Path) -> None:
     caches = [Path(shutil.copytree(pristine / "cache", tmp_path / name)) for name in "abc"]
     zeros, rows, head = caches
     sparse(zeros / "train-000000.index.npz", 6 * 10**9)
@@ -215,7 +215,7 @@ class Overflown(torch.nn.Module):
         return Segmentation(torch.full((len(words), 4 * h, 4 * w), torch.nan), None)
 
 
-def test_an_answer_that_is_not_finite_is_no_score(cache: Path) -> None:
+def test_an_output_that_is_not_finite_gives_no_score(cache: Path) -> None:
     with (
         CacheReader(cache, "train") as reader,
         pytest.raises(CheckpointError, match="the model's output is not finite"),
@@ -315,7 +315,7 @@ def test_a_mask_has_the_size_of_its_image(pristine: Path) -> None:
         read()
 
 
-def test_a_zip_that_is_no_index_is_refused(cache: Path) -> None:
+def test_a_zip_that_is_not_an_index_is_refused(cache: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as file:
         file.writestr("image_id.npy", b"\x93NUMPY\x01\x00\x10\x00not a header")

@@ -175,7 +175,7 @@ def test_a_checkpoint_of_another_architecture_says_what_was_found_and_needed(tmp
 
 
 @pytest.mark.parametrize("content", [{"head.weight": torch.zeros(2)}, [1, 2], {}])
-def test_a_file_that_is_no_sam_is_refused(tmp_path: Path, content: object) -> None:
+def test_a_file_that_is_not_a_sam_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "other.pth"
     torch.save(content, path)
     with pytest.raises(CheckpointError):

@@ -75,7 +75,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.process
-def test_a_run_that_was_killed_and_stopped_goes_on_and_loses_no_step(folder: Path) -> None:
+def test_a_run_that_was_killed_and_stopped_resumes_and_loses_no_step(folder: Path) -> None:
     for name, stops in (("without_ma-seed-0", 2), ("ours-seed-0", 0)):
         assert steps(folder / name) == list(range(1, STEPS + 1))
         log = (folder / "logs" / f"{name}.log").read_text()
@@ -98,7 +98,7 @@ def test_the_record_holds_scores_conditions_and_versions(folder: Path) -> None:
 
 
 @pytest.mark.process
-def test_the_paper_stands_above_what_was_measured_here(folder: Path) -> None:
+def test_the_papers_row_is_above_the_measured_one(folder: Path) -> None:
     lines = (folder.parent / "stdout").read_text().splitlines()
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if "│" in line]
     scores = {one["row"]: one["scores"] for one in record(folder)["runs"].values()}
@@ -210,7 +210,7 @@ def test_each_variant_of_the_quickstart_but_the_first_changes_it() -> None:
 
 
 @pytest.mark.process
-def test_a_row_of_ones_own_stands_beside_ours(folder: Path, tmp_path: Path) -> None:
+def test_a_custom_row_is_compared_with_ours(folder: Path, tmp_path: Path) -> None:
     """The record of a finished ablation as the next run finds it, with a row that the paper does not have."""
     content = record(folder)
     content["variants"]["my_row"] = {**content["variants"]["ours"], "title": "my row"}

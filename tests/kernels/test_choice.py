@@ -64,7 +64,7 @@ def test_the_fastest_right_one_is_chosen_and_the_others_are_left_out_by_name(cac
 
 
 @pytest.mark.process
-def test_what_is_found_of_a_kind_is_told_and_written_at_once(cache: Path) -> None:
+def test_the_result_of_a_kind_is_reported_and_written_at_once(cache: Path) -> None:
     """A run that is interrupted at the second kind has kept the first."""
 
     def told(line: str) -> None:
@@ -143,7 +143,7 @@ def test_a_home_that_cannot_be_written_keeps_it_in_memory_and_says_so(
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"machine": 1}', '{"machine":{},"operations":{"a":[]},"sources":{}}']
 )
-def test_a_broken_file_is_told_and_counts_for_nothing(
+def test_a_broken_file_is_reported_and_ignored(
     cache: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = written(cache)

@@ -80,7 +80,7 @@ def operands() -> tuple[Tensor, ...]:
     return tuple(t.detach().requires_grad_() for t in own)
 
 
-def test_scores_whose_exponential_overflows_are_no_trouble() -> None:
+def test_scores_whose_exponential_overflows_give_finite_results() -> None:
     x, K, c, V, b_o = (t.detach() for t in operands())
     K = K * 1000
     S = torch.einsum("eqc,ehkc->ehqk", x.double(), K.double()) + c.double()[:, :, None, :]

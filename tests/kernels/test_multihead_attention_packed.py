@@ -147,7 +147,7 @@ def test_xformers_that_cannot_load_its_extension_is_refused(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_xformers_own_reasons_are_told(masked: bool) -> None:
+def test_reasons_given_by_xformers_are_reported(masked: bool) -> None:
     """None of its kernels runs on CPU tensors."""
     reason = memory_efficient._why_refused(CPU, torch.float16, 32, masked)
     assert reason is not None

@@ -216,7 +216,7 @@ def test_inputs_that_need_no_gradient_get_none(wanted: int) -> None:
 
 
 @pytest.mark.parametrize("used", [0, 1])
-def test_an_output_nobody_uses_has_no_part_in_the_gradient(used: int) -> None:
+def test_an_unused_output_has_no_part_in_the_gradient(used: int) -> None:
     drawn = draw(SMALL, DEVICE)
     results = []
     for impl in ("triton", "reference"):

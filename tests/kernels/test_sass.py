@@ -21,7 +21,7 @@ KERNEL = [
 ]
 
 
-def test_loops_are_found_outer_ones_first_and_a_slow_path_is_no_entry() -> None:
+def test_loops_are_found_outer_ones_first_and_a_slow_path_is_not_an_entry() -> None:
     assert [loop.header for loop in loops(KERNEL)] == [0x10, 0x40, 0x90]
     outer, inner, wait = loops(KERNEL)
     assert outer.addresses == {*range(0x10, 0x80, 0x10), 0x90, 0xA0, 0xB0}

@@ -325,7 +325,7 @@ def test_toi_a_lets_tokens_look_at_the_image_before_equation_8() -> None:
     torch.testing.assert_close(tokens, hat_c)
 
 
-def test_without_elp_pixels_are_multiplied_by_the_mean_word_and_the_query_stands_alone() -> None:
+def test_without_elp_pixels_are_multiplied_by_the_mean_word_and_the_query_is_the_only_token() -> None:
     model = make(linguistic_guidance="product")
     features, words, word_mask, offsets = inputs(2, 1)
     f_v = model.feature_enhancement(features).flatten(1, 2)

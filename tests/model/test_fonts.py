@@ -71,7 +71,7 @@ def test_a_letter_is_drawn_by_the_font_that_has_it(installed: None) -> None:
     )
 
 
-def test_a_letter_that_no_font_has_is_escaped_and_told_once(
+def test_a_letter_that_no_font_has_is_escaped_and_reported_once(
     installed: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

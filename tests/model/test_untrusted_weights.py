@@ -71,7 +71,7 @@ def test_numbers_that_are_not_finite_are_refused_with_the_tensors_name(
     assert not out.exists()
 
 
-def test_an_answer_that_is_not_finite_is_no_mask(weights: Path) -> None:
+def test_an_output_that_is_not_finite_gives_no_mask(weights: Path) -> None:
     """Finite weights may overflow, as these of 3e38 do."""
     predictor = Predictor(weights)
     with torch.no_grad():

@@ -123,7 +123,7 @@ def every_expression_is_there(file: Path, folder: Path, scores: dict[str, Any]) 
     assert sums[0] > 0
 
 
-def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_scored(
+def test_a_place_that_cannot_be_written_to_is_reported_before_anything_is_scored(
     folder: Path, tmp_path: Path
 ) -> None:
     typed = ["eval", str(folder / "model.safetensors"), str(folder / "cache"), "--split", "train"]

@@ -245,7 +245,7 @@ def test_files_about_other_expressions_are_refused_with_the_first_and_counts(
     assert "'another'" in said(done)
 
 
-def test_files_that_are_no_scored_expressions_are_one_sentence(dataset: Path, tmp_path: Path) -> None:
+def test_files_without_scored_expressions_give_a_one_line_error(dataset: Path, tmp_path: Path) -> None:
     one = expressions(tmp_path / "1.jsonl", dataset, move)
     line = json.loads(one.read_text().splitlines()[0])
     for content, reason in (

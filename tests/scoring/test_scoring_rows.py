@@ -128,7 +128,7 @@ def test_a_shares_interval_is_wilsons_where_expressions_are_independent() -> Non
     assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-5)
 
 
-def test_thirty_of_thirty_images_are_no_certainty() -> None:
+def test_thirty_of_thirty_images_still_have_an_interval() -> None:
     rows = Rows()
     for image_id in range(30):
         compared(rows, mask(0), mask(0), image_id=image_id)

@@ -232,7 +232,7 @@ def test_images_of_one_name_at_the_named_server_are_each_their_own(
             require_brushes(predictor, PHOTOS[path], prediction, {"bar": "object"})
 
 
-def test_no_other_server_is_asked_and_what_is_not_there_is_told_by_its_task(
+def test_no_other_server_is_asked_and_a_missing_image_is_reported_by_its_task(
     predictor: Predictor, studio: str
 ) -> None:
     good = next(iter(PHOTOS))
@@ -273,7 +273,7 @@ def test_no_other_server_is_asked_and_what_is_not_there_is_told_by_its_task(
         assert told(client, good) == (413, "task 1: its image has more than 99 bytes")
 
 
-def test_what_cannot_be_drawn_into_or_read_is_told(address: str) -> None:
+def test_an_interface_without_a_brush_or_that_cannot_be_read_is_refused(address: str) -> None:
     entities = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><View>&b;</View>'
     configs = {
         "": "is not XML",

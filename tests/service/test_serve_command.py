@@ -167,7 +167,7 @@ UPLOADS = {
 
 @pytest.mark.parametrize("make", [form, in_json])
 @pytest.mark.parametrize("upload", UPLOADS)
-def test_uploads_that_are_no_photograph_are_told(client: httpx.Client, upload: str, make: Any) -> None:
+def test_uploads_that_are_not_photographs_are_refused(client: httpx.Client, upload: str, make: Any) -> None:
     content, status, text = UPLOADS[upload]
     answer = client.post("/segment", **make(content, "dog"))
     assert answer.status_code == status, answer.text
@@ -217,7 +217,7 @@ def body(**fields: Any) -> bytes:
         (b"0" * (44 << 20), JSON, 413, "too large"),
     ],
 )
-def test_requests_that_cannot_be_read_are_told(
+def test_requests_that_cannot_be_read_are_refused(
     client: httpx.Client, content: bytes, headers: dict[str, Any], status: int, text: str
 ) -> None:
     answer = client.post("/segment", content=content, headers=headers)
@@ -225,7 +225,7 @@ def test_requests_that_cannot_be_read_are_told(
     assert text in answer.json()["error"]
 
 
-def test_forms_with_other_fields_are_told(client: httpx.Client) -> None:
+def test_forms_with_other_fields_are_refused(client: httpx.Client) -> None:
     photo = png(pixels(1))
     for asked, text in (
         ({"files": {"image": photo}, "data": {"sentences": ["dog"], "path": "/etc/passwd"}}, "expected one"),
@@ -295,7 +295,7 @@ def test_sigterm_answers_what_is_there_and_the_next_process_answers_the_same(
         assert "Traceback" not in again.said
 
 
-def test_what_cannot_be_started_is_told(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_cannot_be_started_says_why(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = maris_fast("serve", weights, "--port", port)

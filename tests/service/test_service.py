@@ -124,7 +124,7 @@ def test_the_queue_has_an_end_and_an_address_a_share_and_takes_turns(held: Held)
     assert order == ["begun", "other", "many 0", "many 1"]
 
 
-def test_what_takes_too_long_is_told_and_leaves_its_place(held: Held) -> None:
+def test_a_request_that_takes_too_long_is_answered_and_leaves_its_place(held: Held) -> None:
     with serving(held, at_once=1, seconds=1.0) as (address, _), client_of(address) as client:
         late = ask(client, HELD, "late")
         assert (late.status_code, late.json()) == (
@@ -135,7 +135,7 @@ def test_what_takes_too_long_is_told_and_leaves_its_place(held: Held) -> None:
         wait_until(lambda: ask(client, pixels(1), "soon").status_code == 200)
 
 
-def test_whoever_leaves_leaves_the_queue(held: Held) -> None:
+def test_a_client_that_disconnects_leaves_the_queue(held: Held) -> None:
     with serving(held, at_once=1, waiting=1) as (address, _), client_of(address) as client:
         with ThreadPoolExecutor(2) as people:
             begun = people.submit(ask, client, HELD, "begun")

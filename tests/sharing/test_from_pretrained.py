@@ -85,7 +85,7 @@ def test_commands_predict_by_the_name_of_a_model_of_the_hub(run: Path, hub: Hub,
     assert hub.requests == [], "the name of a folder is mistyped"
 
 
-def test_what_cannot_be_had_is_told_with_what_to_do(
+def test_a_model_that_cannot_be_downloaded_is_reported_with_a_remedy(
     run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants

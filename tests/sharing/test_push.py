@@ -140,7 +140,7 @@ def test_a_card_without_scores_says_so(run: Path, tmp_path: Path) -> None:
     assert "model-index" not in front_matter(card)
 
 
-def test_text_of_people_is_no_markdown() -> None:
+def test_text_from_users_is_not_markdown() -> None:
     assert plain("a|b\n<img> [x](y) `c`") == r"a\|b \<img\> \[x\](y) \`c\`"
 
 
@@ -174,7 +174,7 @@ def test_a_process_pushes_and_another_loads(run: Path, hub: Hub, monkeypatch: py
     assert done.stdout == "1\n"
 
 
-def test_what_cannot_be_pushed_is_told_with_what_to_do(
+def test_a_folder_that_cannot_be_pushed_is_reported_with_a_remedy(
     run: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(*arguments: object) -> str:

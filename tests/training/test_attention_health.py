@@ -66,7 +66,7 @@ def test_asking_adds_a_record_a_log_step_and_changes_nothing_else(runs: dict[str
     assert scores[0] == scores[1]
 
 
-def test_words_that_become_alike_are_told_once_with_the_setting(runs: dict[str, dict[str, Any]]) -> None:
+def test_words_that_become_alike_are_reported_once_with_the_setting(runs: dict[str, dict[str, Any]]) -> None:
     ran = runs["alike"]
     texts = [text for record in of_kind(ran, "attention") for text in record.get("warnings", ())]
     assert len(texts) == 1
@@ -81,7 +81,7 @@ def test_words_that_become_alike_are_told_once_with_the_setting(runs: dict[str, 
         assert record["block_1/gathered"] > 10
 
 
-def test_a_gate_that_closes_is_told_once_by_two_ranks_with_the_setting(
+def test_a_gate_that_closes_is_reported_once_by_two_ranks_with_the_setting(
     runs: dict[str, dict[str, Any]],
 ) -> None:
     ran = runs["closed"]
@@ -169,7 +169,7 @@ def values(place: int, **of: float) -> dict[str, float]:
     return {f"block_{place}/{name}": value for name, value in of.items()}
 
 
-def test_what_is_told_names_a_setting_that_is_not_set_already() -> None:
+def test_a_warning_names_a_setting_that_is_not_set_already() -> None:
     alike = values(2, cosine_before=0.4, cosine_after=0.9, gathered=12)
     closed = values(1, empty_pixels=0.1, empty_words=0.6)
     divided = Warnings(ModelSettings(language_norm="columns", empty_rows="all", keep="irrelevant"))
@@ -180,6 +180,6 @@ def test_what_is_told_names_a_setting_that_is_not_set_already() -> None:
     assert divided.new(alike | closed) == []
 
 
-def test_words_that_came_alike_and_a_gate_half_open_are_no_fault() -> None:
+def test_words_that_came_alike_and_a_gate_half_open_give_no_warning() -> None:
     warnings = Warnings(ModelSettings())
     assert warnings.new(values(1, cosine_before=0.85, cosine_after=0.9, empty_pixels=0.2)) == []

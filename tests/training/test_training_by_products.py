@@ -53,7 +53,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.process
-def test_a_folder_on_a_full_disk_is_told_before_anything_is_trained(left: dict[str, Any]) -> None:
+def test_a_folder_on_a_full_disk_is_reported_before_anything_is_trained(left: dict[str, Any]) -> None:
     no_lock, no_settings = left["full_from_the_start"]
     for said in (no_lock, no_settings):
         assert re.fullmatch(
@@ -146,7 +146,7 @@ def unread(cache: Path) -> tuple[Path, str]:
 
 
 @pytest.mark.process
-def test_nobody_who_reads_the_output_ends_no_run(unread: tuple[Path, str]) -> None:
+def test_a_closed_output_ends_no_run(unread: tuple[Path, str]) -> None:
     folder, _ = unread
     told = records(folder)
     assert [one["step"] for one in told if one["kind"] == "train"] == [1, 2, 3, 4]
@@ -182,7 +182,7 @@ def test_scores_that_cannot_be_shown_are_written_all_the_same(
     assert json.loads((tmp_path / "scores.json").read_text())["as written"]["expressions"] == 7
 
 
-def test_commands_make_all_that_they_make_with_nobody_to_read(
+def test_commands_write_all_their_files_with_closed_output(
     cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     scenes, made = tmp_path / "scenes", tmp_path / "imported"
@@ -233,7 +233,7 @@ def test_every_by_product_may_fail_at_once(cache: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb, which the project does not depend on")
-def test_wandb_at_a_port_where_nobody_listens_ends_no_run(cache: Path, tmp_path: Path) -> None:
+def test_wandb_at_a_closed_port_ends_no_run(cache: Path, tmp_path: Path) -> None:
     here = {
         "WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}",
         "WANDB_API_KEY": "0" * 40,
@@ -318,7 +318,7 @@ def test_a_resumed_log_has_each_step_once(tmp_path: Path) -> None:
     assert curve(tmp_path / "tensorboard", "train/loss") == EVERY
 
 
-def test_without_a_terminal_a_step_is_told_after_a_quiet_minute(
+def test_without_a_terminal_a_step_is_printed_after_a_quiet_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with RankZeroLogger(toy_settings(tmp_path), step=0, total_steps=9) as logger:
@@ -363,7 +363,7 @@ def closed_pipe() -> io.TextIOWrapper:
     return open(write, "w")
 
 
-def test_a_closed_pipe_is_told_once_and_its_lines_are_counted(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_pipe_is_reported_once_and_its_lines_are_counted(capfd: pytest.CaptureFixture[str]) -> None:
     pipe = closed_pipe()
     with standard_output(pipe) as streams:
         for number in range(5):

@@ -174,7 +174,7 @@ def test_weights_from_before_a_setting_was_there_are_those_of_its_default(tmp_pa
     assert torch.equal(loaded.state_dict()["mask_decoder.query"], model.state_dict()["mask_decoder.query"])
 
 
-def test_a_checkpoint_from_before_a_setting_was_there_goes_on_without_a_warning_of_it(
+def test_a_checkpoint_older_than_a_setting_resumes_without_a_warning_of_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "check_shapes", lambda *arguments: None)

@@ -67,7 +67,7 @@ def test_two_jobs_in_one_folder_the_second_is_refused_in_one_line(hung_up: tuple
     assert 'main.py", line' not in said
 
 
-def test_after_a_hangup_the_run_goes_on_through_a_restart_of_torchrun_to_a_warning(
+def test_after_a_hangup_the_run_resumes_through_a_restart_of_torchrun_to_a_warning(
     cache: Path, hung_up: tuple[Path, int, str]
 ) -> None:
     folder, step, _ = hung_up
@@ -136,7 +136,7 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more_there(cache: Path
     assert not (folder / "last.safetensors").exists()
 
 
-def test_the_batch_script_of_the_documentation_is_requeued_and_goes_on(cache: Path, tmp_path: Path) -> None:
+def test_the_batch_script_of_the_documentation_is_requeued_and_resumes(cache: Path, tmp_path: Path) -> None:
     """With stand-ins for srun, which starts one task, and scontrol; Slurm is not installed here."""
     recipe, *others = RECIPE.findall((ROOT / "docs" / "many_machines.md").read_text())
     assert not others

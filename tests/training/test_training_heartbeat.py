@@ -64,7 +64,7 @@ def text(reports: dict[int, Heard], culprits: tuple[int, ...], status: int = LOS
     return diagnosis.text
 
 
-def test_nobody_is_at_fault_while_all_are_heard_and_nobody_waits_long() -> None:
+def test_no_rank_is_at_fault_while_all_are_heard_and_none_waits_long() -> None:
     assert diagnose(RANKS, heard(), NOW, LIMITS) is None
     assert diagnose(RANKS, heard(r1=Heard(NOW - 29, beat())), NOW, LIMITS) is None
     waits = Heard(NOW, beat(waiting=179))
@@ -74,7 +74,7 @@ def test_nobody_is_at_fault_while_all_are_heard_and_nobody_waits_long() -> None:
     )
 
 
-def test_long_work_without_anybody_waiting_is_no_fault() -> None:
+def test_long_work_that_no_rank_waits_for_is_not_a_fault() -> None:
     slow = Heard(NOW, beat("evaluating", still=10_000))
     assert diagnose(RANKS, heard(r0=slow, r1=slow, r2=slow, r3=slow), NOW, LIMITS) is None
 
@@ -124,7 +124,7 @@ def test_the_rank_that_others_wait_for_is_named_with_what_it_does_by_the_limit_o
         assert "engine.timeout_minutes = 10" in text(reports, (1,))
 
 
-def test_ranks_that_all_wait_are_told_where() -> None:
+def test_ranks_that_all_wait_are_reported_with_their_places() -> None:
     waits = Heard(NOW, beat(waiting=200))
     message = text(heard(r0=waits, r1=waits, r2=waits, r3=waits), ())
     assert "rank 3 after step 7, train/engine.py:1 in step" in message
@@ -191,7 +191,7 @@ def test_only_the_very_process_is_killed() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_suspended_as_a_whole_goes_on(tmp_path: Path) -> None:
+def test_a_run_that_was_suspended_as_a_whole_continues(tmp_path: Path) -> None:
     """As by a batch system for another job, or with a laptop: no rank was heard, and none counts as lost."""
     with TwoHeartbeats(tmp_path / "log", silence=2, work=lambda ranks, heartbeat: stays(6)) as both:
         time.sleep(0.5)

@@ -155,7 +155,7 @@ def test_pooled_self_attention_is_proven_with_as_many_keys_as_it_has() -> None:
     assert lengths((33, 62), decoder_self_attention="pooled") == {(2048, 1024)}
 
 
-def test_a_run_that_goes_on_with_other_implementations_says_which(tmp_path: Path) -> None:
+def test_a_run_that_resumes_with_other_implementations_says_which(tmp_path: Path) -> None:
     file = tmp_path / "environment.json"
     file.write_text(json.dumps({"kernels": {"fake": {"a": "fast", "b": "usual", "c": None}}}))
     now = {"fake": {"a": "usual", "b": "usual", "c": "fast", "d": "fast"}, "other": {"a": "x"}}
@@ -169,7 +169,7 @@ def test_a_run_that_goes_on_with_other_implementations_says_which(tmp_path: Path
 
 
 @pytest.mark.parametrize(("step", "warned"), [(5, True), (0, False)])
-def test_the_run_folder_keeps_the_table_and_resuming_with_another_one_is_told(
+def test_the_run_folder_keeps_the_table_and_resuming_with_another_one_is_reported(
     step: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = {"data": {"cache": "none"}, "run": {"folder": tmp_path}}

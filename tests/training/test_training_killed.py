@@ -74,7 +74,7 @@ def kill_at(step: int, process: subprocess.Popen[str], written: Path, ranks: int
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_run_goes_on_in_the_same_order_with_two_ranks_then_one_then_two(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_in_the_same_order_with_two_ranks_then_one_then_two(tmp_path: Path) -> None:
     cache = write_tiny_cache(tmp_path)
     plan = uninterrupted(cache)
     launches = [

@@ -78,7 +78,7 @@ def test_a_used_folder_is_refused_in_one_line(trained: Path) -> None:
 
 
 @pytest.mark.process
-def test_a_skipped_sample_is_counted_and_told(trained: Path, tmp_path: Path) -> None:
+def test_a_skipped_sample_is_counted_and_reported(trained: Path, tmp_path: Path) -> None:
     cache = Path(shutil.copytree(trained / "cache", tmp_path / "cache"))
     with CacheReader(cache, "train") as reader:
         place = int(reader.index.offset[0, 1])

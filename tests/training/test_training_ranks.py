@@ -77,12 +77,12 @@ def test_maris_resumed_within_an_epoch_has_the_same_curve(two: list[dict[str, An
     assert parts == whole
 
 
-def test_another_stage_goes_on_from_a_checkpoint(two: list[dict[str, Any]]) -> None:
+def test_another_stage_resumes_from_a_checkpoint(two: list[dict[str, Any]]) -> None:
     for curve in two[0]["other_stage"].values():
         assert_close(curve, two[0]["resume"]["0"][0][0])
 
 
-def test_another_number_of_ranks_goes_on_from_a_checkpoint(
+def test_another_number_of_ranks_resumes_from_a_checkpoint(
     two: list[dict[str, Any]], one: dict[str, Any]
 ) -> None:
     curve, whole = one["other_ranks"], two[0]["resume"]["0"][0][0]

@@ -112,7 +112,7 @@ def test_pictures_of_both_evaluations_show_the_same_truth(folder: Path) -> None:
 
 
 @pytest.mark.process
-def test_wandb_is_told_the_same(folder: Path) -> None:
+def test_wandb_gets_the_same_records(folder: Path) -> None:
     start, *told = json.loads((folder / "packages" / "told.json").read_text())
     assert (start["project"], start["name"], start["resume"]) == ("maris", "run", "allow")
     losses = [(step, values["train/loss"]) for step, values in told if "train/loss" in values]

@@ -92,7 +92,7 @@ CASES: dict[str, tuple[Damage, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_checkpoints_that_cannot_be_used_are_told_one_by_one(folder: Path, case: str) -> None:
+def test_checkpoints_that_cannot_be_used_are_listed_one_by_one(folder: Path, case: str) -> None:
     damage, words = CASES[case]
     for name, spoil in damage.items():
         spoil(folder / "checkpoints" / name)
@@ -164,7 +164,7 @@ os.chmod(folder, 0o755)
     assert loaded == f"weights {weights} cannot be read: [Errno 13] Permission denied: '{weights}'"
 
 
-def test_a_torn_newest_one_and_a_good_older_one_go_on(folder: Path) -> None:
+def test_a_run_resumes_from_an_older_checkpoint_if_the_newest_is_torn(folder: Path) -> None:
     cut(folder / "checkpoints" / "step-00000008" / TENSORS)
     found = resuming.find(settings(folder))
     assert found is not None
@@ -222,7 +222,7 @@ def test_what_a_crash_left_half_written_goes_with_the_next_checkpoint(folder: Pa
     assert sorted(path.name for path in kept.iterdir()) == ["step-00000008", "step-00000012"]
 
 
-def test_a_run_stopped_before_its_first_checkpoint_starts_anew_and_loses_nothing(
+def test_a_run_stopped_before_its_first_checkpoint_starts_again_and_loses_nothing(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("best.safetensors", "last.safetensors", "latest-checkpoint"):
@@ -253,7 +253,7 @@ def test_a_folder_that_was_only_moved_aside_is_a_new_one(folder: Path) -> None:
         assert resuming.find(settings(folder, resume)) is None
 
 
-def test_somebody_elses_folder_is_never_moved(tmp_path: Path) -> None:
+def test_a_folder_that_holds_no_run_is_never_moved(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     for resume in ("auto", "restart"):
         with pytest.raises(ConfigError, match="holds no run"):

@@ -103,7 +103,7 @@ def test_pictures_that_cannot_be_written_are_said_once_and_counted(
     assert count == "pictures: pictures that could not be written: 2"
 
 
-def test_a_mirror_that_fails_is_switched_off_and_the_run_goes_on(
+def test_a_mirror_that_fails_is_switched_off_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def offline(**_: Any) -> None:

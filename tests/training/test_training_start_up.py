@@ -52,7 +52,9 @@ def test_one_rank_is_started_without_the_launcher_and_knows_its_place(tmp_path: 
     assert told.read_text().split() == [str(os.getpid()), "1"]
 
 
-def test_the_launcher_is_told_what_it_would_guess_and_warn_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_launcher_gets_the_variables_that_it_would_guess_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     words, variables = launched(2, "main.py")
     assert Path(words[1]).name == "deepspeed"

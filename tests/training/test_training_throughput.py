@@ -95,7 +95,7 @@ def test_a_gpu_has_the_peak_of_its_name_or_none(name: str, peak: float | None) -
     assert peak_by_name(name) == peak
 
 
-def test_a_cpu_has_no_mfu_unless_told_its_peak() -> None:
+def test_a_cpu_has_no_mfu_unless_its_peak_is_set() -> None:
     cpu = torch.device("cpu")
     assert peak_tflops(cpu) is None
     assert peak_tflops(cpu, 0.5) == 0.5
