@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 from torch import Tensor
@@ -86,44 +88,42 @@ def gram_of_words(z_l: Tensor, unused: Tensor, sizes: Blocks) -> tuple[Tensor, T
     return gram, word_sum
 
 
+class WalkInputs(NamedTuple):
+    """What a walk over the visual tokens reads, in the order of the kernels' arguments."""
+
+    grad_f_lav: Tensor
+    z_v: Tensor
+    z_l: Tensor
+    ln_v_weight: Tensor
+    expr_offsets: Tensor | None
+    mean: Tensor
+    rstd: Tensor
+    gate: Tensor
+    dy: Tensor
+    shift: Tensor
+    gram: Tensor
+    word_sum: Tensor
+
+
 def walk_in_chunks(
-    grad_f_lav: Tensor,
-    z_v: Tensor,
-    z_l: Tensor,
-    ln_v_weight: Tensor,
-    expr_offsets: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    gate: Tensor,
-    dy: Tensor,
-    shift: Tensor,
-    gram: Tensor,
-    word_sum: Tensor,
-    sizes: Blocks,
-    columns: bool,
-    factor: float,
+    inputs: WalkInputs, sizes: Blocks, columns: bool, factor: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dz_v, partial dz_l [E, splits, L_t, C], partial sums of f_lav's LayerNorm; a program walks an image."""
+    grad_f_lav, z_v, z_l, ln_v_weight, expr_offsets, *saved_and_words = inputs
     E, L_t, C = z_l.shape
     images, L_v, _ = z_v.shape
     walk = sizes.backward
     tiles_per_split, splits = split_evenly(triton.cdiv(L_v, walk.rows), images, walk.programs)
     dz_v, dz_l_partial = torch.empty_like(z_v), empty_fp32(z_l, E, splits, L_t, C)
     dw_v, db_v = empty_fp32(z_l, images * splits, C), empty_fp32(z_l, images * splits, C)
-    dz_v_sum = dy if expr_offsets is None else empty_fp32(z_l, images, splits, walk.rows, C)
+    dz_v_sum = inputs.dy if expr_offsets is None else empty_fp32(z_l, images, splits, walk.rows, C)
     mutual_attention_bwd_kernel[(images, splits)](
         aligned(grad_f_lav),
         z_v,
         z_l,
         aligned(ln_v_weight),
         z_l if expr_offsets is None else expr_offsets.contiguous(),
-        mean,
-        rstd,
-        gate,
-        dy,
-        shift,
-        gram,
-        word_sum,
+        *saved_and_words,
         dz_v,
         dz_v_sum,
         dz_l_partial,
@@ -133,11 +133,11 @@ def walk_in_chunks(
         L_t,
         tiles_per_split,
         C=C,
-        GATE_WORDS=gate.shape[2],
+        GATE_WORDS=inputs.gate.shape[2],
         COLUMNS=columns,
         SCALE=factor,
         HAS_GROUPS=expr_offsets is not None,
-        HAS_GRAM=gram is not dy,
+        HAS_GRAM=inputs.gram is not inputs.dy,
         BLOCK_V=walk.rows,
         BLOCK_T=sizes.words,
         CHUNK=walk.chunk,
@@ -150,23 +150,10 @@ def walk_in_chunks(
 
 
 def walk_by_tma(
-    grad_f_lav: Tensor,
-    z_v: Tensor,
-    z_l: Tensor,
-    ln_v_weight: Tensor,
-    expr_offsets: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    gate: Tensor,
-    dy: Tensor,
-    shift: Tensor,
-    gram: Tensor,
-    word_sum: Tensor,
-    sizes: Blocks,
-    columns: bool,
-    factor: float,
+    inputs: WalkInputs, sizes: Blocks, columns: bool, factor: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same on Hopper, for up to 32 words: a program walks an expression, images are summed after it."""
+    grad_f_lav, z_v, z_l, ln_v_weight, expr_offsets, *saved_and_words = inputs
     E, L_t, C = z_l.shape
     images, L_v, _ = z_v.shape
     walk, block_c = sizes.backward, triton.next_power_of_2(C)
@@ -184,13 +171,7 @@ def walk_by_tma(
         z_l,
         aligned(ln_v_weight),
         offsets,
-        mean,
-        rstd,
-        gate,
-        dy,
-        shift,
-        gram,
-        word_sum,
+        *saved_and_words,
         of_expressions,
         dz_l_partial,
         dw_v,

@@ -12,6 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.mutual_attention.backward_launches import (
+    WalkInputs,
     backward_of_words,
     finish_words,
     gram_of_words,
@@ -284,23 +285,10 @@ def mutual_attention_bwd(
         dy, shift, dw_l, db_l = backward_of_words(grad_f_val, y, z_l, column_sum, ln_l_weight, eps, columns)
         gram, word_sum = gram_of_words(z_l, dy, sizes)
         walk = walk_by_tma if sizes.backward.by_tma else walk_in_chunks
-        dz_v, dz_l_partial, dw_v, db_v = walk(
-            grad_f_lav,
-            z_v,
-            z_l,
-            ln_v_weight,
-            expr_offsets,
-            mean,
-            rstd,
-            gate,
-            dy,
-            shift,
-            gram,
-            word_sum,
-            sizes,
-            columns,
-            scale(scaled, C),
+        inputs = WalkInputs(
+            grad_f_lav, z_v, z_l, ln_v_weight, expr_offsets, mean, rstd, gate, dy, shift, gram, word_sum
         )
+        dz_v, dz_l_partial, dw_v, db_v = walk(inputs, sizes, columns, scale(scaled, C))
         dz_l = finish_words(dy, dz_l_partial, column_sum, z_l, columns)
         return (
             dz_v,
