@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from maris_fast.ablation.record import ABLATION, DONE, Record
+from maris_fast.bench.program import run_program
 from maris_fast.bench.results import ROOT, Row, Suite, device_folder, load
 from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY
 from maris_fast.data_shards.synthetic.pretraining import SAM, TEXT
@@ -203,4 +204,4 @@ def _health(logged: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

@@ -20,6 +20,7 @@ import torch
 import typer
 from numpy.typing import NDArray
 
+from maris_fast.bench.program import run_program
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.scoring.intervals import Difference, Interval, Ratio, draws, studentised, wilson
 from maris_fast.system.terminal import say
@@ -31,6 +32,8 @@ TERMS = {"oIoU": (1, 2), "mIoU": (3, 0), "Pr@50": (4, 0), "Pr@90": (5, 0)}
 """Columns of ``population``: numerator and denominator."""
 MODELS = {"a good model": 0.6, "a weak model": -1.2}
 """Mean easiness of an image."""
+SIZES = (5, 10, 30, 100, 300)
+"""Images of a test set."""
 
 
 @lru_cache(maxsize=1)
@@ -105,13 +108,15 @@ def _intervals(drawn: NDArray[np.float64], resamples: int) -> dict[str, dict[str
 def main(
     cases: Annotated[int, typer.Option(min=1, help="test sets of each size")] = 1000,
     resamples: Annotated[int, typer.Option(min=1, help="of the bootstrap")] = 1000,
-    sizes: Annotated[str, typer.Option(help="images of a test set, with commas between")] = "5,10,30,100,300",
+    size: Annotated[
+        list[int] | None, typer.Option(min=1, help="images of a test set; may be repeated; default: 5 to 300")
+    ] = None,
     out: Annotated[Path, typer.Option(help="where <device>/interval_coverage.json goes")] = BENCH / "results",
 ) -> None:
     """Draw test sets and count coverage; ``maris-fast bench report`` draws the table."""
     rows: list[Row] = []
     for model, hits in MODELS.items():
-        for images in map(int, sizes.split(",")):
+        for images in size or SIZES:
             say(f"{model}, {images} images")
             found = coverage(images=images, cases=cases, resamples=resamples, hits=hits)
             rows += [{"model": model, "cases": cases, "resamples": resamples, **row} for row in found]
@@ -120,4 +125,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

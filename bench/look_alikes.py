@@ -20,6 +20,7 @@ import torch
 import typer
 from PIL import Image
 
+from maris_fast.bench.program import run_program
 from maris_fast.bench.results import BENCH, Row, Suite
 from maris_fast.data_shards.looks import Look, look_of
 from maris_fast.images import load_image
@@ -95,4 +96,4 @@ def _distance(one: Look, other: Look) -> int:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
 import typer
 from torch import Tensor
 
+from maris_fast.bench.program import run_program
 from maris_fast.bench.results import BENCH, Row, Suite
-from maris_fast.config import FeatureDtype, SamSettings
+from maris_fast.config import MOST_PIXELS_A_SIDE, FeatureDtype, SamSettings
 from maris_fast.data_shards.cache.features import as_tensor, from_stored, to_stored
 from maris_fast.encoders import SamEncoder
 from maris_fast.images import load_image
@@ -27,14 +28,18 @@ from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 
 ONE_SCALE = "int8, one scale a channel for the whole data set"
-LARGEST_INT8 = 127
+LARGEST_INT8 = torch.iinfo(torch.int8).max
 
 
 def main(
     photographs: Annotated[Path, typer.Argument(help="a folder; its .jpg files, at any depth")],
     count: Annotated[int, typer.Option(min=1, help="of them, evenly spaced")] = 24,
-    arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h")] = "vit_b",
-    image_size: Annotated[int, typer.Option(help="longest side, pixels")] = 512,
+    arch: Annotated[
+        Literal["vit_h", "vit_l", "vit_b", "vit_tiny"], typer.Option(help="SAM's image encoder")
+    ] = "vit_b",
+    image_size: Annotated[
+        int, typer.Option(min=1, max=MOST_PIXELS_A_SIDE, help="longest side, pixels")
+    ] = 512,
     weights: Annotated[str, typer.Option(help="a checkpoint of SAM, or random")] = "random",
     out: Annotated[Path, typer.Option(help="where <device>/stored_types.json goes")] = BENCH / "results",
 ) -> None:
@@ -42,7 +47,7 @@ def main(
     found = sorted(photographs.rglob("*.jpg"))
     if not found:
         raise typer.BadParameter(f"no .jpg file below {photographs}")
-    settings = SamSettings.model_validate({"arch": arch, "weights": weights, "image_size": image_size})
+    settings = SamSettings(arch=arch, weights=weights, image_size=image_size)
     device, precision = place("auto", "auto")
     encoder = SamEncoder(settings, device, precision)
     chosen = found[:: max(1, len(found) // count)][:count]
@@ -106,4 +111,4 @@ def _relative(back: Tensor, level: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

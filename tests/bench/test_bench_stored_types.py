@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from maris_fast.bench import stored_types
 from maris_fast.bench.drawing.stored_types import stored_types_block
+from maris_fast.bench.program import run_program
 from maris_fast.bench.results import load
 from maris_fast.bench.stored_types import ONE_SCALE, measured
 
@@ -55,3 +57,17 @@ def test_photographs_become_a_results_file_and_its_table(tmp_path: Path) -> None
     sizes = [float(line.split("|")[2]) for line in lines[2:6]]
     assert sizes[2] == pytest.approx(2 * sizes[3], abs=0.01)
     assert "(2 photographs, vit_tiny at 64 px, weights: random; " in lines[-1]
+
+
+def test_an_error_of_a_benchmark_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    asked = ["stored_types", str(tmp_path), "--weights", str(tmp_path / "sam.pth"), "--arch", "vit_tiny"]
+    monkeypatch.setattr(sys, "argv", asked)
+    with pytest.raises(SystemExit) as ended:
+        run_program(stored_types.main)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: no weights at {tmp_path / 'sam.pth'}; ")
+    assert "encoders.sam.weights" in line
