@@ -77,12 +77,12 @@ WAYS_OUT = (
 class Unusable:
     """A checkpoint that cannot be resumed from.
 
-    ``torn``: it was never complete, or is damaged, so that an older one takes its place and it may be
+    ``damaged``: it is incomplete or damaged, so that an older one takes its place and it may be
     overwritten. One that merely cannot be read now, or by this version, may hold days of training.
     """
 
     why: str
-    torn: bool
+    damaged: bool
 
 
 def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -> Path:
@@ -99,7 +99,7 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
     there = _look(final)
     if isinstance(there, RunState):
         return final  # resumed from there and stopped at once
-    if not there.torn:
+    if not there.damaged:
         raise CheckpointError(f"checkpoint {final} is not written again: it is there, but {there.why}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
         (partial / STATE).write_text(state.model_dump_json(indent=1))
         for file in (partial / TENSORS, partial / STATE, partial):
             flush(file)
-        _discard(final)  # a torn one
+        _discard(final)  # a damaged one
         partial.rename(final)
         flush(folder)
     except (OSError, SafetensorError) as error:  # safetensors raises its own for a full disk
@@ -136,18 +136,18 @@ def save(run: Path, state: RunState, tensors: Mapping[str, Tensor], keep: int) -
 
 
 def newest(run: Path) -> tuple[Path, RunState] | None:
-    """The newest complete checkpoint of ``run``, None if there is none; torn ones are skipped.
+    """The newest complete checkpoint of ``run``, None if there is none; damaged ones are skipped.
 
     Raises:
-        CheckpointError: all are torn, or one that is not torn cannot be used; says what was found in each.
+        CheckpointError: all are damaged, or an undamaged one cannot be used; says what is in each.
     """
     seen: dict[Path, RunState | Unusable] = {}
     for folder in _newest_first(run):
         seen[folder] = found = _look(folder)
         passed = {other: one for other, one in seen.items() if isinstance(one, Unusable)}
-        if isinstance(found, RunState) and all(one.torn for one in passed.values()):
+        if isinstance(found, RunState) and all(one.damaged for one in passed.values()):
             for other, one in passed.items():
-                log.warning("checkpoint %s is torn and skipped: it %s", other, one.why)
+                log.warning("checkpoint %s is incomplete or damaged and skipped: it %s", other, one.why)
             return folder, found
     if not seen:
         return None
@@ -239,23 +239,23 @@ def _look(folder: Path) -> RunState | Unusable:
             return Unusable(
                 f"has format version {version}, this program reads {FORMAT_VERSION}: another version of "
                 "the program wrote it",
-                torn=False,
+                damaged=False,
             )
         state = RunState.model_validate(values)
         path = folder / TENSORS
         digest = sha256_of(path)
     except (FileNotFoundError, NotADirectoryError):
-        return Unusable(f"has no {path.name}", torn=True)
+        return Unusable(f"has no {path.name}", damaged=True)
     except PermissionError as error:
-        return Unusable(f"has a {path.name} that this user has no right to read ({error})", torn=False)
+        return Unusable(f"has a {path.name} that this user has no right to read ({error})", damaged=False)
     except OSError as error:
-        return Unusable(f"has a {path.name} that cannot be read ({error})", torn=False)
+        return Unusable(f"has a {path.name} that cannot be read ({error})", damaged=False)
     except (ValidationError, KeyError, TypeError) as error:
-        return Unusable(f"has a {STATE} of another version of the program ({error!r})", torn=False)
+        return Unusable(f"has a {STATE} of another version of the program ({error!r})", damaged=False)
     except (ValueError, RecursionError):
-        return Unusable(f"has a {STATE} that is cut or damaged", torn=True)
+        return Unusable(f"has a {STATE} that is truncated or damaged", damaged=True)
     if digest != state.sha256:
-        return Unusable(f"has a {TENSORS} that is cut or damaged (SHA-256)", torn=True)
+        return Unusable(f"has a {TENSORS} that is truncated or damaged (SHA-256)", damaged=True)
     return state
 
 

@@ -193,4 +193,4 @@ def _step_of(line: bytes) -> float:
         step: int = json.loads(line)["step"]
         return step
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # torn by a crash
+        return float("inf")  # truncated by a crash

@@ -257,7 +257,7 @@ def test_a_process_that_is_ended_loses_no_finished_image(
 
 
 @pytest.mark.parametrize("cut", [1, 40, 400])
-def test_a_torn_line_is_predicted_again(
+def test_a_truncated_line_is_predicted_again(
     weights: Path, photos: Path, whole: Path, tmp_path: Path, cut: int
 ) -> None:
     out = tmp_path / "out"

@@ -59,7 +59,7 @@ def ablate(*arguments: object) -> Result:
 
 
 def trained(run_folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's steps, without a torn last line."""
+    """The records of a run's steps, without a truncated last line."""
     lines = (run_folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     records = [json.loads(line) for line in lines if line.endswith("\n")]
     return [one for one in records if one["kind"] == "train"]

@@ -312,7 +312,7 @@ def write_steps(folder: Path, first: int, last: int) -> None:
 def test_a_resumed_log_has_each_step_once(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 6)
     with (tmp_path / "metrics.jsonl").open("ab") as file:
-        file.write(b'{"kind": "train", "st\xff')  # torn by a crash
+        file.write(b'{"kind": "train", "st\xff')  # truncated by a crash
     write_steps(tmp_path, 4, 9)
     assert [one["step"] for one in records(tmp_path, "train")] == EVERY
     assert curve(tmp_path / "tensorboard", "train/loss") == EVERY

@@ -87,7 +87,7 @@ def test_a_failure_at_any_point_leaves_the_last_good_one(
 
 @pytest.mark.parametrize("file", [STATE, "state.safetensors"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
-def test_a_torn_one_is_passed_over_and_written_again(
+def test_a_damaged_one_is_passed_over_and_written_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: str
 ) -> None:
     save(tmp_path, 1, 2)
@@ -103,13 +103,13 @@ def test_a_torn_one_is_passed_over_and_written_again(
         )
     with caplog.at_level(logging.WARNING):
         assert newest_step(tmp_path) == 1
-    assert "step-00000002 is torn" in caplog.text
-    assert ("it has no " if damage == "missing" else "is cut or damaged") in caplog.text
+    assert "step-00000002 is incomplete or damaged" in caplog.text
+    assert ("it has no " if damage == "missing" else "is truncated or damaged") in caplog.text
     save(tmp_path, 2)
     assert newest_step(tmp_path) == 2
 
 
-def test_torn_ones_do_not_push_good_ones_out(tmp_path: Path) -> None:
+def test_damaged_ones_do_not_push_good_ones_out(tmp_path: Path) -> None:
     save(tmp_path, 1, 5)
     (tmp_path / "checkpoints" / "step-00000005" / STATE).unlink()
     save(tmp_path, 3, keep=1)

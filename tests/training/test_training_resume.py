@@ -125,7 +125,7 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(folder: Path, gone: lis
 
 
 @pytest.mark.process
-def test_what_may_not_be_read_is_neither_torn_nor_missing(folder: Path) -> None:
+def test_what_may_not_be_read_is_neither_damaged_nor_missing(folder: Path) -> None:
     require_nameless_user()
     state, weights = folder / "checkpoints" / "step-00000008" / STATE, folder / "best.safetensors"
     script = """
@@ -159,12 +159,12 @@ os.chmod(folder, 0o755)
     found, loaded, closed = done.stdout.splitlines()
     assert f"step-00000008 has a {STATE} that this user has no right to read" in found
     assert "step-00000004 is whole" in found
-    assert "torn" not in found
+    assert "damaged" not in found
     assert closed.startswith(f"run.folder {folder} cannot be read: [Errno 13] Permission denied: ")
     assert loaded == f"weights {weights} cannot be read: [Errno 13] Permission denied: '{weights}'"
 
 
-def test_a_run_resumes_from_an_older_checkpoint_if_the_newest_is_torn(folder: Path) -> None:
+def test_a_run_resumes_from_an_older_checkpoint_if_the_newest_is_damaged(folder: Path) -> None:
     cut(folder / "checkpoints" / "step-00000008" / TENSORS)
     found = resuming.find(settings(folder))
     assert found is not None
