@@ -119,7 +119,7 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
                     label="Photograph", type="filepath", sources=["upload", "clipboard"], height=360
                 )
                 sentences = gr.Textbox(
-                    label="Sentences, one a line", lines=3, placeholder="the dog on the left"
+                    label="Sentences, one per line", lines=3, placeholder="the dog on the left"
                 )
                 button = gr.Button("Segment", variant="primary")
                 if chosen:
@@ -145,9 +145,9 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
                     gr.Markdown("Which words a pixel attends to, and where each word attends.")
                     sentence = gr.Dropdown(label="Sentence", allow_custom_value=True)
                     with gr.Row():
-                        x = gr.Number(label="x of the spot", precision=0, value=None, min_width=80)
-                        y = gr.Number(label="y of the spot", precision=0, value=None, min_width=80)
-                    gr.Markdown("Click the photograph to choose a spot; without one it is inside the mask.")
+                        x = gr.Number(label="Pixel x", precision=0, value=None, min_width=80)
+                        y = gr.Number(label="Pixel y", precision=0, value=None, min_width=80)
+                    gr.Markdown("Click the photograph to choose a pixel; without one it is inside the mask.")
                     look = gr.Button("Show attention", variant="primary")
                     sheets = gr.Gallery(
                         label="Attention",
@@ -165,7 +165,7 @@ def page(demo: Demo, served: ServedFiles, title: str, examples: Sequence[Path] =
         # A file that browsers cannot show, such as an SVG drawing named .png, leaves an empty frame.
         taken = photo.upload(_require_photograph, photo, None, **unqueued)
         taken.failure(lambda: None, None, photo, **unqueued)
-        photo.select(_spot, None, [x, y], **unqueued)
+        photo.select(_pixel, None, [x, y], **unqueued)
         photo.change(
             lambda: (None, None, None, None, "", None),
             None,
@@ -256,7 +256,7 @@ def _seconds(answer: Answer) -> str:
     return f"photograph encoded in {answer.encoding_seconds:.2f} s, {sentences}"
 
 
-def _spot(event: gr.SelectData) -> tuple[int, int]:
+def _pixel(event: gr.SelectData) -> tuple[int, int]:
     with _told():
         match event.index:
             case [int() | float() as x, int() | float() as y] if math.isfinite(x) and math.isfinite(y):

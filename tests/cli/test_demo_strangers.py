@@ -86,16 +86,16 @@ def test_a_path_as_sentences_is_not_read_as_a_file(client: httpx.Client, secret:
     for path in (secret, "/etc/passwd", "/proc/self/environ"):
         for sentences in (described(path), [described(path)], {"value": described(path)}, [str(path)]):
             said = queued(client, "segment", [mine, sentences])
-            assert said.get("error", "").startswith("Sentences, one a line is not text"), said
+            assert said.get("error", "").startswith("Sentences, one per line is not text"), said
 
 
 def test_other_fields_and_functions_take_no_file_either(client: httpx.Client, secret: Path) -> None:
     mine, theirs = described(uploaded(client)), described(secret)
     attention = [
         ([mine, theirs, None, None], "Sentence is not text"),
-        ([mine, "dog", theirs, 1], "x of the spot is not a number"),
-        ([mine, "dog", 1, [theirs]], "y of the spot is not a number"),
-        ([mine, "dog", True, 1], "x of the spot is not a number"),
+        ([mine, "dog", theirs, 1], "Pixel x is not a number"),
+        ([mine, "dog", 1, [theirs]], "Pixel y is not a number"),
+        ([mine, "dog", True, 1], "Pixel x is not a number"),
     ]
     for data, wanted in attention:
         assert queued(client, "attention", data)["error"] == wanted + (
@@ -111,7 +111,7 @@ def test_other_fields_and_functions_take_no_file_either(client: httpx.Client, se
         assert answer.status_code == 500
         assert wanted in answer.json()["error"]
     spot = {"data": [], "event_data": {"index": [theirs, 1]}}
-    assert SECRET not in client.post("/gradio_api/run/_spot", json=spot).text
+    assert SECRET not in client.post("/gradio_api/run/_pixel", json=spot).text
 
 
 def test_only_an_uploaded_photograph_is_segmented(
