@@ -21,6 +21,7 @@ from maris_fast.system.launchers import alone, free_port
 SECONDS_TO_STOP = 120.0
 """Time for ranks to finish a step and write a checkpoint."""
 PR_SET_CHILD_SUBREAPER = 36
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 Ranks = Annotated[int, typer.Option(min=1, help="processes on this machine")]
 
@@ -39,8 +40,10 @@ def launch(ranks: int, *command: str) -> int:
         except KeyboardInterrupt:
             _end_ranks()
             raise
-        if status < 0:  # ended by a signal that this process did not get
+        if status <= 0 and (status or any(_ranks())):
+            # DeepSpeed's launcher was ended by a signal; if its process for this machine was, it reports 0.
             _end_ranks()
+            status = status or 1
     return status
 
 
@@ -82,22 +85,25 @@ def launched(ranks: int, *command: str, devices: Sequence[str] = ()) -> tuple[li
     One rank needs no launcher, which takes longer to start than the rank itself.
 
     Args:
-        devices: a GPU for each rank; the first ones by default.
+        devices: a GPU for each rank; by default the first ones, of CUDA_VISIBLE_DEVICES if it is set.
     """
+    python = [sys.executable, "-u", *(["-m", *command[1:]] if command[0] == "--module" else command)]
+    visible = ",".join(devices) if devices else os.environ.get(VISIBLE)
     if ranks == 1:
-        words = ["-m", *command[1:]] if command[0] == "--module" else command
-        visible = {"CUDA_VISIBLE_DEVICES": devices[0]} if devices else {}
-        return [sys.executable, "-u", *words], {**alone(), **visible}
+        return python, {**alone(), **({} if visible is None else {VISIBLE: visible})}
     launcher = Path(sys.executable).with_name("deepspeed")
     # Programs of this Python environment come first, whatever else is on PATH.
     variables = {"PATH": f"{launcher.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    where = ["--include", f"localhost:{','.join(devices)}"]
-    if not devices:
-        where = ["--num_gpus", str(ranks)]
-        # Ranks set their own; without it the launcher warns twice if the machine has no GPU.
-        variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")
+    # Ranks set their own; without it the launcher warns twice if the machine has no GPU.
+    variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")
+    if visible is not None:
+        # The launcher gives each rank the numbers 0 to `ranks` - 1 and knows no names of GPUs, so each rank
+        # sets the variable itself. The launcher would announce that it ignores the variable, unless empty.
+        variables[VISIBLE] = ""
+        python = ["env", f"{VISIBLE}={visible}", *python]
     # The launcher's default is a fixed port, on which two runs on a machine would collide.
-    port = ["--master_port", str(free_port())]
+    where = ["--num_gpus", str(ranks), "--master_port", str(free_port())]
     # The launcher's routine messages would come before those of the command.
     quiet = ["--log_level", "error"]
-    return [sys.executable, str(launcher), *quiet, *where, *port, *command], variables
+    as_given = ["--no_python", "--no_local_rank"]
+    return [sys.executable, str(launcher), *quiet, *where, *as_given, *python], variables

@@ -52,11 +52,49 @@ def test_one_rank_is_started_without_the_launcher_and_knows_its_place(tmp_path: 
     assert told.read_text().split() == [str(os.getpid()), "1"]
 
 
-def test_the_launcher_gets_the_variables_that_it_would_guess_with_a_warning(
+def test_the_launcher_gets_the_variable_that_it_would_guess_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     words, variables = launched(2, "main.py")
     assert Path(words[1]).name == "deepspeed"
     assert variables["DS_ACCELERATOR"] == "cpu"
-    assert "DS_ACCELERATOR" not in launched(2, "main.py", devices=("2", "3"))[1], "it counts GPUs there"
+
+
+@pytest.mark.parametrize("visible", ["3,5", "GPU-a1,GPU-b2", ""], ids=["numbers", "names", "none"])
+def test_each_rank_sees_the_gpus_of_cuda_visible_devices_in_their_order(
+    visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\n"
+        "told = Path(sys.argv[1], os.environ['LOCAL_RANK'])\n"
+        "told.write_text(os.environ['CUDA_VISIBLE_DEVICES'] + ' '.join(sys.argv[2:]))\n"
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert launch(2, str(script), str(tmp_path), "a value", "key=1") == 0
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [f"{visible}a value key=1"] * 2
+    assert "VISIBLE_DEVICES" not in capfd.readouterr().out
+
+
+def test_gpus_of_an_ablations_run_come_before_those_of_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert launched(1, "main.py", devices=("2",))[1]["CUDA_VISIBLE_DEVICES"] == "2"
+    assert "CUDA_VISIBLE_DEVICES=2,3" in launched(2, "main.py", devices=("2", "3"))[0]
+
+
+def test_a_killed_launcher_is_a_failure_and_ends_its_ranks(tmp_path: Path) -> None:
+    """DeepSpeed's runner reports 0 when its process for this machine is killed."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, signal, sys, time\nfrom pathlib import Path\n"
+        "mine = Path(sys.argv[1], os.environ['RANK'])\nmine.write_text(str(os.getpid()))\n"
+        "while not (mine.parent / '0').exists() or not (mine.parent / '1').exists():\n"
+        "    time.sleep(0.05)\n"
+        "if mine.name == '0':\n    os.kill(os.getppid(), signal.SIGKILL)\n"
+        "time.sleep(100)\n"
+    )
+    assert launch(2, str(script), str(tmp_path)) == 1
+    for rank in "01":
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / rank).read_text()), 0)
