@@ -31,8 +31,8 @@ from maris_fast.system.terminal import say
 SUITE = "equation_readings"
 CONTROLS = ("without_ma", "sdf")
 PRINTED = ("gate", "no_gate")
-BEST = ("columns_scaled", "gate_columns_scaled", "gate_columns_rows_scaled")
-READING = ("fusion", "ma_blocks", "keep", "language_norm", "empty_rows", "score_scale")
+BEST = ("columns_scaled", "columns_scaled_centered", "gate_columns_scaled", "gate_columns_rows_scaled")
+READING = ("fusion", "ma_blocks", "keep", "language_norm", "empty_rows", "score_scale", "visual_center")
 LONGER = ("schedule.epochs=12",)
 """Three times the steps of the others."""
 HEALTH = ("kept_pairs", "empty_pixels", "empty_words", "gathered", "cosine_before", "cosine_after")

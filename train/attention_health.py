@@ -80,7 +80,7 @@ def _block_sums(
     tau: Tensor,
     groups: Tensor | None,
 ) -> Tensor:
-    z_v, z_l = block.W_v(f_v).float(), block.W_l(f_l).float()
+    z_v, z_l = block.z_v(f_v).float(), block.W_l(f_l).float()
     with torch.autocast(z_v.device.type, enabled=False):
         z_v = tokens_of_expressions(z_v, groups, len(z_l))
         S = relevance(z_v, z_l, block.reading)

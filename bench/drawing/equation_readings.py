@@ -13,6 +13,7 @@ WORDS = {
     "language_norm": {"columns": "column means"},
     "empty_rows": {"all": "no empty rows"},
     "score_scale": {"channels": "S / √C"},
+    "visual_center": {"pixels": "centered"},
 }
 GATES = {"relevant": "gate", "all": "no gate", "irrelevant": "gate of eq. 4 as printed"}
 AS_READ = "gate, as printed"
@@ -41,7 +42,8 @@ def named(row: Row) -> str:
         return "without MA"
     if reading["fusion"] != "mutual":
         return "SDF (VLT)" if reading["fusion"] == "spatial_dynamic" else str(reading["fusion"])
-    said = [words[reading[name]] for name, words in WORDS.items() if reading[name] in words]
+    # Rows from before a setting existed have what it does by default.
+    said = [words[reading[name]] for name, words in WORDS.items() if reading.get(name) in words]
     return ", ".join([GATES[reading["keep"]], *(said or ["as printed"])])
 
 

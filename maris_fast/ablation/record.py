@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.ablation.runs import Ablation, AblationRun, changes, compared
+from maris_fast.config import TrainingSettings
 from maris_fast.config.loading import PACKAGE
 from maris_fast.data_shards.cache import CacheManifest
 from maris_fast.errors import ConfigError, InputError
@@ -110,7 +111,7 @@ class Record:
         Raises:
             ConfigError: the two are not comparable; each setting that differs is named.
         """
-        differing = _differences("", _fixed(before.conditions), _fixed(self.conditions))
+        differing = _differences("", {**_defaults(), **_fixed(before.conditions)}, _fixed(self.conditions))
         for name in before.variants.keys() & self.variants.keys():
             old, new = before.variants[name]["changes"], self.variants[name]["changes"]
             differing += _differences(f"{name}: ", old, new)
@@ -199,6 +200,11 @@ def _fixed(conditions: dict[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = conditions["settings"]
     told = {"the cache (SHA-256)": conditions["cache_sha256"], "the split": conditions["split"]}
     return {**told, **settings}
+
+
+def _defaults() -> dict[str, Any]:
+    """Settings by default, which a record from before a setting existed was made with."""
+    return compared(TrainingSettings.model_validate({"data": {"cache": "-"}, "run": {"folder": "-"}}))
 
 
 def _differences(prefix: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -78,6 +78,10 @@ class ModelSettings(Settings):
     score_scale: Literal["none", "channels"] = Field(
         "none", description="scale of S in eqs. 3 and 4: none (Z_v Z_lᵀ as printed), or Z_v Z_lᵀ / √C"
     )
+    visual_center: Literal["none", "pixels"] = Field(
+        "none",
+        description="Z_v of eq. 3: none (F_v W_v as printed), or pixels (F_v W_v minus its mean over pixels)",
+    )
 
     input_norm: Literal["none", "layer"] = Field(
         "none", description="parameter-free LayerNorm over the channels of each frozen feature map"

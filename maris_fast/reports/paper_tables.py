@@ -25,7 +25,13 @@ from maris_fast.reports.run_data import RunData
 # These set how a model is computed, not which model it is.
 NO_PART = ("model.mutual_attention_impl", "model.attention_impl", "model.cross_attention_impl")
 # These have no effect if another fusion replaces eqs. 3-5.
-READING = ("model.keep", "model.language_norm", "model.empty_rows", "model.score_scale")
+READING = (
+    "model.keep",
+    "model.language_norm",
+    "model.empty_rows",
+    "model.score_scale",
+    "model.visual_center",
+)
 # The configurations of MARIS itself.
 MARIS = {paper.OURS: "here", paper.WITHOUT_GATE: "here, no gate", "sums": "here, as printed"}
 # On data other than the paper's, any of these alone leaves its tables nothing to compare.

@@ -16,7 +16,7 @@ from maris_fast.scoring.tables import SCORES
 from maris_fast.sharing.card import LIBRARY, TAGS, TASK, UNKNOWN, card_template, encoder_rows
 from maris_fast.weights import WeightsMeta
 
-READINGS = ("keep", "tau", "language_norm", "empty_rows", "score_scale")
+READINGS = ("keep", "tau", "language_norm", "empty_rows", "score_scale", "visual_center")
 """Settings that choose how eqs. 3-5 are interpreted."""
 
 

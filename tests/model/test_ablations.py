@@ -419,7 +419,7 @@ def test_each_fragment_lays_a_model_on_any_base(fragment: Path, base: str, tmp_p
         wanted |= {"decoder_norm": "none", "decoder_positions": "none", "decoder_feed_forward": 0.0}
         wanted |= {"decoder_self_attention": "full"}
     if laid.model.fusion != "mutual" or not laid.model.ma_blocks:
-        for name in ("keep", "language_norm", "empty_rows", "score_scale"):
+        for name in ("keep", "language_norm", "empty_rows", "score_scale", "visual_center"):
             wanted[name] = getattr(laid.model, name)  # has no effect there
     assert laid.model.model_dump() == wanted
 

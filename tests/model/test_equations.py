@@ -49,6 +49,21 @@ def test_mutual_aware_attention_is_equations_3_to_5() -> None:
         torch.testing.assert_close(f_val[e, padded], F.layer_norm(z_l[padded], (C,)))
 
 
+def test_centered_pixels_are_z_v_minus_its_mean_over_the_image() -> None:
+    settings = ModelSettings(channels=C, heads=HEADS, tau=0.6)
+    printed = MutualAwareAttention(settings, C, C_T).double()
+    centered = MutualAwareAttention(settings.model_copy(update={"visual_center": "pixels"}), C, C_T).double()
+    centered.load_state_dict(printed.state_dict())
+    _, f_l, word_mask, offsets = inputs(2, 1)
+    f_v = torch.randn(2, 6, C, dtype=torch.float64) + 3
+    mean = torch.stack([sum(image) / 6 for image in f_v])  # F_v W_v is linear: centering F_v is the same
+    args = (f_l, word_mask, 0.6, offsets)
+    for got, wanted in zip(centered(f_v, *args), printed(f_v - mean[:, None], *args), strict=True):
+        torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(centered.weights(f_v, *args), printed.weights(f_v - mean[:, None], *args))
+    assert not torch.allclose(centered(f_v, *args)[0], printed(f_v, *args)[0])
+
+
 def test_a_decoder_block_is_equations_6_to_8() -> None:
     decoder = MaskDecoder(ModelSettings(channels=C, heads=HEADS)).double().eval()
     f_lav = torch.randn(2, 15, C, dtype=torch.float64)
