@@ -34,7 +34,7 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file for the scores, or a folder for a file named by data set and split; "
+            help=".json file for the scores, or a folder for a file named by data set and split; "
             "`maris-fast report` reads those in a run's folder"
         ),
     ] = None,
@@ -128,7 +128,7 @@ def score(
     breakdown: Breakdown = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="JSON file for the scores, or a folder for a file named by data set and split"),
+        typer.Option(help=".json file for the scores, or a folder for a file named by data set and split"),
     ] = None,
     per_expression: Annotated[
         Path | None, typer.Option(help="JSON lines file for the IoU of each expression")
@@ -139,17 +139,20 @@ def score(
     from maris_fast import scoring
     from maris_fast.data_shards.records import ImportedDataset
     from maris_fast.evaluation.evaluate import show
-    from maris_fast.evaluation.expression_file import require_place, write_lines
+    from maris_fast.evaluation.expression_file import write_lines
     from maris_fast.evaluation.score_masks import score_masks
-    from maris_fast.evaluation.scores_file import write_scores
+    from maris_fast.evaluation.scores_file import require_scores_place, write_scores
     from maris_fast.scoring import from_masks
+    from maris_fast.system.files import require_place
     from maris_fast.system.progress import counted
 
     names = separated(protocol)
     asked = scoring.named(names)
     protocols = from_masks.computable(asked, threshold, named=scoring.ALL not in names)
     if per_expression is not None:
-        require_place(per_expression)
+        require_place(per_expression, "`per_expression`")
+    if out is not None:
+        require_scores_place(out)
     data = ImportedDataset(dataset)
     with counted("expressions") as progress:
         table, lines = score_masks(predictions, data, split, protocols, progress)
@@ -187,8 +190,10 @@ def compare(
 
     from maris_fast.evaluation import paired
     from maris_fast.scoring.summary import warnings
-    from maris_fast.system.files import replace_text, writing
+    from maris_fast.system.files import replace_text, require_place, writing
 
+    if out is not None:
+        require_place(out, "--out")
     found = paired.compare(first, second, resamples=bootstrap, most=most)
     console = Console()
     for grid in paired.tables(found, ("A", "B")):

@@ -16,11 +16,12 @@ from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.encoders.provenance import EncodersProvenance
 from maris_fast.errors import CheckpointError
-from maris_fast.evaluation.expression_file import KeptMasks, require_place, write_lines
-from maris_fast.evaluation.scores_file import write_scores
+from maris_fast.evaluation.expression_file import KeptMasks, write_lines
+from maris_fast.evaluation.scores_file import require_scores_place, write_scores
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
 from maris_fast.system.devices import usable
+from maris_fast.system.files import require_place
 from maris_fast.system.terminal import say
 from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.ranks import Ranks, join, leave
@@ -56,8 +57,10 @@ def score_weights(
     weights = find_weights(weights)
     keep = None
     if per_expression is not None:
-        require_place(per_expression)
+        require_place(per_expression, "`per_expression`")
         keep = KeptMasks()
+    if out is not None:
+        require_scores_place(out)
     engine = EngineSettings(device=device)
     ranks = join(engine, alone=alone)
     with Heartbeat(ranks, engine):

@@ -90,16 +90,6 @@ def lines_of(table: ScoreTable, kept: Iterable[Predicted]) -> list[ScoredMask]:
     ]
 
 
-def require_place(file: Path) -> None:
-    """
-    Raises:
-        InputError: the folder of ``file`` does not exist, or ``file`` is itself a folder.
-    """
-    if not file.parent.is_dir() or file.is_dir():
-        what = "is a folder" if file.is_dir() else f"needs the folder {file.parent}, which is not there"
-        raise InputError(f"`per_expression` {file} {what}; name a file in an existing folder")
-
-
 def write_lines(file: Path, lines: Iterable[ScoredMask]) -> None:
     """
     Raises:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo
-from maris_fast.system.files import replace_text, writing
+from maris_fast.errors import InputError
+from maris_fast.system.files import replace_text, require_place, writing
 
 AS_WRITTEN = "as written"
 
@@ -51,19 +52,40 @@ class ScoreFile:
         return Path(named).name if named else None
 
 
+def require_scores_place(out: Path) -> None:
+    """Check, before scoring, that scores can be written to ``out`` (see ``write_scores``); creates a folder.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if _is_folder(out):
+        if out.exists() and not out.is_dir():
+            raise InputError(f"`out` {out} is a file; name a folder, or a file that ends in .json")
+        with writing(out, "`out`"):
+            out.mkdir(parents=True, exist_ok=True)
+    else:
+        require_place(out, "`out`")
+
+
+def _is_folder(out: Path) -> bool:
+    return out.suffix != ".json" or out.is_dir()
+
+
 def write_scores(
     out: Path, results: Mapping[str, Any], dataset: DatasetInfo, split: str, made_of: Mapping[str, Any]
 ) -> Path:
-    """Write ``results`` to the file ``out``, or under its own name to the folder ``out``; return its path.
+    """Write ``results`` and return the file's path.
 
     Args:
+        out: the file, if its name ends in ``.json``; else an existing folder for a file named by ``dataset``
+            and ``split``.
         made_of: what was scored: ``weights`` and their ``random_encoders``, or ``predictions``.
 
     Raises:
         InputError: the file cannot be written.
     """
     data = DataSplit(dataset.name, dataset.split_by, split)
-    file = out / data.file_name if out.is_dir() else out
+    file = out / data.file_name if _is_folder(out) else out
     lost = {name: dataset.left_out[name] for name in (split, UNKNOWN_SPLIT) if name in dataset.left_out}
     left_out = {"left_out": {name: out.model_dump() for name, out in lost.items()}} if lost else {}
     content = {"data": asdict(data), **made_of, **left_out, **results}

@@ -75,6 +75,20 @@ def writing(place: Path, option: str | None = None) -> Iterator[None]:
         raise InputError(f"{place} cannot be written: {reason}; {todo}") from error
 
 
+def require_place(file: Path, option: str) -> None:
+    """Check, before long work, that ``file`` can be written later.
+
+    Args:
+        option: that sets ``file``: ``--out`` of a command, "`out`" of a function.
+
+    Raises:
+        InputError: its folder does not exist, or ``file`` is itself a folder.
+    """
+    if not file.parent.is_dir() or file.is_dir():
+        what = "is a folder" if file.is_dir() else f"needs the folder {file.parent}, which is not there"
+        raise InputError(f"{option} {file} {what}; name a file in an existing folder")
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which is renamed to ``path`` when the block ends.

@@ -132,6 +132,29 @@ def test_a_place_that_cannot_be_written_to_is_reported_before_anything_is_scored
         assert done.exit_code == 2
         assert f"error: --per-expression {place} {reason}" in done.stderr
         assert "oIoU" not in done.stdout
+    (tmp_path / "taken").write_text("mine")
+    for place, reason in (
+        (tmp_path / "none" / "s.json", "needs the folder"),
+        (tmp_path / "taken", "is a file"),
+    ):
+        done = maris_fast(*typed, "--out", str(place))
+        assert done.exit_code == 2
+        assert f"error: --out {place} {reason}" in done.stderr
+        assert "oIoU" not in done.stdout
+    done = maris_fast("compare", *[str(tmp_path / "taken")] * 2, "--out", str(tmp_path / "none" / "c.json"))
+    assert f"error: --out {tmp_path / 'none' / 'c.json'} needs the folder" in done.stderr
+
+
+def test_scores_of_several_splits_go_to_a_folder_that_need_not_exist(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "scores"
+    for split in ("train", "val"):
+        typed = ("eval", folder / "model.safetensors", folder / "cache", "--split", split, "--bootstrap", "0")
+        done = maris_fast(*map(str, typed), "--out", str(out))
+        assert done.exit_code == 0, done.stderr
+    assert sorted(file.name for file in out.iterdir()) == [
+        "scores-boxes-test-train.json",
+        "scores-boxes-test-val.json",
+    ]
 
 
 @pytest.mark.process
