@@ -23,6 +23,7 @@ import typer
 from maris_fast.ablation.record import ABLATION, DONE, Record
 from maris_fast.bench.program import run_program
 from maris_fast.bench.results import ROOT, Row, Suite, device_folder, load
+from maris_fast.config import as_override
 from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY
 from maris_fast.data_shards.synthetic.pretraining import SAM, TEXT
 from maris_fast.errors import ConfigError
@@ -134,7 +135,10 @@ def _cache(folder: Path, part: Part) -> Path:
         encoders = folder / "encoders"
         if not encoders.exists():
             _run("pretrain", "--out", str(encoders))
-        settings += [f"encoders.sam.weights={encoders / SAM}", f"encoders.text.weights={encoders / TEXT}"]
+        settings += [
+            as_override("encoders.sam.weights", encoders / SAM),
+            as_override("encoders.text.weights", encoders / TEXT),
+        ]
     _run("cache", str(dataset), "--out", str(cache), "--config", "quickstart", *settings)
     return cache
 

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from maris_fast.ablation.paper import FRAGMENTS, VARIANTS, Variant
-from maris_fast.config import ReadingSettings, StoreAddress, TrainingSettings, flat, load_settings
+from maris_fast.config import (
+    ReadingSettings,
+    StoreAddress,
+    TrainingSettings,
+    as_override,
+    flat,
+    load_settings,
+)
 from maris_fast.errors import ConfigError
 
 OWN = ("run.folder", "run.seed", "run.resume", "data.cache")
@@ -69,7 +76,7 @@ class Ablation:
     def run_overrides(self, run: AblationRun) -> list[str]:
         """Overrides that follow the files on the command line of a run."""
         own = (self.run_folder(run), run.seed, "auto", self.cache)
-        return [*self.overrides, *(f"{key}={value}" for key, value in zip(OWN, own, strict=True))]
+        return [*self.overrides, *(as_override(*pair) for pair in zip(OWN, own, strict=True))]
 
     def settings(self, variant: Variant | None) -> TrainingSettings:
         """Settings of a row, or of the base for None.
@@ -77,8 +84,8 @@ class Ablation:
         Raises:
             ConfigError: files or overrides that can't be used.
         """
-        overrides = [*self.overrides, f"data.cache={self.cache}", f"run.folder={self.folder}"]
-        return load_settings(TrainingSettings, self.configs(variant), overrides)
+        own = [as_override("data.cache", self.cache), as_override("run.folder", self.folder)]
+        return load_settings(TrainingSettings, self.configs(variant), [*self.overrides, *own])
 
 
 def choose(text: str | None) -> list[Variant]:

@@ -74,9 +74,10 @@ def ablate(
 
     If interrupted, the same command resumes. Exit status 1 if a row failed.
     """
+    from maris_fast.config import is_override
     from maris_fast.errors import ConfigError
 
-    if cache is not None and (quick or "=" in cache):
+    if cache is not None and (quick or is_override(cache)):
         overrides = [cache, *(overrides or ())]
         cache = None
     ablation = _ablation(cache, out, overrides or (), rows, seeds, config, split, quick)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -53,6 +54,7 @@ def pretrain(
 
     It takes about 20 minutes of one CPU core. `maris-fast scenes` renders others, whatever the seed.
     """
+    from maris_fast.config import as_override
     from maris_fast.data_shards.synthetic.pretraining import pretrain_encoders
     from maris_fast.system.progress import all_counted
 
@@ -67,10 +69,9 @@ def pretrain(
         )
     say(f"masks of points on scenes never seen: mean IoU {made.point_iou:.3f}")
     say(f"colour and shape of one object, zero-shot accuracy: {made.zero_shot:.3f}")
-    say(
-        f"next: maris-fast cache DATASET --config quickstart --out CACHE encoders.sam.weights={made.sam} "
-        f"encoders.text.weights={made.text}"
-    )
+    weights = {"encoders.sam.weights": made.sam, "encoders.text.weights": made.text}
+    words = shlex.join(as_override(key, file) for key, file in weights.items())
+    say(f"next: maris-fast cache DATASET --config quickstart --out CACHE {words}")
 
 
 def _named(option: Path | str | None, argument: Path | str | None) -> Path | str:
@@ -295,13 +296,13 @@ def cache(
     or mpirun, or with --rank and --world; --on ray gives each shard to a free worker of a Ray cluster.
     """
     say(f"reading {dataset}; loading the encoders' libraries", err=True)
-    from maris_fast.config import CacheSettings, cache_place, load_settings
+    from maris_fast.config import CacheSettings, cache_place, is_override, load_settings
     from maris_fast.data_shards.cache.workers import find_worker
     from maris_fast.data_shards.cache.write import CacheJob
     from maris_fast.errors import ConfigError
 
-    if folder is not None and out is not None:
-        overrides = [str(out), *(overrides or ())]
+    if out is not None and (folder is not None or is_override(out)):
+        overrides, out = [out, *(overrides or ())], None
     target = cache_place(_named(folder, out))
     settings = load_settings(CacheSettings, config, overrides or ())
     worker = find_worker(rank, world)

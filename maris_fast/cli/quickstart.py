@@ -15,6 +15,7 @@ from maris_fast.cli import data
 from maris_fast.cli.launching import launch
 from maris_fast.cli.options import Overrides
 from maris_fast.cli.scores import scoring_command
+from maris_fast.config import as_override
 from maris_fast.errors import InputError, MarisError
 from maris_fast.system.files import replace_text, writing
 from maris_fast.system.terminal import say
@@ -55,8 +56,8 @@ def quickstart(
                     ranks,
                     str(Path(train.__file__).with_name("main.py")),
                     *("--config", "quickstart"),
-                    f"data.cache={cache}",
-                    f"run.folder={run}",
+                    as_override("data.cache", cache),
+                    as_override("run.folder", run),
                     "run.resume=auto",
                     *(overrides or ()),
                 )

@@ -9,7 +9,7 @@ from maris_fast.config.encoders import (
     SamSettings,
     TextSettings,
 )
-from maris_fast.config.loading import dump_settings, flat, load_settings
+from maris_fast.config.loading import as_override, dump_settings, flat, is_override, load_settings
 from maris_fast.config.model import LossSettings, ModelSettings
 from maris_fast.config.places import CachePlace, StoreAddress, cache_place
 from maris_fast.config.training import (
@@ -45,8 +45,10 @@ __all__ = [
     "TextSettings",
     "TrainingSettings",
     "Verify",
+    "as_override",
     "cache_place",
     "dump_settings",
     "flat",
+    "is_override",
     "load_settings",
 ]

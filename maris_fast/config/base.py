@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -21,6 +22,12 @@ class Settings(BaseModel):
     """Folder of the package whose YAML files can be named without path and suffix."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _home(cls, value: Any) -> Any:
+        """Expand ``~/``, which a shell leaves as it is after ``=``."""
+        return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
     @field_validator("*", mode="before")
     @classmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ S = TypeVar("S", bound=Settings)
 EXTENDS = "extends"
 PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = ("train/configs", "data_shards/configs")
+_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
 
 
 def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides: Sequence[str] = ()) -> S:
@@ -25,8 +28,8 @@ def load_settings(kind: type[S], paths: Path | Sequence[Path] | None, overrides:
 
     Values are read as YAML, so ``null``, ``true``, ``[0.9, 0.95]`` and ``1e-3`` work; ``plain_yaml`` defines
     what is a number. A file may extend others, ``extends: [a.yaml, b.yaml]``, with paths relative to itself:
-    later ones win, and the file itself comes last. A configuration that the package ships may be named
-    without folder and suffix: ``refcoco_fast``, ``vit_h``, ``ablations/without_ma``.
+    later ones win, and the file itself comes last. In both places a configuration that the package ships may
+    be named without folder and suffix: ``refcoco_fast``, ``vit_h``, ``ablations/without_ma``.
 
     Raises:
         ConfigError: no such file, not YAML, files that extend each other in a circle or no files, an unknown
@@ -53,10 +56,27 @@ def read_values(
     """
     values: dict[str, Any] = {}
     for file in files:
-        _merge(values, _read(_found(file, shipped), ()))
+        _merge(values, _read(_found(file, shipped), (), shipped))
     for override in overrides:
         _override(values, override)
     return values
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of a command line reads as ``section.key=value``; ``runs/lr=1e-3`` does not."""
+    return _OVERRIDE.match(word) is not None
+
+
+def as_override(key: str, value: object) -> str:
+    """``key=value`` that is read back as the text of ``value``, or as the number that it is."""
+    text = str(value)
+    if isinstance(value, int):
+        return f"{key}={text}"
+    try:
+        plain = load_yaml(text) == text
+    except YamlError:
+        plain = False
+    return f"{key}={text if plain else json.dumps(text)}"  # JSON is valid YAML
 
 
 def dump_settings(settings: Settings) -> str:
@@ -73,9 +93,11 @@ def flat(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _found(file: Path, shipped: Sequence[str]) -> Path:
-    if file.is_file():
-        return file
+def _found(file: Path, shipped: Sequence[str], beside: Path | None = None) -> Path:
+    """A file by its path, relative to the file ``beside`` that extends it, or by its name in the package."""
+    path = file if beside is None else beside.parent / file
+    if path.is_file():
+        return path
     folders = [PACKAGE / folder for folder in shipped]
     known = {
         path.relative_to(folder).with_suffix("").as_posix(): path
@@ -85,17 +107,15 @@ def _found(file: Path, shipped: Sequence[str]) -> Path:
     if file.as_posix() in known:
         return known[file.as_posix()]
     names = ", ".join(name for name in sorted(known) if "/" not in name)
-    raise ConfigError(f"no configuration file {file}; of the package's own there are {names}")
+    named_by = f" (which {beside} extends)" if beside else ""
+    raise ConfigError(f"no configuration file {path}{named_by}; of the package's own there are {names}")
 
 
-def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, extending: tuple[Path, ...], shipped: Sequence[str]) -> dict[str, Any]:
     """A file's values on top of those of the files that it extends."""
-    named_by = f" (which {extending[-1]} extends)" if extending else ""
     if path.resolve() in [one.resolve() for one in extending]:
         circle = " -> ".join(str(one) for one in (*extending, path))
         raise ConfigError(f"configuration files extend each other in a circle: {circle}")
-    if not path.is_file():
-        raise ConfigError(f"no configuration file {path}{named_by}")
     own = read_yaml(path) or {}
     if not isinstance(own, dict):
         raise ConfigError(f"{path} must hold sections with keys, not a {type(own).__name__}")
@@ -108,7 +128,7 @@ def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
         )
     values: dict[str, Any] = {}
     for base in bases:
-        _merge(values, _read(path.parent / base, (*extending, path)))
+        _merge(values, _read(_found(Path(base), shipped, path), (*extending, path), shipped))
     _merge(values, own)
     return values
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maris_fast.config import CacheSettings, ModelSettings, StoreAddress, TrainingSettings, load_settings
+from maris_fast.config import (
+    CacheSettings,
+    ModelSettings,
+    StoreAddress,
+    TrainingSettings,
+    as_override,
+    load_settings,
+)
 from maris_fast.config.loading import read_values
 from maris_fast.errors import ConfigError
 from maris_fast.system.launchers import place_of
@@ -76,8 +82,7 @@ def subject_of(
             if "encoders" in read_values(configs, overrides):
                 caching = load_settings(CacheSettings, configs, overrides)
             else:
-                # JSON is valid YAML, and quotes what YAML would parse as something else.
-                named = [f"data.cache={json.dumps(str(cache))}"] if cache else []
+                named = [as_override("data.cache", cache)] if cache else []
                 training = load_settings(TrainingSettings, configs, [*overrides, *named])
                 cache = training.data.cache
         except ConfigError as error:

@@ -77,9 +77,10 @@ def test_every_command_takes_its_folder_as_out_and_as_before(folder: Path, tmp_p
     assert named.exit_code == 0, named.output
     before = (folder / "cache" / "val-000000.tar").read_bytes()
     assert (tmp_path / "cache" / "val-000000.tar").read_bytes() == before
-    nowhere = maris_fast("cache", folder / "dataset")
-    assert nowhere.exit_code == 2
-    assert "error: no folder to write to; name one with --out" in said(nowhere)
+    for words in ((), ("device=cpu",), ("encoders.sam.weights=a/b.pth", "device=cpu")):
+        nowhere = maris_fast("cache", folder / "dataset", *words)
+        assert nowhere.exit_code == 2
+        assert "error: no folder to write to; name one with --out" in said(nowhere)
 
 
 def test_predict_writes_a_mask_and_an_overlay_for_each_expression(

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from maris_fast.config import CacheSettings, TrainingSettings, load_settings
+from maris_fast.config import CacheSettings, TrainingSettings, as_override, is_override, load_settings
+from maris_fast.config.plain_yaml import load_yaml
 from maris_fast.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
@@ -63,6 +66,52 @@ def test_a_circle_and_a_missing_file_name_the_files(tmp_path: Path) -> None:
     lost = write(tmp_path, "lost.yaml", "extends: nowhere.yaml\n")
     with pytest.raises(ConfigError, match=r"no configuration .*nowhere\.yaml \(which .*lost\.yaml"):
         load_settings(TrainingSettings, lost)
+
+
+def test_a_file_extends_shipped_configurations_by_their_names(tmp_path: Path) -> None:
+    own = write(tmp_path, "own.yaml", "extends: [refcoco+, presets/fast]\nmodel: {channels: 128}\n")
+    files = [CONFIGS / "refcoco+.yaml", CONFIGS / "presets" / "fast.yaml"]
+    assert load_settings(TrainingSettings, own) == load_settings(
+        TrainingSettings, files, ["model.channels=128"]
+    )
+    own = write(tmp_path, "own.yaml", "extends: refcocoo\n")
+    with pytest.raises(ConfigError, match=r"refcocoo \(which .*own\.yaml extends\); of the .* refcoco,"):
+        load_settings(TrainingSettings, own)
+
+
+@given(st.one_of(st.text("ab/ #:'\"~-[{&*!%@`0.1\n\\", max_size=8), st.integers(0, 99)))
+def test_a_value_put_into_an_override_is_read_back_as_it_was(value: str | int) -> None:
+    settings = load_settings(
+        TrainingSettings,
+        None,
+        [as_override("data.cache", "c"), as_override("run.folder", f"/x{value}"), "run.seed=1"],
+    )
+    assert str(settings.run.folder) == str(Path(f"/x{value}"))
+
+
+@pytest.mark.parametrize("value", ["3", "true", "null", "a: b", "runs/try #2", "- 1", "[", ""])
+def test_text_that_is_yaml_for_something_else_is_quoted(value: str) -> None:
+    key, _, text = as_override("data.val_split", value).partition("=")
+    assert key == "data.val_split"
+    assert load_yaml(text) == value
+    assert load_yaml(as_override("run.seed", 3).partition("=")[2]) == 3
+
+
+def test_a_word_is_an_override_if_a_key_stands_before_the_sign() -> None:
+    assert all(map(is_override, ("device=cpu", "encoders.sam.weights=a/b.pth", "run.folder=~/x=y")))
+    assert not any(
+        map(is_override, ("runs/lr=1e-3/cache", "./lr=1e-3", "cache", "s3://b/x=y", "=x", "a b=c"))
+    )
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = write(tmp_path, "own.yaml", "run: {folder: ~/runs/x}\ndata: {cache: ~/c}\n")
+    settings = load_settings(TrainingSettings, own, ["data.staging=~/s"])
+    assert settings.run.folder == tmp_path / "runs" / "x"
+    assert (settings.data.cache, settings.data.staging) == (tmp_path / "c", tmp_path / "s")
+    caching = load_settings(CacheSettings, None, ["encoders.sam.weights=~/sam.pth"])
+    assert str(caching.encoders.sam.weights) == str(tmp_path / "sam.pth")
 
 
 def test_a_shipped_configuration_is_named_without_its_folder_unless_a_file_has_that_name(
