@@ -1,5 +1,5 @@
 # Creates a virtual environment next to this file; needs only Python, a C++ compiler and the package registry.
-# PYTHON selects another interpreter (3.11 to 3.13): make test PYTHON=python3.12
+# PYTHON selects the interpreter (3.11 to 3.13) of a new environment: make clean test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  f"Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}; name another with PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
 setup: $(VENV)/.installed
@@ -60,7 +60,7 @@ bench: setup
 	maris-fast bench run
 
 $(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 # Any warning, such as a broken link, is an error.

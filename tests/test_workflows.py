@@ -1,8 +1,11 @@
-"""Agreement of the workflows with the package's metadata."""
+"""Agreement of workflows and Makefile with the package and with where it is cloned."""
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import tomllib
+from pathlib import Path
 
 import yaml
 from packaging.specifiers import SpecifierSet
@@ -19,3 +22,15 @@ def test_every_python_that_may_install_it_is_tested() -> None:
         for python in job.get("strategy", {}).get("matrix", {}).get("python", ())
     }
     assert tested == {python for minor in range(30) if (python := f"3.{minor}") in allowed}
+
+
+def test_a_clone_below_a_folder_with_a_blank_in_its_name_can_be_set_up(tmp_path: Path) -> None:
+    clone = tmp_path / "my clone"
+    clone.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (clone / name).write_text((ROOT / name).read_text())
+    told = subprocess.run(
+        ["make", "-n", "docs"], cwd=clone, capture_output=True, text=True, check=True
+    ).stdout
+    installs = [shlex.split(line) for line in told.splitlines() if "-m pip" in line]
+    assert [words[0] for words in installs] == [str(clone / ".venv" / "bin" / "python")] * 2
