@@ -38,7 +38,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
     cuda = ranks.device.type == "cuda"
     return {
         "python": sys.version.split()[0],
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "commit": _commit(),
         "platform": platform.platform(),
         "processor_cores": os.cpu_count(),
@@ -49,7 +49,8 @@ def environment(ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -69,7 +69,6 @@ def machine() -> dict[str, Any]:
     """Versions, devices, and what ``impl="auto"`` selects on each."""
     import os
     import platform
-    from importlib.metadata import version
 
     import torch
 
@@ -79,12 +78,15 @@ def machine() -> dict[str, Any]:
     from maris_fast.kernels.multihead_attention import candidates as multihead
     from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
     from maris_fast.kernels.mutual_attention import candidates as mutual
+    from maris_fast.train.environment import version_of
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rows: dict[str, Any] = {
         "python": platform.python_version(),
         "maris-fast": __version__,
-        **{name: version(name) for name in ("torch", "triton", "xformers", "deepspeed")},
+        **{
+            name: version_of(name) or "not installed" for name in ("torch", "triton", "xformers", "deepspeed")
+        },
         "cpu cores": len(os.sched_getaffinity(0)),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from maris_fast.config import SamSettings
 from maris_fast.encoders import SamEncoder
+from maris_fast.train import environment
 from maris_fast.weights import save_weights
 from tests.cli.untrained import write_untrained
 from tests.command_line import maris_fast, said
@@ -105,6 +107,19 @@ def test_info_describes_weights_data_set_cache_and_machine(folder: Path, weights
     assert "mutual_attention on cpu │ reference" in machine
     assert "multihead_attention on cpu │ sdpa" in machine
     assert "cross_attention on cpu │ folded where it has fewer products" in machine
+
+
+def test_info_lists_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "xformers":
+            raise PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(environment, "version", version)
+    told = maris_fast("info")
+    assert told.exit_code == 0, said(told)
+    assert "xformers │ not installed" in said(told)
+    assert "deepspeed │ 1.2.3" in said(told)
 
 
 @pytest.mark.parametrize(
