@@ -36,34 +36,49 @@ codecs.register_error(_LATIN1_FOR_STRAY_BYTES, _as_latin1)
 
 
 def load_plain_pickle(path: Path) -> object:
-    """The content of a pickle of any protocol; Python 2's ``str`` becomes text.
-
-    A pickle can only run code through a global that it names, so every global is refused before it is
-    looked up. Stated sizes are checked against the file before memory is allocated for them.
+    """The content of a file that is a pickle; see ``plain_pickle``.
 
     Raises:
         InputError: no such file, not a whole pickle, or one that names a global.
     """
     try:
-        content = Path(path).read_bytes()
-        _require_sizes_within(content)
-        return _PlainUnpickler(io.BytesIO(content), path).load()
-    except InputError:
-        raise
+        return plain_pickle(Path(path).read_bytes(), str(path))
     except FileNotFoundError as error:
         raise InputError(f"no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole pickle: {error}") from error
+
+
+def plain_pickle(content: bytes, where: str) -> object:
+    """The content of a pickle of any protocol; Python 2's ``str`` becomes text.
+
+    A pickle can only run code through a global that it names, so every global is refused before it is
+    looked up. Stated sizes are checked against the content before memory is allocated for them.
+
+    Args:
+        where: the file, and the place in it, for the message.
+
+    Raises:
+        InputError: it names a global.
+        ValueError: not a whole pickle.
+    """
+    try:
+        _require_sizes_within(content)
+        return _PlainUnpickler(io.BytesIO(content), where).load()
+    except InputError:
+        raise
     except Exception as error:  # a damaged pickle can make the unpickler raise nearly anything
-        raise InputError(f"{path} is not a whole pickle: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    def __init__(self, file: object, path: Path) -> None:
+    def __init__(self, file: object, where: str) -> None:
         super().__init__(file, encoding="utf-8", errors=_LATIN1_FOR_STRAY_BYTES)  # type: ignore[arg-type]
-        self._path = path
+        self._where = where
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise InputError(
-            f"{self._path} names {module}.{name}: it tries to run code or to build objects, but only plain "
+            f"{self._where} names {module}.{name}: it tries to run code or to build objects, but only plain "
             "containers, text and numbers are read from a pickle. Nothing was executed; "
             "get the file from its authors again"
         )

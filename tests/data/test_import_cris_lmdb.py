@@ -1,10 +1,16 @@
-"""CRIS' LMDB files: ``cris_train.lmdb`` was written by CRIS' code and pyarrow 11, the last that could."""
+"""CRIS' LMDB files, with entries in both encodings that its code has written.
+
+``cris_train.lmdb`` was written by CRIS' code and pyarrow 11, the last that could; since then CRIS pickles.
+"""
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +34,44 @@ BOXES: dict[tuple[str, ...], tuple[str, str, list[slice]]] = {
 }
 """The image, category and pixels of each ref, by its sentences."""
 
+CATEGORIES = {"person": 0, "dog": 16, "giraffe": 23}
+
 Entries = dict[bytes, bytes]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def saved(picture: Image.Image, form: str) -> bytes:
+    file = BytesIO()
+    picture.save(file, form)
+    return file.getvalue()
+
+
+def pickled(entries: Entries) -> None:
+    """Replace the entries by those of tools/folder2lmdb.py since February 2024."""
+    entries.clear()
+    for number, (said, (image, category, box)) in enumerate(BOXES.items()):
+        height, width = HEIGHTS_WIDTHS[image]
+        inside = np.zeros((height, width), np.uint8)
+        inside[tuple(box)] = 255
+        ref = {
+            "img": saved(Image.new("RGB", (width, height)), "JPEG"),
+            "mask": saved(Image.fromarray(inside), "PNG"),
+            "cat": CATEGORIES[category],
+            "seg_id": 101 + number,
+            "img_name": image,
+            "num_sents": len(said),
+            "sents": [*said],
+        }
+        entries[str(number).encode("ascii")] = pickle.dumps(ref, protocol=5)
+    entries[b"__len__"] = pickle.dumps(len(BOXES), protocol=5)
+    entries[b"__keys__"] = pickle.dumps([*entries][: len(BOXES)], protocol=5)
+
+
+@pytest.fixture(params=["pyarrow.serialize", "pickle"])
+def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     (tmp_path / "lmdb" / "refcoco").mkdir(parents=True)
     shutil.copy(FILE, tmp_path / "lmdb" / "refcoco" / "train.lmdb")
+    if request.param == "pickle":
+        change(tmp_path, pickled)
     return tmp_path
 
 
@@ -93,8 +130,7 @@ def test_cocos_own_images_are_taken_where_they_are(root: Path) -> None:
 
 
 def cut(root: Path) -> None:
-    path = root / "lmdb" / "refcoco" / "train.lmdb"
-    path.write_bytes(path.read_bytes()[:-8000])
+    (root / "lmdb" / "refcoco" / "train.lmdb").write_bytes(FILE.read_bytes()[:-8000])
 
 
 def no_lmdb(root: Path) -> None:
@@ -124,7 +160,10 @@ def test_a_damaged_file_is_named(root: Path, damage: Callable[[Path], None], tol
     ("work", "told"),
     [
         (lambda entries: entries.pop(b"2"), r"no entry b'2'"),
-        (lambda entries: entries.update({b"2": b"something else"}), r"not in the encoding of pyarrow"),
+        (
+            lambda entries: entries.update({b"2": b"something else"}),
+            r"neither a pickle nor in the encoding of pyarrow",
+        ),
         (lambda entries: entries.update({b"2": entries[b"2"][:700]}), r"its encoding is damaged"),
         (
             lambda entries: entries.update({b"2": entries[b"2"].replace(b"\x89PNG", b"\x89PNX")}),
@@ -141,6 +180,23 @@ def test_a_bad_entry_is_reported_and_can_be_left_out(
     assert "row 2" in str(refused.value)
     there = imported(root, leave_out_bad=True)
     assert there.info.splits["train"].sentences == 3
+
+
+class Attack:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("key", [b"2", b"__keys__"])
+def test_an_entry_that_runs_code_is_refused_unexecuted(
+    root: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    change(root, lambda entries: entries.update({key: pickle.dumps([Attack()], protocol=5)}))
+    told = rf"train\.lmdb, entry {key!r} names posix\.mkdir: .*Nothing was executed"
+    with pytest.raises(InputError, match=told):
+        imported(root, leave_out_bad=True)
+    assert not (root / "executed").exists()
 
 
 def test_without_the_extra_the_error_names_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,11 @@ def test_a_truncated_pickle_is_an_input_error(file: Path, cut: int) -> None:
         load(file, whole[: cut % len(whole)])
 
 
+def test_a_file_that_cannot_be_opened_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not a whole pickle: .*directory"):
+        load_plain_pickle(tmp_path)
+
+
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no file .*refs\.p"):
         load_plain_pickle(tmp_path / "refs.p")

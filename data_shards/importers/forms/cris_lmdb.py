@@ -1,8 +1,9 @@
 """CRIS' ``<split>.lmdb``, as its tools/folder2lmdb.py writes them; ETRIS and DETRIS use the same format.
 
-An entry is a ref with the files of its image and its mask, in the encoding of ``pyarrow.serialize``: a few
-counts, and then an Arrow stream with one column of one value. pyarrow has dropped the function, but still
-reads the stream. Nothing in it is code.
+An entry is a ref with the files of its image and its mask. Since February 2024 it is a pickle of protocol 5,
+read as plain data. Before, it was in the encoding of ``pyarrow.serialize``: a few counts, and then an Arrow
+stream with one column of one value. pyarrow has dropped the function, but still reads the stream. Nothing in
+it is code.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from maris_fast.data_shards.importers.left_out import BadRows
 from maris_fast.data_shards.importers.line_grouping import write_lines
 from maris_fast.data_shards.importers.published import published_as
 from maris_fast.data_shards.importers.row_lines import LineRow, lines_of
+from maris_fast.data_shards.importers.safe_pickle import plain_pickle
 from maris_fast.data_shards.importers.source import Form, Source
 from maris_fast.data_shards.importers.split_names import files_by_split, split_of_name
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
@@ -32,6 +34,8 @@ from maris_fast.rle import Rle
 
 SUFFIX = ".lmdb"
 _KEYS = b"__keys__"
+_PICKLE = b"\x80"
+"""Start of a pickle from protocol 2 on."""
 _STREAM = b"\xff\xff\xff\xff"
 """Start of an Arrow stream, since version 0.15."""
 _MOST_COUNTS = 64
@@ -94,41 +98,52 @@ def _rows(path: Path) -> Iterator[Any]:
     """The entries in order; an error message in place of one that cannot be decoded.
 
     Raises:
-        InputError: not an LMDB file, or not CRIS'.
+        InputError: not an LMDB file, or not CRIS', or an entry is a pickle that names a global.
     """
     with _opened(path) as entry_of:
         listed = entry_of(_KEYS)
         try:
-            keys = _value(listed) if listed is not None else None
+            keys = _value(listed, f"{path}, entry {_KEYS!r}") if listed is not None else None
         except ValueError:
             keys = None
         if not isinstance(keys, list):
             raise InputError(f"{path} is not CRIS': it has no list of entries under __keys__")
         for key in keys:
             content = entry_of(key) if isinstance(key, bytes) else None
+            if content is None:
+                yield f"no entry {key!r}"
+                continue
             try:
-                yield _value(content) if content is not None else f"no entry {key!r}"
+                yield _value(content, f"{path}, entry {key!r}")
             except ValueError as error:
                 yield f"entry {key!r}: {error}"
 
 
-def _value(content: bytes) -> Any:
-    """The value that was passed to ``pyarrow.serialize``.
+def _value(content: bytes, where: str) -> Any:
+    """The value that was pickled, or passed to ``pyarrow.serialize``.
 
     Raises:
         ValueError: another encoding, or damage.
+        InputError: a pickle that names a global.
     """
-    from pyarrow import ArrowException, BufferReader, ipc
+    from pyarrow import ArrowException
 
     start = content.find(_STREAM, 0, _MOST_COUNTS)
-    if start < 0:
-        raise ValueError("not in the encoding of pyarrow.serialize from version 0.15 on")
+    pickled = content.startswith(_PICKLE)
+    if start < 0 and not pickled:
+        raise ValueError("neither a pickle nor in the encoding of pyarrow.serialize from version 0.15 on")
     try:
-        (row,) = ipc.open_stream(BufferReader(content[start:])).read_all().to_pylist()
-        (value,) = row.values()
+        return plain_pickle(content, where) if pickled else _plain(_of_stream(content[start:]))
     except (ArrowException, ValueError, OSError) as error:
         raise ValueError(f"its encoding is damaged: {error}") from error
-    return _plain(value)
+
+
+def _of_stream(content: bytes) -> Any:
+    from pyarrow import BufferReader, ipc
+
+    (row,) = ipc.open_stream(BufferReader(content)).read_all().to_pylist()
+    (value,) = row.values()
+    return value
 
 
 def _plain(value: Any) -> Any:
