@@ -119,7 +119,15 @@ class Grouping:
         return bool(self._boxes) and all(self._boxes)
 
     def refs_with_own_ids(self, refs: Sequence[RefRow]) -> dict[str, list[RefRow]]:
-        """The refs by split, without those that ``repeated`` finds; sentences that it finds are recorded."""
+        """The refs by split, without those that ``repeated`` finds; sentences that it finds are recorded.
+
+        Refs without sentences are left out, as by the loaders that read refs by sentence: no expression is
+        lost, and neither their ids nor their images and annotations matter.
+        """
+        for ref in refs:
+            if not ref.sentences:
+                self._bad.add_empty(self._row(ref), Fault("refs without a sentence", f"ref {ref.ref_id}"))
+        refs = [ref for ref in refs if ref.sentences]
         useless = repeated(refs, lambda ref: ref.ref_id, lambda ref: ref.content)
         for place, count in useless.items():
             fault = Fault(TWICE.format("refs"), f"ref {refs[place].ref_id} ({count} times)")
@@ -270,8 +278,6 @@ class Grouping:
 
     def _expressions(self, ref: RefRow, index: int) -> list[Expression]:
         row = self._row(ref)
-        if not ref.sentences:
-            self._bad.add(row, Fault("refs without a sentence", row.row))
         expressions = []
         for place, sentence in enumerate(ref.sentences):
             name = f"{row.row}, sentence {sentence.sent_id}"

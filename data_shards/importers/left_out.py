@@ -3,6 +3,7 @@
 A row is the unit that is left out: a ref with its sentences, one empty sentence of a ref, a phrase, a line or
 one object of a line. Left-out rows are listed in ``dataset.left_out.jsonl`` beside the records, and
 ``dataset.json`` has their counts, so that scores on the remaining rows are not taken for scores on all rows.
+Rows that say nothing, such as a ref without sentences, are left out, counted and listed in any case.
 """
 
 from __future__ import annotations
@@ -86,12 +87,19 @@ class KeptImages:
         return {one for one, is_left in zip(asked, left, strict=True) if is_left}
 
 
+class _Skipped(NamedTuple):
+    row: SourceRow
+    faults: tuple[Fault, ...]
+    lost: bool
+    """Whether anything is lost with it; else it is no reason to refuse the import."""
+
+
 class BadRows:
     """Collects the rows that an importer cannot use and skips."""
 
     def __init__(self, subject: str, *, done: str = "imported") -> None:
         self._subject, self._done = subject, done
-        self._rows: list[tuple[SourceRow, tuple[Fault, ...]]] = []
+        self._rows: list[_Skipped] = []
         self._notes: list[Fault] = []
 
     def __bool__(self) -> bool:
@@ -99,18 +107,25 @@ class BadRows:
 
     def add(self, row: SourceRow, *faults: Fault) -> None:
         """Add a lost row, once per row; the first of its faults counts as the reason."""
+        self._skip(row, faults, lost=True)
+
+    def add_empty(self, row: SourceRow, fault: Fault) -> None:
+        """Add a row that says nothing: it is left out, counted and listed whatever the options."""
+        self._skip(row, (fault,), lost=False)
+
+    def _skip(self, row: SourceRow, faults: Iterable[Fault], *, lost: bool) -> None:
         if row.image is not None:
             row = row.model_copy(update={"image": _printable(row.image)})
-        self._rows.append((row, tuple(map(_told, faults))))
+        self._rows.append(_Skipped(row, tuple(map(_told, faults)), lost))
 
     def move(self, images: Iterable[str], split: str, other: str) -> None:
         """Move the rows of these images, given by path, from ``split`` to ``other``."""
         paths = {*map(_printable, images)}
         self._rows = [
-            (row.model_copy(update={"split": other}), faults)
-            if row.split == split and row.image in paths
-            else (row, faults)
-            for row, faults in self._rows
+            one._replace(row=one.row.model_copy(update={"split": other}))
+            if one.row.split == split and one.row.image in paths
+            else one
+            for one in self._rows
         ]
 
     def note(self, faults: Iterable[Fault]) -> None:
@@ -152,24 +167,21 @@ class BadRows:
             ``info`` with the counts of what is left out, now and earlier, and the rows.
 
         Raises:
-            InputError: there are bad rows, and they may not be left out or are too many.
+            InputError: there are bad rows, and they may not be left out or, with empty ones, are too many.
         """
         wanted = {*options.splits, UNKNOWN_SPLIT, *([VAL] if options.hold_out else [])}
-        rows = [(row, faults) for row, faults in self._rows if not options.splits or row.split in wanted]
-        problems = Problems(self._subject, done=self._done)
-        for fault in [fault for _, faults in rows for fault in faults] + self._notes:
-            problems.add(*fault)
+        rows = [one for one in self._rows if not options.splits or one.row.split in wanted]
         if not options.leave_out_bad:
-            problems.raise_if_any(
+            self._problems([one for one in rows if one.lost]).raise_if_any(
                 f"`leave_out_bad` leaves such rows out instead, counts them and names each in {LISTING}"
             )
         if not rows:
             return info, []
         listed = [
-            LeftOutRow(**row.model_dump(), reason=faults[0].reason, detail=faults[0].detail)
-            for row, faults in rows
+            LeftOutRow(**one.row.model_dump(), reason=one.faults[0].reason, detail=one.faults[0].detail)
+            for one in rows
         ]
-        self._require_few(listed, info, problems)
+        self._require_few(listed, info, self._problems(rows))
         named = ((row.split, row.image) for row in listed if row.image is not None)
         counted = _counted(listed, images.among(named))
         before = info.left_out
@@ -178,6 +190,13 @@ class BadRows:
             for split in {**before, **counted}
         }
         return info.model_copy(update={"left_out": both}), listed
+
+    def _problems(self, rows: Sequence[_Skipped]) -> Problems:
+        """The faults of these rows, and the notes."""
+        problems = Problems(self._subject, done=self._done)
+        for fault in [fault for one in rows for fault in one.faults] + self._notes:
+            problems.add(*fault)
+        return problems
 
     def _require_few(self, listed: Sequence[LeftOutRow], info: DatasetInfo, problems: Problems) -> None:
         lost: Counter[str] = Counter()

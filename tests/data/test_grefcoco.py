@@ -216,10 +216,6 @@ def empty_sentence(grefs: Grefs) -> None:
     grefs.refs[2]["sentences"][0]["sent"] = " "
 
 
-def no_sentences(grefs: Grefs) -> None:
-    grefs.refs[2]["sentences"] = []
-
-
 def a_split_that_is_a_path(grefs: Grefs) -> None:
     grefs.refs[0]["split"] = "../val"
 
@@ -260,7 +256,6 @@ def no_images(grefs: Grefs) -> None:
         (one_of_two_without_a_mask, r"usable mask.*ref 2, annotation.*three or more corners"),
         (unknown_image_of_no_target, r"instances\.json lacks.*ref 3: image_id 999"),
         (empty_sentence, r"empty sentences.*ref 3, sentence 30"),
-        (no_sentences, r"without a sentence.*ref 3"),
         (a_split_that_is_a_path, r"row 0: split"),
         (refs_by_id, r"not a list of refs"),
         (no_refs, r"holds no refs"),

@@ -85,7 +85,6 @@ def bad_refcoco(tiny: TinyDataset) -> None:
     tiny.refs[1]["sentences"].insert(1, {"sent_id": 119, "sent": " "})
     tiny.refs[:0] = [
         TinyDataset.ref(31, 90, 7, "train", "two corners", " "),
-        TinyDataset.ref(32, 101, 7, "train"),
         TinyDataset.ref(33, 999, 7, "train", "no such annotation"),
         TinyDataset.ref(34, 80, 80, "val", "missing", "gone"),
         TinyDataset.ref(35, 81, 81, "train", "cut"),
@@ -99,7 +98,6 @@ REFCOCO = Case(
     bad_refcoco,
     {
         ("train", "ref 31"): "annotations without a usable mask",
-        ("train", "ref 32"): "refs without a sentence",
         ("train", "ref 33"): "refs to annotations or categories that instances.json lacks",
         ("train", "ref 35"): "images that cannot be read to their end",
         ("train", "ref 11, sentence 119"): "empty sentences",
@@ -343,6 +341,70 @@ def test_an_interrupted_import_leaves_nothing_behind(case: Case, tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         written(made, leave_out_bad=True, progress=interrupt)
     assert not list(made.out.parent.iterdir())
+
+
+EMPTY = "refs without a sentence"
+
+
+def with_empty_refs(grefs: Grefs) -> Grefs:
+    """As in the released gRefCOCO; no loader that reads by sentence notices what is wrong with these."""
+    grefs.instances["images"].append({**grefs.instances["images"][0], "id": 80, "file_name": "gone.jpg"})
+    grefs.refs[1:1] = [
+        grefs.ref(40, [999], grefs.first, "train"),
+        grefs.ref(41, [-1], 80, "val"),
+        grefs.ref(1, [-1], 81, "train"),
+    ]
+    return grefs
+
+
+def test_refs_without_a_sentence_are_left_out_and_listed_without_the_option(tmp_path: Path) -> None:
+    good, made = Grefs(tmp_path / "good"), with_empty_refs(Grefs(tmp_path / "bad"))
+    whole, report = written(good), written(made)
+    assert report.info.splits == whole.info.splits
+    for split in whole.info.splits:
+        same = [(one.out / f"{split}.jsonl").read_bytes() for one in (made, good)]
+        assert same[0] == same[1]
+    rows = [(row.split, row.row, row.image, row.reason) for row in listing(made.out)]
+    assert rows == [
+        ("train", "ref 40", made.instances["images"][0]["file_name"], EMPTY),
+        ("val", "ref 41", "gone.jpg", EMPTY),
+        ("train", "ref 1", "image 81", EMPTY),
+    ]
+    lost = {split: (out.rows, out.expressions, out.images) for split, out in report.info.left_out.items()}
+    assert lost == {"train": (2, 0, 1), "val": (1, 0, 1)}
+    assert report.warnings() == [f"each row that is left out is named in {made.out / LISTING}"]
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(report.table(), report.left_out_table())
+    assert f"│ {EMPTY} │    2 │           0 │      1 │" in (told := console.export_text())
+    assert "NOT COMPLETE" not in told
+
+
+def test_the_other_files_of_refs_may_have_refs_without_a_sentence_too(tmp_path: Path) -> None:
+    tiny = good_refcoco(tmp_path)
+    tiny.refs.append(TinyDataset.ref(40, 101, 7, "train"))
+    assert [row.row for row in listing(written(tiny).folder)] == ["ref 40"]
+
+
+def test_refs_without_a_sentence_are_no_reason_for_a_refusal_but_are_counted_beside_one(
+    tmp_path: Path,
+) -> None:
+    grefs = with_empty_refs(Grefs(tmp_path))
+    grefs.refs.append(grefs.ref(50, [999], grefs.first, "train", "of nothing"))
+    with pytest.raises(InputError, match="ref 50") as refused:
+        written(grefs)
+    assert EMPTY not in str(refused.value)
+    assert {row.row for row in listing(written(grefs, leave_out_bad=True).folder)} == {
+        *("ref 40", "ref 41", "ref 1", "ref 50")
+    }
+
+
+def test_refs_that_mostly_have_no_sentence_are_refused(tmp_path: Path) -> None:
+    grefs = Grefs(tmp_path)
+    grefs.refs += [grefs.ref(60 + i, [-1], grefs.second, "val") for i in range(3)]
+    told = rf"(?s)3 of 5 expressions of val would be left out, more than 50%.*{EMPTY} \(3\):.*ref 60"
+    with pytest.raises(InputError, match=told):
+        written(grefs)
+    assert not list(grefs.out.parent.iterdir())
 
 
 def test_rows_of_splits_that_are_not_asked_for_are_not_counted(tmp_path: Path) -> None:

@@ -237,10 +237,6 @@ def empty_expression(tiny: TinyDataset) -> None:
     tiny.refs[1]["sentences"][1]["sent"] = "  "
 
 
-def no_sentence(tiny: TinyDataset) -> None:
-    tiny.refs[2]["sentences"] = []
-
-
 def no_polygon(tiny: TinyDataset) -> None:
     tiny.annotation(101)["segmentation"] = []
 
@@ -315,7 +311,6 @@ def instances_without_images(tiny: TinyDataset) -> None:
         (image_that_is_text, r"cannot be read to their end.*image 7"),
         (no_image_folder, r"no images below .*images/train2014"),
         (empty_expression, r"empty sentences.*ref 11, sentence 111, image 7"),
-        (no_sentence, r"without a sentence.*ref 13"),
         (no_polygon, r"usable mask.*ref 11, annotation 101, image 7 .*three or more corners"),
         (no_segmentation, r"usable mask.*annotation 101.*neither polygons nor run lengths"),
         (polygon_off_the_image, r"usable mask.*annotation 101.*no pixel"),
