@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import dropwhile, islice, takewhile
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,17 @@ class Document:
         """
         return parse_json(read_json(self.path))
 
-    def dicts(self, name: str) -> list[dict[str, Any]]:
-        """The dicts in the list of that name; empty if there is no such list."""
-        content = self.content_or_none()
-        rows = content.get(name) if isinstance(content, dict) else None
-        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    def under(self, *keys: str) -> Any:
+        """What the content has under these keys, one within the other; None if it has nothing there."""
+        found = self.content_or_none()
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    def dicts(self, *keys: str, first: int | None = None) -> list[dict[str, Any]]:
+        """The dicts in the list under these keys, or among its ``first`` rows; empty if there is no list."""
+        rows = self.under(*keys)
+        return [row for row in rows[:first] if isinstance(row, dict)] if isinstance(rows, list) else []
 
     def forget(self) -> None:
         """Drop the content, which takes gigabytes for large files; it is read again if needed."""
@@ -75,6 +81,21 @@ class Document:
         other = Document(self.path, split or self.split)
         other.__dict__["content"] = content
         return other
+
+
+def first_with_rows(documents: Sequence[Document], *keys: str) -> Document | None:
+    """The first document that can be read and is not empty, by which the form of all is recognized.
+
+    Some data sets have a file without rows, such as CRIS' test.json of G-Ref by google.
+
+    Args:
+        keys: those of the list that must not be empty in a document that has it.
+
+    Returns:
+        The very first if all are empty; None if there are none.
+    """
+    able = (one for one in documents if one.content_or_none() and one.under(*keys) != [])
+    return next(able, next(iter(documents), None))
 
 
 @dataclass(frozen=True)
@@ -121,25 +142,27 @@ class Source:
         for document in self.__dict__.get("documents", ()):
             document.forget()
 
-    def content(self) -> Any:
-        """The content of the first document; None if there is none or it cannot be read."""
+    def first_with_rows(self, *keys: str) -> Document | None:
+        """As the function, of the source's documents; None if a named file does not exist."""
         try:
-            return self.documents[0].content_or_none() if self.documents else None
+            return first_with_rows(self.documents, *keys)
         except InputError:
             return None
 
+    def content(self) -> Any:
+        """The content of the first document with rows; None if there is none or it cannot be read."""
+        document = self.first_with_rows()
+        return None if document is None else document.content_or_none()
+
     def lists(self) -> list[str]:
-        """The keys of the first document, if it has any."""
+        """The keys of the first document with rows, if it has any."""
         content = self.content()
         return list(content) if isinstance(content, dict) else []
 
     def rows(self, *keys: str) -> list[dict[str, Any]]:
-        """The first rows of the list under these keys in the first document; empty if there is none."""
-        found = self.content()
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        first = islice(found, _LOOKED_INTO) if isinstance(found, list) else ()
-        return [row for row in first if isinstance(row, dict)]
+        """The first rows of the list under these keys in the first document that has any there."""
+        document = self.first_with_rows(*keys)
+        return [] if document is None else document.dicts(*keys, first=_LOOKED_INTO)
 
     def with_defaults(self, **options: Any) -> Source:
         """A copy with these options set where they are None."""

@@ -88,11 +88,17 @@ def _original(image: Row) -> Any:
     return image.get("original_id", image.get("id"))
 
 
+def _has_captions(source: Source) -> bool:
+    document = source.first_with_rows("images")
+    return (
+        document is not None
+        and any(isinstance(row.get("caption"), str) for row in source.rows("images"))
+        and not any(map(is_said, document.dicts("annotations")))
+    )
+
+
 CAPTIONS = Form(
     "COCO's lists with a `caption` in images, as MDETR's finetune_refcoco_<split>.json and ReferFormer's",
-    lambda source: (
-        any(isinstance(row.get("caption"), str) for row in source.rows("images"))
-        and not any(map(is_said, source.documents[0].dicts("annotations")))
-    ),
+    _has_captions,
     read,
 )

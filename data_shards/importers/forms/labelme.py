@@ -18,7 +18,7 @@ from maris_fast.data_shards.importers.checked_rows import Misshapen
 from maris_fast.data_shards.importers.left_out import BadRows
 from maris_fast.data_shards.importers.line_grouping import write_lines
 from maris_fast.data_shards.importers.row_lines import LineRow, lines_of
-from maris_fast.data_shards.importers.source import Document, Form, Source
+from maris_fast.data_shards.importers.source import Document, Form, Source, first_with_rows
 from maris_fast.data_shards.importers.split_names import split_of_name
 from maris_fast.data_shards.records import TRAIN, DatasetInfo
 from maris_fast.errors import first_of
@@ -146,9 +146,8 @@ def _documents(source: Source) -> list[Document]:
 
 
 def _is_labelme(source: Source) -> bool:
-    first = next(iter(_documents(source)), None) if source.place.is_dir() else None
-    content = source.content() if first is None else first.content_or_none()
-    return isinstance(content, dict) and "shapes" in content
+    document = first_with_rows(_documents(source)) if source.place.is_dir() else source.first_with_rows()
+    return document is not None and document.under("shapes") is not None
 
 
 LABELME = Form("a folder of labelme's files, one JSON an image", _is_labelme, read)

@@ -48,8 +48,9 @@ def _is_predictions(source: Source) -> bool:
     if source.place.suffix != ".jsonl":
         return False
     try:
-        _, path = files_by_split(source.root, source.dataset)[0]
-        first = parse_json(next(utf8_lines(path), b""))
+        files = files_by_split(source.root, source.dataset)
+        lines = (line for _, path in files for line in utf8_lines(path))
+        first = parse_json(next(filter(bytes.strip, lines), b""))
     except (InputError, ValueError):
         return False
     return isinstance(first, dict) and "prediction" in first
