@@ -21,6 +21,7 @@ from maris_fast.data_shards.importers.forms.zipped import ZIP
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import DEFAULT, ImportOptions
 from maris_fast.data_shards.importers.source import Form, Source
+from maris_fast.data_shards.importers.split_names import PLACEHOLDER, files_by_split
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system.new_folder import new_folder
 
@@ -74,17 +75,28 @@ def import_dataset(
 def form_of(source: Source) -> Form:
     """
     Raises:
-        InputError: there is nothing of a known form.
+        InputError: no such file or folder, or it is of no known form.
     """
     for form in FORMS:
         if form.found(source):
             return form
-    if source.place.exists():
-        forms = "".join(f"\n  {form.files}" for form in FORMS)
-        raise InputError(f"{source.place} has none of the known forms ({DOCUMENT}):{forms}")
-    root = source.root
-    there = sorted(path.name for path in root.iterdir() if _is_dataset(source, path)) if root.is_dir() else []
-    raise InputError(f"no folder {source.place}; data sets below {root}: {', '.join(there) or 'none'}")
+    _require_there(source)
+    forms = "".join(f"\n  {form.files}" for form in FORMS)
+    raise InputError(f"{source.place} has none of the known forms ({DOCUMENT}):{forms}")
+
+
+def _require_there(source: Source) -> None:
+    """
+    Raises:
+        InputError: no such file or folder, or no file has a split's name in place of ``{split}``.
+    """
+    if PLACEHOLDER in source.dataset:
+        files_by_split(source.root, source.dataset)
+    elif not source.place.exists():
+        root = source.root
+        folders = (path.name for path in root.iterdir() if _is_dataset(source, path)) if root.is_dir() else ()
+        there = ", ".join(sorted(folders)) or "none"
+        raise InputError(f"no folder {source.place}; data sets below {root}: {there}")
 
 
 def _is_dataset(source: Source, place: Path) -> bool:

@@ -37,6 +37,14 @@ def test_the_format_is_known_by_what_is_there(tmp_path: Path) -> None:
     (photos.root / "rooms.json").write_text('[{"picture": "1.png", "said": "mug"}]')
     with pytest.raises(InputError, match=r"(?s)rooms\.json has none of the known forms.*  NAME\.jsonl"):
         import_dataset(photos.root, "rooms.json", photos.out.with_name("x"))
+    with pytest.raises(
+        InputError, match=r"(?s)photos/\{split\}s\.json has none of the known forms.*  NAME\.jsonl"
+    ):
+        import_dataset(photos.root, "{split}s.json", photos.out.with_name("x"))
+    with pytest.raises(
+        InputError, match=r"no file .*\{split\}\.csv with a split's name in place of \{split\}"
+    ):
+        import_dataset(photos.root, "{split}.csv", photos.out.with_name("x"))
     with pytest.raises(InputError, match=r"no folder .*cellar; data sets below .*: none"):
         import_dataset(photos.root, "cellar", photos.out.with_name("x"))
     with pytest.raises(InputError, match=r"no file .*attic\.jsonl"):
