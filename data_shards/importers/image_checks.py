@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maris_fast.data_shards.importers.annotations import ImageRow
+from maris_fast.data_shards.importers.coco_images import cocos_own_file
 from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.paths import in_another_case
@@ -158,8 +159,9 @@ def _look(
         return fault
     fitting = fitting_views(views, annotated.width, annotated.height)
     if not fitting:
+        whose = "COCO's original files" if cocos_own_file(annotated.file_name) else "the annotated files"
         return Fault(
-            "images of another size than annotated (width x height); use COCO's original files",
+            f"images of another size than annotated (width x height); use {whose}",
             f"{name} is {views.stored[1]} x {views.stored[0]}, "
             f"annotated {annotated.width} x {annotated.height}",
         )

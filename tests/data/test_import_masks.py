@@ -125,6 +125,38 @@ def test_a_list_of_bad_run_lengths_is_named(tmp_path: Path, what: str) -> None:
         tiny.imported()
 
 
+@pytest.mark.parametrize(
+    ("annotated", "message"),
+    [
+        (
+            (40, 60),
+            r"images of another size than annotated \(width x height\); use the annotated files \(1\):\n"
+            r".*00131\.jpg is 60 x 42, annotated 60 x 40",
+        ),
+        ((42, 60), r"ref 31, annotation 131, .*run lengths are for size \[40, 60\], the image is \[42, 60\]"),
+    ],
+)
+def test_an_image_of_another_size_than_its_mask_is_named_or_left_out_as_in_rrsis_d(
+    tmp_path: Path, annotated: tuple[int, int], message: str
+) -> None:
+    tiny = TinyDataset(tmp_path)
+    Image.new("RGB", (60, 42)).save(tiny.images / "00131.jpg")
+    height, width = annotated
+    tiny.instances["images"].append(
+        {"id": 131, "file_name": "00131.jpg", "height": height, "width": width},
+    )
+    tiny.instances["annotations"].append(
+        {"id": 131, "image_id": 131, "category_id": 1, "segmentation": [compressed(pixels(40, 60))]}
+    )
+    tiny.refs.append(TinyDataset.ref(31, 131, 131, "train", "the airport"))
+    tiny.write()
+    with pytest.raises(InputError, match=message) as refused:
+        tiny.imported()
+    assert "COCO's" not in str(refused.value)
+    lost = tiny.imported(leave_out_bad=True).info.left_out["train"]
+    assert (lost.rows, lost.expressions, lost.images) == (1, 1, 1)
+
+
 class RefZom(TinyDataset):
     """Refs as Ref-ZOM has them: ``source`` and lists of ``ann_id`` in a pickle."""
 

@@ -306,7 +306,10 @@ def instances_without_images(tiny: TinyDataset) -> None:
     ("damage", "message"),
     [
         (missing_image, r"missing images.*\(1\):\s+image 7: .*000000000007\.jpg"),
-        (image_of_another_size, r"another size.*image 7: .*is 40 x 60, annotated 60 x 40"),
+        (
+            image_of_another_size,
+            r"another size.*use COCO's original files.*image 7: .*is 40 x 60, annotated 60 x 40",
+        ),
         (truncated_jpeg, r"cannot be read to their end.*image 7: .*truncated"),
         (image_that_is_text, r"cannot be read to their end.*image 7"),
         (no_image_folder, r"no images below .*images/train2014"),
