@@ -233,7 +233,7 @@ class Grouping:
         faults: list[Fault] = []
         found = [self._annotation(one, ref, where.format(one), faults) for one in ref.ann_ids]
         annotations = [annotation for annotation in found if annotation is not None]
-        # As in gRefCOCO's baseline: a crowd among other objects is left out of their union.
+        # gRefCOCO's baseline leaves out every crowd, so a ref with only crowds has no mask there.
         annotations = [one for one in annotations if not one.iscrowd] or annotations
         masks = [both for one in annotations if (both := _masks(one, image, where.format(one.id), faults))]
         if faults:

@@ -163,6 +163,16 @@ def test_a_crowd_beside_other_objects_is_left_out_as_in_the_authors_baseline(gre
     assert grefs.train().targets[1].area == grefs.train().targets[0].area
 
 
+def test_crowds_are_kept_where_there_is_nothing_else(grefs: Grefs) -> None:
+    for one in grefs.objects[:2]:
+        one["iscrowd"] = 1
+    grefs.imported()
+    alone, both, _ = grefs.train().targets
+    assert alone.ann_ids == (grefs.objects[0]["id"],)
+    assert both.ann_ids == tuple(one["id"] for one in grefs.objects[:2])
+    assert both.area > alone.area > 0
+
+
 def test_an_object_named_twice_is_one(grefs: Grefs) -> None:
     grefs.refs[1]["ann_id"] = [grefs.objects[0]["id"]] * 2
     grefs.imported()

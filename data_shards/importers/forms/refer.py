@@ -26,8 +26,8 @@ REFS, GREFS, INSTANCES = "refs({}).p", "grefs({}).json", "instances.json"
 def read(source: Source) -> DatasetInfo:
     """``refs(<split_by>).p``, or gRefCOCO's ``grefs(<split_by>).json``, with ``instances.json``.
 
-    A ref's target is the union of its objects. As in the baseline of gRefCOCO's authors, a crowd among
-    several is left out of the union; ``ann_id`` [-1] is an empty target.
+    A ref's target is the union of its objects; ``ann_id`` [-1] is an empty target. As in the baseline of
+    gRefCOCO's authors, crowds are left out of the union, but here not if there are only crowds.
     """
     files = GREFS if _has_grefs(source) else REFS
     split_by = source.split_by or _only_split_by(source.place, files)
