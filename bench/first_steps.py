@@ -247,10 +247,10 @@ def walks(scale: Scale, tell: Tell) -> bool:
     """One forward and backward per walk, to be profiled: the kernels launch in the recorded order."""
     from maris_fast.kernels.mutual_attention.blocks import blocks
     from maris_fast.kernels.mutual_attention.parity import Case, draw, run
-    from maris_fast.kernels.triton_here import architecture
+    from maris_fast.kernels.triton_here import limits
 
     words, channels = scale.words[1], scale.channels
-    own = blocks(architecture(scale.device), scale.dtype.itemsize, words, channels)
+    own = blocks(limits(scale.device), scale.dtype.itemsize, words, channels)
     forward, backward = own.forward, own.backward
     variants = {
         "table": (forward, backward),

@@ -23,6 +23,7 @@ from maris_fast.kernels.mutual_attention.blocks import (
 from maris_fast.kernels.mutual_attention.launching import WORDS_WARPS, scale
 from maris_fast.kernels.mutual_attention.operator import switches
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
+from maris_fast.kernels.triton_here import known_limits
 
 NARROW_C = 64
 # In 16 bits, rows that TMA can't read: not a multiple of 16 bytes.
@@ -125,20 +126,20 @@ def backward_configuration(
 
 def configurations(architecture: int, reading: Reading = AS_PRINTED) -> Iterator[Configuration]:
     """Every kernel that a call can launch on an architecture, at all widths that matter to the compiler."""
-    columns = switches(reading)[0]
+    columns, device = switches(reading)[0], known_limits(architecture)
     for element_bytes in (2, 4):
         for words in (words for words in WORD_BLOCKS if element_bytes == 2 or words <= FP32_WORDS):
             # Half as many channels for one word block: the compiler then aims at fewer registers.
             widths = [MAX_C, WHOLE_C, ODD_C, *([WHOLE_C // 2] if words == 32 else [])]
             walks: dict[Walk, int] = {}
             for C in widths:
-                walk = blocks(architecture, element_bytes, words, C, divided=columns).forward
+                walk = blocks(device, element_bytes, words, C, divided=columns).forward
                 if walk not in walks or C == WHOLE_C // 2:
                     walks.setdefault(walk, C)
                     yield forward_configuration(element_bytes, words, C, walk, reading)
             # The narrow one for one word block: the compiler treats a walk of few chunks differently.
             for C in (WHOLE_C, NARROW_C) if words == 32 else (WHOLE_C,):
-                walk = blocks(architecture, element_bytes, words, C, divided=columns).backward
+                walk = blocks(device, element_bytes, words, C, divided=columns).backward
                 yield backward_configuration(element_bytes, words, C, walk, reading=reading)
             # The candidate by TMA is the same for fewer words.
             if element_bytes == 2 and words == WORDS_BY_TMA and architecture == 90:
@@ -155,7 +156,7 @@ def configurations(architecture: int, reading: Reading = AS_PRINTED) -> Iterator
                 constants = {"C": WHOLE_C, "BLOCK_T": words, "CHUNK": walk.chunk}
                 kernel = backward.mutual_attention_bwd_gram_kernel
                 yield Configuration(kernel, element_bytes, words, WHOLE_C, replace(walk, stages=1), constants)
-        own = blocks(architecture, element_bytes, 32, WHOLE_C, divided=columns)
+        own = blocks(device, element_bytes, 32, WHOLE_C, divided=columns)
         for walked in (
             forward_configuration(element_bytes, 32, WHOLE_C, own.forward, reading),
             backward_configuration(element_bytes, 32, WHOLE_C, own.backward, reading=reading),

@@ -329,6 +329,5 @@ def _blocks(z_v: Tensor, L_t: int, cut: str, divided: bool) -> Blocks:
 
 @lru_cache(maxsize=1024)
 def _blocks_of(device: torch.device, element_bytes: int, L_t: int, C: int, cut: str, divided: bool) -> Blocks:
-    here = limits(device)
-    own = blocks(here.architecture, element_bytes, L_t, C, here, divided=divided)
+    own = blocks(limits(device), element_bytes, L_t, C, divided=divided)
     return cut_otherwise(own, cut) if cut else own

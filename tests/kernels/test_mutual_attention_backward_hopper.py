@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maris_fast.kernels import UnsupportedError
+from maris_fast.kernels import UnsupportedError, triton_here
 from maris_fast.kernels.mutual_attention import backward_hopper, candidates, operator
 from maris_fast.kernels.mutual_attention.blocks import HOPPER_BACKWARD, Blocks, blocks
 from maris_fast.kernels.mutual_attention.candidates import Kind
@@ -153,12 +153,10 @@ KIND = Kind("bfloat16", 32, 256, 4096, False, False, True)
 def test_hopper_alone_tries_it_and_the_table_keeps_its_own(
     kind: Kind, architecture: int, tried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = "maris_fast.kernels.triton_here"
-    monkeypatch.setattr(f"{here}.architecture", lambda device: architecture)
-    monkeypatch.setattr(f"{here}.limits", lambda device: KNOWN[architecture])
+    monkeypatch.setattr(triton_here, "limits", lambda device: KNOWN[architecture])
     monkeypatch.setattr(operator, "why_unsupported", lambda *call: None)
     offered = candidates.candidates(kind, DEVICE)
-    own = blocks(architecture, 2, kind.words, kind.C, divided=kind.language_norm == "columns")
+    own = blocks(KNOWN[architecture], 2, kind.words, kind.C, divided=kind.language_norm == "columns")
     assert (f"triton:{own.forward}+128/8/1/0/132" in offered) == tried
     assert offered[0] == "triton"
     assert not own.backward.by_tma
