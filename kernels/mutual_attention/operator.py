@@ -37,7 +37,7 @@ from maris_fast.kernels.mutual_attention.forward import (
     mutual_attention_fwd_words_kernel,
 )
 from maris_fast.kernels.mutual_attention.forward_hopper import mutual_attention_fwd_hopper_kernel
-from maris_fast.kernels.mutual_attention.launching import WORDS_WARPS, aligned, scale
+from maris_fast.kernels.mutual_attention.launching import aligned, over_words, scale
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Keep, Reading, logit
 from maris_fast.kernels.operators import operator, with_gradient
 from maris_fast.kernels.triton_here import FP_FUSION, limits, why_not_here
@@ -220,11 +220,7 @@ def mutual_attention_fwd(
             splits,
             tiles,
             eps,
-            C=C,
-            COLUMNS=columns,
-            BLOCK_C=triton.next_power_of_2(C),
-            num_warps=WORDS_WARPS,
-            enable_fp_fusion=FP_FUSION,
+            **over_words(C, columns).options,
         )
     return outputs
 
