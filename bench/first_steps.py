@@ -173,11 +173,7 @@ def _timed_column(column: Any, name: str, shape: Any, scale: Scale, copy: float,
         for part, function in parts:
             told |= {"part": part, "must_move": must_move(shape, part, scale.dtype.itemsize)}
             row = _row(function, told, scale, copy)
-            tell(
-                "row",
-                **row,
-                host_us=host_us(function, scale.device, scale.host_calls, min(3, scale.host_calls)),
-            )
+            tell("row", **row, host_us=host_us(function, scale.device, scale.host_calls))
     return True
 
 
