@@ -178,10 +178,13 @@ def _timed_column(column: Any, name: str, shape: Any, scale: Scale, copy: float,
 
 
 def _row(function: Callable[[], object], told: dict[str, Any], scale: Scale, copy: float) -> dict[str, Any]:
+    from maris_fast.bench.conditions import gpu_conditions
     from maris_fast.bench.measuring import bandwidth, device_row, wall_ms
 
     if scale.device.type == "cuda":
-        return device_row(function, copy, told)
+        with gpu_conditions(scale.device) as of_gpu:
+            row = device_row(function, copy, told)
+        return row | of_gpu
     begun = time.perf_counter()
     function()
     row = {**told, "timer": "wall", "ms": wall_ms([time.perf_counter() - begun])}
