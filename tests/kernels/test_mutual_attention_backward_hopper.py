@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from maris_fast.kernels.mutual_attention.candidates import Kind
 from maris_fast.kernels.mutual_attention.parity import Case, parity
 from maris_fast.kernels.mutual_attention.reference import Reading
 from maris_fast.kernels.triton_here import KNOWN
-from tests.kernels.broken import LAUNCHERS, use_broken
+from tests.kernels.conftest import UseBroken
 
 pytestmark = pytest.mark.interpreter
 
@@ -118,9 +117,9 @@ def test_the_case_of_the_mutations_passes_unbroken() -> None:
 
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_kernel_is_noticed(name: str, use_broken: UseBroken) -> None:
     right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, LAUNCHERS, backward_hopper, right, wrong, tmp_path)
+    use_broken(backward_hopper, right, wrong)
     assert parity(CASES[-2] if name in OF_READINGS_AND_GROUPS else NOTICED_BY, DEVICE).failures()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from maris_fast.kernels.mutual_attention.operator import (
 from maris_fast.kernels.mutual_attention.parity import Case, parity
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED
 from maris_fast.kernels.triton_here import ARCHITECTURES, KNOWN, Limits, triton_version
-from tests.kernels.broken import LAUNCHERS, use_broken
+from tests.kernels.conftest import UseBroken
 
 pytestmark = pytest.mark.interpreter
 
@@ -72,9 +71,9 @@ NOTICED_BY = [
 
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_kernel_is_noticed(name: str, use_broken: UseBroken) -> None:
     right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, LAUNCHERS, forward_hopper, right, wrong, tmp_path)
+    use_broken(forward_hopper, right, wrong)
     assert any(parity(case, DEVICE).failures() for case in NOTICED_BY)
 
 
