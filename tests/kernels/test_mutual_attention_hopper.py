@@ -37,10 +37,14 @@ CASES = [
 ]
 
 
+# No call takes TMA in fp32, whose tiles a GPU's shared memory can't hold; there the bounds are tightest.
+DTYPES = (fp32, bf16) if operator.INTERPRETED else (bf16,)
+
+
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.L_v}x{case.L_t}x{case.C}")
 def test_parity(case: Case) -> None:
-    for dtype in (fp32, bf16):
+    for dtype in DTYPES:
         assert parity(replace(case, dtype=dtype), DEVICE).failures() == []
 
 
