@@ -43,7 +43,8 @@ METRICS = (
     "launch__registers_per_thread",
     "sm__warps_active.avg.pct_of_peak_sustained_active",
 )
-KERNELS = "regex:mutual_attention_(fwd_kernel|fwd_chunked_kernel|bwd_kernel)"
+# Those that walk over the visual tokens, two of each call: forward, then backward.
+KERNELS = "regex:mutual_attention_(fwd|bwd)(_chunked|_hopper)?_kernel"
 
 
 @dataclass(frozen=True)

@@ -173,19 +173,18 @@ def _timed_column(column: Any, name: str, shape: Any, scale: Scale, copy: float,
         for part, function in parts:
             told |= {"part": part, "must_move": must_move(shape, part, scale.dtype.itemsize)}
             row = _row(function, told, scale, copy)
-            tell(
-                "row",
-                **row,
-                host_us=host_us(function, scale.device, scale.host_calls, min(3, scale.host_calls)),
-            )
+            tell("row", **row, host_us=host_us(function, scale.device, scale.host_calls))
     return True
 
 
 def _row(function: Callable[[], object], told: dict[str, Any], scale: Scale, copy: float) -> dict[str, Any]:
+    from maris_fast.bench.conditions import gpu_conditions
     from maris_fast.bench.measuring import bandwidth, device_row, wall_ms
 
     if scale.device.type == "cuda":
-        return device_row(function, copy, told)
+        with gpu_conditions(scale.device) as of_gpu:
+            row = device_row(function, copy, told)
+        return row | of_gpu
     begun = time.perf_counter()
     function()
     row = {**told, "timer": "wall", "ms": wall_ms([time.perf_counter() - begun])}
@@ -244,25 +243,21 @@ def training(scale: Scale, tell: Tell, row: int = 1, caches: Path | None = None)
 
 
 def walks(scale: Scale, tell: Tell) -> bool:
-    """One forward and backward per walk, to be profiled: the kernels launch in the recorded order."""
-    from maris_fast.kernels.mutual_attention.blocks import blocks
+    """A forward and a backward for each pair of walks, to be profiled: they launch in the recorded order."""
+    from maris_fast.kernels.mutual_attention.blocks import alternatives, blocks
     from maris_fast.kernels.mutual_attention.parity import Case, draw, run
-    from maris_fast.kernels.triton_here import architecture
+    from maris_fast.kernels.triton_here import limits
 
     words, channels = scale.words[1], scale.channels
-    own = blocks(architecture(scale.device), scale.dtype.itemsize, words, channels)
-    forward, backward = own.forward, own.backward
-    variants = {
-        "table": (forward, backward),
-        "forward, half the rows": (replace(forward, rows=forward.rows // 2), backward),
-        "forward, half the programs": (replace(forward, programs=forward.programs // 2), backward),
-        "backward, half the rows": (forward, replace(backward, rows=backward.rows // 2)),
-    }
+    call = (limits(scale.device), scale.dtype.itemsize, words, channels)
+    own = blocks(*call)
+    fewer = replace(own.forward, programs=own.forward.programs // 2)
+    walked = {"table": own, "forward, half the programs": replace(own, forward=fewer), **alternatives(*call)}
     counts = (scale.each,) * scale.images
     drawn = draw(Case(scale.tokens, words, channels, scale.dtype, counts=counts), scale.device)
-    for name, pair in variants.items():
-        tell("walk", name=name, forward=str(pair[0]), backward=str(pair[1]))
-        run(drawn, "triton", "+".join(map(str, pair)))
+    for name, sizes in walked.items():
+        tell("walk", name=name, forward=str(sizes.forward), backward=str(sizes.backward))
+        run(drawn, "triton", sizes.cut)
     _wait(scale)
     return True
 

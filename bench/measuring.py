@@ -18,10 +18,8 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
 # Runnable processes beyond our own threads above which a CPU counts as shared.
 OTHERS = 0.5
-
-
-# Consecutive calls whose host time is taken, and how often; few enough that a GPU's queue never fills.
-HOST_CALLS, HOST_ROUNDS = 40, 7
+# Calls whose host time is taken.
+HOST_CALLS = 40
 
 
 @contextmanager
@@ -66,10 +64,12 @@ def captured(function: Callable[[], object]) -> Callable[[], None] | None:
     return graph.replay
 
 
-def host_us(
-    function: Callable[[], object], device: torch.device, calls: int = HOST_CALLS, rounds: int = HOST_ROUNDS
-) -> float:
-    """Microseconds that the host needs for a call, without waiting for the device: median of rounds."""
+def host_us(function: Callable[[], object], device: torch.device, calls: int = HOST_CALLS) -> float:
+    """Microseconds that the host needs for a call, without waiting for the device: median of calls.
+
+    Each call finds an idle device: a GPU's queue holds about a thousand launches, which twenty calls in plain
+    PyTorch exceed, and once it is full, the host waits for the device.
+    """
 
     def wait() -> None:
         if device.type == "cuda":
@@ -77,14 +77,11 @@ def host_us(
 
     function()
     seconds = []
-    for _ in range(rounds):
+    for _ in range(calls):
         wait()
-        start = time.perf_counter()
-        for _ in range(calls):
-            function()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(seconds_of(function))
     wait()
-    return round(1e6 * median(seconds) / calls, 2)
+    return round(1e6 * median(seconds), 2)
 
 
 def wall_ms(seconds: Sequence[float]) -> dict[str, float]:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from maris_fast.bench.conditions import gpu_conditions
 from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.bench.measuring import load_told
 from maris_fast.config import RANDOM, FeatureDtype, SamSettings, TextSettings, TrainingSettings
@@ -225,9 +226,10 @@ def measure(
             if row.only_on_cuda and ranks.device.type != "cuda":
                 yield {**head, "left_out": row.only_on_cuda}
                 continue
-            measured = timed(row, size, caches, ranks, rounds, peak)
+            with gpu_conditions(ranks.device) as of_gpu:
+                measured = timed(row, size, caches, ranks, rounds, peak)
             told_plans = for_plans(row, size, measured["expressions_per_s"])
-            yield {**head, **measured, **told_plans, **load_told()}
+            yield {**head, **measured, **told_plans, **load_told(), **of_gpu}
 
 
 def for_plans(row: Technique, size: Size, rates: list[float]) -> dict[str, Any]:
@@ -321,10 +323,12 @@ def endure(size: Size, ranks: Ranks, minutes: float, told: Callable[[str], None]
                 engine.step([next(batches)], LR)
             begun = now = time.perf_counter()
             while now - begun < 60 * minutes:
-                before, steps, waited = now, 0, 0.0
-                while now - before < INTERVAL:
-                    done = one_round(engine, batches, size.steps, ranks.device)
-                    steps, waited, now = steps + size.steps, waited + done.waited, time.perf_counter()
+                steps, waited = 0, 0.0
+                with gpu_conditions(ranks.device) as of_gpu:
+                    before = now = time.perf_counter()
+                    while now - before < INTERVAL:
+                        done = one_round(engine, batches, size.steps, ranks.device)
+                        steps, waited, now = steps + size.steps, waited + done.waited, time.perf_counter()
                 yield {
                     "at_s": now - begun,
                     "expressions_per_s": row.expressions_per_step * steps / (now - before),
@@ -332,6 +336,7 @@ def endure(size: Size, ranks: Ranks, minutes: float, told: Callable[[str], None]
                     "allocated_bytes": torch.cuda.memory_allocated(ranks.device) if on_gpu else None,
                     "reserved_bytes": torch.cuda.memory_reserved(ranks.device) if on_gpu else None,
                     "resident_bytes": _resident_bytes(),
+                    **of_gpu,
                 }
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
+from maris_fast.bench.conditions import gpu_conditions
 from maris_fast.bench.fake_cache import fake_shard
 from maris_fast.bench.measuring import in_turn, paired, seconds_of
 from maris_fast.bench.results import BENCH, Row, Suite
@@ -94,7 +95,8 @@ def encoding(folder: Path, settings: CacheSettings, images: int, rounds: int) ->
     """Images per second of each way from pictures on disk."""
     dataset = write_pictures(folder / "dataset", images)
     ways = _ways(folder, dataset, settings)
-    seconds, load = in_turn(ways, rounds)
+    with gpu_conditions(place("auto", "auto")[0]) as of_gpu:
+        seconds, load = in_turn(ways, rounds)
     first = seconds[AS_IT_IS]
     before = first
     rows: list[Row] = []
@@ -108,6 +110,7 @@ def encoding(folder: Path, settings: CacheSettings, images: int, rounds: int) ->
                 "images": images,
                 "rounds": rounds,
                 "load_average": load,
+                **of_gpu,
                 "images_per_s": images / statistics.median(times),
                 "to_first": paired(first, times),
                 "to_before": paired(before, times),

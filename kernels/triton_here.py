@@ -50,6 +50,11 @@ KNOWN = {
 ARCHITECTURES = tuple(known for known in KNOWN if known != INTERPRETER)
 
 
+def known_limits(architecture: int) -> Limits:
+    """The architecture's limits in KNOWN, or those of the next lower one there, to compile ahead of time."""
+    return KNOWN[max(known for known in KNOWN if known <= architecture)]._replace(architecture=architecture)
+
+
 # torch.compile can't look into a device's properties, and they don't change.
 @constant_when_compiled
 def why_not_here(device: torch.device, dtype: torch.dtype, interpreted: bool) -> str | None:

@@ -53,11 +53,16 @@ def refmini() -> Path:
     return root
 
 
+MARKS_OF_FIXTURES = {"refmini": "real_data", "mutant_of": "mutant"}
+"""Marks that the tests get that use a fixture, directly or through another one."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "refmini" in getattr(item, "fixturenames", ()):
-            item.add_marker("real_data")
+        for fixture, mark in MARKS_OF_FIXTURES.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(mark)
     # Workers get files in this order; with short files last, they finish at about the same time.
     marks = ("slow", "process", "interpreter")
     long = [{item.path for item in items if item.get_closest_marker(mark)} for mark in marks]

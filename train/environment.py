@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from maris_fast.kernels.choice.table import machine
 from maris_fast.train.ranks import Ranks
 
 PACKAGES = (
@@ -46,6 +47,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
         "threads_per_rank": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(ranks.device) if cuda else "cpu",
         "cuda": torch.version.cuda if cuda else None,
+        "driver": machine(ranks.device)["driver"] if cuda else None,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
+from maris_fast.bench.drawing.gpu_caption import gpu_told
 from maris_fast.bench.drawing.markdown import table
 from maris_fast.bench.results import Row, Suite, named
 
@@ -129,6 +130,7 @@ def _caption(suite: Suite) -> str:
     told.append(suite.date[:10])
     peak = next((row["peak_tflops"] for row in suite.rows if row.get("peak_tflops")), None)
     told.append("MFU: this device's peak is not known" if peak is None else f"MFU of {peak:g} TFLOP/s")
+    told += gpu_told(suite)
     loads = [row["load_average"] for row in suite.rows if row.get("machine_shared")]
     if loads:
         told.append(f"the machine was shared during {len(loads)} of {len(suite.rows)} rows")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from maris_fast.bench.drawing.gpu_caption import gpu_told
 from maris_fast.bench.drawing.markdown import table
 from maris_fast.bench.results import Row, Suite, named
 
@@ -142,6 +143,7 @@ def _caption(suite: Suite, picture: str) -> str:
         told.append(
             f"{environment['threads_per_rank']} of {environment['processor_cores']} cores, wall clock"
         )
+    told += gpu_told(suite)
     shared = [row["load_average"] for row in suite.rows if row.get("machine_shared")]
     if shared:
         told.append(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maris_fast.bench.conditions import gpu_conditions
 from maris_fast.bench.measuring import (
     bandwidth,
     copy_gbps,
@@ -45,12 +46,6 @@ def copy_bandwidth() -> float:
     return copy_gbps(DEVICE)
 
 
-@pytest.fixture
-def conditions() -> dict[str, Any]:
-    """What a row records beyond the run's device, versions and commit: on a CPU, how busy it was."""
-    return {} if ON_GPU else load_told()
-
-
 @pytest.fixture(autouse=True)
 def _own_stream() -> Iterator[None]:
     with own_stream(DEVICE):
@@ -74,11 +69,13 @@ def measure(benchmark: Any, copy_bandwidth: float) -> Callable[..., None]:
         row = benchmark.extra_info
         row.update(told)
         waited()
-        if ON_GPU:
-            row.update(device_row(function, copy_bandwidth, told), host_us=host_us(function, DEVICE))
-        benchmark.pedantic(waited, rounds=ROUNDS, warmup_rounds=3)
+        with gpu_conditions(DEVICE) as of_gpu:
+            if ON_GPU:
+                row.update(device_row(function, copy_bandwidth, told), host_us=host_us(function, DEVICE))
+            benchmark.pedantic(waited, rounds=ROUNDS, warmup_rounds=3)
+        row.update(load_told(), **of_gpu)
         if not ON_GPU:
-            row.update(timer="wall", ms=wall_ms(benchmark.stats.stats.data), **load_told())
+            row.update(timer="wall", ms=wall_ms(benchmark.stats.stats.data))
             row.update(bandwidth(row, copy_bandwidth))
         keep_now(row)
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention
 
+from maris_fast.bench.conditions import gpu_conditions
+from maris_fast.bench.measuring import load_told
 from maris_fast.encoders.sam_attention import DecomposedAttention
 
 ON_GPU = torch.cuda.is_available()
@@ -78,21 +80,22 @@ print(time.monotonic() - began, peak() - held)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_whole_encoder_at_1024_pixels(impl: str, benchmark: Any, conditions: dict[str, Any]) -> None:
+def test_whole_encoder_at_1024_pixels(impl: str, benchmark: Any) -> None:
     arch, images = ("vit_h", 8) if ON_GPU else ("vit_b", 1)
     device = "cuda" if ON_GPU else "cpu"
 
     def encode() -> None:
-        done = subprocess.run(
-            [sys.executable, "-c", WHOLE_ENCODER, arch, impl, device, str(images)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        with gpu_conditions(DEVICE) as of_gpu:
+            done = subprocess.run(
+                [sys.executable, "-c", WHOLE_ENCODER, arch, impl, device, str(images)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
         seconds, peak = map(float, done.stdout.split())
         row = benchmark.extra_info
         row.update(ms={q: round(1e3 * seconds, 1) for q in ("0.25", "0.5", "0.75")})
-        row.update(peak_bytes_over_weights=int(peak), **conditions)
+        row.update(peak_bytes_over_weights=int(peak), **load_told(), **of_gpu)
         if impl == "sdpa":
             row["plan_rates"] = {"sam_images_per_s": images / seconds}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from maris_fast.kernels.ahead_of_time import ELEMENT, compile_kernel, print_reports
 from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
-from maris_fast.kernels.cross_attention.tiles import KEY_BLOCKS, MAX_C, WARPS, tile
+from maris_fast.kernels.cross_attention.tiles import KEY_BLOCKS, MAX_C, STAGES, WARPS, tile
 
 # On a GPU the kernels take only 16-bit inputs.
 ELEMENT_BYTES = 2
@@ -31,7 +31,7 @@ def report(architecture: int, only: str | None = None) -> Iterator[dict[str, Any
             (cross_attention_bwd_kernel, cut.backward),
         ):
             constants = {"C": MAX_C, "BLOCK_Q": queries, "BLOCK_K": keys, "BLOCK_C": MAX_C}
-            used = compile_kernel(kernel, types, architecture, WARPS, 1, **constants)
+            used = compile_kernel(kernel, types, architecture, WARPS, STAGES, **constants)
             yield {
                 "kernel": kernel.__name__,
                 "architecture": architecture,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maris_fast.kernels.cross_attention.folded import fold
 from maris_fast.kernels.cross_attention.fused import cross_attention_bwd_kernel, cross_attention_fwd_kernel
-from maris_fast.kernels.cross_attention.tiles import WARPS, Tile, key_block, tile, why_unfit
+from maris_fast.kernels.cross_attention.tiles import STAGES, WARPS, Tile, key_block, tile, why_unfit
 from maris_fast.kernels.operators import operator, with_gradient
 from maris_fast.kernels.triton_here import FP_FUSION, architecture, why_not_here
 
@@ -87,7 +87,7 @@ def _launch(kernel: Any, queries: int, x: Tensor, K: Tensor, *others: Tensor) ->
             BLOCK_K=key_block(L_k),
             BLOCK_C=triton.next_power_of_2(C),
             num_warps=WARPS,
-            num_stages=1,
+            num_stages=STAGES,
             enable_fp_fusion=FP_FUSION,
         )
 

@@ -11,9 +11,8 @@ from maris_fast.kernels.triton_here import INTERPRETER
 
 KEY_BLOCKS = (16, 32, 64)
 MIN_C, MAX_C = 16, 256
-
-
-WARPS = 8
+# Of both kernels, by a call and ahead of time.
+WARPS, STAGES = 8, 1
 
 
 class Tile(NamedTuple):

@@ -20,15 +20,17 @@ from maris_fast.kernels.mutual_attention.backward_hopper import (
     mutual_attention_bwd_sum_kernel,
 )
 from maris_fast.kernels.mutual_attention.blocks import PARTS_BY_TMA, WORDS_BY_TMA, Blocks, split_evenly
-from maris_fast.kernels.mutual_attention.launching import WORDS_WARPS, aligned, empty_fp32
+from maris_fast.kernels.mutual_attention.launching import (
+    SUM_BLOCK,
+    WORDS_ROWS,
+    aligned,
+    empty_fp32,
+    gram_beside,
+    over_expressions,
+    over_rows_of_words,
+    over_words,
+)
 from maris_fast.kernels.triton_here import FP_FUSION
-
-# Rows per program of the kernel over words.
-WORDS_ROWS = 4
-# Chunk of the Gram matrix's kernel, beside a backward that takes all channels at once.
-GRAM_CHUNK = 64
-# Elements per program of the kernel that sums an image's expressions.
-SUM_BLOCK = 1024
 
 
 def backward_of_words(
@@ -57,12 +59,7 @@ def backward_of_words(
         db_l,
         E * L_t,
         eps,
-        C=C,
-        COLUMNS=columns,
-        BLOCK_R=WORDS_ROWS,
-        BLOCK_C=triton.next_power_of_2(C),
-        num_warps=WORDS_WARPS,
-        enable_fp_fusion=FP_FUSION,
+        **over_rows_of_words(C, columns).options,
     )
     return dy, shift, dw_l, db_l
 
@@ -72,19 +69,10 @@ def gram_of_words(z_l: Tensor, unused: Tensor, sizes: Blocks) -> tuple[Tensor, T
     if z_l.element_size() != 2:
         return unused, unused
     E, L_t, C = z_l.shape
-    word_block = WORDS_BY_TMA if sizes.backward.by_tma else sizes.words
+    build = gram_beside(sizes, C)
+    word_block = build.constants["BLOCK_T"]
     gram, word_sum = empty_fp32(z_l, E, word_block, word_block), empty_fp32(z_l, E, word_block)
-    mutual_attention_bwd_gram_kernel[(E,)](
-        z_l,
-        gram,
-        word_sum,
-        L_t,
-        C=C,
-        BLOCK_T=word_block,
-        CHUNK=sizes.backward.chunk or GRAM_CHUNK,
-        num_warps=sizes.backward.warps,
-        enable_fp_fusion=FP_FUSION,
-    )
+    mutual_attention_bwd_gram_kernel[(E,)](z_l, gram, word_sum, L_t, **build.options)
     return gram, word_sum
 
 
@@ -198,10 +186,7 @@ def walk_by_tma(
             offsets,
             dz_v,
             L_v,
-            C=C,
-            BLOCK=SUM_BLOCK,
-            num_warps=WORDS_WARPS,
-            enable_fp_fusion=FP_FUSION,
+            **over_expressions(C).options,
         )
     return dz_v, dz_l_partial, dw_v, db_v
 
@@ -217,10 +202,6 @@ def finish_words(dy: Tensor, dz_l_partial: Tensor, column_sum: Tensor, z_l: Tens
         dz_l,
         L_t,
         dz_l_partial.shape[1],
-        C=C,
-        COLUMNS=columns,
-        BLOCK_C=triton.next_power_of_2(C),
-        num_warps=WORDS_WARPS,
-        enable_fp_fusion=FP_FUSION,
+        **over_words(C, columns).options,
     )
     return dz_l

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from maris_fast.kernels.triton_here import INTERPRETER, KNOWN, Limits, triton_version
+from maris_fast.kernels.triton_here import INTERPRETER, Limits, triton_version
 
 WORD_BLOCKS = (16, 32, 64, 128)
 
@@ -58,6 +58,11 @@ class Blocks:
     words: int
     forward: Walk
     backward: Walk
+
+    @property
+    def cut(self) -> str:
+        """Both walks as text, which ``cut_otherwise`` reads."""
+        return f"{self.forward}+{self.backward}"
 
 
 @dataclass(frozen=True)
@@ -199,23 +204,15 @@ def word_block(L_t: int) -> int:
 
 
 def blocks(
-    architecture: int,
-    element_bytes: int,
-    L_t: int,
-    C: int,
-    device: Limits | None = None,
-    tma: bool = True,
-    divided: bool = False,
+    device: Limits, element_bytes: int, L_t: int, C: int, tma: bool = True, divided: bool = False
 ) -> Blocks:
-    """The table's block sizes for a call.
+    """The table's block sizes for a call on a device.
 
-    An architecture without rows takes those of the next lower one, with its own shared memory. ``device``:
-    the device's limits; None: those known of the architecture. ``tma``: whether the forward may use TMA.
-    ``divided``: whether Aᵀ Z_v is divided by A's column sums.
+    An architecture without rows takes those of the next lower one, with the device's own shared memory.
+    ``tma``: whether the forward may use TMA. ``divided``: whether Aᵀ Z_v is divided by A's column sums.
     """
-    device = device or KNOWN[max(known for known in KNOWN if known <= architecture)]
     words = word_block(L_t)
-    known = max(known for known, _ in TABLE if known <= architecture)
+    known = max(known for known, _ in TABLE if known <= device.architecture)
     row = TABLE[known, element_bytes][words]
     if divided:
         row = replace(row, **DIVIDED.get((known, element_bytes), {}).get(words, {}))  # type: ignore[arg-type]
@@ -229,6 +226,31 @@ def blocks(
         replace(forward, programs=at_once(forward, device)),
         replace(row.backward, chunk=chunk, programs=at_once(row.backward, device)),
     )
+
+
+def alternatives(
+    device: Limits, element_bytes: int, L_t: int, C: int, divided: bool = False
+) -> dict[str, Blocks]:
+    """Blocks that may be faster than the table's on a device, by what differs; arguments as in ``blocks``."""
+    own = blocks(device, element_bytes, L_t, C, divided=divided)
+    found = {}
+    if own.forward.by_tma:
+        # Half of its rows would be too few for TMA.
+        by_pointers = blocks(device, element_bytes, L_t, C, tma=False, divided=divided)
+        found["forward by pointers"] = replace(own, forward=by_pointers.forward)
+    else:
+        found["forward, half the rows"] = replace(own, forward=_half_the_rows(own.forward))
+    found["backward, half the rows"] = replace(own, backward=_half_the_rows(own.backward))
+    if own.forward.by_tma and own.words in HOPPER_BACKWARD and C >= BY_TMA_MIN_C:
+        by_tma = HOPPER_BACKWARD[own.words]
+        by_tma = replace(by_tma, programs=at_once(by_tma, device))
+        found["backward by TMA"] = replace(own, backward=by_tma)
+    return {name: other for name, other in found.items() if other != own}
+
+
+def _half_the_rows(walk: Walk) -> Walk:
+    """No fewer than 16, the rows of the smallest product."""
+    return replace(walk, rows=max(16, walk.rows // 2))
 
 
 def at_once(walk: Walk, device: Limits) -> int:

@@ -49,30 +49,24 @@ def candidates(kind: Kind, device: torch.device) -> list[str]:
 
     A candidate is a name, perhaps followed by a colon and the walks for ``blocks.cut_otherwise``.
     """
-    from maris_fast.kernels.mutual_attention.blocks import BY_TMA_MIN_C, HOPPER_BACKWARD, at_once, blocks
+    from maris_fast.kernels.mutual_attention.blocks import alternatives, blocks
     from maris_fast.kernels.mutual_attention.operator import why_unsupported
-    from maris_fast.kernels.triton_here import INTERPRETER, architecture, limits
+    from maris_fast.kernels.triton_here import INTERPRETER, limits
 
     dtype, divided = getattr(torch, kind.dtype), kind.language_norm == "columns"
     if why_unsupported(device, dtype, kind.words, kind.C) is not None:
         return [REFERENCE]
-    own = blocks(architecture(device), dtype.itemsize, kind.words, kind.C, divided=divided)
-    others = []
-    if architecture(device) != INTERPRETER:
-        forward, backward = (
-            replace(walk, rows=max(16, walk.rows // 2)) for walk in (own.forward, own.backward)
-        )
-        if own.forward.by_tma:
-            size = (architecture(device), dtype.itemsize, kind.words, kind.C)
-            forward = blocks(*size, tma=False, divided=divided).forward
-        others = [f"{TRITON}:{forward}+{own.backward}"]
-        others += [f"{TRITON}:{own.forward}+{backward}"] if kind.gradient else []
-        by_tma = HOPPER_BACKWARD.get(own.words) if own.forward.by_tma and kind.gradient else None
-        if by_tma and kind.C >= BY_TMA_MIN_C:
-            by_tma = replace(by_tma, programs=at_once(by_tma, limits(device)))
-            others += [f"{TRITON}:{own.forward}+{by_tma}"]
-    as_it_is = f"{TRITON}:{own.forward}+{own.backward}"
-    return [TRITON, *(other for other in others if other != as_it_is), REFERENCE]
+    here = limits(device)
+    others: list[str] = []
+    if here.architecture != INTERPRETER:
+        call = (here, dtype.itemsize, kind.words, kind.C)
+        own = blocks(*call, divided=divided)
+        others = [
+            f"{TRITON}:{other.cut}"
+            for other in alternatives(*call, divided=divided).values()
+            if kind.gradient or other.backward == own.backward
+        ]
+    return [TRITON, *others, REFERENCE]
 
 
 def cut_of(candidate: str) -> str:

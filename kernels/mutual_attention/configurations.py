@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from maris_fast.kernels.ahead_of_time import ELEMENT
 from maris_fast.kernels.mutual_attention import backward, backward_hopper, forward, forward_hopper
-from maris_fast.kernels.mutual_attention.backward_launches import SUM_BLOCK
 from maris_fast.kernels.mutual_attention.blocks import (
     FP32_WORDS,
     HOPPER_BACKWARD,
@@ -20,9 +19,17 @@ from maris_fast.kernels.mutual_attention.blocks import (
     Walk,
     blocks,
 )
-from maris_fast.kernels.mutual_attention.launching import WORDS_WARPS, scale
+from maris_fast.kernels.mutual_attention.launching import (
+    Build,
+    gram_beside,
+    over_expressions,
+    over_rows_of_words,
+    over_words,
+    scale,
+)
 from maris_fast.kernels.mutual_attention.operator import switches
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
+from maris_fast.kernels.triton_here import known_limits
 
 NARROW_C = 64
 # In 16 bits, rows that TMA can't read: not a multiple of 16 bytes.
@@ -125,47 +132,50 @@ def backward_configuration(
 
 def configurations(architecture: int, reading: Reading = AS_PRINTED) -> Iterator[Configuration]:
     """Every kernel that a call can launch on an architecture, at all widths that matter to the compiler."""
-    columns = switches(reading)[0]
+    columns, device = switches(reading)[0], known_limits(architecture)
     for element_bytes in (2, 4):
         for words in (words for words in WORD_BLOCKS if element_bytes == 2 or words <= FP32_WORDS):
             # Half as many channels for one word block: the compiler then aims at fewer registers.
             widths = [MAX_C, WHOLE_C, ODD_C, *([WHOLE_C // 2] if words == 32 else [])]
             walks: dict[Walk, int] = {}
             for C in widths:
-                walk = blocks(architecture, element_bytes, words, C, divided=columns).forward
+                walk = blocks(device, element_bytes, words, C, divided=columns).forward
                 if walk not in walks or C == WHOLE_C // 2:
                     walks.setdefault(walk, C)
                     yield forward_configuration(element_bytes, words, C, walk, reading)
             # The narrow one for one word block: the compiler treats a walk of few chunks differently.
             for C in (WHOLE_C, NARROW_C) if words == 32 else (WHOLE_C,):
-                walk = blocks(architecture, element_bytes, words, C, divided=columns).backward
+                walk = blocks(device, element_bytes, words, C, divided=columns).backward
                 yield backward_configuration(element_bytes, words, C, walk, reading=reading)
+            own = blocks(device, element_bytes, words, WHOLE_C, divided=columns)
+            beside = [own]
             # The candidate by TMA is the same for fewer words.
             if element_bytes == 2 and words == WORDS_BY_TMA and architecture == 90:
                 by_tma = HOPPER_BACKWARD[words]
                 yield backward_configuration(element_bytes, words, WHOLE_C, by_tma, reading=reading)
-                kernel, taken = (
-                    backward_hopper.mutual_attention_bwd_sum_kernel,
-                    {"C": WHOLE_C, "BLOCK": SUM_BLOCK},
-                )
-                yield Configuration(
-                    kernel, element_bytes, words, WHOLE_C, Walk(1, WORDS_WARPS, 1, WHOLE_C), taken
-                )
+                kernel = backward_hopper.mutual_attention_bwd_sum_kernel
+                yield _small(kernel, element_bytes, words, over_expressions(WHOLE_C))
+                beside.append(replace(own, backward=by_tma))
             if element_bytes == 2:
-                constants = {"C": WHOLE_C, "BLOCK_T": words, "CHUNK": walk.chunk}
                 kernel = backward.mutual_attention_bwd_gram_kernel
-                yield Configuration(kernel, element_bytes, words, WHOLE_C, replace(walk, stages=1), constants)
-        own = blocks(architecture, element_bytes, 32, WHOLE_C, divided=columns)
+                for sizes in beside:
+                    yield _small(kernel, element_bytes, words, gram_beside(sizes, WHOLE_C))
+        own = blocks(device, element_bytes, 32, WHOLE_C, divided=columns)
         for walked in (
             forward_configuration(element_bytes, 32, WHOLE_C, own.forward, reading),
             backward_configuration(element_bytes, 32, WHOLE_C, own.backward, reading=reading),
         ):
             yield walked._replace(unaligned=MAYBE_UNALIGNED)
-        over_words = {"C": MAX_C, "BLOCK_C": MAX_C, "COLUMNS": columns}
-        walk = Walk(rows=1, warps=4, stages=1, chunk=MAX_C)
-        for kernel, others in (
-            (forward.mutual_attention_fwd_words_kernel, {}),
-            (backward.mutual_attention_bwd_finish_kernel, {}),
-            (backward.mutual_attention_bwd_words_kernel, {"BLOCK_R": 4}),
+        for kernel, build in (
+            (forward.mutual_attention_fwd_words_kernel, over_words),
+            (backward.mutual_attention_bwd_finish_kernel, over_words),
+            (backward.mutual_attention_bwd_words_kernel, over_rows_of_words),
         ):
-            yield Configuration(kernel, element_bytes, 1, MAX_C, walk, over_words | others)
+            yield _small(kernel, element_bytes, 1, build(MAX_C, columns))
+
+
+def _small(kernel: Any, element_bytes: int, words: int, build: Build) -> Configuration:
+    """A kernel beside the walks, as calls launch it."""
+    C = build.constants["C"]
+    walk = Walk(1, build.warps, build.stages, build.constants.get("CHUNK", C))
+    return Configuration(kernel, element_bytes, words, C, walk, build.constants)

@@ -37,7 +37,7 @@ from maris_fast.kernels.mutual_attention.forward import (
     mutual_attention_fwd_words_kernel,
 )
 from maris_fast.kernels.mutual_attention.forward_hopper import mutual_attention_fwd_hopper_kernel
-from maris_fast.kernels.mutual_attention.launching import WORDS_WARPS, aligned, scale
+from maris_fast.kernels.mutual_attention.launching import aligned, over_words, scale
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Keep, Reading, logit
 from maris_fast.kernels.operators import operator, with_gradient
 from maris_fast.kernels.triton_here import FP_FUSION, limits, why_not_here
@@ -220,11 +220,7 @@ def mutual_attention_fwd(
             splits,
             tiles,
             eps,
-            C=C,
-            COLUMNS=columns,
-            BLOCK_C=triton.next_power_of_2(C),
-            num_warps=WORDS_WARPS,
-            enable_fp_fusion=FP_FUSION,
+            **over_words(C, columns).options,
         )
     return outputs
 
@@ -329,6 +325,5 @@ def _blocks(z_v: Tensor, L_t: int, cut: str, divided: bool) -> Blocks:
 
 @lru_cache(maxsize=1024)
 def _blocks_of(device: torch.device, element_bytes: int, L_t: int, C: int, cut: str, divided: bool) -> Blocks:
-    here = limits(device)
-    own = blocks(here.architecture, element_bytes, L_t, C, here, divided=divided)
+    own = blocks(limits(device), element_bytes, L_t, C, divided=divided)
     return cut_otherwise(own, cut) if cut else own

@@ -15,6 +15,7 @@ from maris_fast.kernels.mutual_attention.configurations import (
 from maris_fast.kernels.mutual_attention.operator import switches
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Reading
 from maris_fast.kernels.sass import PRODUCTS, count_turn, disassembled, loops, opcodes
+from maris_fast.kernels.triton_here import known_limits
 
 
 def sass_report(
@@ -29,7 +30,7 @@ def sass_report(
     for words in WORD_BLOCKS:
         if only not in (None, f"{ELEMENT[2]}/{words}"):
             continue
-        own = blocks(architecture, 2, words, WHOLE_C, divided=switches(reading)[0])
+        own = blocks(known_limits(architecture), 2, words, WHOLE_C, divided=switches(reading)[0])
         yield _row(forward_configuration(2, words, WHOLE_C, own.forward, reading), architecture)
         for groups in (False, True):
             yield _row(backward_configuration(2, words, WHOLE_C, own.backward, groups, reading), architecture)

@@ -120,7 +120,21 @@ def test_what_is_timed_draws_no_random_numbers(part: Any, monkeypatch: pytest.Mo
 
 
 def test_host_time_is_reported_per_call() -> None:
-    assert 900 < host_us(lambda: time.sleep(0.001), CPU, calls=5, rounds=3) < 50_000
+    assert 900 < host_us(lambda: time.sleep(0.001), CPU, calls=5) < 50_000
+
+
+def test_host_time_is_that_of_calls_to_an_idle_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue: list[int] = []
+    found: list[int] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: queue.clear())
+
+    def call() -> None:
+        found.append(len(queue))
+        queue.extend(range(55))
+
+    host_us(call, torch.device("cuda"), calls=20)
+    assert found == [0] * 21
+    assert queue == []
 
 
 def test_half_the_forward_is_held_to_its_own_truth() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ import pytest
 from maris_fast.bench import first_on_gpu, first_steps
 from maris_fast.bench.first_on_gpu import FACTS, Step, read
 from maris_fast.bench.results import load
+from maris_fast.kernels import triton_here
+from maris_fast.kernels.mutual_attention import parity
+from maris_fast.kernels.mutual_attention.blocks import Walk
+from maris_fast.kernels.mutual_attention.configurations import configurations
+from maris_fast.kernels.triton_here import ARCHITECTURES, KNOWN
 
 Facts = list[dict[str, Any]]
 
@@ -44,8 +51,6 @@ def test_one_call_with_groups_is_right_and_repeats(told: tuple[Facts, first_step
 def test_a_call_that_is_wrong_ends_its_step_as_wrong(
     told: tuple[Facts, first_steps.Tell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from maris_fast.kernels.mutual_attention import parity
-
     facts, tell = told
     real = parity.mutual_attention_fwd
 
@@ -92,6 +97,42 @@ def test_the_walks_to_profile_run_and_differ(told: tuple[Facts, first_steps.Tell
     facts, tell = told
     assert first_steps.walks(first_steps.REHEARSED, tell)
     assert len({(fact["forward"], fact["backward"]) for fact in facts}) == len(facts) == 4
+
+
+# Whether forward and backward are by TMA.
+WALKS_OF_HOPPER = {
+    "table": (True, False),
+    "forward, half the programs": (True, False),
+    "forward by pointers": (False, False),
+    "backward, half the rows": (True, False),
+    "backward by TMA": (True, True),
+}
+
+
+def test_on_hopper_each_walk_to_profile_is_named_for_what_runs(
+    told: tuple[Facts, first_steps.Tell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, tell = told
+    ran: list[str] = []
+    monkeypatch.setattr(triton_here, "limits", lambda device: KNOWN[90])
+    monkeypatch.setattr(parity, "run", lambda drawn, impl, cut: ran.append(cut))
+    assert first_steps.walks(replace(first_steps.REHEARSED, channels=256), tell)
+    walks = [(Walk.read(fact["forward"]), Walk.read(fact["backward"])) for fact in facts]
+    by_tma = [(forward.by_tma, backward.by_tma) for forward, backward in walks]
+    assert dict(zip((fact["name"] for fact in facts), by_tma, strict=True)) == WALKS_OF_HOPPER
+    assert ran == [f"{forward}+{backward}" for forward, backward in walks]
+
+
+def test_the_profile_keeps_all_kernels_that_walk_and_no_others() -> None:
+    kept = re.compile(first_on_gpu.KERNELS.removeprefix("regex:"))
+    known = {one.kernel.__name__ for at in ARCHITECTURES for one in configurations(at)}
+    assert {name.removeprefix("mutual_attention_") for name in known if not kept.search(name)} == {
+        "fwd_words_kernel",
+        "bwd_words_kernel",
+        "bwd_gram_kernel",
+        "bwd_sum_kernel",
+        "bwd_finish_kernel",
+    }
 
 
 @pytest.mark.process

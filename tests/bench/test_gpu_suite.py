@@ -21,7 +21,7 @@ PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"$HEARD"
 case "$1 ${2:-}" in
 "- ") exec cat >/dev/null ;;
-"-m pytest") printf '%s\\0' "${@:3}" >>"$HEARD.$(wc -l <"$HEARD").pytest"; exit 0 ;;
+"-m pytest") printf '%s\\0' "${@:3}" >>"$HEARD.$(wc -l <"$HEARD").pytest"; exit "${ENDS:-0}" ;;
 "-m maris_fast."*) exec "$REAL" "$@" --help ;;
 esac
 echo "nobody expected python $*" >&2
@@ -37,16 +37,21 @@ exec "$@"
 # All calls in one process, so that PyTorch and the tests are imported only once.
 COLLECT_EACH = """
 import json, sys, pytest
+
+class NoMutants:
+    def pytest_collection_finish(self, session):
+        found = [item.nodeid for item in session.items if "mutant_of" in item.fixturenames]
+        if found:
+            pytest.exit(f"{len(found)} mutants, such as {found[0]}", 1)
+
 for words in json.loads(sys.argv[1]):
-    if status := pytest.main(["--collect-only", "-p", "no:cacheprovider", *words]):
+    if status := pytest.main(["--collect-only", "-p", "no:cacheprovider", *words], plugins=[NoMutants()]):
         sys.exit(f"pytest {words} ends with {status!r}")
 """
 
 
-@pytest.fixture(scope="module")
-def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the arguments of each part's Python calls: a line per call, a file per pytest call."""
-    folder = tmp_path_factory.mktemp("gpu_suite")
+def run_part(part: str, folder: Path, pytest_ends: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a part of the suite; ``folder`` gets a line per Python call, and a file per pytest call."""
     for name, text in (("python", PYTHON), ("compute-sanitizer", SANITIZER)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
@@ -55,10 +60,20 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "PYTHON": str(folder / "python"),
         "REAL": sys.executable,
         "OUT": str(folder / "out"),
+        "HEARD": str(folder / part),
+        "ENDS": str(pytest_ends),
     }
+    return subprocess.run(
+        ["bash", SCRIPT, part], env={**os.environ, **own}, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the arguments of each part's Python calls."""
+    folder = tmp_path_factory.mktemp("gpu_suite")
     for part in PARTS:
-        told = {**os.environ, **own, "HEARD": str(folder / part)}
-        done = subprocess.run(["bash", SCRIPT, part], env=told, capture_output=True, text=True, timeout=300)
+        done = run_part(part, folder)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
@@ -77,7 +92,14 @@ def test_a_part_finds_its_commands(heard: Path, part: str) -> None:
 
 
 @pytest.mark.process
-def test_every_part_finds_its_tests(heard: Path) -> None:
+@pytest.mark.parametrize(("part", "calls"), [("parity", 2), ("sanitizer", 4)])
+def test_tests_that_fail_stop_no_others_and_fail_their_part(tmp_path: Path, part: str, calls: int) -> None:
+    assert run_part(part, tmp_path, pytest_ends=3).returncode == 3
+    assert len(list(tmp_path.glob("*.pytest"))) == calls
+
+
+@pytest.mark.process
+def test_every_part_finds_its_tests_and_no_mutants(heard: Path) -> None:
     calls = {file.read_text() for file in heard.glob("*.pytest")}
     assert len(calls) == 3  # the tools of the sanitizer run the same tests
     words = json.dumps([call.removesuffix("\0").split("\0") for call in sorted(calls)])

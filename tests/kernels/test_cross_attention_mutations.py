@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from maris_fast.kernels import cross_attention
-from maris_fast.kernels.cross_attention import fused, operator
+from maris_fast.kernels.cross_attention import fused
 from maris_fast.kernels.cross_attention.parity import Case, draw, failures
-from tests.kernels.broken import use_broken
+from tests.kernels.conftest import UseBroken
 
 pytestmark = pytest.mark.interpreter
 
@@ -46,9 +44,9 @@ OVERFLOWS = ("softmax without its maximum",)
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_kernel_is_noticed(name: str, use_broken: UseBroken) -> None:
     right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, [operator], fused, right, wrong, tmp_path)
+    use_broken(fused, right, wrong)
     if name in OVERFLOWS:
         drawn = draw(HARD[1], DEVICE)
         leaves = {**drawn.leaves, "k": drawn.leaves["k"] * 1000}

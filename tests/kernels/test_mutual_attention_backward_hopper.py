@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from maris_fast.kernels import UnsupportedError
+from maris_fast.kernels import UnsupportedError, triton_here
 from maris_fast.kernels.mutual_attention import backward_hopper, candidates, operator
 from maris_fast.kernels.mutual_attention.blocks import HOPPER_BACKWARD, Blocks, blocks
 from maris_fast.kernels.mutual_attention.candidates import Kind
 from maris_fast.kernels.mutual_attention.parity import Case, parity
 from maris_fast.kernels.mutual_attention.reference import Reading
 from maris_fast.kernels.triton_here import KNOWN
-from tests.kernels.broken import LAUNCHERS, use_broken
+from tests.kernels.conftest import UseBroken
 
 pytestmark = pytest.mark.interpreter
 
@@ -118,9 +117,9 @@ def test_the_case_of_the_mutations_passes_unbroken() -> None:
 
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_kernel_is_noticed(name: str, use_broken: UseBroken) -> None:
     right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, LAUNCHERS, backward_hopper, right, wrong, tmp_path)
+    use_broken(backward_hopper, right, wrong)
     assert parity(CASES[-2] if name in OF_READINGS_AND_GROUPS else NOTICED_BY, DEVICE).failures()
 
 
@@ -153,12 +152,10 @@ KIND = Kind("bfloat16", 32, 256, 4096, False, False, True)
 def test_hopper_alone_tries_it_and_the_table_keeps_its_own(
     kind: Kind, architecture: int, tried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = "maris_fast.kernels.triton_here"
-    monkeypatch.setattr(f"{here}.architecture", lambda device: architecture)
-    monkeypatch.setattr(f"{here}.limits", lambda device: KNOWN[architecture])
+    monkeypatch.setattr(triton_here, "limits", lambda device: KNOWN[architecture])
     monkeypatch.setattr(operator, "why_unsupported", lambda *call: None)
     offered = candidates.candidates(kind, DEVICE)
-    own = blocks(architecture, 2, kind.words, kind.C, divided=kind.language_norm == "columns")
+    own = blocks(KNOWN[architecture], 2, kind.words, kind.C, divided=kind.language_norm == "columns")
     assert (f"triton:{own.forward}+128/8/1/0/132" in offered) == tried
     assert offered[0] == "triton"
     assert not own.backward.by_tma

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from maris_fast.kernels.mutual_attention import backward, forward
 from maris_fast.kernels.mutual_attention.parity import Case, parity
-from tests.kernels.broken import LAUNCHERS, use_broken
+from tests.kernels.conftest import UseBroken
 
 pytestmark = pytest.mark.interpreter
 
@@ -75,8 +73,8 @@ def test_the_kernels_as_they_are_pass() -> None:
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_kernel_is_noticed(name: str, use_broken: UseBroken) -> None:
     module, right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, LAUNCHERS, module, right, wrong, tmp_path)
+    use_broken(module, right, wrong)
     cases = IN_FP32 if name in OF_FP32 else IN_BF16
     assert any(parity(case, DEVICE).failures() for case in cases)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from itertools import product
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from maris_fast.kernels import Reading, mutual_attention, mutual_attention_weights
 from maris_fast.kernels.mutual_attention import reference
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED
-from tests.kernels.broken import mutant_of
+from tests.kernels.conftest import MutantOf
 from tests.kernels.test_mutual_attention_reference import EPS, inputs, loops
 
 READINGS = [
@@ -124,9 +123,9 @@ MUTATIONS = {
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_reference_is_noticed(name: str, tmp_path: Path) -> None:
+def test_a_broken_reference_is_noticed(name: str, mutant_of: MutantOf) -> None:
     right, broken, reading = MUTATIONS[name]
-    mutant = mutant_of(reference, right, broken, tmp_path)
+    mutant = mutant_of(reference, right, broken)
     difference = wrong(mutant, reading, "relevant")
     assert math.isnan(difference) or difference > 1e-3
 

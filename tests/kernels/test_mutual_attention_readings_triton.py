@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from maris_fast.kernels.mutual_attention.candidates import (
     failures,
 )
 from maris_fast.kernels.mutual_attention.parity import Case, draw, parity
-from tests.kernels.broken import LAUNCHERS, use_broken
+from tests.kernels.conftest import UseBroken
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.interpreter
@@ -112,9 +111,9 @@ def test_the_case_of_the_mutations_passes_unbroken() -> None:
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_kernel_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_kernel_is_noticed(name: str, use_broken: UseBroken) -> None:
     module, right, wrong = MUTATIONS[name]
-    use_broken(monkeypatch, LAUNCHERS, module, right, wrong, tmp_path)
+    use_broken(module, right, wrong)
     assert parity(NOTICED_BY, DEVICE).failures()
 
 
@@ -128,9 +127,7 @@ OF_HOPPER = {
 
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("name", OF_HOPPER)
-def test_a_broken_forward_for_hopper_is_noticed(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_broken(monkeypatch, LAUNCHERS, forward_hopper, *OF_HOPPER[name], tmp_path)
+def test_a_broken_forward_for_hopper_is_noticed(name: str, use_broken: UseBroken) -> None:
+    use_broken(forward_hopper, *OF_HOPPER[name])
     case = Case(L_v=140, L_t=7, C=96, images=2, tau=0.9, scale=4.0, dtype=bf16, reading=EVERYTHING)
     assert parity(case, DEVICE).failures()
