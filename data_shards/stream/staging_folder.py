@@ -6,6 +6,7 @@ A copy has one owner while it is fetched, and the folder has one while room is m
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,8 @@ from maris_fast.system.locks import OccupiedError, owned_file, owned_folder
 KEPT = ".kept"
 """Suffix of a shard's file that has only some of its images."""
 _PARTIAL = ".partial"
+_COPY = re.compile(rf"[0-9a-f]{{16}}-.+(\.tar|{re.escape(KEPT)})")
+"""Names of ``StagingFolder.path_of``; other files in the folder are the user's."""
 _POLL_SECONDS = 0.05
 
 
@@ -32,7 +35,7 @@ class Copy:
 
 
 class StagingFolder:
-    """Files with copies of shards.
+    """Files with copies of shards; other files in the folder are neither counted nor evicted.
 
     Args:
         folder: on a local disk.
@@ -109,10 +112,12 @@ class StagingFolder:
         copies, partials = [], {}
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):
-                if path == mine or path.suffix not in (".tar", KEPT, _PARTIAL):
+                fetched = _is_partial(path)
+                name = _copy_of(path).name if fetched else path.name
+                if path == mine or not _COPY.fullmatch(name):
                     continue
                 about = path.stat()
-                if path.suffix == _PARTIAL:
+                if fetched:
                     partials[path] = about.st_size
                 else:
                     copies.append(Copy(path, about.st_mtime_ns, about.st_size))
@@ -128,6 +133,14 @@ class StagingFolder:
 
 def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{_PARTIAL}")
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.suffix == _PARTIAL
+
+
+def _copy_of(partial: Path) -> Path:
+    return partial.with_name(partial.name.removesuffix(_PARTIAL)[1:])
 
 
 def open_copy(path: Path, flags: int = os.O_RDONLY) -> int | None:
@@ -172,9 +185,8 @@ def _make_zeros(path: Path, size: int) -> None:
 
 def _abandoned(partial: Path) -> bool:
     """Whether ``partial`` is no longer being fetched, because its process was killed."""
-    copy = partial.with_name(partial.name.removesuffix(_PARTIAL)[1:])
     try:
-        with owned_file(copy):
+        with owned_file(_copy_of(partial)):
             return True
     except OccupiedError:
         return False

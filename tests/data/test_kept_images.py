@@ -159,15 +159,20 @@ def test_room_is_made_by_evicting_unused_copies(
 ) -> None:
     folder, bound = tmp_path / "kept", IMAGES * largest(cache)
     folder.mkdir()
-    old, used = folder / "0123-train-000000.tar.kept", folder / "4567-train-000000.tar"
-    for path in (old, used):
+    old = folder / f"{'0' * 16}-train-000000.tar.kept"
+    used = folder / f"{'4' * 16}-train-000000.tar"
+    foreign = folder / "backup.tar"
+    for path in (old, used, foreign):
         path.write_bytes(bytes(2 * largest(cache)))
     long_ago = time.time() - IN_USE_SECONDS - 5
-    os.utime(old, (long_ago, long_ago))
-    (folder / ".89ab-train-000000.tar.partial").write_bytes(bytes(largest(cache)))  # of a killed process
+    for path in (old, foreign):
+        os.utime(path, (long_ago, long_ago))
+    of_a_killed_process = folder / f".{'8' * 16}-train-000000.tar.partial"
+    of_a_killed_process.write_bytes(bytes(largest(cache)))
     assert read(far, folder, staging_bytes=bound) == local
     assert not old.exists()
     assert used.exists()
+    assert foreign.exists()
     assert len(kept(folder)) == 3
     assert not list(folder.glob(".*.partial"))
 

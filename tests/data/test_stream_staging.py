@@ -178,10 +178,26 @@ def test_what_a_killed_process_left_is_not_in_the_way(cache: Path, tmp_path: Pat
     settings = staged(folder, f"cat '{cache}/{{name}}'", staging_bytes=bound)
     with CacheReader(cache, "train", settings) as reader:
         folder.mkdir(exist_ok=True)
-        dead = folder / ".0000-train-000007.tar.partial"
+        dead = folder / f".{'0' * 16}-train-000007.tar.partial"
         dead.write_bytes(bytes(bound))
         everything(reader)
         assert not dead.exists()
+
+
+def test_only_copies_of_shards_are_evicted(cache: Path, tmp_path: Path) -> None:
+    folder, bound = tmp_path / "staging", max(shard_sizes(cache))
+    foreign = [folder / "backup.tar", folder / "0123-notes.kept", folder / ".film.partial"]
+    folder.mkdir()
+    for path in foreign:
+        path.write_bytes(bytes(bound))
+    (folder / "download.partial").mkdir()
+    copy = folder / f"{'a' * 16}-train-000000.tar"
+    copy.write_bytes(bytes(bound))
+    settings = staged(folder, f"cat '{cache}/{{name}}'", staging_bytes=bound)
+    with CacheReader(cache, "train", settings) as reader:
+        everything(reader)
+    assert not copy.exists()
+    assert [path.stat().st_size for path in foreign] == 3 * [bound]
 
 
 RANK = """
