@@ -15,7 +15,7 @@ from pathlib import Path
 
 from maris_fast.data_shards.cache.manifest import ShardEntry
 from maris_fast.errors import ConfigError
-from maris_fast.system.locks import OccupiedError, owned_file, owned_folder
+from maris_fast.system.locks import SUFFIX, OccupiedError, owned_file, owned_folder, unknown_owner
 
 KEPT = ".kept"
 """Suffix of a shard's file that has only some of its images."""
@@ -54,17 +54,20 @@ class StagingFolder:
         return self.folder / f"{entry.index_sha256[:16]}-{entry.name}{suffix}"
 
     def wait(self, alive: Callable[[], None]) -> None:
-        """Sleep briefly; call ``alive`` if anything that others fetch grew meanwhile."""
+        """Sleep briefly; call ``alive`` if anything that others fetch grew meanwhile, or a lock may be stale.
+
+        A stale lock is taken over after ``locks.LEASE`` seconds, which may be more than a reader may stall.
+        """
         before = self._latest()
         time.sleep(_POLL_SECONDS)
-        if self._latest() != before:
+        if self._latest() != before or any(map(unknown_owner, self.folder.glob(f"*{SUFFIX}"))):
             alive()
 
     def reserve(self, partial: Path, size: int, alive: Callable[[], None]) -> None:
         """Create ``partial`` at its final size, which reserves the space, as soon as there is room for it."""
         while True:
             with owned_folder(self.folder, wait=True, pause=lambda: self.wait(alive)):
-                if self._freed(partial, size, lambda _: False):
+                if self._freed(partial, size, lambda _: False, alive):
                     _make_zeros(partial, size)
                     return
             self.wait(alive)  # other ranks are fetching; their copies may be evicted once complete
@@ -82,20 +85,22 @@ class StagingFolder:
             if path.exists():
                 return True
             partial = partial_of(path)
-            if not self._freed(partial, size, spared):
+            if not self._freed(partial, size, spared, alive):
                 return False
             _make_zeros(partial, size)
             partial.rename(path)
             return True
 
-    def _freed(self, mine: Path, size: int, spared: Callable[[Copy], bool]) -> bool:
+    def _freed(
+        self, mine: Path, size: int, spared: Callable[[Copy], bool], alive: Callable[[], None]
+    ) -> bool:
         """Make room for ``size`` bytes; return whether there is. No copy is evicted unless that suffices."""
         copies, partials = self._inventory(mine)
         used = sum(one.bytes for one in copies) + sum(partials.values())
         copies = [one for one in copies if not spared(one)]
         if used + size > self.most:
             for other in partials:
-                if _abandoned(other):
+                if self._abandoned(other, alive):
                     with suppress(FileNotFoundError):  # completed meanwhile, which also released its lock
                         other.unlink()
                         used -= partials[other]
@@ -106,6 +111,14 @@ class StagingFolder:
             oldest.path.unlink(missing_ok=True)
             used -= oldest.bytes
         return True
+
+    def _abandoned(self, partial: Path, alive: Callable[[], None]) -> bool:
+        """Whether ``partial`` is no longer being fetched, because its process was killed."""
+        try:
+            with owned_file(_copy_of(partial), pause=lambda: self.wait(alive)):
+                return True
+        except OccupiedError:
+            return False
 
     def _inventory(self, mine: Path) -> tuple[list[Copy], dict[Path, int]]:
         """Complete copies, least recently read first, and sizes of those that are being fetched."""
@@ -181,12 +194,3 @@ def write_at(file: int, content: memoryview, place: int) -> None:
 def _make_zeros(path: Path, size: int) -> None:
     with path.open("wb") as file:
         file.truncate(size)
-
-
-def _abandoned(partial: Path) -> bool:
-    """Whether ``partial`` is no longer being fetched, because its process was killed."""
-    try:
-        with owned_file(_copy_of(partial)):
-            return True
-    except OccupiedError:
-        return False

@@ -21,9 +21,11 @@ from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import write_cache
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.data_shards.stream.kept_images import IN_USE_SECONDS
+from maris_fast.system import locks
+from maris_fast.system.locks import lock_in
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.data.far_servers import Far, web_server
-from tests.data.test_stream_staging import everything
+from tests.data.test_stream_staging import everything, leave_lock
 from tests.faults import small_disk
 
 IMAGES = 5
@@ -175,6 +177,18 @@ def test_room_is_made_by_evicting_unused_copies(
     assert foreign.exists()
     assert len(kept(folder)) == 3
     assert not list(folder.glob(".*.partial"))
+
+
+def test_a_lock_left_before_a_reboot_is_taken_over_though_that_takes_longer_than_a_stall(
+    far: Far, local: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LEASE", 5.0)
+    folder = tmp_path / "kept"
+    leave_lock(lock_in(folder))
+    before = time.monotonic()
+    assert read(far, folder, stall_seconds=3, requests=4) == local
+    assert time.monotonic() - before > 5
+    assert len(kept(folder)) == IMAGES
 
 
 RANK = """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from pydantic import ValidationError
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import CacheManifest, read_manifest, write_cache
 from maris_fast.data_shards.stream import Batch, CacheReader
+from maris_fast.data_shards.stream.staging_folder import partial_of
 from maris_fast.errors import ConfigError, InputError
-from maris_fast.system.locks import owned_folder
+from maris_fast.system import locks, process_table
+from maris_fast.system.locks import Owner, lock_beside, lock_in, owned_folder
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.faults import small_disk
 from tests.training.processes import free_port
@@ -198,6 +202,57 @@ def test_only_copies_of_shards_are_evicted(cache: Path, tmp_path: Path) -> None:
         everything(reader)
     assert not copy.exists()
     assert [path.stat().st_size for path in foreign] == 3 * [bound]
+
+
+def leave_lock(lock: Path, **changes: Any) -> None:
+    """Write a lock as its owner would, on another boot of this machine unless ``changes`` say otherwise."""
+    owner = replace(Owner.here(), **{"boot": "another", **changes})
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text(json.dumps(asdict(owner)))
+
+
+def copies(cache: Path, folder: Path) -> list[Path]:
+    """Where the copies of the cache's shards are staged."""
+    entries = read_manifest(cache).splits["train"].shards
+    return [folder / f"{entry.index_sha256[:16]}-{entry.name}" for entry in entries]
+
+
+@pytest.mark.parametrize("stale", ["copies", "folder", "another cache's copy"])
+def test_locks_left_before_a_reboot_are_taken_over_though_that_takes_longer_than_a_stall(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: str
+) -> None:
+    monkeypatch.setattr(locks, "LEASE", 5.0)
+    folder, most = tmp_path / "staging", sum(shard_sizes(cache))
+    if stale == "copies":
+        for path in copies(cache, folder):
+            leave_lock(lock_beside(path))
+    elif stale == "folder":
+        leave_lock(lock_in(folder))
+    else:
+        other = folder / f"{'0' * 16}-train-000000.tar"
+        leave_lock(lock_beside(other))
+        partial_of(other).write_bytes(bytes(most))
+    settings = staged(folder, f"cat '{cache}/{{name}}'", stall_seconds=3, staging_bytes=most)
+    with CacheReader(cache, "train") as local, CacheReader(cache, "train", settings) as reader:
+        before = time.monotonic()
+        assert everything(reader) == everything(local)
+        assert time.monotonic() - before > 5
+    assert not list(folder.glob(".*"))
+
+
+def test_an_owner_that_lives_and_fetches_nothing_is_a_stall(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staging"
+    with subprocess.Popen(["sleep", "60"]) as idle:
+        here = {"boot": Owner.here().boot, "pid": idle.pid, "started": process_table.started(idle.pid)}
+        for path in copies(cache, folder):
+            leave_lock(lock_beside(path), **here)
+        settings = staged(folder, f"cat '{cache}/{{name}}'", stall_seconds=0.5)
+        with (
+            pytest.raises(InputError, match=r"train-00000\d\.tar'?, image 0{11}\d: no answer"),
+            CacheReader(cache, "train", settings) as reader,
+        ):
+            everything(reader)
+        idle.kill()
 
 
 RANK = """
