@@ -2,7 +2,8 @@
 
 A request that fails with 5xx, 408 or 429, cannot connect or receives no bytes is retried with exponential
 backoff for half of ``patience``; each attempt waits a quarter of it for bytes. So a server that stays down
-raises an error before ``patience`` is over. A truncated body is resumed from where it was cut.
+raises an error before ``patience`` is over. A body that is cut or stalls is resumed from where it ended,
+until nothing has arrived for half of ``patience``.
 """
 
 from __future__ import annotations
@@ -103,24 +104,28 @@ class ObjectStore:
             StoreError: the server does not deliver them.
         """
         cuts = here = 0
+        since = time.monotonic()
         while start < stop:
             before = start
+            chunks = self._opened(name, start, stop)
             try:
-                chunks = self._opened(name, start, stop)
                 while (chunk := self._asked(name, lambda _: next(chunks, None))) is not None:  # noqa: B023
                     start += len(chunk)
                     yield chunk
+                    since = time.monotonic()
                 return
-            except _CutError as error:
+            except StoreError as error:
                 # obstore resumes by itself if the server gives a version (ETag) of the file.
+                if error.status is not None:
+                    raise
                 cuts, here = cuts + 1, 1 if start > before else here + 1
-                time.sleep(min(_first_pause(self._patience) * 2**here, self._patience / 8))
-                if cuts == _MOST_CUTS or here == _MOST_CUTS_AT_ONE_PLACE:
+                late = time.monotonic() - since >= self._patience / 2
+                if late or cuts == _MOST_CUTS or here == _MOST_CUTS_AT_ONE_PLACE:
                     raise StoreError(
                         str(self.address / name),
-                        f"the connection was cut {cuts} times, the last after {start:,} bytes; check the "
-                        "server and the network",
+                        f"the connection was cut {cuts} times, the last after {start:,} bytes: {error.what}",
                     ) from error
+                time.sleep(min(_first_pause(self._patience) * 2**here, self._patience / 8))
 
     def _opened(self, name: str, start: int, stop: int) -> Iterator[bytes]:
         def work(obstore: Any) -> Iterator[bytes]:
@@ -152,13 +157,7 @@ class ObjectStore:
                 200,
             ) from error
         except (BaseError, OSError) as error:
-            if "IncompleteBody" in str(error):
-                raise _CutError from error
             raise StoreError(where, *_told(str(error), self.address, self._patience)) from error
-
-
-class _CutError(Exception):
-    """A body that is shorter than its declared length."""
 
 
 def _interruptible(work: Callable[[], T]) -> T:
@@ -284,6 +283,7 @@ def _told(text: str, address: StoreAddress, patience: float) -> tuple[str, int |
         ("lookup address", "no such host"),
         ("ConnectionRefused", "nothing listens there (connection refused)"),
         ("ConnectionReset", "the server ended the connection"),
+        ("IncompleteBody", "the server ended the connection early"),
         ("IncompleteMessage", "the server ended the connection without an answer"),
     ):
         if sign in debug:

@@ -163,6 +163,17 @@ def test_what_fails_now_and_then_is_asked_again(
         assert read(far) == local
 
 
+@pytest.mark.parametrize("version", [False, True])
+@pytest.mark.parametrize("fault", ["stall", "reset"])
+def test_a_body_that_stalls_or_is_reset_is_resumed(
+    cache: Path, local: list[tuple[Any, ...]], fault: Fault, version: bool
+) -> None:
+    of = of_shards(lambda number: fault if number % 2 == 0 else None)
+    with web_server(cache, version=version, of=of) as far:
+        assert read(far, stall_seconds=8) == local
+        far.stop()
+
+
 @pytest.mark.parametrize("fault", [503, "cut"])
 def test_of_s3_too(
     cache: Path, local: list[tuple[Any, ...]], fault: Fault, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +201,12 @@ def test_a_slow_server_is_not_an_error(cache: Path, local: list[tuple[Any, ...]]
         (401, "401 Unauthorized; take an address that needs no login"),
         (403, r"403 Forbidden \(ExpiredToken\); take an address"),
         (400, "400 Bad Request; check the address"),
-        ("cut", "the connection was cut"),
+        ("cut", r"the connection was cut \d times, the last after .* bytes: the server ended .* early"),
+        (
+            "reset",
+            r"the connection was cut \d times, .*: the server ended the connection;",
+        ),
+        ("stall", r"the connection was cut \d times, the last after .* bytes: no answer in 1 s;"),
         ("drop", r"the server ended the connection.* after \d+ retries"),
         ("hang", r"no answer in 1 s after \d+ retries; .*raise data\.stall_seconds \(4\)"),
         ("whole", r"the server gives no parts of files \(range requests\)"),
