@@ -127,7 +127,9 @@ class Pipeline:
     # The consumer
 
     def _take(self) -> StoredBatch | None:
+        stall = self._settings.stall_seconds
         with self._changed:
+            looked = watched = time.monotonic()
             while not self._stopped:
                 if self._flying and not self._flying[0].missing:
                     batch = self._flying.popleft()
@@ -139,18 +141,22 @@ class Pipeline:
                     raise self._failure
                 if not self._flying and self._ended:
                     return None
-                self._look_for_a_stall()
-                self._changed.wait(min(_LOOK_SECONDS, self._settings.stall_seconds / 4))
+                now = time.monotonic()
+                if now - looked > stall / 2:
+                    watched = now  # this process was suspended, and its reads with it
+                looked = now
+                self._look_for_a_stall(now, watched)
+                self._changed.wait(min(_LOOK_SECONDS, stall / 4))
         return None
 
-    def _look_for_a_stall(self) -> None:
-        now = time.monotonic()
+    def _look_for_a_stall(self, now: float, watched: float) -> None:
+        """Raise InputError if a read has been silent for too long since ``watched``."""
         for reading in self._reading.values():
-            if now - reading.since > self._settings.stall_seconds:
+            silent = now - max(reading.since, watched)
+            if silent > self._settings.stall_seconds:
                 raise InputError(
-                    f"{self._shards.where(reading.image)}: no answer for {now - reading.since:.0f} s; check "
-                    "its disk or network, or raise data.stall_seconds "
-                    f"({self._settings.stall_seconds:g})"
+                    f"{self._shards.where(reading.image)}: no answer for {silent:.0f} s; check its disk or "
+                    f"network, or raise data.stall_seconds ({self._settings.stall_seconds:g})"
                 )
 
     # The readers
