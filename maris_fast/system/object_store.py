@@ -106,20 +106,25 @@ class ObjectStore:
         cuts = here = 0
         since = time.monotonic()
         while start < stop:
-            before = start
-            chunks = self._opened(name, start, stop)
+            before, answered = start, False
             try:
+                chunks = self._opened(name, start, stop)
+                answered = True
                 while (chunk := self._asked(name, lambda _: next(chunks, None))) is not None:  # noqa: B023
                     start += len(chunk)
                     yield chunk
                     since = time.monotonic()
                 return
             except StoreError as error:
+                waited = time.monotonic() - since
+                if waited > 2 * self._patience:
+                    since = time.monotonic()  # this process was suspended, so its time-outs mean nothing
+                    continue
                 # obstore resumes by itself if the server gives a version (ETag) of the file.
-                if error.status is not None:
+                if error.status is not None or not answered:
                     raise
                 cuts, here = cuts + 1, 1 if start > before else here + 1
-                late = time.monotonic() - since >= self._patience / 2
+                late = waited >= self._patience / 2
                 if late or cuts == _MOST_CUTS or here == _MOST_CUTS_AT_ONE_PLACE:
                     raise StoreError(
                         str(self.address / name),

@@ -35,6 +35,7 @@ from tests.training.processes import NOTHING_TO_SEE, run
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 from tests.waiting import wait_until
 
+ROOT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"stall_seconds": 4}
 """For servers that keep failing; retries end after half of this time."""
 
@@ -168,9 +169,42 @@ def test_what_fails_now_and_then_is_asked_again(
 def test_a_body_that_stalls_or_is_reset_is_resumed(
     cache: Path, local: list[tuple[Any, ...]], fault: Fault, version: bool
 ) -> None:
-    of = of_shards(lambda number: fault if number % 2 == 0 else None)
+    of = of_shards(lambda number: fault if number == 1 else None)  # 0 is the request for the size
     with web_server(cache, version=version, of=of) as far:
         assert read(far, stall_seconds=8) == local
+        far.stop()
+
+
+SUSPENDED = """
+import sys
+from maris_fast.config import ReadingSettings
+from maris_fast.data_shards.stream import CacheReader
+with CacheReader(sys.argv[1], "train", ReadingSettings(stall_seconds=4)) as reader:
+    print(sum(1 for _ in reader.evaluation_batches(max_expressions=6)))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("fault", ["stall", "hang"])
+def test_requests_of_a_process_that_was_suspended_are_repeated(cache: Path, fault: Fault) -> None:
+    asked = threading.Event()
+
+    def once(number: int) -> Fault:
+        if number != 1:
+            return None
+        asked.set()
+        return fault
+
+    with CacheReader(cache, "train") as reader:
+        batches = sum(1 for _ in reader.evaluation_batches(max_expressions=6))
+    with web_server(cache, of=of_shards(once)) as far:
+        command = [sys.executable, "-c", SUSPENDED, far.address]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert asked.wait(60)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(9)
+            process.send_signal(signal.SIGCONT)
+            assert process.communicate(timeout=60)[0] == f"{batches}\n"
         far.stop()
 
 
@@ -306,9 +340,7 @@ def test_a_server_that_dies_during_an_epoch_is_named_and_the_run_resumes_after_i
 ) -> None:
     with CacheReader(cache, "train") as whole:
         expected = [content(one) for one in whole.batches(**PLAN)]
-    process = subprocess.Popen(
-        [sys.executable, *SERVER, str(cache)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-    )
+    process = subprocess.Popen([sys.executable, *SERVER, str(cache)], stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout is not None
     address = f"http://127.0.0.1:{int(process.stdout.readline())}"
     settings = ReadingSettings(**QUICK, prefetch=1, staging=tmp_path / "kept" if staged else None)
@@ -356,7 +388,7 @@ def test_a_fork_of_a_process_that_read_an_address_says_that_it_cannot(cache: Pat
 def test_ctrl_c_does_not_wait_for_a_server(cache: Path) -> None:
     with web_server(cache, of=lambda *_: "hang") as far:
         command = [sys.executable, "-m", "maris_fast.cli", "info", far.address]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: far.faults.most_at_once > 0)
         process.send_signal(signal.SIGINT)
         assert "Traceback" not in process.communicate(timeout=5)[1]
@@ -409,7 +441,7 @@ def test_memory_is_the_ring_and_a_little_for_each_request(tmp_path: Path) -> Non
             text=True,
             timeout=100,
             check=True,
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
         )
     grown, total = map(int, done.stdout.split())
     assert total > 5 * ring
