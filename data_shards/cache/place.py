@@ -19,8 +19,13 @@ PATIENCE = 30.0
 Files = Path | ObjectStore
 
 
-def files_of(place: str | os.PathLike[str] | StoreAddress | ObjectStore, patience: float = PATIENCE) -> Files:
-    """Access to the files of a folder, or of an address within ``patience`` seconds per request.
+def files_of(
+    place: str | os.PathLike[str] | StoreAddress | ObjectStore,
+    patience: float = PATIENCE,
+    *,
+    configured: bool = False,
+) -> Files:
+    """Access to the files of a folder, or of an address as ``ObjectStore(place, patience, configured)``.
 
     Raises:
         ArgumentError: addresses of this kind are not supported.
@@ -29,7 +34,7 @@ def files_of(place: str | os.PathLike[str] | StoreAddress | ObjectStore, patienc
     if isinstance(place, ObjectStore):
         return place
     place = cache_place(place)
-    return place if isinstance(place, Path) else ObjectStore(place, patience)
+    return place if isinstance(place, Path) else ObjectStore(place, patience, configured=configured)
 
 
 def read_start(files: Files, name: str, count: int) -> bytes:

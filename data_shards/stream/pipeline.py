@@ -64,6 +64,7 @@ class Pipeline:
         bad: images that could not be read.
         settings: batches ahead, stall timeout, how bad samples are handled.
         threads: number of reader threads.
+        configured: whether a user can change the settings, so that messages name them.
 
     Raises:
         InputError: when its batch is due: a group that cannot be read, one more unreadable group than
@@ -79,10 +80,12 @@ class Pipeline:
         bad: BadSamples,
         settings: ReadingSettings,
         threads: int,
+        *,
+        configured: bool = True,
     ) -> None:
         self._shares = iter(shares)
         self._shards, self._layouts, self._ring, self._bad = shards, layouts, ring, bad
-        self._settings = settings
+        self._settings, self._configured = settings, configured
         self._annotation = shards.members.index(ANNOTATION)
         self._smallest_first = np.argsort(layouts.slot_bytes).tolist()
         self._changed = threading.Condition()
@@ -154,9 +157,10 @@ class Pipeline:
         for reading in self._reading.values():
             silent = now - max(reading.since, watched)
             if silent > self._settings.stall_seconds:
+                longer = f", or raise data.stall_seconds ({self._settings.stall_seconds:g})"
                 raise InputError(
                     f"{self._shards.where(reading.image)}: no answer for {silent:.0f} s; check its disk or "
-                    f"network, or raise data.stall_seconds ({self._settings.stall_seconds:g})"
+                    f"network{longer if self._configured else ''}"
                 )
 
     # The readers

@@ -48,13 +48,15 @@ class ObjectStore:
     Args:
         address: folder of the files.
         patience: seconds until a request that receives nothing is an error, retries included.
+        configured: ``data.stall_seconds`` is the patience and ``data.requests`` limits the requests, so
+            messages name these settings.
 
     Raises:
         ConfigError: obstore is not installed, or rejects the address or the environment's settings.
     """
 
-    def __init__(self, address: StoreAddress, patience: float) -> None:
-        self.address, self._patience = address, patience
+    def __init__(self, address: StoreAddress, patience: float, *, configured: bool = False) -> None:
+        self.address, self._patience, self._configured = address, patience, configured
         self._store = _connected(address, patience)
 
     def __truediv__(self, name: str) -> StoreAddress:
@@ -162,7 +164,8 @@ class ObjectStore:
                 200,
             ) from error
         except (BaseError, OSError) as error:
-            raise StoreError(where, *_told(str(error), self.address, self._patience)) from error
+            told = _told(str(error), self.address, self._patience, self._configured)
+            raise StoreError(where, *told) from error
 
 
 def _interruptible(work: Callable[[], T]) -> T:
@@ -263,12 +266,12 @@ _ROLE = re.compile(r"169\.254\.169\.254|/latest/api/token|/latest/meta-data|comp
 _STATUS = re.compile(r"status code: (\d{3})([^:\n]*)(?:: (.*))?", re.DOTALL)
 
 
-def _told(text: str, address: StoreAddress, patience: float) -> tuple[str, int | None]:
+def _told(text: str, address: StoreAddress, patience: float, configured: bool) -> tuple[str, int | None]:
     """What an error of obstore means and what to do; the HTTP status, if there was an answer."""
     head, _, debug = text.partition("\n\nDebug source:")
     retries = re.search(r"after (\d+) retries", head)
     tries = f" after {retries[1]} retries" if retries else ""
-    wait = f"raise data.stall_seconds ({patience:g}) to wait longer"
+    wait = f", or raise data.stall_seconds ({patience:g}) to wait longer" if configured else ""
     login = _LOGIN.get(address.scheme, "take an address that needs no login")
     if _ROLE.search(head):
         return f"no credentials found, and this machine has no role; {login}", None
@@ -281,7 +284,8 @@ def _told(text: str, address: StoreAddress, patience: float) -> tuple[str, int |
         if status == 404:
             return f"{what}; copy it there, or check the address", status
         if status in (408, 429) or status >= 500:
-            return f"{what}; the server is overloaded or failing: lower data.requests, or {wait}", status
+            remedy = f"lower data.requests{wait}" if configured else "try again later"
+            return f"{what}; the server is overloaded or failing: {remedy}", status
         return f"{what}; check the address", status
     for sign, what in (
         ("kind: Timeout", f"no answer in {patience / 4:g} s"),
@@ -292,7 +296,7 @@ def _told(text: str, address: StoreAddress, patience: float) -> tuple[str, int |
         ("IncompleteMessage", "the server ended the connection without an answer"),
     ):
         if sign in debug:
-            return f"{what}{tries}; check the address, the server and the network, or {wait}", None
+            return f"{what}{tries}; check the address, the server and the network{wait}", None
     return f"{_first_line(head)}{tries if tries not in head else ''}; check the address and the network", None
 
 

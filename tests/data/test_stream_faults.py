@@ -197,7 +197,8 @@ def test_a_shard_that_vanishes_is_named_or_harmless(cache: Path, copy: Path) -> 
         assert [_content(batch) for batch in reader.batches(**PLAN)] == first  # still open
 
 
-def test_a_read_that_hangs_ends_with_shard_and_key(cache: Path, preadv: Any) -> None:
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_read_that_hangs_ends_with_shard_and_key(cache: Path, preadv: Any, configured: bool) -> None:
     free = threading.Event()
 
     def hang(real: Any, file: int, parts: Any, at: int) -> int:
@@ -206,10 +207,13 @@ def test_a_read_that_hangs_ends_with_shard_and_key(cache: Path, preadv: Any) -> 
 
     preadv(hang)
     before = time.monotonic()
-    with pytest.raises(
-        InputError, match=r"train-00000\d\.tar, image 0{11}\d: no answer for .*data\.stall_seconds"
-    ):
-        numbers(cache, stall_seconds=0.5)
+    short = ReadingSettings(stall_seconds=0.5)
+    with CacheReader(cache, "train", short if configured else None) as reader:
+        reader.settings = short
+        says = r"train-00000\d\.tar, image 0{11}\d: no answer for \d+ s; check its disk or network"
+        longer = r", or raise data\.stall_seconds \(0\.5\)" if configured else ""
+        with pytest.raises(InputError, match=f"{says}{longer}$"):
+            list(reader.batches(**PLAN))
     assert time.monotonic() - before < 20
     free.set()
 

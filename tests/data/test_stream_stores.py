@@ -28,6 +28,7 @@ from maris_fast.data_shards.cache.verify import verify_cache
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.errors import ArgumentError, ConfigError, InputError
 from maris_fast.evaluation.evaluate import evaluate
+from maris_fast.system import object_store
 from maris_fast.system.object_store import StoreError
 from tests.data.far_servers import Far, Fault, google_storage, hub, s3_server, web_server
 from tests.data.test_stream_staging import PLAN, content, everything
@@ -261,6 +262,22 @@ def test_what_fails_for_good_is_named_with_shard_and_key(
             assert time.monotonic() - before < 8
             assert not len(reader.bad_samples)
             far.stop()
+
+
+@pytest.mark.parametrize("fault", [503, "drop"])
+@pytest.mark.parametrize("settings", [ReadingSettings(), None])
+def test_an_error_names_only_settings_that_were_given(
+    cache: Path, settings: ReadingSettings | None, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "MOST_RETRIES", 1)
+    with web_server(cache) as far, CacheReader(far.address, "train", settings) as reader:
+        far.faults.of = of_shards(lambda _: fault)
+        with pytest.raises(StoreError) as raised:
+            everything(reader)
+    end = "try again later" if fault == 503 else "check the address, the server and the network"
+    longer = "raise data.stall_seconds (60) to wait longer"
+    assert str(raised.value).endswith(longer if settings else end)
+    assert ("data." in str(raised.value)) == (settings is not None)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "train-000002.index.npz", "train-000003.tar"])
