@@ -93,6 +93,7 @@ def test_batches_through_a_pipe_are_those_of_the_folder(cache: Path, tmp_path: P
     [
         ("head -c 5000 '{cache}/{{name}}'", r"train-00000\d\.tar' ends after 5000 of"),
         ("cat '{cache}/{{name}}' /etc/hostname", r"goes on beyond the \d+ bytes"),
+        ("cat '{cache}/{{name}}' /dev/zero || exit 7", r"goes on beyond the \d+ bytes"),
         ("head -c 5000 '{cache}/{{name}}'; exit 3", r"train-00000\d\.tar.*cannot be streamed: .*exit 3"),
     ],
 )
@@ -142,6 +143,18 @@ def test_a_full_staging_disk_is_named_and_nothing_half_stays(cache: Path, tmp_pa
             assert set(shard_sizes(disk / "staging")) <= set(shard_sizes(cache))
 
 
+def test_a_full_staging_disk_is_named_though_the_command_fails_on_the_closed_pipe(
+    cache: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "16k") as disk:
+        settings = staged(disk / "staging", f"cat '{cache}/{{name}}' /dev/zero || exit 7")
+        with (
+            CacheReader(cache, "train", settings) as reader,
+            pytest.raises(ConfigError, match=r"data\.staging .* cannot be written: .*No space left"),
+        ):
+            everything(reader)
+
+
 def test_a_stream_that_hangs_is_named(cache: Path, tmp_path: Path) -> None:
     settings = staged(tmp_path / "staging", "exec sleep 8 # {name}", stall_seconds=0.5)
     before = time.monotonic()
@@ -155,8 +168,8 @@ def test_a_stream_that_hangs_is_named(cache: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "train-000001.index.npz"])
 def test_of_a_stream_without_end_only_so_much_is_taken(cache: Path, tmp_path: Path, name: str) -> None:
-    """``yes`` streams endlessly in place of the manifest or of an index."""
-    command = f"case {{name}} in {name}) yes;; *) cat '{cache}'/{{name}};; esac"
+    """``yes`` streams endlessly in place of the manifest or of an index, and fails once nobody reads."""
+    command = f"case {{name}} in {name}) yes || exit 7;; *) cat '{cache}'/{{name}};; esac"
     with pytest.raises(InputError, match=rf"has more than [\d,]+ bytes, so it is not a {name}"):
         CacheReader(tmp_path / "nowhere", "train", staged(tmp_path / "staging", command))
     assert not leftovers(tmp_path / "staging")
