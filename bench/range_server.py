@@ -51,6 +51,10 @@ class RangeHandler(BaseHTTPRequestHandler):
         if not path.is_file():
             self.refuse(404)
             return
+        part, size = _RANGE.fullmatch(self.headers.get("Range") or ""), path.stat().st_size
+        if part and int(part[1]) >= size:
+            self.refuse(416)
+            return
         with path.open("rb") as file:
             start, stop = self._asked_for(path.stat().st_size)
             self.wfile.flush()

@@ -42,6 +42,7 @@ from maris_fast.train.progress_state import Phase
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.run_folder import owned_by_rank_zero, require_still_owned
 from maris_fast.train.run_logger import RankZeroLogger, RunLogger
+from maris_fast.train.same_cache import require_same_cache
 from maris_fast.train.schedules import gate_threshold, learning_rate, total_steps
 from maris_fast.train.split_scores import score_split
 from maris_fast.train.stopping import StopRequest
@@ -76,7 +77,7 @@ def train(settings: TrainingSettings, ranks: Ranks, write_report: WriteReport | 
     Raises:
         ConfigError: the run folder is not empty and not to be resumed, or belongs to another run; settings
             that do not fit together.
-        InputError: the cache is missing, broken, or lacks a split.
+        InputError: the cache is missing, broken, lacks a split, or is not the same for all ranks.
         TrainingError: the loss or the weights are no longer finite.
         CheckpointError: the checkpoint belongs to another run, or a checkpoint cannot be written.
     """
@@ -96,6 +97,7 @@ def _train(settings: TrainingSettings, ranks: Ranks) -> Outcome:
         CacheReader(data.cache, data.train_split, data, device=ranks.device, dtype=dtype) as training,
         CacheReader(data.cache, data.val_split, data, device=ranks.device, dtype=dtype) as validation,
     ):
+        require_same_cache(ranks, (training, validation), "data.cache")
         cache_info = CacheInfo.of(training.manifest, data.train_split)
         kernels = kernel_choice.settle(settings, ranks, training, dtype)
         torch.manual_seed(settings.run.seed)  # the same weights on all ranks

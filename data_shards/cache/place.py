@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from maris_fast.config import StoreAddress, cache_place
+from maris_fast.errors import ConfigError
 from maris_fast.system.object_store import ObjectStore, StoreError
 
 PATIENCE = 30.0
@@ -18,8 +19,13 @@ PATIENCE = 30.0
 Files = Path | ObjectStore
 
 
-def files_of(place: str | os.PathLike[str] | StoreAddress | ObjectStore, patience: float = PATIENCE) -> Files:
-    """Access to the files of a folder, or of an address within ``patience`` seconds per request.
+def files_of(
+    place: str | os.PathLike[str] | StoreAddress | ObjectStore,
+    patience: float = PATIENCE,
+    *,
+    configured: bool = False,
+) -> Files:
+    """Access to the files of a folder, or of an address as ``ObjectStore(place, patience, configured)``.
 
     Raises:
         ArgumentError: addresses of this kind are not supported.
@@ -28,7 +34,7 @@ def files_of(place: str | os.PathLike[str] | StoreAddress | ObjectStore, patienc
     if isinstance(place, ObjectStore):
         return place
     place = cache_place(place)
-    return place if isinstance(place, Path) else ObjectStore(place, patience)
+    return place if isinstance(place, Path) else ObjectStore(place, patience, configured=configured)
 
 
 def read_start(files: Files, name: str, count: int) -> bytes:
@@ -58,18 +64,29 @@ def size_of(files: Files, name: str) -> int:
 def opened(files: Files, name: str, size: int) -> Iterator[BinaryIO]:
     """A file to read in any order; at an address, its first ``size`` bytes in an unnamed temporary file.
 
-    Raises as ``read_start``.
+    Raises as ``read_start``, and:
+        ConfigError: the temporary folder cannot hold them.
     """
     if isinstance(files, Path):
         with (files / name).open("rb") as file:
             yield file
         return
-    with tempfile.TemporaryFile() as copy:
-        with _missing():
-            for chunk in files.stream(name, 0, size):
-                copy.write(chunk)
+    with _missing(), _temporary_folder(), tempfile.TemporaryFile() as copy:
+        for chunk in files.stream(name, 0, size):
+            copy.write(chunk)
         copy.seek(0)
         yield copy
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # not of a server, which raises StoreError
+        raise ConfigError(
+            f"the temporary folder {tempfile.tempdir or ''} cannot hold copies of shards: {error}; make "
+            "room there, set TMPDIR to another folder, or lower `jobs`"
+        ) from error
 
 
 @contextmanager

@@ -87,6 +87,7 @@ def verify_cache(
     Raises:
         InputError: there is no cache, it is not complete, or it has no such split.
         StoreError: the server does not deliver its files.
+        ConfigError: the temporary folder cannot hold copies of ``jobs`` shards.
     """
     files = files_of(place)
     try:

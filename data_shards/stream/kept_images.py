@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 IN_USE_SECONDS = 600
 """A copy of another cache that was read within this time counts as in use by a run, and stays."""
+_POLL_SECONDS = 0.05
 _AGAIN_SECONDS = 60
 """Seconds between checks for room, after there was none."""
 
@@ -145,13 +146,23 @@ class KeptImages:
         return file
 
     def _begun(self, path: Path, entry: ShardEntry, alive: Callable[[], None]) -> bool:
-        with self._beginning:
+        with self._beginning_alone(alive):
             if self._broken or time.monotonic() < self._look_again:
                 return False
             if self._folder.begin(path, _size(entry), self._spared, alive):
                 return True
             self._look_again = time.monotonic() + _AGAIN_SECONDS
             return False
+
+    @contextmanager
+    def _beginning_alone(self, alive: Callable[[], None]) -> Iterator[None]:
+        # The thread that has the lock reports by itself if it stalls.
+        while not self._beginning.acquire(timeout=_POLL_SECONDS):
+            alive()
+        try:
+            yield
+        finally:
+            self._beginning.release()
 
     def _spared(self, copy: Copy) -> bool:
         return copy.path in self._own or time.time_ns() - copy.used < IN_USE_SECONDS * 10**9

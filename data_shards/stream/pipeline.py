@@ -64,6 +64,7 @@ class Pipeline:
         bad: images that could not be read.
         settings: batches ahead, stall timeout, how bad samples are handled.
         threads: number of reader threads.
+        configured: whether a user can change the settings, so that messages name them.
 
     Raises:
         InputError: when its batch is due: a group that cannot be read, one more unreadable group than
@@ -79,10 +80,12 @@ class Pipeline:
         bad: BadSamples,
         settings: ReadingSettings,
         threads: int,
+        *,
+        configured: bool = True,
     ) -> None:
         self._shares = iter(shares)
         self._shards, self._layouts, self._ring, self._bad = shards, layouts, ring, bad
-        self._settings = settings
+        self._settings, self._configured = settings, configured
         self._annotation = shards.members.index(ANNOTATION)
         self._smallest_first = np.argsort(layouts.slot_bytes).tolist()
         self._changed = threading.Condition()
@@ -127,7 +130,9 @@ class Pipeline:
     # The consumer
 
     def _take(self) -> StoredBatch | None:
+        stall = self._settings.stall_seconds
         with self._changed:
+            looked = watched = time.monotonic()
             while not self._stopped:
                 if self._flying and not self._flying[0].missing:
                     batch = self._flying.popleft()
@@ -139,18 +144,23 @@ class Pipeline:
                     raise self._failure
                 if not self._flying and self._ended:
                     return None
-                self._look_for_a_stall()
-                self._changed.wait(min(_LOOK_SECONDS, self._settings.stall_seconds / 4))
+                now = time.monotonic()
+                if now - looked > stall / 2:
+                    watched = now  # this process was suspended, and its reads with it
+                looked = now
+                self._look_for_a_stall(now, watched)
+                self._changed.wait(min(_LOOK_SECONDS, stall / 4))
         return None
 
-    def _look_for_a_stall(self) -> None:
-        now = time.monotonic()
+    def _look_for_a_stall(self, now: float, watched: float) -> None:
+        """Raise InputError if a read has been silent for too long since ``watched``."""
         for reading in self._reading.values():
-            if now - reading.since > self._settings.stall_seconds:
+            silent = now - max(reading.since, watched)
+            if silent > self._settings.stall_seconds:
+                longer = f", or raise data.stall_seconds ({self._settings.stall_seconds:g})"
                 raise InputError(
-                    f"{self._shards.where(reading.image)}: no answer for {now - reading.since:.0f} s; check "
-                    "its disk or network, or raise data.stall_seconds "
-                    f"({self._settings.stall_seconds:g})"
+                    f"{self._shards.where(reading.image)}: no answer for {silent:.0f} s; check its disk or "
+                    f"network{longer if self._configured else ''}"
                 )
 
     # The readers

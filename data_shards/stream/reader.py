@@ -51,7 +51,7 @@ class CacheReader:
     Args:
         place: folder or address that ``write_cache`` wrote.
         split: one of the cache's splits.
-        settings: how the cache is read.
+        settings: how the cache is read; None: by default, and messages name no setting to change.
         device: of the batches.
         dtype: of their features and words.
 
@@ -75,7 +75,8 @@ class CacheReader:
         self.place = cache_place(place)
         self.split = split
         self.settings = settings or ReadingSettings()
-        files = files_of(self.place, self.settings.stall_seconds)
+        self._configured = settings is not None
+        files = files_of(self.place, self.settings.stall_seconds, configured=self._configured)
         head = self._head(files)
         self.manifest = read_manifest(head)
         entry = self.manifest.of_split(split, self.place)
@@ -343,7 +344,16 @@ class CacheReader:
             ring = ByteRing(wanted, pinned=self._pinned)
         following = FollowingShares(shares())
         threads = settings.requests if isinstance(self.place, StoreAddress) else settings.reader_threads
-        pipeline = Pipeline(following, self.shards, self.layouts, ring, self.bad_samples, settings, threads)
+        pipeline = Pipeline(
+            following,
+            self.shards,
+            self.layouts,
+            ring,
+            self.bad_samples,
+            settings,
+            threads,
+            configured=self._configured,
+        )
         self._pipelines.add(pipeline)
 
         def staged() -> Iterator[Batch]:

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,20 +156,25 @@ class StagedFiles:
         stream = _Source(url)
         self._streams.add(stream)
         try:
-            with closing(stream):
+            with stream:
                 while (chunk := stream.read(_CHUNK)) and done <= entry.bytes:
                     write_at(file, memoryview(chunk), done)
                     done += len(chunk)
                     alive()
+                if done > entry.bytes:
+                    raise _unlike_manifest(url, entry, "goes on beyond")
         finally:
             with self._closing:
                 self._streams.discard(stream)
-        if done != entry.bytes:
-            what = "goes on beyond" if done > entry.bytes else f"ends after {done} of"
-            raise InputError(
-                f"shard {url} {what} the {entry.bytes} bytes that the manifest says; copy it there again, or "
-                "write the cache again"
-            )
+        if done < entry.bytes:
+            raise _unlike_manifest(url, entry, f"ends after {done} of")
+
+
+def _unlike_manifest(url: str, entry: ShardEntry, what: str) -> InputError:
+    return InputError(
+        f"shard {url} {what} the {entry.bytes} bytes that the manifest says; copy it there again, or write "
+        "the cache again"
+    )
 
 
 def _url(template: str, name: str) -> str:
@@ -181,7 +186,11 @@ def _url(template: str, name: str) -> str:
 
 
 class _Source:
-    """A stream that webdataset opens; any error of its commands and clients becomes an InputError."""
+    """A stream that webdataset opens; any error of its commands and clients becomes an InputError.
+
+    The end of its block closes it and checks the command's exit status. An error in the block ends the
+    command, whose status is then ignored, as it may follow from the closed pipe.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -191,8 +200,16 @@ class _Source:
         content: bytes = self._asked(lambda: self._stream.read(size))
         return content
 
-    def close(self) -> None:
-        self._asked(self._stream.close)
+    def __enter__(self) -> _Source:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._asked(self._stream.close)
+            return
+        self.kill()
+        with suppress(Exception):
+            self._stream.close()
 
     def kill(self) -> None:
         if hasattr(self._stream, "proc"):
@@ -209,12 +226,12 @@ class _Source:
 
 def _fetch_small(template: str, name: str, folder: Path, most: int) -> None:
     url = _url(template, name)
-    with closing(_Source(url)) as stream:
+    with _Source(url) as stream:
         content = stream.read(most + 1)
+        if len(content) > most:
+            raise InputError(f"{url} has more than {most:,} bytes, so it is not a {name}; check data.shards")
     if not content:
         raise InputError(f"{url} is empty; check data.shards")
-    if len(content) > most:
-        raise InputError(f"{url} has more than {most:,} bytes, so it is not a {name}; check data.shards")
     partial = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.partial"
     try:
         partial.write_bytes(content)

@@ -6,6 +6,7 @@ A copy has one owner while it is fetched, and the folder has one while room is m
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,11 +15,13 @@ from pathlib import Path
 
 from maris_fast.data_shards.cache.manifest import ShardEntry
 from maris_fast.errors import ConfigError
-from maris_fast.system.locks import OccupiedError, owned_file, owned_folder
+from maris_fast.system.locks import SUFFIX, OccupiedError, owned_file, owned_folder, unknown_owner
 
 KEPT = ".kept"
 """Suffix of a shard's file that has only some of its images."""
 _PARTIAL = ".partial"
+_COPY = re.compile(rf"[0-9a-f]{{16}}-.+(\.tar|{re.escape(KEPT)})")
+"""Names of ``StagingFolder.path_of``; other files in the folder are the user's."""
 _POLL_SECONDS = 0.05
 
 
@@ -32,7 +35,7 @@ class Copy:
 
 
 class StagingFolder:
-    """Files with copies of shards.
+    """Files with copies of shards; other files in the folder are neither counted nor evicted.
 
     Args:
         folder: on a local disk.
@@ -51,17 +54,20 @@ class StagingFolder:
         return self.folder / f"{entry.index_sha256[:16]}-{entry.name}{suffix}"
 
     def wait(self, alive: Callable[[], None]) -> None:
-        """Sleep briefly; call ``alive`` if anything that others fetch grew meanwhile."""
+        """Sleep briefly; call ``alive`` if anything that others fetch grew meanwhile, or a lock may be stale.
+
+        A stale lock is taken over after ``locks.LEASE`` seconds, which may be more than a reader may stall.
+        """
         before = self._latest()
         time.sleep(_POLL_SECONDS)
-        if self._latest() != before:
+        if self._latest() != before or any(map(unknown_owner, self.folder.glob(f"*{SUFFIX}"))):
             alive()
 
     def reserve(self, partial: Path, size: int, alive: Callable[[], None]) -> None:
         """Create ``partial`` at its final size, which reserves the space, as soon as there is room for it."""
         while True:
             with owned_folder(self.folder, wait=True, pause=lambda: self.wait(alive)):
-                if self._freed(partial, size, lambda _: False):
+                if self._freed(partial, size, lambda _: False, alive):
                     _make_zeros(partial, size)
                     return
             self.wait(alive)  # other ranks are fetching; their copies may be evicted once complete
@@ -79,20 +85,22 @@ class StagingFolder:
             if path.exists():
                 return True
             partial = partial_of(path)
-            if not self._freed(partial, size, spared):
+            if not self._freed(partial, size, spared, alive):
                 return False
             _make_zeros(partial, size)
             partial.rename(path)
             return True
 
-    def _freed(self, mine: Path, size: int, spared: Callable[[Copy], bool]) -> bool:
+    def _freed(
+        self, mine: Path, size: int, spared: Callable[[Copy], bool], alive: Callable[[], None]
+    ) -> bool:
         """Make room for ``size`` bytes; return whether there is. No copy is evicted unless that suffices."""
         copies, partials = self._inventory(mine)
         used = sum(one.bytes for one in copies) + sum(partials.values())
         copies = [one for one in copies if not spared(one)]
         if used + size > self.most:
             for other in partials:
-                if _abandoned(other):
+                if self._abandoned(other, alive):
                     with suppress(FileNotFoundError):  # completed meanwhile, which also released its lock
                         other.unlink()
                         used -= partials[other]
@@ -104,15 +112,25 @@ class StagingFolder:
             used -= oldest.bytes
         return True
 
+    def _abandoned(self, partial: Path, alive: Callable[[], None]) -> bool:
+        """Whether ``partial`` is no longer being fetched, because its process was killed."""
+        try:
+            with owned_file(_copy_of(partial), pause=lambda: self.wait(alive)):
+                return True
+        except OccupiedError:
+            return False
+
     def _inventory(self, mine: Path) -> tuple[list[Copy], dict[Path, int]]:
         """Complete copies, least recently read first, and sizes of those that are being fetched."""
         copies, partials = [], {}
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):
-                if path == mine or path.suffix not in (".tar", KEPT, _PARTIAL):
+                fetched = _is_partial(path)
+                name = _copy_of(path).name if fetched else path.name
+                if path == mine or not _COPY.fullmatch(name):
                     continue
                 about = path.stat()
-                if path.suffix == _PARTIAL:
+                if fetched:
                     partials[path] = about.st_size
                 else:
                     copies.append(Copy(path, about.st_mtime_ns, about.st_size))
@@ -128,6 +146,14 @@ class StagingFolder:
 
 def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{_PARTIAL}")
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.suffix == _PARTIAL
+
+
+def _copy_of(partial: Path) -> Path:
+    return partial.with_name(partial.name.removesuffix(_PARTIAL)[1:])
 
 
 def open_copy(path: Path, flags: int = os.O_RDONLY) -> int | None:
@@ -168,13 +194,3 @@ def write_at(file: int, content: memoryview, place: int) -> None:
 def _make_zeros(path: Path, size: int) -> None:
     with path.open("wb") as file:
         file.truncate(size)
-
-
-def _abandoned(partial: Path) -> bool:
-    """Whether ``partial`` is no longer being fetched, because its process was killed."""
-    copy = partial.with_name(partial.name.removesuffix(_PARTIAL)[1:])
-    try:
-        with owned_file(copy):
-            return True
-    except OccupiedError:
-        return False

@@ -25,6 +25,7 @@ from maris_fast.system.files import require_place
 from maris_fast.system.terminal import say
 from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.ranks import Ranks, join, leave
+from maris_fast.train.same_cache import require_same_cache
 from maris_fast.train.split_scores import score_expressions
 from maris_fast.weight_files import find_weights
 from maris_fast.weights import WeightsMeta, load_model
@@ -119,7 +120,7 @@ def evaluate(
 
     Raises:
         CheckpointError: weights that can't be used, or trained with other encoders than the cache's.
-        InputError: a cache that can't be read, or without that split.
+        InputError: a cache that can't be read, without that split, or not the same for all ranks.
         ConfigError: no such protocol or device.
     """
     ways, cache = scoring.named(protocols), cache_place(cache)
@@ -127,6 +128,7 @@ def evaluate(
     model, meta = load_model(weights, ranks.device)
     conditions = {"as written": False, "exchanged": True} if swapped else {"as written": False}
     with CacheReader(cache, split, device=ranks.device) as reader:
+        require_same_cache(ranks, [reader], "the cache")
         require_same_encoders(meta, reader.manifest.encoders, cache)
         results = {}
         for condition, exchange in conditions.items():

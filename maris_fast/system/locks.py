@@ -206,6 +206,13 @@ def living_owner(lock: Path) -> Owner | None:
     return owner if owner is not None and owner.lives() else None
 
 
+def unknown_owner(lock: Path) -> bool:
+    """Whether there is a lock whose owner cannot be looked up from here, so that heartbeats decide."""
+    now = _read(lock)
+    owner = Owner.of(now.text) if now else None
+    return now is not None and (owner is None or owner.lives() is None)
+
+
 def confirm(folder: Path) -> None:
     """Call ``Held.confirm`` for a folder if this process owns it, else do nothing.
 
@@ -256,7 +263,7 @@ def _acquire(what: Path, lock: Path, own: Owner, wait: bool, pause: Callable[[],
         # An owner writes its name at once; a lock without one was left by a process that was killed first.
         patience = LEASE if now.text else BEAT
         if lives is False or (lives is None and unchanged > patience):
-            _remove_left(what, lock, now)
+            _remove_left(what, lock, now, pause)
             seen = None
             continue
         if lives is None and unchanged > 1 and not told:
@@ -299,9 +306,9 @@ def _created(lock: Path, owner: Owner) -> bool:
     return (now := _read(lock)) is not None and now.text == _text(owner)
 
 
-def _remove_left(what: Path, lock: Path, state: _State) -> None:
+def _remove_left(what: Path, lock: Path, state: _State, pause: Callable[[], None]) -> None:
     """Remove a stale lock; of all processes that saw it in this state, only one does."""
-    with owned_file(lock, wait=True):
+    with owned_file(lock, wait=True, pause=pause):
         if _read(lock) == state:
             os.unlink(lock)
             log.warning("%s was left by %s, which is gone: taken over", what, Owner.of(state.text))

@@ -2,7 +2,8 @@
 
 A request that fails with 5xx, 408 or 429, cannot connect or receives no bytes is retried with exponential
 backoff for half of ``patience``; each attempt waits a quarter of it for bytes. So a server that stays down
-raises an error before ``patience`` is over. A truncated body is resumed from where it was cut.
+raises an error before ``patience`` is over. A body that is cut or stalls is resumed from where it ended,
+until nothing has arrived for half of ``patience``.
 """
 
 from __future__ import annotations
@@ -47,13 +48,15 @@ class ObjectStore:
     Args:
         address: folder of the files.
         patience: seconds until a request that receives nothing is an error, retries included.
+        configured: ``data.stall_seconds`` is the patience and ``data.requests`` limits the requests, so
+            messages name these settings.
 
     Raises:
         ConfigError: obstore is not installed, or rejects the address or the environment's settings.
     """
 
-    def __init__(self, address: StoreAddress, patience: float) -> None:
-        self.address, self._patience = address, patience
+    def __init__(self, address: StoreAddress, patience: float, *, configured: bool = False) -> None:
+        self.address, self._patience, self._configured = address, patience, configured
         self._store = _connected(address, patience)
 
     def __truediv__(self, name: str) -> StoreAddress:
@@ -103,30 +106,47 @@ class ObjectStore:
             StoreError: the server does not deliver them.
         """
         cuts = here = 0
-        while True:
-            before = start
+        since = time.monotonic()
+        while start < stop:
+            before, answered = start, False
             try:
-                chunks = self._asked(name, lambda obstore: self._opened(obstore, name, start, stop))  # noqa: B023
+                chunks = self._opened(name, start, stop)
+                answered = True
                 while (chunk := self._asked(name, lambda _: next(chunks, None))) is not None:  # noqa: B023
                     start += len(chunk)
                     yield chunk
+                    since = time.monotonic()
                 return
-            except _CutError as error:
+            except StoreError as error:
+                waited = time.monotonic() - since
+                if waited > 2 * self._patience:
+                    since = time.monotonic()  # this process was suspended, so its time-outs mean nothing
+                    continue
                 # obstore resumes by itself if the server gives a version (ETag) of the file.
+                if error.status is not None or not answered:
+                    raise
                 cuts, here = cuts + 1, 1 if start > before else here + 1
-                time.sleep(min(_first_pause(self._patience) * 2**here, self._patience / 8))
-                if cuts == _MOST_CUTS or here == _MOST_CUTS_AT_ONE_PLACE:
+                late = waited >= self._patience / 2
+                if late or cuts == _MOST_CUTS or here == _MOST_CUTS_AT_ONE_PLACE:
                     raise StoreError(
                         str(self.address / name),
-                        f"the connection was cut {cuts} times, the last after {start:,} bytes; check the "
-                        "server and the network",
+                        f"the connection was cut {cuts} times, the last after {start:,} bytes: {error.what}",
                     ) from error
+                time.sleep(min(_first_pause(self._patience) * 2**here, self._patience / 8))
 
-    def _opened(self, obstore: Any, name: str, start: int, stop: int) -> Iterator[bytes]:
-        stream: Iterator[bytes] = obstore.get(self._store, name, options={"range": (start, stop)}).stream(
-            CHUNK
-        )
-        return stream
+    def _opened(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+        def work(obstore: Any) -> Iterator[bytes]:
+            found = obstore.get(self._store, name, options={"range": (start, stop)})
+            chunks: Iterator[bytes] = found.stream(CHUNK)
+            return chunks
+
+        try:
+            return self._asked(name, work)
+        except StoreError as error:
+            # There is no range after a file's end: servers reject it, or send all of an empty file.
+            if error.status in (200, 416) and self.size(name) <= start:
+                return iter(())
+            raise
 
     def _asked(self, name: str, work: Callable[[Any], T]) -> T:
         import obstore
@@ -141,15 +161,11 @@ class ObjectStore:
                 where,
                 "the server gives no parts of files (range requests); copy the cache to one that does, or to "
                 "a local folder",
+                200,
             ) from error
         except (BaseError, OSError) as error:
-            if "IncompleteBody" in str(error):
-                raise _CutError from error
-            raise StoreError(where, *_told(str(error), self.address, self._patience)) from error
-
-
-class _CutError(Exception):
-    """A body that is shorter than its declared length."""
+            told = _told(str(error), self.address, self._patience, self._configured)
+            raise StoreError(where, *told) from error
 
 
 def _interruptible(work: Callable[[], T]) -> T:
@@ -250,12 +266,12 @@ _ROLE = re.compile(r"169\.254\.169\.254|/latest/api/token|/latest/meta-data|comp
 _STATUS = re.compile(r"status code: (\d{3})([^:\n]*)(?:: (.*))?", re.DOTALL)
 
 
-def _told(text: str, address: StoreAddress, patience: float) -> tuple[str, int | None]:
+def _told(text: str, address: StoreAddress, patience: float, configured: bool) -> tuple[str, int | None]:
     """What an error of obstore means and what to do; the HTTP status, if there was an answer."""
     head, _, debug = text.partition("\n\nDebug source:")
     retries = re.search(r"after (\d+) retries", head)
     tries = f" after {retries[1]} retries" if retries else ""
-    wait = f"raise data.stall_seconds ({patience:g}) to wait longer"
+    wait = f", or raise data.stall_seconds ({patience:g}) to wait longer" if configured else ""
     login = _LOGIN.get(address.scheme, "take an address that needs no login")
     if _ROLE.search(head):
         return f"no credentials found, and this machine has no role; {login}", None
@@ -268,17 +284,19 @@ def _told(text: str, address: StoreAddress, patience: float) -> tuple[str, int |
         if status == 404:
             return f"{what}; copy it there, or check the address", status
         if status in (408, 429) or status >= 500:
-            return f"{what}; the server is overloaded or failing: lower data.requests, or {wait}", status
+            remedy = f"lower data.requests{wait}" if configured else "try again later"
+            return f"{what}; the server is overloaded or failing: {remedy}", status
         return f"{what}; check the address", status
     for sign, what in (
         ("kind: Timeout", f"no answer in {patience / 4:g} s"),
         ("lookup address", "no such host"),
         ("ConnectionRefused", "nothing listens there (connection refused)"),
         ("ConnectionReset", "the server ended the connection"),
+        ("IncompleteBody", "the server ended the connection early"),
         ("IncompleteMessage", "the server ended the connection without an answer"),
     ):
         if sign in debug:
-            return f"{what}{tries}; check the address, the server and the network, or {wait}", None
+            return f"{what}{tries}; check the address, the server and the network{wait}", None
     return f"{_first_line(head)}{tries if tries not in head else ''}; check the address and the network", None
 
 

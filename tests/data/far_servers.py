@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +19,9 @@ import pytest
 
 from maris_fast.bench.range_server import RangeHandler, RangeServer
 
-Fault = int | Literal["cut", "drop", "hang", "whole"] | None
-"""A status, half the body, no answer, no byte until the server stops, or the whole file for a range."""
+Fault = int | Literal["cut", "reset", "stall", "drop", "hang", "whole"] | None
+"""A status; half the body, then the end, a reset, or silence until the server stops; no answer; no byte until
+the server stops; or the whole file for a range."""
 
 BUCKET = "caches"
 _SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request"}
@@ -86,18 +89,24 @@ class FaultyHandler(RangeHandler):
                 self.refuse(fault, EXPIRED if fault == 403 else b"slow down")
             elif fault in ("drop", "hang"):
                 self.close_connection = True
-            elif fault == "cut":
-                self._cut()
+            elif fault in ("cut", "reset", "stall"):
+                self._cut(fault)
             else:
                 if fault == "whole":
                     del self.headers["Range"]
                 super().do_GET()
 
-    def _cut(self) -> None:
+    def _cut(self, fault: str) -> None:
         path = self.server.folder / self.name
         start, stop = self._asked_for(path.stat().st_size)
         if self.command == "GET":
             self.wfile.write(path.read_bytes()[start : (start + stop) // 2])
+            if fault == "stall":
+                self.server.faults.ended.wait(60)  # type: ignore[attr-defined]
+            if fault == "reset":
+                at_once = struct.pack("ii", 1, 0)  # linger for no time
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+                self.connection.close()
         self.close_connection = True
 
     def end_headers(self) -> None:

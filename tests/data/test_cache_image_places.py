@@ -97,6 +97,20 @@ def test_an_image_that_is_not_there_or_is_none_is_left_out_with_its_address(
     assert manifest.splits["train"].images == 2
 
 
+@pytest.mark.parametrize("kind", ["http", "s3", "http without ranges"])
+def test_an_empty_image_at_an_address_is_a_bad_image(
+    kind: str, dataset: Path, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (moved / "4.png").write_bytes(b"")
+    with served(kind.partition(" ")[0], moved, monkeypatch) as far:
+        if kind == "http without ranges":
+            far.faults.of = lambda name, number: "whole" if name == "4.png" else None
+        with pytest.raises(InputError, match=rf"{far.address}/4\.png is empty"):
+            cached(dataset, tmp_path / "cache", far.address)
+        manifest = cached(dataset, tmp_path / "cache", far.address, leave_out_bad=True)
+    assert manifest.splits["train"].images == 4
+
+
 def test_a_server_that_fails_is_an_error_of_the_server_and_leaves_no_image_out(
     dataset: Path, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

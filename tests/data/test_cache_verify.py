@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.index import ShardIndex
 from maris_fast.data_shards.cache.manifest import CacheManifest, members_of
 from maris_fast.data_shards.cache.verify import VerifyReport, verify_cache
-from maris_fast.errors import InputError
-from tests.command_line import maris_fast
+from maris_fast.errors import ConfigError, InputError
+from tests.command_line import maris_fast, said
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
+from tests.data.far_servers import web_server
+from tests.faults import small_disk
 
 
 @pytest.fixture(scope="module")
@@ -265,3 +268,19 @@ def test_the_command_says_what_is_wrong_and_ends_with_status_1(cache: Path) -> N
     assert other.exit_code == 0
     none = maris_fast("verify", str(cache), "--split", "tset")
     assert none.exit_code == 2
+
+
+def test_a_full_temporary_folder_is_named_and_no_shard_is(
+    pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk", "16k") as disk, web_server(pristine) as far:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        with pytest.raises(
+            ConfigError, match=rf"folder {disk} cannot hold .* No space left .*TMPDIR.*`jobs`"
+        ):
+            verify_cache(far.address, progress=False)
+        done = maris_fast("verify", far.address)
+        assert done.exit_code == 2
+        assert "set TMPDIR to another folder, or lower --jobs" in said(done)
+        assert ".tar" not in said(done)
+        assert not verified(pristine).problems  # a folder needs no copies

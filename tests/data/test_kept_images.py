@@ -21,9 +21,11 @@ from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import write_cache
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.data_shards.stream.kept_images import IN_USE_SECONDS
+from maris_fast.system import locks
+from maris_fast.system.locks import lock_in
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.data.far_servers import Far, web_server
-from tests.data.test_stream_staging import everything
+from tests.data.test_stream_staging import everything, leave_lock
 from tests.faults import small_disk
 
 IMAGES = 5
@@ -159,17 +161,34 @@ def test_room_is_made_by_evicting_unused_copies(
 ) -> None:
     folder, bound = tmp_path / "kept", IMAGES * largest(cache)
     folder.mkdir()
-    old, used = folder / "0123-train-000000.tar.kept", folder / "4567-train-000000.tar"
-    for path in (old, used):
+    old = folder / f"{'0' * 16}-train-000000.tar.kept"
+    used = folder / f"{'4' * 16}-train-000000.tar"
+    foreign = folder / "backup.tar"
+    for path in (old, used, foreign):
         path.write_bytes(bytes(2 * largest(cache)))
     long_ago = time.time() - IN_USE_SECONDS - 5
-    os.utime(old, (long_ago, long_ago))
-    (folder / ".89ab-train-000000.tar.partial").write_bytes(bytes(largest(cache)))  # of a killed process
+    for path in (old, foreign):
+        os.utime(path, (long_ago, long_ago))
+    of_a_killed_process = folder / f".{'8' * 16}-train-000000.tar.partial"
+    of_a_killed_process.write_bytes(bytes(largest(cache)))
     assert read(far, folder, staging_bytes=bound) == local
     assert not old.exists()
     assert used.exists()
+    assert foreign.exists()
     assert len(kept(folder)) == 3
     assert not list(folder.glob(".*.partial"))
+
+
+def test_a_lock_left_before_a_reboot_is_taken_over_though_that_takes_longer_than_a_stall(
+    far: Far, local: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LEASE", 5.0)
+    folder = tmp_path / "kept"
+    leave_lock(lock_in(folder))
+    before = time.monotonic()
+    assert read(far, folder, stall_seconds=3, requests=4) == local
+    assert time.monotonic() - before > 5
+    assert len(kept(folder)) == IMAGES
 
 
 RANK = """

@@ -6,6 +6,9 @@ import errno
 import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +28,7 @@ from tests.data.cache_dataset import default_records, tiny_settings, write_datas
 
 PLAN = {"seed": 0, "epoch": 0, "expressions_per_step": 4, "expressions_per_image": 3}
 CORRUPTIONS = 1000
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +197,8 @@ def test_a_shard_that_vanishes_is_named_or_harmless(cache: Path, copy: Path) -> 
         assert [_content(batch) for batch in reader.batches(**PLAN)] == first  # still open
 
 
-def test_a_read_that_hangs_ends_with_shard_and_key(cache: Path, preadv: Any) -> None:
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_read_that_hangs_ends_with_shard_and_key(cache: Path, preadv: Any, configured: bool) -> None:
     free = threading.Event()
 
     def hang(real: Any, file: int, parts: Any, at: int) -> int:
@@ -202,12 +207,47 @@ def test_a_read_that_hangs_ends_with_shard_and_key(cache: Path, preadv: Any) -> 
 
     preadv(hang)
     before = time.monotonic()
-    with pytest.raises(
-        InputError, match=r"train-00000\d\.tar, image 0{11}\d: no answer for .*data\.stall_seconds"
-    ):
-        numbers(cache, stall_seconds=0.5)
+    short = ReadingSettings(stall_seconds=0.5)
+    with CacheReader(cache, "train", short if configured else None) as reader:
+        reader.settings = short
+        says = r"train-00000\d\.tar, image 0{11}\d: no answer for \d+ s; check its disk or network"
+        longer = r", or raise data\.stall_seconds \(0\.5\)" if configured else ""
+        with pytest.raises(InputError, match=f"{says}{longer}$"):
+            list(reader.batches(**PLAN))
     assert time.monotonic() - before < 20
     free.set()
+
+
+SUSPENDED = """
+import os, sys, time
+from maris_fast.config import ReadingSettings
+from maris_fast.data_shards.stream import CacheReader, open_shards
+real = os.preadv
+def slow(file, parts, at):
+    open_shards.os.preadv = real
+    print("reading", flush=True)
+    for _ in range(20):  # two seconds, of which none passes while the process is suspended
+        time.sleep(0.1)
+    return real(file, parts, at)
+open_shards.os.preadv = slow
+with CacheReader(sys.argv[1], "train", ReadingSettings(stall_seconds=4)) as reader:
+    print(sum(1 for _ in reader.evaluation_batches(max_expressions=6)))
+"""
+
+
+@pytest.mark.process
+def test_a_process_that_was_suspended_during_a_read_continues(cache: Path) -> None:
+    with CacheReader(cache, "train") as reader:
+        batches = sum(1 for _ in reader.evaluation_batches(max_expressions=6))
+    command = [sys.executable, "-c", SUSPENDED, str(cache)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate(timeout=60)[0] == f"{batches}\n"
+    assert process.returncode == 0
 
 
 def test_a_slow_disk_is_not_an_error(cache: Path, preadv: Any) -> None:

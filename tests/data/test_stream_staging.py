@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from pydantic import ValidationError
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import CacheManifest, read_manifest, write_cache
 from maris_fast.data_shards.stream import Batch, CacheReader
+from maris_fast.data_shards.stream.staging_folder import partial_of
 from maris_fast.errors import ConfigError, InputError
-from maris_fast.system.locks import owned_folder
+from maris_fast.system import locks, process_table
+from maris_fast.system.locks import Owner, lock_beside, lock_in, owned_folder
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.faults import small_disk
 from tests.training.processes import free_port
@@ -89,6 +93,7 @@ def test_batches_through_a_pipe_are_those_of_the_folder(cache: Path, tmp_path: P
     [
         ("head -c 5000 '{cache}/{{name}}'", r"train-00000\d\.tar' ends after 5000 of"),
         ("cat '{cache}/{{name}}' /etc/hostname", r"goes on beyond the \d+ bytes"),
+        ("cat '{cache}/{{name}}' /dev/zero || exit 7", r"goes on beyond the \d+ bytes"),
         ("head -c 5000 '{cache}/{{name}}'; exit 3", r"train-00000\d\.tar.*cannot be streamed: .*exit 3"),
     ],
 )
@@ -138,6 +143,18 @@ def test_a_full_staging_disk_is_named_and_nothing_half_stays(cache: Path, tmp_pa
             assert set(shard_sizes(disk / "staging")) <= set(shard_sizes(cache))
 
 
+def test_a_full_staging_disk_is_named_though_the_command_fails_on_the_closed_pipe(
+    cache: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "16k") as disk:
+        settings = staged(disk / "staging", f"cat '{cache}/{{name}}' /dev/zero || exit 7")
+        with (
+            CacheReader(cache, "train", settings) as reader,
+            pytest.raises(ConfigError, match=r"data\.staging .* cannot be written: .*No space left"),
+        ):
+            everything(reader)
+
+
 def test_a_stream_that_hangs_is_named(cache: Path, tmp_path: Path) -> None:
     settings = staged(tmp_path / "staging", "exec sleep 8 # {name}", stall_seconds=0.5)
     before = time.monotonic()
@@ -151,8 +168,8 @@ def test_a_stream_that_hangs_is_named(cache: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "train-000001.index.npz"])
 def test_of_a_stream_without_end_only_so_much_is_taken(cache: Path, tmp_path: Path, name: str) -> None:
-    """``yes`` streams endlessly in place of the manifest or of an index."""
-    command = f"case {{name}} in {name}) yes;; *) cat '{cache}'/{{name}};; esac"
+    """``yes`` streams endlessly in place of the manifest or of an index, and fails once nobody reads."""
+    command = f"case {{name}} in {name}) yes || exit 7;; *) cat '{cache}'/{{name}};; esac"
     with pytest.raises(InputError, match=rf"has more than [\d,]+ bytes, so it is not a {name}"):
         CacheReader(tmp_path / "nowhere", "train", staged(tmp_path / "staging", command))
     assert not leftovers(tmp_path / "staging")
@@ -178,10 +195,77 @@ def test_what_a_killed_process_left_is_not_in_the_way(cache: Path, tmp_path: Pat
     settings = staged(folder, f"cat '{cache}/{{name}}'", staging_bytes=bound)
     with CacheReader(cache, "train", settings) as reader:
         folder.mkdir(exist_ok=True)
-        dead = folder / ".0000-train-000007.tar.partial"
+        dead = folder / f".{'0' * 16}-train-000007.tar.partial"
         dead.write_bytes(bytes(bound))
         everything(reader)
         assert not dead.exists()
+
+
+def test_only_copies_of_shards_are_evicted(cache: Path, tmp_path: Path) -> None:
+    folder, bound = tmp_path / "staging", max(shard_sizes(cache))
+    foreign = [folder / "backup.tar", folder / "0123-notes.kept", folder / ".film.partial"]
+    folder.mkdir()
+    for path in foreign:
+        path.write_bytes(bytes(bound))
+    (folder / "download.partial").mkdir()
+    copy = folder / f"{'a' * 16}-train-000000.tar"
+    copy.write_bytes(bytes(bound))
+    settings = staged(folder, f"cat '{cache}/{{name}}'", staging_bytes=bound)
+    with CacheReader(cache, "train", settings) as reader:
+        everything(reader)
+    assert not copy.exists()
+    assert [path.stat().st_size for path in foreign] == 3 * [bound]
+
+
+def leave_lock(lock: Path, **changes: Any) -> None:
+    """Write a lock as its owner would, on another boot of this machine unless ``changes`` say otherwise."""
+    owner = replace(Owner.here(), **{"boot": "another", **changes})
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text(json.dumps(asdict(owner)))
+
+
+def copies(cache: Path, folder: Path) -> list[Path]:
+    """Where the copies of the cache's shards are staged."""
+    entries = read_manifest(cache).splits["train"].shards
+    return [folder / f"{entry.index_sha256[:16]}-{entry.name}" for entry in entries]
+
+
+@pytest.mark.parametrize("stale", ["copies", "folder", "another cache's copy"])
+def test_locks_left_before_a_reboot_are_taken_over_though_that_takes_longer_than_a_stall(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: str
+) -> None:
+    monkeypatch.setattr(locks, "LEASE", 5.0)
+    folder, most = tmp_path / "staging", sum(shard_sizes(cache))
+    if stale == "copies":
+        for path in copies(cache, folder):
+            leave_lock(lock_beside(path))
+    elif stale == "folder":
+        leave_lock(lock_in(folder))
+    else:
+        other = folder / f"{'0' * 16}-train-000000.tar"
+        leave_lock(lock_beside(other))
+        partial_of(other).write_bytes(bytes(most))
+    settings = staged(folder, f"cat '{cache}/{{name}}'", stall_seconds=3, staging_bytes=most)
+    with CacheReader(cache, "train") as local, CacheReader(cache, "train", settings) as reader:
+        before = time.monotonic()
+        assert everything(reader) == everything(local)
+        assert time.monotonic() - before > 5
+    assert not list(folder.glob(".*"))
+
+
+def test_an_owner_that_lives_and_fetches_nothing_is_a_stall(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staging"
+    with subprocess.Popen(["sleep", "60"]) as idle:
+        here = {"boot": Owner.here().boot, "pid": idle.pid, "started": process_table.started(idle.pid)}
+        for path in copies(cache, folder):
+            leave_lock(lock_beside(path), **here)
+        settings = staged(folder, f"cat '{cache}/{{name}}'", stall_seconds=0.5)
+        with (
+            pytest.raises(InputError, match=r"train-00000\d\.tar'?, image 0{11}\d: no answer"),
+            CacheReader(cache, "train", settings) as reader,
+        ):
+            everything(reader)
+        idle.kill()
 
 
 RANK = """

@@ -28,6 +28,7 @@ from maris_fast.data_shards.cache.verify import verify_cache
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.errors import ArgumentError, ConfigError, InputError
 from maris_fast.evaluation.evaluate import evaluate
+from maris_fast.system import object_store
 from maris_fast.system.object_store import StoreError
 from tests.data.far_servers import Far, Fault, google_storage, hub, s3_server, web_server
 from tests.data.test_stream_staging import PLAN, content, everything
@@ -35,6 +36,7 @@ from tests.training.processes import NOTHING_TO_SEE, run
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 from tests.waiting import wait_until
 
+ROOT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"stall_seconds": 4}
 """For servers that keep failing; retries end after half of this time."""
 
@@ -163,6 +165,50 @@ def test_what_fails_now_and_then_is_asked_again(
         assert read(far) == local
 
 
+@pytest.mark.parametrize("version", [False, True])
+@pytest.mark.parametrize("fault", ["stall", "reset"])
+def test_a_body_that_stalls_or_is_reset_is_resumed(
+    cache: Path, local: list[tuple[Any, ...]], fault: Fault, version: bool
+) -> None:
+    of = of_shards(lambda number: fault if number == 1 else None)  # 0 is the request for the size
+    with web_server(cache, version=version, of=of) as far:
+        assert read(far, stall_seconds=8) == local
+        far.stop()
+
+
+SUSPENDED = """
+import sys
+from maris_fast.config import ReadingSettings
+from maris_fast.data_shards.stream import CacheReader
+with CacheReader(sys.argv[1], "train", ReadingSettings(stall_seconds=4)) as reader:
+    print(sum(1 for _ in reader.evaluation_batches(max_expressions=6)))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("fault", ["stall", "hang"])
+def test_requests_of_a_process_that_was_suspended_are_repeated(cache: Path, fault: Fault) -> None:
+    asked = threading.Event()
+
+    def once(number: int) -> Fault:
+        if number != 1:
+            return None
+        asked.set()
+        return fault
+
+    with CacheReader(cache, "train") as reader:
+        batches = sum(1 for _ in reader.evaluation_batches(max_expressions=6))
+    with web_server(cache, of=of_shards(once)) as far:
+        command = [sys.executable, "-c", SUSPENDED, far.address]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert asked.wait(60)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(9)
+            process.send_signal(signal.SIGCONT)
+            assert process.communicate(timeout=60)[0] == f"{batches}\n"
+        far.stop()
+
+
 @pytest.mark.parametrize("fault", [503, "cut"])
 def test_of_s3_too(
     cache: Path, local: list[tuple[Any, ...]], fault: Fault, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +236,12 @@ def test_a_slow_server_is_not_an_error(cache: Path, local: list[tuple[Any, ...]]
         (401, "401 Unauthorized; take an address that needs no login"),
         (403, r"403 Forbidden \(ExpiredToken\); take an address"),
         (400, "400 Bad Request; check the address"),
-        ("cut", "the connection was cut"),
+        ("cut", r"the connection was cut \d times, the last after .* bytes: the server ended .* early"),
+        (
+            "reset",
+            r"the connection was cut \d times, .*: the server ended the connection;",
+        ),
+        ("stall", r"the connection was cut \d times, the last after .* bytes: no answer in 1 s;"),
         ("drop", r"the server ended the connection.* after \d+ retries"),
         ("hang", r"no answer in 1 s after \d+ retries; .*raise data\.stall_seconds \(4\)"),
         ("whole", r"the server gives no parts of files \(range requests\)"),
@@ -211,6 +262,22 @@ def test_what_fails_for_good_is_named_with_shard_and_key(
             assert time.monotonic() - before < 8
             assert not len(reader.bad_samples)
             far.stop()
+
+
+@pytest.mark.parametrize("fault", [503, "drop"])
+@pytest.mark.parametrize("settings", [ReadingSettings(), None])
+def test_an_error_names_only_settings_that_were_given(
+    cache: Path, settings: ReadingSettings | None, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "MOST_RETRIES", 1)
+    with web_server(cache) as far, CacheReader(far.address, "train", settings) as reader:
+        far.faults.of = of_shards(lambda _: fault)
+        with pytest.raises(StoreError) as raised:
+            everything(reader)
+    end = "try again later" if fault == 503 else "check the address, the server and the network"
+    longer = "raise data.stall_seconds (60) to wait longer"
+    assert str(raised.value).endswith(longer if settings else end)
+    assert ("data." in str(raised.value)) == (settings is not None)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "train-000002.index.npz", "train-000003.tar"])
@@ -290,9 +357,7 @@ def test_a_server_that_dies_during_an_epoch_is_named_and_the_run_resumes_after_i
 ) -> None:
     with CacheReader(cache, "train") as whole:
         expected = [content(one) for one in whole.batches(**PLAN)]
-    process = subprocess.Popen(
-        [sys.executable, *SERVER, str(cache)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-    )
+    process = subprocess.Popen([sys.executable, *SERVER, str(cache)], stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout is not None
     address = f"http://127.0.0.1:{int(process.stdout.readline())}"
     settings = ReadingSettings(**QUICK, prefetch=1, staging=tmp_path / "kept" if staged else None)
@@ -340,7 +405,7 @@ def test_a_fork_of_a_process_that_read_an_address_says_that_it_cannot(cache: Pat
 def test_ctrl_c_does_not_wait_for_a_server(cache: Path) -> None:
     with web_server(cache, of=lambda *_: "hang") as far:
         command = [sys.executable, "-m", "maris_fast.cli", "info", far.address]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: far.faults.most_at_once > 0)
         process.send_signal(signal.SIGINT)
         assert "Traceback" not in process.communicate(timeout=5)[1]
@@ -393,7 +458,7 @@ def test_memory_is_the_ring_and_a_little_for_each_request(tmp_path: Path) -> Non
             text=True,
             timeout=100,
             check=True,
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
         )
     grown, total = map(int, done.stdout.split())
     assert total > 5 * ring

@@ -20,6 +20,7 @@ import torch
 
 from maris_fast.config import TrainingSettings
 from maris_fast.errors import MarisError
+from maris_fast.evaluation.evaluate import evaluate
 from maris_fast.losses import expression_losses
 from maris_fast.train import engine as engine_module
 from maris_fast.train import optimiser_state
@@ -156,13 +157,32 @@ def refusals(ranks: Ranks, folder: Path) -> Any:
             toy_settings(done, **{"run.resume": "auto"}), ranks, model=ToyModel(batch_norm=True, width=9)
         ),
     }
-    messages = {}
-    for name, attempt in attempts.items():
-        try:
-            attempt()
-        except MarisError as error:
-            messages[name] = f"{type(error).__name__}: {error}"
-    return messages
+    return {name: _message(attempt) for name, attempt in attempts.items()}
+
+
+def other_caches(ranks: Ranks, folder: Path) -> Any:
+    """This rank's messages where rank 1 has another train or val split at its ``data.cache``."""
+
+    def cache(split: str) -> Path:
+        return folder / f"other-{split}" / "cache" if ranks.rank == 1 else folder / "cache"
+
+    def training(split: str) -> Any:
+        return train(toy_settings(folder / "never", **{"data.cache": str(cache(split))}), ranks)
+
+    attempts: dict[str, Callable[[], Any]] = {
+        "train": lambda: training("train"),
+        "val": lambda: training("val"),
+        "evaluate": lambda: evaluate(folder / "weights.safetensors", cache("val"), "val", ranks=ranks),
+    }
+    return {name: _message(attempt) for name, attempt in attempts.items()}
+
+
+def _message(attempt: Callable[[], Any]) -> str:
+    try:
+        attempt()
+    except MarisError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
 
 
 def divergence(ranks: Ranks, folder: Path) -> Any:
@@ -235,6 +255,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
         stop_signal,
         batch_norm,
         refusals,
+        other_caches,
         divergence,
         not_finite,
         maris,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from maris_fast.data_shards.cache import read_manifest, write_cache
+from maris_fast.train.cache_info import CacheInfo
+from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.training.processes import deepspeed, run
-from tests.training.tiny_cache import write_tiny_cache
+from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 pytestmark = pytest.mark.process
 
@@ -21,7 +25,14 @@ STAGES = ("0", "1", "2", "3")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    write_tiny_cache(folder)
+    write_untrained_for(write_tiny_cache(folder), folder / "weights.safetensors")
+    records = default_records()
+    for split, there in {
+        "train": {"train": records[:4], "val": records[2:4]},
+        "val": {"train": records, "val": records[1:4]},
+    }.items():
+        other = folder / f"other-{split}"
+        write_cache(write_dataset(other / "dataset", there), other / "cache", tiny_settings(), progress=False)
     return folder
 
 
@@ -35,6 +46,7 @@ def two(folder: Path) -> list[dict[str, Any]]:
         "stop_signal",
         "batch_norm",
         "refusals",
+        "other_caches",
         "divergence",
         "not_finite",
         "maris",
@@ -123,6 +135,27 @@ def test_all_ranks_refuse_together_and_say_what_to_set(two: list[dict[str, Any]]
         first, other = (rank["refusals"][name] for rank in two)
         assert all(word in first for word in words), first
         assert other.split(": ", 1) == ["ReportedByRankZeroError", first.split(": ", 1)[1]]
+
+
+def test_ranks_with_different_caches_are_named_before_anything_is_read(
+    two: list[dict[str, Any]], folder: Path
+) -> None:
+    def fingerprint(cache: Path, split: str) -> str:
+        return CacheInfo.of(read_manifest(cache), split).fingerprint
+
+    host = socket.gethostname()
+    for name, split in {"train": "train", "val": "val", "evaluate": "val"}.items():
+        own, other = (
+            fingerprint(cache, split) for cache in (folder / "cache", folder / f"other-{split}" / "cache")
+        )
+        first, second = (rank["other_caches"][name] for rank in two)
+        called = "the cache" if name == "evaluate" else "data.cache"
+        assert first.startswith(
+            f"InputError: {called} {folder / 'cache'} is not the same for all ranks: split {split} has "
+            f"fingerprint {own} for rank 0 on {host}, {other} for rank 1 on {host}; "
+        )
+        assert second.split(": ", 1) == ["ReportedByRankZeroError", first.split(": ", 1)[1]]
+    assert not (folder / "never").exists()
 
 
 def test_a_diverged_run_ends_and_keeps_no_checkpoint(two: list[dict[str, Any]]) -> None:
