@@ -34,7 +34,9 @@ def parse_json(content: bytes | str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) < len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for place, key in enumerate(names) if key in names[:place])
-        raise ValueError(f"the key {twice!r} appears twice; keep one of them")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key!r} appears twice; keep one of them")
+            seen.add(key)
     return keys

@@ -12,18 +12,22 @@ How a file becomes pixels:
 from __future__ import annotations
 
 import io
+import os
 import re
 import stat
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from maris_fast.errors import InputError
 
@@ -52,6 +56,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHECKSUM = 4
+_PNG_HEAD_AND_TEXTS = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _GREY16 = 65535
 
 _HEAD_BYTES = 512
@@ -116,7 +123,7 @@ class Views:
 
 
 def views_of(path: Path | Upload, *, whole: bool = False) -> Views:
-    """The sizes of both views, from the image file's header.
+    """The sizes of both views, without decoding pixels.
 
     Args:
         whole: also read the file to its end, which finds truncated files; pixels are decoded at an eighth of
@@ -136,7 +143,7 @@ def views_of(path: Path | Upload, *, whole: bool = False) -> Views:
 
 
 def check_image(path: Path | Upload, size: tuple[int, int], orientation: Orientation) -> None:
-    """Check the file's header without decoding its pixels.
+    """Check the file's size without decoding its pixels.
 
     Args:
         size: (height, width) that the view must have.
@@ -292,10 +299,44 @@ def _turn(image: Image.Image) -> int:
     if image.format == "TIFF":  # already rotated by Pillow
         return 1
     try:
-        turn = image.getexif().get(ExifTags.Base.Orientation)
+        undecoded_png = isinstance(image, PngImageFile) and image.tile
+        exif = _exif_of_png(image) if undecoded_png else image.getexif()
+        turn = exif.get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF data is ignored
         return 1
     return turn if turn in _TURNS else 1
+
+
+def _exif_of_png(image: PngImageFile) -> Image.Exif:
+    """The EXIF data of a PNG, whose ``getexif`` decodes the pixels to reach chunks after them."""
+    assert image.fp is not None
+    before = image.fp.tell()
+    try:
+        parts = [*_chunks_with_exif(image.fp, image.is_animated), (b"IDAT", b""), (b"IEND", b"")]
+    finally:
+        image.fp.seek(before)
+    chunks = [
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in parts
+    ]
+    with png_of(_PNG_SIGNATURE + b"".join(chunks)) as without_pixels:
+        return Image.Image.getexif(without_pixels)
+
+
+def _chunks_with_exif(file: IO[bytes], animated: bool) -> Iterator[tuple[bytes, bytes]]:
+    """The header of a PNG and the chunks that may hold EXIF data, as far as Pillow reads an image."""
+    file.seek(len(_PNG_SIGNATURE))
+    in_pixels = False
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"IEND" or not kind.isalnum() or (kind == b"fcTL" and animated and in_pixels):
+            return
+        in_pixels = in_pixels or kind in (b"IDAT", b"fdAT")
+        if kind in _PNG_HEAD_AND_TEXTS:
+            yield kind, file.read(length)
+            file.seek(_PNG_CHECKSUM, os.SEEK_CUR)
+        else:
+            file.seek(length + _PNG_CHECKSUM, os.SEEK_CUR)
 
 
 def _rgb(image: Image.Image, name: str, orientation: Orientation) -> Image.Image:

@@ -11,7 +11,7 @@ from maris_fast.cli.web import LOCAL, AllowHost, Host, Port, asked_at, of_extra,
 from maris_fast.service.settings import ServiceSettings
 
 DEFAULT = ServiceSettings()
-EXTRA = ("fastapi", "starlette", "uvicorn", "python_multipart")
+EXTRA = ("fastapi", "starlette", "uvicorn", "python_multipart", "httpx")
 
 
 def serve(
@@ -59,8 +59,8 @@ def serve(
     import os
 
     with of_extra("serve", "the service", *EXTRA):
+        from maris_fast.service.label_studio_files import LabelStudioFiles
         from maris_fast.service.server import serve as serve_until_ended
-    from maris_fast.service.label_studio_files import LabelStudioFiles
     from maris_fast.service.segmenting import Segmenting
     from maris_fast.system.files import sha256_of
 

@@ -21,7 +21,7 @@ from maris_fast.evaluation.scores_file import require_scores_place, write_scores
 from maris_fast.scoring import tables
 from maris_fast.scoring.summary import BOOTSTRAP
 from maris_fast.system.devices import usable
-from maris_fast.system.files import require_place
+from maris_fast.system.files import require_place, sha256_of
 from maris_fast.system.terminal import say
 from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.ranks import Ranks, join, leave
@@ -65,6 +65,8 @@ def score_weights(
     engine = EngineSettings(device=device)
     ranks = join(engine, alone=alone)
     with Heartbeat(ranks, engine):
+        # Before they are loaded: if a run in progress replaces them meanwhile, the scores count as outdated.
+        weights_sha256 = sha256_of(weights) if ranks.first and out is not None else None
         results = evaluate(
             weights,
             cache,
@@ -83,7 +85,11 @@ def score_weights(
             if told := manifest.encoders.caution:
                 say(f"note: {told}", err=True)
             if out is not None:
-                made_of = {"weights": str(weights), "random_encoders": manifest.encoders.random}
+                made_of = {
+                    "weights": str(weights),
+                    "weights_sha256": weights_sha256,
+                    "random_encoders": manifest.encoders.random,
+                }
                 say(f"wrote {write_scores(out, results, manifest.dataset, split, made_of)}")
             if per_expression is not None and keep is not None:
                 write_lines(per_expression, keep.lines)

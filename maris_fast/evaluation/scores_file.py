@@ -1,8 +1,9 @@
 """``scores-<data set>-<split by>-<split>.json``: the results of an evaluation, which a report reads.
 
-The file holds ``data`` (name, split_by, split), ``weights`` and ``random_encoders`` (or ``predictions``) and,
-by condition, results of ``maris_fast.scoring``; ``left_out``, if any, counts rows that the import left out.
-In a run's folder it belongs to that run, whatever the data set: a run may be tested on another one.
+The file holds ``data`` (name, split_by, split), ``weights``, ``weights_sha256`` and ``random_encoders`` (or
+``predictions``) and, by condition, results of ``maris_fast.scoring``; ``left_out``, if any, counts rows that
+the import left out. In a run's folder it belongs to that run, whatever the data set: a run may be tested on
+another one. Files of older versions have no ``weights_sha256`` and count as scores of the weights they name.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from maris_fast.data_shards.records import UNKNOWN_SPLIT, DatasetInfo
 from maris_fast.errors import InputError
-from maris_fast.system.files import replace_text, require_place, writing
+from maris_fast.system.files import replace_text, require_place, sha256_of, writing
 
 AS_WRITTEN = "as written"
 
@@ -51,6 +52,16 @@ class ScoreFile:
         named = self.content.get("weights")
         return Path(named).name if named else None
 
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the weights' file; None if it was not recorded."""
+        return self.content.get("weights_sha256")
+
+    def is_outdated(self, weights: Path) -> bool:
+        """Whether the file ``weights`` differs from the weights that were scored."""
+        known = self.weights_sha256
+        return known is not None and weights.is_file() and sha256_of(weights) != known
+
 
 def require_scores_place(out: Path) -> None:
     """Check, before scoring, that scores can be written to ``out`` (see ``write_scores``); creates a folder.
@@ -79,7 +90,8 @@ def write_scores(
     Args:
         out: the file, if its name ends in ``.json``; else an existing folder for a file named by ``dataset``
             and ``split``.
-        made_of: what was scored: ``weights`` and their ``random_encoders``, or ``predictions``.
+        made_of: what was scored: ``weights``, their ``weights_sha256`` and ``random_encoders``, or
+            ``predictions``.
 
     Raises:
         InputError: the file cannot be written.
@@ -95,8 +107,17 @@ def write_scores(
 
 
 def read_scores(folder: Path) -> dict[DataSplit, dict[str, Any]]:
-    """Scores for expressions as written, from the score files of a folder; damaged files are skipped."""
-    return {one.data: one.content[AS_WRITTEN] for one in read_score_files(folder)}
+    """Scores for expressions as written, from the score files of a folder.
+
+    Damaged files are skipped, and files for weights that the folder has replaced since.
+    """
+    outdated = {one.path for one in outdated_score_files(folder)}
+    return {one.data: one.content[AS_WRITTEN] for one in read_score_files(folder) if one.path not in outdated}
+
+
+def outdated_score_files(folder: Path) -> list[ScoreFile]:
+    """The score files of a folder for weights that it has replaced since."""
+    return [one for one in read_score_files(folder) if one.weights and one.is_outdated(folder / one.weights)]
 
 
 def read_score_files(folder: Path) -> Iterator[ScoreFile]:

@@ -17,10 +17,13 @@ from PIL import Image
 
 from maris_fast.pictures.attention_weights import Attention
 from maris_fast.pictures.fonts import caption_font, drawable, families
-from maris_fast.pictures.overlays import Panel, masked, outline, wrapped
+from maris_fast.pictures.overlays import Panel, masked, outline, resized_mask, wrapped
 
 INCHES, DPI = 4.8, 150
 """Width and resolution of a picture: readable on a phone without zooming, sharp on a desktop."""
+
+LONGEST = 1280
+"""Pixels of the longer side of an image that is drawn; a larger one is scaled down first."""
 
 HEAT = "inferno"
 HEAT_OVER_IMAGE = 0.62
@@ -68,10 +71,11 @@ def words_picture(
     heights = [above, *[below] * len(pixels)]
     upper, *lower = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     left, right = upper.subplots(1, 2)
-    _show(left, image, "chosen pixels" if len(pixels) > 1 else "chosen pixel")
+    small, small_mask = _reduced(image, mask)
+    _show(left, small, "chosen pixels" if len(pixels) > 1 else "chosen pixel", image.size)
     for number, pixel in enumerate(pixels, start=1):
         _mark(left, attention, pixel, str(number) if len(pixels) > 1 else "")
-    _show(right, masked(Panel(image, mask, "")), "prediction")
+    _show(right, masked(Panel(small, small_mask, "")), "prediction")
     for number, (part, (x, y), rows) in enumerate(zip(lower, pixels, weights, strict=True), start=1):
         axes = part.subplots(charts, min(CHARTS, len(wanted)), sharey=True, squeeze=False).flatten().tolist()
         for one in axes[len(wanted) :]:
@@ -104,14 +108,15 @@ def regions_picture(
     axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for one in axes:
         one.axis("off")
-    _show(axes[0], image, "image")
-    _show(axes[1], masked(Panel(image, mask, "")), "prediction")
+    small, small_mask = _reduced(image, mask)
+    _show(axes[0], small, "image")
+    _show(axes[1], masked(Panel(small, small_mask, "")), "prediction")
     for word, (one, token) in enumerate(zip(axes[2:], attention.tokens, strict=False)):
-        region = attention.region_of(word, block)
+        region = attention.region_of(word, block, small_mask.shape)
         top = float(attention.blocks[block, :, :, word].max())
         _show(
             one,
-            _heat(image, mask, region / (largest or 1)),
+            _heat(small, small_mask, region / (largest or 1)),
             f"{_lines(token, TEXT, INCHES / columns)}\nup to {top:.2f}",
         )
     scale = ScalarMappable(Normalize(0, largest or 1), colormaps[HEAT])
@@ -150,8 +155,20 @@ def _height_of(image: Image.Image, width: float) -> float:
     return width * min(image.height / image.width, TALLEST)
 
 
-def _show(axes: Axes, image: Image.Image, title: str) -> None:
-    axes.imshow(np.asarray(image), interpolation="antialiased", aspect="equal")
+def _reduced(image: Image.Image, mask: NDArray[np.bool_]) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """The image and its mask, scaled down if a side is longer than ``LONGEST``."""
+    scale = LONGEST / max(image.size)
+    if scale >= 1:
+        return image, mask
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS), resized_mask(mask, size)
+
+
+def _show(axes: Axes, image: Image.Image, title: str, size: tuple[int, int] | None = None) -> None:
+    """Draw the image; the axes count pixels of an image of ``size`` (width, height), by default its own."""
+    width, height = size or image.size
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axes.imshow(np.asarray(image), interpolation="antialiased", aspect="equal", extent=extent)
     axes.set_title(title, fontsize=TEXT, family=families(title), color=INK, parse_math=False, pad=3)
     axes.axis("off")
 

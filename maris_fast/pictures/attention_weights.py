@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maris_fast.errors import ConfigError
-from maris_fast.geometry import ImageGeometry, to_original_size
+from maris_fast.geometry import ImageGeometry, to_size
 from maris_fast.model import Maris
 from maris_fast.model.mutual_aware_attention import MutualAwareAttention
 
@@ -46,12 +46,17 @@ class Attention:
         row, column = self.geometry.token_of(x, y)
         return self.blocks[:, row, column]
 
-    def region_of(self, word: int, block: int) -> NDArray[np.float32]:
-        """[height, width]: a word's column of A over the original image; both counted from 0."""
+    def region_of(self, word: int, block: int, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """[height, width]: a word's column of A over the image; both counted from 0.
+
+        Args:
+            size: height and width; None: the original image's.
+        """
         column = torch.from_numpy(self.blocks[block, :, :, word])[None, None]
         # Resized as mask logits are, so that a region is where a mask would be.
         fine = F.interpolate(column, self.geometry.mask_size, mode="bilinear", align_corners=False)[:, 0]
-        region: NDArray[np.float32] = to_original_size(fine, self.geometry)[0].numpy()
+        size = size or (self.geometry.height, self.geometry.width)
+        region: NDArray[np.float32] = to_size(fine, self.geometry, size)[0].numpy()
         return region
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from maris_fast.images import load_image
 from maris_fast.predicting.formats import Format, format_of, label_file
 from maris_fast.predicting.record import (
     LEFT_OUT,
+    SETTINGS,
     PredictedMask,
     Record,
     Settings,
@@ -60,16 +61,21 @@ def predict_many(
         InputError: images or sentences cannot be used, unless ``leave_out_bad`` (all of them are listed);
             the folder holds something else; the disk is full.
     """
-    settings = Settings(
-        format=file_format,
-        images=str(requests.images.resolve()),
-        weights_sha256=weights_sha256,
-        full_names=file_format == "labelme" and _share_a_stem(requests),
-    )
-    before = settings_of(out, settings, overwrite=overwrite)
-    done = Record(out).done if before else {}
+    named = set(requests.asked)
+
+    def settings_with(record: Record | None) -> Settings:
+        images = named.union(record.done if record else ())
+        return Settings(
+            format=file_format,
+            images=str(requests.images.resolve()),
+            weights_sha256=weights_sha256,
+            full_names=file_format == "labelme" and _share_a_stem(images),
+        )
+
+    record = _record_of(out, overwrite=overwrite)
+    settings_of(out, settings_with(record), overwrite=overwrite)
     with counting("checked", len(requests.asked), 0) as advance:
-        requests = usable_of(requests, done, predictor, advance)
+        requests = usable_of(requests, record.done if record else (), predictor, advance)
     if not leave_out_bad:
         _problems(requests.faults).raise_if_any(
             "`leave_out_bad` continues without them and lists each in left-out.jsonl"
@@ -81,10 +87,12 @@ def predict_many(
         try:
             with owned_folder(out):
                 # Check again: another process may have predicted since.
+                record = _record_of(out, overwrite=overwrite)
+                settings = settings_with(record)
                 before = settings_of(out, settings, overwrite=overwrite)
                 begin(out, settings, resume=before is not None)
                 form = format_of(out, before or settings)
-                outcome = _Work(predictor, requests, Record(out), form).run(counting)
+                outcome = _Work(predictor, requests, record or Record(out), form).run(counting)
                 _list_left_out(out, outcome.faults)
         except OccupiedError as error:
             raise InputError(f"{error}; wait for it, or name another folder with `out`") from error
@@ -153,9 +161,14 @@ class _Work:
         )
 
 
-def _share_a_stem(requests: Requests) -> bool:
+def _record_of(out: Path, *, overwrite: bool) -> Record | None:
+    """The predictions to resume from; None: there are none, or ``overwrite``."""
+    return Record(out) if not overwrite and (out / SETTINGS).is_file() else None
+
+
+def _share_a_stem(images: Collection[str]) -> bool:
     """Whether two images differ only in their suffix, such as 1.jpg and 1.png."""
-    return len({label_file(image, full=False) for image in requests.asked}) < len(requests.asked)
+    return len({label_file(image, full=False) for image in images}) < len(images)
 
 
 def _problems(faults: Sequence[Fault]) -> Problems:

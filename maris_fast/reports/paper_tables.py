@@ -19,7 +19,7 @@ from maris_fast.ablation.comparison import (
 )
 from maris_fast.ablation.paper import Variant
 from maris_fast.config import ModelSettings, flat
-from maris_fast.evaluation.scores_file import DataSplit, read_scores
+from maris_fast.evaluation.scores_file import DataSplit, outdated_score_files, read_scores
 from maris_fast.reports.run_data import RunData
 
 # These set how a model is computed, not which model it is.
@@ -99,6 +99,11 @@ def placing(runs: Sequence[RunData]) -> list[str]:
         )
     told = [f"{row}: {', '.join(found)}." for row, found in names.items()]
     told += [f"In no table: {run.name}, {why}." for run in runs if (why := _why_not(run))]
+    told += [
+        f"Left out: {one.path.name} of {run.name}, which scores other weights than its {one.weights}."
+        for run in runs
+        for one in outdated_score_files(run.folder)
+    ]
     return [*told, *_by_place(placed)[1]]
 
 

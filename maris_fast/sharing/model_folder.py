@@ -52,13 +52,13 @@ def write_model_folder(
     shutil.copyfile(run / BEST, out / BEST)
     meta = read_meta(out / BEST)  # from the copy: a run in progress may replace the original
     found = list(read_score_files(run))
-    scores = [one for one in found if one.weights == BEST]
+    scores = [one for one in found if one.weights == BEST and not one.is_outdated(out / BEST)]
     _write_settings(run / SETTINGS, out / SETTINGS)
     _write_scores(scores, out)
     picture = _copy_picture(data.pictures, out) if pictures else None
     shared = SharedRun(repository, license, data, meta, scores, picture)
     replace_text(out / CARD, [model_card(shared)])
-    return [*_left_out(found), *_cautions(shared)]
+    return [*_left_out(found, scores), *_cautions(shared)]
 
 
 def _write_settings(path: Path, out: Path) -> None:
@@ -83,12 +83,19 @@ def _copy_picture(pictures: Sequence[Path], out: Path) -> str | None:
     return f"{PICTURES}/{pictures[-1].name}"
 
 
-def _left_out(found: Sequence[ScoreFile]) -> list[str]:
-    return [
-        f"{one.path.name} is left out: it scores {one.weights or 'masks'}, not {BEST}"
-        for one in found
-        if one.weights != BEST
-    ]
+def _left_out(found: Sequence[ScoreFile], kept: Sequence[ScoreFile]) -> list[str]:
+    again = "`maris-fast eval` with `--out` scores these"
+    lines = []
+    for one in found:
+        if one.weights != BEST:
+            lines.append(f"{one.path.name} is left out: it scores {one.weights or 'masks'}, not {BEST}")
+        elif one not in kept:
+            lines.append(f"{one.path.name} is left out: it scores other weights than this {BEST}; {again}")
+        elif one.weights_sha256 is None:
+            lines.append(
+                f"{one.path.name} has no SHA-256 of its weights, which may be an earlier {BEST}; {again}"
+            )
+    return lines
 
 
 def _cautions(shared: SharedRun) -> list[str]:

@@ -343,10 +343,14 @@ def test_images_with_new_suffixes_get_labels_of_their_own_or_an_error(
     file, out = tmp_path / "asked.jsonl", tmp_path / "out"
     arguments = (lines_file(file, both[:1]), "--images", photos, "--format", "labelme")
     assert predict(*arguments, weights=weights, out=out).exit_code == 0
+    labels = files_below(out)
+    for more in (both, both[1:]):
+        lines_file(file, more)
+        refused = predict(*arguments, weights=weights, out=out)
+        assert refused.exit_code == 2
+        assert "full_names was False, now True" in said(refused)
+        assert files_below(out) == labels
     lines_file(file, both)
-    refused = predict(*arguments, weights=weights, out=out)
-    assert refused.exit_code == 2
-    assert "full_names was False, now True" in said(refused)
     assert predict(*arguments, "--overwrite", weights=weights, out=out).exit_code == 0
     lines_file(file, both[:1])
     assert predict(*arguments, weights=weights, out=out).exit_code == 0

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 import maris_fast
 from maris_fast.errors import InputError
-from maris_fast.images import as_shown, check_image, load_image, load_stored, views_of
+from maris_fast.images import Upload, as_shown, check_image, load_image, load_stored, views_of
 
 TURNS = range(2, 9)
 UPRIGHT = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
@@ -82,6 +83,67 @@ def test_a_jpeg_is_turned_as_browsers_turn_it(tmp_path: Path) -> None:
     wanted = np.asarray(ImageOps.exif_transpose(Image.open(path)))
     assert wanted.shape == (30, 20, 3)
     np.testing.assert_array_equal(np.asarray(load_image(path)), wanted)
+
+
+def with_chunk(png: bytes, kind: bytes, content: bytes, *, after_pixels: bool) -> bytes:
+    place = len(png) - len(png_chunk(b"IEND", b"")) if after_pixels else png.index(b"IDAT") - 4
+    return png[:place] + png_chunk(kind, content) + png[place:]
+
+
+class Decodes:
+    """Counts how often the pixels of a PNG are decoded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.number = 0
+        prepare = PngImageFile.load_prepare
+
+        def counted(image: PngImageFile) -> None:
+            self.number += 1
+            prepare(image)
+
+        monkeypatch.setattr(PngImageFile, "load_prepare", counted)
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+PROFILE = b"\nexif\n      26\n" + exif_of(6).tobytes().hex().encode()
+CHUNKS = {
+    "eXIf": (b"eXIf", exif_of(6).tobytes()[6:]),
+    "XMP": (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+    "profile": (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(PROFILE)),
+}
+
+
+@pytest.mark.parametrize("after_pixels", [False, True])
+@pytest.mark.parametrize("kind", CHUNKS)
+def test_the_size_and_orientation_of_a_png_are_read_without_decoding_it(
+    monkeypatch: pytest.MonkeyPatch, kind: str, after_pixels: bool
+) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(stored_for(6))).save(stream, "PNG")
+    upload = Upload(with_chunk(stream.getvalue(), *CHUNKS[kind], after_pixels=after_pixels))
+    decodes = Decodes(monkeypatch)
+    views = views_of(upload)
+    check_image(upload, (20, 30), "shown")
+    assert (views.stored, views.shown, views.turned) == ((30, 20), (20, 30), True)
+    assert decodes.number == 0
+    np.testing.assert_array_equal(np.asarray(load_image(upload, (20, 30))), UPRIGHT)
+    assert decodes.number == 1
+    assert views_of(upload, whole=True) == views
+
+
+def test_a_png_cut_off_before_its_orientation_has_the_size_of_its_header() -> None:
+    whole = png_of(40, 20, png_chunk(b"IDAT", zlib.compress(bytes(20 * 121))), png_chunk(*CHUNKS["eXIf"]))
+    assert views_of(Upload(whole)).shown == (40, 20)
+    for length in range(whole.index(b"IDAT") + 4, whole.index(b"eXIf"), 7):
+        assert views_of(Upload(whole[:length])).shown == (20, 40)
+
+
+def test_frames_after_the_first_do_not_turn_it() -> None:
+    stream = io.BytesIO()
+    frames = [Image.fromarray(np.roll(UPRIGHT, step, 0)) for step in range(2)]
+    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:])
+    upload = Upload(with_chunk(stream.getvalue(), *CHUNKS["eXIf"], after_pixels=True))
+    assert views_of(upload).shown == load_image(upload).size[::-1] == (20, 30)
 
 
 DAMAGED_EXIF = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,13 @@ from tests.data.test_left_out import good_coco, good_photos, good_phrases, good_
 def test_what_is_not_certain_is_refused(text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_json(text)
+
+
+@pytest.mark.timeout(60)  # quadratic time would be minutes
+def test_a_duplicate_key_after_many_others_is_found_in_one_pass() -> None:
+    text = json.dumps({f"k{number}": 0 for number in range(200_000)})
+    with pytest.raises(ValueError, match="the key 'k199999' appears twice"):
+        parse_json(f'{text[:-1]}, "k199999": 1}}')
 
 
 def test_what_is_said_once_is_read() -> None:

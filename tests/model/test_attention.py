@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from maris_fast.errors import ConfigError, InputError
 from maris_fast.geometry import ImageGeometry
 from maris_fast.kernels import mutual_attention_weights
 from maris_fast.model import Maris
+from maris_fast.pictures import attention_maps
 from maris_fast.pictures.attention_maps import regions_picture, words_picture
 from maris_fast.pictures.attention_weights import Attention, of_expression, pixel_of, watched
-from maris_fast.pictures.overlays import Panel, overlay
+from maris_fast.pictures.overlays import Panel, outline, overlay, resized_mask
 
 GEOMETRY = ImageGeometry.of(60, 100, 128)  # 77 x 128 pixels, 5 x 8 tokens, the last row covered in part
 VISUAL, TEXT, WORDS = 12, 10, 5
@@ -193,6 +195,32 @@ def test_nothing_of_a_picture_is_cut_off(size: tuple[int, int], blocks: int) -> 
     regions = regions_picture(image, mask, attention, blocks - 1)
     assert no_ink_at_the_border(regions)
     assert words.width == regions.width == 720
+
+
+def test_a_large_photograph_is_scaled_down_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = ImageGeometry.of(1500, 2000, 128), ImageGeometry.of(960, 1280, 128)
+    weights = np.random.default_rng(0).random((1, *large.grid, 2), np.float32)
+    rows, columns = np.mgrid[:1500, :2000]
+    photo = Image.fromarray(np.stack([rows // 6, columns // 8, rows // 7], -1).astype(np.uint8))
+    mask = (rows > 400) & (columns > 900)
+    drawn: list[tuple[int, int]] = []
+
+    def recorded(picture: Image.Image, *inputs: Any) -> None:
+        drawn.append(picture.size)
+        outline(picture, *inputs)
+
+    monkeypatch.setattr(attention_maps, "outline", recorded)
+    pictures = []
+    for geometry, mask_shown in ((large, mask), (small, resized_mask(mask, (1280, 960)))):
+        image = photo.resize((geometry.width, geometry.height), Image.Resampling.LANCZOS)
+        attention = Attention("a dog", ("dog", "<end>"), weights, geometry)
+        pixel = geometry.width // 2, geometry.height // 4
+        words = words_picture(image, mask_shown, attention, [pixel])
+        pictures.append((words, regions_picture(image, mask_shown, attention, 0)))
+    assert set(drawn) == {(1280, 960)}
+    for one, other in zip(*pictures, strict=True):
+        difference = np.abs(np.asarray(one).astype(int) - np.asarray(other))
+        assert np.percentile(difference, 99) <= 2  # captions name different pixels
 
 
 def test_a_word_wider_than_its_picture_is_broken_and_not_cut() -> None:

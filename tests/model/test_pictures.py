@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from maris_fast.pictures.overlays import PREDICTION, Panel, overlay, sheet
+from maris_fast.pictures.overlays import PREDICTION, Panel, near, outline, overlay, sheet
 
 
 def panel(height: int = 60, width: int = 80, caption: str = "the dog") -> Panel:
@@ -19,6 +19,26 @@ def test_the_mask_stands_out_and_the_rest_is_dimmed() -> None:
     inside = pixels[30, 45]
     assert abs(inside - PREDICTION).sum() < abs(np.array([100, 100, 100]) - PREDICTION).sum()
     assert tuple(pixels[20, 45]) == PREDICTION  # its border
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3, 9])
+@pytest.mark.parametrize("size", [(40, 60), (91, 37), (1, 5), (300, 2)])
+def test_near_pixels_are_those_of_a_maximum_filter(size: tuple[int, int], reach: int) -> None:
+    mask = np.random.default_rng(reach).random(size) > 0.97
+    filtered = Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(2 * reach + 1))
+    np.testing.assert_array_equal(near(mask, reach), np.asarray(filtered) > 0)
+
+
+@pytest.mark.timeout(60)  # a filter of 161 x 161 pixels for each pixel would be minutes
+def test_the_time_of_an_outline_hardly_grows_with_its_thickness() -> None:
+    mask = np.ones((300, 20_000), bool)
+    picture = Image.new("RGB", (20_000, 300))
+    outline(picture, mask, PREDICTION)
+    assert not np.asarray(picture).any()  # the picture's edge is no border of the mask
+    mask[:, 10_000:] = False
+    outline(picture, mask, PREDICTION)
+    drawn = (np.asarray(picture)[150] == PREDICTION).all(-1)
+    assert np.flatnonzero(drawn).tolist() == list(range(9920, 10_000))
 
 
 def test_an_empty_mask_dims_nothing() -> None:

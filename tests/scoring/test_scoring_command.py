@@ -20,6 +20,7 @@ from maris_fast.data_shards.stream import CacheReader
 from maris_fast.evaluation import evaluate as command
 from maris_fast.rle import Rle
 from maris_fast.scoring import PROTOCOLS
+from maris_fast.system.files import sha256_of
 from tests.command_line import maris_fast
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
@@ -63,6 +64,7 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
     found = json.loads(out.read_text())
     assert found.pop("data") == {"name": "boxes", "split_by": "test", "split": "train"}
     assert found.pop("weights") == str(folder / "model.safetensors")
+    assert found.pop("weights_sha256") == sha256_of(folder / "model.safetensors")
     assert found.pop("random_encoders") == ["sam", "text"]
     assert "note: these weights were trained on features of random encoders (sam and text)" in done.stderr
     assert found.keys() == {"as written", "exchanged"}
@@ -87,6 +89,7 @@ def test_one_rank_scores_in_this_process_what_python_gives_of_the_runs_folder(
     assert done.exit_code == 0, done.output
     found = json.loads(out.read_text())
     assert found["weights"] == str(tmp_path / "best.safetensors")
+    assert found["weights_sha256"] == sha256_of(tmp_path / "best.safetensors")
     wanted = evaluate(tmp_path, folder / "cache", "train")
     assert found["as written"] == json.loads(json.dumps(wanted["as written"]))
 

@@ -16,6 +16,7 @@ from maris_fast.errors import CheckpointError
 from maris_fast.geometry import to_original_size
 from maris_fast.prediction import Predictor
 from maris_fast.rle import Rle
+from tests.data.test_images import Decodes
 from tests.service.conftest import Held, client_of, form, pixels, png, serving
 from tests.waiting import wait_until
 
@@ -167,6 +168,17 @@ def test_requests_that_are_held_have_room_for_so_many_bytes(held: Held) -> None:
         held.go_on.set()
         assert begun.result().status_code == 200
         wait_until(lambda: ask(client, HELD, "again").status_code == 200)
+
+
+def test_a_photograph_is_decoded_once_and_never_if_it_has_too_many_pixels(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decodes = Decodes(monkeypatch)
+    with serving(held, pixels=48 * 64) as (address, _), client_of(address) as client:
+        refused = client.post("/segment", **form(png(pixels(1, 49, 64)), "dog"))
+        assert (refused.status_code, decodes.number) == (413, 0)
+        assert ask(client, pixels(1), "dog").status_code == 200
+    assert decodes.number == 1
 
 
 def test_no_features_are_kept_where_the_operator_wants_none(held: Held) -> None:

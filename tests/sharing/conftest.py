@@ -25,7 +25,7 @@ SCORES = {
 STEP = {"kind": "train", "step": 3, "total_steps": 3, "elapsed_s": 1.0}
 
 
-def write_score_file(run: Path, split: str, weights: str, score: float) -> None:
+def write_score_file(run: Path, split: str, weights: str, score: float, **more: str) -> None:
     written = {
         **SCORES,
         "oIoU": score,
@@ -35,6 +35,7 @@ def write_score_file(run: Path, split: str, weights: str, score: float) -> None:
     content = {
         "data": {"name": "scenes", "split_by": "synthetic", "split": split},
         "weights": f"/home/someone/runs/one/{weights}",
+        **more,
         "random_encoders": ["sam", "text"],
         "as written": written,
     }

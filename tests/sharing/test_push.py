@@ -18,10 +18,12 @@ from maris_fast.config.loading import load_settings
 from maris_fast.config.training import TrainingSettings
 from maris_fast.sharing.card import plain
 from maris_fast.sharing.model_folder import write_model_folder
+from maris_fast.system.files import sha256_of
 from maris_fast.weights import load_weights, save_weights
 from tests.command_line import maris_fast, said
 from tests.encoders.provenances import provenance
 from tests.folders import files_below
+from tests.sharing.conftest import write_score_file
 from tests.sharing.hub_server import TOKEN, Hub, Repository
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -127,6 +129,22 @@ def test_the_card_names_the_encoders_weights_that_are_needed(run: Path, tmp_path
     assert front_matter(card)["license"] == "unknown"
     assert "datasets" not in front_matter(card)
     assert any("the card names no license; say which with `license`" in note for note in notes)
+
+
+def test_scores_of_earlier_weights_are_not_shared(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    for split, sha256 in (("testA", sha256_of(copy / "best.safetensors")), ("testC", "ab" * 32)):
+        write_score_file(copy, split, "best.safetensors", 0.9, weights_sha256=sha256)
+    write_score_file(copy, "testD", "best.safetensors", 0.9)
+    (tmp_path / "model").mkdir()
+    notes = write_model_folder(copy, tmp_path / "model", repository="org/name", license=None)
+    kept = {one.name for one in (tmp_path / "model").glob("scores-*")}
+    assert kept == {"scores-scenes-synthetic-testA.json", "scores-scenes-synthetic-testD.json"}
+    assert "testC" not in (tmp_path / "model" / "README.md").read_text()
+    told = {split: [note for note in notes if split in note] for split in ("testA", "testC", "testD")}
+    assert told["testA"] == []
+    assert "is left out: it scores other weights than this best.safetensors" in told["testC"][0]
+    assert "has no SHA-256 of its weights" in told["testD"][0]
 
 
 def test_a_card_without_scores_says_so(run: Path, tmp_path: Path) -> None:

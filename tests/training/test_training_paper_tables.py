@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,20 @@ def test_table_1_takes_each_split_of_the_data_that_a_run_was_trained_on(tmp_path
         ("MARIS (Ours)", "here", "70.00", "75.00", "65.00", *none, "–", "–", "60.00"),
         ("MARIS (Pr@90)", "here (Pr@90)", "30.00", "40.00", "30.00", *none, "–", "–", "30.00"),
     ]
+
+
+def test_scores_of_weights_that_training_has_replaced_are_left_out_and_named(tmp_path: Path) -> None:
+    splits = {name: DataSplit("refcoco", "unc", name) for name in ("testA", "testB")}
+    run = write_run(tmp_path / "unc", "ours", tested={where: scores(0.75) for where in splits.values()})
+    (run.folder / "best.safetensors").write_bytes(b"replaced")
+    for name, weights in (("testA", b"earlier"), ("testB", b"replaced")):
+        file = run.folder / splits[name].file_name
+        made_of = {"weights": "best.safetensors", "weights_sha256": hashlib.sha256(weights).hexdigest()}
+        file.write_text(json.dumps({**json.loads(file.read_text()), **made_of}))
+    (row, _) = here([run], "Table 1.")
+    assert row[2:5] == ("70.00", "–", "75.00")
+    (told,) = [line for line in placing([run]) if line.startswith("Left out")]
+    assert told.endswith("testA.json of unc, which scores other weights than its best.safetensors.")
 
 
 def test_table_6_is_trained_on_one_data_set_and_tested_on_another(tmp_path: Path) -> None:
