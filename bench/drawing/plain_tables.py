@@ -15,7 +15,7 @@ from maris_fast.data_shards.synthetic.phrasing import KINDS
 
 GPUS_GB = (8, 24, 40, 80)
 EACH = 7
-"""Expressions per image, as in RefCOCO."""
+"""Assumed expressions of every image of a step; RefCOCO's mean is 7.1, but a step's groups are smaller."""
 OVERHEAD = 1.5
 """Assumed factor for what the backward and the allocator take beyond what is saved."""
 RESERVED_GB = 1.5
@@ -275,6 +275,7 @@ def step_memory_block(suite: Suite) -> str:
     lines += ["", f"(First table: counted on a CPU, {suite.date[:10]}, commit {str(suite.commit)[:12]}, "]
     lines[-1] += (
         f"torch {suite.environment['packages']['torch']}. Second: arithmetic from it, with {OVERHEAD} times "
-        f"what is kept and {RESERVED_GB} GB besides, both assumed; not tried on a GPU.)"
+        f"what is kept, {RESERVED_GB} GB besides and {EACH} expressions of each image, all assumed; not "
+        "tried on a GPU.)"
     )
     return "\n".join(lines)
