@@ -64,7 +64,7 @@ class Size:
     fast_heads: int
     images: int
     each: int
-    """Expressions per image, K."""
+    """Expressions of every image, and K, so that no group is divided; real images vary."""
     eager: int
     """Expressions per step in the rows that hold attention matrices in memory."""
     step: int

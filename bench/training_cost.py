@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from maris_fast.bench.drawing.markdown import table
 from maris_fast.config import TrainingSettings, load_settings
 from maris_fast.config.loading import PACKAGE
+from maris_fast.data_shards.scaling import assumed_expressions, reads_per_image
 from maris_fast.model.flops import training_flops
 from maris_fast.model.parameters import CLIP_L_CHANNELS, VIT_H_CHANNELS
 
@@ -183,11 +184,19 @@ def caching() -> int:
     return ALL_IMAGES * sam_vit_h() + ALL_SENTENCES * _layers(12, 77, 768, 3072, FORWARD)
 
 
+def reads(settings: TrainingSettings) -> float:
+    """How often an epoch reads, and computes, each image, with assumed numbers of expressions per image."""
+    data = settings.data
+    expressions = assumed_expressions(SENTENCES / IMAGES)
+    return reads_per_image(expressions, step=data.expressions_per_step, K=data.expressions_per_image)
+
+
 def _ours(*changes: str) -> tuple[float, float, int]:
-    """FLOPs of an expression with its share of an image, FLOPs of one alone, and epochs."""
+    """FLOPs of an expression with its share of its image's reads, FLOPs of one alone, and epochs."""
     settings = load_settings(TrainingSettings, PACKAGE / "train" / "configs" / "refcoco.yaml", changes)
     each = training_flops(settings.model, VIT_H_CHANNELS, CLIP_L_CHANNELS, GRID, WORDS)
-    return each.of(IMAGES, SENTENCES) / SENTENCES, each.of(1, 1), settings.schedule.epochs
+    images = round(reads(settings) * IMAGES)
+    return each.of(images, SENTENCES) / SENTENCES, each.of(1, 1), settings.schedule.epochs
 
 
 def cost_table() -> list[str]:

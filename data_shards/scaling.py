@@ -13,15 +13,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache.features import STORED
 from maris_fast.data_shards.cache.shard_plan import TAR_BLOCK, npy_bytes
+from maris_fast.data_shards.records import ImportedDataset
+from maris_fast.data_shards.stream.step_order import epoch_steps
 from maris_fast.geometry import MASK_STRIDE, PATCH
 
 PLAN_RATES = "plan_rates"
 """Key of a benchmark's row whose value holds rates for this module, by their names in ``Rates``."""
 
+SENTENCES_AN_OBJECT = 2.84
+"""RefCOCO's 142,210 sentences, by its 50,000 objects."""
+SAMPLED_IMAGES = 20_000
+"""Images in which the reads of an image are counted if only a mean is known."""
 WORDS_AN_EXPRESSION = 6
 TARGETS_AN_IMAGE = 3
 ANNOTATION_BYTES = 4000
@@ -61,10 +68,10 @@ class Workload:
 
     images: int
     gpus: int
+    reads_per_image: Rate
+    """How often an epoch reads each image, on average, over all GPUs."""
     gpus_a_machine: int = 8
     expressions_per_image: float = 7.0
-    expressions_per_visit: int = 8
-    """K: an image is read once for up to this many of its expressions."""
     grid: tuple[int, int] = (64, 48)
     channels: int = 1280
     text_channels: int = 768
@@ -75,11 +82,6 @@ class Workload:
     @property
     def machines(self) -> int:
         return -(-self.gpus // self.gpus_a_machine)
-
-    @property
-    def visits(self) -> int:
-        """How often an epoch reads each image."""
-        return math.ceil(self.expressions_per_image / self.expressions_per_visit)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def image_bytes(work: Workload) -> int:
 def scale(work: Workload, rates: Rates) -> Scaling:
     """Calculate all bytes, seconds and counts."""
     one = image_bytes(work)
-    read = work.images * work.visits * one
+    reads = work.reads_per_image.value
+    read = round(work.images * reads * one)
     encode_all_s = work.images / (rates.sam_images_per_s.value * work.gpus)
     compute_s = work.images * work.expressions_per_image / (rates.step_expressions_per_s.value * work.gpus)
     write_a_machine = work.images * one / work.machines / 1e9
@@ -167,7 +170,7 @@ def scale(work: Workload, rates: Rates) -> Scaling:
         needed_GBps=read_a_machine / compute_s,
         disks_a_machine=math.ceil(read_a_machine / compute_s / rates.disk_GBps.value),
         bytes_a_machine=-(-work.images * one // work.machines),
-        on_the_fly_epoch_s=work.visits * encode_all_s + compute_s,
+        on_the_fly_epoch_s=reads * encode_all_s + compute_s,
         epochs=work.epochs,
     )
 
@@ -175,6 +178,48 @@ def scale(work: Workload, rates: Rates) -> Scaling:
 def images_a_shard(shard_bytes: int, image: int) -> int:
     """Number of images per shard, which ends with the image that takes it to ``shard_bytes``."""
     return -(-shard_bytes // image)
+
+
+def reads_per_image(expressions: NDArray[np.integer], *, step: int, K: int, gpus: int = 1) -> float:
+    """How often the first epoch reads an image, on average: counted in the order that training reads.
+
+    Images with more than ``K`` expressions are read several times, and so are those whose expressions are
+    divided between steps or between GPUs.
+
+    Args:
+        expressions: [I], how many expressions each image has; all images are taken to have one grid.
+        step: data.expressions_per_step, over all GPUs.
+        K: data.expressions_per_image.
+        gpus: those that share a step.
+    """
+    grids = np.ones((len(expressions), 2), np.int64)
+    epoch = epoch_steps(
+        grids, expressions, seed=0, epoch=0, expressions_per_step=step, expressions_per_image=K
+    )
+    return epoch.reads(gpus) / len(expressions)
+
+
+def assumed_expressions(mean: float) -> NDArray[np.int64]:
+    """[I], how many expressions each image of a data set has of which only the mean, 1 or more, is known.
+
+    Assumed, because RefCOCO's authors published totals: an image has 1 + Poisson objects, and an object has
+    two or three sentences, 2.84 on average (fewer, if the mean of an image is less).
+    """
+    random = np.random.default_rng(0)
+    sentences = min(mean, SENTENCES_AN_OBJECT)
+    objects = 1 + random.poisson(mean / sentences - 1, SAMPLED_IMAGES)
+    few = math.floor(sentences)
+    return few * objects + random.binomial(objects, sentences - few)
+
+
+def counted_expressions(dataset: Path, split: str) -> NDArray[np.int64]:
+    """[I], how many expressions each image of an imported data set has.
+
+    Raises:
+        InputError: the folder holds no such split, or a broken record.
+    """
+    records = ImportedDataset(dataset).records(split)
+    return np.array([len(record.expressions) for record in records], np.int64)
 
 
 def choose_rates(given: Mapping[str, float | None], results: Path | None) -> Rates:

@@ -15,7 +15,7 @@ from maris_fast.data_shards.synthetic.phrasing import KINDS
 
 GPUS_GB = (8, 24, 40, 80)
 EACH = 7
-"""Expressions per image, as in RefCOCO."""
+"""Assumed expressions of every image of a step; RefCOCO's mean is 7.1, but a step's groups are smaller."""
 OVERHEAD = 1.5
 """Assumed factor for what the backward and the allocator take beyond what is saved."""
 RESERVED_GB = 1.5
@@ -96,9 +96,11 @@ def reading_block(suite: Suite) -> str:
         BUSY: {"of the step's pace": "of_pace", "stock = 1": "to_stock"},
     }
     parts: list[str] = []
+    rounds: list[str] = []
     for situation, more in columns.items():
-        if not _measured(suite, situation):
+        if not (timed := _measured(suite, situation)):
             continue
+        rounds.append(f"{situation} {timed[0]['rounds']} (load average {timed[0]['load_average'][1]:.1f})")
         head = [situation, "GB/s", "ours = 1", *more]
         damaged = bool(damage) and situation == WARM
         head += ["a flipped byte", "a cut file"] if damaged else []
@@ -109,13 +111,14 @@ def reading_block(suite: Suite) -> str:
         parts += [*table(head, lines), ""]
     left_out = [row for row in suite.rows if "left_out" in row]
     parts += [f"- Left out: {row['way']}{_where(row)}: {row['left_out']}" for row in left_out]
-    timed, busy = _measured(suite, WARM)[0], _measured(suite, BUSY)
+    busy = _measured(suite, BUSY)
     pace = f"the busy consumer's step keeps a core busy for {1000 * busy[0]['step_s']:g} ms; " if busy else ""
     start = next(row for row in suite.rows if "open_s" in row)
     parts += [""] * bool(left_out)
     parts.append(
-        f"(Medians of ratios within each of {timed['rounds']} rounds, {timed['images']} groups of ViT-H's "
-        f"size, int8; ours = 1 is `{OURS}`; {pace}{_busy(suite, timed['load_average'][1])}. "
+        f"(Medians of ratios within each round. Rounds: {', '.join(rounds)}. "
+        f"{_measured(suite, WARM)[0]['images']} groups of ViT-H's size, int8; ours = 1 is `{OURS}`; "
+        f"{pace}{_machine(suite)}, {_version(suite)}. "
         f"Start-up on {start['images']:,} images: {start['open_s'] + start['plan_s']:.1f} s.)"
     )
     return "\n".join(parts)
@@ -127,12 +130,28 @@ def nearest_peer_block(suite: Suite) -> str:
     for situation, place in ((WARM, f"from a {WARM}"), (COLD, f"from a {COLD}"), (BUSY, BUSY)):
         peers = [row for row in _measured(suite, situation) if not row["way"].startswith(("ours", "raw"))]
         nearest = max(peers, key=lambda row: row["to_ours"])
-        told.append(f"{nearest['to_ours']:.2f} of ours {place} ({nearest['way']})")
+        without = "".join(f"; left out: {one}" for one in _left_out_peers(suite, situation))
+        told.append(f"{nearest['to_ours']:.2f} of ours {place} ({nearest['way']}{without})")
     return f"Reading a cache, the nearest peer reaches {', '.join(told)}: `data_shards/stream/README.md`."
 
 
 def _measured(suite: Suite, situation: str) -> list[Row]:
     return [row for row in suite.rows if row.get("situation") == situation and "gb_per_s" in row]
+
+
+def _left_out_peers(suite: Suite, situation: str) -> list[str]:
+    """Peers of which no way was measured in a situation, each with the reason."""
+    measured = {_peer(row) for row in _measured(suite, situation)}
+    reasons = {
+        _peer(row): row["left_out"]
+        for row in suite.rows
+        if "left_out" in row and row.get("situation", situation) == situation
+    }
+    return [f"{peer}, {reason}" for peer, reason in reasons.items() if peer not in measured]
+
+
+def _peer(row: Row) -> str:
+    return str(row["way"]).partition(",")[0]
 
 
 def _where(row: Row) -> str:
@@ -253,11 +272,15 @@ def look_alikes_block(suite: Suite) -> str:
 
 def _busy(suite: Suite, load: float) -> str:
     """The device, the machine's load and the commit of a measurement."""
-    here = suite.environment
-    return (
-        f"{here['device']}, {here['processor_cores']} cores, load average {load:.1f}, "
-        f"commit {str(suite.commit)[:12]}, {suite.date[:10]}"
-    )
+    return f"{_machine(suite)}, load average {load:.1f}, {_version(suite)}"
+
+
+def _machine(suite: Suite) -> str:
+    return f"{suite.environment['device']}, {suite.environment['processor_cores']} cores"
+
+
+def _version(suite: Suite) -> str:
+    return f"commit {str(suite.commit)[:12]}, {suite.date[:10]}"
 
 
 def step_memory_block(suite: Suite) -> str:
@@ -275,6 +298,7 @@ def step_memory_block(suite: Suite) -> str:
     lines += ["", f"(First table: counted on a CPU, {suite.date[:10]}, commit {str(suite.commit)[:12]}, "]
     lines[-1] += (
         f"torch {suite.environment['packages']['torch']}. Second: arithmetic from it, with {OVERHEAD} times "
-        f"what is kept and {RESERVED_GB} GB besides, both assumed; not tried on a GPU.)"
+        f"what is kept, {RESERVED_GB} GB besides and {EACH} expressions of each image, all assumed; not "
+        "tried on a GPU.)"
     )
     return "\n".join(lines)

@@ -104,7 +104,10 @@ def _image_groups(suite: Suite) -> str | None:
         f"{_rate(one) / _rate(alone):.2f} times over {alone['name']!r}{_saved(one, alone)}"
         for one, alone in pairs
     )
-    return f"Image groups of {pairs[0][0]['expressions_per_image']}, all else being equal: {told}."
+    return (
+        f"Image groups of {pairs[0][0]['expressions_per_image']}, all else being equal: {told}. Every image "
+        "has as many here; where the numbers vary, groups are smaller (docs/scaling.md)."
+    )
 
 
 def _saved(grouped: Row, alone: Row) -> str:

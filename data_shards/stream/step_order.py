@@ -101,6 +101,16 @@ class Epoch(Sequence[Step]):
         sums: NDArray[np.int64] = np.add.reduceat(of_images[self.images], self.step_offsets[:-1])[self.order]
         return sums
 
+    def reads(self, parts: int) -> int:
+        """Number of images that all ``parts`` of all steps read, as ``share`` divides them: one per group."""
+        ends = self.group_offsets[self.step_offsets]
+        steps = np.sort(self.order)
+        first, count = ends[steps], ends[steps + 1] - ends[steps]
+        borders = first[:, None] + count[:, None] * np.arange(parts + 1) // parts  # [S, parts + 1]
+        cut = np.setdiff1d(borders, self.group_offsets).size
+        padding = int((np.diff(borders, axis=1) == 0).sum())
+        return int(np.diff(self.step_offsets)[steps].sum()) + cut + padding
+
 
 @dataclass(frozen=True)
 class Share:

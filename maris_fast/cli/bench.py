@@ -76,9 +76,12 @@ def compare(
     from maris_fast.bench.comparing import compare as compared
     from maris_fast.system.terminal import Table
 
-    changes = compared(new, old)
+    found = compared(new, old)
+    for told in found.not_compared:
+        say(f"not compared: {told}")
+    changes = found.changes
     if not changes:
-        say(f"{old} has no results of this device to compare with")
+        say("nothing was compared")
         return
     table = Table("device", "suite", "case", "before", "now", title="speedup over the plain implementation")
     for change in changes:

@@ -11,19 +11,36 @@ import typer
 from maris_fast.system.terminal import say
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from maris_fast.data_shards.scaling import Rates, Scaling, Workload
 
 PLACES = {"disk": "one disk a machine", "disks": "enough disks", "network": "over the network"}
+
+REFCOCO_MEAN = 7.0
+"""Expressions per image, rounded."""
+EXPRESSIONS_PER_GPU = 64
+"""Of a step, unless given: the default of ``data.expressions_per_step`` on one GPU."""
 
 Given = Annotated[float | None, typer.Option(min=1e-9)]
 
 
 def plan(
-    images: Annotated[int, typer.Option(min=1)],
     gpus: Annotated[int, typer.Option(min=1)],
+    images: Annotated[int | None, typer.Option(min=1)] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="count the images and expressions of an imported data set instead")
+    ] = None,
+    split: Annotated[str, typer.Option(help="split of --dataset")] = "train",
     gpus_a_machine: Annotated[int, typer.Option(min=1)] = 8,
-    expressions_per_image: Annotated[float, typer.Option(min=1)] = 7.0,
+    expressions_per_image: Annotated[
+        float | None, typer.Option(min=1, help="on average; without --dataset 7, as in RefCOCO")
+    ] = None,
     expressions_per_visit: Annotated[int, typer.Option(min=1, help="K: data.expressions_per_image")] = 8,
+    expressions_per_step: Annotated[
+        int | None, typer.Option(min=1, help="over all GPUs: data.expressions_per_step; default: 64 per GPU")
+    ] = None,
     grid: Annotated[str, typer.Option(help="grid of tokens of an image, without padding")] = "64x48",
     channels: Annotated[int, typer.Option(min=1, help="C_v; 1280 is ViT-H")] = 1280,
     dtype: Literal["int8", "fp8", "bf16"] = "int8",
@@ -41,14 +58,17 @@ def plan(
     Rates are of one GPU, one disk and one machine's network. Those not given come from measurements on
     --device where there are some, else they are assumed, and said to be.
     """
-    from maris_fast.data_shards.scaling import Workload, choose_rates, scale
+    from maris_fast.data_shards.scaling import Rate, Workload, choose_rates, reads_per_image, scale
 
+    expressions, source = _expressions(images, dataset, split, expressions_per_image)
+    step = expressions_per_step or EXPRESSIONS_PER_GPU * gpus
+    reads = reads_per_image(expressions, step=step, K=expressions_per_visit, gpus=gpus)
     work = Workload(
-        images=images,
+        images=images or len(expressions),
         gpus=gpus,
+        reads_per_image=Rate(reads, source),
         gpus_a_machine=gpus_a_machine,
-        expressions_per_image=expressions_per_image,
-        expressions_per_visit=expressions_per_visit,
+        expressions_per_image=float(expressions.mean()) if dataset else expressions_per_image or REFCOCO_MEAN,
         grid=_grid(grid),
         channels=channels,
         feature_dtype=dtype,
@@ -65,6 +85,29 @@ def plan(
     say("\n".join(_lines(work, rates, scale(work, rates))))
 
 
+def _expressions(
+    images: int | None, dataset: Path | None, split: str, mean: float | None
+) -> tuple[NDArray[np.int64], str]:
+    """How many expressions each image has, [I], and where that is from."""
+    from maris_fast.data_shards.scaling import (
+        SENTENCES_AN_OBJECT,
+        assumed_expressions,
+        counted_expressions,
+    )
+    from maris_fast.errors import ConfigError
+
+    if dataset is None:
+        if images is None:
+            raise ConfigError("plan needs the number of images: give --images N or --dataset FOLDER")
+        found = assumed_expressions(mean or REFCOCO_MEAN)
+        return found, f"assumed: 1 + Poisson objects an image, of up to {SENTENCES_AN_OBJECT} sentences each"
+    if images is not None or mean is not None:
+        raise ConfigError(
+            "--dataset counts images and expressions; leave out --images and --expressions-per-image"
+        )
+    return counted_expressions(dataset, split), f"counted: {dataset / split}.jsonl, first epoch"
+
+
 def _lines(work: Workload, rates: Rates, found: Scaling) -> list[str]:
     h, w = work.grid
     rows = {
@@ -73,7 +116,8 @@ def _lines(work: Workload, rates: Rates, found: Scaling) -> list[str]:
         "cache": f"{_size(found.cache_bytes)} in {found.shards:,} shards",
         "caching": f"{_time(found.caching_s)} on {_count(work.gpus, 'GPU')}, "
         f"writing {found.caching_write_GBps:.2f} GB/s in all",
-        "an epoch reads": f"{_size(found.epoch_read_bytes)}, each image {_count(work.visits, 'time')}",
+        "an epoch reads": f"{_size(found.epoch_read_bytes)}, "
+        f"each image {work.reads_per_image.value:.2f} times on average",
         "an epoch computes": _time(found.epoch_compute_s),
         "to keep GPUs busy": f"{found.needed_GBps:.2f} GB/s into each of {_count(work.machines, 'machine')}: "
         f"{_count(found.disks_a_machine, 'disk')} each",
@@ -92,7 +136,7 @@ def _lines(work: Workload, rates: Rates, found: Scaling) -> list[str]:
         )
     fly, whole = _time(found.on_the_fly_epoch_s), _time(found.on_the_fly_s)
     lines += [f"{'encoded on the fly':<22}{fly:>10}{whole:>10}  GPU", "", "rates"]
-    for name, rate in vars(rates).items():
+    for name, rate in {"reads_per_image": work.reads_per_image, **vars(rates)}.items():
         lines.append(f"  {name:<24}{rate.value:>10,.4g}  {rate.source}")
     return lines
 

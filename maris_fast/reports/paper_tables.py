@@ -32,10 +32,13 @@ READING = (
     "model.score_scale",
     "model.visual_center",
 )
-# The configurations of MARIS itself.
-MARIS = {paper.OURS: "here", paper.WITHOUT_GATE: "here, no gate", "sums": "here, as printed"}
-# On data other than the paper's, any of these alone leaves its tables nothing to compare.
-READINGS = {*MARIS, "as_printed"}
+# The configurations of MARIS itself. On data other than the paper's, any of these alone leaves its tables
+# nothing to compare.
+MARIS = {
+    paper.OURS: "here",
+    paper.WITHOUT_GATE: "here, no gate",
+    **{name: f"here, {paper.VARIANTS[name].title}" for name in ("sums", "as_printed")},
+}
 # With these, MARIS' decoder is still MARIS'; fragments set them only for SAM's, which has its own.
 NO_ROW = ("model.decoder_norm", "model.decoder_positions", "model.decoder_feed_forward")
 # The fast preset sets it for all rows: a run that matches no row with it is placed without it, with a note.
@@ -70,16 +73,21 @@ class Placed:
         return int(self.run.settings.get("run.seed", 0))
 
 
+Counted = dict[tuple[tuple[str, str], DataSplit, str], dict[int, Placed]]
+"""The runs of a row by training data, split scored on, and variant; by seed."""
+
+
 def paper_tables(runs: Sequence[RunData]) -> list[PaperTable]:
     """Tables 1-6, and Tables 2-5 again for each other data set on which their rows were trained."""
     placed = [one for run in runs if (one := place(run)) is not None]
-    rows_at, _ = _by_place(placed)
+    counted, _ = _count(placed)
+    rows_at = _by_place(counted)
     on_papers = rows_at.pop(paper.ABLATIONS_ON, {})
-    tables = [_table_1(placed)]
+    tables = [_table_1(counted)]
     tables += [_ablation(table_section(table, on_papers)) for table in paper.ABLATION_TABLES]
-    tables.append(_table_6(placed))
+    tables.append(_table_6(counted))
     for where, rows in rows_at.items():
-        if len(rows) > 1 or rows.keys() - READINGS:
+        if len(rows) > 1 or rows.keys() - MARIS.keys():
             note = f"The paper's numbers are of {paper.ABLATIONS_ON}: compare differences, not levels."
             tables += [
                 _ablation(section, f" On {where}, not the paper's data.", note) for section in sections(rows)
@@ -104,7 +112,7 @@ def placing(runs: Sequence[RunData]) -> list[str]:
         for run in runs
         for one in outdated_score_files(run.folder)
     ]
-    return [*told, *_by_place(placed)[1]]
+    return [*told, *_count(placed)[1]]
 
 
 def place(run: RunData) -> Placed | None:
@@ -171,24 +179,36 @@ def _unlike_the_row(placed: Placed) -> dict[str, Any]:
     return {key: ours[key] for key in row if key not in of_rows and key in ours and ours[key] != row[key]}
 
 
-def _by_place(
-    placed: Sequence[Placed],
-) -> tuple[dict[DataSplit, dict[str, dict[int, Scores]]], list[str]]:
-    """Scores on the data that a run was trained on, by split, row and seed; and what could not be counted."""
-    found: dict[DataSplit, dict[str, dict[int, Scores]]] = {}
+def _count(placed: Sequence[Placed]) -> tuple[Counted, list[str]]:
+    """The runs that the tables average, which differ in their seeds only; and why others are not counted."""
+    counted: Counted = {}
     problems: list[str] = []
     for one in placed:
-        for where, scores in one.scores.items():
-            if (where.name, where.split_by) != one.trained_on:
-                continue
-            seeds = found.setdefault(where, {}).setdefault(one.variant.name, {})
-            if one.seed in seeds:
-                problems.append(
-                    f"Not counted in Tables 2-5: {one.run.name} on {where}: another run of "
-                    f"{one.variant.title} has seed {one.seed} too."
-                )
-            seeds.setdefault(one.seed, scores)
-    return found, problems
+        for where in one.scores:
+            runs = counted.setdefault((one.trained_on, where, one.variant.name), {})
+            if (problem := _unlike_others(one, list(runs.values()))) is None:
+                runs[one.seed] = one
+            else:
+                problems.append(f"Not counted in the tables: {one.run.name} on {where}: {problem}.")
+    return counted, problems
+
+
+def _unlike_others(one: Placed, counted: Sequence[Placed]) -> str | None:
+    """Why a run can't be averaged with those of its row that were counted before it; None if it can."""
+    if any(other.seed == one.seed for other in counted):
+        return f"another run of {one.variant.title} has seed {one.seed} too"
+    if counted and _unlike_the_row(one) != _unlike_the_row(counted[0]):
+        return f"its model settings are not those of {counted[0].run.name}, which is in the same row"
+    return None
+
+
+def _by_place(counted: Counted) -> dict[DataSplit, dict[str, dict[int, Scores]]]:
+    """Scores on the data that a run was trained on, by split, row and seed."""
+    found: dict[DataSplit, dict[str, dict[int, Scores]]] = {}
+    for (trained_on, where, variant), runs in counted.items():
+        if (where.name, where.split_by) == trained_on:
+            found.setdefault(where, {})[variant] = {seed: run.scores[where] for seed, run in runs.items()}
+    return found
 
 
 def _ablation(section: Section, where: str = "", *notes: str) -> PaperTable:
@@ -196,7 +216,7 @@ def _ablation(section: Section, where: str = "", *notes: str) -> PaperTable:
     return PaperTable(f"{section.title}{where}", HEAD, rows, notes)
 
 
-def _table_1(placed: Sequence[Placed]) -> PaperTable:
+def _table_1(counted: Counted) -> PaperTable:
     columns = paper.TABLE_1_COLUMNS
     notes = [f"{name.split(' (')[0]}: {iou}." for name, iou in paper.OTHER_IOU.items()]
     rows: list[tuple[tuple[str, ...], bool]] = []
@@ -211,7 +231,7 @@ def _table_1(placed: Sequence[Placed]) -> PaperTable:
             variants, metric = measured[name]
             for variant, label in variants.items():
                 cells = [
-                    _cell(placed, variant, (at.name, at.split_by), at, metric) for at in columns.values()
+                    _cell(counted, variant, (at.name, at.split_by), at, metric) for at in columns.values()
                 ]
                 if any(cell != NONE for cell in cells):
                     told = label if metric == "oIoU" else f"{label} ({metric})"
@@ -221,17 +241,17 @@ def _table_1(placed: Sequence[Placed]) -> PaperTable:
     return PaperTable(caption, ("Methods", *columns), tuple(rows), (told,))
 
 
-def _table_6(placed: Sequence[Placed]) -> PaperTable:
-    tested_on = {where for one in placed for where in one.scores if _is_table_6(where)}
+def _table_6(counted: Counted) -> PaperTable:
+    tested_on = {where for _, where, _ in counted if _is_table_6(where)}
     rows: list[tuple[tuple[str, ...], bool]] = []
     for title, numbers in paper.TABLE_6.items():
-        trained = {one.trained_on for one in placed if one.trained_on[0] == paper.TABLE_6_TRAINED_ON[title]}
+        trained = {on for on, _, _ in counted if on[0] == paper.TABLE_6_TRAINED_ON[title]}
         found = {
             (split_by, label.removeprefix("here").removeprefix(", ")): cell
             for name, split_by in sorted(trained)
             for where in tested_on
             for variant, label in MARIS.items()
-            if (cell := _cell(placed, variant, (name, split_by), where, "oIoU")) != NONE
+            if (cell := _cell(counted, variant, (name, split_by), where, "oIoU")) != NONE
         }
         several = len({split_by for split_by, _ in found}) > 1
         told = "; ".join(
@@ -256,13 +276,8 @@ def _is_table_6(where: DataSplit) -> bool:
     return (where.name, where.split) == paper.TABLE_6_TESTED_ON
 
 
-def _cell(
-    placed: Sequence[Placed], variant: str, trained_on: tuple[str, str], where: DataSplit, metric: str
-) -> str:
-    """Mean and spread in percent over the runs of a variant; a dash if there are none."""
-    values = [
-        100 * one.scores[where][metric]
-        for one in placed
-        if one.variant.name == variant and one.trained_on == trained_on and where in one.scores
-    ]
+def _cell(counted: Counted, variant: str, trained_on: tuple[str, str], where: DataSplit, metric: str) -> str:
+    """Mean and spread in percent over the seeds of a variant; a dash if there are none."""
+    runs = counted.get((trained_on, where, variant), {}).values()
+    values = [100 * one.scores[where][metric] for one in runs]
     return shown(*spread(values)) if values else NONE

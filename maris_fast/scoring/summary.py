@@ -21,6 +21,9 @@ BOOTSTRAP = 1000
 MEANS = ("oIoU", "mIoU")
 """The scores that are not shares of expressions."""
 
+ACCURACIES = ("N-acc", "T-acc")
+"""Shares of the expressions without and with a target of which the model says so."""
+
 Scores = dict[str, float]
 
 
@@ -65,7 +68,7 @@ def _under(table: ScoreTable, protocol: Protocol, ours: Scores, bootstrap: int) 
     scores = _scores(protocol, _terms(protocol, table))
     under: dict[str, Any] = {
         "script": protocol.script,
-        "prints": {theirs: scores[name] for theirs, name in protocol.prints.items()},
+        "prints": _printed(protocol, scores, targetless=bool(table.column("targetless").any())),
         **scores,
         "minus maris": {
             name: scores[name] - ours[name] for name in scores if name != "expressions" and name in ours
@@ -74,6 +77,14 @@ def _under(table: ScoreTable, protocol: Protocol, ours: Scores, bootstrap: int) 
     if bootstrap > 0:
         under["intervals"] = intervals(table, protocol, bootstrap)
     return under
+
+
+def _printed(protocol: Protocol, scores: Scores, *, targetless: bool) -> Scores:
+    """The scores under the script's names; ReLA's prints both accuracies as 0 if nothing is targetless."""
+    printed = {theirs: scores[name] for theirs, name in protocol.prints.items()}
+    if protocol.none_apart and not targetless:
+        printed |= {theirs: 0.0 for theirs, name in protocol.prints.items() if name in ACCURACIES}
+    return printed
 
 
 def intervals(table: ScoreTable, protocol: Protocol, resamples: int) -> dict[str, list[float]]:
@@ -155,7 +166,7 @@ def _terms(protocol: Protocol, table: ScoreTable) -> NDArray[np.float64]:
 
 
 def _names(protocol: Protocol) -> list[str]:
-    accuracies = ["N-acc", "T-acc"] if protocol.none_apart else []
+    accuracies = ACCURACIES if protocol.none_apart else ()
     return [*MEANS, *map(precision_name, protocol.levels), *accuracies]
 
 
@@ -173,7 +184,4 @@ def _pairs(
 def _scores(protocol: Protocol, terms: NDArray[np.float64]) -> Scores:
     sums = terms.sum(axis=0, keepdims=True)
     ratios = {name: ratio.value for name, ratio in ratios_of(protocol, sums).items()}
-    scores = {"expressions": int(sums[0, _N]), **ratios}
-    if protocol.none_apart and not sums[0, _NONE]:
-        scores["T-acc"] = 0.0  # ReLA's script prints 0 for both if all expressions have a target
-    return scores
+    return {"expressions": int(sums[0, _N]), **ratios}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,37 @@ def test_every_way_of_reading_is_held_against_ours_stock_and_raw(tmp_path: Path)
     drawn = reading_block(suite)
     assert all(row["way"] in drawn for row in rows[:-1])
     assert "nearest peer" in nearest_peer_block(suite)
+
+
+def reading_row(situation: str, way: str, to_ours: float, rounds: int, load: float) -> dict[str, Any]:
+    told = {"rounds": rounds, "images": 60, "load_average": [0.0, load, 0.0], "step_s": 0.035}
+    ratios = {"gb_per_s": 1.0, "to_ours": to_ours, "to_raw_two": 1.0, "to_stock": 1.0, "of_pace": 1.0}
+    return {"situation": situation, "way": way, **told, **ratios}
+
+
+def test_each_situation_has_its_own_rounds_load_and_peers_left_out() -> None:
+    ways = {OURS: 1.0, "near, in process": 0.9, "far, in process": 0.5}
+    rows = [
+        reading_row(situation, way, to_ours, rounds, load)
+        for situation, rounds, load in ((WARM, 7, 2.7), (COLD, 3, 2.2), (BUSY, 5, 1.1))
+        for way, to_ours in ways.items()
+        if (situation, way) != (COLD, "near, in process")
+    ]
+    rows.append({"situation": COLD, "way": "near, in process", "left_out": "its pages stayed"})
+    rows.append({"way": "absent", "left_out": "not installed"})
+    rows.append({"way": "ours: start-up", "images": 10, "open_s": 1.0, "plan_s": 1.0})
+    suite = Suite("reading", "2026-01-01", "0", False, {"device": "cpu", "processor_cores": 2}, rows)
+    caption = reading_block(suite).splitlines()[-1]
+    assert (
+        f"Rounds: {WARM} 7 (load average 2.7), {COLD} 3 (load average 2.2), {BUSY} 5 (load average 1.1)."
+        in caption
+    )
+    told = nearest_peer_block(suite)
+    assert f"0.90 of ours from a {WARM} (near, in process; left out: absent, not installed)" in told
+    assert (
+        f"0.50 of ours from a {COLD} (far, in process; left out: near, its pages stayed; "
+        "left out: absent, not installed)"
+    ) in told
 
 
 def test_pages_are_in_the_page_cache_until_they_are_dropped(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maris_fast.data_shards.cache import read_manifest, write_cache
@@ -16,9 +18,12 @@ from maris_fast.data_shards.scaling import (
     Rate,
     Rates,
     Workload,
+    assumed_expressions,
     choose_rates,
+    counted_expressions,
     image_bytes,
     images_a_shard,
+    reads_per_image,
     scale,
 )
 from tests.command_line import maris_fast
@@ -31,9 +36,20 @@ def rates(sam: float = 10, step: float = 1000, disk: float = 2, network: float =
     return Rates(*(Rate(value, "given") for value in (sam, step, disk, network)))
 
 
+def once(times: float = 1.0) -> Rate:
+    return Rate(times, "given")
+
+
 # 10 tokens of 8 channels in int8 at three levels, each after a tar header and numpy's header of 128 bytes.
 SMALL = Workload(
-    images=1000, gpus=4, gpus_a_machine=2, grid=(2, 5), channels=8, text_channels=4, shard_bytes=20_000
+    images=1000,
+    gpus=4,
+    reads_per_image=once(),
+    gpus_a_machine=2,
+    grid=(2, 5),
+    channels=8,
+    text_channels=4,
+    shard_bytes=20_000,
 )
 
 
@@ -52,7 +68,7 @@ def test_bytes_seconds_and_counts_of_a_small_case() -> None:
     assert found.shards == 500  # with its second image a shard exceeds 20,000 bytes
     assert found.caching_s == 25.0  # 1000 images, 4 GPUs at 10 per second
     assert found.caching_write_GBps == pytest.approx(10_752_000 / 25 / 1e9)
-    assert found.epoch_read_bytes == 10_752_000  # 7 expressions, up to 8 per visit
+    assert found.epoch_read_bytes == 10_752_000
     assert found.epoch_compute_s == 1.75  # 7000 expressions, 4 GPUs at 1000 per second
     assert found.epoch_disk_s == pytest.approx(0.010752 / 2 / 2)  # two machines, each with a disk of 2 GB/s
     assert found.epoch_network_s == pytest.approx(0.010752 / 2)
@@ -85,11 +101,44 @@ def test_fast_encoders_make_a_slow_cache_not_worth_it() -> None:
     assert again.break_even_epochs("network") == pytest.approx(25 / 13.375)
 
 
-def test_more_expressions_than_a_visit_takes_are_read_and_encoded_again() -> None:
-    many = Workload(images=10, gpus=1, expressions_per_image=9, expressions_per_visit=4)
-    found = scale(many, rates())
-    assert found.epoch_read_bytes == 3 * found.cache_bytes
-    assert found.on_the_fly_epoch_s == 3 * 1.0 + 0.09
+def test_an_image_that_is_read_more_than_once_is_encoded_as_often() -> None:
+    found = scale(replace(SMALL, reads_per_image=once(1.5)), rates())
+    assert found.epoch_read_bytes == 1.5 * found.cache_bytes
+    assert found.on_the_fly_epoch_s == 1.5 * 25.0 + 1.75
+
+
+def repeated(*counts: int) -> np.ndarray:
+    """An equal number of images with each of these numbers of expressions, 20,000 in all."""
+    return np.repeat(counts, 20_000 // len(counts))
+
+
+@pytest.mark.parametrize(
+    ("counts", "reads"),
+    [
+        (repeated(8), 1.0),
+        (repeated(7), 1.09),  # a step of 64 ends within an image in seven of eight cases
+        (repeated(3, 11), 1.59),
+        (repeated(9), 2.11),
+        (assumed_expressions(7.1), 1.45),
+    ],
+)
+def test_an_image_is_read_again_for_more_than_k_expressions_and_at_ends_of_steps(
+    counts: np.ndarray, reads: float
+) -> None:
+    assert reads_per_image(counts, step=64, K=8) == pytest.approx(reads, abs=0.01)
+
+
+def test_gpus_that_share_a_step_each_read_an_image_that_is_divided_between_them() -> None:
+    assert reads_per_image(repeated(8), step=64, K=8, gpus=8) == 1
+    assert reads_per_image(repeated(8), step=64, K=8, gpus=16) == 2
+    assert reads_per_image(repeated(8), step=8, K=8, gpus=16) == 16  # eight have nothing to do, but read
+
+
+@pytest.mark.parametrize("mean", [1.0, 2.0, 2.84, 3.6, 7.0, 30.0])
+def test_assumed_numbers_of_expressions_have_the_given_mean(mean: float) -> None:
+    counts = assumed_expressions(mean)
+    assert counts.mean() == pytest.approx(mean, rel=0.02)
+    assert counts.min() >= 1
 
 
 def test_the_bytes_agree_with_a_cache_that_was_written(tmp_path: Path) -> None:
@@ -101,14 +150,16 @@ def test_the_bytes_agree_with_a_cache_that_was_written(tmp_path: Path) -> None:
     # 64 x 96 pixels become 341 x 512.
     grids = ((22, 32), (32, 22), (22, 32), (32, 32), (22, 32))
     planned = sum(
-        image_bytes(Workload(1, 1, expressions_per_image=3, grid=grid, channels=128, text_channels=64))
+        image_bytes(
+            Workload(1, 1, once(), expressions_per_image=3, grid=grid, channels=128, text_channels=64)
+        )
         for grid in grids
     )
     assert planned == pytest.approx(entry.bytes, rel=0.02)
 
 
 def test_a_hundred_million_images_are_still_whole_numbers() -> None:
-    found = scale(Workload(images=100_000_000, gpus=256), rates())
+    found = scale(Workload(images=100_000_000, gpus=256, reads_per_image=once()), rates())
     assert found.cache_bytes == 100_000_000 * found.image_bytes
     assert (found.shards - 1) * images_a_shard(2 << 30, found.image_bytes) < 100_000_000
     assert found.shards * images_a_shard(2 << 30, found.image_bytes) >= 100_000_000
@@ -145,8 +196,30 @@ def said(*arguments: str) -> tuple[int, str]:
 def test_the_command_marks_what_is_assumed() -> None:
     status, output = said("--images", "1000", "--gpus", "1", "--disk-GBps", "5")
     assert status == 0
-    assert output.count("assumed: ") == 3
+    assert output.count("assumed: ") == 4
     assert re.search(r"disk_GBps +5  given", output)
+
+
+def test_a_data_set_is_counted_by_the_command(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", {"train": default_records()})
+    counts = counted_expressions(dataset, "train")
+    assert counts.tolist() == [len(record.expressions) for record in default_records()]
+    status, output = said("--dataset", str(dataset), "--gpus", "1", "--expressions-per-step", "1")
+    assert status == 0, output
+    assert re.search(rf"^images +{len(counts)} of ", output, re.MULTILINE)
+    assert f"each image {counts.mean():.2f} times" in output
+    assert "counted: " in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--dataset", "x", "--images", "10"), ("--dataset", "x", "--expressions-per-image", "3")],
+)
+def test_the_images_are_given_or_counted(arguments: tuple[str, ...]) -> None:
+    status, output = said("--gpus", "1", *arguments)
+    assert status == 2
+    assert "--images" in output
+    assert "--dataset" in output
 
 
 @pytest.mark.parametrize(

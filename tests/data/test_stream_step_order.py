@@ -73,6 +73,19 @@ def test_the_shares_of_all_ranks_are_the_step_in_equal_parts(
         assert {part.step_expressions for part in shares} == {step.expressions}
 
 
+@settings(max_examples=60, deadline=None)
+@given(images, sizes, st.integers(1, 7), st.integers(0, 3))
+def test_an_epochs_reads_are_the_groups_in_the_shares_of_all_ranks(
+    data: list[tuple[tuple[int, int], int]], per_step: int, world: int, done: int
+) -> None:
+    grids, counts = columns(data)
+    steps = epoch_steps(
+        grids, counts, seed=0, epoch=0, expressions_per_step=per_step, expressions_per_image=4
+    )[done:]
+    shares = [share(step, rank, world) for step in steps for rank in range(world)]
+    assert steps.reads(world) == sum(len(one.groups) for one in shares)
+
+
 def test_a_step_has_at_most_k_expressions_of_an_image_while_others_are_left() -> None:
     counts = np.full(200, 10)
     grids = np.tile([8, 8], (200, 1))

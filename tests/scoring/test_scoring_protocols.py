@@ -181,11 +181,17 @@ def test_an_object_too_small_for_the_canvas_is_not_an_expression_that_means_noth
     assert not PROTOCOLS["rela"].canvas.truth(box(height, width, 0, 0, 8, 1)).any()
 
 
-def test_where_nothing_lacks_a_target_rela_prints_accuracies_of_0() -> None:
+def test_where_nothing_lacks_a_target_rela_prints_0_and_t_acc_lies_in_its_interval() -> None:
     rows = all_rows()
-    some = box(48, 48, 0, 0, 8, 8)
-    add(rows, some, some)
-    assert (under_all(rows)["rela"]["N-acc"], under_all(rows)["rela"]["T-acc"]) == (0, 0)
+    some, nothing = box(48, 48, 0, 0, 8, 8), box(48, 48, 0, 0, 0, 0)
+    for image, predicted in enumerate((some, some, some, nothing)):
+        add(rows, predicted, some, image_id=image)
+    rela = scoring.whole(rows.table(), bootstrap=10)["protocols"]["rela"]
+    assert (rela["prints"]["N_acc"], rela["prints"]["T_acc"]) == (0, 0)
+    assert (rela["N-acc"], rela["T-acc"]) == (0, 0.75)
+    low, high = rela["intervals"]["T-acc"]
+    assert 0 < low <= rela["T-acc"] <= high < 1
+    assert "N-acc" not in rela["intervals"]
 
 
 @pytest.mark.parametrize("size", [(480, 480), (1024, 1024), (96, 64), (100, 332), (352, 64)])
@@ -229,9 +235,10 @@ def test_a_protocol_prints_scores_that_it_has_and_its_levels(protocol: Protocol)
     some = band(48, 48, 8, 16)
     add(rows, some, some)
     add(rows, some, ~some, image_id=2)
+    add(rows, some, box(48, 48, 0, 0, 0, 0), image_id=3)
     scores = under_all(rows)[protocol.name]
     assert scores["prints"] == {theirs: scores[ours] for theirs, ours in protocol.prints.items()}
-    assert scores["minus maris"]["mIoU"] == pytest.approx(scores["mIoU"] - 0.5)
+    assert scores["minus maris"]["mIoU"] == pytest.approx(scores["mIoU"] - 1 / 3)
 
 
 def test_vlt_prints_ten_levels_and_cris_five() -> None:
