@@ -12,7 +12,21 @@ from maris_fast.model.feature_enhancement import FeatureEnhancement
 from maris_fast.model.mask_decoder import MaskDecoder, Upsampling
 from maris_fast.model.mutual_aware_attention import MutualAwareAttention
 from maris_fast.model.positions import sine_positions
-from tests.model.by_hand import C_T, C_V, GRID, HEADS, WORDS, C, attention, cba, inputs, make, mlp
+from tests.model.by_hand import (
+    C_T,
+    C_V,
+    GRID,
+    HEADS,
+    WORDS,
+    C,
+    attention,
+    cba,
+    inputs,
+    layer_norm,
+    make,
+    mlp,
+    vary_norms,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,19 +48,21 @@ def test_feature_enhancement_is_equations_1_and_2() -> None:
 def test_mutual_aware_attention_is_equations_3_to_5() -> None:
     settings = ModelSettings(channels=C, heads=HEADS, tau=0.6)
     block = MutualAwareAttention(settings, C, C_T).double()
+    vary_norms(block)
     f_v = torch.randn(2, 6, C, dtype=torch.float64)
     _, f_l, word_mask, offsets = inputs(2, 1)
     f_lav, f_val = block(f_v, f_l, word_mask, 0.6, offsets)
     for e, image in enumerate((0, 0, 1)):
         z_v, z_l = f_v[image] @ block.W_v.weight.T, f_l[e] @ block.W_l.weight.T
+        A = torch.zeros(6, WORDS, dtype=torch.float64)
         for i in range(6):
             S = z_l @ z_v[i]
             kept = (1 / (1 + torch.exp(-S)) >= 0.6) & word_mask[e]
-            A = torch.zeros(WORDS, dtype=torch.float64)
-            A[kept] = torch.softmax(S[kept], dim=0)
-            torch.testing.assert_close(f_lav[e, i], F.layer_norm(A @ z_l + z_v[i], (C,)))
-        padded = ~word_mask[e]
-        torch.testing.assert_close(f_val[e, padded], F.layer_norm(z_l[padded], (C,)))
+            A[i, kept] = torch.softmax(S[kept], dim=0)
+            torch.testing.assert_close(f_lav[e, i], layer_norm(block.norm_v, A[i] @ z_l + z_v[i]))
+        for j in range(WORDS):
+            gathered = sum(A[i, j] * z_v[i] for i in range(6))  # 0 for a padded word
+            torch.testing.assert_close(f_val[e, j], layer_norm(block.norm_l, gathered + z_l[j]))
 
 
 def test_centered_pixels_are_z_v_minus_its_mean_over_the_image() -> None:
