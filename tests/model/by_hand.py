@@ -44,6 +44,21 @@ def mlp(module: nn.Sequential, x: Tensor) -> Tensor:
     return 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2))) @ module[2].weight.T + module[2].bias
 
 
+def vary_norms(module: nn.Module) -> None:
+    """Give each LayerNorm random parameters: new ones have weight 1 and bias 0, whichever of them is used."""
+    for norm in module.modules():
+        if isinstance(norm, nn.LayerNorm):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+
+
+def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Each token of [..., C] with mean 0 and variance 1 over its channels, times weight, plus bias."""
+    centered = x - x.mean(-1, keepdim=True)
+    variance = centered.square().mean(-1, keepdim=True)
+    return centered / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+
+
 def cba(module: nn.Sequential, tokens: Tensor) -> Tensor:
     """3×3 convolution, BatchNorm with running statistics, GELU; [N, h, w, C] in and out."""
     convolved = F.conv2d(tokens.permute(0, 3, 1, 2), module[0].weight, padding=1)

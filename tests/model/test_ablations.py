@@ -24,7 +24,22 @@ from maris_fast.model.ablations.vit_det import VitDetPyramid
 from maris_fast.model.flops import training_flops
 from maris_fast.model.mask_decoder import DecoderBlock
 from maris_fast.model.positions import sine_positions
-from tests.model.by_hand import ABLATED, C_T, C_V, GRID, HEADS, WORDS, C, attention, cba, inputs, make, mlp
+from tests.model.by_hand import (
+    ABLATED,
+    C_T,
+    C_V,
+    GRID,
+    HEADS,
+    WORDS,
+    C,
+    attention,
+    cba,
+    inputs,
+    layer_norm,
+    make,
+    mlp,
+    vary_norms,
+)
 
 L_V = math.prod(GRID)
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
@@ -82,6 +97,7 @@ def unscaled(z_v: Tensor, z_l: Tensor, word_mask: Tensor) -> Tensor:
 
 def fused(block: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """f_v, f_l and the mask of three expressions about two images, and what a fusion computes from them."""
+    vary_norms(block)
     f_v = torch.randn(2, L_V, C, dtype=torch.float64)
     _, f_l, word_mask, offsets = inputs(2, 1)
     f_lav, f_val = block.double()(f_v, f_l, word_mask, torch.tensor(0.5), offsets, GRID)
@@ -238,8 +254,8 @@ def test_te_is_one_sequence_of_pixels_and_words_split_again() -> None:
     for e in range(3):
         real = word_mask[e]
         x = torch.cat([z_v[e], z_l[e, real]])[None]
-        x = F.layer_norm(x + attention(layer.attention, x, x, x), (C,))
-        x = F.layer_norm(x + mlp(layer.feed_forward, x), (C,))[0]
+        x = layer_norm(layer.norm_attention, x + attention(layer.attention, x, x, x))
+        x = layer_norm(layer.norm_feed_forward, x + mlp(layer.feed_forward, x))[0]
         torch.testing.assert_close(f_lav[e], x[:L_V])
         torch.testing.assert_close(f_val[e, real], x[L_V:])
 
@@ -248,15 +264,15 @@ def test_sdf_is_vision_guided_attention_alone() -> None:
     block = SpatialDynamicFusion(settings(fusion="spatial_dynamic"), C_T)
     f_v, f_l, word_mask, f_lav, f_val = fused(block)
     z_v, z_l = f_v @ block.W_v.weight.T, f_l @ block.W_l.weight.T
-    torch.testing.assert_close(f_lav, F.layer_norm(unscaled(z_v, z_l, word_mask) + z_v, (C,)))
+    torch.testing.assert_close(f_lav, layer_norm(block.norm_v, unscaled(z_v, z_l, word_mask) + z_v))
     torch.testing.assert_close(f_val, z_l)
 
 
 def test_sdf_is_the_visual_half_of_mutual_attention_without_its_gate() -> None:
     block = SpatialDynamicFusion(settings(fusion="spatial_dynamic"), C_T).double()
     mutual = make(keep="all").ma_blocks[0]
-    mutual.load_state_dict(block.state_dict(), strict=False)
     *data, _, _ = fused(block)
+    mutual.load_state_dict(block.state_dict(), strict=False)
     of_each = (*data, torch.tensor(0.5), None, GRID)
     torch.testing.assert_close(block(*of_each)[0], mutual(*of_each)[0])
 
@@ -344,13 +360,11 @@ def test_without_elp_pixels_are_multiplied_by_the_mean_word_and_the_query_is_the
 
 def test_sam_s_decoder_is_two_way_blocks_and_a_hypernetwork() -> None:
     decoder = SamDecoder(settings(decoder="sam")).double()
+    vary_norms(decoder)
     _, _, word_mask, _ = inputs(2)
     f_lav = torch.randn(2, L_V, C, dtype=torch.float64)
     f_val = torch.randn(2, WORDS, C, dtype=torch.float64)
     logits, token = decoder(f_lav, f_val, word_mask, GRID)
-
-    def norm(x: Tensor) -> Tensor:
-        return F.layer_norm(x, (x.shape[-1],))
 
     mask = torch.cat([torch.ones(2, 5, dtype=torch.bool), word_mask], dim=1)
     place = (
@@ -360,18 +374,23 @@ def test_sam_s_decoder_is_two_way_blocks_and_a_hypernetwork() -> None:
     image, tokens = f_lav, prompt
     for index, block in enumerate(decoder.blocks):
         if index == 0:
-            tokens = norm(attention(block.self_attention, tokens, tokens, tokens, mask))
+            x = attention(block.self_attention, tokens, tokens, tokens, mask)
         else:
             x = tokens + prompt
-            tokens = norm(tokens + attention(block.self_attention, x, x, tokens, mask))
-        tokens = norm(tokens + attention(block.token_to_image, tokens + prompt, image + place, image))
-        tokens = norm(tokens + block.feed_forward[2](block.feed_forward[0](tokens).clamp(min=0)))
-        image = norm(image + attention(block.image_to_token, image + place, tokens + prompt, tokens, mask))
-    tokens = norm(tokens + attention(decoder.last_token_to_image, tokens + prompt, image + place, image))
+            x = tokens + attention(block.self_attention, x, x, tokens, mask)
+        tokens = layer_norm(block.norm_self, x)
+        seen = attention(block.token_to_image, tokens + prompt, image + place, image)
+        tokens = layer_norm(block.norm_token_to_image, tokens + seen)
+        fed = block.feed_forward[2](block.feed_forward[0](tokens).clamp(min=0))
+        tokens = layer_norm(block.norm_feed_forward, tokens + fed)
+        read = attention(block.image_to_token, image + place, tokens + prompt, tokens, mask)
+        image = layer_norm(block.norm_image_to_token, image + read)
+    seen = attention(decoder.last_token_to_image, tokens + prompt, image + place, image)
+    tokens = layer_norm(decoder.norm_last, tokens + seen)
     torch.testing.assert_close(token, tokens[:, 1])
     up = decoder.upsampling
     fine = up[0](image.transpose(1, 2).unflatten(2, GRID))
-    fine = F.gelu(norm(fine.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    fine = F.gelu(layer_norm(up[1], fine.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
     fine = F.gelu(up[3](fine))
     assert fine.shape == (2, C // 8, 4 * GRID[0], 4 * GRID[1])
     net = decoder.hypernetwork

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -22,12 +23,14 @@ from maris_fast.config import TrainingSettings
 from maris_fast.errors import MarisError
 from maris_fast.evaluation.evaluate import evaluate
 from maris_fast.losses import expression_losses
+from maris_fast.train import checkpoints, loop, optimiser_state
 from maris_fast.train import engine as engine_module
-from maris_fast.train import optimiser_state
 from maris_fast.train.deepspeed_config import deepspeed_config
 from maris_fast.train.engine import Engine
 from maris_fast.train.loop import train
 from maris_fast.train.ranks import Ranks, join, leave
+from maris_fast.train.split_scores import score_split
+from maris_fast.weights import load_weights
 from tests.training.processes import records
 from tests.training.toy import ToyModel, part_of, toy_batch
 from tests.training.toy_run import losses, replaced, toy_settings, toy_trainer
@@ -238,12 +241,72 @@ def other_ranks(ranks: Ranks, folder: Path) -> Any:
 
 
 def bf16(ranks: Ranks, folder: Path) -> Any:
-    """A short run in bf16: its losses, and the dtypes of the parameters."""
+    """A short run in bf16: its losses, and the dtypes of the parameters and of a layer's output."""
     settings = toy_settings(folder / "bf16", **{"engine.precision": "bf16", "run.stop_after_steps": 3})
     trainer = toy_trainer(settings, ranks)
+    computed: dict[str, set[str]] = {"training": set(), "evaluation": set()}
+    for model, kinds in zip((trainer.model, trainer.plain), computed.values(), strict=True):
+        model.visual.register_forward_hook(lambda *call, kinds=kinds: kinds.add(str(call[2].dtype)))
     trainer.run()
-    kinds = {str(parameter.dtype) for parameter in trainer.model.parameters()}
-    return {"curve": losses(folder / "bf16"), "parameters": sorted(kinds)}
+    parameters = {str(parameter.dtype) for parameter in trainer.model.parameters()}
+    return {
+        "curve": losses(folder / "bf16"),
+        "parameters": sorted(parameters),
+        "computed": {name: sorted(kinds) for name, kinds in computed.items()},
+    }
+
+
+SCORES = (0.3, 0.5, 0.4)
+
+
+def evaluations(ranks: Ranks, folder: Path) -> Any:
+    """A run with the oIoUs ``SCORES``, resumed before the third: its best weights, and the taus used."""
+    run, scores, taus = folder / "evaluations", iter(SCORES), []
+
+    def scored(model: torch.nn.Module, *given: Any, **more: Any) -> dict[str, Any]:
+        taus.append(model.tau)
+        return {**score_split(model, *given, **more), "oIoU": next(scores)}
+
+    changes = {"schedule.tau_hold_share": 1 / 3, "schedule.tau_ramp_share": 1 / 3}
+    with mock.patch.object(loop, "score_split", scored):
+        toy_trainer(toy_settings(run, **changes, **{"run.stop_after_steps": 6}), ranks).run()
+        outcome = toy_trainer(toy_settings(run, **changes, **{"run.resume": "auto"}), ranks).run()
+    weights = {name: load_weights(run / f"{name}.safetensors") for name in ("best", "last")}
+    equal = [
+        checkpoint.name
+        for checkpoint in sorted((run / "checkpoints").iterdir())
+        if all(
+            torch.equal(checkpoints.read(checkpoint)[f"model.{name}"], tensor)
+            for name, tensor in weights["best"][0].items()
+        )
+    ]
+    return {
+        "best": [[one.step, one.scores["oIoU"]] for _, one in weights.values() if one.scores],
+        "told": [outcome.best.step, outcome.best.score] if outcome.best else None,
+        "equal": equal,
+        "tau": {
+            "steps": [one["tau"] for one in records(run, "train")],
+            "evaluations": taus,
+            "weights": [meta.tau for _, meta in weights.values()],
+        },
+    }
+
+
+def owed(ranks: Ranks, folder: Path) -> Any:
+    """Evaluations of an uninterrupted run, and of one stopped by SIGTERM at an evaluation's step, resumed."""
+    whole, parts = toy_settings(folder / "not-owed"), toy_settings(folder / "owed")
+    toy_trainer(whole, ranks).run()
+    # Received before step 5 ran; the flag is checked one step later.
+    stopped = toy_trainer(parts, ranks, signal_at=(1, 1)).run().step
+    before = records(parts.run.folder, "evaluation")
+    toy_trainer(replaced(parts, resume="auto"), ranks).run()
+    after = records(parts.run.folder, "evaluation")
+    return {
+        "stopped": stopped,
+        "before": before,
+        "after": after,
+        "whole": records(whole.run.folder, "evaluation"),
+    }
 
 
 SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
@@ -261,6 +324,8 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
         maris,
         other_ranks,
         bf16,
+        evaluations,
+        owed,
     )
 }
 

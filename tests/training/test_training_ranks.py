@@ -59,7 +59,7 @@ def two(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def one(two: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Results of one rank, started without a launcher, in the folder that two ranks left."""
-    done = run(sys.executable, SCENARIOS, folder, "other_ranks", "bf16")
+    done = run(sys.executable, SCENARIOS, folder, "other_ranks", "bf16", "evaluations", "owed")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     results: dict[str, Any] = json.loads((folder / "0.json").read_text())
     return results
@@ -174,6 +174,32 @@ def test_weights_that_are_not_finite_are_never_the_best(two: list[dict[str, Any]
         assert changed == []
 
 
-def test_bf16_keeps_fp32_parameters(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+def test_bf16_computes_in_bf16_and_keeps_fp32_parameters(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    assert one["bf16"]["computed"] == {"training": ["torch.bfloat16"], "evaluation": ["torch.bfloat16"]}
     assert one["bf16"]["parameters"] == ["torch.float32"]
     assert_close(one["bf16"]["curve"], one["other_ranks"][:3], relative=0.1)
+
+
+def test_the_best_weights_are_those_of_the_best_evaluation_also_of_a_resumed_run(one: dict[str, Any]) -> None:
+    found = one["evaluations"]
+    assert found["told"] == [6, 0.5]
+    assert found["best"] == [[6, 0.5], [9, 0.4]]
+    assert found["equal"] == ["step-00000006"]
+
+
+def test_the_gate_threshold_of_the_schedule_is_used_and_saved(one: dict[str, Any]) -> None:
+    found = one["evaluations"]["tau"]
+    steps = [0, 0, 0, 0, 0.5 / 3, 1 / 3, 0.5, 0.5, 0.5]
+    assert found["steps"] == pytest.approx(steps)
+    assert found["evaluations"] == pytest.approx([0, 1 / 3, 0.5])
+    assert found["weights"] == pytest.approx([1 / 3, 0.5])
+
+
+def test_an_evaluation_that_a_signal_skipped_comes_first_in_the_resumed_run(one: dict[str, Any]) -> None:
+    found = one["owed"]
+    assert found["stopped"] == 6
+    assert [record["step"] for record in found["before"]] == [3]
+    assert [record["step"] for record in found["after"]] == [3, 6, 9]
+    assert found["after"] == found["whole"]
