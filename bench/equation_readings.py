@@ -32,7 +32,13 @@ from maris_fast.system.terminal import say
 SUITE = "equation_readings"
 CONTROLS = ("without_ma", "sdf")
 PRINTED = ("gate", "no_gate")
-BEST = ("columns_scaled", "columns_scaled_centered", "gate_columns_scaled", "gate_columns_rows_scaled")
+BEST = (
+    "columns_scaled_centered",
+    "gate_columns_scaled_centered",
+    "columns_scaled",
+    "gate_columns_scaled",
+    "gate_columns_rows_scaled",
+)
 READING = ("fusion", "ma_blocks", "keep", "language_norm", "empty_rows", "score_scale", "visual_center")
 LONGER = ("schedule.epochs=12",)
 """Three times the steps of the others."""

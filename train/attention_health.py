@@ -146,8 +146,11 @@ class Warnings:
         return new
 
     def _words(self, place: int, of: dict[str, float]) -> str:
-        printed = self._settings.language_norm == "none"
-        change = "model.language_norm to columns" if printed else "model.ma_blocks to fewer"
+        change = "model.ma_blocks to fewer"
+        if self._settings.visual_center == "none":
+            change = "model.visual_center to pixels"
+        if self._settings.language_norm == "none":
+            change = "model.language_norm to columns"
         return (
             f"MA block {place} makes the words of an expression alike: the mean cosine between two of them "
             f"is {of['cosine_before']:.2f} before it and {of['cosine_after']:.2f} after it, and what they "

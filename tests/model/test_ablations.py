@@ -449,8 +449,13 @@ ROWS_OF_NUMBERS: dict[str, dict[str, Any]] = {
     "tau_01": {"tau": 0.1},
     "tau_03": {"tau": 0.3},
     "tau_07": {"tau": 0.7},
-    "sums": {"language_norm": "none", "score_scale": "none"},
-    "as_printed": {"keep": "irrelevant", "language_norm": "none", "score_scale": "none"},
+    "sums": {"language_norm": "none", "score_scale": "none", "visual_center": "none"},
+    "as_printed": {
+        "keep": "irrelevant",
+        "language_norm": "none",
+        "score_scale": "none",
+        "visual_center": "none",
+    },
 }
 
 

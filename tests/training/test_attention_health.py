@@ -112,10 +112,15 @@ def test_the_numbers_are_curves_a_log_line_and_figures_of_the_report(runs: dict[
 
 
 @pytest.mark.parametrize("language_norm", ["none", "columns"])
-@pytest.mark.parametrize("empty_rows", ["none", "all"])
-def test_each_number_counted_one_pair_at_a_time(language_norm: str, empty_rows: str) -> None:
+@pytest.mark.parametrize(
+    ("empty_rows", "visual_center"), [("none", "none"), ("all", "none"), ("all", "pixels")]
+)
+def test_each_number_counted_one_pair_at_a_time(
+    language_norm: str, empty_rows: str, visual_center: str
+) -> None:
     torch.manual_seed(0)
-    model = make(tau=0.65, language_norm=language_norm, empty_rows=empty_rows).float()
+    reading = {"language_norm": language_norm, "empty_rows": empty_rows, "visual_center": visual_center}
+    model = make(tau=0.65, **reading).float()
     features, words, word_mask, offsets = inputs(3, 0, 1)
     features, words = tuple(level.float() for level in features), words.float()
     weights = torch.tensor([1.0, 1, 0, 1])  # the third is padding
@@ -131,6 +136,8 @@ def test_each_number_counted_one_pair_at_a_time(language_norm: str, empty_rows: 
         f_val = block(f_v, words, word_mask, torch.tensor(0.65), offsets)[1]
         for e in (0, 1, 3):
             tokens, real = block.W_v(f_v)[image_of[e]], [j for j in range(4) if word_mask[e, j]]
+            if visual_center == "pixels":
+                tokens = tokens - sum(tokens) / len(tokens)
             gate = [[float(z @ z_l[e, j]) >= math.log(0.65 / 0.35) for j in real] for z in tokens]
             kept += [pair for row in gate for pair in row]
             scores += [abs(float(z @ z_l[e, j])) for z in tokens for j in real]
@@ -175,9 +182,11 @@ def test_a_warning_names_a_setting_that_is_not_set_already() -> None:
     divided = Warnings(ModelSettings(language_norm="columns", empty_rows="all", keep="irrelevant"))
     second, first = divided.new(alike | closed)
     assert "MA block 2" in first
-    assert first.endswith("set model.ma_blocks to fewer")
+    assert first.endswith("set model.visual_center to pixels")
     assert second.endswith("60% of the words no pixel; set model.tau higher, or model.keep to all")
     assert divided.new(alike | closed) == []
+    centered = Warnings(ModelSettings(language_norm="columns", visual_center="pixels"))
+    assert centered.new(alike)[0].endswith("set model.ma_blocks to fewer")
 
 
 def test_words_that_came_alike_and_a_gate_half_open_give_no_warning() -> None:
