@@ -104,7 +104,8 @@ class ShardIndex:
             with zipfile.ZipFile(io.BytesIO(content)) as columns:
                 index = cls(**{field.name: _column(columns, field.name) for field in fields(cls)})
             index._require_consistent()
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, RuntimeError) as error:
+            # RuntimeError: zipfile's for encrypted files and for formats that it does not read.
             raise InputError(f"{path} is not a shard index; write the cache again ({error})") from error
         return index
 
@@ -168,7 +169,7 @@ _BYTES_ABOUT_A_COLUMN = 1024
 
 # numpy evaluates array headers as Python, which for a thousand indexes takes longer than everything else.
 _HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00(..)\{'descr': '(<[iu]\d)', 'fortran_order': False, "
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '(<[iu][1248])', 'fortran_order': False, "
     rb"'shape': \((\d+),(?: (\d+))?\), \}",
     re.DOTALL,
 )

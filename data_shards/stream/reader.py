@@ -203,6 +203,8 @@ class CacheReader:
                 Expressions of images with only one object are left out: see ``swappable``.
         """
         groups = [group for image in range(self.images) if (group := self._whole(image, swapped))]
+        if not groups:
+            return iter(())
         steps = evaluation_steps(self.index.grids, groups, max_expressions=max_expressions)
         rounds = -(-len(steps) // world)
 

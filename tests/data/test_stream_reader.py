@@ -144,6 +144,16 @@ def test_swapped_evaluation_reads_another_objects_sentence_against_the_same_targ
         )
 
 
+def test_swapped_evaluation_of_images_with_one_object_each_is_empty(tmp_path: Path) -> None:
+    records = [one for one in default_records() if len(one.targets) == 1]
+    dataset = write_dataset(tmp_path / "dataset", {"train": records})
+    write_cache(dataset, tmp_path / "cache", tiny_settings(), progress=False)
+    with CacheReader(tmp_path / "cache", "train") as reader:
+        assert reader.swappable() == (0, sum(len(one.expressions) for one in records))
+        assert list(reader.evaluation_batches(swapped=True)) == []
+        assert list(reader.evaluation_batches(swapped=True, rank=1, world=2)) == []
+
+
 def test_an_unknown_split_lists_those_there_are(cache: Path) -> None:
     with pytest.raises(InputError, match=r"no split 'val'.*train"):
         CacheReader(cache, "val")

@@ -321,3 +321,29 @@ def test_a_zip_that_is_not_an_index_is_refused(cache: Path) -> None:
         file.writestr("image_id.npy", b"\x93NUMPY\x01\x00\x10\x00not a header")
     put_index(cache, stream.getvalue())
     assert "is not a shard index" in refusal(cache)
+
+
+def test_a_type_that_numpy_does_not_know_is_refused(cache: Path) -> None:
+    content = as_npz(index_of(cache))
+    assert content.count(b"'<u4'") == 1
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    for digit in b"035679":
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as file:
+            for name, member in members.items():
+                file.writestr(name, member.replace(b"'<u4'", b"'<u%c'" % digit))
+        put_index(cache, stream.getvalue())
+        assert "crc is not a plain array of integers" in refusal(cache)
+
+
+def test_an_encrypted_column_is_refused(cache: Path) -> None:
+    content = bytearray(as_npz(index_of(cache)))
+    directory = content.index(b"PK\1\2")
+    for flags in (content.index(b"PK\3\4") + 6, directory + 8):  # of its header and of its directory entry
+        content[flags] |= 1
+    put_index(cache, bytes(content))
+    told = refusal(cache)
+    assert "is not a shard index" in told
+    assert "encrypted" in told
+    assert verify_cache(cache, progress=False).problems
