@@ -106,6 +106,19 @@ class Upload:
         return self.name
 
 
+def uploaded(path: Path) -> Upload:
+    """The content of a file that a client has sent.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    _require_file(path)
+    try:
+        return Upload(path.read_bytes(), path.name)
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror}; send it again") from error
+
+
 UPLOADED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats of uploads: untrusted data reaches no other decoder."""
 

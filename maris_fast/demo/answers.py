@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maris_fast.errors import InputError
+from maris_fast.images import uploaded
 from maris_fast.pictures.attention_maps import regions_picture, words_picture
 from maris_fast.pictures.attention_weights import pixel_of
 from maris_fast.pictures.overlays import Panel, masked
@@ -130,7 +131,7 @@ def photograph(path: Path | None) -> Image.Image:
     if path is None:
         raise InputError("no photograph; upload one, or choose an example")
     try:
-        return limits.photograph(path)
+        return limits.photograph(uploaded(path))
     except InputError as error:
         # The visitor knows the name of the file, not the folder in which it is stored.
         raise InputError(str(error).replace(f"{path.parent}/", "")) from error

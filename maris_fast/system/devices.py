@@ -12,7 +12,7 @@ from maris_fast.errors import ConfigError
 
 
 def usable(device: torch.device | str) -> torch.device:
-    """``device`` as a ``torch.device``, if this machine has it.
+    """``device`` as a ``torch.device``, if this machine has it; on a GPU fp32 is then IEEE in this process.
 
     Raises:
         ConfigError: there is no such device, or not on this machine.
@@ -27,20 +27,24 @@ def usable(device: torch.device | str) -> torch.device:
             raise ConfigError(
                 f"device = {device}, but the GPUs here end at cuda:{torch.cuda.device_count() - 1}"
             )
+        _compute_fp32_as_ieee()
     elif named.type != "cpu":
         raise ConfigError(f"device = {device}; set device to cpu or cuda, it runs on no other")
     return named
 
 
 def kind_of(wanted: Literal["auto", "cpu", "cuda"], setting: str = "device") -> Literal["cpu", "cuda"]:
-    """The kind of device that a setting selects on this machine.
+    """The kind of device that a setting selects on this machine; on a GPU fp32 is then IEEE in this process.
 
     Raises:
         ConfigError: CUDA was requested but is not available; the message names ``setting``.
     """
     if wanted == "cuda":
         _require_cuda(setting, "auto or cpu")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    _compute_fp32_as_ieee()
+    return "cuda"
 
 
 def place(
@@ -92,6 +96,11 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, MAPPED_BYTES)
         mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def _compute_fp32_as_ieee() -> None:
+    # By default PyTorch computes convolutions in TF32, but no matrix products.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _require_cuda(setting: str, others: str) -> None:

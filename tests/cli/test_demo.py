@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maris_fast.demo.answers import photograph
+from maris_fast.errors import InputError
+from maris_fast.images import load_image
 from tests.cli.demo_process import COMMAND, Running, started
 from tests.command_line import maris_fast
 from tests.training.processes import ROOT, run
@@ -93,6 +96,18 @@ def test_a_drawing_is_refused_when_it_is_uploaded_and_its_frame_is_emptied(
     (emptied,) = (one for one in events if one["trigger_after"] == upload["id"])
     assert emptied["trigger_only_on_failure"]
     assert emptied["outputs"] == [photo]
+
+
+@pytest.mark.parametrize("form", ["PPM", "ICO", "TGA", "JPEG2000"])
+def test_a_photograph_in_a_format_that_uploads_may_not_have_is_refused(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (64, 64), "green").save(path, form)
+    assert load_image(path).size == (64, 64)
+    with pytest.raises(InputError, match=r"^photo\.png .*none of JPEG, PNG, WEBP, GIF, BMP or TIFF"):
+        photograph(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"^no image photo\.png"):
+        photograph(path)
 
 
 def test_errors_are_shown_below_the_heading_and_captions_whole(running: Running) -> None:

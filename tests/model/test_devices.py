@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from maris_fast.errors import ConfigError
 from maris_fast.system import devices
-from maris_fast.system.devices import keep_freed_memory, place
+from maris_fast.system.devices import keep_freed_memory, kind_of, place, usable
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,28 @@ def test_auto_means_what_the_machine_has(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     chosen, dtype = place(device, precision)  # type: ignore[arg-type]
     assert (chosen.type, dtype) == expected
+
+
+@pytest.mark.parametrize(
+    ("choose", "device", "tf32"),
+    [
+        (usable, "cuda", False),
+        (kind_of, "cuda", False),
+        (kind_of, "auto", False),
+        (lambda device: place(device, "fp32"), "auto", False),
+        (usable, "cpu", True),
+        (kind_of, "cpu", True),
+    ],
+)
+def test_fp32_convolutions_on_a_gpu_are_ieee(
+    monkeypatch: pytest.MonkeyPatch, choose: Callable[[str], object], device: str, tf32: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert not torch.backends.cuda.matmul.allow_tf32  # PyTorch's default
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        choose(device)
+        assert torch.backends.cudnn.allow_tf32 is tf32
 
 
 def test_cuda_where_there_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

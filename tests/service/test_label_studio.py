@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from maris_fast.errors import ConfigError
 from maris_fast.prediction import Predictor
+from maris_fast.service import label_studio_files
 from maris_fast.service.brush_rle import brush_rle
 from maris_fast.service.label_studio_files import LabelStudioFiles
 from tests.service.conftest import client_of, pixels, png, serving
@@ -176,13 +179,20 @@ def test_sentences_are_what_is_written_else_the_tasks_own_else_the_labels(
 
 class _LabelStudio(BaseHTTPRequestHandler):
     asked: list[str]
+    access = json.dumps({"access": "minutes"}).encode()
+    closing = threading.Event()
 
     def log_message(self, *_: object) -> None: ...
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
         known = self.headers.get("Authorization") in (f"Token {KEY}", "Bearer minutes")
-        if self.path == "/data/elsewhere":
+        if self.path == "/data/slow":
+            self._answer(200, b"", **{"content-length": "1000"})
+            with suppress(OSError):
+                while not self.closing.wait(0.1):
+                    self.wfile.write(b"x")
+        elif self.path == "/data/elsewhere":
             self._answer(302, b"", location="http://127.0.0.1:9/")
         elif not known or self.path not in PHOTOS:
             self._answer(404 if known else 401, b"no")
@@ -192,7 +202,7 @@ class _LabelStudio(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         good = (self.path, body) == ("/api/token/refresh", {"refresh": PERSONAL})
-        self._answer(200 if good else 401, json.dumps({"access": "minutes"}).encode())
+        self._answer(200 if good else 401, self.access)
 
     def _answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -205,9 +215,11 @@ class _LabelStudio(BaseHTTPRequestHandler):
 @pytest.fixture
 def studio() -> Iterator[str]:
     _LabelStudio.asked = []
+    _LabelStudio.closing.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _LabelStudio)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
+    _LabelStudio.closing.set()
     server.shutdown()
     server.server_close()
 
@@ -271,6 +283,42 @@ def test_no_other_server_is_asked_and_a_missing_image_is_reported_by_its_task(
             assert (status, "LABEL_STUDIO_API_KEY" in text) == (502, True)
     with serving(predictor, LabelStudioFiles(studio, KEY, 99)) as (address, _), client_of(address) as client:
         assert told(client, good) == (413, "task 1: its image has more than 99 bytes")
+
+
+def test_addresses_and_answers_that_are_not_what_they_should_be_are_reported_by_task(
+    predictor: Predictor, studio: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = next(iter(PHOTOS))
+
+    def told(key: str, *addresses: str) -> tuple[int, str]:
+        files = LabelStudioFiles(studio, key, 20_000)
+        with serving(predictor, files) as (address, _), client_of(address) as client:
+            answer = client.post("/predict", json=request(tasks(*addresses), "bar"))
+            return answer.status_code, answer.json()["error"]
+
+    for address in ("http://[x", "http://localhost:port/a.png", "/data/\x00.png", "http://a\x7f/"):
+        status, text = told(KEY, good, address)
+        assert (status, text.partition(":")[0]) == (422, "task 2"), text
+    for access in (b"<html>log in</html>", b"[]", b'{"access": 5}', b"\xff"):
+        monkeypatch.setattr(_LabelStudio, "access", access)
+        status, text = told(PERSONAL, good)
+        assert (status, "expected JSON with an `access`" in text) == (502, True)
+    for server in ("localhost:8080", "http://", "http://[x", "http://localhost:port"):
+        with pytest.raises(ConfigError, match="expected an address such as http://localhost:8080"):
+            LabelStudioFiles(server, KEY, 1)
+
+
+def test_an_image_that_comes_byte_by_byte_is_not_waited_for(
+    predictor: Predictor, studio: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_studio_files, "SECONDS", 1.0)
+    files = LabelStudioFiles(studio, KEY, 20_000)
+    with serving(predictor, files) as (address, _), client_of(address) as client:
+        answer = client.post("/predict", json=request(tasks("/data/slow"), "bar"))
+    assert (answer.status_code, answer.json()["error"]) == (
+        502,
+        "task 1: Label Studio does not give its image within 1 s",
+    )
 
 
 def test_an_interface_without_a_brush_or_that_cannot_be_read_is_refused(address: str) -> None:
