@@ -166,6 +166,7 @@ def test_a_zombie_process_counts_as_gone(tmp_path: Path) -> None:
         os._exit(0)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert Path(f"/proc/{child}/stat").exists()
+    assert json.loads(lock_in(tmp_path).read_text())["pid"] == child
     with owned_folder(tmp_path):
         pass
     os.waitpid(child, 0)

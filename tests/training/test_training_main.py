@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -102,10 +102,15 @@ def test_a_skipped_sample_is_counted_and_reported(trained: Path, tmp_path: Path)
 
 @pytest.mark.process
 def test_help_is_quick() -> None:
-    before = time.perf_counter()
+    def cpu_seconds() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = cpu_seconds()
     done = run(sys.executable, MAIN, "--help")
     assert "deepspeed train/main.py" in done.stdout
-    assert time.perf_counter() - before < 2
+    # CPU time, as other load on the machine delays a command: measured 0.06 s, importing PyTorch takes 2.2.
+    assert cpu_seconds() - before < 1
 
 
 @pytest.mark.parametrize(
