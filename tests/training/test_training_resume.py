@@ -70,7 +70,10 @@ Damage = dict[str, Callable[[Path], None]]
 CASES: dict[str, tuple[Damage, list[str]]] = {
     "both cut": (
         {f"step-00000004/{TENSORS}": cut, f"step-00000008/{TENSORS}": cut},
-        [f"step-00000008 has a {TENSORS} that is truncated", f"step-00000004 has a {TENSORS} that is truncated"],
+        [
+            f"step-00000008 has a {TENSORS} that is truncated",
+            f"step-00000004 has a {TENSORS} that is truncated",
+        ],
     ),
     "one cut, one without its state": (
         {f"step-00000004/{STATE}": Path.unlink, f"step-00000008/{STATE}": cut},
