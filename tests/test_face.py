@@ -53,13 +53,16 @@ def test_importing_the_package_imports_neither_torch_nor_numpy_and_names_come_wh
 
 def test_the_documents_list_every_name_and_there_is_no_other() -> None:
     page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
-    documented = {
-        pkgutil.resolve_name(place) for place in re.findall(r"^::: (maris_fast\S+)", page, re.MULTILINE)
-    }
+    places = re.findall(r"^::: (maris_fast\S+)", page, re.MULTILINE)
+    documented = {pkgutil.resolve_name(place) for place in places}
     for name in maris_fast.__all__:
         found = getattr(maris_fast, name)
         assert found.__doc__, name
         assert found in documented or (found.__module__ == "maris_fast.errors" and name in page), name
+    elsewhere = re.search(r"Only the types of arguments and\s+results (.+) are not:", page)
+    assert elsewhere
+    names = {place.rpartition(".")[2] for place in places} - {"errors"}
+    assert names - set(maris_fast.__all__) == set(re.findall(r"`(\w+)`", elsewhere[1]))
     with pytest.raises(AttributeError, match="no attribute 'predict'"):
         maris_fast.predict  # noqa: B018
 

@@ -25,6 +25,8 @@ from maris_fast.service.refusals import later
 from maris_fast.service.segmenting import Segmented, Segmenting
 from maris_fast.web.visitors import visitor_of
 
+ASCII_SPACES = b" \t\n\v\f\r"
+"""Many programs write base64 in lines."""
 MOST_PARTS = 100
 """Most parts of a form."""
 
@@ -232,7 +234,7 @@ def upload_of(text: str, most: int) -> Upload:
         if not head.endswith(";base64"):
             raise HTTPException(422, "the image's data: address is not in base64")
     try:
-        content = base64.b64decode(text, validate=True)
+        content = base64.b64decode(text.encode("ascii").translate(None, ASCII_SPACES), validate=True)
     except (binascii.Error, ValueError) as error:
         raise HTTPException(422, "the image is not in base64") from error
     return sized(content, most)

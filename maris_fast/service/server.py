@@ -29,9 +29,6 @@ from maris_fast.web.listening import Server, address_of, settings
 
 log = logging.getLogger(__name__)
 
-MOST_BESIDE = 64 << 10
-"""Most bytes of a request besides the photograph."""
-
 
 def application(segmenting: Segmenting, model_version: str, files: label_studio.Files | None) -> FastAPI:
     """The app with both protocols; ``/openapi.json`` describes them."""
@@ -69,9 +66,8 @@ class ServiceGate(Gate):
     def __init__(
         self, app: FastAPI, segmenting: Segmenting, names: Iterable[str], *, any_address: bool
     ) -> None:
-        super().__init__(app, names, any_address=any_address, room=segmenting.settings.held_bytes)
-        # Base64 makes a photograph a third larger.
-        self._most = segmenting.settings.upload_bytes * 4 // 3 + MOST_BESIDE
+        super().__init__(app, names, any_address=any_address, room=segmenting.settings.room)
+        self._most = segmenting.settings.request_bytes
         self._paths = set(app.openapi()["paths"])
 
     def bound(self, path: str) -> tuple[int, float]:

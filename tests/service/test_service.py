@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import socket
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from starlette.exceptions import HTTPException
 
 from maris_fast.errors import CheckpointError
 from maris_fast.geometry import to_original_size
 from maris_fast.prediction import Predictor
 from maris_fast.rle import Rle
+from maris_fast.service.api import upload_of
+from maris_fast.service.segmenting import Segmenting
+from maris_fast.service.server import ServiceGate, application
+from maris_fast.service.settings import ServiceSettings
 from tests.data.test_images import Decodes
 from tests.service.conftest import Held, client_of, form, pixels, png, serving
 from tests.waiting import wait_until
@@ -190,6 +196,32 @@ def test_a_photograph_is_decoded_once_and_never_if_it_has_too_many_pixels(
         assert (refused.status_code, decodes.number) == (413, 0)
         assert ask(client, pixels(1), "dog").status_code == 200
     assert decodes.number == 1
+
+
+@pytest.mark.parametrize("mebibytes", [1, 32, 384, 2000])
+def test_the_largest_upload_has_room(predictor: Predictor, mebibytes: int) -> None:
+    segmenting = Segmenting(predictor, ServiceSettings(upload_bytes=mebibytes << 20))
+    app = application(segmenting, "small", None)
+    gate = ServiceGate(app, segmenting, {"localhost"}, any_address=False)
+    most, _ = gate.bound("/segment")
+    assert most > (mebibytes << 20) * 4 / 3
+    assert gate.room is not None
+    assert gate.room >= max(4 * most, 512 << 20)
+    segmenting.close()
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+@pytest.mark.parametrize("line", [b"\n", b"\r\n", b" \t\v\f"])
+def test_base64_may_have_line_breaks(head: str, line: bytes) -> None:
+    content = png(pixels(1))
+    text = head + base64.encodebytes(content).replace(b"\n", line).decode()
+    assert upload_of(text, len(content)).content == content
+
+
+@pytest.mark.parametrize("text", ["aGk=\u2028", "aGk=\u00a0", "aG.k=", "aGk", "data:image/png,aGk="])
+def test_other_text_is_not_base64(text: str) -> None:
+    with pytest.raises(HTTPException, match="not in base64"):
+        upload_of(text, 100)
 
 
 def test_no_features_are_kept_where_the_operator_wants_none(held: Held) -> None:
