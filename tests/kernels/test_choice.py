@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from triton.runtime.interpreter import InterpretedFunction
 
 from maris_fast.kernels.choice import chosen, of, prove, text
 from maris_fast.kernels.choice.operation import power_of_two, read
@@ -272,3 +273,31 @@ def test_under_torch_compile_the_choice_is_a_constant(monkeypatch: pytest.Monkey
         got = compiled(z_v, z_l, *parameters)
         named = mutual_attention(z_v, z_l, *parameters, impl="triton")
         assert all(torch.equal(*pair) for pair in zip(got, named, strict=True))
+
+
+@pytest.mark.interpreter
+@pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
+def test_the_kernels_run_with_the_block_sizes_that_were_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    run = InterpretedFunction.run
+
+    def recorded(self: Any, *given: Any, **more: Any) -> Any:
+        rows.extend([more["BLOCK_V"]] if "BLOCK_V" in more else [])
+        return run(self, *given, **more)
+
+    monkeypatch.setattr(InterpretedFunction, "run", recorded)
+    leaf, parameters = torch.randn(1, 20, 16, requires_grad=True), [torch.ones(16)] * 4
+    z_l = torch.randn(1, 5, 16)
+
+    def launched(impl: str) -> list[int]:
+        rows.clear()
+        f_lav, f_val = mutual_attention(leaf, z_l, *parameters, impl=impl)
+        (f_lav.sum() + f_val.sum()).backward()
+        return list(rows)
+
+    cut = "triton:128/4/1/0/4+16/4/1/16/4"
+    kind = MutualKind("float32", 16, 16, 64, False, False, True)
+    found = {"mutual_attention": {text(kind): {"chosen": cut, "results": {cut: {"ms": 1.0}}}}}
+    of_device(CPU).take(found, {"mutual_attention": MUTUAL.sources_hash()})
+    assert launched("auto") == [128, 16]
+    assert launched("triton") == [32, 64]  # the table's
