@@ -237,6 +237,7 @@ class Trainer:
             "total_steps": self.total_steps,
             "epoch": epoch,
             "elapsed_s": time.perf_counter() - self.began,
+            "resumed_from": self.started_at,
             "loss": total,
             "focal": focal,
             "dice": dice,

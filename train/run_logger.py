@@ -165,7 +165,7 @@ def _curves(kind: str, values: dict[str, Any]) -> dict[str, float]:
     curves = {
         f"{kind}/{name}": value
         for name, value in values.items()
-        if isinstance(value, int | float) and name not in ("step", "total_steps")
+        if isinstance(value, int | float) and name not in ("step", "total_steps", "resumed_from")
     }
     for name, scores in values.get("kinds", {}).items():
         curves |= {f"{kind}_by_kind/{score}/{name}": value for score, value in scores.items()}

@@ -62,7 +62,9 @@ def plan(
 
     expressions, source = _expressions(images, dataset, split, expressions_per_image)
     step = expressions_per_step or EXPRESSIONS_PER_GPU * gpus
-    reads = reads_per_image(expressions, step=step, K=expressions_per_visit, gpus=gpus)
+    # A sample has few large steps, so the last one would be short: a part of a step is divided the same way.
+    part = 1 if dataset else math.gcd(step, gpus)
+    reads = reads_per_image(expressions, step=step // part, K=expressions_per_visit, gpus=gpus // part)
     work = Workload(
         images=images or len(expressions),
         gpus=gpus,

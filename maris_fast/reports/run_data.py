@@ -87,11 +87,14 @@ class RunData:
 
     @property
     def seconds(self) -> float | None:
-        """Time up to the last record, including evaluations and checkpoints, over all starts of the run."""
+        """Time of training over all starts of the run, up to the last record of each.
+
+        Evaluations and checkpoints are included; building the model and all before it are not.
+        """
         if not self.steps:
             return None
-        elapsed = [*(one["elapsed_s"] for one in self.steps), 0.0]  # drops where the run was restarted
-        return sum(before for before, after in pairwise(elapsed) if after < before)
+        ends = [before for before, after in pairwise(self.steps) if _restarted(before, after)]
+        return float(sum(one["elapsed_s"] for one in (*ends, self.steps[-1])))
 
     @property
     def attention_warnings(self) -> list[str]:
@@ -102,6 +105,15 @@ class RunData:
         """The median of a step record's value, which is robust to warm-up and pauses of the machine."""
         values = [one[name] for one in self.steps if name in one]
         return median(values) if values else None
+
+
+def _restarted(before: LogRecord, after: LogRecord) -> bool:
+    """Whether the run was started again between two records.
+
+    ``resumed_from`` then differs: steps after it are recorded again. Logs of older versions lack it.
+    """
+    known = before.get("resumed_from") != after.get("resumed_from")
+    return known or bool(after["elapsed_s"] < before["elapsed_s"])
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunData]:

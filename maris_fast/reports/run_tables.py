@@ -54,7 +54,7 @@ def speed(runs: Sequence[RunData]) -> RunTable:
         "products computed": lambda run: _number(run.typical("tflops_per_s"), ".3g", " TFLOP/s"),
         "MFU": lambda run: _number(run.typical("mfu"), ".1%", f" of {_peak(run)} a device"),
         "peak memory": lambda run: _number(_memory_gib(run), ".1f", " GiB"),
-        "time": duration,
+        "time of training": duration,
     }
     return _by_run(runs, {name: [cell(run) for run in runs] for name, cell in rows.items()})
 
@@ -75,7 +75,7 @@ def environment(runs: Sequence[RunData]) -> RunTable:
 
 
 def duration(run: RunData) -> str:
-    """Time in minutes, or in hours from one hour on."""
+    """Time of training in minutes, or in hours from one hour on."""
     seconds = run.seconds
     if seconds is None or seconds >= 3600:
         return _number(seconds and seconds / 3600, ".2f", " hours")

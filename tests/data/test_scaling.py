@@ -200,6 +200,20 @@ def test_the_command_marks_what_is_assumed() -> None:
     assert re.search(r"disk_GBps +5  given", output)
 
 
+@pytest.mark.parametrize(("gpus", "step"), [(8, 512), (1000, 64_000), (16, 128)])
+def test_reads_of_assumed_images_depend_on_the_expressions_of_a_gpu_alone(gpus: int, step: int) -> None:
+    one, many = (
+        re.search(r"each image (.*) times", said(*arguments)[1])
+        for arguments in (
+            ("--images", "10", "--gpus", "1", "--expressions-per-step", str(step // gpus)),
+            ("--images", "10", "--gpus", str(gpus), "--expressions-per-step", str(step)),
+        )
+    )
+    assert one is not None
+    assert many is not None
+    assert one[1] == many[1]
+
+
 def test_a_data_set_is_counted_by_the_command(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset", {"train": default_records()})
     counts = counted_expressions(dataset, "train")

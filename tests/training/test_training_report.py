@@ -269,6 +269,16 @@ def test_times_add_up_over_the_starts_of_a_run(folder: Path) -> None:
     assert run_tables.duration(data) == "30.0 minutes"
 
 
+@pytest.mark.process
+def test_a_start_that_ended_sooner_than_the_next_ones_first_record_is_counted(folder: Path) -> None:
+    data = RunData.read(folder / "run")
+    assert {one["resumed_from"] for one in data.steps} == {0}
+    data.steps[:] = [
+        {"elapsed_s": seconds, "resumed_from": step} for seconds, step in ((20, 0), (25, 7), (30, 7), (60, 9))
+    ]
+    assert data.seconds == 20 + 30 + 60
+
+
 def test_a_long_curve_is_drawn_with_few_points() -> None:
     points = np.stack([np.arange(10_000.0), np.sin(np.arange(10_000.0))], axis=1)
     steps, low, mean, high = figures._thinned(points)
