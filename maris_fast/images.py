@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -312,10 +312,8 @@ def _turn(image: Image.Image) -> int:
     if image.format == "TIFF":  # already rotated by Pillow
         return 1
     try:
-        if isinstance(image, PngImageFile) and image.tile:  # not decoded yet
-            exif = _exif_of_png(image)
-        else:
-            exif = image.getexif()
+        not_decoded = isinstance(image, PngImageFile) and image.tile
+        exif = _exif_of_png(cast(PngImageFile, image)) if not_decoded else image.getexif()
         turn = exif.get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF data is ignored
         return 1
