@@ -312,8 +312,8 @@ def _turn(image: Image.Image) -> int:
     if image.format == "TIFF":  # already rotated by Pillow
         return 1
     try:
-        undecoded_png = isinstance(image, PngImageFile) and image.tile
-        exif = _exif_of_png(image) if undecoded_png else image.getexif()
+        # A decoded image has no tiles left.
+        exif = _exif_of_png(image) if isinstance(image, PngImageFile) and image.tile else image.getexif()
         turn = exif.get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF data is ignored
         return 1
