@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -312,8 +312,8 @@ def _turn(image: Image.Image) -> int:
     if image.format == "TIFF":  # already rotated by Pillow
         return 1
     try:
-        not_decoded = isinstance(image, PngImageFile) and image.tile
-        exif = _exif_of_png(cast(PngImageFile, image)) if not_decoded else image.getexif()
+        # A decoded image has no tiles left.
+        exif = _exif_of_png(image) if isinstance(image, PngImageFile) and image.tile else image.getexif()
         turn = exif.get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF data is ignored
         return 1
