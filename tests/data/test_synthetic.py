@@ -126,10 +126,11 @@ def meant(said: dict[str, str], things: list[Thing], middle: float) -> list[Thin
     if "relation" in said:
         (anchor,) = meant(words(said["anchor"]), things, middle)
         towards = {"to the right of": 0, "below": 90, "to the left of": 180, "above": 270}[said["relation"]]
-        return [thing for thing in left if thing != anchor and turned(anchor, thing, towards) <= 45]
+        return [thing for thing in left if thing != anchor and turned(anchor, thing, towards) <= 46]
     return left
 
 
+# 46: a relation holds up to 45 degrees between the exact centres, and these are of boxes with rounded sides.
 def turned(anchor: Thing, thing: Thing, towards: float) -> float:
     """Degrees between the direction from the anchor and ``towards`` (0 is right, 90 down)."""
     angle = math.degrees(math.atan2(thing.y - anchor.y, thing.x - anchor.x))

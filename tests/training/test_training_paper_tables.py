@@ -87,7 +87,7 @@ def test_a_run_from_before_a_setting_was_there_has_its_default(tmp_path: Path) -
         del settings["model"][newer]
     (run.folder / "settings.yaml").write_text(yaml.safe_dump(settings))
     assert variant_of(RunData.read(run.folder)) == VARIANTS["ours"]
-    for newer in ("language_norm", "empty_rows", "score_scale"):
+    for newer in ("language_norm", "empty_rows", "score_scale", "visual_center"):
         del settings["model"][newer]
     (run.folder / "settings.yaml").write_text(yaml.safe_dump(settings))
     assert variant_of(RunData.read(run.folder)) == VARIANTS["sums"]
