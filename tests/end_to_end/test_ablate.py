@@ -119,10 +119,10 @@ def test_a_changed_setting_is_refused_by_name(folder: Path) -> None:
     assert "optimiser.lr was 0.002, is now 1e-05" in said(refused)
     assert (folder / "ablation.json").read_bytes() == before
     older = json.loads(before)
-    del older["conditions"]["settings"]["model.visual_center"]  # as in a record from before it was a setting
+    del older["conditions"]["settings"]["model.input_norm"]  # as in a record from before it was a setting
     (folder / "ablation.json").write_text(json.dumps(older))
-    refused = ablate(*command(folder, "model.visual_center=pixels")[len(ABLATE) :])
-    assert "model.visual_center was none, is now pixels" in said(refused)
+    refused = ablate(*command(folder, "model.input_norm=layer")[len(ABLATE) :])
+    assert "model.input_norm was none, is now layer" in said(refused)
     assert ablate(*command(folder)[len(ABLATE) :]).exit_code == 0
     (folder / "ablation.json").write_bytes(before)
     more = [word if word != "6" else "7" for word in command(folder)[len(ABLATE) :]]
