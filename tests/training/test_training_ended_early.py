@@ -179,7 +179,9 @@ def test_the_batch_script_of_the_documentation_is_requeued_and_resumes(cache: Pa
 def test_ranks_of_a_command_that_has_nothing_to_keep_end_with_it(tmp_path: Path) -> None:
     """Such as an evaluation's, which do not watch their launcher."""
     rank, command = tmp_path / "rank.py", tmp_path / "command.py"
-    rank.write_text("import sys, time\nopen(sys.argv[-1] + sys.argv[1][-1], 'w').close()\ntime.sleep(300)\n")
+    rank.write_text(
+        "import os, sys, time\nopen(sys.argv[-1] + os.environ['LOCAL_RANK'], 'w').close()\ntime.sleep(300)\n"
+    )
     command.write_text(
         "import sys\n"
         "from maris_fast.cli.launching import launch\n"
