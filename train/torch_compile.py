@@ -14,6 +14,10 @@ from maris_fast.model.layers import MLP
 from maris_fast.model.mask_decoder import DecoderBlock
 from maris_fast.model.mutual_aware_attention import MutualAwareAttention
 
+# Implementations are chosen by tokens and words, each up to a power of two, with and without image groups,
+# and a size of 1 is compiled on its own. PyTorch's limit is 8 graphs of a block: one more would end the run.
+MOST_GRAPHS = 64
+
 
 def compiles(engine: EngineSettings, device: torch.device) -> bool:
     """Whether a run on this device compiles its blocks. ``auto`` has not been run on a GPU yet."""
@@ -40,6 +44,7 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     """
     # Equal sizes are a coincidence: code compiled for 8 expressions of 8 words must not rely on that.
     torch.fx.experimental._config.use_duck_shape = False
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
     for block in _token_blocks(model):
         block.compile(fullgraph=True, dynamic=True, backend=backend)
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 from torch._dynamo.utils import counters
 
 from maris_fast.config import EngineSettings, ModelSettings, TrainingSettings
 from maris_fast.data_shards.cache import write_cache
 from maris_fast.model import Maris
+from maris_fast.model.mutual_aware_attention import MutualAwareAttention
 from maris_fast.train import torch_compile
 from maris_fast.train.torch_compile import compile_blocks, compiles
 from tests.data.cache_dataset import record, tiny_settings, write_dataset
@@ -148,3 +150,19 @@ def test_without_a_compiler_the_default_compiles_nothing(
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert compiles(EngineSettings(), CUDA) == able
+
+
+def test_more_kinds_of_shapes_than_pytorch_allows_graphs_do_not_end_a_run() -> None:
+    torch._dynamo.reset()
+    model = nn.ModuleList([MutualAwareAttention(ModelSettings(channels=16, heads=2), 16, 16)])
+    compile_blocks(model, backend="eager")
+    counters.clear()
+    with torch.no_grad():
+        for tokens in (40, 100, 200, 500, 1000, 2000):
+            for words in (5, 20):
+                for expressions in (1, 3):
+                    f_v, f_l = torch.randn(expressions, tokens, 16), torch.randn(expressions, words, 16)
+                    mask = torch.ones(expressions, words, dtype=torch.bool)
+                    model[0](f_v, f_l, mask, torch.tensor(0.5), None)
+    assert counters["stats"]["unique_graphs"] > 8
+    torch._dynamo.reset()
