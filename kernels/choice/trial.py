@@ -26,7 +26,7 @@ ROUND_MS = 20.0
 
 def main(asked: Path, answers: Path, device: torch.device) -> None:
     """Work through ``asked``, and append a line to ``answers`` for each report."""
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:  # else the first, which a process begins on
         torch.cuda.set_device(device)
     with answers.open("a") as file:
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-from maris_fast.kernels.choice import chosen, of, prove, text
+from maris_fast.kernels.choice import chosen, of, prove, text, trial
 from maris_fast.kernels.choice.operation import power_of_two, read
 from maris_fast.kernels.choice.proving import choose
 from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine, of_device, summary
@@ -301,3 +301,10 @@ def test_the_kernels_run_with_the_block_sizes_that_were_chosen(monkeypatch: pyte
     of_device(CPU).take(found, {"mutual_attention": MUTUAL.sources_hash()})
     assert launched("auto") == [128, 16]
     assert launched("triton") == [32, 64]  # the table's
+
+
+def test_a_child_on_a_gpu_without_a_number_keeps_the_one_it_begins_on(tmp_path: Path) -> None:
+    """As `kernels prove` asks for it; to select a GPU without a number is an error of PyTorch's."""
+    (tmp_path / "asked").write_text("[]")
+    trial.main(tmp_path / "asked", tmp_path / "answers", torch.device("cuda"))
+    assert (tmp_path / "answers").read_text() == ""
