@@ -23,7 +23,7 @@ import typer
 from maris_fast.ablation.record import ABLATION, DONE, Record
 from maris_fast.bench.program import run_program
 from maris_fast.bench.results import ROOT, Row, Suite, device_folder, load
-from maris_fast.config import as_override
+from maris_fast.config import READING, as_override
 from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY
 from maris_fast.data_shards.synthetic.pretraining import SAM, TEXT
 from maris_fast.errors import ConfigError
@@ -39,7 +39,7 @@ BEST = (
     "gate_columns_scaled",
     "gate_columns_rows_scaled",
 )
-READING = ("fusion", "ma_blocks", "keep", "language_norm", "empty_rows", "score_scale", "visual_center")
+KEPT_SETTINGS = ("fusion", "ma_blocks", *READING)
 LONGER = ("schedule.epochs=12",)
 """Three times the steps of the others."""
 HEALTH = ("kept_pairs", "empty_pixels", "empty_words", "gathered", "cosine_before", "cosine_after")
@@ -191,7 +191,7 @@ def _rows(folder: Path, name: str, record: Record) -> Iterator[Row]:
             "tokens": part.tokens,
             "encoders": "pretrained" if part.pretrained else "random",
             "row": run["row"],
-            "reading": {name: settings[run["row"]][f"model.{name}"] for name in READING},
+            "reading": {name: settings[run["row"]][f"model.{name}"] for name in KEPT_SETTINGS},
             "seed": run["seed"],
             "commit": record.environments[run["environment"]]["commit"],
             "steps": run["steps"],

@@ -10,7 +10,7 @@ from maris_fast.config.encoders import (
     TextSettings,
 )
 from maris_fast.config.loading import as_override, dump_settings, flat, is_override, load_settings
-from maris_fast.config.model import LossSettings, ModelSettings
+from maris_fast.config.model import READING, LossSettings, ModelSettings
 from maris_fast.config.places import CachePlace, StoreAddress, cache_place
 from maris_fast.config.training import (
     DataSettings,
@@ -27,6 +27,7 @@ __all__ = [
     "MOST_CHANNELS",
     "MOST_PIXELS_A_SIDE",
     "RANDOM",
+    "READING",
     "CachePlace",
     "CacheSettings",
     "DataSettings",

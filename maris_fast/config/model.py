@@ -15,6 +15,10 @@ Enhancement = Literal["maris", "last", "vit_det"]
 Fusion = Literal["mutual", "transformer", "spatial_dynamic", "bidirectional"]
 
 
+READING = ("keep", "language_norm", "empty_rows", "score_scale", "visual_center")
+"""The settings that choose a reading of eqs. 3-5; without effect if another fusion replaces them."""
+
+
 class ModelSettings(Settings):
     """MARIS (eqs. 1-8), and the replacements of its parts in ablations (docs/ablations.md).
 

@@ -18,20 +18,12 @@ from maris_fast.ablation.comparison import (
     table_section,
 )
 from maris_fast.ablation.paper import Variant
-from maris_fast.config import ModelSettings, flat
+from maris_fast.config import READING, ModelSettings, flat
 from maris_fast.evaluation.scores_file import DataSplit, outdated_score_files, read_scores
 from maris_fast.reports.run_data import RunData
 
 # These set how a model is computed, not which model it is.
 NO_PART = ("model.mutual_attention_impl", "model.attention_impl", "model.cross_attention_impl")
-# These have no effect if another fusion replaces eqs. 3-5.
-READING = (
-    "model.keep",
-    "model.language_norm",
-    "model.empty_rows",
-    "model.score_scale",
-    "model.visual_center",
-)
 # The configurations of MARIS itself. On data other than the paper's, any of these alone leaves its tables
 # nothing to compare.
 MARIS = {
@@ -146,8 +138,8 @@ def _identity(settings: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any
     if not gated or found["model.keep"] == "all":
         del found["model.tau"]
     if not gated:
-        for key in READING:
-            del found[key]
+        for name in READING:
+            del found[f"model.{name}"]
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maris_fast.ablation.comparison import NONE
-from maris_fast.config import ModelSettings
+from maris_fast.config import READING, ModelSettings
 from maris_fast.evaluation.scores_file import AS_WRITTEN, DataSplit, ScoreFile
 from maris_fast.reports.run_data import RunData
 from maris_fast.scoring.protocols import MARIS
@@ -16,8 +16,8 @@ from maris_fast.scoring.tables import SCORES
 from maris_fast.sharing.card import LIBRARY, TAGS, TASK, UNKNOWN, card_template, encoder_rows
 from maris_fast.weights import WeightsMeta
 
-READINGS = ("keep", "tau", "language_norm", "empty_rows", "score_scale", "visual_center")
-"""Settings that choose how eqs. 3-5 are interpreted."""
+READINGS = (READING[0], "tau", *READING[1:])
+"""Settings that choose how eqs. 3-5 are interpreted, the threshold of the gate beside the gate."""
 
 
 @dataclass(frozen=True)
