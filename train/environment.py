@@ -8,14 +8,13 @@ import platform
 import signal
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import torch
 
-from maris_fast.kernels.choice.table import machine
+from maris_fast.kernels.choice.table import machine, version_of
 from maris_fast.train.ranks import Ranks
 
 PACKAGES = (
@@ -49,14 +48,6 @@ def environment(ranks: Ranks) -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "driver": machine(ranks.device)["driver"] if cuda else None,
     }
-
-
-def version_of(package: str) -> str | None:
-    """The installed version; None if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

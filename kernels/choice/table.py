@@ -51,7 +51,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "driver": _driver() if cuda else None,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "interpreted": bool(os.environ.get("TRITON_INTERPRET")) and not cuda,
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version_of(name) for name in PACKAGES},
     }
 
 
@@ -184,7 +184,8 @@ def _driver() -> str | None:
     return found[1] if found else None
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -73,12 +73,11 @@ def machine() -> dict[str, Any]:
     import torch
 
     from maris_fast import __version__
-    from maris_fast.kernels.choice.table import summary
+    from maris_fast.kernels.choice.table import summary, version_of
     from maris_fast.kernels.cross_attention import candidates as cross
     from maris_fast.kernels.multihead_attention import candidates as multihead
     from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
     from maris_fast.kernels.mutual_attention import candidates as mutual
-    from maris_fast.train.environment import version_of
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rows: dict[str, Any] = {

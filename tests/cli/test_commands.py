@@ -15,7 +15,7 @@ from PIL import Image
 
 from maris_fast.config import SamSettings
 from maris_fast.encoders import SamEncoder
-from maris_fast.train import environment
+from maris_fast.kernels.choice import table
 from maris_fast.weights import save_weights
 from tests.cli.untrained import write_untrained
 from tests.command_line import maris_fast, said
@@ -115,7 +115,7 @@ def test_info_lists_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPa
             raise PackageNotFoundError(name)
         return "1.2.3"
 
-    monkeypatch.setattr(environment, "version", version)
+    monkeypatch.setattr(table, "version", version)
     told = maris_fast("info")
     assert told.exit_code == 0, said(told)
     assert "xformers │ not installed" in said(told)
