@@ -57,10 +57,9 @@ class ScoreFile:
         """SHA-256 of the weights' file; None if it was not recorded."""
         return self.content.get("weights_sha256")
 
-    def is_outdated(self, weights: Path) -> bool:
-        """Whether the file ``weights`` differs from the weights that were scored."""
-        known = self.weights_sha256
-        return known is not None and weights.is_file() and sha256_of(weights) != known
+    def is_of(self, sha256: str) -> bool:
+        """Whether weights with this SHA-256 were scored; True if it was not recorded."""
+        return self.weights_sha256 in (None, sha256)
 
 
 def require_scores_place(out: Path) -> None:
@@ -111,13 +110,25 @@ def read_scores(folder: Path) -> dict[DataSplit, dict[str, Any]]:
 
     Damaged files are skipped, and files for weights that the folder has replaced since.
     """
-    outdated = {one.path for one in outdated_score_files(folder)}
-    return {one.data: one.content[AS_WRITTEN] for one in read_score_files(folder) if one.path not in outdated}
+    current, _ = _by_age(folder)
+    return {one.data: one.content[AS_WRITTEN] for one in current}
 
 
 def outdated_score_files(folder: Path) -> list[ScoreFile]:
     """The score files of a folder for weights that it has replaced since."""
-    return [one for one in read_score_files(folder) if one.weights and one.is_outdated(folder / one.weights)]
+    return _by_age(folder)[1]
+
+
+def _by_age(folder: Path) -> tuple[list[ScoreFile], list[ScoreFile]]:
+    """The score files of a folder's current weights, and of weights that it has replaced since."""
+    found = list(read_score_files(folder))
+    named = {folder / one.weights for one in found if one.weights and one.weights_sha256}
+    digests: dict[str | None, str] = {file.name: sha256_of(file) for file in named if file.is_file()}
+    current, outdated = list[ScoreFile](), list[ScoreFile]()
+    for one in found:
+        digest = digests.get(one.weights)
+        (current if digest is None or one.is_of(digest) else outdated).append(one)
+    return current, outdated
 
 
 def read_score_files(folder: Path) -> Iterator[ScoreFile]:

@@ -14,7 +14,7 @@ from maris_fast.evaluation.scores_file import ScoreFile, read_score_files
 from maris_fast.reports.run_data import RunData
 from maris_fast.sharing.card import CARD
 from maris_fast.sharing.model_card import SharedRun, model_card
-from maris_fast.system.files import replace_text
+from maris_fast.system.files import replace_text, sha256_of
 from maris_fast.train.run_files import PICTURES, SCORES, SETTINGS
 from maris_fast.weight_files import BEST
 from maris_fast.weights import read_meta
@@ -52,7 +52,8 @@ def write_model_folder(
     shutil.copyfile(run / BEST, out / BEST)
     meta = read_meta(out / BEST)  # from the copy: a run in progress may replace the original
     found = list(read_score_files(run))
-    scores = [one for one in found if one.weights == BEST and not one.is_outdated(out / BEST)]
+    digest = sha256_of(out / BEST)
+    scores = [one for one in found if one.weights == BEST and one.is_of(digest)]
     _write_settings(run / SETTINGS, out / SETTINGS)
     _write_scores(scores, out)
     picture = _copy_picture(data.pictures, out) if pictures else None
