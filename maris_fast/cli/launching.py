@@ -40,11 +40,11 @@ def launch(ranks: int, *command: str) -> int:
         except KeyboardInterrupt:
             _end_ranks()
             raise
-        if status <= 0 and (status or any(_ranks())):
-            # DeepSpeed's launcher was ended by a signal; if its process for this machine was, it reports 0.
+        # DeepSpeed's launcher reports 0, too, if its process for this machine was ended by a signal.
+        lost_ranks = status == 0 and any(_ranks())
+        if status < 0 or lost_ranks:
             _end_ranks()
-            status = status or 1
-    return status
+    return 1 if lost_ranks else status
 
 
 def _adopt_orphans() -> None:
