@@ -65,7 +65,7 @@ def gradients(model: Maris, inputs: tuple[object, ...]) -> dict[str, torch.Tenso
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("settings", "compiled_kinds"), [(FULL, 3), (POOLED, 1)], ids=["full", "pooled"])
+@pytest.mark.parametrize(("settings", "compiled_kinds"), [(FULL, 5), (POOLED, 1)], ids=["full", "pooled"])
 def test_batches_of_all_shapes_share_compilations_and_give_the_plain_numbers(
     settings: dict[str, Any], compiled_kinds: int
 ) -> None:
