@@ -21,11 +21,14 @@ from maris_fast.kernels.choice import Operation, text
 from maris_fast.kernels.choice.operation import POWERS
 from maris_fast.kernels.choice.table import Found, forget, of_device
 from maris_fast.model import Maris
+from maris_fast.model.feature_enhancement import FeatureEnhancement
 from maris_fast.model.kinds import of_model
 from maris_fast.model.layers import MLP
 from maris_fast.model.mask_decoder import DecoderBlock
 from maris_fast.model.mutual_aware_attention import MutualAwareAttention
 from maris_fast.train import torch_compile
+from maris_fast.train.heartbeat.diagnosis import Timeouts
+from maris_fast.train.progress_state import ProgressState
 from maris_fast.train.torch_compile import compile_blocks, compiles
 from tests.data.cache_dataset import record, tiny_settings, write_dataset
 from tests.training.processes import NOTHING_TO_SEE, records, run, tiny_training
@@ -117,7 +120,7 @@ def test_batches_of_all_shapes_share_graphs_and_give_the_plain_numbers(
     plain = Maris(ModelSettings(**settings), VISUAL, TEXT)
     compiled = copy.deepcopy(plain)
     # A test below covers inductor; this one covers the capture of graphs.
-    compile_blocks(compiled, backend="aot_eager")
+    compile_blocks(compiled, ProgressState(), backend="aot_eager")
     for shape in BATCHES:
         found, truth = (gradients(model, batch(*shape)) for model in (compiled, plain))
         for name, needed in truth.items():
@@ -156,7 +159,7 @@ def test_real_batches_take_one_graph_for_each_choice_of_implementations(proven: 
         several = {attention: {4096: "sdpa-flash"}, cross: {1024: "folded", 2048: "folded"}}
         prove(several, settings, torch.bfloat16)
     model = Maris(settings, VISUAL, TEXT)
-    compile_blocks(model, backend="eager")
+    compile_blocks(model, ProgressState(), backend="eager")
     for shape in REAL_BATCHES:
         with torch.autocast("cpu", torch.bfloat16):
             assert model(*batch(*shape)).logits.isfinite().all()
@@ -169,8 +172,25 @@ def test_a_block_may_have_a_graph_for_each_kind_of_call_of_its_operations() -> N
     every_power = [(64, power // 64) for power in POWERS if power >= 64]
     wanted = of_model(ModelSettings(**FULL), torch.bfloat16, every_power, most_words=128)
     kinds = Counter(operation.name for operation, kind in wanted if kind.gradient)
-    compile_blocks(torch.nn.Module())
+    compile_blocks(torch.nn.Module(), ProgressState())
     assert torch._dynamo.config.recompile_limit >= max(kinds.values()) > 8  # PyTorch's default
+
+
+def test_a_compilation_is_a_phase_of_the_heartbeat_and_progress() -> None:
+    """A rank's first step with a single image has several: longer than others wait for one that computes."""
+    progress, seen = ProgressState("computing", step=7), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        seen.append((progress.phase, progress.step, progress.moves))
+        return graph.forward
+
+    model = FeatureEnhancement(VISUAL, 16, "none")
+    compile_blocks(model, progress, backend)
+    model([torch.randn(2, 3, 4, VISUAL)] * 3)
+    # Frozen features have no gradient, what is made of them has.
+    assert seen == [("compiling", 7, 1), ("compiling", 7, 3)]
+    assert (progress.phase, progress.moves) == ("computing", 4)
+    assert Timeouts.of(EngineSettings()).wait("compiling")[0] == 60 * EngineSettings().timeout_minutes
 
 
 @pytest.mark.slow
@@ -178,7 +198,7 @@ def test_shapes_beyond_the_limit_run_uncompiled_and_give_the_plain_numbers() -> 
     settings = ModelSettings(**{**FULL, "enhancement": "last", "ma_blocks": 0})
     plain = Maris(settings, VISUAL, TEXT)
     compiled = copy.deepcopy(plain)
-    compile_blocks(compiled, backend="eager")
+    compile_blocks(compiled, ProgressState(), backend="eager")
     torch._dynamo.config.recompile_limit = 1
     for shape in (BATCHES[0], BATCHES[-1], BATCHES[0]):
         found, truth = (gradients(model, batch(*shape)) for model in (compiled, plain))
