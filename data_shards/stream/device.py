@@ -53,6 +53,9 @@ class DeviceStage:
         """
         if self._stream is None:
             return unpack(memory, layout, self._dtype, self._features)
+        # A thread begins on the first GPU, and goes back to it after the stream: without this, the threads of
+        # all ranks would open a context there.
+        torch.cuda.set_device(self._stream.device)
         with torch.cuda.stream(self._stream):
             tensors = unpack(memory.to(self._device, non_blocking=True), layout, self._dtype, self._features)
         self._stream.synchronize()
