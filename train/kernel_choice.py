@@ -55,6 +55,12 @@ def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:
     }
     hashes = {operation.name: operation.sources_hash() for operation, _ in pairs}
     of_device(ranks.device).take(agreed, hashes)
+    lacking = sum(found["chosen"] is None for kinds in agreed.values() for found in kinds.values())
+    if lacking:
+        told(
+            f"kernels: nothing is proven for {lacking} of {len(pairs)} kinds of calls, which take the safe "
+            "implementation; `maris-fast kernels prove --again`, with the run's --config, tries them again"
+        )
     return {name: {kind: found["chosen"] for kind, found in kinds.items()} for name, kinds in agreed.items()}
 
 

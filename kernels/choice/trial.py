@@ -53,7 +53,7 @@ def try_kind(work: Mapping[str, Any], device: torch.device, tell: Callable[..., 
             failures = operation.failures(candidate, kind, device)
         # Whatever the compiler, the driver or the launch throws, the next candidate may be fine.
         except Exception as error:
-            tell(candidate=candidate, reason=_said(error))
+            tell(candidate=candidate, **_failure(error))
             continue
         tell(candidate=candidate, failures=failures)
         if not failures:
@@ -77,7 +77,7 @@ def time_by_turns(
                 seconds[candidate] = [calls[candidate]()]
             except Exception as error:
                 calls.pop(candidate, None)
-                tell(candidate=candidate, reason=_said(error))
+                tell(candidate=candidate, **_failure(error))
         for _ in range(ROUNDS - 1 if operation.timed(device) else 0):
             for candidate, call in calls.items():
                 tell(candidate=candidate, trying="time")
@@ -136,10 +136,14 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _said(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out of memory"
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+def _failure(error: Exception) -> dict[str, Any]:
+    """Why a candidate failed, and whether that may pass: memory depends on who else uses the device."""
+    # Triton and the CUDA runtime raise a RuntimeError, cuBLAS and cuDNN one with a status.
+    memory = isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "ALLOC_FAILED")
+    )
+    reason = "out of memory" if memory else f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return {"reason": reason, "passing": memory}
 
 
 if __name__ == "__main__":

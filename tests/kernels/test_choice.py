@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from maris_fast.kernels.choice import Operation, chosen, of, prove, text
+from maris_fast.kernels.choice import Operation, chosen, of, prove, table, text
 from maris_fast.kernels.choice.operation import power_of_two, read, rounded_to
 from maris_fast.kernels.choice.proving import choose
 from maris_fast.kernels.choice.table import (
@@ -34,7 +35,7 @@ from maris_fast.kernels.mutual_attention.candidates import OPERATION as MUTUAL
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.kernels.mutual_attention.operator import INTERPRETED
 from tests.command_line import maris_fast
-from tests.kernels.fake_operation import OPERATION, SOURCE, Kind
+from tests.kernels.fake_operation import CROWDED, HUNTED, OPERATION, SOURCE, Kind
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,6 @@ def test_the_fastest_right_one_is_chosen_and_the_others_are_left_out_by_name(cac
         "wrong": "wrong: out: error 1.0e+00, allowed 1.0e-02",
         "aborts": "crashed: SIGABRT",
         "hangs": "hung: no answer in 5 s",
-        "greedy": "out of memory",
     }
     assert 1.5 < results["fast"]["ms"] < results["usual"]["ms"]
     first, second, wrote = lines
@@ -71,6 +71,48 @@ def test_the_fastest_right_one_is_chosen_and_the_others_are_left_out_by_name(cac
     assert second.startswith("kernels 2 of 2, fake size=64 fast=False dying=False: usual (")
     assert wrote == f"wrote {file}"
     assert summary(OPERATION, CPU, "slow") == "of 2 proven kinds of calls fast for 1, usual for 1; else slow"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [(CROWDED, "greedy left out, out of memory"), (HUNTED, "killed left out, ended: SIGKILL")],
+)
+def test_a_failure_that_passes_holds_for_this_process_and_is_tried_again_at_the_next_start(
+    size: int, reason: str, cache: Path
+) -> None:
+    kinds = [(OPERATION, Kind(size, True, False)), (OPERATION, USUAL)]
+    for number_of_proofs in (2, 1):
+        lines: list[str] = []
+        prove(kinds, CPU, lines.append)
+        assert lines[0].startswith(f"kernels 1 of {number_of_proofs}, fake size={size} ")
+        assert f"({reason}; " in lines[0]
+        assert "; the next start tries again; " in lines[0]
+        assert chosen(OPERATION, text(kinds[0][1]), CPU) == "fast"
+        lines.clear()
+        prove(kinds, CPU, lines.append)
+        assert lines == []
+        (file,) = cache.glob("*.json")
+        assert list(json.loads(file.read_text())["operations"]["fake"]) == [text(USUAL)]
+        forget()
+
+
+@pytest.mark.process
+def test_a_child_that_cannot_start_says_nothing_about_any_candidate(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = torch.device("cuda:99")
+    table.of_device.cache_clear()
+    monkeypatch.setattr(table, "machine", lru_cache(lambda device: machine(CPU)))
+    lines: list[str] = []
+    known = prove([(OPERATION, PLAIN), (OPERATION, USUAL)], gone, lines.append)
+    (line,) = lines
+    assert line.startswith("kernels: 2 kinds can't be tried now, crashed: status 1, ")
+    assert line.endswith("; the next start tries again")
+    assert "Error: " in line
+    found = known.find("fake", text(PLAIN))
+    assert found == {"chosen": None, "results": {}}
+    assert list(cache.glob("*.json")) == []
 
 
 @pytest.mark.process
