@@ -35,19 +35,21 @@ def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:
     """Proves on one rank per node, in a child process; then every rank uses the same implementations.
 
     Where nodes differ (other devices, other versions), the implementation of a kind is the one with the least
-    total time over all nodes among those that were correct on each.
+    total time over all nodes among those that were correct on each. The other ranks wait as long as proofs
+    make progress; each sign of it counts as a rank's own.
     """
     pairs = list(dict.fromkeys(wanted))
     leads = not place_of().local_rank
     told = say if ranks.first else (lambda _: None)
     own: Everything | None = None
     if leads:
-        known = prove(pairs, ranks.device, told)
+        known = prove(pairs, ranks.device, told, alive=lambda: ranks.progress.at("starting", 0))
         own = {}
         for operation, kind in pairs:
             found = known.find(operation.name, text(kind))
             assert found is not None
             own.setdefault(operation.name, {})[text(kind)] = found
+    ranks.meet()
     nodes = [node for node in ranks.gather(own) if node is not None]
     agreed = {
         name: {kind: _on_all([node[name][kind] for node in nodes]) for kind in kinds}

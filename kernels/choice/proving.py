@@ -99,10 +99,12 @@ def prove(
     told: Told = lambda _: None,
     patience: float = PATIENCE,
     again: bool = False,
+    alive: Callable[[], None] = lambda: None,
 ) -> Certificates:
     """Prove the kinds that have no certificate yet, or all of them with ``again``; return all certificates.
 
-    ``told`` is called with a line for each kind, and with where the certificates were written, or why not.
+    ``told`` is called with a line for each kind, and with where the certificates were written, or why not;
+    ``alive`` at each sign of progress, which are at most ``patience`` seconds apart once the child runs.
     """
     known = table.of_device(device)
     pairs = list(dict.fromkeys(wanted))
@@ -126,7 +128,7 @@ def prove(
 
     left = works
     while left := [work for work in left if not work.finished]:
-        untried = _one_child(left, device, patience, finish)
+        untried = _one_child(left, device, patience, finish, alive)
         if untried is not None:
             left = [work for work in left if not work.finished]
             for work in left:
@@ -159,7 +161,11 @@ def _tell(told: Told, number: int, count: int, work: Work, seconds: float) -> No
 
 
 def _one_child(
-    works: Sequence[Work], device: torch.device, patience: float, finish: Callable[[Work], None]
+    works: Sequence[Work],
+    device: torch.device,
+    patience: float,
+    finish: Callable[[Work], None],
+    alive: Callable[[], None],
 ) -> str | None:
     """Run a child on all that is left; if it dies or hangs, the candidate it was trying has failed.
 
@@ -198,6 +204,7 @@ def _one_child(
                 for line in lines[heard:]:
                     said = json.loads(line)
                     last = time.monotonic()
+                    alive()
                     at = (works[said["work"]], said["candidate"])
                     if "trying" not in said:
                         at[0].hear(said)

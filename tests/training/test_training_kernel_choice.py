@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from maris_fast.config import ModelSettings, TrainingSettings
 from maris_fast.kernels.choice import text
@@ -24,7 +26,8 @@ from maris_fast.system.launchers import free_port
 from maris_fast.train import kernel_choice
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
-from tests.kernels.fake_operation import OPERATION, Kind
+from tests.kernels.fake_operation import OPERATION, SECONDS, Kind
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -32,11 +35,13 @@ BOTH, NONE, SAME = Kind(64, True, False), Kind(128, True, False), Kind(256, True
 
 RANK = """
 import sys
+import time
 from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from maris_fast.kernels.choice import chosen, table, text
+from maris_fast.kernels.choice import chosen, prove, table, text
+from maris_fast.train import kernel_choice
 from maris_fast.train.kernel_choice import agree
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
@@ -48,7 +53,10 @@ rank = dist.get_rank()
 real = table.machine
 table.machine = lambda device: {**real(device), "device": f"GPU {rank}"}
 cpu = torch.device("cpu")
-ranks = Ranks(cpu, rank, 2, dist.group.WORLD)
+TIMEOUT = 10
+# A proof that takes longer than a collective waits.
+kernel_choice.prove = lambda *given, **named: time.sleep(rank * 1.2 * TIMEOUT) or prove(*given, **named)
+ranks = Ranks(cpu, rank, 2, dist.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT)))
 kinds = [Kind(size, True, False) for size in (64, 128, 256)]
 agreed = agree(ranks, [(OPERATION, kind) for kind in kinds])
 taken = [chosen(OPERATION, text(kind), cpu) for kind in kinds]
@@ -64,7 +72,10 @@ def right(**ms: float) -> dict[str, Any]:
 
 
 @pytest.mark.process
-def test_ranks_of_different_devices_take_what_holds_on_all(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.slow
+def test_ranks_of_different_devices_wait_for_all_proofs_and_take_what_holds_on_all(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     broken = {"fast": {"reason": "crashed: SIGABRT"}}
     found = [
@@ -103,17 +114,36 @@ def test_ranks_of_different_devices_take_what_holds_on_all(tmp_path: Path, monke
     assert "`maris-fast kernels prove --again`, with the run's --config, tries them again" in said[0][0]
 
 
+def test_ranks_meet_when_the_last_arrives_and_count_as_waiting_until_then() -> None:
+    store = dist.HashStore()
+    control: Any = SimpleNamespace(get_group_store=lambda: store)
+    first, second = (Ranks(CPU, rank, 2, control) for rank in (0, 1))
+    for _ in range(2):
+        thread = Thread(target=first.meet, daemon=True)
+        thread.start()
+        wait_until(lambda: first.progress.look()[0])
+        assert thread.is_alive()
+        second.meet()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert not first.progress.look()[0]
+
+
 @pytest.mark.process
 def test_a_rank_alone_proves_what_it_lacks_and_takes_it(
     tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     forget()
+    ranks = Ranks(CPU)
     try:
-        agreed = kernel_choice.agree(Ranks(CPU), [(OPERATION, BOTH)])
+        agreed = kernel_choice.agree(ranks, [(OPERATION, BOTH)])
     finally:
         forget()
     assert agreed == {"fake": {text(BOTH): "fast"}}
+    # The heartbeat of others that wait takes each trial for progress: a proof and a time for each candidate.
+    assert ranks.progress.moves >= 2 * len(SECONDS)
+    assert ranks.progress.phase == "starting"
     assert "kernels 1 of 1, fake size=64 fast=True dying=False: fast (" in capsys.readouterr().out
 
 
