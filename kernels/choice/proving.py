@@ -188,7 +188,7 @@ def _one_child(
         command = [sys.executable, "-m", "maris_fast.kernels.choice.trial"]
         with Path(folder, "said").open("wb") as said_by_it:
             process = subprocess.Popen(
-                [*command, str(asked), str(answers), str(device)],
+                [*command, str(asked), str(answers), str(device), str(os.getpid())],
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -5,8 +5,10 @@ From the reports its parent (proving.py) knows which candidate it died of.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,10 +24,17 @@ from maris_fast.kernels.choice.operation import Operation, of, read
 ROUNDS = 5
 # GPU time of a candidate per round, in ms.
 ROUND_MS = 20.0
+PR_SET_PDEATHSIG = 1
 
 
-def main(asked: Path, answers: Path, device: torch.device) -> None:
-    """Work through ``asked``, and append a line to ``answers`` for each report."""
+def main(asked: Path, answers: Path, device: torch.device, parent: int) -> None:
+    """Work through ``asked``, and append a line to ``answers`` for each report.
+
+    The process ends with its ``parent``, also when that one is killed: nobody would read the answers.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with answers.open("a") as file:
@@ -147,4 +156,4 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), torch.device(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), torch.device(sys.argv[3]), int(sys.argv[4]))

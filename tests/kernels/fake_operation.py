@@ -15,8 +15,8 @@ from maris_fast.kernels.choice import Operation
 
 SOURCE = "MARIS_FAST_TEST_SOURCE"
 SECONDS = {"usual": 0.02, "slow": 0.2, "fast": 0.002}
-# Sizes of kinds with a candidate that lacks memory, and with one that another process kills.
-CROWDED, HUNTED = 512, 1024
+# Sizes of kinds with a candidate that lacks memory, one that another process kills, and one that hangs.
+CROWDED, HUNTED, STUCK = 512, 1024, 2048
 
 
 class Kind(NamedTuple):
@@ -28,7 +28,7 @@ class Kind(NamedTuple):
 
 
 def candidates(kind: Kind, device: torch.device) -> list[str]:
-    last = {CROWDED: ["greedy"], HUNTED: ["killed"]}.get(kind.size, [])
+    last = {CROWDED: ["greedy"], HUNTED: ["killed"], STUCK: ["hangs"]}.get(kind.size, [])
     return ["usual", "slow", *["fast"] * kind.fast, *["wrong", "aborts", "hangs"] * kind.dying, *last]
 
 

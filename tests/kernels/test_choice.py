@@ -34,8 +34,10 @@ from maris_fast.kernels.mutual_attention.api import chosen_impl, mutual_attentio
 from maris_fast.kernels.mutual_attention.candidates import OPERATION as MUTUAL
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.kernels.mutual_attention.operator import INTERPRETED
+from maris_fast.system import process_table
 from tests.command_line import maris_fast
 from tests.kernels.fake_operation import CROWDED, HUNTED, OPERATION, SOURCE, Kind
+from tests.waiting import wait_until
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -113,6 +115,28 @@ def test_a_child_that_cannot_start_says_nothing_about_any_candidate(
     found = known.find("fake", text(PLAIN))
     assert found == {"chosen": None, "results": {}}
     assert list(cache.glob("*.json")) == []
+
+
+STARTER = """
+import torch
+from maris_fast.kernels.choice import prove
+from tests.kernels.fake_operation import OPERATION, STUCK, Kind
+kind = Kind(STUCK, fast=False, dying=False)
+prove([(OPERATION, kind)], torch.device("cpu"), alive=lambda: print("alive", flush=True))
+"""
+
+
+@pytest.mark.process
+def test_the_child_ends_with_the_process_that_started_it(cache: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", STARTER]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        # Two candidates are tried and found right; the third hangs.
+        assert [starter.stdout.readline() for _ in range(5)] == ["alive\n"] * 5
+        (child,) = process_table.descendants(starter.pid)
+        starter.kill()
+    wait_until(lambda: process_table.started(child) in (None, process_table.ENDED))
 
 
 @pytest.mark.process
