@@ -27,8 +27,15 @@ def settle(settings: TrainingSettings, ranks: Ranks, reader: CacheReader, dtype:
     """Proves this run's kinds of calls that have no certificate, on CUDA; returns what all ranks then use."""
     if ranks.device.type != "cuda":
         return {}
+    return agree(ranks, kinds_of(settings, reader, dtype))
+
+
+def kinds_of(
+    settings: TrainingSettings, reader: CacheReader, dtype: torch.dtype
+) -> list[tuple[Operation, Any]]:
+    """The calls of a run on the reader's grids and words, as (operation, kind)."""
     grids = {(int(h), int(w)) for h, w in reader.index.grids}
-    return agree(ranks, of_model(settings.model, dtype, grids, reader.manifest.encoders.text.max_words))
+    return of_model(settings.model, dtype, grids, reader.manifest.encoders.text.max_words)
 
 
 def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:

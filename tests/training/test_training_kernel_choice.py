@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from maris_fast.config import ModelSettings, TrainingSettings
+from maris_fast.config import ModelSettings, TrainingSettings, load_settings
+from maris_fast.data_shards.stream import CacheReader
 from maris_fast.kernels.choice import text
 from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine
 from maris_fast.kernels.multihead_attention.candidates import Kind as AttentionKind
@@ -26,7 +28,9 @@ from maris_fast.system.launchers import free_port
 from maris_fast.train import kernel_choice
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
+from tests.command_line import maris_fast, said
 from tests.kernels.fake_operation import OPERATION, SECONDS, Kind
+from tests.training.tiny_cache import write_tiny_cache
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +168,30 @@ def test_a_run_on_cuda_proves_its_models_calls_for_its_grids_and_words(monkeypat
     assert {kind.tokens for kind in kinds} == {2048, 4096}
     assert {kind.grouped for kind in kinds} == {True, False}
     assert {(kind.dtype, kind.C, kind.masked) for kind in kinds} == {("bfloat16", 256, True)}
+
+
+def test_prove_takes_the_grids_and_words_of_the_runs_cache_if_it_is_there(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked: list[Any] = []
+
+    def prove(wanted: list[Any], device: torch.device, told: Any, again: bool) -> Certificates:
+        asked.append(wanted)
+        return Certificates(machine(CPU))
+
+    monkeypatch.setattr("maris_fast.kernels.choice.prove", prove)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: {{cache: {tmp_path / 'cache'}}}\nrun: {{folder: none}}\n")
+    without = said(maris_fast("kernels", "prove", "--config", config))
+    assert f"no cache at data.cache = {tmp_path / 'cache'} yet, so calls are proven for grids of " in without
+    with CacheReader(write_tiny_cache(tmp_path), "train") as reader:
+        here = kernel_choice.kinds_of(load_settings(TrainingSettings, config), reader, torch.float32)
+    assert said(maris_fast("kernels", "prove", "--config", config)).endswith(
+        f"0 kinds of calls are proven on cpu {platform.machine()}, none of {len(here)} others"
+    )
+    assert asked == [of_model(ModelSettings(), torch.float32), here]
+    assert asked[0] != asked[1]
 
 
 def test_what_the_settings_name_is_not_proven() -> None:
