@@ -95,7 +95,7 @@ class Engine:
         self.clip_norm = settings.optimiser.clip_norm
         self.compiled = compiles(settings.engine, ranks.device)
         if self.compiled:
-            compile_blocks(self.model)
+            compile_blocks(self.model, ranks.progress)
         # ZeRO accepts optimisers by their exact class, and DeepSpeed's imports the compiler anyway.
         adamw = torch.optim.AdamW if self.zero_stage else PlainAdamW
         optimiser = adamw(

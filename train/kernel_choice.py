@@ -27,27 +27,36 @@ def settle(settings: TrainingSettings, ranks: Ranks, reader: CacheReader, dtype:
     """Proves this run's kinds of calls that have no certificate, on CUDA; returns what all ranks then use."""
     if ranks.device.type != "cuda":
         return {}
+    return agree(ranks, kinds_of(settings, reader, dtype))
+
+
+def kinds_of(
+    settings: TrainingSettings, reader: CacheReader, dtype: torch.dtype
+) -> list[tuple[Operation, Any]]:
+    """The calls of a run on the reader's grids and words, as (operation, kind)."""
     grids = {(int(h), int(w)) for h, w in reader.index.grids}
-    return agree(ranks, of_model(settings.model, dtype, grids, reader.manifest.encoders.text.max_words))
+    return of_model(settings.model, dtype, grids, reader.manifest.encoders.text.max_words)
 
 
 def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:
     """Proves on one rank per node, in a child process; then every rank uses the same implementations.
 
     Where nodes differ (other devices, other versions), the implementation of a kind is the one with the least
-    total time over all nodes among those that were correct on each.
+    total time over all nodes among those that were correct on each. The other ranks wait as long as proofs
+    make progress; each sign of it counts as a rank's own.
     """
     pairs = list(dict.fromkeys(wanted))
     leads = not place_of().local_rank
     told = say if ranks.first else (lambda _: None)
     own: Everything | None = None
     if leads:
-        known = prove(pairs, ranks.device, told)
+        known = prove(pairs, ranks.device, told, alive=lambda: ranks.progress.at("starting", 0))
         own = {}
         for operation, kind in pairs:
             found = known.find(operation.name, text(kind))
             assert found is not None
             own.setdefault(operation.name, {})[text(kind)] = found
+    ranks.meet()
     nodes = [node for node in ranks.gather(own) if node is not None]
     agreed = {
         name: {kind: _on_all([node[name][kind] for node in nodes]) for kind in kinds}
@@ -55,6 +64,12 @@ def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:
     }
     hashes = {operation.name: operation.sources_hash() for operation, _ in pairs}
     of_device(ranks.device).take(agreed, hashes)
+    lacking = sum(found["chosen"] is None for kinds in agreed.values() for found in kinds.values())
+    if lacking:
+        told(
+            f"kernels: nothing is proven for {lacking} of {len(pairs)} kinds of calls, which take the safe "
+            "implementation; `maris-fast kernels prove --again`, with the run's --config, tries them again"
+        )
     return {name: {kind: found["chosen"] for kind, found in kinds.items()} for name, kinds in agreed.items()}
 
 

@@ -11,7 +11,9 @@ from threading import main_thread
 from types import FrameType, TracebackType
 from typing import Literal
 
-Phase = Literal["starting", "reading data", "computing", "evaluating", "writing a checkpoint", "ending"]
+Phase = Literal[
+    "starting", "reading data", "computing", "compiling", "evaluating", "writing a checkpoint", "ending"
+]
 
 CLONE = Path(__file__).resolve().parents[1]
 

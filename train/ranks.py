@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +19,8 @@ from maris_fast.system.launchers import Place, take_place
 from maris_fast.train.progress_state import ProgressState
 
 T = TypeVar("T")
+ARRIVED, LOOK = "maris_fast/arrived", 0.5
+"""A key in the ranks' store, and seconds between two looks at it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,21 @@ class Ranks:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def meet(self) -> None:
+        """Waits until all ranks have called this, without the timeout of a collective.
+
+        It is for work of some ranks that takes as long as it takes: the heartbeat ends the wait if a rank
+        that is waited for makes no progress.
+        """
+        if self.control is None:
+            return
+        store = self.control.get_group_store()
+        arrived = store.add(ARRIVED, 1)
+        everyone = -(-arrived // self.world) * self.world  # of this meeting and the former ones
+        with self.progress.waiting():
+            while store.add(ARRIVED, 0) < everyone:
+                time.sleep(LOOK)
 
 
 def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -40,6 +41,8 @@ class Operation:
     sources: tuple[Path, ...]
     """Files, or folders of them; a change in them invalidates the certificates."""
     timed: Callable[[torch.device], bool] = _on_cuda
+    lengths: tuple[tuple[str, int], tuple[str, int]] | None = None
+    """The two fields of a kind that ``power_of_two`` rounded up, each with its ``least``."""
 
     def sources_hash(self) -> str:
         """A hash of the operation's sources and of this folder's."""
@@ -79,11 +82,13 @@ def read(kind: type[Any], words: str) -> Kind:
 
 
 def power_of_two(length: int, least: int = 64) -> int:
-    """The smallest power of two >= ``length``, ``least`` to 2**16. A symbolic length is only compared."""
-    for power in POWERS:
-        if power >= least and length <= power:
-            return power
-    return POWERS[-1]
+    """The smallest power of two >= ``length``, ``least`` to 2**16."""
+    return next((power for power in POWERS if power >= least and length <= power), POWERS[-1])
+
+
+def rounded_to(power: int, least: int) -> tuple[int, int]:
+    """The lengths that ``power_of_two`` rounds to ``power``: those above the first, up to the second."""
+    return 0 if power == least else power // 2, sys.maxsize if power == POWERS[-1] else power
 
 
 POWERS = tuple(2**exponent for exponent in range(4, 17))

@@ -1,7 +1,8 @@
 """Proofs of kinds of calls: each candidate's parity, then the time of those that were right.
 
-Candidates run in a child process (trial.py), as an illegal access ends a CUDA context. One that crashes,
-hangs or runs out of memory there is recorded as failed, and a fresh child continues with the others.
+Candidates run in a child process (trial.py), as an illegal access ends a CUDA context. One that crashes or
+hangs there is recorded as failed, and a fresh child continues with the others. A failure that says nothing
+about the candidate, such as a lack of memory or a kill from outside, holds for this process only.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ TIE = 1.05
 # Seconds without a message after which a candidate counts as hung (a kernel compiles in up to ten), and
 # seconds that Python and PyTorch may take to start.
 PATIENCE, START = 90.0, 300.0
+# Sent by users, launchers and the kernel's lack of memory; a crash has other signals.
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ROOT = Path(__file__).resolve().parents[2]
 
 Told = Callable[[str], None]
@@ -43,13 +46,16 @@ class Work:
         self.results: dict[str, dict[str, Any]] = {}
         self.timed = operation.timed(device)
         self.finished = False
+        self.passing = False
+        """Whether a candidate may be right at another time."""
 
     @property
     def done(self) -> bool:
         return all(candidate in self.results for candidate in self.candidates)
 
-    def fail(self, candidate: str, reason: str) -> None:
+    def fail(self, candidate: str, reason: str, *, passing: bool = False) -> None:
         self.results[candidate] = {"reason": reason}
+        self.passing |= passing
 
     def asked(self) -> dict[str, Any]:
         """The request to a child process."""
@@ -68,7 +74,7 @@ class Work:
         elif said.get("failures"):
             self.fail(candidate, f"wrong: {'; '.join(said['failures'])}")
         elif "reason" in said:
-            self.fail(candidate, said["reason"])
+            self.fail(candidate, said["reason"], passing=said["passing"])
         elif "failures" in said:
             self.right.append(candidate)
 
@@ -93,32 +99,45 @@ def prove(
     told: Told = lambda _: None,
     patience: float = PATIENCE,
     again: bool = False,
+    alive: Callable[[], None] = lambda: None,
 ) -> Certificates:
     """Prove the kinds that have no certificate yet, or all of them with ``again``; return all certificates.
 
-    ``told`` is called with a line for each kind, and with where the certificates were written, or why not.
+    ``told`` is called with a line for each kind, and with where the certificates were written, or why not;
+    ``alive`` at each sign of progress, which are at most ``patience`` seconds apart once the child runs.
     """
     known = table.of_device(device)
     pairs = list(dict.fromkeys(wanted))
     if not again:
         pairs = [pair for pair in pairs if _unknown(known, *pair)]
     works = [Work(operation, kind, device) for operation, kind in pairs]
-    unwritten: str | None = None
+    said_of_file: str | None = None
     begun = time.monotonic()
 
     def finish(work: Work) -> None:
-        nonlocal unwritten, begun
+        nonlocal said_of_file, begun
         _tell(told, works.index(work) + 1, len(works), work, time.monotonic() - begun)
         begun = time.monotonic()
         # At once, so that a process stopped later keeps this one.
         found = {work.operation.name: {work.kind: work.found()}}
-        unwritten = known.learn(found, {work.operation.name: work.operation.sources_hash()})
+        sources = {work.operation.name: work.operation.sources_hash()}
+        if work.passing:
+            known.take(found, sources)
+        else:
+            said_of_file = known.learn(found, sources) or f"wrote {known.file}"
 
     left = works
     while left := [work for work in left if not work.finished]:
-        _one_child(left, device, patience, finish)
-    if works:
-        told(unwritten or f"wrote {known.file}")
+        untried = _one_child(left, device, patience, finish, alive)
+        if untried is not None:
+            left = [work for work in left if not work.finished]
+            for work in left:
+                found = {work.operation.name: {work.kind: work.found()}}
+                known.take(found, {work.operation.name: work.operation.sources_hash()})
+            told(f"kernels: {len(left)} kinds can't be tried now, {untried}; the next start tries again")
+            break
+    if said_of_file is not None:
+        told(said_of_file)
     return known
 
 
@@ -133,6 +152,7 @@ def _tell(told: Told, number: int, count: int, work: Work, seconds: float) -> No
         f"{name} {result['ms']:.3g} ms" if "ms" in result else f"{name} left out, {result['reason']}"
         for name, result in work.results.items()
     ]
+    parts += ["the next start tries again"] if work.passing else []
     chosen = work.found()["chosen"]
     told(
         f"kernels {number} of {count}, {work.operation.name} {work.kind}: "
@@ -141,11 +161,16 @@ def _tell(told: Told, number: int, count: int, work: Work, seconds: float) -> No
 
 
 def _one_child(
-    works: Sequence[Work], device: torch.device, patience: float, finish: Callable[[Work], None]
-) -> None:
+    works: Sequence[Work],
+    device: torch.device,
+    patience: float,
+    finish: Callable[[Work], None],
+    alive: Callable[[], None],
+) -> str | None:
     """Run a child on all that is left; if it dies or hangs, the candidate it was trying has failed.
 
-    ``finish`` is called with each kind that has no candidate left.
+    ``finish`` is called with each kind that has no candidate left. Returns why nothing could be tried, if the
+    child never came to its first trial: no other child would fare better now.
     """
 
     def finish_those_done() -> None:
@@ -163,7 +188,7 @@ def _one_child(
         command = [sys.executable, "-m", "maris_fast.kernels.choice.trial"]
         with Path(folder, "said").open("wb") as said_by_it:
             process = subprocess.Popen(
-                [*command, str(asked), str(answers), str(device)],
+                [*command, str(asked), str(answers), str(device), str(os.getpid())],
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -179,6 +204,7 @@ def _one_child(
                 for line in lines[heard:]:
                     said = json.loads(line)
                     last = time.monotonic()
+                    alive()
                     at = (works[said["work"]], said["candidate"])
                     if "trying" not in said:
                         at[0].hear(said)
@@ -191,25 +217,30 @@ def _one_child(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             status = process.wait()
-        tail = Path(folder, "said").read_text(errors="replace").strip().splitlines()[-1:]
+        said_by_child = Path(folder, "said").read_text(errors="replace")
     if all(work.done for work in works):
-        return
-    reason = _why(status, tail) if ended else f"hung: no answer in {patience:.0f} s"
+        return None
+    if not ended:
+        reason = f"hung: no answer in {START if at is None else patience:.0f} s"
+    else:
+        reason = _why(status, said_by_child)
     if at is None:
-        # It died before it tried anything: no other child would fare better.
-        for work in works:
-            for candidate in work.asked()["candidates"]:
-                work.fail(candidate, reason)
-    elif at[1] not in at[0].results:
-        at[0].fail(at[1], reason)
+        return reason
+    passing = ended and -status in FROM_OUTSIDE
+    if at[1] not in at[0].results:
+        at[0].fail(at[1], reason, passing=passing)
     else:
         # It died after an answer and before the next trial, so the next candidate is the likely cause.
         work = next(work for work in works if not work.done)
-        work.fail(work.asked()["candidates"][0], reason)
+        work.fail(work.asked()["candidates"][0], reason, passing=passing)
     finish_those_done()
+    return None
 
 
-def _why(status: int, tail: Sequence[str]) -> str:
+def _why(status: int, said: str) -> str:
     if status < 0:
-        return f"crashed: {signal.Signals(-status).name}"
-    return f"crashed: status {status}{', ' + tail[0][:200] if tail else ''}"
+        return f"{'ended' if -status in FROM_OUTSIDE else 'crashed'}: {signal.Signals(-status).name}"
+    lines = said.strip().splitlines() or [""]
+    # CUDA's errors end with advice: what happened is the line after the traceback, whose lines are indented.
+    after = max((number for number, line in enumerate(lines, 1) if line.startswith("  ")), default=len(lines))
+    return f"crashed: status {status}, {lines[min(after, len(lines) - 1)][:200]}".removesuffix(", ")

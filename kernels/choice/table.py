@@ -9,7 +9,8 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +19,7 @@ from typing import Any
 
 import torch
 
-from maris_fast.kernels.choice.operation import Operation
-from maris_fast.kernels.compiled_constant import constant_when_compiled
+from maris_fast.kernels.choice.operation import Kind, Operation, read, rounded_to
 
 FOLDER_VARIABLE = "MARIS_FAST_CERTIFICATES"
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Certificates:
 
     def take(self, found: Mapping[str, Mapping[str, Found]], sources: Mapping[str, str]) -> None:
         """Keep results in memory only."""
+        choices.cache_clear()
         for name, kinds in found.items():
             if self.sources.get(name) != sources[name]:
                 self.operations[name] = {}
@@ -114,33 +115,97 @@ def forget() -> None:
     """Clear the caches, so that the files are read again."""
     of_device.cache_clear()
     machine.cache_clear()
+    choices.cache_clear()
     _sources_hash.cache_clear()
 
 
-@constant_when_compiled
 def chosen(operation: Operation, kind: str, device: torch.device) -> str | None:
     """The implementation that a certificate names for this kind of call; None if there is none.
 
     This is only a lookup. A certificate of other sources than the current ones is ignored.
     """
-    known = of_device(device)
-    found = known.find(operation.name, kind)
-    if found is None or known.sources.get(operation.name) != _sources_hash(operation):
-        return None
-    name: str | None = found["chosen"]
+    found = _current(operation, device).get(kind)
+    name: str | None = found["chosen"] if found else None
+    return name
+
+
+Steps = tuple[tuple[int, ...], tuple[Any, ...]]
+"""Bounds of a length in ascending order, and values: one up to each bound, one for all that is longer."""
+
+
+@lru_cache(maxsize=1024)
+def choices(operation: Operation, kind: Kind, device: torch.device, safe: str) -> Steps:
+    """What is chosen for calls that differ from ``kind`` only in their two lengths: steps of steps of names.
+
+    A length between proven ones takes what was proven for the next longer one, or the longest, so that equal
+    choices make one step; shorter and longer calls than any that was proven take ``safe``.
+    """
+    assert operation.lengths is not None
+    (first, least_first), (second, least_second) = operation.lengths
+    unset = {first: 0, second: 0}
+    proven: dict[int, dict[int, str]] = {}
+    for words, found in _current(operation, device).items():
+        other = read(operation.kind, words)
+        if other._replace(**unset) == kind._replace(**unset):
+            row = proven.setdefault(getattr(other, first), {})
+            row[getattr(other, second)] = found["chosen"] or safe
+    columns = {column for row in proven.values() for column in row}
+
+    def whole(row: Mapping[int, str]) -> Steps:
+        next_longer = {column: min((one for one in row if one >= column), default=0) for column in columns}
+        filled = {column: row[one or max(row)] for column, one in next_longer.items()}
+        return _steps(filled, least_second, safe)
+
+    return _steps({length: whole(row) for length, row in proven.items()}, least_first, ((), (safe,)))
+
+
+def _steps(values: Mapping[int, Any], least: int, outside: Any) -> Steps:
+    """Steps with a value for each rounded length, and ``outside`` before and after; equal ones are merged."""
+    ranges = [(*rounded_to(power, least), value) for power, value in sorted(values.items())]
+    shortest = [(outside, ranges[0][0])] if ranges else []
+    bounds, merged = [0], list[Any]()
+    for value, most in (*shortest, *((value, most) for _, most, value in ranges), (outside, sys.maxsize)):
+        if most == bounds[-1]:
+            continue
+        if merged and merged[-1] == value:
+            bounds[-1] = most
+        else:
+            bounds.append(most)
+            merged.append(value)
+    return tuple(bounds[1:-1]), tuple(merged)
+
+
+def chosen_at(lengths: Sequence[int], steps: Steps) -> str:
+    """The choice for a call of these two lengths, in the order of the operation's.
+
+    Under torch.compile, where lengths are symbols, a graph serves all lengths of a step.
+    """
+    value: Any = steps
+    for length in lengths:
+        bounds, values = value
+        step = 0
+        while step < len(bounds) and length > bounds[step]:
+            step += 1
+        value = values[step]
+    name: str = value
     return name
 
 
 def summary(operation: Operation, device: torch.device, safe: str) -> str:
     """A line on what ``auto`` takes for an operation: for the kinds proven here, and for all others."""
-    known = of_device(device)
-    current = known.sources.get(operation.name) == _sources_hash(operation)
-    kinds = known.operations.get(operation.name, {}) if current else {}
+    kinds = _current(operation, device)
     if not kinds:
         return f"{safe}: nothing is proven here, `maris-fast kernels prove` does it"
     taken = [found["chosen"] or safe for found in kinds.values()]
     counts = ", ".join(f"{name} for {taken.count(name)}" for name in dict.fromkeys(taken))
     return f"of {len(taken)} proven kinds of calls {counts}; else {safe}"
+
+
+def _current(operation: Operation, device: torch.device) -> Mapping[str, Found]:
+    """The device's results for an operation, by kind; none if they are of other sources."""
+    known = of_device(device)
+    current = known.sources.get(operation.name) == _sources_hash(operation)
+    return known.operations.get(operation.name, {}) if current else {}
 
 
 @lru_cache

@@ -5,8 +5,10 @@ From the reports its parent (proving.py) knows which candidate it died of.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,10 +24,17 @@ from maris_fast.kernels.choice.operation import Operation, of, read
 ROUNDS = 5
 # GPU time of a candidate per round, in ms.
 ROUND_MS = 20.0
+PR_SET_PDEATHSIG = 1
 
 
-def main(asked: Path, answers: Path, device: torch.device) -> None:
-    """Work through ``asked``, and append a line to ``answers`` for each report."""
+def main(asked: Path, answers: Path, device: torch.device, parent: int) -> None:
+    """Work through ``asked``, and append a line to ``answers`` for each report.
+
+    The process ends with its ``parent``, also when that one is killed: nobody would read the answers.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        return
     if device.type == "cuda" and device.index is not None:  # else the first, which a process begins on
         torch.cuda.set_device(device)
     with answers.open("a") as file:
@@ -53,7 +62,7 @@ def try_kind(work: Mapping[str, Any], device: torch.device, tell: Callable[..., 
             failures = operation.failures(candidate, kind, device)
         # Whatever the compiler, the driver or the launch throws, the next candidate may be fine.
         except Exception as error:
-            tell(candidate=candidate, reason=_said(error))
+            tell(candidate=candidate, **_failure(error))
             continue
         tell(candidate=candidate, failures=failures)
         if not failures:
@@ -77,7 +86,7 @@ def time_by_turns(
                 seconds[candidate] = [calls[candidate]()]
             except Exception as error:
                 calls.pop(candidate, None)
-                tell(candidate=candidate, reason=_said(error))
+                tell(candidate=candidate, **_failure(error))
         for _ in range(ROUNDS - 1 if operation.timed(device) else 0):
             for candidate, call in calls.items():
                 tell(candidate=candidate, trying="time")
@@ -136,11 +145,15 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _said(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out of memory"
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+def _failure(error: Exception) -> dict[str, Any]:
+    """Why a candidate failed, and whether that may pass: memory depends on who else uses the device."""
+    # Triton and the CUDA runtime raise a RuntimeError, cuBLAS and cuDNN one with a status.
+    memory = isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "ALLOC_FAILED")
+    )
+    reason = "out of memory" if memory else f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return {"reason": reason, "passing": memory}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), torch.device(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), torch.device(sys.argv[3]), int(sys.argv[4]))

@@ -9,8 +9,8 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from maris_fast.kernels.choice.operation import power_of_two, text
-from maris_fast.kernels.choice.table import chosen
+from maris_fast.kernels.choice.operation import text
+from maris_fast.kernels.choice.table import Steps, choices, chosen, chosen_at
 from maris_fast.kernels.compiled_constant import constant_when_compiled
 from maris_fast.kernels.cross_attention.candidates import OPERATION, Kind
 from maris_fast.kernels.cross_attention.folded import cross_attention_folded
@@ -81,26 +81,24 @@ def _auto(x: Tensor, k: Tensor, key_mask: Tensor | None, gradient: bool) -> Impl
     exact = k.device.type == "cpu" and k.dtype in (torch.float32, torch.float64)
     if exact and fewer_products(x.shape[1], k.shape[1], heads, d, C):
         safe = "folded"
-    lengths = (power_of_two(x.shape[1]), power_of_two(k.shape[1], least=16))
-    return _chosen(k.device, k.dtype, heads, d, C, *lengths, key_mask is not None, gradient, safe)
+    proven = _proven(k.device, k.dtype, heads, d, C, key_mask is not None, gradient, safe)
+    return cast(Impl, chosen_at((x.shape[1], k.shape[1]), proven))
 
 
 # torch.compile can't look into a certificate, and it doesn't change.
 @constant_when_compiled
-def _chosen(
+def _proven(
     device: torch.device,
     dtype: torch.dtype,
     heads: int,
     head_dim: int,
     C: int,
-    queries: int,
-    keys: int,
     masked: bool,
     gradient: bool,
     safe: Impl,
-) -> Impl:
-    name = str(dtype).removeprefix("torch.")
-    return chosen_impl(Kind(name, heads, head_dim, C, queries, keys, masked, gradient), device, safe)
+) -> Steps:
+    kind = Kind(str(dtype).removeprefix("torch."), heads, head_dim, C, 0, 0, masked, gradient)
+    return choices(OPERATION, kind, device, safe)
 
 
 def _triton(x: Tensor, k: Tensor) -> Callable[..., Tensor]:

@@ -97,6 +97,7 @@ OPERATION = Operation(
     candidates=candidates,
     failures=failures,
     ready=ready,
+    lengths=(("queries", 64), ("keys", 16)),
     sources=(
         HERE,
         *(HERE.parent / f"{name}.py" for name in ("error_bounds", "poisoned_memory", "triton_here")),

@@ -8,8 +8,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from maris_fast.kernels.choice.operation import power_of_two, text
-from maris_fast.kernels.choice.table import chosen
+from maris_fast.kernels.choice.operation import text
+from maris_fast.kernels.choice.table import Steps, choices, chosen, chosen_at
 from maris_fast.kernels.compiled_constant import constant_when_compiled
 from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.multihead_attention.candidates import OPERATION, Kind, usual
@@ -52,9 +52,9 @@ def multihead_attention(
     # A symbolic width becomes a number here; lengths are only compared.
     heads, head_dim, masked = index(q.shape[2]), index(q.shape[3]), key_mask is not None
     if impl == "auto":
-        lengths = (power_of_two(q.shape[1]), power_of_two(k.shape[1]))
         gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-        taken = _chosen(q.device, q.dtype, heads, head_dim, *lengths, masked, gradient)
+        proven = _proven(q.device, q.dtype, heads, head_dim, masked, gradient)
+        taken = cast(Named, chosen_at((q.shape[1], k.shape[1]), proven))
         return IMPLEMENTATIONS[taken](q, k, v, key_mask)
     reason = why_unsupported(impl, q.device, q.dtype, head_dim, masked)
     if reason is not None:
@@ -73,15 +73,8 @@ def chosen_impl(kind: Kind, device: torch.device) -> Named:
 
 # torch.compile can't look into a device's properties or a certificate, and they don't change.
 @constant_when_compiled
-def _chosen(
-    device: torch.device,
-    dtype: torch.dtype,
-    heads: int,
-    head_dim: int,
-    queries: int,
-    keys: int,
-    masked: bool,
-    gradient: bool,
-) -> Named:
-    name = str(dtype).removeprefix("torch.")
-    return chosen_impl(Kind(name, heads, head_dim, queries, keys, masked, gradient), device)
+def _proven(
+    device: torch.device, dtype: torch.dtype, heads: int, head_dim: int, masked: bool, gradient: bool
+) -> Steps:
+    kind = Kind(str(dtype).removeprefix("torch."), heads, head_dim, 0, 0, masked, gradient)
+    return choices(OPERATION, kind, device, usual(kind, device))

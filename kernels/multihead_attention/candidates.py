@@ -102,5 +102,6 @@ OPERATION = Operation(
     candidates=candidates,
     failures=failures,
     ready=ready,
+    lengths=(("queries", 64), ("keys", 64)),
     sources=(HERE, HERE.parent / "error_bounds.py"),
 )

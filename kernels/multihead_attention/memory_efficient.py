@@ -107,12 +107,12 @@ def packed(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> tuple[tuple[Ten
     # The kernels write no gradient after the last block; the fill's own gradient, 0, replaces it.
     leave_out = ~key_mask[:, :, None, None]
     k, v = (t.masked_fill(leave_out, 0).flatten(0, 1).index_select(0, order)[None] for t in (k, v))
-    starts = range(0, (B + 1) * L_q, L_q)
-    queries = torch.arange(0, (B + 1) * L_q, L_q, dtype=torch.int32, device=q.device)
+    queries = torch.arange(B + 1, dtype=torch.int32, device=q.device) * L_q
     keys = F.pad(key_mask.sum(1).cumsum(0), (1, 0)).to(torch.int32)
+    # Bounds, not values, on the host. `seqstart_py` is read only for causal masks and by `materialize`; a
+    # list of starts would make both sizes constants of a compiled graph.
     bias = BlockDiagonalMask(
-        q_seqinfo=_SeqLenInfo(seqstart=queries, max_seqlen=L_q, min_seqlen=L_q, seqstart_py=list(starts)),
-        # Bounds, not values, on the host; `seqstart_py` is read only for causal masks and by `materialize`.
+        q_seqinfo=_SeqLenInfo(seqstart=queries, max_seqlen=L_q, min_seqlen=L_q, seqstart_py=[]),
         k_seqinfo=_SeqLenInfo(seqstart=keys, max_seqlen=L_k, min_seqlen=1, seqstart_py=[]),
     )
     return (q.flatten(0, 1)[None].contiguous(), k, v), bias

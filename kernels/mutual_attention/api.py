@@ -11,11 +11,10 @@ from typing import Literal, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from maris_fast.kernels.choice.operation import power_of_two, text
-from maris_fast.kernels.choice.table import chosen
+from maris_fast.kernels.choice.operation import text
+from maris_fast.kernels.choice.table import Steps, choices, chosen, chosen_at
 from maris_fast.kernels.compiled_constant import constant_when_compiled
 from maris_fast.kernels.errors import UnsupportedError
-from maris_fast.kernels.mutual_attention.blocks import smallest_block
 from maris_fast.kernels.mutual_attention.candidates import OPERATION, REFERENCE, TRITON, Kind, cut_of
 from maris_fast.kernels.mutual_attention.reference import (
     AS_PRINTED,
@@ -144,19 +143,17 @@ def chosen_impl(kind: Kind, device: torch.device) -> str:
 
 # torch.compile can't look into a certificate, and it doesn't change.
 @constant_when_compiled
-def _chosen_candidate(
+def _proven(
     device: torch.device,
     dtype: torch.dtype,
-    words: int,
     C: int,
-    tokens: int,
     grouped: bool,
     masked: bool,
     gradient: bool,
     reading: Reading,
-) -> str:
-    kind = Kind(str(dtype).removeprefix("torch."), words, C, tokens, grouped, masked, gradient, *reading)
-    return chosen_impl(kind, device)
+) -> Steps:
+    kind = Kind(str(dtype).removeprefix("torch."), 0, C, 0, grouped, masked, gradient, *reading)
+    return choices(OPERATION, kind, device, REFERENCE)
 
 
 def _implementation(
@@ -177,21 +174,17 @@ def _implementation(
             raise UnsupportedError(f"{reason}; use impl='reference' or 'auto'")
     if impl != "auto":  # the lookup below inspects L_t, which may be symbolic
         return impl, ""
-    words = smallest_block(L_t)
-    if words is None:
-        return REFERENCE, ""
-    candidate = _chosen_candidate(
+    proven = _proven(
         z_v.device,
         z_v.dtype,
-        words,
         # A symbolic width becomes a number here; lengths are only compared.
         index(C),
-        power_of_two(z_v.shape[1]),
         expr_offsets is not None,
         word_mask is not None,
         torch.is_grad_enabled() and (z_v.requires_grad or z_l.requires_grad),
         reading,
     )
+    candidate = chosen_at((L_t, z_v.shape[1]), proven)
     return candidate.partition(":")[0], cut_of(candidate)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from maris_fast.kernels.choice.operation import Operation
+from maris_fast.kernels.mutual_attention.blocks import WORD_BLOCKS
 from maris_fast.kernels.mutual_attention.reference import Reading
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ OPERATION = Operation(
     candidates=candidates,
     failures=failures,
     ready=ready,
+    lengths=(("words", WORD_BLOCKS[0]), ("tokens", 64)),
     sources=(
         HERE,
         *(HERE.parent / f"{name}.py" for name in ("error_bounds", "poisoned_memory", "triton_here")),

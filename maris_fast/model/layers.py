@@ -17,6 +17,12 @@ class MLP(nn.Sequential):
     def __init__(self, channels_in: int, hidden: int, channels_out: int) -> None:
         super().__init__(nn.Linear(channels_in, hidden), nn.GELU(), nn.Linear(hidden, channels_out))
 
+    # Not inherited: torch.compile skips functions of PyTorch's own files, also with fullgraph=True.
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
 
 class CBA(nn.Sequential):
     """CBA(·): 3×3 convolution, BatchNorm, GELU on maps, [N, in, h, w] -> [N, out, h, w]."""

@@ -6,14 +6,16 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from maris_fast.data_shards.cache import write_cache
-from maris_fast.data_shards.stream import Batch, CacheReader
+from maris_fast.data_shards.stream import Batch, CacheReader, device
 from maris_fast.data_shards.stream.device import DeviceStage
 from maris_fast.data_shards.stream.prefetch import prefetch
 from maris_fast.errors import InputError
@@ -209,6 +211,33 @@ def test_the_next_epochs_first_batch_is_on_the_device_when_an_epoch_ends(
     assert all(made.acquire(timeout=30) for _ in range(len(batches) + 1))  # one more than was requested
     assert len([*reader.batches(epoch=1, **plan)]) == reader.steps_per_epoch(4)
     assert not reader._ahead
+
+
+def test_the_thread_that_copies_first_makes_the_ranks_gpu_its_current_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread begins on the first GPU: leaving a stream there would open a context on it."""
+    second, done = torch.device("cuda", 1), list[tuple[str, int]]()
+
+    def recorded(what: str) -> None:
+        done.append((what, threading.get_ident()))
+
+    @contextmanager
+    def entered(stream: object) -> Iterator[None]:
+        recorded("stream entered")
+        yield
+        recorded("stream left")
+
+    stream = SimpleNamespace(device=second, synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda of: stream)
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda to: recorded(f"on {to}"))
+    monkeypatch.setattr(device, "unpack", lambda *_: {})
+    stage, memory = DeviceStage(second, torch.float32), SimpleNamespace(to=lambda *_, **__: None)
+    assert len(list(prefetch((stage(*slot) for slot in [(memory, None)]), 1))) == 1  # type: ignore[arg-type]
+    said, threads = zip(*done, strict=True)
+    assert said == ("on cuda:1", "stream entered", "stream left")
+    assert len({*threads, threading.get_ident()}) == 2
 
 
 def test_prefetch_keeps_the_order_and_raises_what_the_source_raised() -> None:

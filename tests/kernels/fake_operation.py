@@ -1,4 +1,4 @@
-"""An operation with fake candidates: usual, slow, fast, wrong, aborting, hanging and out of memory."""
+"""An operation with fake candidates: usual, slow, fast, wrong, aborting, hanging, or failing for a while."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from maris_fast.kernels.choice import Operation
 
 SOURCE = "MARIS_FAST_TEST_SOURCE"
 SECONDS = {"usual": 0.02, "slow": 0.2, "fast": 0.002}
+# Sizes of kinds with a candidate that lacks memory, one that another process kills, and one that hangs.
+CROWDED, HUNTED, STUCK = 512, 1024, 2048
 
 
 class Kind(NamedTuple):
-    """``dying``: with those that are wrong, abort, hang or exhaust memory; ``fast``: with the fast one."""
+    """``dying``: with those that are wrong, abort or hang; ``fast``: with the fast one."""
 
     size: int
     fast: bool
@@ -26,12 +28,15 @@ class Kind(NamedTuple):
 
 
 def candidates(kind: Kind, device: torch.device) -> list[str]:
-    return ["usual", "slow", *["fast"] * kind.fast, *["wrong", "aborts", "hangs", "greedy"] * kind.dying]
+    last = {CROWDED: ["greedy"], HUNTED: ["killed"], STUCK: ["hangs"]}.get(kind.size, [])
+    return ["usual", "slow", *["fast"] * kind.fast, *["wrong", "aborts", "hangs"] * kind.dying, *last]
 
 
 def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
     if candidate == "aborts":
         os.kill(os.getpid(), signal.SIGABRT)
+    if candidate == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     if candidate == "hangs":
         time.sleep(600)
     if candidate == "greedy":

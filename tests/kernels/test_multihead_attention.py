@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from maris_fast.config import ModelSettings
 from maris_fast.kernels import UnsupportedError, multihead_attention
+from maris_fast.kernels.choice import text
+from maris_fast.kernels.choice.table import forget, of_device
 from maris_fast.kernels.multihead_attention import IMPLEMENTATIONS, candidates, chosen_impl, why_unsupported
 from maris_fast.kernels.multihead_attention import api as multihead
-from maris_fast.kernels.multihead_attention.candidates import Kind
+from maris_fast.kernels.multihead_attention.candidates import OPERATION, Kind
 from maris_fast.kernels.multihead_attention.parity import Shape, failures
 from maris_fast.model.layers import MultiHeadAttention
 from maris_fast.model.mask_decoder import MaskDecoder
@@ -142,22 +145,34 @@ def test_auto_on_an_unmeasured_gpu_is_xformers_where_it_runs(
     assert {*every, "reference"} == {*IMPLEMENTATIONS} - ({"xformers"} if not xformers_runs else set())
 
 
-def test_what_was_proven_fastest_reaches_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, called = [], []
+@pytest.fixture
+def proven() -> Iterator[None]:
+    """A certificate for one kind of call."""
+    kind = Kind("float32", heads=2, head_dim=32, queries=64, keys=64, masked=True, gradient=False)
+    found = {text(kind): {"chosen": "sdpa-flash", "results": {}}}
+    of_device(CPU).take({OPERATION.name: found}, {OPERATION.name: OPERATION.sources_hash()})
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("proven")
+def test_what_was_proven_fastest_reaches_the_calls_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[int, int]] = []
     flash = IMPLEMENTATIONS["sdpa-flash"]
-    monkeypatch.setitem(IMPLEMENTATIONS, "sdpa-flash", lambda *given: called.append(1) or flash(*given))
 
-    def chosen(operation: Any, kind: str, device: torch.device) -> str | None:
-        asked.append(kind)
-        return "sdpa-flash" if "masked=True" in kind else None
+    def recorded(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        called.append((q.shape[1], k.shape[1]))
+        return flash(q, k, v, key_mask)
 
-    monkeypatch.setattr(multihead, "chosen", chosen)
-    q, key_mask = torch.randn(2, 5, 2, 32), torch.ones(2, 5, dtype=torch.bool)
-    multihead_attention(q, q, q, key_mask)
-    multihead_attention(q.requires_grad_(), q, q)
-    assert called == [1]
-    sizes = "dtype=float32 heads=2 head_dim=32 queries=64 keys=64"
-    assert asked == [f"{sizes} masked=True gradient=False", f"{sizes} masked=False gradient=True"]
+    monkeypatch.setitem(IMPLEMENTATIONS, "sdpa-flash", recorded)
+    for L_q, L_k in ((5, 5), (64, 7), (65, 7), (64, 65)):
+        q, k = torch.randn(2, L_q, 2, 32), torch.randn(2, L_k, 2, 32)
+        key_mask = torch.ones(2, L_k, dtype=torch.bool)
+        multihead_attention(q, k, k, key_mask)
+        multihead_attention(q, k, k)
+        multihead_attention(q, k, k.requires_grad_(), key_mask)
+        multihead_attention(q[:, :, :1], k[:, :, :1].detach(), k[:, :, :1].detach(), key_mask)
+    assert called == [(5, 5), (64, 7)]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,14 +105,47 @@ def test_the_bias_is_the_dense_mask_of_the_packed_keys(L_k: int) -> None:
         )
         (_, keys, _), bias = packed(torch.zeros(B, L_q, 1, 2), k, k, key_mask)
         counting = int(key_mask.sum())
-        # xformers materializes from the host's copy, which packing omits.
-        bias.k_seqinfo.seqstart_py = bias.k_seqinfo.seqstart.tolist()
+        # xformers materializes from the host's copies, which packing omits.
+        for info in (bias.q_seqinfo, bias.k_seqinfo):
+            info.seqstart_py = info.seqstart.tolist()
         drawn = bias.materialize((B * L_q, counting))
         rows = keys[0, :counting, 0, 0] - 1
         same_row = torch.arange(B).repeat_interleave(L_q)[:, None] == rows
         assert torch.equal(drawn, torch.zeros_like(drawn).masked_fill(~same_row, -math.inf))
         assert torch.equal(keys[0, :counting, 0], k[key_mask][:, 0])
         assert not keys[0, counting:].any()
+
+
+def flash_forward(q: Tensor, k: Tensor, v: Tensor, starts_q: Tensor, starts_k: Tensor, *_: Any) -> Any:
+    """What xformers' operator for FlashAttention returns: the values, and two tensors for its backward."""
+    bias = SimpleNamespace(
+        q_seqinfo=SimpleNamespace(seqstart=starts_q),
+        k_seqinfo=SimpleNamespace(seqstart=starts_k, max_seqlen=len(k)),
+    )
+    out = kernel(q[None], k[None], v[None], bias)[0]
+    return out, q.new_zeros(q.shape[1], q.shape[0], dtype=torch.float32), torch.zeros(2, dtype=torch.int64)
+
+
+@pytest.mark.slow
+def test_under_torch_compile_one_graph_serves_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """xformers' own code is traced as on a GPU, forward and backward; it tells one row from several."""
+    from torch._dynamo.testing import CompileCounter  # takes seconds
+    from xformers.ops.fmha import flash
+
+    for operation in (flash.FwOp, flash.BwOp):
+        monkeypatch.setattr(operation, "SUPPORTED_DEVICES", {"cpu"})
+    torch._dynamo.reset()
+    compiles = CompileCounter()
+    compiled = torch.compile(multihead_attention_xformers, fullgraph=True, dynamic=True, backend=compiles)
+    shapes = ((3, 20, 5), (4, 31, 7), (2, 70, 40), (5, 64, 12), (9, 6, 33), (1, 20, 5), (1, 30, 9))
+    with torch.library._scoped_library("xformers_flash", "IMPL") as library:
+        library.impl("flash_fwd", flash_forward, "CPU")
+        for B, L_q, L_k in shapes:
+            q, k, v = draw(Shape(B, L_q, L_k, 2, 8, masked=False), CPU, torch.float16).leaves
+            key_mask = masks(B, L_k)["words first"]
+            found, needed = (of(q, k, v, key_mask) for of in (compiled, multihead_attention_xformers))
+            assert torch.equal(found, needed)
+    assert compiles.frame_count <= 2
 
 
 def test_packing_reads_no_value_from_the_device() -> None:

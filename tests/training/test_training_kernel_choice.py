@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from maris_fast.config import ModelSettings, TrainingSettings
+from maris_fast.config import ModelSettings, TrainingSettings, load_settings
+from maris_fast.data_shards.stream import CacheReader
 from maris_fast.kernels.choice import text
 from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine
 from maris_fast.kernels.multihead_attention.candidates import Kind as AttentionKind
@@ -24,7 +28,10 @@ from maris_fast.system.launchers import free_port
 from maris_fast.train import kernel_choice
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
-from tests.kernels.fake_operation import OPERATION, Kind
+from tests.command_line import maris_fast, said
+from tests.kernels.fake_operation import OPERATION, SECONDS, Kind
+from tests.training.tiny_cache import write_tiny_cache
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -32,11 +39,13 @@ BOTH, NONE, SAME = Kind(64, True, False), Kind(128, True, False), Kind(256, True
 
 RANK = """
 import sys
+import time
 from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from maris_fast.kernels.choice import chosen, table, text
+from maris_fast.kernels.choice import chosen, prove, table, text
+from maris_fast.train import kernel_choice
 from maris_fast.train.kernel_choice import agree
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
@@ -48,7 +57,10 @@ rank = dist.get_rank()
 real = table.machine
 table.machine = lambda device: {**real(device), "device": f"GPU {rank}"}
 cpu = torch.device("cpu")
-ranks = Ranks(cpu, rank, 2, dist.group.WORLD)
+TIMEOUT = 10
+# A proof that takes longer than a collective waits.
+kernel_choice.prove = lambda *given, **named: time.sleep(rank * 1.2 * TIMEOUT) or prove(*given, **named)
+ranks = Ranks(cpu, rank, 2, dist.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT)))
 kinds = [Kind(size, True, False) for size in (64, 128, 256)]
 agreed = agree(ranks, [(OPERATION, kind) for kind in kinds])
 taken = [chosen(OPERATION, text(kind), cpu) for kind in kinds]
@@ -64,7 +76,10 @@ def right(**ms: float) -> dict[str, Any]:
 
 
 @pytest.mark.process
-def test_ranks_of_different_devices_take_what_holds_on_all(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.slow
+def test_ranks_of_different_devices_wait_for_all_proofs_and_take_what_holds_on_all(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     broken = {"fast": {"reason": "crashed: SIGABRT"}}
     found = [
@@ -96,7 +111,26 @@ def test_ranks_of_different_devices_take_what_holds_on_all(tmp_path: Path, monke
     ]
     said = [process.communicate(timeout=240) for process in started]
     # usual takes 3 + 5 ms on the two ranks, slow 9 + 4; nothing is right on both; both chose the same.
-    assert [out.strip() for out, _ in said] == ["taken usual None fast"] * 2, said
+    assert [out.splitlines()[-1] for out, _ in said] == ["taken usual None fast"] * 2, said
+    # Rank 0 says so at each start; nothing was left to prove.
+    none = "kernels: nothing is proven for 1 of 3 kinds of calls, which take the safe implementation; "
+    assert [none in out for out, _ in said] == [True, False]
+    assert "`maris-fast kernels prove --again`, with the run's --config, tries them again" in said[0][0]
+
+
+def test_ranks_meet_when_the_last_arrives_and_count_as_waiting_until_then() -> None:
+    store = dist.HashStore()
+    control: Any = SimpleNamespace(get_group_store=lambda: store)
+    first, second = (Ranks(CPU, rank, 2, control) for rank in (0, 1))
+    for _ in range(2):
+        thread = Thread(target=first.meet, daemon=True)
+        thread.start()
+        wait_until(lambda: first.progress.look()[0])
+        assert thread.is_alive()
+        second.meet()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert not first.progress.look()[0]
 
 
 @pytest.mark.process
@@ -105,11 +139,15 @@ def test_a_rank_alone_proves_what_it_lacks_and_takes_it(
 ) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     forget()
+    ranks = Ranks(CPU)
     try:
-        agreed = kernel_choice.agree(Ranks(CPU), [(OPERATION, BOTH)])
+        agreed = kernel_choice.agree(ranks, [(OPERATION, BOTH)])
     finally:
         forget()
     assert agreed == {"fake": {text(BOTH): "fast"}}
+    # The heartbeat of others that wait takes each trial for progress: a proof and a time for each candidate.
+    assert ranks.progress.moves >= 2 * len(SECONDS)
+    assert ranks.progress.phase == "starting"
     assert "kernels 1 of 1, fake size=64 fast=True dying=False: fast (" in capsys.readouterr().out
 
 
@@ -130,6 +168,30 @@ def test_a_run_on_cuda_proves_its_models_calls_for_its_grids_and_words(monkeypat
     assert {kind.tokens for kind in kinds} == {2048, 4096}
     assert {kind.grouped for kind in kinds} == {True, False}
     assert {(kind.dtype, kind.C, kind.masked) for kind in kinds} == {("bfloat16", 256, True)}
+
+
+def test_prove_takes_the_grids_and_words_of_the_runs_cache_if_it_is_there(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked: list[Any] = []
+
+    def prove(wanted: list[Any], device: torch.device, told: Any, again: bool) -> Certificates:
+        asked.append(wanted)
+        return Certificates(machine(CPU))
+
+    monkeypatch.setattr("maris_fast.kernels.choice.prove", prove)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: {{cache: {tmp_path / 'cache'}}}\nrun: {{folder: none}}\n")
+    without = said(maris_fast("kernels", "prove", "--config", config))
+    assert f"no cache at data.cache = {tmp_path / 'cache'} yet, so calls are proven for grids of " in without
+    with CacheReader(write_tiny_cache(tmp_path), "train") as reader:
+        here = kernel_choice.kinds_of(load_settings(TrainingSettings, config), reader, torch.float32)
+    assert said(maris_fast("kernels", "prove", "--config", config)).endswith(
+        f"0 kinds of calls are proven on cpu {platform.machine()}, none of {len(here)} others"
+    )
+    assert asked == [of_model(ModelSettings(), torch.float32), here]
+    assert asked[0] != asked[1]
 
 
 def test_what_the_settings_name_is_not_proven() -> None:
