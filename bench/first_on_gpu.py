@@ -4,8 +4,8 @@
 runs in its own processes with its own time limit, so one that crashes (an illegal access ends its CUDA
 context) or hangs does not affect the others. FOLDER gets ``first.jsonl``, one fact per line;
 ``first_processes.log``, the output of the processes; ``walks.csv`` if ncu is installed; and what was timed,
-as suite results that ``maris-fast bench report`` draws. ``--rehearse`` runs the same steps on a CPU, with
-small sizes.
+as suite results that ``maris-fast bench report`` draws, unless FOLDER has those of a complete run.
+``--rehearse`` runs the same steps on a CPU, with small sizes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maris_fast.bench.results import ROOT, Suite
+from maris_fast.bench.results import ROOT, Suite, load
+from maris_fast.errors import InputError
 
 FACTS, LOG = "first.jsonl", "first_processes.log"
 WELL, LEFT_OUT = "well", "left out"
@@ -171,7 +172,10 @@ def read(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def save_suites(out: Path, facts: Sequence[dict[str, Any]]) -> list[Path]:
-    """Write what was timed so far as suite results, ``<out>/<device>/<suite>.json``; return the files."""
+    """Write what was timed so far as suite results, ``<out>/<device>/<suite>.json``; return the files.
+
+    Results of a complete run stay as they are.
+    """
     about = ("step", "fact", "at_s")
     here = next((fact for fact in facts if fact["fact"] == "machine"), None)
     if here is None:
@@ -182,11 +186,21 @@ def save_suites(out: Path, facts: Sequence[dict[str, Any]]) -> list[Path]:
         if fact["fact"] == "row":
             row = {name: value for name, value in fact.items() if name not in (*about, "suite")}
             rows.setdefault(fact["suite"], []).append(row)
+    for found in rows.values():
+        found.sort(key=lambda row: int(row.get("number", 0)))  # rows of the waterfall in its order
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    return [
-        Suite(name, date, here["commit"], here["dirty"], environment, found).save(out)
+    suites = [
+        Suite(name, date, here["commit"], here["dirty"], environment, found, complete=False)
         for name, found in rows.items()
     ]
+    return [suite.save(out) for suite in suites if not _complete(suite.file(out))]
+
+
+def _complete(file: Path) -> bool:
+    try:
+        return load(file).complete
+    except InputError:  # no file, or a damaged one
+        return False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

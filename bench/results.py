@@ -26,7 +26,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Suite:
-    """The rows of one suite on one device, from one run. ``dirty``: the code differed from the commit."""
+    """The rows of one suite on one device, from one run.
+
+    Attributes:
+        dirty: the code differed from the commit.
+        complete: the run measured all rows, not a choice of them.
+    """
 
     suite: str
     date: str
@@ -34,6 +39,7 @@ class Suite:
     dirty: bool
     environment: dict[str, Any]
     rows: list[Row]
+    complete: bool = True
 
     @classmethod
     def now(cls, suite: str, environment: dict[str, Any], rows: list[Row]) -> Suite:
@@ -42,9 +48,13 @@ class Suite:
         environment = {name: value for name, value in environment.items() if name != "commit"}
         return cls(suite, datetime.now(UTC).isoformat(timespec="seconds"), commit, dirty, environment, rows)
 
+    def file(self, folder: Path) -> Path:
+        """<folder>/<device>/<suite>.json"""
+        return folder / device_folder(self.environment) / f"{self.suite}.json"
+
     def save(self, folder: Path) -> Path:
-        """Write <folder>/<device>/<suite>.json atomically; return its path."""
-        file = folder / device_folder(self.environment) / f"{self.suite}.json"
+        """Write ``self.file(folder)`` atomically; return its path."""
+        file = self.file(folder)
         file.parent.mkdir(parents=True, exist_ok=True)
         head = {name: value for name, value in vars(self).items() if name != "rows"}
         lines = [

@@ -155,6 +155,19 @@ def test_the_rest_runs_as_a_person_runs_it_and_leaves_facts_and_suites(tmp_path:
     ]
 
 
+def test_suites_keep_the_waterfalls_order_and_replace_no_complete_run(tmp_path: Path) -> None:
+    machine = {"fact": "machine", "device": "NVIDIA H100", "commit": "c0ffee", "dirty": False}
+    timed = [{"fact": "row", "suite": "step", "number": number} for number in (8, 5)]
+    file = tmp_path / "nvidia-h100" / "step.json"
+    for known in ([machine, *timed[:1]], [machine, *timed]):
+        assert first_on_gpu.save_suites(tmp_path, known) == [file]
+    partial = load(file)
+    assert [row["number"] for row in partial.rows] == [5, 8]
+    replace(partial, rows=[], complete=True).save(tmp_path)
+    assert first_on_gpu.save_suites(tmp_path, [machine, *timed]) == []
+    assert load(file).rows == []
+
+
 CHILD = """
 import os, signal, sys, time
 name, facts = sys.argv[1], sys.argv[sys.argv.index("--facts") + 1]
