@@ -31,6 +31,7 @@ from threading import Thread
 import numpy as np
 import torch
 
+from maris_fast.bench.conditions import gpu_conditions
 from maris_fast.bench.fake_cache import write_fake_cache, write_hollow_cache
 from maris_fast.bench.measuring import in_turn, paired, seconds_of
 from maris_fast.bench.page_cache import drop, resident
@@ -160,7 +161,8 @@ def measured(contestants: Sequence[Way], cache: Path, rounds: int, situation: st
             left[way.name] = max(left.get(way.name, 0.0), resident(way.files))
         return seconds_of(partial(_taken, way, epochs, STEP_SECONDS if situation == BUSY else 0.0))
 
-    seconds, load = in_turn({way.name: partial(timed, way) for way in contestants}, rounds)
+    with gpu_conditions(DEVICE) as of_gpu:
+        seconds, load = in_turn({way.name: partial(timed, way) for way in contestants}, rounds)
     steps = sum(1 for _ in contestants[0].steps(1)) if situation == BUSY else 0
     rows: list[Row] = []
     for name, times in seconds.items():
@@ -174,6 +176,7 @@ def measured(contestants: Sequence[Way], cache: Path, rounds: int, situation: st
             "images": images,
             "rounds": rounds,
             "load_average": load,
+            **of_gpu,
             "gb_per_s": epochs * total / statistics.median(times) / 1e9,
             "expressions_per_s": epochs * expressions / statistics.median(times),
             "to_ours": paired(seconds[OURS], times),
