@@ -42,7 +42,7 @@ BEST = (
 KEPT_SETTINGS = ("fusion", "ma_blocks", *READING)
 LONGER = ("schedule.epochs=12",)
 """Three times the steps of the others."""
-HEALTH = ("kept_pairs", "empty_pixels", "empty_words", "gathered", "cosine_before", "cosine_after")
+HEALTH = ("kept_pairs", "empty_pixels", "empty_words", "score", "gathered", "cosine_before", "cosine_after")
 
 
 @dataclass(frozen=True)

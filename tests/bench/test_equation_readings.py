@@ -22,7 +22,7 @@ SHARED = {
     "model.score_scale": "none",
     "model.visual_center": "none",
 }
-BLOCK = {"kept_pairs": 0.5, "empty_pixels": 0.25, "empty_words": 0.0, "gathered": 2.0}
+BLOCK = {"kept_pairs": 0.5, "empty_pixels": 0.25, "empty_words": 0.0, "score": 3.0, "gathered": 2.0}
 WORDS = {"cosine_before": 0.1, "cosine_after": 0.75}
 ROWS = {
     "gate": ({}, (0.40, 0.44)),
