@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -103,12 +104,19 @@ def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
         return Ranks(_device(kind_of(settings.device, "engine.device"), 0))
     place = take_place()
     device = _device(kind_of(settings.device, "engine.device"), place.local_rank or 0)
-    share_cores(place.local_world or 1)
     # The heartbeat times out first, as it can name the culprit; the collectives time out after it.
     timeout = timedelta(minutes=settings.timeout_minutes + 1)
     _init_distributed(place, device, timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
-    return Ranks(device, place.rank, place.world, control)
+    ranks = Ranks(device, place.rank, place.world, control)
+    share_cores_of(ranks)
+    return ranks
+
+
+def share_cores_of(ranks: Ranks) -> None:
+    """Divides this rank's cores by the ranks on them: one if the launcher binds each to cores of its own."""
+    host, cores = own = (socket.gethostname(), os.sched_getaffinity(0))
+    share_cores(sum(one[0] == host and not cores.isdisjoint(one[1]) for one in ranks.gather(own)))
 
 
 def leave() -> None:
