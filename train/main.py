@@ -28,7 +28,7 @@ USAGE_ERROR = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a training; returns the process's exit status, 2 for an error that the user can act on."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = _parsed(arguments)
     _find_package()
     from maris_fast.system.standard_streams import sturdy
 
@@ -68,10 +68,21 @@ def check(arguments: Sequence[str]) -> None:
     """
     from maris_fast.train.cache_splits import require_own_splits
 
-    options = _parser().parse_intermixed_args(arguments)
+    options = _parsed(arguments)
     settings = _settings(options)
     if not options.dry_run:
         require_own_splits(settings.data)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)
+    if options.ranks is not None and not options.dry_run:
+        parser.error(
+            "--ranks needs --dry-run; launch several ranks with deepspeed --num_gpus N, "
+            "torchrun --nproc-per-node N, or maris-fast train --ranks N"
+        )
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -123,6 +123,15 @@ def test_a_dry_run_shows_what_would_run(config: Path, capsys: pytest.CaptureFixt
     assert json.loads(shown[shown.index("{") :])["zero_optimization"]["stage"] == 2
 
 
+def test_ranks_without_a_dry_run_are_an_error_that_names_the_launchers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(TINY), "--ranks", "8"])
+    assert ended.value.code == 2
+    assert "launch several ranks with deepspeed --num_gpus N" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
