@@ -23,6 +23,7 @@ from maris_fast.scoring import PROTOCOLS
 from maris_fast.system.files import sha256_of
 from tests.command_line import maris_fast
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
+from tests.training.processes import run, torchrun
 from tests.training.tiny_cache import write_tiny_cache, write_untrained_for
 
 
@@ -40,10 +41,15 @@ def scored(folder: Path, **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.process
-def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Path) -> None:
-    out = folder / "scores.json"
-    typed = [sys.executable, "-m", "maris_fast.cli", "eval", str(folder / "model.safetensors")]
-    typed += [str(folder / "cache"), "--split", "train", "--ranks", "2", "--swapped", "--breakdown"]
+@pytest.mark.parametrize("launcher", ["own", "torchrun"])
+def test_two_ranks_print_and_write_what_everybody_would_have_printed(
+    folder: Path, launcher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.json"
+    launch = [sys.executable] if launcher == "own" else [*torchrun()]
+    typed = [*launch, "-m", "maris_fast.cli", "eval", str(folder / "model.safetensors")]
+    typed += ["--ranks", "2"] if launcher == "own" else []
+    typed += [str(folder / "cache"), "--split", "train", "--swapped", "--breakdown"]
     typed += [
         "--protocol",
         "lavt,rela,cris,cris-val",
@@ -54,12 +60,13 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
         "--out",
         str(out),
         "--per-expression",
-        str(folder / "expressions.jsonl"),
+        str(tmp_path / "expressions.jsonl"),
     ]
-    done = subprocess.run(typed, capture_output=True, text=True, timeout=300)
+    done = run(*typed, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     for words in ("overall IoU", "prec@0.95", "T_acc", "95% from", "by words", "spread"):
         assert words in done.stdout
+    assert done.stdout.count("train, at the images' original size") == 1
     assert "…" not in done.stdout  # no column cut off
     found = json.loads(out.read_text())
     assert found.pop("data") == {"name": "boxes", "split_by": "test", "split": "train"}
@@ -73,7 +80,7 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(folder: Pat
     for condition, summary in found.items():
         assert list(summary["protocols"]) == ["maris", *names]
         same_numbers(summary, wanted[condition])
-    every_expression_is_there(folder / "expressions.jsonl", folder, found["as written"])
+    every_expression_is_there(tmp_path / "expressions.jsonl", folder, found["as written"])
 
 
 def test_one_rank_scores_in_this_process_what_python_gives_of_the_runs_folder(
