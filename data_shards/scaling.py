@@ -103,7 +103,6 @@ class Scaling:
     """Rate into each machine at which its GPUs never wait."""
     disks_a_machine: int
     """Disks that together read at ``needed_GBps``."""
-    bytes_a_machine: int
     """Part of the cache on each machine, if they split it among their own disks."""
     on_the_fly_epoch_s: float
     epochs: int
@@ -169,7 +168,6 @@ def scale(work: Workload, rates: Rates) -> Scaling:
         epoch_network_s=read_a_machine / rates.network_GBps.value,
         needed_GBps=read_a_machine / compute_s,
         disks_a_machine=math.ceil(read_a_machine / compute_s / rates.disk_GBps.value),
-        bytes_a_machine=-(-work.images * one // work.machines),
         on_the_fly_epoch_s=reads * encode_all_s + compute_s,
         epochs=work.epochs,
     )

@@ -123,7 +123,6 @@ def _lines(work: Workload, rates: Rates, found: Scaling) -> list[str]:
         "an epoch computes": _time(found.epoch_compute_s),
         "to keep GPUs busy": f"{found.needed_GBps:.2f} GB/s into each of {_count(work.machines, 'machine')}: "
         f"{_count(found.disks_a_machine, 'disk')} each",
-        "a machine's part": _size(found.bytes_a_machine),
     }
     lines = [f"{name:<20}{text}" for name, text in rows.items()]
     lines += [

@@ -74,7 +74,6 @@ def test_bytes_seconds_and_counts_of_a_small_case() -> None:
     assert found.epoch_network_s == pytest.approx(0.010752 / 2)
     assert found.needed_GBps == pytest.approx(0.010752 / 2 / 1.75)
     assert found.disks_a_machine == 1
-    assert found.bytes_a_machine == 5_376_000
     assert found.on_the_fly_epoch_s == 26.75
     assert found.run_s("disk") == 25 + 50 * 1.75
     assert found.on_the_fly_s == 50 * 26.75
