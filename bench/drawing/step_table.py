@@ -37,7 +37,7 @@ def step_table(suite: Suite) -> list[str]:
         memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.1f} GiB"
         lines.append(
             [
-                row["name"] + ("" if row["carried_on"] else " (not carried on)"),
+                row["name"] + ("" if row["carried_on"] else " (not in later rows)"),
                 str(row["expressions_per_step"]),
                 f"{rate:.1f}" if rate < 100 else f"{rate:.0f}",
                 f"{rate / first:.1f}",
