@@ -39,15 +39,17 @@ class Operation:
     failures: Callable[[str, Kind, torch.device], list[str]]
     ready: Callable[[str, Kind, torch.device], Callable[[], object]]
     sources: tuple[Path, ...]
-    """Files, or folders of them; a change in them invalidates the certificates."""
+    """Files, or folders of them, beside this folder and the files that all operations share.
+
+    A change in any of these invalidates the certificates."""
     timed: Callable[[torch.device], bool] = _on_cuda
     lengths: tuple[tuple[str, int], tuple[str, int]] | None = None
     """The two fields of a kind that ``power_of_two`` rounded up, each with its ``least``."""
 
     def sources_hash(self) -> str:
-        """A hash of the operation's sources and of this folder's."""
+        """A hash of the operation's sources, of this folder's and of the files that all operations share."""
         digest = hashlib.sha256()
-        for place in (*self.sources, HERE):
+        for place in (*self.sources, HERE, HERE.parent):
             for file in sorted(place.glob("*.py")) if place.is_dir() else [place]:
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()[:16]

@@ -98,8 +98,5 @@ OPERATION = Operation(
     failures=failures,
     ready=ready,
     lengths=(("queries", 64), ("keys", 16)),
-    sources=(
-        HERE,
-        *(HERE.parent / f"{name}.py" for name in ("error_bounds", "poisoned_memory", "triton_here")),
-    ),
+    sources=(HERE, HERE.with_name("multihead_attention")),
 )

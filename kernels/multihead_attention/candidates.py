@@ -103,5 +103,5 @@ OPERATION = Operation(
     failures=failures,
     ready=ready,
     lengths=(("queries", 64), ("keys", 64)),
-    sources=(HERE, HERE.parent / "error_bounds.py"),
+    sources=(HERE,),
 )

@@ -133,8 +133,5 @@ OPERATION = Operation(
     failures=failures,
     ready=ready,
     lengths=(("words", WORD_BLOCKS[0]), ("tokens", 64)),
-    sources=(
-        HERE,
-        *(HERE.parent / f"{name}.py" for name in ("error_bounds", "poisoned_memory", "triton_here")),
-    ),
+    sources=(HERE,),
 )
