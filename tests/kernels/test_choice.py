@@ -17,7 +17,7 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-from maris_fast.kernels.choice import Operation, chosen, of, prove, table, text, trial
+from maris_fast.kernels.choice import Operation, chosen, of, prove, table, text
 from maris_fast.kernels.choice.operation import power_of_two, read, rounded_to
 from maris_fast.kernels.choice.proving import choose
 from maris_fast.kernels.choice.table import (
@@ -450,8 +450,11 @@ def test_the_kernels_run_with_the_block_sizes_that_were_chosen(monkeypatch: pyte
     assert launched("triton") == [32, 64]  # the table's
 
 
+@pytest.mark.process
 def test_a_child_on_a_gpu_without_a_number_keeps_the_one_it_begins_on(tmp_path: Path) -> None:
     """As `kernels prove` asks for it; to select a GPU without a number is an error of PyTorch's."""
     (tmp_path / "asked").write_text("[]")
-    trial.main(tmp_path / "asked", tmp_path / "answers", torch.device("cuda"))
+    command = [sys.executable, "-m", "maris_fast.kernels.choice.trial", "asked", "answers", "cuda"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*command, str(os.getpid())], cwd=tmp_path, env=environment, check=True)
     assert (tmp_path / "answers").read_text() == ""
