@@ -47,7 +47,7 @@ def predict_many(
     ] = False,
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Segment what sentences refer to in many images; each image is encoded once.
 

@@ -18,7 +18,7 @@ def serve(
     weights: Annotated[str, typer.Argument(help=WEIGHTS)],
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     host: Host = LOCAL,
     port: Port = 9090,
     allow_host: AllowHost = None,
