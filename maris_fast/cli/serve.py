@@ -55,6 +55,11 @@ def serve(
     POST /segment, GET /health, /ready and /openapi.json. Needs: pip install 'maris-fast[serve]'. SIGTERM or
     Ctrl-C ends it once pending requests are answered.
     """
+    from maris_fast.errors import ArgumentError
+    from maris_fast.images import MOST_PIXELS
+
+    if max_pixels > MOST_PIXELS:
+        raise ArgumentError(f"`max_pixels` is {max_pixels:,}; no image of more than {MOST_PIXELS:,} is read")
     file = named_weights(weights, device)
     import os
 

@@ -244,7 +244,8 @@ def test_a_process_that_is_ended_loses_no_finished_image(
 ) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "maris_fast.cli", "predict-many", photos, *SENTENCES]
-    process = subprocess.Popen([*map(str, command), "--weights", str(weights), "--out", str(out)])
+    command += ["--weights", weights, "--out", out, "--device", "cpu"]
+    process = subprocess.Popen([*map(str, command)])
     file = out / "predictions.jsonl"
     until = time.monotonic() + 120
     while not (file.exists() and file.stat().st_size) and time.monotonic() < until:
