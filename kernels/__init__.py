@@ -1,8 +1,7 @@
 """Attention operations, one folder each: plain PyTorch reference, fast implementations and a thin API.
 
 An operation is named after its mathematics; ``impl`` selects the implementation. ``"auto"`` picks what was
-proven for the kind of call on this machine (``chosen_impl`` returns it); a named implementation never falls
-back, it raises.
+proven for the kind of call on this machine; a named implementation never falls back, it raises.
 """
 
 from maris_fast.kernels.cross_attention import cross_attention

@@ -1,10 +1,11 @@
-"""Imports point one way: a module may import from layers below its own, not from the same layer or above."""
+"""Imports point one way: to layers below a module's own and, within a package, never in a circle."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,31 @@ def upward(root: Path) -> list[str]:
     return wrong
 
 
+def circle(root: Path) -> list[str]:
+    """Modules that import each other in a circle, in functions too; empty if there is none."""
+    files = modules(root)
+    graph: dict[str, set[str]] = {}
+    for module, file in files.items():
+        names = (name for _, name in imports(file))
+        others = (name if name in files else name.rpartition(".")[0] for name in names)
+        graph[module] = {other for other in others if other in files and other != module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
+
+
 def test_every_room_has_its_layer() -> None:
     assert {module.split(".")[1] for module in modules(ROOT) if "." in module} == set(LAYER)
 
 
 def test_imports_point_downward() -> None:
     assert upward(ROOT) == []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circle(ROOT) == []
 
 
 @pytest.mark.parametrize(
@@ -97,3 +117,20 @@ def test_an_import_that_points_elsewhere_is_found(tmp_path: Path, file: str, lin
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(line)
     assert [one.split(": ", 1)[1] for one in upward(tmp_path)] == [told]
+
+
+def test_a_circle_of_imports_is_found_in_functions_too(tmp_path: Path) -> None:
+    lines = {
+        "api": "from maris_fast.kernels.attention.candidates import candidates",
+        "candidates": "def ready():\n    import maris_fast.kernels.attention.parity",
+        "parity": "from maris_fast.kernels.attention import api, shapes",
+        "shapes": "from maris_fast.kernels.attention.sizes import LARGEST",
+        "sizes": "",
+    }
+    (tmp_path / "kernels" / "attention").mkdir(parents=True)
+    for name, line in lines.items():
+        (tmp_path / "kernels" / "attention" / f"{name}.py").write_text(line)
+    found = [name.rpartition(".")[2] for name in circle(tmp_path)]
+    first = found.index("api")
+    assert found[0] == found[-1]
+    assert [*found[first:-1], *found[:first]] == ["api", "candidates", "parity"]

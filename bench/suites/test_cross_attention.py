@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 from maris_fast.kernels import UnsupportedError, cross_attention
-from maris_fast.kernels.cross_attention.api import Impl
+from maris_fast.kernels.cross_attention import IMPLEMENTATIONS
 from maris_fast.kernels.cross_attention.parity import Case, draw, failures
 
 ON_GPU = torch.cuda.is_available()
@@ -41,7 +41,7 @@ def wrong(impl: Any, case: Case) -> list[str]:
 
 @pytest.mark.parametrize("part", ["forward", "backward", "both"])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("impl", [impl for impl in get_args(Impl) if impl != "auto"])
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_cross_attention(impl: Any, shape: str, part: str, measure_part: Callable[..., None]) -> None:
     case = SHAPES[shape]
     try:

@@ -1,5 +1,6 @@
 """Attention of many queries to few keys with its projections: as written, or folded into the keys."""
 
-from maris_fast.kernels.cross_attention.api import chosen_impl, cross_attention, fewer_products
+from maris_fast.kernels.cross_attention.api import cross_attention, fewer_products
+from maris_fast.kernels.cross_attention.implementations import IMPLEMENTATIONS
 
-__all__ = ["chosen_impl", "cross_attention", "fewer_products"]
+__all__ = ["IMPLEMENTATIONS", "cross_attention", "fewer_products"]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from operator import index
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from maris_fast.kernels.choice.operation import text
-from maris_fast.kernels.choice.table import Steps, choices, chosen, chosen_at
+from maris_fast.kernels.choice.table import Steps, choices, chosen_at
 from maris_fast.kernels.compiled_constant import constant_when_compiled
 from maris_fast.kernels.cross_attention.candidates import OPERATION, Kind
-from maris_fast.kernels.cross_attention.folded import cross_attention_folded
-from maris_fast.kernels.cross_attention.projected import cross_attention_projected
-from maris_fast.kernels.errors import UnsupportedError
+from maris_fast.kernels.cross_attention.implementations import IMPLEMENTATIONS, Named
 from maris_fast.kernels.multihead_attention.api import Impl as AttentionImpl
 
-Impl = Literal["auto", "projected", "folded", "triton"]
+Impl = Literal["auto"] | Named
 
 
 def cross_attention(
@@ -43,7 +39,8 @@ def cross_attention(
         W_o, b_o: projection of the result [C, heads d], [C].
         key_mask: bool [E, L_k], True for keys to attend to; each row needs at least one.
         impl: "projected" (as written), "folded" (projections are folded into the keys first), "triton"
-            (folded, in one kernel), or "auto" (see ``chosen_impl``).
+            (folded, in one kernel), or "auto": what this machine's certificate names, the fastest that was
+            right here; without one "projected", or on a CPU in fp32 and fp64 the one with fewer products.
         attention_impl: ``impl`` of the ``multihead_attention`` in the middle of "projected".
 
     Returns:
@@ -54,35 +51,24 @@ def cross_attention(
         UnsupportedError: the named implementation, or ``attention_impl``, does not support these inputs here.
     """
     _check(x, k, v, W_q, b_q, W_o, b_o, key_mask)
-    if impl not in get_args(Impl):
-        raise ValueError(f"impl = {impl!r}; known are {', '.join(get_args(Impl))}")
+    if impl not in ("auto", *IMPLEMENTATIONS):
+        raise ValueError(f"impl = {impl!r}; known are auto, {', '.join(IMPLEMENTATIONS)}")
     if impl == "auto":
         impl = _auto(x, k, key_mask, torch.is_grad_enabled() and (x.requires_grad or k.requires_grad))
-    if impl == "triton":
-        return _triton(x, k)(x, k, v, W_q, b_q, W_o, b_o, key_mask)
-    if impl == "folded":
-        return cross_attention_folded(x, k, v, W_q, b_q, W_o, b_o, key_mask)
-    return cross_attention_projected(x, k, v, W_q, b_q, W_o, b_o, key_mask, attention_impl)
+    inner = {"attention_impl": attention_impl} if impl == "projected" else {}
+    return IMPLEMENTATIONS[impl](x, k, v, W_q, b_q, W_o, b_o, key_mask, **inner)
 
 
-def chosen_impl(kind: Kind, device: torch.device, safe: Impl) -> Impl:
-    """What ``impl="auto"`` takes for such calls on a device: what this machine's certificate names.
-
-    That is the fastest that was right here; without a certificate ``safe``.
-    """
-    return cast(Impl, chosen(OPERATION, text(kind), device) or safe)
-
-
-def _auto(x: Tensor, k: Tensor, key_mask: Tensor | None, gradient: bool) -> Impl:
+def _auto(x: Tensor, k: Tensor, key_mask: Tensor | None, gradient: bool) -> Named:
     # A symbolic width becomes a number here; lengths are only compared.
     C, heads, d = index(x.shape[2]), index(k.shape[2]), index(k.shape[3])
-    safe: Impl = "projected"
+    safe: Named = "projected"
     # Folded computes in fp32, which is slower for 16-bit inputs.
     exact = k.device.type == "cpu" and k.dtype in (torch.float32, torch.float64)
     if exact and fewer_products(x.shape[1], k.shape[1], heads, d, C):
         safe = "folded"
     proven = _proven(k.device, k.dtype, heads, d, C, key_mask is not None, gradient, safe)
-    return cast(Impl, chosen_at((x.shape[1], k.shape[1]), proven))
+    return cast(Named, chosen_at((x.shape[1], k.shape[1]), proven))
 
 
 # torch.compile can't look into a certificate, and it doesn't change.
@@ -95,23 +81,10 @@ def _proven(
     C: int,
     masked: bool,
     gradient: bool,
-    safe: Impl,
+    safe: Named,
 ) -> Steps:
     kind = Kind(str(dtype).removeprefix("torch."), heads, head_dim, C, 0, 0, masked, gradient)
     return choices(OPERATION, kind, device, safe)
-
-
-def _triton(x: Tensor, k: Tensor) -> Callable[..., Tensor]:
-    """The Triton implementation, if it supports such inputs."""
-    try:
-        from maris_fast.kernels.cross_attention import operator
-    except ImportError as error:
-        reason: str | None = f"triton can't be imported ({error})"
-    else:
-        reason = operator.why_unsupported(k.device, k.dtype, k.shape[1], x.shape[2])
-    if reason is not None:
-        raise UnsupportedError(f"{reason}; use impl='folded', 'projected' or 'auto'")
-    return operator.cross_attention_triton
 
 
 def fewer_products(L_q: int, L_k: int, heads: int, d: int, C: int) -> bool:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 
 from maris_fast.kernels.choice.operation import Operation
+from maris_fast.kernels.cross_attention.implementations import IMPLEMENTATIONS, Named
 
 if TYPE_CHECKING:
-    from maris_fast.kernels.cross_attention.api import Impl
     from maris_fast.kernels.cross_attention.parity import Case, Inputs
 
 HERE = Path(__file__).resolve().parent
@@ -53,22 +53,19 @@ def failures(candidate: str, kind: Kind, device: torch.device) -> list[str]:
     """What is wrong with a candidate, on ragged lengths and, for few expressions, on real ones."""
     from maris_fast.kernels.cross_attention.parity import failures as wrong
 
-    impl, real = cast("Impl", candidate), _case(kind, device)
+    impl, real = cast(Named, candidate), _case(kind, device)
     ragged = replace(real, E=3, L_q=37, L_k=max(1, kind.keys - 5))
     return [failure for case in (ragged, replace(real, E=2)) for failure in wrong(impl, case, device)]
 
 
 def ready(candidate: str, kind: Kind, device: torch.device) -> Callable[[], object]:
     """A call on real inputs: forward, and backward too if the kind has a gradient."""
-    from maris_fast.kernels.cross_attention.api import cross_attention
-
     drawn = _drawn(kind, device)
     leaves: dict[str, Any] = {
         name: leaf.detach().requires_grad_(kind.gradient) for name, leaf in drawn.leaves.items()
     }
-    call: Callable[[], Any] = partial(
-        cross_attention, **leaves, key_mask=drawn.key_mask, impl=cast("Impl", candidate)
-    )
+    implementation = IMPLEMENTATIONS[cast(Named, candidate)]
+    call: Callable[[], Any] = partial(implementation, **leaves, key_mask=drawn.key_mask)
     if not kind.gradient:
         return call
     return lambda: torch.autograd.grad(call(), list(leaves.values()), drawn.gradient)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maris_fast.kernels.cross_attention.api import Impl, cross_attention
+from maris_fast.kernels.cross_attention.implementations import IMPLEMENTATIONS, Named
 from maris_fast.kernels.error_bounds import errors_and_bounds, exceeded
 from maris_fast.kernels.poisoned_memory import poisoned_memory
 
@@ -66,14 +66,15 @@ def draw(case: Case, device: torch.device | None = None) -> Inputs:
     return Inputs({name: leaf.requires_grad_() for name, leaf in leaves.items()}, key_mask, gradient)
 
 
-def run(impl: Impl, drawn: Inputs) -> dict[str, Tensor]:
+def run(impl: Named, drawn: Inputs) -> dict[str, Tensor]:
     """Output and gradients, by name. In "projected", attention in the middle is the reference."""
-    out = cross_attention(**drawn.leaves, key_mask=drawn.key_mask, impl=impl, attention_impl="reference")
+    inner = {"attention_impl": "reference"} if impl == "projected" else {}
+    out = IMPLEMENTATIONS[impl](**drawn.leaves, key_mask=drawn.key_mask, **inner)
     gradients = torch.autograd.grad(out, list(drawn.leaves.values()), drawn.gradient)
     return {"out": out, **dict(zip((f"d {name}" for name in drawn.leaves), gradients, strict=True))}
 
 
-def failures(impl: Impl, case: Case, device: torch.device | None = None) -> list[str]:
+def failures(impl: Named, case: Case, device: torch.device | None = None) -> list[str]:
     """A message for each error that is out of bounds. NaN is out of bounds.
 
     The allowed error is in proportion to that of the order as written, in plain PyTorch in the same dtype.

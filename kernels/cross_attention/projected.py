@@ -18,8 +18,8 @@ def cross_attention_projected(
     W_o: Tensor,
     b_o: Tensor,
     key_mask: Tensor | None,
-    attention_impl: AttentionImpl,
+    attention_impl: AttentionImpl = "auto",
 ) -> Tensor:
-    """Arguments and result as in ``cross_attention``."""
+    """Arguments, result and errors as in ``cross_attention``."""
     q = F.linear(x, W_q, b_q).unflatten(2, k.shape[2:])
     return F.linear(multihead_attention(q, k, v, key_mask, attention_impl).flatten(2), W_o, b_o)

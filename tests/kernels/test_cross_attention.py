@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maris_fast.config import ModelSettings
 from maris_fast.kernels import cross_attention
-from maris_fast.kernels.cross_attention import api, fewer_products
+from maris_fast.kernels.cross_attention import IMPLEMENTATIONS, fewer_products
 from maris_fast.kernels.cross_attention.parity import Case, draw, failures, run
 from maris_fast.model import Maris
 
@@ -62,8 +62,8 @@ def test_autocast_does_not_narrow_what_is_folded() -> None:
 def taken_by_auto(leaves: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
     """The implementation that a call without ``impl`` ends up in, where nothing is proven."""
     taken: list[str] = []
-    for name in ("projected", "folded"):
-        monkeypatch.setattr(api, f"cross_attention_{name}", lambda *_, name=name: taken.append(name))
+    for name in IMPLEMENTATIONS:
+        monkeypatch.setitem(IMPLEMENTATIONS, name, lambda *_, name=name, **__: taken.append(name))
     cross_attention(**leaves)
     (one,) = taken
     return one

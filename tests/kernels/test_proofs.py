@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from maris_fast.kernels.choice import Operation
-from maris_fast.kernels.cross_attention import api as cross_api
 from maris_fast.kernels.cross_attention import candidates as cross
 from maris_fast.kernels.multihead_attention import IMPLEMENTATIONS
 from maris_fast.kernels.multihead_attention import candidates as multihead
@@ -34,7 +33,7 @@ def break_mutual(patch: pytest.MonkeyPatch) -> None:
 
 
 def break_cross(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(cross_api, "cross_attention_folded", halved(cross_api.cross_attention_folded))
+    patch.setitem(cross.IMPLEMENTATIONS, "folded", halved(cross.IMPLEMENTATIONS["folded"]))
 
 
 def break_multihead(patch: pytest.MonkeyPatch) -> None:
