@@ -1,8 +1,8 @@
 """Proofs of kinds of calls: each candidate's parity, then the time of those that were right.
 
-Candidates run in a child process (trial.py), as an illegal access ends a CUDA context. One that crashes or
-hangs there is recorded as failed, and a fresh child continues with the others. A failure that says nothing
-about the candidate, such as a lack of memory or a kill from outside, holds for this process only.
+Candidates run in a child process (trial.py), as an illegal access ends a CUDA context. One that crashes,
+hangs or ends the context is recorded as failed, and a fresh child continues with the others. A failure that
+says nothing about the candidate (a lack of memory, a kill from outside) holds for this process only.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _one_child(
     """Run a child on all that is left; if it dies or hangs, the candidate it was trying has failed.
 
     ``finish`` is called with each kind that has no candidate left. Returns why nothing could be tried, if the
-    child never came to its first trial: no other child would fare better now.
+    child never came to its first trial, or failed between two: no other child would fare better now.
     """
 
     def finish_those_done() -> None:
@@ -197,8 +197,9 @@ def _one_child(
             )
         heard, last = 0, time.monotonic()
         at: tuple[Work, str] | None = None
+        trying = lost = False
         try:
-            while True:
+            while not lost:
                 ended = process.poll() is not None
                 lines = answers.read_text().split("\n")[:-1]
                 for line in lines[heard:]:
@@ -206,7 +207,8 @@ def _one_child(
                     last = time.monotonic()
                     alive()
                     at = (works[said["work"]], said["candidate"])
-                    if "trying" not in said:
+                    trying, lost = "trying" in said, said.get("lost", False)
+                    if not trying:
                         at[0].hear(said)
                 heard = len(lines)
                 finish_those_done()
@@ -218,13 +220,14 @@ def _one_child(
                 os.killpg(process.pid, signal.SIGKILL)
             status = process.wait()
         said_by_child = Path(folder, "said").read_text(errors="replace")
-    if all(work.done for work in works):
+    if lost or all(work.done for work in works):
         return None
     if not ended:
         reason = f"hung: no answer in {START if at is None else patience:.0f} s"
     else:
         reason = _why(status, said_by_child)
-    if at is None:
+    # An exception that is none of a trial's says nothing about a candidate.
+    if at is None or (status > 0 and not trying):
         return reason
     passing = ended and -status in FROM_OUTSIDE
     if at[1] not in at[0].results:
