@@ -29,6 +29,9 @@ TIE = 1.05
 # Seconds without a message after which a candidate counts as hung (a kernel compiles in up to ten), and
 # seconds that Python and PyTorch may take to start.
 PATIENCE, START = 90.0, 300.0
+# Seconds between two looks at the child's messages, and those after which this process must have been
+# suspended in between, and the child with it.
+LOOK, SUSPENDED = 0.05, 5.0
 # Sent by users, launchers and the kernel's lack of memory; a crash has other signals.
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,16 +198,20 @@ def _one_child(
                 stderr=said_by_it,
                 start_new_session=True,
             )
-        heard, last = 0, time.monotonic()
+        heard = 0
+        last = looked = time.monotonic()
         at: tuple[Work, str] | None = None
         trying = lost = False
         try:
             while not lost:
+                if (now := time.monotonic()) - looked > SUSPENDED:
+                    last += now - looked
+                looked = now
                 ended = process.poll() is not None
                 lines = answers.read_text().split("\n")[:-1]
                 for line in lines[heard:]:
                     said = json.loads(line)
-                    last = time.monotonic()
+                    last = now
                     alive()
                     at = (works[said["work"]], said["candidate"])
                     trying, lost = "trying" in said, said.get("lost", False)
@@ -212,9 +219,9 @@ def _one_child(
                         at[0].hear(said)
                 heard = len(lines)
                 finish_those_done()
-                if ended or time.monotonic() - last > (START if at is None else patience):
+                if ended or now - last > (START if at is None else patience):
                     break
-                time.sleep(0.05)
+                time.sleep(LOOK)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

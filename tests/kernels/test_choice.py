@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,7 +40,7 @@ from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.kernels.mutual_attention.operator import INTERPRETED
 from maris_fast.system import process_table
 from tests.command_line import maris_fast
-from tests.kernels.fake_operation import BREAKING, CROWDED, HUNTED, OPERATION, SOURCE, STUCK, Kind
+from tests.kernels.fake_operation import BREAKING, CROWDED, HUNTED, LONG, OPERATION, SOURCE, STUCK, Kind
 from tests.waiting import wait_until
 
 CPU = torch.device("cpu")
@@ -182,6 +184,23 @@ def test_the_child_ends_with_the_process_that_started_it(cache: Path, tmp_path: 
     with starter(STUCK, TMPDIR=str(tmp_path)) as (process, child):
         process.kill()
     wait_until(lambda: process_table.started(child) in (None, process_table.ENDED))
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_candidate_that_was_suspended_with_the_proof_has_not_hung(cache: Path) -> None:
+    """As by `scontrol suspend`, for longer than a candidate's time without an answer."""
+    with starter(LONG) as (process, child):
+        for pid in (process.pid, child):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(25)
+        for pid in (process.pid, child):
+            os.kill(pid, signal.SIGCONT)
+        process.communicate(timeout=200)
+        assert process.returncode == 0
+    (file,) = cache.glob("*.json")
+    results = json.loads(file.read_text())["operations"]["fake"][text(Kind(LONG, False, False))]["results"]
+    assert "ms" in results["thinks"], results
 
 
 @pytest.mark.process
