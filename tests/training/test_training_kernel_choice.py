@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from socket import gethostname
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,7 @@ from maris_fast.train import kernel_choice
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
 from tests.command_line import maris_fast, said
-from tests.kernels.fake_operation import OPERATION, Kind
+from tests.kernels.fake_operation import OPERATION, SECONDS, Kind
 from tests.training.tiny_cache import write_tiny_cache
 from tests.waiting import wait_until
 
@@ -50,7 +51,7 @@ from maris_fast.train.kernel_choice import agree
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
 from maris_fast.reports.run_data import RunData
-from tests.kernels.fake_operation import OPERATION, Kind
+from tests.kernels.fake_operation import OPERATION, SECONDS, Kind
 
 dist.init_process_group("gloo", timeout=timedelta(minutes=5))
 rank = dist.get_rank()
@@ -115,7 +116,39 @@ def test_ranks_of_different_devices_wait_for_all_proofs_and_take_what_holds_on_a
     # Rank 0 says so at each start; nothing was left to prove.
     none = "kernels: nothing is proven for 1 of 3 kinds of calls, which take the safe implementation; "
     assert [none in out for out, _ in said] == [True, False]
-    assert "`maris-fast kernels prove --again`, with the run's --config, tries them again" in said[0][0]
+    again = "`maris-fast kernels prove --again`, on every node, with the run's --config, tries them again"
+    assert again in said[0][0]
+    reason = f"kernels: fast left out for 2 kinds of calls because of {gethostname()}: crashed: SIGABRT"
+    assert [reason in out for out, _ in said] == [True, False]
+
+
+def test_rank_zero_says_why_other_nodes_do_not_take_its_choice_and_which_these_are(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    forget()
+    taken = {"chosen": "fast", "results": right(usual=3.0, fast=1.0)}
+    unstarted = {"chosen": None, "results": {name: {"reason": "crashed: status 1, x"} for name in SECONDS}}
+    wrong = {"chosen": "usual", "results": {**right(usual=3.0), "fast": {"reason": "wrong: y"}}}
+    kinds = [text(BOTH), text(SAME)]
+    found = {"n0": [taken, taken], "n1": [unstarted] * 2, "n2": [unstarted] * 2, "n3": [taken, wrong]}
+    gathered: list[Any] = [
+        (host, {"fake": dict(zip(kinds, node, strict=True))}) for host, node in found.items()
+    ]
+    gathered.insert(1, ("n0", None))  # the second rank of a node proves nothing
+    known = Certificates(machine(CPU))
+    monkeypatch.setattr(kernel_choice, "prove", lambda *given, **named: known)
+    known.take(gathered[0][1], {"fake": OPERATION.sources_hash()})
+    ranks: Any = SimpleNamespace(first=True, device=CPU, meet=lambda: None, gather=lambda own: gathered)
+    try:
+        agreed = kernel_choice.agree(ranks, [(OPERATION, BOTH), (OPERATION, SAME)])
+    finally:
+        forget()
+    assert agreed == {"fake": dict.fromkeys(kinds)}
+    why = "kernels: fast left out for {} kinds of calls because of {}"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [why.format(2, "n1, n2: crashed: status 1, x"), why.format(1, "n3: wrong: y")]
+    assert lines[2].startswith("kernels: nothing is proven for 2 of 2 kinds of calls")
 
 
 def test_ranks_meet_when_the_last_arrives_and_count_as_waiting_until_then() -> None:
