@@ -124,6 +124,17 @@ def test_the_rank_that_others_wait_for_is_named_with_what_it_does_by_the_limit_o
         assert "engine.timeout_minutes = 10" in text(reports, (1,))
 
 
+@pytest.mark.parametrize("phase", ["starting", "compiling", "evaluating", "writing a checkpoint"])
+def test_of_several_busy_ranks_in_a_step_those_that_make_progress_are_not_blamed(phase: str) -> None:
+    waits = Heard(NOW, beat(waiting=650))
+    moves, hangs = Heard(NOW, beat(phase, still=1)), Heard(NOW, beat(phase, still=601))
+    message = text(heard(r0=moves, r1=waits, r2=hangs, r3=waits), (2,))
+    assert "for rank 2 on host-1 (pid 102), last seen after step 7" in message
+    text(heard(r0=hangs, r1=waits, r2=hangs, r3=waits), (0, 2))
+    reports = heard(r0=moves, r1=waits, r2=Heard(NOW, beat(phase, still=599)), r3=waits)
+    assert diagnose(RANKS, reports, NOW, LIMITS) is None
+
+
 def test_ranks_that_all_wait_are_reported_with_their_places() -> None:
     waits = Heard(NOW, beat(waiting=200))
     message = text(heard(r0=waits, r1=waits, r2=waits, r3=waits), ())
