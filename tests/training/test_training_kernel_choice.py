@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from socket import gethostname
 from threading import Thread
@@ -17,16 +18,18 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from maris_fast.config import ModelSettings, TrainingSettings, load_settings
+from maris_fast.config import EngineSettings, ModelSettings, TrainingSettings, load_settings
 from maris_fast.data_shards.stream import CacheReader
+from maris_fast.errors import TrainingError
 from maris_fast.kernels.choice import text
 from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine
 from maris_fast.kernels.multihead_attention.candidates import Kind as AttentionKind
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.model.kinds import of_model
 from maris_fast.reports.run_data import RunData
-from maris_fast.system.launchers import free_port
+from maris_fast.system.launchers import Place, free_port
 from maris_fast.train import kernel_choice
+from maris_fast.train import ranks as ranks_module
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
 from tests.command_line import maris_fast, said
@@ -164,6 +167,24 @@ def test_ranks_meet_when_the_last_arrives_and_count_as_waiting_until_then() -> N
         thread.join(60)
         assert not thread.is_alive()
         assert not first.progress.look()[0]
+
+
+def test_without_a_heartbeat_ranks_meet_as_long_as_a_collective_waits(monkeypatch: Any) -> None:
+    store = dist.HashStore()
+    control: Any = SimpleNamespace(get_group_store=lambda: store)
+    monkeypatch.setattr(
+        ranks_module, "take_place", lambda: Place(rank=1, world=2, local_rank=0, local_world=1)
+    )
+    monkeypatch.setattr(ranks_module, "share_cores", lambda processes: None)
+    monkeypatch.setattr(ranks_module, "_init_distributed", lambda *given: None)
+    monkeypatch.setattr(dist, "new_group", lambda **named: control)
+    engine = EngineSettings(device="cpu", timeout_minutes=1)
+    assert ranks_module.join(engine).patience is None
+    ranks = ranks_module.join(engine.model_copy(update={"heartbeat_seconds": 0}))
+    assert ranks.patience == 120
+    error = r"rank 1 has waited for 1 of 2 ranks for 0\.1 s.*set engine\.timeout_minutes higher"
+    with pytest.raises(TrainingError, match=error):
+        replace(ranks, patience=0.1).meet()
 
 
 @pytest.mark.process
