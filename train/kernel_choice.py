@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import torch
@@ -42,8 +44,8 @@ def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:
     """Proves on one rank per node, in a child process; then every rank uses the same implementations.
 
     Where nodes differ (other devices, other versions), the implementation of a kind is the one with the least
-    total time over all nodes among those that were correct on each. The other ranks wait as long as proofs
-    make progress; each sign of it counts as a rank's own.
+    total time over all nodes among those that were correct on each; rank 0 says what failed elsewhere. The
+    other ranks wait as long as proofs make progress; each sign of it counts as a rank's own.
     """
     pairs = list(dict.fromkeys(wanted))
     leads = not place_of().local_rank
@@ -57,18 +59,25 @@ def agree(ranks: Ranks, wanted: Iterable[tuple[Operation, Any]]) -> Taken:
             assert found is not None
             own.setdefault(operation.name, {})[text(kind)] = found
     ranks.meet()
-    nodes = [node for node in ranks.gather(own) if node is not None]
+    hosts, nodes = list[str](), list[Everything]()
+    for host, node in ranks.gather((gethostname(), own)):
+        if node is not None:
+            hosts.append(host)
+            nodes.append(node)
     agreed = {
         name: {kind: _on_all([node[name][kind] for node in nodes]) for kind in kinds}
         for name, kinds in nodes[0].items()
     }
     hashes = {operation.name: operation.sources_hash() for operation, _ in pairs}
     of_device(ranks.device).take(agreed, hashes)
+    for line in _failed_elsewhere(hosts, nodes):
+        told(line)
     lacking = sum(found["chosen"] is None for kinds in agreed.values() for found in kinds.values())
     if lacking:
         told(
             f"kernels: nothing is proven for {lacking} of {len(pairs)} kinds of calls, which take the safe "
-            "implementation; `maris-fast kernels prove --again`, with the run's --config, tries them again"
+            f"implementation; `maris-fast kernels prove --again`{', on every node' * (len(nodes) > 1)}, with "
+            "the run's --config, tries them again"
         )
     return {name: {kind: found["chosen"] for kind, found in kinds.items()} for name, kinds in agreed.items()}
 
@@ -83,6 +92,33 @@ def _on_all(nodes: list[Found]) -> Found:
         if all("ms" in node["results"].get(candidate, {}) for node in nodes)
     }
     return {"chosen": min(times, key=times.__getitem__, default=None), "results": nodes[0]["results"]}
+
+
+def _failed_elsewhere(hosts: Sequence[str], nodes: Sequence[Everything]) -> Iterator[str]:
+    """Why other nodes do not take what was chosen on the first one: a line for each reason."""
+    told: dict[tuple[str, frozenset[tuple[str, str]]], list[str]] = {}
+    for host, node in zip(hosts[1:], nodes[1:], strict=True):
+        reasons: dict[str, set[tuple[str, str]]] = {}
+        for name, kinds in nodes[0].items():
+            for kind, found in kinds.items():
+                there = node[name][kind]["results"].get(
+                    found["chosen"], {"reason": "it does not exist there"}
+                )
+                if found["chosen"] is not None and "reason" in there:
+                    reasons.setdefault(there["reason"], set()).add((name, kind))
+        for reason, lost in reasons.items():
+            told.setdefault((reason, frozenset(lost)), []).append(host)
+    for (reason, lost_there), on in told.items():
+        candidates = dict.fromkeys(nodes[0][name][kind]["chosen"] for name, kind in sorted(lost_there))
+        yield (
+            f"kernels: {_some(candidates)} left out for {len(lost_there)} kinds of calls because of "
+            f"{_some(on)}: {reason}"
+        )
+
+
+def _some(names: Collection[str], most: int = 4) -> str:
+    more = len(names) - most
+    return ", ".join(islice(names, most)) + (f" and {more} others" if more > 0 else "")
 
 
 def differing(former: Path, table: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from maris_fast.config import EngineSettings
-from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError
+from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError, TrainingError
 from maris_fast.system.devices import keep_freed_memory, kind_of, share_cores
 from maris_fast.system.launchers import Place, take_place
 from maris_fast.train.progress_state import ProgressState
@@ -28,7 +29,8 @@ ARRIVED, LOOK = "maris_fast/arrived", 0.5
 class Ranks:
     """This process among all ranks. ``control`` is a gloo group for small host values, on any device.
 
-    ``Ranks(device=...)`` is a single process, which needs no process group.
+    ``Ranks(device=...)`` is a single process, which needs no process group. ``patience``: seconds that
+    ``meet`` waits at most; None: the heartbeat limits it.
     """
 
     device: torch.device
@@ -36,6 +38,7 @@ class Ranks:
     world: int = 1
     control: dist.ProcessGroup | None = None
     progress: ProgressState = field(default_factory=ProgressState)
+    patience: float | None = None
 
     @property
     def first(self) -> bool:
@@ -77,14 +80,24 @@ class Ranks:
 
         It is for work of some ranks that takes as long as it takes: the heartbeat ends the wait if a rank
         that is waited for makes no progress.
+
+        Raises:
+            TrainingError: without a heartbeat, a rank has not come within ``patience``.
         """
         if self.control is None:
             return
         store = self.control.get_group_store()
         arrived = store.add(ARRIVED, 1)
         everyone = -(-arrived // self.world) * self.world  # of this meeting and the former ones
+        latest = time.monotonic() + (math.inf if self.patience is None else self.patience)
         with self.progress.waiting():
-            while store.add(ARRIVED, 0) < everyone:
+            while (arrived := store.add(ARRIVED, 0)) < everyone:
+                if time.monotonic() > latest:
+                    raise TrainingError(
+                        f"rank {self.rank} has waited for {everyone - arrived} of {self.world} ranks for "
+                        f"{self.patience:g} s, as for a collective; set engine.timeout_minutes higher, "
+                        "or engine.heartbeat_seconds above 0: it ends the wait only for a stuck rank"
+                    )
                 time.sleep(LOOK)
 
 
@@ -108,7 +121,8 @@ def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
     timeout = timedelta(minutes=settings.timeout_minutes + 1)
     _init_distributed(place, device, timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
-    ranks = Ranks(device, place.rank, place.world, control)
+    patience = None if settings.heartbeat_seconds else timeout.total_seconds()
+    ranks = Ranks(device, place.rank, place.world, control, patience=patience)
     share_cores_of(ranks)
     return ranks
 

@@ -135,6 +135,8 @@ def prove(
         if untried is not None:
             left = [work for work in left if not work.finished]
             for work in left:
+                for candidate in work.asked()["candidates"]:
+                    work.fail(candidate, untried, passing=True)
                 found = {work.operation.name: {work.kind: work.found()}}
                 known.take(found, {work.operation.name: work.operation.sources_hash()})
             told(f"kernels: {len(left)} kinds can't be tried now, {untried}; the next start tries again")

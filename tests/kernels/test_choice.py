@@ -153,7 +153,11 @@ def test_a_child_that_cannot_start_says_nothing_about_any_candidate(
     assert line.endswith("; the next start tries again")
     assert "Error: " in line
     found = known.find("fake", text(PLAIN))
-    assert found == {"chosen": None, "results": {}}
+    reason = line.removeprefix("kernels: 2 kinds can't be tried now, ").removesuffix(
+        "; the next start tries again"
+    )
+    results = {name: {"reason": reason} for name in ("usual", "slow", "fast")}
+    assert found == {"chosen": None, "results": results}
     assert list(cache.glob("*.json")) == []
 
 

@@ -124,6 +124,17 @@ def test_the_rank_that_others_wait_for_is_named_with_what_it_does_by_the_limit_o
         assert "engine.timeout_minutes = 10" in text(reports, (1,))
 
 
+@pytest.mark.parametrize("phase", ["starting", "compiling", "evaluating", "writing a checkpoint"])
+def test_of_several_busy_ranks_in_a_step_those_that_make_progress_are_not_blamed(phase: str) -> None:
+    waits = Heard(NOW, beat(waiting=650))
+    moves, hangs = Heard(NOW, beat(phase, still=1)), Heard(NOW, beat(phase, still=601))
+    message = text(heard(r0=moves, r1=waits, r2=hangs, r3=waits), (2,))
+    assert "for rank 2 on host-1 (pid 102), last seen after step 7" in message
+    text(heard(r0=hangs, r1=waits, r2=hangs, r3=waits), (0, 2))
+    reports = heard(r0=moves, r1=waits, r2=Heard(NOW, beat(phase, still=599)), r3=waits)
+    assert diagnose(RANKS, reports, NOW, LIMITS) is None
+
+
 def test_ranks_that_all_wait_are_reported_with_their_places() -> None:
     waits = Heard(NOW, beat(waiting=200))
     message = text(heard(r0=waits, r1=waits, r2=waits, r3=waits), ())
@@ -200,6 +211,24 @@ def test_a_run_that_was_suspended_as_a_whole_continues(tmp_path: Path) -> None:
         os.kill(both.pids[1], signal.SIGCONT)
         time.sleep(0.3)  # during which it receives nothing yet
         os.kill(both.pids[0], signal.SIGCONT)
+        assert both.ends() == [0, 0], both.log.read_text()
+    assert both.log.read_text() == ""
+
+
+@pytest.mark.slow
+def test_ranks_that_were_suspended_while_they_waited_for_one_another_continue(tmp_path: Path) -> None:
+    """They have not waited for the time of the suspension: awake, it is less than the limit of a stall."""
+
+    def waits(ranks: Ranks, heartbeat: Heartbeat) -> None:
+        ranks.progress.at("computing", 1)
+        with ranks.progress.waiting():
+            stays(7)
+
+    with TwoHeartbeats(tmp_path / "log", silence=3, work=waits, stall=4) as both:
+        time.sleep(0.5)
+        both.signal(signal.SIGSTOP)
+        time.sleep(5)
+        both.signal(signal.SIGCONT)
         assert both.ends() == [0, 0], both.log.read_text()
     assert both.log.read_text() == ""
 

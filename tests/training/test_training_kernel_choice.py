@@ -7,7 +7,9 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from socket import gethostname
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -16,16 +18,18 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from maris_fast.config import ModelSettings, TrainingSettings, load_settings
+from maris_fast.config import EngineSettings, ModelSettings, TrainingSettings, load_settings
 from maris_fast.data_shards.stream import CacheReader
+from maris_fast.errors import TrainingError
 from maris_fast.kernels.choice import text
 from maris_fast.kernels.choice.table import FOLDER_VARIABLE, Certificates, forget, machine
 from maris_fast.kernels.multihead_attention.candidates import Kind as AttentionKind
 from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.model.kinds import of_model
 from maris_fast.reports.run_data import RunData
-from maris_fast.system.launchers import free_port
+from maris_fast.system.launchers import Place, free_port
 from maris_fast.train import kernel_choice
+from maris_fast.train import ranks as ranks_module
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
 from tests.command_line import maris_fast, said
@@ -50,7 +54,7 @@ from maris_fast.train.kernel_choice import agree
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
 from maris_fast.reports.run_data import RunData
-from tests.kernels.fake_operation import OPERATION, Kind
+from tests.kernels.fake_operation import OPERATION, SECONDS, Kind
 
 dist.init_process_group("gloo", timeout=timedelta(minutes=5))
 rank = dist.get_rank()
@@ -115,7 +119,39 @@ def test_ranks_of_different_devices_wait_for_all_proofs_and_take_what_holds_on_a
     # Rank 0 says so at each start; nothing was left to prove.
     none = "kernels: nothing is proven for 1 of 3 kinds of calls, which take the safe implementation; "
     assert [none in out for out, _ in said] == [True, False]
-    assert "`maris-fast kernels prove --again`, with the run's --config, tries them again" in said[0][0]
+    again = "`maris-fast kernels prove --again`, on every node, with the run's --config, tries them again"
+    assert again in said[0][0]
+    reason = f"kernels: fast left out for 2 kinds of calls because of {gethostname()}: crashed: SIGABRT"
+    assert [reason in out for out, _ in said] == [True, False]
+
+
+def test_rank_zero_says_why_other_nodes_do_not_take_its_choice_and_which_these_are(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    forget()
+    taken = {"chosen": "fast", "results": right(usual=3.0, fast=1.0)}
+    unstarted = {"chosen": None, "results": {name: {"reason": "crashed: status 1, x"} for name in SECONDS}}
+    wrong = {"chosen": "usual", "results": {**right(usual=3.0), "fast": {"reason": "wrong: y"}}}
+    kinds = [text(BOTH), text(SAME)]
+    found = {"n0": [taken, taken], "n1": [unstarted] * 2, "n2": [unstarted] * 2, "n3": [taken, wrong]}
+    gathered: list[Any] = [
+        (host, {"fake": dict(zip(kinds, node, strict=True))}) for host, node in found.items()
+    ]
+    gathered.insert(1, ("n0", None))  # the second rank of a node proves nothing
+    known = Certificates(machine(CPU))
+    monkeypatch.setattr(kernel_choice, "prove", lambda *given, **named: known)
+    known.take(gathered[0][1], {"fake": OPERATION.sources_hash()})
+    ranks: Any = SimpleNamespace(first=True, device=CPU, meet=lambda: None, gather=lambda own: gathered)
+    try:
+        agreed = kernel_choice.agree(ranks, [(OPERATION, BOTH), (OPERATION, SAME)])
+    finally:
+        forget()
+    assert agreed == {"fake": dict.fromkeys(kinds)}
+    why = "kernels: fast left out for {} kinds of calls because of {}"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [why.format(2, "n1, n2: crashed: status 1, x"), why.format(1, "n3: wrong: y")]
+    assert lines[2].startswith("kernels: nothing is proven for 2 of 2 kinds of calls")
 
 
 def test_ranks_meet_when_the_last_arrives_and_count_as_waiting_until_then() -> None:
@@ -131,6 +167,24 @@ def test_ranks_meet_when_the_last_arrives_and_count_as_waiting_until_then() -> N
         thread.join(60)
         assert not thread.is_alive()
         assert not first.progress.look()[0]
+
+
+def test_without_a_heartbeat_ranks_meet_as_long_as_a_collective_waits(monkeypatch: Any) -> None:
+    store = dist.HashStore()
+    control: Any = SimpleNamespace(get_group_store=lambda: store)
+    monkeypatch.setattr(
+        ranks_module, "take_place", lambda: Place(rank=1, world=2, local_rank=0, local_world=1)
+    )
+    monkeypatch.setattr(ranks_module, "share_cores", lambda processes: None)
+    monkeypatch.setattr(ranks_module, "_init_distributed", lambda *given: None)
+    monkeypatch.setattr(dist, "new_group", lambda **named: control)
+    engine = EngineSettings(device="cpu", timeout_minutes=1)
+    assert ranks_module.join(engine).patience is None
+    ranks = ranks_module.join(engine.model_copy(update={"heartbeat_seconds": 0}))
+    assert ranks.patience == 120
+    error = r"rank 1 has waited for 1 of 2 ranks for 0\.1 s.*set engine\.timeout_minutes higher"
+    with pytest.raises(TrainingError, match=error):
+        replace(ranks, patience=0.1).meet()
 
 
 @pytest.mark.process

@@ -170,15 +170,16 @@ def _stall(ranks: Sequence[Identity], heard: Mapping[int, Heard], limits: Timeou
         return Diagnosis((), text)
     behind = min(beat.step for beat in busy.values())
     laggards = sorted(rank for rank, beat in busy.items() if beat.step == behind)
-    limit, setting = limits.wait(busy[laggards[0]].phase)
     # A rank that has made progress since the others began to wait is slow, not stuck.
-    if min(longest, max(busy[rank].still for rank in laggards)) <= limit:
+    stuck = [rank for rank in laggards if min(longest, busy[rank].still) > limits.wait(busy[rank].phase)[0]]
+    if not stuck:
         return None
+    _, setting = limits.wait(busy[stuck[0]].phase)
     text = (
-        f"the other ranks have been waiting for {longest:.0f} s ({setting}) for {_names(ranks, laggards)}"
-        f"{_seen(heard, laggards)}. If this is expected, set it higher. {GO_ON}"
+        f"the other ranks have been waiting for {longest:.0f} s ({setting}) for {_names(ranks, stuck)}"
+        f"{_seen(heard, stuck)}. If this is expected, set it higher. {GO_ON}"
     )
-    return Diagnosis(tuple(laggards), text)
+    return Diagnosis(tuple(stuck), text)
 
 
 def _names(ranks: Sequence[Identity], some: Sequence[int]) -> str:
