@@ -125,14 +125,17 @@ def reading_block(suite: Suite) -> str:
 
 
 def nearest_peer_block(suite: Suite) -> str:
-    """How far the nearest peer is behind, or ahead, in each situation."""
+    """How fast the fastest other reader is in each situation, as a ratio to ours."""
     told = []
     for situation, place in ((WARM, f"from a {WARM}"), (COLD, f"from a {COLD}"), (BUSY, BUSY)):
         peers = [row for row in _measured(suite, situation) if not row["way"].startswith(("ours", "raw"))]
         nearest = max(peers, key=lambda row: row["to_ours"])
         without = "".join(f"; left out: {one}" for one in _left_out_peers(suite, situation))
-        told.append(f"{nearest['to_ours']:.2f} of ours {place} ({nearest['way']}{without})")
-    return f"Reading a cache, the nearest peer reaches {', '.join(told)}: `data_shards/stream/README.md`."
+        told.append(f"{nearest['to_ours']:.2f} {place} ({nearest['way']}{without})")
+    return (
+        f"Read throughput of the fastest other reader, ours = 1: {', '.join(told)}. All readers: "
+        "`data_shards/stream/README.md`."
+    )
 
 
 def _measured(suite: Suite, situation: str) -> list[Row]:

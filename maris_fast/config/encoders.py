@@ -73,7 +73,7 @@ class CacheSettings(Settings):
     shard_bytes: int = Field(
         2 << 30,
         gt=0,
-        description="target size of a shard: it is closed at the first image that would exceed it",
+        description="target size of a shard: it ends with the image that brings it to this size",
     )
     batch_size: int = Field(4, gt=0, description="images in a batch of the image encoder")
     device: Literal["auto", "cpu", "cuda"] = "auto"

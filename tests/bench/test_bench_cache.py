@@ -68,7 +68,7 @@ def test_every_way_of_reading_is_held_against_ours_stock_and_raw(tmp_path: Path)
     rows.append(start_up(tmp_path / "hollow", 1000))
     drawn = reading_block(suite)
     assert all(row["way"] in drawn for row in rows[:-1])
-    assert "nearest peer" in nearest_peer_block(suite)
+    assert nearest_peer_block(suite).startswith("Read throughput of the fastest other reader, ours = 1: ")
 
 
 def reading_row(situation: str, way: str, to_ours: float, rounds: int, load: float) -> dict[str, Any]:
@@ -95,9 +95,9 @@ def test_each_situation_has_its_own_rounds_load_and_peers_left_out() -> None:
         in caption
     )
     told = nearest_peer_block(suite)
-    assert f"0.90 of ours from a {WARM} (near, in process; left out: absent, not installed)" in told
+    assert f"0.90 from a {WARM} (near, in process; left out: absent, not installed)" in told
     assert (
-        f"0.50 of ours from a {COLD} (far, in process; left out: near, its pages stayed; "
+        f"0.50 from a {COLD} (far, in process; left out: near, its pages stayed; "
         "left out: absent, not installed)"
     ) in told
 
