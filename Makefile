@@ -35,6 +35,7 @@ setup: $(VENV)/.installed
 
 quickstart: setup
 	maris-fast quickstart
+	@echo "before it, in each new shell:  . $(VENV)/bin/activate"
 
 lint: setup
 	ruff check .

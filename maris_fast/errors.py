@@ -24,6 +24,10 @@ class InputError(MarisError):
     """Data or a file that cannot be used as it is."""
 
 
+class TooLargeError(InputError):
+    """Input beyond a size limit."""
+
+
 class ArgumentError(InputError, ValueError):
     """An argument of the right type whose value cannot be used; also a ``ValueError``."""
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, TooLargeError
 
 
 class NoImageError(InputError):
@@ -273,8 +273,8 @@ def _what_it_is(path: Path | Upload) -> str:
     return f"is not a readable image: none of {read}; save it as JPEG or PNG"
 
 
-def _too_large(path: Path | Upload, pixels: int) -> InputError:
-    return InputError(
+def _too_large(path: Path | Upload, pixels: int) -> TooLargeError:
+    return TooLargeError(
         f"{path} has {pixels / 1e6:.0f} megapixels, read are at most {MOST_PIXELS / 1e6:.0f}; save it smaller"
     )
 

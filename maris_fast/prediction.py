@@ -58,7 +58,7 @@ class Predictor:
         sam_weights: the SAM checkpoint that made the features; None if the model was trained on features of
             a random encoder, which is rebuilt from the weights' header.
         text_weights: likewise CLIP's weights, a path or an open_clip tag.
-        device: where everything runs.
+        device: where everything runs; "auto" is the GPU, or the CPU of a machine without one.
 
     Raises:
         TypeError: ``weights`` is not a path.

@@ -1,8 +1,8 @@
 """Proofs of kinds of calls: each candidate's parity, then the time of those that were right.
 
-Candidates run in a child process (trial.py), as an illegal access ends a CUDA context. One that crashes or
-hangs there is recorded as failed, and a fresh child continues with the others. A failure that says nothing
-about the candidate, such as a lack of memory or a kill from outside, holds for this process only.
+Candidates run in a child process (trial.py), as an illegal access ends a CUDA context. One that crashes,
+hangs or ends the context is recorded as failed, and a fresh child continues with the others. A failure that
+says nothing about the candidate (a lack of memory, a kill from outside) holds for this process only.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ TIE = 1.05
 # Seconds without a message after which a candidate counts as hung (a kernel compiles in up to ten), and
 # seconds that Python and PyTorch may take to start.
 PATIENCE, START = 90.0, 300.0
+# Seconds between two looks at the child's messages, and those after which this process must have been
+# suspended in between, and the child with it.
+LOOK, SUSPENDED = 0.05, 5.0
 # Sent by users, launchers and the kernel's lack of memory; a crash has other signals.
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,7 +173,7 @@ def _one_child(
     """Run a child on all that is left; if it dies or hangs, the candidate it was trying has failed.
 
     ``finish`` is called with each kind that has no candidate left. Returns why nothing could be tried, if the
-    child never came to its first trial: no other child would fare better now.
+    child never came to its first trial, or failed between two: no other child would fare better now.
     """
 
     def finish_those_done() -> None:
@@ -195,36 +198,43 @@ def _one_child(
                 stderr=said_by_it,
                 start_new_session=True,
             )
-        heard, last = 0, time.monotonic()
+        heard = 0
+        last = looked = time.monotonic()
         at: tuple[Work, str] | None = None
+        trying = lost = False
         try:
-            while True:
+            while not lost:
+                if (now := time.monotonic()) - looked > SUSPENDED:
+                    last += now - looked
+                looked = now
                 ended = process.poll() is not None
                 lines = answers.read_text().split("\n")[:-1]
                 for line in lines[heard:]:
                     said = json.loads(line)
-                    last = time.monotonic()
+                    last = now
                     alive()
                     at = (works[said["work"]], said["candidate"])
-                    if "trying" not in said:
+                    trying, lost = "trying" in said, said.get("lost", False)
+                    if not trying:
                         at[0].hear(said)
                 heard = len(lines)
                 finish_those_done()
-                if ended or time.monotonic() - last > (START if at is None else patience):
+                if ended or now - last > (START if at is None else patience):
                     break
-                time.sleep(0.05)
+                time.sleep(LOOK)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             status = process.wait()
         said_by_child = Path(folder, "said").read_text(errors="replace")
-    if all(work.done for work in works):
+    if lost or all(work.done for work in works):
         return None
     if not ended:
         reason = f"hung: no answer in {START if at is None else patience:.0f} s"
     else:
         reason = _why(status, said_by_child)
-    if at is None:
+    # An exception that is none of a trial's says nothing about a candidate.
+    if at is None or (status > 0 and not trying):
         return reason
     passing = ended and -status in FROM_OUTSIDE
     if at[1] not in at[0].results:

@@ -12,9 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,12 +26,14 @@ ROUNDS = 5
 # GPU time of a candidate per round, in ms.
 ROUND_MS = 20.0
 PR_SET_PDEATHSIG = 1
+T = TypeVar("T")
 
 
 def main(asked: Path, answers: Path, device: torch.device, parent: int) -> None:
     """Work through ``asked``, and append a line to ``answers`` for each report.
 
-    The process ends with its ``parent``, also when that one is killed: nobody would read the answers.
+    Ends early, with a report of the cause, once the device no longer works in this process. The process ends
+    with its ``parent``, also when that one is killed: nobody would read the answers.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -44,13 +47,24 @@ def main(asked: Path, answers: Path, device: torch.device, parent: int) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-        for number, work in enumerate(json.loads(asked.read_text())):
-            if work["candidates"]:
-                try_kind(work, device, lambda number=number, **said: tell(work=number, **said))
+        try:
+            for number, work in enumerate(json.loads(asked.read_text())):
+                if work["candidates"]:
+                    try_kind(work, device, lambda number=number, **said: tell(work=number, **said))
+        except DeviceLostError:
+            return
+
+
+class DeviceLostError(Exception):
+    """Every later call on the device fails in this process, as after an illegal access."""
 
 
 def try_kind(work: Mapping[str, Any], device: torch.device, tell: Callable[..., None]) -> None:
-    """Prove each candidate that is not yet known to be right, then time the right ones in turns."""
+    """Prove each candidate that is not yet known to be right, then time the right ones in turns.
+
+    Raises:
+        DeviceLostError: only another process can go on; what the last candidate did is reported.
+    """
     operation = of(work["operation"])
     kind = read(operation.kind, work["kind"])
     right = list(work["right"])
@@ -58,14 +72,11 @@ def try_kind(work: Mapping[str, Any], device: torch.device, tell: Callable[..., 
         if candidate in right:
             continue
         tell(candidate=candidate, trying="proof")
-        try:
-            failures = operation.failures(candidate, kind, device)
-        # Whatever the compiler, the driver or the launch throws, the next candidate may be fine.
-        except Exception as error:
-            tell(candidate=candidate, **_failure(error))
-            continue
-        tell(candidate=candidate, failures=failures)
-        if not failures:
+        proof = partial(operation.failures, candidate, kind, device)
+        failures = _attempt(proof, candidate, device, tell)
+        if failures is not None:
+            tell(candidate=candidate, failures=failures)
+        if failures == []:
             right.append(candidate)
         _free(device)
     if right:
@@ -75,24 +86,55 @@ def try_kind(work: Mapping[str, Any], device: torch.device, tell: Callable[..., 
 def time_by_turns(
     operation: Operation, kind: Any, right: list[str], device: torch.device, tell: Callable[..., None]
 ) -> None:
-    """Report each candidate's median ms over rounds; on a GPU of CUDA graphs if it can be captured."""
-    seconds: dict[str, list[float]] = {}
+    """Report each candidate's median ms over rounds; on a GPU of CUDA graphs if it can be captured.
+
+    Raises:
+        DeviceLostError: as of ``try_kind``.
+    """
+    seconds: dict[str, list[float]] = {candidate: [] for candidate in right}
     calls: dict[str, Callable[[], float]] = {}
+
+    def first(candidate: str) -> float:
+        calls[candidate] = _timer(operation.ready(candidate, kind, device), device)
+        return calls[candidate]()
+
     with _own_stream(device):
-        for candidate in right:
-            tell(candidate=candidate, trying="time")
-            try:
-                calls[candidate] = _timer(operation.ready(candidate, kind, device), device)
-                seconds[candidate] = [calls[candidate]()]
-            except Exception as error:
-                calls.pop(candidate, None)
-                tell(candidate=candidate, **_failure(error))
-        for _ in range(ROUNDS - 1 if operation.timed(device) else 0):
-            for candidate, call in calls.items():
+        for turn in range(ROUNDS if operation.timed(device) else 1):
+            for candidate in list(seconds):
                 tell(candidate=candidate, trying="time")
-                seconds[candidate].append(call())
-    for candidate in calls:
-        tell(candidate=candidate, ms=round(1e3 * median(seconds[candidate]), 5))
+                call = calls[candidate] if turn else partial(first, candidate)
+                measured = _attempt(call, candidate, device, tell)
+                if measured is None:
+                    del seconds[candidate]
+                    calls.pop(candidate, None)
+                else:
+                    seconds[candidate].append(measured)
+    for candidate, measured_ones in seconds.items():
+        tell(candidate=candidate, ms=round(1e3 * median(measured_ones), 5))
+
+
+def _attempt(
+    call: Callable[[], T], candidate: str, device: torch.device, tell: Callable[..., None]
+) -> T | None:
+    """What ``call`` returns; None if it fails, which is reported.
+
+    Raises:
+        DeviceLostError: it fails, and the device with it; both are reported.
+    """
+    try:
+        answer = call()
+        _synchronize(device)  # an error in a kernel shows only here
+        return answer
+    # Whatever the compiler, the driver or the launch throws, the next candidate may be fine.
+    except Exception as error:
+        failure = _failure(error)
+    try:
+        _synchronize(device)
+    except Exception as error:
+        tell(candidate=candidate, **failure, lost=True)
+        raise DeviceLostError from error
+    tell(candidate=candidate, **failure)
+    return None
 
 
 def _timer(function: Callable[[], object], device: torch.device) -> Callable[[], float]:
@@ -139,9 +181,12 @@ def _own_stream(device: torch.device) -> Any:
     return torch.cuda.stream(torch.cuda.Stream(device))
 
 
+def _synchronize(device: torch.device) -> None:
+    torch.get_device_module(device).synchronize()
+
+
 def _free(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from maris_fast import __version__
 from maris_fast.cli import (
     ablation,
     attention,
@@ -37,7 +38,7 @@ from maris_fast.system.end_signals import interrupting
 from maris_fast.system.files import FULL
 from maris_fast.system.linux import require_linux
 from maris_fast.system.standard_streams import sturdy
-from maris_fast.system.terminal import PrintableFormatter, printable, with_options
+from maris_fast.system.terminal import PrintableFormatter, printable, say, with_options
 
 
 class Commands(TyperGroup):
@@ -85,6 +86,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Retrain MARIS, referring image segmentation from frozen SAM and CLIP features, fast.",
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        say(f"maris-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def before_a_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="print the version and exit"),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 app.command("quickstart")(quickstart.quickstart)
 app.command("scenes")(data.scenes)
 app.command("pretrain")(data.pretrain)

@@ -28,7 +28,7 @@ def attention(
     ] = None,
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Draw a pixel's attention to words and each word's attention to the image (the paper's Figs. 1 and 5).
 

@@ -15,7 +15,7 @@ def demo(
     weights: Annotated[str, typer.Argument(help=WEIGHTS)],
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     host: Host = LOCAL,
     port: Port = 7860,
     example: Annotated[

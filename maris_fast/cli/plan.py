@@ -170,9 +170,10 @@ def _grid(text: str) -> tuple[int, int]:
 
 
 def _results(device: str) -> Path:
+    from maris_fast.bench.results import ROOT
     from maris_fast.errors import InputError
 
-    folder = Path(__file__).resolve().parents[2] / "bench" / "results"
+    folder = ROOT / "bench" / "results"
     if not (folder / device).is_dir():
         known = ", ".join(sorted(path.name for path in folder.glob("*") if path.is_dir())) or "none"
         raise InputError(f"no measurements of device {device!r} in {folder}; there are {known}")

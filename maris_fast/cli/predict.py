@@ -18,7 +18,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="folder for the masks and overlays")] = Path("predictions"),
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Segment what a sentence refers to; writes <image>-<n>-mask.png and <image>-<n>-overlay.png.
 

@@ -47,18 +47,19 @@ def predict_many(
     ] = False,
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Segment what sentences refer to in many images; each image is encoded once.
 
     Writes predictions.jsonl: image, sentence, score and run lengths of each mask. If interrupted, the same
     command resumes. `maris-fast import` reads the results.
     """
+    from maris_fast.predicting.record import holds_predictions
     from maris_fast.predicting.requests import read_requests
 
     requests = read_requests(source, expressions or (), images, out)
+    holds_predictions(out)  # before imports and files that take seconds
     file = named_weights(weights, device)
-    predictor = load_predictor(file, sam_weights, text_weights, device)
     from maris_fast.predicting.predict_many import predict_many as predict_all
     from maris_fast.predicting.record import LEFT_OUT
     from maris_fast.system.files import sha256_of
@@ -66,7 +67,7 @@ def predict_many(
 
     try:
         outcome = predict_all(
-            predictor,
+            lambda: load_predictor(file, sam_weights, text_weights, device),
             sha256_of(file),
             requests,
             out,

@@ -17,7 +17,9 @@ SamWeights = Annotated[str | None, typer.Option(help="SAM checkpoint that made t
 TextWeights = Annotated[
     str | None, typer.Option(help="CLIP weights that made the training features: open_clip tag or path")
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda")]
+Device = Annotated[
+    str, typer.Option(help="auto: the GPU if there is one; cpu; cuda; or one of several GPUs, as cuda:1")
+]
 
 
 def named_weights(weights: str, device: str = "cpu") -> Path:

@@ -18,7 +18,7 @@ def serve(
     weights: Annotated[str, typer.Argument(help=WEIGHTS)],
     sam_weights: SamWeights = None,
     text_weights: TextWeights = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     host: Host = LOCAL,
     port: Port = 9090,
     allow_host: AllowHost = None,
@@ -55,6 +55,11 @@ def serve(
     POST /segment, GET /health, /ready and /openapi.json. Needs: pip install 'maris-fast[serve]'. SIGTERM or
     Ctrl-C ends it once pending requests are answered.
     """
+    from maris_fast.errors import ArgumentError
+    from maris_fast.images import MOST_PIXELS
+
+    if max_pixels > MOST_PIXELS:
+        raise ArgumentError(f"`max_pixels` is {max_pixels:,}; no image of more than {MOST_PIXELS:,} is read")
     file = named_weights(weights, device)
     import os
 

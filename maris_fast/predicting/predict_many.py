@@ -45,7 +45,7 @@ class Outcome:
 
 
 def predict_many(
-    predictor: Predictor,
+    load: Callable[[], Predictor],
     weights_sha256: str,
     requests: Requests,
     out: Path,
@@ -56,6 +56,9 @@ def predict_many(
     overwrite: bool = False,
 ) -> Outcome:
     """Predict what ``out`` does not have yet; after Ctrl-C, ``out`` has the finished predictions.
+
+    Args:
+        load: gives the predictor of these weights; called once ``out`` is found to be usable.
 
     Raises:
         InputError: images or sentences cannot be used, unless ``leave_out_bad`` (all of them are listed);
@@ -74,6 +77,7 @@ def predict_many(
 
     record = _record_of(out, overwrite=overwrite)
     settings_of(out, settings_with(record), overwrite=overwrite)
+    predictor = load()
     with counting("checked", len(requests.asked), 0) as advance:
         requests = usable_of(requests, record.done if record else (), predictor, advance)
     if not leave_out_bad:

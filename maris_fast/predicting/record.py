@@ -58,23 +58,32 @@ class PredictedMask(BaseModel):
         return Asked(self.sentence, self.sent_id)
 
 
+def holds_predictions(out: Path) -> bool:
+    """Whether a folder has predictions to resume or to replace; False: it is new or empty.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    require_no_file_at(out)
+    if not out.is_dir() or all(is_lock(path) for path in out.iterdir()):
+        return False
+    if not (out / SETTINGS).is_file():
+        raise InputError(
+            f"output folder {out} is not empty and holds no predictions (no {SETTINGS}); name a new or an "
+            "empty folder with `out`"
+        )
+    return True
+
+
 def settings_of(out: Path, settings: Settings, *, overwrite: bool) -> Settings | None:
     """Settings of the folder's predictions to resume from; None: there are none, or ``overwrite``.
 
     Raises:
         InputError: it holds something else or, without ``overwrite``, predictions of other settings.
     """
-    require_no_file_at(out)
-    if not out.is_dir() or all(is_lock(path) for path in out.iterdir()):
+    if not holds_predictions(out) or overwrite:
         return None
     file = out / SETTINGS
-    if not file.is_file():
-        raise InputError(
-            f"output folder {out} is not empty and holds no predictions (no {SETTINGS}); name a new or an "
-            "empty folder with `out`"
-        )
-    if overwrite:
-        return None
     try:
         before: Settings = checked_json(Settings, file.read_bytes())
     except ValueError as error:

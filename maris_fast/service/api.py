@@ -23,12 +23,13 @@ from maris_fast.images import Upload
 from maris_fast.rle import Rle
 from maris_fast.service.refusals import later
 from maris_fast.service.segmenting import Segmented, Segmenting
+from maris_fast.service.settings import ServiceSettings
 from maris_fast.web.visitors import visitor_of
 
 ASCII_SPACES = b" \t\n\v\f\r"
 """Many programs write base64 in lines."""
-MOST_PARTS = 100
-"""Most parts of a form."""
+MORE_FIELDS = 100
+"""Fields of a form besides the sentences allowed; a form with fewer extra ones is told how many it has."""
 
 _Result = TypeVar("_Result")
 MaskFormat = Literal["rle", "png"]
@@ -91,6 +92,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
         415: "neither JSON nor a form",
         422: "an image or sentences that cannot be used",
         429: "too many requests of one address wait",
+        500: "an error of the service, which its log names",
         503: "too many requests wait, one took too long, or the service is ending",
     }.items()
 }
@@ -129,7 +131,7 @@ def router(segmenting: Segmenting, model_version: str) -> APIRouter:
         summary="Segment what sentences refer to in a photograph",
     )
     async def segment(request: Request) -> Response:
-        upload, sentences, form = await _asked(request, segmenting)
+        upload, sentences, form = await _asked(request, segmenting.settings)
         render = as_png if form == "png" else as_rle
         (height, width), masks = await while_there(
             request, segmenting.segment(upload, sentences, visitor_of(request), render)
@@ -193,13 +195,12 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _asked(request: Request, segmenting: Segmenting) -> tuple[Upload, Sequence[str], MaskFormat]:
+async def _asked(request: Request, settings: ServiceSettings) -> tuple[Upload, Sequence[str], MaskFormat]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    most = segmenting.settings.upload_bytes
     if kind == "multipart/form-data":
-        return await _of_form(request, most)
+        return await _of_form(request, settings)
     if kind == "application/json":
-        return await asyncio.to_thread(_of_json, await request.body(), most)
+        return await asyncio.to_thread(_of_json, await request.body(), settings.upload_bytes)
     raise HTTPException(415, "expected application/json, or multipart/form-data")
 
 
@@ -255,13 +256,14 @@ class _InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
-async def _of_form(request: Request, most: int) -> tuple[Upload, Sequence[str], MaskFormat]:
-    parser = _InMemory(request.headers, request.stream(), max_files=1, max_fields=MOST_PARTS)
+async def _of_form(request: Request, settings: ServiceSettings) -> tuple[Upload, Sequence[str], MaskFormat]:
+    fields = settings.sentences + MORE_FIELDS
+    parser = _InMemory(request.headers, request.stream(), max_files=1, max_fields=fields)
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise HTTPException(422, f"the form cannot be read: {error.message}") from error
-    return await _of_fields(form.multi_items(), most)
+    return await _of_fields(form.multi_items(), settings.upload_bytes)
 
 
 async def _of_fields(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from maris_fast.images import Upload
-from maris_fast.service.api import FAILURES, parsed, upload_of, while_there
+from maris_fast.service.api import FAILURES, Failure, parsed, upload_of, while_there
 from maris_fast.service.brush_rle import brush_rle
 from maris_fast.service.segmenting import Segmented, Segmenting
 from maris_fast.web.visitors import visitor_of
@@ -88,6 +88,7 @@ def router(segmenting: Segmenting, model_version: str, files: Files | None) -> A
         files: where the images of tasks are stored; None: accept only data: URLs.
     """
     routes = APIRouter(tags=["Label Studio"], responses=FAILURES)
+    undelivered = {502: {"model": Failure, "description": "Label Studio does not deliver a task's image"}}
 
     @routes.post("/setup")
     async def setup(request: Request) -> dict[str, str]:
@@ -98,7 +99,7 @@ def router(segmenting: Segmenting, model_version: str, files: Files | None) -> A
     async def webhook() -> dict[str, str]:
         return {}
 
-    @routes.post("/predict")
+    @routes.post("/predict", responses=undelivered)
     async def predict(request: Request) -> dict[str, Any]:
         asked = await asyncio.to_thread(parsed, Tasks, await request.body())
         interface = interface_of(asked.label_config)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, TooLargeError
 from maris_fast.web.gate import LATER
-from maris_fast.web.limits import TooLargeError
 
 
 def refused(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

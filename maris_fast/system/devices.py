@@ -17,22 +17,27 @@ from maris_fast.errors import ConfigError
 def usable(device: torch.device | str) -> torch.device:
     """``device`` as a ``torch.device``, if this machine has it; on a GPU fp32 is then IEEE in this process.
 
+    Args:
+        device: "auto" is the GPU, or the CPU of a machine without one.
+
     Raises:
         ConfigError: there is no such device, or not on this machine.
     """
     try:
-        named = torch.device(device)
+        named = torch.device(kind_of("auto") if device == "auto" else device)
     except RuntimeError as error:
-        raise ConfigError(f"device = {device}, which is not a device; set device to cpu or cuda") from error
+        raise ConfigError(
+            f"device = {device}, which is not a device; set device to auto, cpu or cuda"
+        ) from error
     if named.type == "cuda":
-        _require_cuda("device", "cpu")
+        _require_cuda("device")
         if (named.index or 0) >= torch.cuda.device_count():
             raise ConfigError(
                 f"device = {device}, but the GPUs here end at cuda:{torch.cuda.device_count() - 1}"
             )
         _compute_fp32_as_ieee()
     elif named.type != "cpu":
-        raise ConfigError(f"device = {device}; set device to cpu or cuda, it runs on no other")
+        raise ConfigError(f"device = {device}; set device to auto, cpu or cuda, it runs on no other")
     return named
 
 
@@ -43,7 +48,7 @@ def kind_of(wanted: Literal["auto", "cpu", "cuda"], setting: str = "device") -> 
         ConfigError: CUDA was requested but is not available; the message names ``setting``.
     """
     if wanted == "cuda":
-        _require_cuda(setting, "auto or cpu")
+        _require_cuda(setting)
     if wanted == "cpu" or not torch.cuda.is_available():
         return "cpu"
     _compute_fp32_as_ieee()
@@ -127,6 +132,6 @@ def _compute_fp32_as_ieee() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def _require_cuda(setting: str, others: str) -> None:
+def _require_cuda(setting: str) -> None:
     if not torch.cuda.is_available():
-        raise ConfigError(f"{setting} = cuda, but PyTorch sees no CUDA device; set {setting} to {others}")
+        raise ConfigError(f"{setting} = cuda, but PyTorch sees no CUDA device; set {setting} to auto or cpu")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, TooLargeError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,10 +23,6 @@ MOST_UPLOADED = 32 << 20
 """Most bytes of a photograph's file."""
 UPLOAD_SECONDS = 120.0
 """Time in which an upload has to arrive, from its headers to its last byte."""
-
-
-class TooLargeError(InputError):
-    """The input exceeds a size limit."""
 
 
 def photograph(source: Path | Upload, most_pixels: int = MOST_PIXELS) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -13,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from maris_fast import __version__
+from maris_fast.bench.results import ROOT
 from maris_fast.config import SamSettings
 from maris_fast.encoders import SamEncoder
 from maris_fast.kernels.choice import table
@@ -235,6 +238,9 @@ def test_a_mistake_is_one_sentence_and_status_2(
 
 @pytest.mark.process
 def test_the_installed_command_starts_without_loading_torch() -> None:
-    code = "import sys, maris_fast.cli; print({'torch', 'deepspeed'} & sys.modules.keys())"
+    loaded = "print({'torch', 'deepspeed'} & sys.modules.keys())"
+    code = f"import sys; from maris_fast.cli import app; app(['--version'], standalone_mode=False); {loaded}"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "set()"
+    assert shown.stdout.splitlines() == [f"maris-fast {__version__}", "set()"]
+    (project,) = re.findall(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert __version__ == project

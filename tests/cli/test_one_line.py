@@ -69,7 +69,7 @@ def test_a_gpu_that_is_not_there(folder: Path, command: str) -> None:
         ["demo", weights, "--port", 0] if command == "demo" else [command, photo, "dog", "--weights", weights]
     )
     assert last_line(*asked, "--device", "cuda") == (
-        "error: device = cuda, but PyTorch sees no CUDA device; set device to cpu"
+        "error: device = cuda, but PyTorch sees no CUDA device; set device to auto or cpu"
     )
     assert last_line(*asked, "--device", "gpu").startswith("error: device = gpu, which is not a device; set")
 

@@ -30,6 +30,8 @@ from tests.folders import files_below
 
 IMAGES = ("kitchen/1.png", "kitchen/1.jpg", "garden/1.png", "garden/far/off/2.png")
 SENTENCES = ("the red mug", "a dog on the left")
+CAUTION = "trained on features of random encoders"
+"""Is printed when the encoders have been loaded."""
 FILES = {"masks": "predictions.jsonl", "coco": "predictions.coco.json", "labelme": "labelme"}
 
 
@@ -51,7 +53,8 @@ def lines_file(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def predict(*arguments: object, weights: Path, out: Path) -> Any:
-    return maris_fast("predict-many", *arguments, "--weights", weights, "--out", out)
+    """Run the command on the CPU, where ``Predictor`` runs."""
+    return maris_fast("predict-many", *arguments, "--weights", weights, "--out", out, "--device", "cpu")
 
 
 def predictions(out: Path) -> list[dict[str, Any]]:
@@ -66,6 +69,7 @@ def whole(weights: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory)
         done = predict(photos, *SENTENCES, "--format", form, weights=weights, out=folder / form)
         assert done.exit_code == 0, done.output
         assert "4 of 4 images, 8 masks" in said(done)
+        assert CAUTION in said(done)
     return folder
 
 
@@ -240,7 +244,8 @@ def test_a_process_that_is_ended_loses_no_finished_image(
 ) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "maris_fast.cli", "predict-many", photos, *SENTENCES]
-    process = subprocess.Popen([*map(str, command), "--weights", str(weights), "--out", str(out)])
+    command += ["--weights", weights, "--out", out, "--device", "cpu"]
+    process = subprocess.Popen([*map(str, command)])
     file = out / "predictions.jsonl"
     until = time.monotonic() + 120
     while not (file.exists() and file.stat().st_size) and time.monotonic() < until:
@@ -309,6 +314,7 @@ def test_nothing_is_overwritten_unless_asked(
     refused = predict(photos, *SENTENCES, weights=weights, out=out)
     assert refused.exit_code == 2
     assert "format was coco, now masks; name another folder with --out, or replace" in said(refused)
+    assert CAUTION not in said(refused)  # the encoders were not loaded
     assert files_below(out) == before
     done = predict(photos, *SENTENCES, "--overwrite", weights=weights, out=out)
     assert done.exit_code == 0, done.output
@@ -451,3 +457,11 @@ def test_invalid_arguments_are_reported_before_anything_is_loaded(
     refused = predict(*given, weights=tmp_path / "none", out=tmp_path / "out")
     assert refused.exit_code == 2
     assert message in said(refused)
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_loaded(
+    photos: Path, tmp_path: Path
+) -> None:
+    refused = predict(photos, "a mug", weights=tmp_path / "none", out=photos / "kitchen")
+    assert refused.exit_code == 2
+    assert "is not empty and holds no predictions" in said(refused)

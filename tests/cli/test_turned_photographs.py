@@ -62,8 +62,9 @@ def test_the_predictor_gives_a_jpeg_of_a_phone_the_mask_of_what_is_seen(
 
 
 def predict(weights: Path, photo: Path, out: Path) -> list[bytes]:
-    """Run the command and return the contents of the files that it writes."""
-    done = maris_fast("predict", str(photo), SENTENCE, "--weights", str(weights), "--out", str(out))
+    """Run the command on the CPU and return the contents of the files that it writes."""
+    named = ("--weights", str(weights), "--out", str(out), "--device", "cpu")
+    done = maris_fast("predict", str(photo), SENTENCE, *named)
     assert done.exit_code == 0, done.output
     return [(out / f"photo-1-{what}.png").read_bytes() for what in ("mask", "overlay")]
 
@@ -89,7 +90,7 @@ def test_attention_and_the_demo_see_a_turned_twin_as_it_is_shown(
     photo = turned(tmp_path / "photo.png", 6, scene)
     arguments = ["attention", str(photo), SENTENCE, "--weights", str(weights), "--out", str(tmp_path / "out")]
     # A corner that is outside the photograph as stored, 90 pixels wide.
-    done = maris_fast(*arguments, "--pixel", "139,89")
+    done = maris_fast(*arguments, "--pixel", "139,89", "--device", "cpu")
     assert done.exit_code == 0, done.output
     assert f"{(wanted > 0).mean():.1%} of the image" in done.output
     np.testing.assert_array_equal(Demo(predictor).segment(photo, SENTENCE).masks[0], wanted > 0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maris_fast.bench import results
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.scaling import (
     ASSUMED,
@@ -257,6 +258,18 @@ def test_results_of_every_device_that_are_kept_can_be_planned_with() -> None:
     for folder in devices:
         status, output = said("--images", "1000", "--gpus", "1", "--device", folder.name)
         assert status == 0, output
+
+
+def test_a_device_is_looked_for_where_benchmarks_save_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    row = {"shape": "mine", "plan_rates": {"sam_images_per_s": 33.0}}
+    suite = results.Suite("sam_attention", "2026-11-30", None, False, {"device": "My GPU"}, [row])
+    suite.save(tmp_path / "bench" / "results")
+    status, output = said("--images", "1000", "--gpus", "1", "--device", "my-gpu")
+    assert status == 0, output
+    assert "measured: mine, My GPU, sam_attention.json" in output
 
 
 def test_the_tables_of_the_guide_are_what_the_command_prints() -> None:

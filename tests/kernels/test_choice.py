@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
@@ -17,7 +20,7 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-from maris_fast.kernels.choice import Operation, chosen, of, prove, table, text, trial
+from maris_fast.kernels.choice import Operation, chosen, of, prove, table, text
 from maris_fast.kernels.choice.operation import power_of_two, read, rounded_to
 from maris_fast.kernels.choice.proving import choose
 from maris_fast.kernels.choice.table import (
@@ -37,7 +40,7 @@ from maris_fast.kernels.mutual_attention.candidates import Kind as MutualKind
 from maris_fast.kernels.mutual_attention.operator import INTERPRETED
 from maris_fast.system import process_table
 from tests.command_line import maris_fast
-from tests.kernels.fake_operation import CROWDED, HUNTED, OPERATION, SOURCE, Kind
+from tests.kernels.fake_operation import BREAKING, CROWDED, HUNTED, LONG, OPERATION, SOURCE, STUCK, Kind
 from tests.waiting import wait_until
 
 CPU = torch.device("cpu")
@@ -77,9 +80,45 @@ def test_the_fastest_right_one_is_chosen_and_the_others_are_left_out_by_name(cac
 
 
 @pytest.mark.process
+def test_a_candidate_that_breaks_the_device_is_the_only_one_that_fails_of_it(cache: Path) -> None:
+    """In a proof, after one, or in a later round of timing: a fresh child goes on with the others."""
+    kind = Kind(BREAKING, True, False)
+    prove([(OPERATION, kind), (OPERATION, USUAL)], CPU)
+    (file,) = cache.glob("*.json")
+    found = json.loads(file.read_text())["operations"]["fake"]
+    results = found[text(kind)]["results"]
+    illegal = "AcceleratorError: CUDA error: an illegal memory access was encountered"
+    assert {
+        name: result["reason"] for name, result in results.items() if "reason" in result
+    } == dict.fromkeys(("breaks", "breaks-after", "breaks-later"), illegal)
+    assert {name for name, result in results.items() if "ms" in result} == {"usual", "slow", "fast", "quick"}
+    assert chosen(OPERATION, text(kind), CPU) == "fast"
+    assert found[text(USUAL)]["chosen"] == "usual"
+
+
+@pytest.mark.process
+def test_an_exception_between_two_trials_says_nothing_about_the_next_candidate(cache: Path) -> None:
+    lines: list[str] = []
+    unknown = replace(OPERATION, where="tests.kernels.no_such_file:OPERATION")
+    known = prove([(OPERATION, PLAIN), (unknown, USUAL)], CPU, lines.append)
+    assert lines[0].startswith("kernels 1 of 2, fake size=128 fast=True dying=False: fast (")
+    assert lines[1].startswith(
+        "kernels: 1 kinds can't be tried now, crashed: status 1, ModuleNotFoundError: "
+    )
+    (file,) = cache.glob("*.json")
+    assert list(json.loads(file.read_text())["operations"]["fake"]) == [text(PLAIN)]
+    found = known.find("fake", text(USUAL))
+    assert found is not None
+    assert found["chosen"] is None
+
+
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("size", "reason"),
-    [(CROWDED, "greedy left out, out of memory"), (HUNTED, "killed left out, ended: SIGKILL")],
+    [
+        (CROWDED, "greedy left out, out of memory; greedy-later left out, out of memory"),
+        (HUNTED, "killed left out, ended: SIGKILL"),
+    ],
 )
 def test_a_failure_that_passes_holds_for_this_process_and_is_tried_again_at_the_next_start(
     size: int, reason: str, cache: Path
@@ -119,25 +158,49 @@ def test_a_child_that_cannot_start_says_nothing_about_any_candidate(
 
 
 STARTER = """
+import sys
 import torch
 from maris_fast.kernels.choice import prove
-from tests.kernels.fake_operation import OPERATION, STUCK, Kind
-kind = Kind(STUCK, fast=False, dying=False)
-prove([(OPERATION, kind)], torch.device("cpu"), alive=lambda: print("alive", flush=True))
+from tests.kernels.fake_operation import OPERATION, Kind
+kind = Kind(int(sys.argv[1]), fast=False, dying=False)
+prove([(OPERATION, kind)], torch.device("cpu"), patience=20, alive=lambda: print("alive", flush=True))
 """
+
+
+@contextmanager
+def starter(size: int, **more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that proves a kind, with its child's number, once all but the last candidate are right."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    command = [sys.executable, "-c", STARTER, str(size)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(5)] == ["alive\n"] * 5
+        (child,) = process_table.descendants(process.pid)
+        yield process, child
 
 
 @pytest.mark.process
 def test_the_child_ends_with_the_process_that_started_it(cache: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-c", STARTER]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as starter:
-        assert starter.stdout is not None
-        # Two candidates are tried and found right; the third hangs.
-        assert [starter.stdout.readline() for _ in range(5)] == ["alive\n"] * 5
-        (child,) = process_table.descendants(starter.pid)
-        starter.kill()
+    with starter(STUCK, TMPDIR=str(tmp_path)) as (process, child):
+        process.kill()
     wait_until(lambda: process_table.started(child) in (None, process_table.ENDED))
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_candidate_that_was_suspended_with_the_proof_has_not_hung(cache: Path) -> None:
+    """As by `scontrol suspend`, for longer than a candidate's time without an answer."""
+    with starter(LONG) as (process, child):
+        for pid in (process.pid, child):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(25)
+        for pid in (process.pid, child):
+            os.kill(pid, signal.SIGCONT)
+        process.communicate(timeout=200)
+        assert process.returncode == 0
+    (file,) = cache.glob("*.json")
+    results = json.loads(file.read_text())["operations"]["fake"][text(Kind(LONG, False, False))]["results"]
+    assert "ms" in results["thinks"], results
 
 
 @pytest.mark.process
@@ -450,8 +513,11 @@ def test_the_kernels_run_with_the_block_sizes_that_were_chosen(monkeypatch: pyte
     assert launched("triton") == [32, 64]  # the table's
 
 
+@pytest.mark.process
 def test_a_child_on_a_gpu_without_a_number_keeps_the_one_it_begins_on(tmp_path: Path) -> None:
     """As `kernels prove` asks for it; to select a GPU without a number is an error of PyTorch's."""
     (tmp_path / "asked").write_text("[]")
-    trial.main(tmp_path / "asked", tmp_path / "answers", torch.device("cuda"))
+    command = [sys.executable, "-m", "maris_fast.kernels.choice.trial", "asked", "answers", "cuda"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*command, str(os.getpid())], cwd=tmp_path, env=environment, check=True)
     assert (tmp_path / "answers").read_text() == ""

@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from maris_fast.cli import app
 from maris_fast.errors import ConfigError
 from maris_fast.system import devices
 from maris_fast.system.devices import (
@@ -45,6 +48,7 @@ def test_auto_means_what_the_machine_has(
     ("choose", "device", "tf32"),
     [
         (usable, "cuda", False),
+        (usable, "auto", False),
         (kind_of, "cuda", False),
         (kind_of, "auto", False),
         (lambda device: place(device, "fp32"), "auto", False),
@@ -61,6 +65,28 @@ def test_fp32_convolutions_on_a_gpu_are_ieee(
     with torch.backends.cudnn.flags(allow_tf32=True):
         choose(device)
         assert torch.backends.cudnn.allow_tf32 is tf32
+
+
+@pytest.mark.parametrize(("cuda", "chosen"), [(True, "cuda"), (False, "cpu")])
+def test_a_predictors_auto_is_the_gpu_or_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert usable("auto") == torch.device(chosen)
+
+
+def test_every_command_that_runs_a_model_takes_the_gpu_if_there_is_one() -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    defaults = {
+        name: option.default
+        for name, command in group.commands.items()
+        for option in command.params
+        if option.name == "device" and name != "plan"  # plan's is a name of results
+    }
+    assert {"predict", "predict-many", "attention", "demo", "serve", "eval", "examples"} <= defaults.keys()
+    assert set(defaults.values()) == {"auto"}
 
 
 def test_cuda_where_there_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,12 +108,13 @@ def serving(predictor: Predictor, files: Any = None, **changed: Any) -> Iterator
 
 
 class Process:
-    """The command as a process that accepts requests at ``address``; ``said`` is its output so far."""
+    """The command as a process on the CPU, at ``address``; ``said`` is its output so far."""
 
     def __init__(self, weights: Path, scratch: Path, *options: str, first: str = "") -> None:
         code = f"{first}\nfrom maris_fast.cli import app; app()"
+        command = (sys.executable, "-c", code, "serve", str(weights), "--device", "cpu", *options)
         self.process = subprocess.Popen(
-            ["env", f"TMPDIR={scratch}", sys.executable, "-c", code, "serve", str(weights), *options],
+            ["env", f"TMPDIR={scratch}", *command],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -153,7 +153,7 @@ UPLOADS = {
     "cut off": (png(pixels(1))[:-2000], 422, "cannot be decoded"),
     "its head cut off": (png(pixels(1))[:20], 422, "is not a readable image"),
     "empty": (b"", 422, "is empty"),
-    "a bomb": (bomb(60_000, 60_000), 422, "has 3600 megapixels"),
+    "a bomb": (bomb(60_000, 60_000), 413, "has 3600 megapixels"),
     "a wide one": (bomb(5001, 5000), 413, "has 25,005,000 pixels; at most 25,000,000 are taken"),
     "a needle": (png(pixels(1, 1, 4000)), 422, "crop it"),
     "a drawing": (SVG, 422, "is XML: a drawing (SVG)"),
@@ -232,7 +232,8 @@ def test_forms_with_other_fields_are_refused(client: httpx.Client) -> None:
         ({"files": [("image", photo), ("image", photo)], "data": {"sentences": ["dog"]}}, "Too many files"),
         ({"files": {"sentences": photo}}, "expected one file `image`"),
         ({"files": {"image": photo}, "data": {"sentences": ["dog"] * 17}}, "17 sentences; at most 16"),
-        ({"files": {"image": photo}, "data": {"sentences": ["dog"] * 101}}, "Too many fields"),
+        ({"files": {"image": photo}, "data": {"sentences": ["dog"] * 116}}, "116 sentences; at most 16"),
+        ({"files": {"image": photo}, "data": {"sentences": ["dog"] * 117}}, "Too many fields"),
         ({"files": {"image": photo}}, "no sentence"),
         ({"files": {"image": photo}, "data": {"sentences": ["x" * (2 << 20)]}}, "Part exceeded"),
     ):
@@ -264,7 +265,8 @@ def test_its_description_names_what_it_takes_and_answers(client: httpx.Client) -
     assert set(paths) == {"/segment", "/health", "/ready", "/setup", "/predict", "/webhook"}
     segment = paths["/segment"]["post"]
     assert set(segment["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
-    assert set(segment["responses"]) == {"200", "408", "413", "415", "422", "429", "503"}
+    assert set(segment["responses"]) == {"200", "408", "413", "415", "422", "429", "500", "503"}
+    assert set(paths["/predict"]["post"]["responses"]) == {*segment["responses"], "502"}
 
 
 def test_sigterm_answers_what_is_there_and_the_next_process_answers_the_same(
@@ -301,6 +303,8 @@ def test_a_service_that_cannot_be_started_says_why(weights: Path, monkeypatch: p
         done = maris_fast("serve", weights, "--port", port)
         assert done.exit_code == 2
         assert f"no service at 127.0.0.1, port {port}" in said(done)
+    done = maris_fast("serve", weights, "--max-pixels", 178_000_001)
+    assert "--max-pixels is 178,000,001; no image of more than 178,000,000 is read" in said(done)
     done = maris_fast("serve", weights, "--label-studio", "localhost:8080")
     assert "--label-studio is 'localhost:8080'; expected an address" in said(done)
     for name in [name for name in sys.modules if re.match(r"maris_fast\.(serv|web)|uvicorn", name)]:

@@ -198,6 +198,13 @@ def test_a_photograph_is_decoded_once_and_never_if_it_has_too_many_pixels(
     assert decodes.number == 1
 
 
+def test_a_form_has_as_many_sentences_as_the_setting_allows(predictor: Predictor) -> None:
+    with serving(predictor, sentences=130) as (address, _), client_of(address) as client:
+        answer = client.post("/segment", **form(png(pixels(1)), *(["dog"] * 130), format="rle"))
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["masks"]) == 130
+
+
 @pytest.mark.parametrize("mebibytes", [1, 32, 384, 2000])
 def test_the_largest_upload_has_room(predictor: Predictor, mebibytes: int) -> None:
     segmenting = Segmenting(predictor, ServiceSettings(upload_bytes=mebibytes << 20))

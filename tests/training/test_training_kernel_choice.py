@@ -29,7 +29,7 @@ from maris_fast.train import kernel_choice
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
 from tests.command_line import maris_fast, said
-from tests.kernels.fake_operation import OPERATION, SECONDS, Kind
+from tests.kernels.fake_operation import OPERATION, Kind
 from tests.training.tiny_cache import write_tiny_cache
 from tests.waiting import wait_until
 
@@ -146,7 +146,7 @@ def test_a_rank_alone_proves_what_it_lacks_and_takes_it(
         forget()
     assert agreed == {"fake": {text(BOTH): "fast"}}
     # The heartbeat of others that wait takes each trial for progress: a proof and a time for each candidate.
-    assert ranks.progress.moves >= 2 * len(SECONDS)
+    assert ranks.progress.moves >= 2 * len(OPERATION.candidates(BOTH, CPU))
     assert ranks.progress.phase == "starting"
     assert "kernels 1 of 1, fake size=64 fast=True dying=False: fast (" in capsys.readouterr().out
 
