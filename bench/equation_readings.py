@@ -28,6 +28,7 @@ from maris_fast.data_shards.synthetic import DATASET, SPLIT_BY
 from maris_fast.data_shards.synthetic.pretraining import SAM, TEXT
 from maris_fast.errors import ConfigError
 from maris_fast.system.terminal import say
+from maris_fast.train.run_files import METRICS
 
 SUITE = "equation_readings"
 CONTROLS = ("without_ma", "sdf")
@@ -185,7 +186,7 @@ def _rows(folder: Path, name: str, record: Record) -> Iterator[Row]:
     for run_name, run in record.runs.items():
         if run["state"] != DONE:
             continue
-        logged = _logged(folder / run_name / "metrics.jsonl")
+        logged = _logged(folder / run_name / METRICS)
         yield {
             "part": name,
             "tokens": part.tokens,

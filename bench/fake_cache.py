@@ -40,7 +40,9 @@ GRIDS = ((64, 48), (48, 64), (43, 64))
 """Of photographs: 4:3 portrait, 4:3 landscape and 3:2 landscape."""
 CHANNELS, TEXT_CHANNELS = 1280, 768
 TOKENS = ("the", "thing", "over", "there")
-TARGETS = 2
+EXPRESSIONS, TARGETS = 7, 2
+"""Of an image."""
+SHARD_BYTES, IMAGES_A_HOLLOW_SHARD = 2**29, 170
 
 
 def write_fake_cache(
@@ -50,13 +52,11 @@ def write_fake_cache(
     grids: Sequence[tuple[int, int]] = GRIDS[:1],
     channels: int = CHANNELS,
     text_channels: int = TEXT_CHANNELS,
-    expressions: int = 7,
+    expressions: int = EXPRESSIONS,
     feature_dtype: FeatureDtype = "int8",
-    shard_bytes: int = 2**29,
-    seed: int = 0,
 ) -> None:
     """Write a cache with the split ``train``, with the writer of real caches."""
-    random, head = np.random.default_rng(seed), _head(feature_dtype, channels, text_channels)
+    random, head = np.random.default_rng(0), _head(feature_dtype, channels, text_channels)
     folder.mkdir(parents=True)
     shards: list[ShardPlan] = []
     waiting: list[_FakeImage] = []
@@ -65,7 +65,7 @@ def write_fake_cache(
         image = _FakeImage.of(number, grids[number % len(grids)], expressions)
         waiting.append(image)
         growing.add(image.record, image.tokenised, image.sizes(head))
-        if growing.tar_bytes >= shard_bytes or number + 1 == images:
+        if growing.tar_bytes >= SHARD_BYTES or number + 1 == images:
             plan = growing.plan("train", len(shards), feature_dtype)
             groups = (image.encoded(channels, text_channels, random) for image in waiting)
             write_shard(folder, plan, groups, head, ahead=1)
@@ -75,31 +75,25 @@ def write_fake_cache(
 
 
 def fake_shard(
-    images: int,
-    *,
-    grid: tuple[int, int] = GRIDS[0],
-    channels: int = CHANNELS,
-    text_channels: int = TEXT_CHANNELS,
-    expressions: int = 7,
-    feature_dtype: FeatureDtype = "int8",
+    images: int, *, feature_dtype: FeatureDtype
 ) -> tuple[ShardPlan, list[EncodedGroup], CacheHead]:
     """What ``write_shard`` takes: the plan of a shard, its groups in memory, and the head of its cache."""
-    random, head = np.random.default_rng(0), _head(feature_dtype, channels, text_channels)
-    made = [_FakeImage.of(number, grid, expressions) for number in range(images)]
+    random, head = np.random.default_rng(0), _head(feature_dtype, CHANNELS, TEXT_CHANNELS)
+    made = [_FakeImage.of(number, GRIDS[0], EXPRESSIONS) for number in range(images)]
     growing = GrowingShard(0)
     for image in made:
         growing.add(image.record, image.tokenised, image.sizes(head))
-    groups = [image.encoded(channels, text_channels, random) for image in made]
+    groups = [image.encoded(CHANNELS, TEXT_CHANNELS, random) for image in made]
     return growing.plan("train", 0, feature_dtype), groups, head
 
 
-def write_hollow_cache(folder: Path, images: int, *, images_a_shard: int = 170) -> None:
+def write_hollow_cache(folder: Path, images: int) -> None:
     """Write a manifest, indexes, and shards that have their size but no content (sparse files)."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
     entries: list[ShardEntry] = []
-    for first in range(0, images, images_a_shard):
-        index = _hollow_index(first, min(images_a_shard, images - first), random)
+    for first in range(0, images, IMAGES_A_HOLLOW_SHARD):
+        index = _hollow_index(first, min(IMAGES_A_HOLLOW_SHARD, images - first), random)
         content = index.to_bytes()
         entry = ShardEntry(
             name=f"train-{len(entries):06d}.tar",

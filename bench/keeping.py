@@ -12,7 +12,7 @@ from maris_fast.ablation.record import ABLATION, Record
 from maris_fast.bench.results import ROOT, device_folder, read_json
 from maris_fast.config.plain_yaml import read_yaml
 from maris_fast.errors import InputError
-from maris_fast.train.run_files import SETTINGS
+from maris_fast.train.run_files import ENVIRONMENT, METRICS, SETTINGS
 
 ABLATIONS = "ablations.json"
 """An ablation with rows of the paper."""
@@ -33,9 +33,9 @@ def keep(folder: Path, root: Path = ROOT) -> Path:
     """
     if (folder / ABLATION).is_file():
         return _keep_ablation(folder, root)
-    environment = read_json(folder / "training" / "environment.json")
+    environment = read_json(folder / "training" / ENVIRONMENT)
     seconds, scores = read_json(folder / "seconds.json"), read_json(folder / "scores.json")
-    rows = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "training" / METRICS).read_text().splitlines()]
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "environment": environment,

@@ -61,7 +61,7 @@ def main() -> None:
     for images in options.images:
         with tempfile.TemporaryDirectory(prefix="maris-many-", dir=options.scratch) as folder:
             for row in measured(Path(folder), images):
-                print(f"{row['images']:9,}  {row['peak_mb']:7,.0f} MB  {row['cpu_s']:8,.1f} s  {row['way']}")
+                print(f"{row['images']:9,}  {row['peak_mb']:7,.0f} MiB  {row['cpu_s']:8,.1f} s  {row['way']}")
                 rows.append(row)
                 # Saved after each row, in case a later one fails or is stopped.
                 Suite.now("many_images", here, rows).save(options.out)
@@ -86,8 +86,9 @@ def measured(folder: Path, images: int) -> Iterator[Row]:
     for way, command in commands.items():
         if way == START:
             write_hollow_cache(cache, images)
-        peak_mb, cpu_s = usage_of(command)
-        yield {"way": way, "images": images, "peak_mb": peak_mb, "cpu_s": cpu_s, "load": os.getloadavg()[0]}
+        peak_mib, cpu_s = usage_of(command)
+        # "peak_mb" is in MiB: the key stays, as kept results have it.
+        yield {"way": way, "images": images, "peak_mb": peak_mib, "cpu_s": cpu_s, "load": os.getloadavg()[0]}
 
 
 def write_photographs(folder: Path, images: int) -> None:
@@ -131,16 +132,16 @@ print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_maxrss / 1024, used
 
 
 def usage_of(command: Sequence[str]) -> tuple[float, float]:
-    """Peak resident memory of a process in MB and its processor time in seconds, as the system reports them.
+    """Peak resident memory of a process in MiB and its processor time in seconds, as the system reports them.
 
     Raises:
         RuntimeError: the process failed; the message has its output.
     """
     done = subprocess.run([sys.executable, "-c", _USAGE, *command], capture_output=True, text=True)
-    status, peak_mb, cpu_s = json.loads(done.stdout.splitlines()[-1])
+    status, peak_mib, cpu_s = json.loads(done.stdout.splitlines()[-1])
     if status:
         raise RuntimeError(f"{command} failed: {(done.stdout + done.stderr)[-2000:]}")
-    return peak_mb, cpu_s
+    return peak_mib, cpu_s
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -35,6 +35,7 @@ from maris_fast.geometry import PATCH
 from maris_fast.kernels.multihead_attention.memory_efficient import why_not_built
 from maris_fast.model import Maris
 from maris_fast.model.flops import training_flops
+from maris_fast.system.devices import forget_peak_memory, peak_memory
 from maris_fast.train.engine import Engine
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.throughput import peak_tflops
@@ -437,25 +438,6 @@ def _write_caches(
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def forget_peak_memory(device: torch.device) -> None:
-    """Reset the peak that ``peak_memory`` reports."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # some containers forbid it: then the peak is the process's so far
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Peak bytes allocated on the device, or on a CPU the peak resident memory of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    with suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    return None
 
 
 def _resident_bytes() -> int:

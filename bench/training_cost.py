@@ -26,6 +26,8 @@ GRID, WORDS = (64, 48), 10
 # Passes of a product: one forward and two backward; only one backward if its weights are frozen or nothing
 # below it is trained; none without gradients.
 TRAINED, FROZEN, FORWARD = 3, 2, 1
+CLIP_RESNET_SIDE = 416
+"""Side in pixels of the images that CRIS and ETRIS encode."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ def _layers(count: int, L: int, C: int, hidden: int, passes: int = TRAINED) -> i
     return count * (_attention(L, L, C, passes) + 2 * _linear(L, C, hidden, passes))
 
 
-def _clip_resnet(blocks: tuple[int, ...], channels_out: int, passes: tuple[int, ...], side: int = 416) -> int:
+def _clip_resnet(blocks: tuple[int, ...], channels_out: int, passes: tuple[int, ...]) -> int:
     """CLIP's ResNet: stem, four stages of bottlenecks that pool after their 3×3, attention pooling.
 
     ``passes``: those of the stem, the stages and the pooling.
     """
-    side, before = side // 2, 64
+    side, before = CLIP_RESNET_SIDE // 2, 64
     flops = _conv(side, 3, 3 + 32, 32, passes[0]) + _conv(side, 3, 32, 64, passes[0])
     side //= 2
     for stage, count in enumerate(blocks):

@@ -35,6 +35,7 @@ from maris_fast.data_shards.cache.photographs import Photographs
 from maris_fast.data_shards.cache.shard_writer import write_shard
 from maris_fast.data_shards.cache.write import CacheJob, encode_groups
 from maris_fast.data_shards.records import (
+    HEAD,
     DatasetInfo,
     Expression,
     ImageRecord,
@@ -176,7 +177,7 @@ def write_pictures(folder: Path, images: int) -> Path:
         synthetic=True,
         splits={"train": count(records)},
     )
-    (folder / "dataset.json").write_text(info.model_dump_json())
+    (folder / HEAD).write_text(info.model_dump_json())
     (folder / "train.jsonl").write_text("".join(one.model_dump_json() + "\n" for one in records))
     return folder
 

@@ -34,7 +34,7 @@ from maris_fast.sample import Sample
 from maris_fast.system.files import plain_name, read_at_most
 
 FORMAT_VERSION = 2
-MOST_HEAD_BYTES = 2**26
+HEAD, MOST_HEAD_BYTES = "dataset.json", 2**26
 
 TRAIN = "train"
 """The split for training, not for scoring."""
@@ -332,10 +332,10 @@ class ImportedDataset:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        head = self.folder / "dataset.json"
+        head = self.folder / HEAD
         if not head.is_file():
             raise InputError(
-                f"{self.folder} holds no imported data set (no dataset.json); run `maris-fast import` first"
+                f"{self.folder} holds no imported data set (no {HEAD}); run `maris-fast import` first"
             )
         try:
             self.info = DatasetInfo.model_validate_json(read_at_most(head, MOST_HEAD_BYTES))

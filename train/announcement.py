@@ -7,6 +7,7 @@ from pathlib import Path
 from maris_fast.config import TrainingSettings
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.cache.manifest import MANIFEST
+from maris_fast.system.terminal import count
 from maris_fast.train.run_files import BOARD, METRICS
 from maris_fast.weight_files import BEST, LAST
 
@@ -15,7 +16,7 @@ def before_loading(settings: TrainingSettings, world: int) -> str:
     """The run's folder and its cache, to print before the slow imports of PyTorch and DeepSpeed."""
     run, data = settings.run, settings.data
     lines = [
-        f"training on {_count(world, 'rank')} into {run.folder}: {METRICS}, {BOARD}, {BEST}, {LAST}",
+        f"training on {count(world, 'rank')} into {run.folder}: {METRICS}, {BOARD}, {BEST}, {LAST}",
         f"cache {data.cache}: {_contents(settings)}",
         "loading PyTorch and DeepSpeed",
     ]
@@ -38,8 +39,8 @@ def before_steps(
     slow_start = "; blocks are compiled in the first steps, a minute or two" if compiled else ""
     return (
         f"{total_steps:,} steps{goes_on}, {steps_per_epoch:,} an epoch, {per_step} expressions a step; "
-        f"{_count(world, 'rank')} on {device} in {settings.engine.precision}; "
-        f"a line every {_count(run.log_every, 'step')}{slow_start}"
+        f"{count(world, 'rank')} on {device} in {settings.engine.precision}; "
+        f"a line every {count(run.log_every, 'step')}{slow_start}"
     )
 
 
@@ -54,7 +55,3 @@ def _contents(settings: TrainingSettings) -> str:
     return "; ".join(
         f"{name} {one.expressions:,} expressions of {one.images:,} images" for name, one in splits
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("s" if number != 1 else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from maris_fast.config import ModelSettings
 from maris_fast.data_shards.stream import Batch
 from maris_fast.model.flops import training_flops
+from maris_fast.system.devices import peak_memory
 from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.ranks import Ranks
 
@@ -40,13 +40,13 @@ PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
 
 
 class Totals(NamedTuple):
-    """Totals of one rank since the last record; ``memory_mb`` is the peak since the process started."""
+    """Totals of one rank since the last record; ``peak_memory`` is in bytes, since the process started."""
 
     images: int
     feature_bytes: int
     flops: int
     waited: float
-    memory_mb: float
+    peak_memory: int
 
 
 class Throughput:
@@ -100,9 +100,7 @@ class Throughput:
             peak: TFLOP/s of one rank's device; None: no MFU is given.
         """
         seconds = time.perf_counter() - self._started - self._away
-        mine = Totals(
-            self._images, self._feature_bytes, self._flops, self._waited, peak_memory_mb(ranks.device)
-        )
+        mine = Totals(self._images, self._feature_bytes, self._flops, self._waited, peak_memory(ranks.device))
         totals = ranks.gather(mine)
         tflops = sum(one.flops for one in totals) / seconds / 1e12
         rates = {
@@ -111,18 +109,12 @@ class Throughput:
             "data_wait_share": sum(one.waited for one in totals) / (seconds * len(totals)),
             "gb_per_s": sum(one.feature_bytes for one in totals) / seconds / 1e9,
             "tflops_per_s": tflops,
-            "memory_mb": max(one.memory_mb for one in totals),
+            # In MiB: the key stays, as the logs of earlier runs have it.
+            "memory_mb": max(one.peak_memory for one in totals) / 2**20,
         }
         if peak is not None:
             rates |= {"mfu": tflops / (peak * len(totals)), "peak_tflops": peak}
         return rates
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory so far, MiB, of the device, or of this process if the device is the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def peak_tflops(device: torch.device, override: float | None = None) -> float | None:

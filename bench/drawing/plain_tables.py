@@ -207,7 +207,7 @@ def many_images_block(suite: Suite) -> str:
     lines = []
     for way in dict.fromkeys(row["way"] for row in suite.rows):
         told = (of.get((way, size)) for size in sizes)
-        cells = (f"{row['peak_mb']:,.0f} MB, {row['cpu_s']:,.0f} s" if row else "" for row in told)
+        cells = (f"{row['peak_mb']:,.0f} MiB, {row['cpu_s']:,.0f} s" if row else "" for row in told)
         lines.append([way, *cells])
     here, busiest = suite.environment, max(row["load"] for row in suite.rows)
     return "\n".join(

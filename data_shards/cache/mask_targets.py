@@ -36,10 +36,8 @@ def mask_target(mask: NDArray[np.bool_], geometry: ImageGeometry) -> NDArray[np.
 
 
 def pack_masks(targets: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """[T, 4h, 4w] to bits, [T, 4h, ceil(4w / 8)], the first pixel in the highest bit."""
+    """[T, 4h, 4w] to bits, [T, 4h, ceil(4w / 8)], the first pixel in the highest bit.
+
+    Its inverse is ``stream.device.unpack_masks``.
+    """
     return np.packbits(targets, axis=-1)
-
-
-def unpack_masks(packed: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
-    """The inverse of ``pack_masks``; ``width`` is 4w."""
-    return np.unpackbits(packed, axis=-1, count=width).view(np.bool_)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from maris_fast.data_shards.importers.left_out import BadRows, KeptImages, write_listing
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.shared import Photographs
-from maris_fast.data_shards.records import TRAIN, VAL, DatasetInfo, ImageRecord, SplitCounts, count
+from maris_fast.data_shards.records import HEAD, TRAIN, VAL, DatasetInfo, ImageRecord, SplitCounts, count
 from maris_fast.errors import InputError
 
 
@@ -130,4 +130,4 @@ def write_split(folder: Path, split: str, records: Iterable[ImageRecord]) -> Spl
 
 def write_head(folder: Path, info: DatasetInfo) -> None:
     """Write ``dataset.json``."""
-    (folder / "dataset.json").write_text(info.model_dump_json(indent=1))
+    (folder / HEAD).write_text(info.model_dump_json(indent=1))

@@ -86,7 +86,7 @@ def unpack(memory: Tensor, layout: Layout, dtype: torch.dtype, on_host: ReusedMe
         "words": words.masked_fill_(~word_mask[..., None], 0),
         "word_mask": word_mask,
         "expr_offsets": layout.expr_offsets.of(memory).clone(),
-        "targets": _bits(layout.masks.of(memory)[layout.mask_rows.of(memory)], layout.mask_width),
+        "targets": unpack_masks(layout.masks.of(memory)[layout.mask_rows.of(memory)], layout.mask_width),
         "weights": layout.weights.of(memory).clone(),
     }
 
@@ -104,7 +104,10 @@ def _features(q: Tensor, scale: Tensor | None, dtype: torch.dtype, on_host: Reus
     return out
 
 
-def _bits(packed: Tensor, width: int) -> Tensor:
-    """Bool [E, 4h, 4w] from bits [E, 4h, ceil(4w / 8)], the first pixel in the highest."""
+def unpack_masks(packed: Tensor, width: int) -> Tensor:
+    """Bool [E, 4h, 4w] from bits [E, 4h, ceil(4w / 8)], the first pixel in the highest; ``width`` is 4w.
+
+    The inverse of ``cache.mask_targets.pack_masks``.
+    """
     bit = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=packed.device)
     return ((packed[..., None] & bit) != 0).flatten(-2)[..., :width].contiguous()

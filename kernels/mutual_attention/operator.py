@@ -263,7 +263,21 @@ def mutual_attention_bwd(
     scaled: bool,
     cut: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of z_v, z_l, and of weight and bias of the two LayerNorms, f_lav's first."""
+    """Gradients of z_v, z_l, and of weight and bias of the two LayerNorms, f_lav's first.
+
+    Args:
+        grad_f_lav, grad_f_val: of the outputs [E, L_v, C] and [E, L_t, C].
+        z_v, z_l, expr_offsets: the operator's inputs, [I, L_v, C], [E, L_t, C] and [I + 1].
+        ln_v_weight, ln_l_weight: LayerNorm weights [C].
+        mean, rstd, gate, y, column_sum: as saved by the forward; [E, L_v] twice, bits
+            [E, L_v, ceil(L_t / 32)], [E, L_t, C], and [E, L_t], or [E, 0] without ``columns``.
+
+    Returns:
+        [I, L_v, C], [E, L_t, C], and four of [C].
+
+    Raises:
+        UnsupportedError: ``cut`` names block sizes of the backward by TMA, and L_t is above ``WORDS_BY_TMA``.
+    """
     E, L_t, C = z_l.shape
     if E == 0:
         nothing = _empty_gradients(grad_f_lav, grad_f_val, z_v, z_l, ln_v_weight, ln_l_weight)

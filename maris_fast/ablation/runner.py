@@ -16,12 +16,11 @@ from typing import Any
 
 from maris_fast.ablation.record import ABLATION, Record
 from maris_fast.ablation.runs import AblationRun
+from maris_fast.system.end_signals import SECONDS_TO_STOP
 from maris_fast.system.progress import Runs
 from maris_fast.train.by_products import ByProduct
 from maris_fast.train.run_files import METRICS
 
-SECONDS_TO_STOP = 120.0
-"""Time for runs to finish a step, write a checkpoint and end their launcher."""
 LOOK_EVERY = 0.2
 LAST_BYTES = 20_000
 """Bytes at the end of a run's metrics that are read for its progress; they hold several records."""

@@ -200,14 +200,13 @@ class _Steps:
 
     def __call__(self, run: AblationRun, place: int) -> list[Command]:
         from maris_fast import train
+        from maris_fast.weight_files import BEST
 
         ablation = self._ablation
         folder = ablation.run_folder(run)
         files = [part for file in ablation.configs(run.variant) for part in ("--config", str(file))]
         entry = str(Path(train.__file__).with_name("main.py"))
-        scoring = scoring_command(
-            folder / "best.safetensors", ablation.cache, split=ablation.split, out=folder
-        )
+        scoring = scoring_command(folder / BEST, ablation.cache, split=ablation.split, out=folder)
         return [
             self._command(place, entry, *files, *ablation.run_overrides(run)),
             self._command(place, *scoring, "--device", self._device),
@@ -227,6 +226,7 @@ class _Steps:
         from maris_fast.data_shards.cache import read_manifest
         from maris_fast.evaluation.scores_file import DataSplit, headline, read_scores
         from maris_fast.reports.run_data import RunData
+        from maris_fast.train.run_files import ENVIRONMENT
 
         folder = self._ablation.run_folder(run)
         trained = RunData.read(folder)
@@ -238,7 +238,7 @@ class _Steps:
             "best_step": trained.best["step"] if trained.best else None,
             "scores": headline(read_scores(folder)[where]),
         }
-        return measured, json.loads((folder / "environment.json").read_text())
+        return measured, json.loads((folder / ENVIRONMENT).read_text())
 
 
 def _cores() -> int:

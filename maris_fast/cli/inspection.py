@@ -38,14 +38,14 @@ def describe(path: Path | StoreAddress) -> dict[str, Any]:
     """
     from maris_fast.data_shards.cache import read_manifest
     from maris_fast.data_shards.cache.manifest import MANIFEST
-    from maris_fast.data_shards.records import ImportedDataset
+    from maris_fast.data_shards.records import HEAD, ImportedDataset
     from maris_fast.errors import CheckpointError, InputError
     from maris_fast.weight_files import find_weights
 
     if not isinstance(path, Path) or (path / MANIFEST).is_file():
         manifest = read_manifest(path)
         return _with(manifest.model_dump(mode="json"), manifest.dataset.incomplete(manifest.splits))
-    if (path / "dataset.json").is_file():
+    if (path / HEAD).is_file():
         head = ImportedDataset(path).info
         return _with(head.model_dump(mode="json"), head.incomplete())
     try:

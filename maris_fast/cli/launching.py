@@ -16,10 +16,9 @@ from typing import Annotated
 import typer
 
 from maris_fast.system import process_table
+from maris_fast.system.end_signals import SECONDS_TO_STOP
 from maris_fast.system.launchers import alone, free_port
 
-SECONDS_TO_STOP = 120.0
-"""Time for ranks to finish a step and write a checkpoint."""
 PR_SET_CHILD_SUBREAPER = 36
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

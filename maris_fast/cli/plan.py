@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from maris_fast.system.terminal import say
+from maris_fast.system.terminal import count, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,13 +116,13 @@ def _lines(work: Workload, rates: Rates, found: Scaling) -> list[str]:
         "images": f"{work.images:,} of {found.image_bytes / 1e6:.1f} MB "
         f"({work.feature_dtype}, {h} x {w} x {work.channels} x 3)",
         "cache": f"{_size(found.cache_bytes)} in {found.shards:,} shards",
-        "caching": f"{_time(found.caching_s)} on {_count(work.gpus, 'GPU')}, "
+        "caching": f"{_time(found.caching_s)} on {count(work.gpus, 'GPU')}, "
         f"writing {found.caching_write_GBps:.2f} GB/s in all",
         "an epoch reads": f"{_size(found.epoch_read_bytes)}, "
         f"each image {work.reads_per_image.value:.2f} times on average",
         "an epoch computes": _time(found.epoch_compute_s),
-        "to keep GPUs busy": f"{found.needed_GBps:.2f} GB/s into each of {_count(work.machines, 'machine')}: "
-        f"{_count(found.disks_a_machine, 'disk')} each",
+        "to keep GPUs busy": f"{found.needed_GBps:.2f} GB/s into each of {count(work.machines, 'machine')}: "
+        f"{count(found.disks_a_machine, 'disk')} each",
     }
     lines = [f"{name:<20}{text}" for name, text in rows.items()]
     lines += [
@@ -140,10 +140,6 @@ def _lines(work: Workload, rates: Rates, found: Scaling) -> list[str]:
     for name, rate in {"reads_per_image": work.reads_per_image, **vars(rates)}.items():
         lines.append(f"  {name:<24}{rate.value:>10,.4g}  {rate.source}")
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _size(size: float) -> str:

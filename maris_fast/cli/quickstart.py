@@ -42,12 +42,13 @@ def quickstart(
     If interrupted, the same command resumes.
     """
     from maris_fast import train
+    from maris_fast.weight_files import BEST
 
     dataset, cache, run = (folder / name for name in ("dataset", "cache", "training"))
     asked = {"train_images": train_images, "val_images": val_images, "overrides": [*(overrides or ())]}
     _begin(folder, asked)
     watch = Stopwatch(folder / SECONDS)
-    weights, scores, picture = run / "best.safetensors", folder / "scores.json", folder / "predictions.png"
+    weights, scores, picture = run / BEST, folder / "scores.json", folder / "predictions.png"
     try:
         prepare(folder, watch, train_images=train_images, val_images=val_images)
         with watch.step("train", f"train on {ranks} DeepSpeed ranks") as wanted:

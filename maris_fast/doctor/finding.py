@@ -45,10 +45,6 @@ def size(number: int) -> str:
     return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
 
 
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def together(findings: Iterable[Finding]) -> Finding:
     """Merge one or more findings: the status is the worst, and problems, worst first, hide the others."""
     worst_first = sorted(findings, key=lambda one: WORST_LAST.index(one.status), reverse=True)

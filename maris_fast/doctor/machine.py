@@ -21,8 +21,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size, together, warning
+from maris_fast.doctor.finding import Finding, broken, not_run, ok, size, together, warning
 from maris_fast.doctor.subject import Subject
+from maris_fast.system.terminal import count
 
 PROJECT = "maris-fast"
 IMPORTED = (

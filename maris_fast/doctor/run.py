@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maris_fast.config import TrainingSettings
-from maris_fast.doctor.finding import Finding, broken, count, not_run, ok, size, warning
+from maris_fast.doctor.finding import Finding, broken, not_run, ok, size, warning
 from maris_fast.doctor.machine import Folder, look_at
 from maris_fast.doctor.subject import Subject
 from maris_fast.errors import InputError, MarisError
 from maris_fast.system.launchers import be_alone, free_port
 from maris_fast.system.object_store import StoreError
+from maris_fast.system.terminal import count
 
 if TYPE_CHECKING:
     from maris_fast.train.ranks import Ranks

@@ -17,6 +17,8 @@ PREDICTION = (255, 64, 129)
 TRUTH = (0, 200, 83)
 DIMMED = 0.55
 TINT = 0.45
+GAP = 8
+"""Pixels between and around the panels of a sheet."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def save_png(picture: Image.Image, path: Path) -> None:
         picture.save(partial, format="PNG")
 
 
-def sheet(panels: Sequence[Panel], *, columns: int = 4, width: int = 256, gap: int = 8) -> Image.Image:
+def sheet(panels: Sequence[Panel], *, columns: int = 4, width: int = 256) -> Image.Image:
     """Overlays side by side on white, each ``width`` pixels wide.
 
     Raises:
@@ -89,12 +91,12 @@ def sheet(panels: Sequence[Panel], *, columns: int = 4, width: int = 256, gap: i
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     heights = [max(picture.height for picture in row) for row in rows]
     columns = min(columns, len(pictures))
-    whole = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1)), "white")
-    y = gap
+    whole = Image.new("RGB", (columns * (width + GAP) + GAP, sum(heights) + GAP * (len(rows) + 1)), "white")
+    y = GAP
     for row, height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):
-            whole.paste(picture, (gap + column * (width + gap), y))
-        y += height + gap
+            whole.paste(picture, (GAP + column * (width + GAP), y))
+        y += height + GAP
     return whole
 
 

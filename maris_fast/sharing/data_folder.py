@@ -7,13 +7,12 @@ from typing import Any
 
 from maris_fast.data_shards.cache import CacheManifest, read_manifest
 from maris_fast.data_shards.cache.manifest import MANIFEST, WRITING
-from maris_fast.data_shards.records import DatasetInfo, ImportedDataset
+from maris_fast.data_shards.records import HEAD, DatasetInfo, ImportedDataset
 from maris_fast.errors import InputError
 from maris_fast.sharing.card import CARD, LIBRARY, TAGS, TASK, UNKNOWN, card_template, encoder_rows
 from maris_fast.system.files import replace_text
 
-DATASET = "dataset.json"
-LAST = (MANIFEST, DATASET, CARD)
+LAST = (MANIFEST, HEAD, CARD)
 """Files to upload after all others: a folder with a manifest counts as a complete cache."""
 REPLACED = ("*.tar", "*.index.npz", "*.jsonl")
 """Patterns of files of an earlier push that do not belong to new data."""
@@ -22,7 +21,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 def is_data(source: Path) -> bool:
     """Whether a folder holds a cache, complete or not, or an imported data set."""
-    return any((source / name).is_file() for name in (MANIFEST, WRITING, DATASET))
+    return any((source / name).is_file() for name in (MANIFEST, WRITING, HEAD))
 
 
 def write_data_folder(source: Path, out: Path, *, repository: str, license: str | None) -> list[str]:
@@ -97,7 +96,7 @@ def _write_dataset(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]
     info = dataset.info
     for split in info.splits:
         _link(dataset.path(split), out)
-    replace_text(out / DATASET, [_last_parts(info).model_dump_json(indent=1), "\n"])
+    replace_text(out / HEAD, [_last_parts(info).model_dump_json(indent=1), "\n"])
     first = next(dataset.records(next(iter(info.splits))), None)
     rows = [_row(name, one.images, one.refs, one.sentences) for name, one in info.splits.items()]
     head = ("split", "images", "refs", "expressions")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from maris_fast.data_shards.cache.manifest import MANIFEST
+from maris_fast.data_shards.records import HEAD
 from maris_fast.errors import InputError
 from maris_fast.sharing import data_folder, model_folder
 from maris_fast.train.run_files import SETTINGS
@@ -40,7 +41,7 @@ def write_repository(
     if not (source / SETTINGS).is_file():
         raise InputError(
             f"{source} is not the folder of a run, of a cache or of an imported data set (no {SETTINGS}, "
-            f"{MANIFEST} or {data_folder.DATASET} is in it)"
+            f"{MANIFEST} or {HEAD} is in it)"
         )
     notes = model_folder.write_model_folder(
         source, out, repository=repository, license=license, pictures=pictures

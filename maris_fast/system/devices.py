@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -101,6 +104,27 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, MAPPED_BYTES)
         mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes allocated on a GPU, or on a CPU the peak resident memory of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return 1024 * int(line.split()[1])
+    # For containers that hide it. Never below the peak of the process that started this one.
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Reset the peak that ``peak_memory`` reports."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # some containers forbid it: then the peak is the process's so far
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def _compute_fp32_as_ieee() -> None:

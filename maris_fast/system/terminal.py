@@ -42,6 +42,11 @@ def write_line(text: object, stream: TextIO) -> None:
     stream.flush()
 
 
+def count(number: int, what: str) -> str:
+    """``number`` of ``what``, a noun whose plural ends in s: "1 rank", "1,200 steps"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def with_options(message: str, options: Mapping[str, str]) -> str:
     """``message`` with arguments, which a library names in backticks, replaced by a command's options."""
     return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)

@@ -140,4 +140,4 @@ def test_memory_hardly_grows_with_the_number_of_images(tmp_path: Path) -> None:
     environment = {"device": "cpu", "processor_cores": 2}
     row = {"way": many_images.PLAN, "images": 1000, "peak_mb": 1.0, "cpu_s": 2.0, "load": 0.5}
     drawn = many_images_block(Suite("many_images", "2026-01-01", "0", False, environment, [row]))
-    assert "| cache --plan | 1 MB, 2 s |" in drawn
+    assert "| cache --plan | 1 MiB, 2 s |" in drawn

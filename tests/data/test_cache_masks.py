@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from maris_fast.config import FeatureDtype
 from maris_fast.data_shards.cache.features import as_tensor, from_stored, to_float16, to_stored
-from maris_fast.data_shards.cache.mask_targets import mask_target, pack_masks, unpack_masks
+from maris_fast.data_shards.cache.mask_targets import mask_target, pack_masks
+from maris_fast.data_shards.stream.device import unpack_masks
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
 from tests.data.cache_dataset import box
@@ -77,7 +78,7 @@ def test_packing_keeps_every_pixel(width: int) -> None:
     masks = np.random.default_rng(0).random((3, 8, width)) < 0.5
     packed = pack_masks(masks)
     assert packed.shape == (3, 8, -(-width // 8))
-    assert np.array_equal(unpack_masks(packed, width), masks)
+    assert np.array_equal(unpack_masks(torch.from_numpy(packed), width), masks)
 
 
 CHANNELS = torch.tensor([1e-3, 1.0, 300.0, 0.0, 20.0])

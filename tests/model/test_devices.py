@@ -12,7 +12,14 @@ from typer.main import get_command
 from maris_fast.cli import app
 from maris_fast.errors import ConfigError
 from maris_fast.system import devices
-from maris_fast.system.devices import keep_freed_memory, kind_of, place, usable
+from maris_fast.system.devices import (
+    forget_peak_memory,
+    keep_freed_memory,
+    kind_of,
+    peak_memory,
+    place,
+    usable,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +117,23 @@ def test_memory_is_kept_as_the_environment_says(monkeypatch: pytest.MonkeyPatch)
     assert asked == [(-3, 32 << 20), (-1, 512 << 20)]  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
     monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: object())  # another C library, without mallopt
     keep_freed_memory()
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["of /proc", "of the system"])
+def test_the_peak_of_memory_is_in_bytes_and_outlasts_what_was_held(
+    hidden: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    if hidden:
+        monkeypatch.setattr(devices.Path, "read_text", lambda path: "Name:\tpython\n")
+    else:
+        forget_peak_memory(cpu)
+    before = peak_memory(cpu)
+    held = torch.ones(2**26)
+    peak = peak_memory(cpu)
+    del held
+    # The system counts pages in batches: the last ones may be missing.
+    after = peak_memory(cpu) + 2**20
+    assert 2**20 < before < 2**38
+    assert peak >= (before if hidden else 2**28)
+    assert after >= peak

@@ -30,6 +30,8 @@ WIDTH = 256
 """Channels of SAM's prompt encoder and mask decoder, and of the neck whose output they take."""
 SIZES = (160, 256)
 """Sides of the pictures in pixels, one drawn at random per step: caches are built at several."""
+POINTS, HELD_OUT_POINTS = 2, 3
+"""Points per picture, each a random pixel of a random object."""
 HELD_OUT_PICTURES = 32
 LOSS = LossSettings(focal_weight=20.0)
 """SAM's ratio of 20 to 1 between focal and dice loss."""
@@ -103,8 +105,6 @@ def pretrain_image_encoder(
     steps: int = 1500,
     pictures: int = 3000,
     batch: int = 8,
-    points: int = 2,
-    lr: float = 1e-3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Tensor], float]:
@@ -113,7 +113,6 @@ def pretrain_image_encoder(
     Args:
         pictures: number of pictures, drawn once and shown repeatedly.
         batch: pictures per step.
-        points: points per picture, each a random pixel of a random object.
 
     Returns:
         The tensors of a checkpoint like SAM's (``image_encoder.*``, fp16), and the mean IoU of masks from
@@ -124,10 +123,10 @@ def pretrain_image_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Promptable()
-    optimiser = Optimiser([model], lr, steps)
+    optimiser = Optimiser([model], steps)
     for step in range(steps):
         which = rng.integers(0, pictures, batch)
-        pixels, prompts, masks = _batch(drawn, which, points, SIZES[rng.integers(len(SIZES))], rng)
+        pixels, prompts, masks = _batch(drawn, which, POINTS, SIZES[rng.integers(len(SIZES))], rng)
         logits = model(pixels, prompts)
         loss = expression_losses(logits, masks, LOSS).total.mean()
         optimiser.step(loss)
@@ -166,7 +165,7 @@ def _point_iou(model: Promptable, seed: int) -> float:
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(HELD_OUT,)))
     ious = []
     for which in np.arange(HELD_OUT_PICTURES).reshape(-1, 8):
-        pixels, prompts, masks = _batch(pictures, which, 3, max(SIZES), rng)
+        pixels, prompts, masks = _batch(pictures, which, HELD_OUT_POINTS, max(SIZES), rng)
         predicted, true = model(pixels, prompts) > 0, masks > 0
         union = (predicted | true).sum((1, 2)).clamp(min=1)
         ious.append((predicted & true).sum((1, 2)) / union)

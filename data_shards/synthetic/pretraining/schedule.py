@@ -16,7 +16,7 @@ PICTURES, PAIRS, HELD_OUT = 2, 3, 4
 """Random streams other than those of the scenes' splits, 0 and 1: no picture here is in a split."""
 
 WARMUP_STEPS = 100
-WEIGHT_DECAY = 0.05
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
 
 
 def stream(seed: int, which: int, index: int) -> np.random.Generator:
@@ -25,15 +25,15 @@ def stream(seed: int, which: int, index: int) -> np.random.Generator:
 
 
 class Optimiser:
-    """AdamW with linear warm-up, cosine decay to 2% of ``lr``, and gradients clipped to norm 1."""
+    """AdamW with linear warm-up, cosine decay to 2% of ``LEARNING_RATE``, and gradients clipped to norm 1."""
 
-    def __init__(self, modules: Iterable[nn.Module], lr: float, steps: int) -> None:
+    def __init__(self, modules: Iterable[nn.Module], steps: int) -> None:
         self._parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in self._parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
             {"params": [p for p in self._parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self._adam = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+        self._adam = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98))
         self._rate = torch.optim.lr_scheduler.LambdaLR(
             self._adam,
             lambda step: (

@@ -49,7 +49,6 @@ def pretrain_text_encoder(
     steps: int = 1000,
     pairs: int = 20_000,
     batch: int = 96,
-    lr: float = 1e-3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Tensor], float]:
@@ -76,7 +75,7 @@ def pretrain_text_encoder(
             text_cfg={**TINY_CONFIG["text_cfg"], "output_tokens": True},
         )
         nn.init.normal_(model.text.token_embedding.weight)
-    optimiser = Optimiser([model], lr, steps)
+    optimiser = Optimiser([model], steps)
     for step in range(steps):
         which = rng.integers(0, pairs, batch)
         image, text = _towers(model, pictures[which], [ids[one] for one in which])
