@@ -33,7 +33,7 @@ from maris_fast.train import ranks as ranks_module
 from maris_fast.train.loop import Trainer
 from maris_fast.train.ranks import Ranks
 from tests.command_line import maris_fast, said
-from tests.kernels.fake_operation import OPERATION, Kind
+from tests.kernels.fake_operation import OPERATION, SECONDS, Kind
 from tests.training.tiny_cache import write_tiny_cache
 from tests.waiting import wait_until
 
