@@ -192,7 +192,11 @@ def _rows(folder: Path, name: str, record: Record) -> Iterator[Row]:
             "tokens": part.tokens,
             "encoders": "pretrained" if part.pretrained else "random",
             "row": run["row"],
-            "reading": {name: settings[run["row"]][f"model.{name}"] for name in KEPT_SETTINGS},
+            "reading": {
+                name: settings[run["row"]][key]
+                for name in KEPT_SETTINGS
+                if (key := f"model.{name}") in settings[run["row"]]  # else from before the setting existed
+            },
             "seed": run["seed"],
             "commit": record.environments[run["environment"]]["commit"],
             "steps": run["steps"],

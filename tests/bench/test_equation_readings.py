@@ -20,8 +20,7 @@ SHARED = {
     "model.language_norm": "none",
     "model.empty_rows": "none",
     "model.score_scale": "none",
-    "model.visual_center": "none",
-}
+}  # as of a study from before visual_center existed
 BLOCK = {"kept_pairs": 0.5, "empty_pixels": 0.25, "empty_words": 0.0, "score": 3.0, "gathered": 2.0}
 WORDS = {"cosine_before": 0.1, "cosine_after": 0.75}
 ROWS = {
