@@ -216,6 +216,24 @@ def test_a_run_that_was_suspended_as_a_whole_continues(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ranks_that_were_suspended_while_they_waited_for_one_another_continue(tmp_path: Path) -> None:
+    """They have not waited for the time of the suspension: awake, it is less than the limit of a stall."""
+
+    def waits(ranks: Ranks, heartbeat: Heartbeat) -> None:
+        ranks.progress.at("computing", 1)
+        with ranks.progress.waiting():
+            stays(14)
+
+    with TwoHeartbeats(tmp_path / "log", silence=3, work=waits, stall=10) as both:
+        time.sleep(0.5)
+        both.signal(signal.SIGSTOP)
+        time.sleep(12)
+        both.signal(signal.SIGCONT)
+        assert both.ends() == [0, 0], both.log.read_text()
+    assert both.log.read_text() == ""
+
+
+@pytest.mark.slow
 def test_a_rank_that_is_late_hears_rank_zero_before_it_judges(tmp_path: Path) -> None:
     """Its turns take longer than the interval: it has no time to wait for messages, but it reads them."""
 

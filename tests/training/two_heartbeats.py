@@ -50,11 +50,13 @@ class Ranks:
 class TwoHeartbeats:
     """Ranks 0 and 1 of a run: each does ``work`` within its heartbeat; ``log`` has their standard error."""
 
-    def __init__(self, log: Path, silence: float, work: Callable[[Ranks, Heartbeat], None]) -> None:
+    def __init__(
+        self, log: Path, silence: float, work: Callable[[Ranks, Heartbeat], None], stall: float = 180
+    ) -> None:
         self.log = log
         log.touch()
         ends = socket.socketpair()
-        settings = EngineSettings(device="cpu", heartbeat_seconds=silence)
+        settings = EngineSettings(device="cpu", heartbeat_seconds=silence, stall_seconds=stall)
         self.pids = [self._start(rank, ends[rank], settings, work) for rank in (0, 1)]
         self._left = list(self.pids)
         for end in ends:

@@ -126,7 +126,10 @@ class Heartbeat:
                 self._listen(left)
             now = time.monotonic()
             if now - turn > 3 * self._interval + 1:
-                self._last = now  # this process itself was suspended
+                # This process itself was suspended.
+                self._last = now
+                self._still_since += now - turn
+                self._waiting_since += now - turn
             turn = now
             if not self._ended and now - self._last > self._limits.silence:
                 self._act(lost_rank_zero(self._ranks, self._first, self._limits, silent=True))
