@@ -49,7 +49,11 @@ class ProgressState:
             self._waiting -= 1
 
     def look(self) -> tuple[bool, str]:
-        """Whether the main thread waits for other ranks now, and where in the code it is."""
+        """Whether the main thread waits for other ranks now, and where in the code it is.
+
+        On a GPU, a wait for the device in DeepSpeed or PyTorch, which may be one for other ranks, is not
+        recognised.
+        """
         frame = sys._current_frames().get(main_thread().ident or 0)
         waits, place = self._waiting > 0, ""
         innermost = frame

@@ -48,8 +48,14 @@ def test_a_heartbeat_that_cannot_be_reached_is_named() -> None:
         rank_module._connect("127.0.0.1", port)
 
 
-def beat(phase: str = "computing", step: int = 7, waiting: float = 0, still: float = 0) -> Beat:
-    return Beat(phase, step, waiting, max(still, waiting), "train/engine.py:1 in step")
+def beat(
+    phase: str = "computing", step: int = 7, waiting: float = 0, still: float = 0, on_gpu: bool = False
+) -> Beat:
+    return Beat(phase, step, waiting, max(still, waiting), "train/engine.py:1 in step", on_gpu)
+
+
+def on_gpu(phase: str = "computing", still: float = 0, step: int = 7) -> Heard:
+    return Heard(NOW, beat(phase, step, still=still, on_gpu=True))
 
 
 def heard(**changes: Heard) -> dict[int, Heard]:
@@ -75,8 +81,13 @@ def test_no_rank_is_at_fault_while_all_are_heard_and_none_waits_long() -> None:
 
 
 def test_long_work_that_no_rank_waits_for_is_not_a_fault() -> None:
-    slow = Heard(NOW, beat("evaluating", still=10_000))
-    assert diagnose(RANKS, heard(r0=slow, r1=slow, r2=slow, r3=slow), NOW, LIMITS) is None
+    for slow in (
+        Heard(NOW, beat("evaluating", still=10_000)),
+        Heard(NOW, beat(still=10_000)),
+        on_gpu("evaluating", 10_000),
+        on_gpu("starting", 10_000),
+    ):
+        assert diagnose(RANKS, heard(r0=slow, r1=slow, r2=slow, r3=slow), NOW, LIMITS) is None
 
 
 def test_death_comes_before_the_errors_that_it_causes_and_before_what_the_launcher_then_ends() -> None:
@@ -141,6 +152,54 @@ def test_ranks_that_all_wait_are_reported_with_their_places() -> None:
     assert "rank 3 after step 7, train/engine.py:1 in step" in message
 
 
+def test_on_gpus_those_that_compute_the_step_wait_for_the_rank_that_does_something_else() -> None:
+    """A wait for other ranks that looks like computing: in a call of DeepSpeed that reads from the device."""
+
+    def reports(computes: float, phase: str, still: float) -> dict[int, Heard]:
+        waits = on_gpu(still=computes)
+        return heard(r0=waits, r1=on_gpu(phase, still), r2=waits, r3=waits)
+
+    message = text(reports(181, "reading data", 182), (1,))
+    assert "for 181 s (engine.stall_seconds = 180) for rank 1 on host-0 (pid 101)" in message
+    assert "reading data (train/engine.py:1 in step)" in message
+    text(reports(601, "evaluating", 602), (1,))
+    for computes, phase, still in (
+        (179, "reading data", 900),
+        (900, "reading data", 179),
+        (599, "evaluating", 900),
+    ):
+        assert diagnose(RANKS, reports(computes, phase, still), NOW, LIMITS) is None
+    one_moves = {**reports(900, "reading data", 900), 3: on_gpu()}
+    assert diagnose(RANKS, one_moves, NOW, LIMITS) is None
+
+
+def test_on_gpus_a_rank_that_computes_an_earlier_step_is_named_by_the_longer_limit() -> None:
+    def reports(still: float) -> dict[int, Heard]:
+        waits = on_gpu(step=8, still=still)
+        return heard(r0=waits, r1=waits, r2=on_gpu(still=still), r3=waits)
+
+    assert "engine.timeout_minutes = 10" in text(reports(601), (2,))
+    assert diagnose(RANKS, reports(599), NOW, LIMITS) is None
+
+
+def test_on_gpus_ranks_that_all_compute_one_step_for_the_longer_limit_are_reported_with_their_places() -> (
+    None
+):
+    long = on_gpu(still=601)
+    message = text(heard(r0=long, r1=long, r2=long, r3=long), ())
+    assert message.startswith("all ranks have made no progress for 601 s (engine.timeout_minutes = 10): ")
+    assert "rank 3 after step 7, train/engine.py:1 in step" in message
+    assert diagnose(RANKS, heard(r0=long, r1=long, r2=long, r3=on_gpu(still=599)), NOW, LIMITS) is None
+
+
+def test_on_gpus_ranks_that_wait_as_well_do_not_hide_the_one_that_reads_data() -> None:
+    """The rank that writes the log waits recognisably for the device."""
+    waits, computes = Heard(NOW, beat(waiting=181, on_gpu=True)), on_gpu(still=185)
+    text(heard(r0=waits, r1=on_gpu("reading data", 190), r2=computes, r3=computes), (1,))
+    slow = on_gpu("reading data", 10)
+    assert diagnose(RANKS, heard(r0=waits, r1=slow, r2=computes, r3=computes), NOW, LIMITS) is None
+
+
 @given(
     st.lists(
         st.tuples(
@@ -150,12 +209,16 @@ def test_ranks_that_all_wait_are_reported_with_their_places() -> None:
         ),
         min_size=4,
         max_size=4,
-    )
+    ),
+    st.booleans(),
+    st.booleans(),
 )
-def test_no_alarm_within_the_limits(states: list[tuple[str, float, float]]) -> None:
+def test_no_alarm_within_the_limits(
+    states: list[tuple[str, float, float]], on_gpu: bool, recognised: bool
+) -> None:
     reports = {
-        rank: Heard(NOW - silent, beat(phase, waiting=waiting))
-        for rank, (phase, waiting, silent) in enumerate(states)
+        rank: Heard(NOW - silent, beat(phase, waiting=still * recognised, still=still, on_gpu=on_gpu))
+        for rank, (phase, still, silent) in enumerate(states)
     }
     assert diagnose(RANKS, reports, NOW, LIMITS) is None
 
@@ -222,12 +285,12 @@ def test_ranks_that_were_suspended_while_they_waited_for_one_another_continue(tm
     def waits(ranks: Ranks, heartbeat: Heartbeat) -> None:
         ranks.progress.at("computing", 1)
         with ranks.progress.waiting():
-            stays(7)
+            stays(14)
 
-    with TwoHeartbeats(tmp_path / "log", silence=3, work=waits, stall=4) as both:
+    with TwoHeartbeats(tmp_path / "log", silence=3, work=waits, stall=10) as both:
         time.sleep(0.5)
         both.signal(signal.SIGSTOP)
-        time.sleep(5)
+        time.sleep(12)
         both.signal(signal.SIGCONT)
         assert both.ends() == [0, 0], both.log.read_text()
     assert both.log.read_text() == ""

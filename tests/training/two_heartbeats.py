@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from maris_fast.config import EngineSettings
 from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.progress_state import ProgressState
@@ -29,6 +31,7 @@ class Ranks:
         # Two files: a text file open for both drops its read-ahead when it is written to.
         self._heard, self._told = other.makefile("r"), other.makefile("w")
         self.progress = ProgressState()
+        self.device = torch.device("cpu")
 
     def gather(self, value: Any) -> list[Any]:
         self._send(value)

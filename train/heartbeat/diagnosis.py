@@ -33,6 +33,9 @@ class Beat:
     still: float
     """Seconds without progress."""
     place: str
+    on_gpu: bool = False
+    """Whether computing may be a wait for other ranks: a collective returns at once, and a later call that
+    reads from the device waits for it."""
 
 
 @dataclass
@@ -81,6 +84,10 @@ class Timeouts:
         """How long others may wait for a rank in ``phase``, and the setting that determines it."""
         if phase in self.quick:
             return self.stall, f"engine.stall_seconds = {self.stall:g}"
+        return self.longest()
+
+    def longest(self) -> tuple[float, str]:
+        """The limit of what may take long, and its setting."""
         return self.patience, f"engine.timeout_minutes = {self.patience / 60:g}"
 
 
@@ -150,36 +157,51 @@ def _failed(
 
 def _stall(ranks: Sequence[Identity], heard: Mapping[int, Heard], limits: Timeouts) -> Diagnosis | None:
     beats = {rank: one.beat for rank, one in heard.items() if one.beat is not None}
-    waiting = {rank: beat.waiting for rank, beat in beats.items() if beat.waiting > 0}
-    if len(beats) < len(ranks) or not waiting:
+    if len(beats) < len(ranks):
         return None
-    longest = max(waiting.values())
+    waiting = {rank: beat.waiting for rank, beat in beats.items() if beat.waiting > 0}
     busy = {rank: beat for rank, beat in beats.items() if rank not in waiting}
     if not busy:
         limit, setting = limits.wait(beats[max(waiting, key=lambda rank: waiting[rank])].phase)
-        if min(waiting.values()) <= limit:
-            return None
-        places = "; ".join(
-            f"rank {rank} after step {b.step}, {b.place}" for rank, b in sorted(beats.items())[:8]
-        )
-        text = (
-            f"all ranks have been waiting for one another for {min(waiting.values()):.0f} s ({setting}): a "
-            "connection between two of them is broken, a device is stuck, or they wait in different places: "
-            f"{places}. {GO_ON}"
-        )
-        return Diagnosis((), text)
+        since = min(waiting.values())
+        return _all_stuck(beats, "been waiting for one another", since, setting) if since > limit else None
+    unclear = {rank for rank, beat in busy.items() if beat.on_gpu and beat.phase == "computing"}
     behind = min(beat.step for beat in busy.values())
-    laggards = sorted(rank for rank, beat in busy.items() if beat.step == behind)
+    laggards = [rank for rank, beat in sorted(busy.items()) if beat.step == behind]
+    # In another phase, a rank does work of its own, and those that compute this step wait for it.
+    laggards = [rank for rank in laggards if rank not in unclear] or laggards
+    ahead = unclear - set(laggards)
+    if not waiting and not ahead:
+        # Nothing tells a wait from a long step, or which rank is stuck.
+        limit, setting = limits.longest()
+        since = min(beat.still for beat in busy.values())
+        return _all_stuck(beats, "made no progress", since, setting) if unclear and since > limit else None
+    longest = max(waiting.values()) if waiting else min(busy[rank].still for rank in ahead)
+    limit_of = {
+        rank: limits.longest() if rank in unclear and not waiting else limits.wait(busy[rank].phase)
+        for rank in laggards
+    }
     # A rank that has made progress since the others began to wait is slow, not stuck.
-    stuck = [rank for rank in laggards if min(longest, busy[rank].still) > limits.wait(busy[rank].phase)[0]]
+    stuck = [rank for rank in laggards if min(longest, busy[rank].still) > limit_of[rank][0]]
     if not stuck:
         return None
-    _, setting = limits.wait(busy[stuck[0]].phase)
+    _, setting = limit_of[stuck[0]]
     text = (
         f"the other ranks have been waiting for {longest:.0f} s ({setting}) for {_names(ranks, stuck)}"
         f"{_seen(heard, stuck)}. If this is expected, set it higher. {GO_ON}"
     )
     return Diagnosis(tuple(stuck), text)
+
+
+def _all_stuck(beats: Mapping[int, Beat], what: str, seconds: float, setting: str) -> Diagnosis:
+    places = "; ".join(
+        f"rank {rank} after step {beat.step}, {beat.place}" for rank, beat in sorted(beats.items())[:8]
+    )
+    text = (
+        f"all ranks have {what} for {seconds:.0f} s ({setting}): a connection between two of them is broken, "
+        f"a device is stuck, or they wait in different places: {places}. {GO_ON}"
+    )
+    return Diagnosis((), text)
 
 
 def _names(ranks: Sequence[Identity], some: Sequence[int]) -> str:

@@ -54,6 +54,7 @@ class Heartbeat:
 
     def __init__(self, ranks: Ranks, settings: EngineSettings) -> None:
         self._progress, self._rank = ranks.progress, ranks.rank
+        self._on_gpu = ranks.device.type == "cuda"
         self._limits = Timeouts.of(settings)
         self._interval = min(2.0, settings.heartbeat_seconds / 10)
         self._on = ranks.world > 1 and settings.heartbeat_seconds > 0
@@ -163,7 +164,8 @@ class Heartbeat:
         elif not waits:
             self._waiting_since = now
         waiting = max(now - self._waiting_since, 1e-3) if waits else 0.0
-        return Beat(self._progress.phase, self._progress.step, waiting, now - self._still_since, place)
+        still = now - self._still_since
+        return Beat(self._progress.phase, self._progress.step, waiting, still, place, self._on_gpu)
 
     def _act(self, diagnosis: Diagnosis, *, told: bool = False) -> None:
         """End this process on its own diagnosis, or on one that rank 0 sent (``told``)."""
