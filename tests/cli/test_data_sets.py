@@ -17,12 +17,9 @@ from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.evaluation.scores_file import AS_WRITTEN, read_scores, write_scores
 from tests.command_line import maris_fast, said
+from tests.data.builders import Grefs, Instances, Photos, Phrases
 from tests.data.other_forms import small_family
-from tests.data.test_coco_sentences import Instances
-from tests.data.test_grefcoco import Grefs
 from tests.data.test_import_damage import FORMS
-from tests.data.test_jsonl import Photos
-from tests.data.test_phrasecut import Phrases
 
 TINY = ("encoders.sam.arch=vit_tiny", "encoders.sam.weights=random", "encoders.sam.image_size=128")
 TINY_TEXT = ("encoders.text.arch=tiny", "encoders.text.weights=random")

@@ -25,8 +25,8 @@ from maris_fast.predicting.record import PredictedMask, Record
 from maris_fast.prediction import EncodedImage, Predictor
 from maris_fast.rle import Rle
 from tests.command_line import maris_fast, said
-from tests.data.test_images import exif_of
 from tests.folders import files_below
+from tests.pictures import exif_of
 
 IMAGES = ("kitchen/1.png", "kitchen/1.jpg", "garden/1.png", "garden/far/off/2.png")
 SENTENCES = ("the red mug", "a dog on the left")

@@ -11,7 +11,7 @@ from PIL import Image
 from maris_fast.demo.answers import Demo
 from maris_fast.prediction import Predictor
 from tests.command_line import maris_fast
-from tests.data.test_images import TURNS, exif_of, stored_for, turned
+from tests.pictures import TURNS, exif_of, stored_for, turned
 
 SENTENCE = "the red circle"
 

@@ -14,12 +14,17 @@ from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import ImportedDataset
-from tests.data.test_coco_sentences import Instances
-from tests.data.test_grefcoco import Grefs
-from tests.data.test_jsonl import Photos
-from tests.data.test_left_out import good_coco, good_photos, good_phrases, good_refcoco
-from tests.data.test_phrasecut import Phrases
-from tests.data.test_refcoco import TinyDataset
+from tests.data.builders import (
+    Grefs,
+    Instances,
+    Photos,
+    Phrases,
+    TinyDataset,
+    good_coco,
+    good_photos,
+    good_phrases,
+    good_refcoco,
+)
 
 TOP_LEFT = [0, 0, 9, 0, 9, 1, 0, 1]
 """A polygon inside any image that is at least one pixel high."""

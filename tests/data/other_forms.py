@@ -11,8 +11,8 @@ from typing import Any
 from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import DatasetInfo
+from tests.data.builders import TinyDataset
 from tests.data.import_subjects import records
-from tests.data.test_refcoco import TinyDataset
 
 COCO_NAMES = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
 

@@ -5,58 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from maris_fast.data_shards.importers.formats import import_dataset
-from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
-
-HEIGHT, WIDTH = 40, 60
-SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]
-STRIPE = {"size": [HEIGHT, WIDTH], "counts": [40, 80, HEIGHT * WIDTH - 120]}
-
-
-class Instances:
-    """One file; change ``said``, then import."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root, self.out = folder / "said", folder / "out" / "imported"
-        (self.root / "annotations").mkdir(parents=True)
-        self.out.parent.mkdir()
-        for number, name in enumerate(("a.png", "b.png")):
-            noise = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(self.root / name)
-        size = {"height": HEIGHT, "width": WIDTH}
-        self.said: dict[str, Any] = {
-            "images": [
-                {"id": 5, "file_name": "a.png", **size},
-                {"id": 4, "file_name": "b.png", "split": "val", **size},
-            ],
-            "annotations": [
-                self.annotation(50, 5, sentences=["left square", {"sent": "square", "raw": "Square"}]),
-                self.annotation(51, 5, caption="the same place"),
-                self.annotation(52, 5),
-                self.annotation(40, 4, sentences=["b"]),
-            ],
-            "categories": [{"id": 1, "name": "square"}],
-        }
-
-    @staticmethod
-    def annotation(ann_id: int, image_id: int, **said: Any) -> dict[str, Any]:
-        return {"id": ann_id, "image_id": image_id, "category_id": 1, "segmentation": [SQUARE], **said}
-
-    def write(self, name: str = "said.json") -> None:
-        (self.root / "annotations" / name).write_text(json.dumps(self.said))
-
-    def imported(self, **options: Any) -> ImportReport:
-        self.write()
-        return import_dataset(self.root, "annotations/said.json", self.out, ImportOptions(**options))
+from tests.data.builders import HEIGHT, WIDTH, Instances
 
 
 @pytest.fixture

@@ -2,110 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from maris_fast.data_shards.importers.formats import import_dataset
-from maris_fast.data_shards.importers.import_report import ImportReport
-from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED_SENTENCES, verdict_on_all
-from maris_fast.data_shards.records import ImageRecord, ImportedDataset, SplitCounts
+from maris_fast.data_shards.records import SplitCounts
 from maris_fast.errors import InputError
-
-HEIGHT, WIDTH = 60, 80
-CATEGORIES = [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}]
-
-
-def hand_made(images: Path) -> dict[str, Any]:
-    """Two images of noise with two boxes each, as COCO's instances.json."""
-    images.mkdir(parents=True)
-    rows: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id in (9, 25):
-        name = f"COCO_train2014_{image_id:012d}.jpg"
-        noise = np.random.default_rng(image_id).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(images / name)
-        rows.append({"id": image_id, "file_name": name, "height": HEIGHT, "width": WIDTH})
-        for left in (10, 25):  # they overlap
-            box = [left, 10, left + 20, 10, left + 20, 40, left, 40]
-            annotations.append(
-                {
-                    "id": 100 * image_id + left,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "iscrowd": 0,
-                    "segmentation": [box],
-                }
-            )
-    return {"images": rows, "annotations": annotations, "categories": CATEGORIES}
-
-
-class Grefs:
-    """gRefCOCO's two files; change ``refs`` or ``instances``, then import."""
-
-    def __init__(self, folder: Path, refmini: Path | None = None) -> None:
-        self.root, self.out = folder / "data", folder / "out" / "imported"
-        (self.root / "grefcoco").mkdir(parents=True)
-        self.out.parent.mkdir()
-        self.instances: dict[str, Any]
-        if refmini is None:
-            self.instances = hand_made(self.root / "images" / "train2014")
-        else:
-            (self.root / "images").symlink_to(refmini / "images")
-            self.instances = json.loads((refmini / "refcoco" / "instances.json").read_text())
-        by_image: dict[int, list[dict[str, Any]]] = {}
-        for annotation in self.instances["annotations"]:
-            by_image.setdefault(annotation["image_id"], []).append(annotation)
-        several = {image: rows for image, rows in by_image.items() if len(rows) >= 2}
-        (self.first, self.objects), (self.second, self.others) = sorted(several.items())[:2]
-        one, two, other = self.objects[0], self.objects[1], self.others[0]
-        self.refs: list[dict[str, Any]] = [
-            self.ref(1, [one["id"]], self.first, "train", "the one"),
-            self.ref(2, [one["id"], two["id"]], self.first, "train", "both of them", "the pair"),
-            self.ref(3, [-1], self.first, "train", "the green elephant"),
-            self.ref(4, other["id"], self.second, "val", "single, as a number"),
-            self.ref(5, [-1], self.second, "val", "nobody"),
-        ]
-
-    @staticmethod
-    def ref(ref_id: int, ann_id: Any, image_id: int, split: str, *sentences: str) -> dict[str, Any]:
-        said = [
-            {"sent_id": 10 * ref_id + i, "sent": text, "raw": text, "tokens": text.split(), "exist": True}
-            for i, text in enumerate(sentences)
-        ]
-        return {
-            "ref_id": ref_id,
-            "ann_id": ann_id,
-            "category_id": [1] if isinstance(ann_id, list) else 1,
-            "image_id": image_id,
-            "split": split,
-            "file_name": "COCO_train2014_000000000000_0.jpg",
-            "no_target": ann_id == [-1],
-            "sent_ids": [one["sent_id"] for one in said],
-            "sentences": said,
-        }
-
-    def annotation(self, ann_id: int) -> dict[str, Any]:
-        return next(row for row in self.instances["annotations"] if row["id"] == ann_id)
-
-    def write(self) -> None:
-        (self.root / "grefcoco" / "grefs(unc).json").write_text(json.dumps(self.refs))
-        (self.root / "grefcoco" / "instances.json").write_text(json.dumps(self.instances))
-
-    def imported(self, **options: Any) -> ImportReport:
-        self.write()
-        return import_dataset(self.root, "grefcoco", self.out, ImportOptions(**options))
-
-    def train(self) -> ImageRecord:
-        (record,) = ImportedDataset(self.out).records("train")
-        return record
+from tests.data.builders import Grefs
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset
 from maris_fast.errors import ArgumentError, InputError
 from tests.command_line import maris_fast
-from tests.data.test_jsonl import SQUARE, Photos
-from tests.data.test_refcoco import TinyDataset
+from tests.data.builders import SQUARE, Photos, TinyDataset
 
 IMAGES = 20
 

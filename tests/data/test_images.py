@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
 import subprocess
 import sys
 import zlib
@@ -15,43 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngImageFile
 
 import maris_fast
 from maris_fast.errors import InputError
 from maris_fast.images import Upload, as_shown, check_image, load_image, load_stored, views_of
-
-TURNS = range(2, 9)
-UPRIGHT = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-"""The image as it should be shown."""
-
-
-def stored_for(turn: int, shown: np.ndarray = UPRIGHT) -> np.ndarray:
-    """Pixels that EXIF's orientation ``turn`` maps to ``shown``: TIFF 6.0, "Orientation", row by row."""
-    return {
-        1: shown,
-        2: shown[:, ::-1],
-        3: shown[::-1, ::-1],
-        4: shown[::-1],
-        5: shown.swapaxes(0, 1),
-        6: shown.swapaxes(0, 1)[::-1],
-        7: shown[::-1, ::-1].swapaxes(0, 1),
-        8: shown.swapaxes(0, 1)[:, ::-1],
-    }[turn]
-
-
-def exif_of(turn: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    return exif
-
-
-def turned(path: Path, turn: int, shown: np.ndarray = UPRIGHT) -> Path:
-    """A photograph stored as by a phone, but lossless."""
-    Image.fromarray(np.ascontiguousarray(stored_for(turn, shown))).save(
-        path, exif=exif_of(turn), **({"lossless": True} if path.suffix == ".webp" else {})
-    )
-    return path
+from tests.pictures import TURNS, UPRIGHT, Decodes, exif_of, png_chunk, png_of, stored_for, turned
 
 
 @pytest.mark.parametrize("ending", ["png", "webp", "tif"])
@@ -88,20 +55,6 @@ def test_a_jpeg_is_turned_as_browsers_turn_it(tmp_path: Path) -> None:
 def with_chunk(png: bytes, kind: bytes, content: bytes, *, after_pixels: bool) -> bytes:
     place = len(png) - len(png_chunk(b"IEND", b"")) if after_pixels else png.index(b"IDAT") - 4
     return png[:place] + png_chunk(kind, content) + png[place:]
-
-
-class Decodes:
-    """Counts how often the pixels of a PNG are decoded."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.number = 0
-        prepare = PngImageFile.load_prepare
-
-        def counted(image: PngImageFile) -> None:
-            self.number += 1
-            prepare(image)
-
-        monkeypatch.setattr(PngImageFile, "load_prepare", counted)
 
 
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
@@ -205,15 +158,6 @@ def test_transparency_is_ignored(tmp_path: Path) -> None:
     pixels = np.dstack([UPRIGHT, np.zeros((20, 30), np.uint8)])
     Image.fromarray(pixels, "RGBA").save(tmp_path / "clear.png")
     np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "clear.png")), UPRIGHT)
-
-
-def png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png_of(width: int, height: int, *chunks: bytes) -> bytes:
-    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + png_chunk(b"IEND", b"")
 
 
 def jpeg() -> bytes:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.data.builders import HEIGHT, WIDTH, TinyDataset
 from tests.data.import_subjects import records
 from tests.data.other_forms import Family, small_family
 from tests.data.test_import_annotation_tools import BY_CATEGORY, by_split_and_sentence, sentence
 from tests.data.test_import_damage import FORMS
-from tests.data.test_refcoco import HEIGHT, WIDTH, TinyDataset
 
 SPLITS = {7: "train", 3: "val"}
 IDS = st.integers(1, 2**31)

@@ -13,11 +13,10 @@ from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.rle import Rle
 from tests.data import test_import_captions as captions
+from tests.data.builders import Instances, Photos
 from tests.data.other_forms import Family
-from tests.data.test_coco_sentences import Instances
 from tests.data.test_import_annotation_tools import labelme
 from tests.data.test_import_row_forms import cris, sa2va
-from tests.data.test_jsonl import Photos
 
 
 def test_the_format_is_known_by_what_is_there(tmp_path: Path) -> None:

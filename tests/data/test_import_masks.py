@@ -16,10 +16,7 @@ from maris_fast.cli.app import app
 from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.records import ImportedDataset, Target
 from maris_fast.errors import InputError
-from tests.data.test_coco_sentences import Instances
-from tests.data.test_grefcoco import Grefs
-from tests.data.test_jsonl import Photos
-from tests.data.test_refcoco import TinyDataset
+from tests.data.builders import Grefs, Instances, Photos, TinyDataset
 
 
 def pixels(height: int, width: int) -> np.ndarray:

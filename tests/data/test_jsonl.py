@@ -2,72 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from maris_fast.data_shards.importers.formats import import_dataset
-from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.text_encoding import read_utf8, utf8_lines
-from maris_fast.data_shards.records import ImageRecord, ImportedDataset, SplitCounts
+from maris_fast.data_shards.records import ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
-
-HEIGHT, WIDTH = 40, 60
-SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]
-STRIPE = {"size": [HEIGHT, WIDTH], "counts": [40, 80, HEIGHT * WIDTH - 120]}
-
-
-class Photos:
-    """Two photos, a mask and lines about them; change ``lines``, then import."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root, self.out = folder / "photos", folder / "out" / "imported"
-        (self.root / "kitchen").mkdir(parents=True)
-        self.out.parent.mkdir()
-        for number, name in enumerate(("kitchen/1.jpg", "2.png")):
-            noise = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(self.root / name)
-        self.pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
-        self.pixels[5:15, 30:50] = 255
-        Image.fromarray(self.pixels).save(self.root / "cup.png")
-        compressed = coco_mask.encode(np.asfortranarray(self.pixels // 255))
-        rle = {"size": [HEIGHT, WIDTH], "counts": compressed["counts"].decode()}
-        self.lines: list[Any] = [
-            {"image": "kitchen/1.jpg", "sentence": "the red mug", "mask": [SQUARE], "category": "mug"},
-            {"image": "kitchen/1.jpg", "sentences": ["cup", " left cup "], "mask": "cup.png"},
-            {"image": "2.png", "sentence": "the stripe", "mask": STRIPE, "split": "val", "kind": "shape"},
-            {
-                "image": "2.png",
-                "split": "val",
-                "objects": [
-                    {"sentence": "a cup", "mask": rle},
-                    {"sentences": ["an elephant", "a moose"], "mask": None},
-                ],
-            },
-            {"image": "kitchen/1.jpg", "sentence": "mug", "mask": [SQUARE], "category": "mug"},
-        ]
-
-    def write(self, name: str = "people.jsonl") -> None:
-        text = [line if isinstance(line, str) else json.dumps(line) for line in self.lines]
-        (self.root / name).write_text("\n".join(text) + "\n")
-
-    def imported(self, **options: Any) -> ImportReport:
-        self.write()
-        return import_dataset(self.root, "people.jsonl", self.out, ImportOptions(**options))
-
-    def record(self, split: str) -> ImageRecord:
-        (record,) = ImportedDataset(self.out).records(split)
-        return record
+from tests.data.builders import HEIGHT, SQUARE, STRIPE, WIDTH, Photos
 
 
 @pytest.fixture

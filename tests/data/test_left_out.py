@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,28 +24,30 @@ from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset, LeftOut, LostCounts
 from maris_fast.errors import InputError
-from tests.data.test_coco_sentences import Instances
-from tests.data.test_grefcoco import Grefs
-from tests.data.test_jsonl import SQUARE, Photos
-from tests.data.test_phrasecut import FAR, Phrases
-from tests.data.test_refcoco import TinyDataset
+from tests.data.builders import (
+    FAR,
+    SQUARE,
+    Builder,
+    Grefs,
+    Instances,
+    Photos,
+    Phrases,
+    TinyDataset,
+    good_coco,
+    good_photos,
+    good_phrases,
+    good_refcoco,
+)
 
 LINE = [[10, 10, 20, 10]]
 """A polygon with only two corners."""
-
-
-class Made(Protocol):
-    out: Path
-
-    def write(self) -> None: ...
-    def imported(self, **options: Any) -> ImportReport: ...
 
 
 @dataclass
 class Case:
     """Data of one format: how good data is created, which bad rows are added, and the expected result."""
 
-    good: Callable[[Path], Made]
+    good: Callable[[Path], Builder]
     add_bad: Callable[[Any], None]
     left_out: dict[tuple[str, str], str]
     """Expected reason by split and row."""
@@ -55,15 +57,6 @@ class Case:
 
 def cut(image: Path) -> None:
     os.truncate(image, image.stat().st_size // 2)
-
-
-def good_refcoco(folder: Path) -> TinyDataset:
-    tiny = TinyDataset(folder)
-    tiny.refs += [
-        TinyDataset.ref(14, 101, 7, "train", "a", "b", "c"),
-        TinyDataset.ref(15, 103, 3, "val", "d", "e", "f"),
-    ]
-    return tiny
 
 
 def add_images(tiny: TinyDataset) -> None:
@@ -136,12 +129,6 @@ GREFCOCO = Case(
 )
 
 
-def good_phrases(folder: Path) -> Phrases:
-    phrases = Phrases(folder)
-    phrases.tasks["val"] += [phrases.task(7, f"tile {i}", [[FAR]], "name", "tile") for i in range(5)]
-    return phrases
-
-
 def bad_phrases(phrases: Phrases) -> None:
     phrases.images += [phrases.image(80, "val", None), phrases.image(81, "val", None)]
     phrases.images += [phrases.image(82, "train", None)]
@@ -173,13 +160,6 @@ PHRASECUT = Case(
     },
     {"val": (7, 4)},
 )
-
-
-def good_photos(folder: Path) -> Photos:
-    photos = Photos(folder)
-    more = [f"mug {i}" for i in range(9)]
-    photos.lines += [{"image": "kitchen/1.jpg", "sentences": more, "mask": [SQUARE]}]
-    return photos
 
 
 def bad_photos(photos: Photos) -> None:
@@ -218,15 +198,6 @@ JSONL = Case(
 )
 
 
-def good_coco(folder: Path) -> Instances:
-    coco = Instances(folder)
-    coco.said["annotations"] += [
-        coco.annotation(60, 5, sentences=["a", "b", "c"]),
-        coco.annotation(61, 4, sentences=["d", "e"]),
-    ]
-    return coco
-
-
 def bad_coco(coco: Instances) -> None:
     coco.said["images"].append({**coco.said["images"][1], "id": 80, "file_name": "gone.png"})
     coco.said["annotations"] += [
@@ -260,12 +231,12 @@ CASES = [
 ]
 
 
-def written(made: Made, **options: Any) -> ImportReport:
+def written(made: Builder, **options: Any) -> ImportReport:
     made.write()
     return made.imported(**options)
 
 
-def damaged(case: Case, folder: Path) -> Made:
+def damaged(case: Case, folder: Path) -> Builder:
     made = case.good(folder)
     case.add_bad(made)
     return made

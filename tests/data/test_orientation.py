@@ -20,7 +20,7 @@ from maris_fast.data_shards.stream.reader import CacheReader
 from maris_fast.errors import InputError
 from maris_fast.train.validation_pictures import SampleMasks, SampleSheet
 from tests.data.cache_dataset import tiny_settings
-from tests.data.test_images import exif_of, stored_for, turned
+from tests.pictures import exif_of, stored_for, turned
 
 SHOWN = np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)
 SQUARE = SHOWN[:, :64]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,83 +14,11 @@ from PIL import Image, ImageDraw
 
 from maris_fast.data_shards.importers.formats import import_dataset
 from maris_fast.data_shards.importers.forms.phrasecut import draw_instances
-from maris_fast.data_shards.importers.import_report import ImportReport
 from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED, verdict
 from maris_fast.data_shards.records import ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
-
-HEIGHT, WIDTH = 40, 60
-SQUARE = [[10.2, 10.9], [20.7, 10.2], [20.1, 20.9], [10.0, 20.0]]
-FAR = [[40, 5], [50, 5], [50, 15]]
-
-
-NUMBERS = count()
-
-
-class Phrases:
-    """PhraseCut's files with two splits; change ``tasks`` or ``images``, then import."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root, self.out = folder / "data", folder / "out" / "imported"
-        self.place = self.root / "phrasecut"
-        (self.place / "images").mkdir(parents=True)
-        self.out.parent.mkdir()
-        self.images = [
-            self.image(2316003, "val", 581_000),
-            self.image(7, "val", None),
-            self.image(9, "miniv", None),
-        ]
-        self.tasks = {
-            "val": [
-                self.task(2316003, "white dog", [[SQUARE], [FAR, [[1, 1]]]], "attribute", "dog"),
-                self.task(7, "wall", [[FAR]], "name", "wall"),
-                self.task(2316003, "man riding horse", [[SQUARE]], "relation", "man"),
-            ],
-            "miniv": [self.task(9, "tree", [[FAR]], "name", "tree")],
-        }
-
-    def image(self, image_id: int, split: str, coco_id: int | None) -> dict[str, Any]:
-        Image.new("RGB", (WIDTH, HEIGHT), (image_id % 256, 0, 0)).save(
-            self.place / "images" / f"{image_id}.jpg"
-        )
-        return {
-            "image_id": image_id,
-            "coco_id": coco_id,
-            "flickr_id": 1,
-            "width": WIDTH,
-            "height": HEIGHT,
-            "url": "",
-            "split": split,
-        }
-
-    @staticmethod
-    def task(image_id: int, phrase: str, polygons: Any, kind: str, name: str) -> dict[str, Any]:
-        return {
-            "task_id": f"{image_id}__{next(NUMBERS)}",
-            "image_id": image_id,
-            "ann_ids": [100 * image_id + i for i in range(len(polygons))],
-            "instance_boxes": [[0, 0, 5, 5] for _ in polygons],
-            "Polygons": polygons,
-            "phrase": phrase,
-            "phrase_structure": {
-                "name": name,
-                "attributes": [],
-                "relation_ids": [],
-                "relation_descriptions": [["riding", "horse"]],
-                "type": kind,
-            },
-        }
-
-    def write(self) -> None:
-        for split, tasks in self.tasks.items():
-            (self.place / f"refer_{split}.json").write_text(json.dumps(tasks))
-            (self.place / f"refer_input_{split}.json").write_text("[]")
-        (self.place / "image_data_split.json").write_text(json.dumps(self.images))
-
-    def imported(self, **options: Any) -> ImportReport:
-        self.write()
-        return import_dataset(self.root, "phrasecut", self.out, ImportOptions(**options))
+from tests.data.builders import HEIGHT, WIDTH, Phrases
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ import pytest
 from maris_fast.data_shards.plain_json import checked_json, parse_json
 from maris_fast.errors import InputError
 from maris_fast.evaluation.expression_file import read_scored
-from tests.data.test_grefcoco import Grefs
-from tests.data.test_left_out import good_coco, good_photos, good_phrases, good_refcoco
+from tests.data.builders import Grefs, good_coco, good_photos, good_phrases, good_refcoco
 
 
 @pytest.mark.parametrize(

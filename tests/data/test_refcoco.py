@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,72 +17,7 @@ from maris_fast.data_shards.importers.options import ImportOptions
 from maris_fast.data_shards.importers.published import PUBLISHED, published_as, verdict
 from maris_fast.data_shards.records import DatasetInfo, ImportedDataset, SplitCounts
 from maris_fast.errors import InputError
-
-HEIGHT, WIDTH = 40, 60
-SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]
-OVERLAPPING = [15, 10, 25, 10, 25, 20, 15, 20]
-
-
-class TinyDataset:
-    """Two images with three refs, laid out as RefCOCO; change ``refs`` or ``instances``, then import."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root / "data"
-        self.out = root / "out" / "imported"
-        self.images = self.root / "images" / "train2014"
-        self.place = self.root / "refcoco"
-        self.images.mkdir(parents=True)
-        self.place.mkdir()
-        self.out.parent.mkdir()
-        names = {7: "COCO_train2014_000000000007.jpg", 3: "COCO_train2014_000000000003.jpg"}
-        rng = np.random.default_rng(0)
-        for name in names.values():
-            Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(self.images / name)
-        self.refs: list[dict[str, Any]] = [
-            self.ref(12, 102, 7, "train", "the wide one"),
-            self.ref(11, 101, 7, "train", " left square ", "square"),
-            self.ref(13, 103, 3, "val", "rle"),
-        ]
-        self.instances: dict[str, Any] = {
-            "images": [
-                {"id": i, "file_name": name, "height": HEIGHT, "width": WIDTH} for i, name in names.items()
-            ],
-            "annotations": [
-                {"id": 101, "image_id": 7, "category_id": 1, "segmentation": [SQUARE]},
-                {"id": 102, "image_id": 7, "category_id": 2, "segmentation": [SQUARE, OVERLAPPING]},
-                {
-                    "id": 103,
-                    "image_id": 3,
-                    "category_id": 2,
-                    "segmentation": {"size": [HEIGHT, WIDTH], "counts": [40, 80, HEIGHT * WIDTH - 120]},
-                },
-            ],
-            "categories": [{"id": 1, "name": "square"}, {"id": 2, "name": "thing"}],
-        }
-
-    @staticmethod
-    def ref(ref_id: int, ann_id: int, image_id: int, split: str, *sentences: str) -> dict[str, Any]:
-        return {
-            "ref_id": ref_id,
-            "ann_id": ann_id,
-            "image_id": image_id,
-            "split": split,
-            "file_name": "COCO_train2014_000000000000_0.jpg",
-            "sentences": [{"sent_id": ref_id * 10 + i, "sent": s} for i, s in enumerate(sentences)],
-        }
-
-    def image(self, image_id: int) -> Path:
-        return self.images / f"COCO_train2014_{image_id:012d}.jpg"
-
-    def annotation(self, ann_id: int) -> dict[str, Any]:
-        return next(row for row in self.instances["annotations"] if row["id"] == ann_id)
-
-    def write(self) -> None:
-        (self.root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(self.refs, 2))
-        (self.root / "refcoco" / "instances.json").write_text(json.dumps(self.instances))
-
-    def imported(self, **options: Any) -> ImportReport:
-        return import_dataset(self.root, "refcoco", self.out, ImportOptions(**options))
+from tests.data.builders import HEIGHT, SQUARE, WIDTH, TinyDataset
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from maris_fast import scoring
@@ -23,6 +24,12 @@ def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -
     mask = np.zeros((height, width), dtype=bool)
     mask[top:bottom, left:right] = True
     return mask
+
+
+def coded(mask: np.ndarray) -> dict[str, Any]:
+    """Run lengths as pycocotools writes them: size and compressed counts."""
+    encoded: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return encoded
 
 
 def band(height: int, width: int, top: int, bottom: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from maris_fast.data_shards.importers.segmentations import overlap_mask, union_m
 from maris_fast.scoring import MARIS, PROTOCOLS, Rows
 from maris_fast.scoring.comparing import Comparer
 from maris_fast.scoring.protocols import count
-from tests.scoring.cases import box, count_of, sample_of
+from tests.scoring.cases import box, coded, count_of, sample_of
 
 H, W = 9, 13
 EMPTY, FULL, PIXEL = box(H, W, 0, 0, 0, 0), box(H, W, 0, 0, H, W), box(H, W, 4, 5, 5, 6)
@@ -35,11 +35,6 @@ def torchmetrics() -> Any:
     import torchmetrics.segmentation
 
     return torchmetrics
-
-
-def coded(mask: np.ndarray) -> dict[str, Any]:
-    encoded: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return encoded
 
 
 def scores(pairs: Sequence[tuple[np.ndarray, np.ndarray]], name: str = "maris") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from maris_fast.scoring import PROTOCOLS, comparing
 from maris_fast.scoring.canvas import cubic
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_expressions
+from tests.scoring.cases import coded
 
 CPU = Ranks(torch.device("cpu"))
 ONE_GRID = [ImageGeometry.of(*size, 64) for size in ((60, 80), (47, 64), (33, 44), (90, 120), (44, 60))]
@@ -84,11 +85,6 @@ def on_canvas(canvas: str, logits: Tensor, g: ImageGeometry) -> Tensor:
         return warped(logits.sigmoid(), g)
     scale = min(416 / n for n in own)
     return resized(logits.sigmoid(), g, (int(own[0] * scale), int(own[1] * scale)), own)
-
-
-def coded(mask: np.ndarray) -> dict[str, Any]:
-    found: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return found
 
 
 def decoded(mask: Rle) -> np.ndarray:

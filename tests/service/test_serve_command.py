@@ -24,7 +24,7 @@ from PIL import Image
 from maris_fast.prediction import Picture, Predictor
 from maris_fast.rle import Rle
 from tests.command_line import maris_fast, said
-from tests.data.test_images import png_chunk, png_of
+from tests.pictures import png_chunk, png_of
 from tests.service.conftest import Process, client_of, form, pixels, png, process
 
 pytestmark = pytest.mark.process

@@ -23,7 +23,7 @@ from maris_fast.service.api import upload_of
 from maris_fast.service.segmenting import Segmenting
 from maris_fast.service.server import ServiceGate, application
 from maris_fast.service.settings import ServiceSettings
-from tests.data.test_images import Decodes
+from tests.pictures import Decodes
 from tests.service.conftest import Held, client_of, form, pixels, png, serving
 from tests.waiting import wait_until
 

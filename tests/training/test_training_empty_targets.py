@@ -22,8 +22,8 @@ from maris_fast.scoring import headline
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_expressions, score_split
 from maris_fast.weights import load_model
+from tests.data.builders import Grefs
 from tests.data.cache_dataset import tiny_settings
-from tests.data.test_grefcoco import Grefs
 from tests.training.processes import records, tiny_training
 from tests.training.processes import run as process
 
