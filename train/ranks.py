@@ -19,6 +19,7 @@ from maris_fast.errors import ConfigError, MarisError, ReportedByRankZeroError, 
 from maris_fast.system.devices import keep_freed_memory, kind_of, share_cores
 from maris_fast.system.launchers import Place, take_place
 from maris_fast.train.progress_state import ProgressState
+from maris_fast.train.torchrun_store import store_of_this_start
 
 T = TypeVar("T")
 ARRIVED, LOOK = "maris_fast/arrived", 0.5
@@ -111,6 +112,7 @@ def join(settings: EngineSettings, *, alone: bool = False) -> Ranks:
     Raises:
         ConfigError: no CUDA device for this rank, rank variables that the launcher sets wrongly, or an
             address at which the ranks cannot connect.
+        TrainingError: torchrun's ranks have not all come within the time of a collective.
     """
     if alone:
         share_cores(1)
@@ -164,7 +166,7 @@ def _init_distributed(place: Place, device: torch.device, timeout: timedelta) ->
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        if (store := _store_of_a_restart(place, timeout)) is not None:
+        if (store := store_of_this_start(place, timeout)) is not None:
             dist.init_process_group(
                 backend, store=store, rank=place.rank, world_size=place.world, timeout=timeout
             )
@@ -183,17 +185,3 @@ def _init_distributed(place: Place, device: torch.device, timeout: timedelta) ->
             f"ranks cannot meet at {address} port {port}: {why}. Give the launcher a free one: --master_port "
             "(deepspeed), --master-port (torchrun), or set MASTER_PORT (srun, mpirun)"
         ) from error
-
-
-def _store_of_a_restart(place: Place, timeout: timedelta) -> dist.Store | None:
-    """The rendezvous store of ranks that ``torchrun --max-restarts`` has restarted, None for all others.
-
-    torchrun keeps its store, in which PyTorch finds the addresses of the ranks that have ended (pytorch issue
-    135712); so the new ones use another prefix.
-    """
-    started_again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if started_again == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, place.world, is_master=False, timeout=timeout)
-    return dist.PrefixStore(f"start-{started_again}", store)
