@@ -34,7 +34,13 @@ PATIENCE, START = 90.0, 300.0
 LOOK, SUSPENDED = 0.05, 5.0
 # Sent by users, launchers and the kernel's lack of memory; a crash has other signals.
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-ROOT = Path(__file__).resolve().parents[2]
+# Of maris_fast, in a clone or in site-packages. Last on the child's path, and without the current folder:
+# other packages may import a `kernels` or `train` of their own.
+HOME = Path(__file__).parents[3]
+CHILD = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module('maris_fast.kernels.choice.trial', run_name='__main__')"
+)
 
 Told = Callable[[str], None]
 
@@ -189,12 +195,10 @@ def _one_child(
         asked, answers = Path(folder, "asked.json"), Path(folder, "answers.jsonl")
         asked.write_text(json.dumps([work.asked() for work in works]))
         answers.touch()
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, "-m", "maris_fast.kernels.choice.trial"]
+        command = [sys.executable, "-P", "-c", CHILD, str(HOME)]
         with Path(folder, "said").open("wb") as said_by_it:
             process = subprocess.Popen(
                 [*command, str(asked), str(answers), str(device), str(os.getpid())],
-                env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=said_by_it,
