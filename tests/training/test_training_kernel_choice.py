@@ -175,7 +175,7 @@ def test_without_a_heartbeat_ranks_meet_as_long_as_a_collective_waits(monkeypatc
     monkeypatch.setattr(
         ranks_module, "take_place", lambda: Place(rank=1, world=2, local_rank=0, local_world=1)
     )
-    monkeypatch.setattr(ranks_module, "share_cores", lambda processes: None)
+    monkeypatch.setattr(ranks_module, "share_cores_of", lambda ranks: None)
     monkeypatch.setattr(ranks_module, "_init_distributed", lambda *given: None)
     monkeypatch.setattr(dist, "new_group", lambda **named: control)
     engine = EngineSettings(device="cpu", timeout_minutes=1)
