@@ -47,22 +47,18 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     ranks: Annotated[
-        int | None,
+        int,
         typer.Option(
             min=0,
-            help="processes to start on this machine; 0: this is one that a launcher has started; "
-            "default: 0 if srun, torchrun, deepspeed or mpirun has started several, else 1",
+            help="processes to start on this machine; 0: this is one of those that a launcher has started",
         ),
-    ] = None,
+    ] = 1,
     local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
 ) -> None:
     """Score weights on a split: oIoU, mIoU and Pr@X at the original size, also by other papers' rules."""
     from maris_fast.config import cache_place
-    from maris_fast.system.launchers import place_of
     from maris_fast.weight_files import find_weights
 
-    if ranks is None:
-        ranks = 0 if place_of().world > 1 else 1
     place = cache_place(cache)
     if ranks:
         weights = find_weights(weights)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from maris_fast import evaluate
 from maris_fast.data_shards.cache import read_manifest, write_cache
@@ -46,9 +48,9 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(
     folder: Path, launcher: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "scores.json"
-    launch = [sys.executable] if launcher == "own" else [*torchrun()]
+    launch = [sys.executable] if launcher == "own" else torchrun()
     typed = [*launch, "-m", "maris_fast.cli", "eval", str(folder / "model.safetensors")]
-    typed += ["--ranks", "2"] if launcher == "own" else []
+    typed += ["--ranks", "2" if launcher == "own" else "0"]
     typed += [str(folder / "cache"), "--split", "train", "--swapped", "--breakdown"]
     typed += [
         "--protocol",
@@ -81,6 +83,24 @@ def test_two_ranks_print_and_write_what_everybody_would_have_printed(
         assert list(summary["protocols"]) == ["maris", *names]
         same_numbers(summary, wanted[condition])
     every_expression_is_there(tmp_path / "expressions.jsonl", folder, found["as written"])
+
+
+@pytest.mark.process
+def test_processes_of_a_launcher_with_different_weights_score_no_mixture(
+    folder: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        meta = file.metadata()
+    for rank in (0, 1):
+        save_file({name: tensor + rank for name, tensor in tensors.items()}, tmp_path / f"{rank}", meta)
+    typed = f"{sys.executable} -m maris_fast.cli eval {tmp_path}/$RANK {folder / 'cache'} --split train"
+    done = run(*torchrun(2, "--no-python"), "bash", "-c", f"{typed} --ranks 0 --out {tmp_path}/scores.json")
+    assert done.returncode != 0
+    assert f"has {tmp_path}/0 (" in done.stderr
+    assert f"has {tmp_path}/1 (" in done.stderr
+    assert "leave out --ranks 0" in done.stderr
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_one_rank_scores_in_this_process_what_python_gives_of_the_runs_folder(
