@@ -42,7 +42,7 @@ from maris_fast.train.progress_state import Phase
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.run_folder import owned_by_rank_zero, require_still_owned
 from maris_fast.train.run_logger import RankZeroLogger, RunLogger
-from maris_fast.train.same_cache import require_same_cache
+from maris_fast.train.same_inputs import require_same_cache
 from maris_fast.train.schedules import gate_threshold, learning_rate, total_steps
 from maris_fast.train.split_scores import score_split
 from maris_fast.train.stopping import StopRequest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -16,7 +15,7 @@ from maris_fast.config import EngineSettings, StoreAddress, cache_place
 from maris_fast.data_shards.cache import read_manifest
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.encoders.provenance import EncodersProvenance
-from maris_fast.errors import CheckpointError, InputError
+from maris_fast.errors import CheckpointError
 from maris_fast.evaluation.expression_file import KeptMasks, write_lines
 from maris_fast.evaluation.scores_file import require_scores_place, write_scores
 from maris_fast.scoring import tables
@@ -26,7 +25,7 @@ from maris_fast.system.files import require_place, sha256_of
 from maris_fast.system.terminal import say
 from maris_fast.train.heartbeat import Heartbeat
 from maris_fast.train.ranks import Ranks, join, leave
-from maris_fast.train.same_cache import require_same_cache
+from maris_fast.train.same_inputs import require_same_cache, require_same_weights
 from maris_fast.train.split_scores import score_expressions
 from maris_fast.weight_files import find_weights
 from maris_fast.weights import WeightsMeta, load_model
@@ -152,27 +151,6 @@ def evaluate(
                 kept.finish(table, ranks)
             results[condition] = scoring.whole(table, bootstrap=bootstrap)
         return results
-
-
-def require_same_weights(ranks: Ranks, weights: Path, sha256: str) -> None:
-    """Compare the weights that the ranks score together, all of which must call it.
-
-    Raises:
-        MarisError: on all ranks, if one has other weights than rank 0.
-    """
-    found = ranks.gather((socket.gethostname(), str(weights), sha256))
-
-    def require() -> None:
-        (first_host, first, digest), *others = found
-        for rank, (host, file, other) in enumerate(others, 1):
-            if other != digest:
-                raise InputError(
-                    f"the ranks share the scoring of one file of weights: rank 0 on {first_host} has {first} "
-                    f"({digest[:8]}), rank {rank} on {host} has {file} ({other[:8]}); name the same for all, "
-                    "or leave out --ranks 0, so that each scores its own"
-                )
-
-    ranks.from_rank_zero(require)
 
 
 def require_same_encoders(meta: WeightsMeta, cache: EncodersProvenance, folder: object) -> None:
