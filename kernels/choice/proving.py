@@ -90,6 +90,11 @@ class Work:
     def found(self) -> Found:
         return {"chosen": choose(self.candidates, self.results, self.timed), "results": self.results}
 
+    def learned(self) -> tuple[dict[str, dict[str, Found]], dict[str, str]]:
+        """The results and sources, as ``Certificates.take`` and ``learn`` take them."""
+        name = self.operation.name
+        return {name: {self.kind: self.found()}}, {name: self.operation.sources_hash()}
+
 
 def choose(
     candidates: Sequence[str], results: Mapping[str, Mapping[str, Any]], timed: bool = True
@@ -128,12 +133,10 @@ def prove(
         _tell(told, works.index(work) + 1, len(works), work, time.monotonic() - begun)
         begun = time.monotonic()
         # At once, so that a process stopped later keeps this one.
-        found = {work.operation.name: {work.kind: work.found()}}
-        sources = {work.operation.name: work.operation.sources_hash()}
         if work.passing:
-            known.take(found, sources)
+            known.take(*work.learned())
         else:
-            said_of_file = known.learn(found, sources) or f"wrote {known.file}"
+            said_of_file = known.learn(*work.learned()) or f"wrote {known.file}"
 
     left = works
     while left := [work for work in left if not work.finished]:
@@ -143,8 +146,7 @@ def prove(
             for work in left:
                 for candidate in work.asked()["candidates"]:
                     work.fail(candidate, untried, passing=True)
-                found = {work.operation.name: {work.kind: work.found()}}
-                known.take(found, {work.operation.name: work.operation.sources_hash()})
+                known.take(*work.learned())
             told(f"kernels: {len(left)} kinds can't be tried now, {untried}; the next start tries again")
             break
     if said_of_file is not None:
