@@ -27,6 +27,11 @@ _DRAWN_SQUARE = [[10.2, 10.9], [20.7, 10.2], [20.1, 20.9], [10.0, 20.0]]
 _TASK_NUMBERS = count()
 
 
+def _save_noise(file: Path, seed: int, height: int = HEIGHT, width: int = WIDTH) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file)
+
+
 class Builder:
     """A data set in a folder of its own.
 
@@ -120,8 +125,7 @@ def _grefs_instances(images: Path) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for image_id in (9, 25):
         name = f"COCO_train2014_{image_id:012d}.jpg"
-        noise = np.random.default_rng(image_id).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(images / name)
+        _save_noise(images / name, image_id, 60, 80)
         rows.append({"id": image_id, "file_name": name, "height": 60, "width": 80})
         for left in (10, 25):  # they overlap
             box = [left, 10, left + 20, 10, left + 20, 40, left, 40]
@@ -208,8 +212,7 @@ class Photos(Builder):
         super().__init__(folder, "photos")
         (self.root / "kitchen").mkdir()
         for number, name in enumerate(("kitchen/1.jpg", "2.png")):
-            noise = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(self.root / name)
+            _save_noise(self.root / name, number)
         self.pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
         self.pixels[5:15, 30:50] = 255
         Image.fromarray(self.pixels).save(self.root / "cup.png")
@@ -310,8 +313,7 @@ class Instances(Builder):
         super().__init__(folder, "said")
         (self.root / "annotations").mkdir()
         for number, name in enumerate(("a.png", "b.png")):
-            noise = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(self.root / name)
+            _save_noise(self.root / name, number)
         size = {"height": HEIGHT, "width": WIDTH}
         self.said: dict[str, Any] = {
             "images": [
