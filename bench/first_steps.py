@@ -140,7 +140,7 @@ def times(scale: Scale, tell: Tell) -> bool:
 
 
 def _timed_column(column: Any, name: str, shape: Any, scale: Scale, copy: float, tell: Tell) -> bool:
-    from maris_fast.bench.measuring import host_us, own_stream
+    from maris_fast.bench.measuring import host_us
     from maris_fast.bench.mutual_attention_columns import (
         Part,
         build,
@@ -150,6 +150,7 @@ def _timed_column(column: Any, name: str, shape: Any, scale: Scale, copy: float,
         inputs,
         must_move,
     )
+    from maris_fast.kernels.cuda_graph import own_stream
 
     with own_stream(scale.device):
         leaves, offsets = inputs(shape, scale.device, column.leaves)
@@ -193,7 +194,7 @@ def _row(function: Callable[[], object], told: dict[str, Any], scale: Scale, cop
 
 def attention(scale: Scale, tell: Tell) -> bool:
     """Verify and time each implementation of multi-head attention at three shapes of the decoder."""
-    from maris_fast.bench.measuring import own_stream
+    from maris_fast.kernels.cuda_graph import own_stream
     from maris_fast.kernels.multihead_attention import IMPLEMENTATIONS
     from maris_fast.kernels.multihead_attention.implementations import why_unsupported
     from maris_fast.kernels.multihead_attention.parity import Shape, draw, failures, provable, run

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from maris_fast.kernels.cuda_graph import captured, own_stream
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 # Larger than any cache: 1 GiB on a GPU, 128 MiB on a CPU.
@@ -20,18 +20,6 @@ COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
 OTHERS = 0.5
 # Calls whose host time is taken.
 HOST_CALLS = 40
-
-
-@contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """Run the block on a stream of its own on a GPU: only there can a call be captured."""
-    if device.type != "cuda":
-        yield
-        return
-    torch.cuda.synchronize()
-    with torch.cuda.stream(torch.cuda.Stream(device)):
-        yield
-    torch.cuda.synchronize()
 
 
 def device_ms(function: Callable[[], object]) -> tuple[str, dict[str, float]]:
@@ -46,22 +34,6 @@ def device_ms(function: Callable[[], object]) -> tuple[str, dict[str, float]]:
     measured = do_bench(replay or function, quantiles=list(QUANTILES))
     timer = "device" if replay is None else "graph"
     return timer, {str(q): round(ms, 5) for q, ms in zip(QUANTILES, measured, strict=True)}
-
-
-def captured(function: Callable[[], object]) -> Callable[[], None] | None:
-    """One call as a CUDA graph on the current stream; None if it can't be captured."""
-    for _ in range(2):
-        function()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-            function()
-    except RuntimeError:
-        gc.collect()
-        torch.cuda.synchronize()
-        return None
-    return graph.replay
 
 
 def host_us(function: Callable[[], object], device: torch.device, calls: int = HOST_CALLS) -> float:

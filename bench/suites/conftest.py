@@ -22,10 +22,10 @@ from maris_fast.bench.measuring import (
     device_row,
     host_us,
     load_told,
-    own_stream,
     wall_ms,
 )
 from maris_fast.bench.suite_runs import ROWS_VARIABLE
+from maris_fast.kernels.cuda_graph import own_stream
 from maris_fast.train.environment import environment
 from maris_fast.train.ranks import Ranks
 

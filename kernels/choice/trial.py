@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from maris_fast.kernels.choice.operation import Operation, of, read
+from maris_fast.kernels.cuda_graph import captured, own_stream
 
 # Interleaved, so that what slows the machine slows all candidates.
 ROUNDS = 5
@@ -98,7 +99,7 @@ def time_by_turns(
         calls[candidate] = _timer(operation.ready(candidate, kind, device), device)
         return calls[candidate]()
 
-    with _own_stream(device):
+    with own_stream(device):
         for turn in range(ROUNDS if operation.timed(device) else 1):
             for candidate in list(seconds):
                 tell(candidate=candidate, trying="time")
@@ -147,17 +148,7 @@ def _timer(function: Callable[[], object], device: torch.device) -> Callable[[],
             return time.perf_counter() - begun
 
         return once
-    for _ in range(2):
-        function()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    run: Callable[[], object] = graph.replay
-    try:
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-            function()
-    except RuntimeError:
-        torch.cuda.synchronize()
-        run = function
+    run = captured(function) or function
     each = _timed_on_gpu(run, 3)
     times = max(1, min(200, round(ROUND_MS / 1e3 / max(each, 1e-6))))
     return lambda: _timed_on_gpu(run, times)
@@ -171,14 +162,6 @@ def _timed_on_gpu(run: Callable[[], object], times: int) -> float:
     ended.record()
     ended.synchronize()
     return float(begun.elapsed_time(ended)) / 1e3 / times
-
-
-def _own_stream(device: torch.device) -> Any:
-    """A separate stream on a GPU, as calls can't be captured on the default one."""
-    if device.type != "cuda":
-        return torch.cuda.stream(None)
-    torch.cuda.synchronize()
-    return torch.cuda.stream(torch.cuda.Stream(device))
 
 
 def _synchronize(device: torch.device) -> None:
