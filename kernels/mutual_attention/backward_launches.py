@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from maris_fast.kernels.mutual_attention.backward import (
     mutual_attention_bwd_finish_kernel,
@@ -29,6 +28,7 @@ from maris_fast.kernels.mutual_attention.launching import (
     over_expressions,
     over_rows_of_words,
     over_words,
+    tiles_by_tma,
 )
 from maris_fast.kernels.triton_here import FP_FUSION
 
@@ -152,8 +152,8 @@ def walk_by_tma(
     of_expressions = dz_v if expr_offsets is None else torch.empty_like(grad)
     offsets = z_l if expr_offsets is None else expr_offsets.contiguous()
     mutual_attention_bwd_hopper_kernel[(E, splits)](
-        TensorDescriptor.from_tensor(grad, [1, walk.rows, block_c // PARTS_BY_TMA]),
-        TensorDescriptor.from_tensor(z_v, [1, walk.rows, block_c // PARTS_BY_TMA]),
+        tiles_by_tma(grad, walk.rows, block_c // PARTS_BY_TMA),
+        tiles_by_tma(z_v, walk.rows, block_c // PARTS_BY_TMA),
         grad,
         z_v,
         z_l,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from maris_fast.kernels.mutual_attention.blocks import WORDS_BY_TMA, Blocks
 from maris_fast.kernels.triton_here import FP_FUSION
@@ -81,3 +82,13 @@ def aligned(tensor: Tensor) -> Tensor:
     """Contiguous, at a multiple of 16 bytes: TMA needs this, and other loads are wide only then."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+def tiles_by_tma(tensor: Tensor, rows: int, channels: int) -> TensorDescriptor:
+    """Describes contiguous [N, L, C] as tiles of ``rows`` x ``channels`` of one of the N.
+
+    With the strides of its shape: the tensor's own can be anything in a dimension of size 1, and TMA takes
+    multiples of 16 bytes only.
+    """
+    N, L, C = tensor.shape
+    return TensorDescriptor(tensor, [N, L, C], [L * C, C, 1], [1, rows, channels])

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from maris_fast.kernels.errors import UnsupportedError
 from maris_fast.kernels.mutual_attention.backward_launches import (
@@ -37,7 +36,7 @@ from maris_fast.kernels.mutual_attention.forward import (
     mutual_attention_fwd_words_kernel,
 )
 from maris_fast.kernels.mutual_attention.forward_hopper import mutual_attention_fwd_hopper_kernel
-from maris_fast.kernels.mutual_attention.launching import aligned, over_words, scale
+from maris_fast.kernels.mutual_attention.launching import aligned, over_words, scale, tiles_by_tma
 from maris_fast.kernels.mutual_attention.reference import AS_PRINTED, Keep, Reading, logit
 from maris_fast.kernels.operators import operator, with_gradient
 from maris_fast.kernels.triton_here import FP_FUSION, limits, why_not_here
@@ -169,8 +168,8 @@ def mutual_attention_fwd(
         f_lav_out: Any = f_lav
         if walk.by_tma:
             kernel = mutual_attention_fwd_hopper_kernel
-            visual = TensorDescriptor.from_tensor(z_v, [1, walk.rows, block_c])
-            f_lav_out = TensorDescriptor.from_tensor(f_lav, [1, walk.rows, block_c // 4])
+            visual = tiles_by_tma(z_v, walk.rows, block_c)
+            f_lav_out = tiles_by_tma(f_lav, walk.rows, block_c // 4)
         else:
             kernel = mutual_attention_fwd_chunked_kernel if walk.chunk else mutual_attention_fwd_kernel
         kernel[(E, splits)](

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
-from maris_fast.kernels import UnsupportedError, triton_here
+from maris_fast.kernels import UnsupportedError, mutual_attention, triton_here
 from maris_fast.kernels.mutual_attention import backward_hopper, candidates, operator
-from maris_fast.kernels.mutual_attention.blocks import HOPPER_BACKWARD, Blocks, blocks
+from maris_fast.kernels.mutual_attention.blocks import HOPPER_BACKWARD, TMA_ROWS, Blocks, Walk, blocks
 from maris_fast.kernels.mutual_attention.candidates import Kind
 from maris_fast.kernels.mutual_attention.parity import Case, parity
 from maris_fast.kernels.mutual_attention.reference import Reading
@@ -121,6 +122,30 @@ def test_a_broken_kernel_is_noticed(name: str, use_broken: UseBroken) -> None:
     right, wrong = MUTATIONS[name]
     use_broken(backward_hopper, right, wrong)
     assert parity(CASES[-2] if name in OF_READINGS_AND_GROUPS else NOTICED_BY, DEVICE).failures()
+
+
+@pytest.mark.usefixtures("hopper")
+def test_one_image_may_have_any_stride_between_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a dimension of size 1 a contiguous tensor has any stride; TMA takes multiples of 16 bytes only."""
+    table = operator._blocks
+
+    def with_tma(*call: object) -> Blocks:
+        return replace(table(*call), forward=Walk(TMA_ROWS, 8, 3, programs=2))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(operator, "_blocks", with_tma)
+    usual, z_l = (torch.randn(1, length, 96, device=DEVICE).to(bf16) for length in (130, 20))
+    odd = usual.as_strided(usual.shape, (1, 96, 1))
+    assert odd.is_contiguous()
+    assert odd.stride(0) == 1
+    norms = [torch.ones(96, device=DEVICE), torch.zeros(96, device=DEVICE)] * 2
+
+    def f_lav_and_gradient(z_v: Tensor) -> tuple[Tensor, Tensor]:
+        z_v = z_v.detach().requires_grad_()
+        f_lav, _ = mutual_attention(z_v, z_l, *norms, keep="all", impl="triton")
+        return f_lav, torch.autograd.grad(f_lav, z_v, odd)[0]
+
+    for one, other in zip(f_lav_and_gradient(odd), f_lav_and_gradient(usual), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.usefixtures("hopper")
