@@ -21,6 +21,7 @@ import torch
 
 from maris_fast.kernels.choice.operation import Operation, of, read
 from maris_fast.kernels.cuda_graph import captured, own_stream
+from maris_fast.kernels.torch_backends import settle_backends
 
 # Interleaved, so that what slows the machine slows all candidates.
 ROUNDS = 5
@@ -39,6 +40,7 @@ def main(asked: Path, answers: Path, device: torch.device, parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         return
+    settle_backends()
     if device.type == "cuda" and device.index is not None:  # else the first, which a process begins on
         torch.cuda.set_device(device)
     with answers.open("a") as file:

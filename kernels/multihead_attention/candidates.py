@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 # Rows of a call, enough to fill a GPU; on a CPU few and short ones, which only show that it works.
 ROWS, SHORT = 16, 64
+ONLY_NAMED: tuple[Named, ...] = ("reference", "sdpa-cudnn")
+"""Never chosen by ``auto``: the reference stores Q Kᵀ, and cuDNN builds a graph for each new shape, which a
+proof of one shape does not time (``torch_backends.py``)."""
 
 
 class Kind(NamedTuple):
@@ -41,14 +44,14 @@ def usual(kind: Kind, device: torch.device) -> Named:
 
 
 def candidates(kind: Kind, device: torch.device) -> list[str]:
-    """On CUDA, all that support such calls, the usual one first; never the reference, which stores Q Kᵀ.
+    """On CUDA, all but ``ONLY_NAMED`` that support such calls, the usual one first.
 
     On a CPU there is no choice: PyTorch's own picks its only fast kernel.
     """
     first = usual(kind, device)
     if device.type != "cuda":
         return [first]
-    others = [impl for impl in IMPLEMENTATIONS if impl not in (first, "reference")]
+    others = [impl for impl in IMPLEMENTATIONS if impl not in (first, *ONLY_NAMED)]
     return [first, *(impl for impl in others if _why_unsupported(impl, kind, device) is None)]
 
 

@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 
 from maris_fast.errors import ConfigError
+from maris_fast.kernels.torch_backends import settle_backends
 
 
 def usable(device: torch.device | str) -> torch.device:
-    """``device`` as a ``torch.device``, if this machine has it; on a GPU fp32 is then IEEE in this process.
+    """``device`` as a ``torch.device``, if this machine has it; a GPU's backends are then settled.
 
     Args:
         device: "auto" is the GPU, or the CPU of a machine without one.
@@ -35,14 +36,14 @@ def usable(device: torch.device | str) -> torch.device:
             raise ConfigError(
                 f"device = {device}, but the GPUs here end at cuda:{torch.cuda.device_count() - 1}"
             )
-        _compute_fp32_as_ieee()
+        settle_backends()
     elif named.type != "cpu":
         raise ConfigError(f"device = {device}; set device to auto, cpu or cuda, it runs on no other")
     return named
 
 
 def kind_of(wanted: Literal["auto", "cpu", "cuda"], setting: str = "device") -> Literal["cpu", "cuda"]:
-    """The kind of device that a setting selects on this machine; on a GPU fp32 is then IEEE in this process.
+    """The kind of device that a setting selects on this machine; a GPU's backends are then settled.
 
     Raises:
         ConfigError: CUDA was requested but is not available; the message names ``setting``.
@@ -51,7 +52,7 @@ def kind_of(wanted: Literal["auto", "cpu", "cuda"], setting: str = "device") -> 
         _require_cuda(setting)
     if wanted == "cpu" or not torch.cuda.is_available():
         return "cpu"
-    _compute_fp32_as_ieee()
+    settle_backends()
     return "cuda"
 
 
@@ -125,11 +126,6 @@ def forget_peak_memory(device: torch.device) -> None:
     else:
         with suppress(OSError):  # some containers forbid it: then the peak is the process's so far
             Path("/proc/self/clear_refs").write_text("5")
-
-
-def _compute_fp32_as_ieee() -> None:
-    # By default PyTorch computes convolutions in TF32, but no matrix products.
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def _require_cuda(setting: str) -> None:

@@ -45,7 +45,7 @@ def test_auto_means_what_the_machine_has(
 
 
 @pytest.mark.parametrize(
-    ("choose", "device", "tf32"),
+    ("choose", "device", "defaults"),
     [
         (usable, "cuda", False),
         (usable, "auto", False),
@@ -56,15 +56,20 @@ def test_auto_means_what_the_machine_has(
         (kind_of, "cpu", True),
     ],
 )
-def test_fp32_convolutions_on_a_gpu_are_ieee(
-    monkeypatch: pytest.MonkeyPatch, choose: Callable[[str], object], device: str, tf32: bool
+def test_on_a_gpu_fp32_convolutions_are_ieee_and_attention_is_not_cudnns(
+    monkeypatch: pytest.MonkeyPatch, choose: Callable[[str], object], device: str, defaults: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert not torch.backends.cuda.matmul.allow_tf32  # PyTorch's default
-    with torch.backends.cudnn.flags(allow_tf32=True):
-        choose(device)
-        assert torch.backends.cudnn.allow_tf32 is tf32
+    torch.backends.cuda.enable_cudnn_sdp(True)  # PyTorch's default
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=True):
+            choose(device)
+            assert torch.backends.cudnn.allow_tf32 is defaults
+        assert torch.backends.cuda.cudnn_sdp_enabled() is defaults
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 @pytest.mark.parametrize(("cuda", "chosen"), [(True, "cuda"), (False, "cpu")])
