@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maris_fast.data_shards.stream.pages import fresh_pages
+
 
 class ReusedMemory:
     """A pool of host memory for tensors; memory returns with the last reference to a tensor's storage.
@@ -40,6 +42,4 @@ class ReusedMemory:
         if self._free and len(pages := self._free.popleft()) >= size:
             return pages
         # Batches differ in size: a buffer that is too small is replaced, so that few sizes remain.
-        pages = mmap.mmap(-1, size)
-        pages.madvise(mmap.MADV_HUGEPAGE)
-        return pages
+        return fresh_pages(size)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from maris_fast.bench.fake_cache import write_fake_cache
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.stream import CacheReader
+from maris_fast.data_shards.stream.reused_memory import ReusedMemory
 from maris_fast.data_shards.stream.ring import ByteRing, Slot
 from maris_fast.errors import ConfigError
 
@@ -41,6 +44,16 @@ def test_slots_in_use_never_overlap_and_an_empty_ring_takes_any(
     for slot in live:
         ring.release(slot)
     assert ring.reserve(10 * PAGE) is not None
+
+
+def test_a_kernel_without_huge_pages_gives_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmap.MADV_HUGEPAGE", 9999)  # an advice that no kernel knows
+    with pytest.raises(OSError, match="Invalid argument"):
+        mmap.mmap(-1, PAGE).madvise(mmap.MADV_HUGEPAGE)
+    slot = ByteRing(4 * PAGE, pinned=False).reserve(PAGE)
+    assert slot is not None
+    assert not slot.memory.any()
+    assert ReusedMemory(most=1).empty((3, 5), torch.float32).shape == (3, 5)
 
 
 def test_slots_go_round_and_wait_for_the_oldest() -> None:
