@@ -19,6 +19,7 @@ from maris_fast.system import process_table
 LOCAL = "127.0.0.1"
 USUAL_PORT = 29500
 
+_OPENMPI_LOCAL = "OMPI_COMM_WORLD_LOCAL_RANK"
 # rank, number of ranks, rank on this machine, ranks on this machine
 _MPI = {
     "OpenMPI": tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
@@ -101,7 +102,9 @@ def take_place() -> Place:
     given = os.environ
     place = place_of(given)
     if place.world == 1:
-        if not (given.get("RANK") and given.get("MASTER_ADDR") and given.get("MASTER_PORT")):
+        if given.get("RANK") and given.get("MASTER_ADDR") and given.get("MASTER_PORT"):
+            given.update(_told_deepspeed(place.local_rank or 0))
+        else:
             be_alone()
         return place
     address, port = _meeting(place, given)
@@ -117,6 +120,7 @@ def take_place() -> Place:
         LOCAL_WORLD_SIZE=str(place.local_world or 1),
         MASTER_ADDR=address,
         MASTER_PORT=port,
+        **_told_deepspeed(place.local_rank),
     )
     return place
 
@@ -131,7 +135,16 @@ def alone() -> dict[str, str]:
     return {
         **{"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "CROSS_RANK": "0"},
         **{"MASTER_ADDR": LOCAL, "MASTER_PORT": str(free_port())},
+        **_told_deepspeed(0),
     }
+
+
+def _told_deepspeed(local_rank: int) -> dict[str, str]:
+    """OpenMPI's local rank, corrected: DeepSpeed requires it to be LOCAL_RANK.
+
+    It is not in a launcher that mpirun has started, whose ranks inherit the launcher's own.
+    """
+    return {_OPENMPI_LOCAL: str(local_rank)} if os.environ.get(_OPENMPI_LOCAL) else {}
 
 
 def free_port() -> int:

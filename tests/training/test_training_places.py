@@ -168,6 +168,21 @@ def test_a_run_of_one_needs_no_meeting() -> None:
     assert (alone["RANK"], alone["WORLD_SIZE"], alone["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    ("inner", "local_rank"),
+    [(TORCHRUN, "1"), (DEEPSPEED, "1"), ({**ALONE, "OMPI_COMM_WORLD_SIZE": "1"}, "0"), ({}, "0")],
+)
+def test_deepspeed_sees_one_local_rank_in_a_launcher_that_mpirun_started(
+    inner: dict[str, str], local_rank: str
+) -> None:
+    """It compares OpenMPI's, which is that of the launcher, with LOCAL_RANK."""
+    outer = {**OPENMPI, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}
+    for own in ("0", "3"):
+        found = taken({**outer, "OMPI_COMM_WORLD_LOCAL_RANK": own, **inner})
+        assert found["LOCAL_RANK"] == found["OMPI_COMM_WORLD_LOCAL_RANK"] == local_rank
+    assert "OMPI_COMM_WORLD_LOCAL_RANK" not in taken(inner)
+
+
 @pytest.mark.process
 def test_a_port_in_use_is_one_line_that_names_the_launchers_option(tmp_path: Path) -> None:
     with socket.socket() as listener:
