@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from maris_fast.config import TrainingSettings, dump_settings
-from maris_fast.data_shards.stream import Batch, CacheReader
+from maris_fast.data_shards.stream import EVALUATED_AT_ONCE, Batch, CacheReader
 from maris_fast.errors import ConfigError, TrainingError
 from maris_fast.model import Maris
 from maris_fast.system.files import replace_text
@@ -340,7 +340,7 @@ class Trainer:
             self.validation.evaluation_batches(
                 rank=self.ranks.rank,
                 world=self.ranks.world,
-                max_expressions=self.settings.data.expressions_per_step,
+                max_expressions=min(self.settings.data.expressions_per_step, EVALUATED_AT_ONCE),
             ),
             self.ranks,
             precision=self.settings.engine.precision,

@@ -42,6 +42,8 @@ from maris_fast.sample import Sample
 
 log = logging.getLogger(__name__)
 
+EVALUATED_AT_ONCE = 64
+"""Expressions of an evaluation batch: enough to occupy a GPU, with few images in memory."""
 _STAGED = 1  # batches on the device that the consumer has not asked for yet
 
 
@@ -187,7 +189,7 @@ class CacheReader:
         *,
         rank: int = 0,
         world: int = 1,
-        max_expressions: int = 64,
+        max_expressions: int = EVALUATED_AT_ONCE,
         swapped: bool = False,
     ) -> Iterator[Batch]:
         """Every expression once, in a fixed order, image groups unsplit; ranks take batches in turn.
