@@ -140,5 +140,14 @@ class Engine:
             norm = self.wrapped.get_global_grad_norm()
         return StepResult(torch.stack(shares).sum(0), norm, torch.stack(overlaps).sum(0))
 
+    @property
+    def skipped_steps(self) -> int:
+        """Steps since the start that ZeRO 1 to 3 left out as their gradients were not finite, on all ranks.
+
+        At ZeRO 0 such a step makes the weights NaN.
+        """
+        skipped: int = self.wrapped.skipped_steps
+        return skipped
+
     def _clip(self) -> Tensor:
         return nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf)

@@ -229,6 +229,7 @@ class Trainer:
             focal, dice, total, *no_target, intersection, union = sums.tolist()
         if not math.isfinite(total):
             raise _diverged(f"the loss of step {self.step} is {total}")
+        self._require_finite_gradients()
         rates = self.throughput.rates(self.ranks, self.peak)
         self.throughput.restart()
         self.overlap.zero_()
@@ -307,15 +308,23 @@ class Trainer:
         allowed = self.settings.run.stop_after_steps
         return allowed is not None and self.step - self.started_at >= allowed
 
+    def _require_finite_gradients(self) -> None:
+        if skipped := self.engine.skipped_steps:
+            raise _diverged(
+                f"by step {self.step}, {skipped} steps have had gradients that are not finite, and changed "
+                "no weight"
+            )
+
     # Between steps
 
     def _whole_state(self) -> dict[str, Tensor]:
         """Parameters and buffers, the same on all ranks.
 
         Raises:
-            TrainingError: they are not finite, and must not be saved.
+            TrainingError: they or gradients are not finite, and must not be saved.
         """
         average_batch_statistics(self.model)
+        self._require_finite_gradients()
         state = self._own_state()
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             raise _diverged(f"after step {self.step} the weights are not finite, and are not kept")
