@@ -176,6 +176,8 @@ def _init_distributed(place: Place, device: torch.device, timeout: timedelta) ->
             verbose=False,
             timeout=timeout,
         )
+        # DeepSpeed's collectives use a copy of the world group, which it would make with PyTorch's time-out.
+        deepspeed.utils.groups._WORLD_GROUP = dist.new_group(timeout=timeout)
     except dist.DistNetworkError as error:
         address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
         why = str(error).splitlines()[0]
