@@ -23,6 +23,7 @@ from maris_fast.config import TrainingSettings
 from maris_fast.errors import MarisError
 from maris_fast.evaluation.evaluate import evaluate
 from maris_fast.losses import expression_losses
+from maris_fast.model import Segmentation
 from maris_fast.train import checkpoints, loop, optimiser_state
 from maris_fast.train import engine as engine_module
 from maris_fast.train.deepspeed_config import deepspeed_config
@@ -33,7 +34,7 @@ from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_weights
 from tests.training.processes import records
 from tests.training.toy import ToyModel, part_of, toy_batch
-from tests.training.toy_run import losses, replaced, toy_settings, toy_trainer
+from tests.training.toy_run import ToyReader, losses, replaced, toy_settings, toy_trainer
 
 STAGES = (0, 1, 2, 3)
 STEPS, PARTS = 3, 2
@@ -217,6 +218,58 @@ def not_finite(ranks: Ranks, folder: Path) -> Any:
         return [str(error), changed]
 
 
+class _WithoutGradient(torch.autograd.Function):
+    """The identity, whose gradient is NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, given: torch.Tensor) -> torch.Tensor:
+        return given.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * float("nan")
+
+
+class _BrokenBackward(ToyModel):
+    def forward(self, features: Any, *given: torch.Tensor) -> Segmentation:
+        first, *others = features
+        return super().forward((_WithoutGradient.apply(first + 0 * self.scale), *others), *given)
+
+
+def no_gradients(ranks: Ranks, folder: Path) -> Any:
+    """By stage, the error of a run whose losses are finite and whose gradients are not; its checkpoints."""
+    found = {}
+    for stage in STAGES:
+        run = folder / f"no-gradients-{stage}"
+        settings = toy_settings(run, **{"engine.zero_stage": stage, "run.log_every": 2})
+        trainer = toy_trainer(settings, ranks, _BrokenBackward())
+        found[stage] = [_message(trainer.run), (run / "checkpoints").exists()]
+    return found
+
+
+def many_gpus(ranks: Ranks, folder: Path) -> Any:
+    """Expressions that an evaluation computes at once, of a run with 2,048 a step."""
+    asked = []
+    batches = ToyReader.evaluation_batches
+
+    def recorded(reader: ToyReader, *, max_expressions: int, **given: Any) -> Any:
+        asked.append(max_expressions)
+        return batches(reader, **given)
+
+    settings = toy_settings(folder / "many-gpus", **{"data.expressions_per_step": 2048})
+    with mock.patch.object(ToyReader, "evaluation_batches", recorded):
+        toy_trainer(settings, ranks).run()
+    return asked
+
+
+def group_timeouts(ranks: Ranks, folder: Path) -> Any:
+    """Seconds after which each of the process groups ends a collective."""
+    return [
+        group._get_backend(ranks.device).options._timeout.total_seconds()
+        for group in torch.distributed.distributed_c10d._world.pg_map
+    ]
+
+
 def maris(ranks: Ranks, folder: Path) -> Any:
     """MARIS itself on a real cache at ZeRO 3: curves of an uninterrupted run and of one stopped mid-epoch."""
     shape = {
@@ -324,6 +377,9 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
         other_caches,
         divergence,
         not_finite,
+        no_gradients,
+        many_gpus,
+        group_timeouts,
         maris,
         other_ranks,
         bf16,

@@ -49,6 +49,9 @@ def two(folder: Path) -> list[dict[str, Any]]:
         "other_caches",
         "divergence",
         "not_finite",
+        "no_gradients",
+        "many_gpus",
+        "group_timeouts",
         "maris",
     )
     done = run(*deepspeed(), SCENARIOS, folder, *names)
@@ -164,6 +167,29 @@ def test_a_diverged_run_ends_and_keeps_no_checkpoint(two: list[dict[str, Any]]) 
         assert "step 1" in message
         assert "optimiser.lr" in message
         assert not kept
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_whose_gradients_are_not_finite_ends_and_keeps_no_checkpoint(
+    two: list[dict[str, Any]], stage: str
+) -> None:
+    told = {"0": "the loss of step 2 is nan"}.get(stage, "by step 2, 2 steps have had gradients that are not")
+    for rank in two:
+        message, kept = rank["no_gradients"][stage]
+        assert told in message
+        assert "optimiser.lr" in message
+        assert not kept
+
+
+def test_an_evaluation_computes_no_more_at_once_on_many_ranks(two: list[dict[str, Any]]) -> None:
+    for rank in two:
+        assert set(rank["many_gpus"]) == {64}
+
+
+def test_all_collectives_have_the_runs_time_out(two: list[dict[str, Any]]) -> None:
+    for rank in two:
+        assert len(rank["group_timeouts"]) >= 3  # the world's, DeepSpeed's, and the one for plain objects
+        assert set(rank["group_timeouts"]) == {120.0}  # engine.timeout_minutes is 1
 
 
 def test_weights_that_are_not_finite_are_never_the_best(two: list[dict[str, Any]]) -> None:
