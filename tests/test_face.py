@@ -79,11 +79,13 @@ def test_a_sentence_gives_one_mask_and_a_list_one_for_each_at_the_photographs_si
     np.testing.assert_array_equal(mask, logits.numpy() > 0)
     # Padding to the longest sentence may change the last bit.
     torch.testing.assert_close(predictor.logits(photo, SENTENCES)[0], logits)
-    of_one, found = predictor.attention(photo, SENTENCES[0])
-    of_several, (first, *_) = predictor.attention(photo, SENTENCES)
-    assert (of_one.shape, of_several.shape) == ((90, 140), (3, 90, 140))
-    assert found.tokens == first.tokens
-    np.testing.assert_allclose(found.blocks, first.blocks, rtol=1e-4, atol=1e-6)
+    of_several, found = predictor.attention(photo, SENTENCES)
+    assert (of_several.shape, len(found)) == ((3, 90, 140), 3)
+    for sentence, one in zip(SENTENCES, found, strict=True):
+        of_one, alone = predictor.attention(photo, sentence)
+        assert of_one.shape == (90, 140)
+        assert (one.text, one.tokens) == (alone.text, alone.tokens)
+        np.testing.assert_allclose(alone.blocks, one.blocks, rtol=1e-4, atol=1e-6)
 
 
 def test_a_path_an_image_an_array_and_features_mean_the_same(predictor: Predictor, photo: Path) -> None:

@@ -55,6 +55,7 @@ def slow_target(mask: NDArray[np.uint8], geometry: ImageGeometry) -> list[list[b
     [
         ((30, 40), 64, (3, 5, 20, 31)),  # enlarged, grid ends with the image's height
         ((41, 29), 32, (10, 0, 41, 13)),  # reduced, at the border, grid reaches beyond the width
+        ((64, 64), 64, (2, 0, 34, 64)),  # its first and last blocks are exactly half covered
         ((64, 64), 32, (20, 20, 23, 22)),  # so small that no block is half covered
     ],
 )

@@ -176,12 +176,13 @@ def test_of_a_stream_without_end_only_so_much_is_taken(cache: Path, tmp_path: Pa
 
 
 def test_a_byte_changed_on_a_later_passage_is_found(cache: Path, tmp_path: Path) -> None:
+    """Also with ``verify: first``: each passage counts as a first read."""
     place = CacheReader(cache, "train").index.offset[0, 3] + 9
     far = f"'{cache}/{{name}}'"
     spoilt = f"head -c {place} {far}; printf '\\377\\376\\375'; tail -c +{place + 4} {far}"
     passed = f"{tmp_path}/passed-{{name}}"
     command = f"if [ -e {passed} ]; then {spoilt}; else touch {passed}; cat {far}; fi"
-    settings = staged(tmp_path / "staging", command, staging_bytes=max(shard_sizes(cache)))
+    settings = staged(tmp_path / "staging", command, staging_bytes=max(shard_sizes(cache)), verify="first")
     with (
         CacheReader(cache, "train", settings) as reader,
         pytest.raises(InputError, match=r"image 0{11}\d: \w+\.npy is not what was written"),

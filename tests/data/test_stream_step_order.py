@@ -111,6 +111,16 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
     assert orders[0] != orders[2]
 
 
+def test_steps_the_images_of_a_step_and_the_expressions_of_an_image_are_shuffled() -> None:
+    grids, counts = np.repeat([[4, 8], [8, 8]], 40, axis=0), np.full(80, 9)
+    steps = epoch_steps(grids, counts, seed=0, epoch=0, expressions_per_step=90, expressions_per_image=9)
+    orders = [[tuple(grids[step.groups[0].image]) for step in steps]]
+    orders += [[group.image for group in step.groups] for step in steps]
+    orders += [[*group.expressions] for step in steps for group in step.groups]
+    assert sorted(map(len, orders)) == [8] + 80 * [9] + 8 * [10]
+    assert not [order for order in orders if order == sorted(order)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(images, sizes)
 def test_evaluation_keeps_image_groups_whole_and_has_each_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 
 from maris_fast.config import SamSettings
 from maris_fast.encoders import SamEncoder
+from maris_fast.encoders.sam import ARCHITECTURES, empty_encoder
 from maris_fast.errors import CheckpointError, ConfigError
 
 
@@ -60,6 +62,23 @@ def test_levels_are_what_hooks_see_in_segment_anythings_own_forward(
         assert torch.equal(level, seen[block][0, :h, :w])
 
 
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_an_encoder_of_sam_is_built_as_segment_anything_builds_it(name: str) -> None:
+    from segment_anything import sam_model_registry
+
+    with torch.device("meta"):
+        ours = empty_encoder(ARCHITECTURES[name], ARCHITECTURES[name].image_size)
+        theirs = sam_model_registry[name]().image_encoder
+    assert repr(ours) == repr(theirs)
+    for one, other in zip(ours.blocks, theirs.blocks, strict=True):
+        assert one.window_size == other.window_size
+        assert (one.attn.num_heads, one.attn.use_rel_pos) == (other.attn.num_heads, other.attn.use_rel_pos)
+    shapes, expected = (
+        {key: value.shape for key, value in one.state_dict().items()} for one in (ours, theirs)
+    )
+    assert shapes == expected
+
+
 def test_an_image_is_prepared_as_sam_does_it(encoder: SamEncoder) -> None:
     from segment_anything.modeling import Sam
     from segment_anything.utils.transforms import ResizeLongestSide
@@ -81,9 +100,16 @@ def test_a_batch_of_different_sizes_gives_each_image_its_own_features(encoder: S
 
 
 def test_grey_and_transparent_images_are_read_as_rgb(encoder: SamEncoder) -> None:
-    (features,) = encoder.encode([picture(32, 32).convert("L")])
-    assert features[0].shape == (16, 16, encoder.channels)
-    encoder.encode([picture(32, 32).convert("RGBA")])
+    colours, grey = picture(32, 32), picture(32, 32).convert("L")
+    transparent = colours.copy()
+    transparent.putalpha(grey)
+    rgb_of_grey = Image.merge("RGB", [grey] * 3)
+    for image, rgb in ((grey, rgb_of_grey), (transparent, colours)):
+        (features,), (expected,) = encoder.encode([image]), encoder.encode([rgb])
+        assert features[0].shape == (16, 16, encoder.channels)
+        for one, other in zip(features, expected, strict=True):
+            assert torch.equal(one, other)
+    assert not torch.equal(encoder.preprocess(grey), encoder.preprocess(colours))
 
 
 def test_random_weights_follow_their_seed_and_leave_the_global_generator_alone() -> None:
@@ -108,6 +134,10 @@ def test_a_random_encoder_knows_where_things_are(encoder: SamEncoder) -> None:
 
 def saved_sam(folder: Path, name: str = "sam.pth") -> tuple[Path, SamEncoder]:
     source = SamEncoder(tiny(seed=3))
+    torch.manual_seed(0)
+    for key, value in source.vit.named_parameters():
+        if "rel_pos" in key:
+            torch.nn.init.normal_(value, std=0.1)  # a new encoder's are all 0
     tensors = {f"image_encoder.{key}": value for key, value in source.vit.state_dict().items()}
     tensors["mask_decoder.iou_token.weight"] = torch.zeros(1, 4)
     path = folder / name
@@ -138,7 +168,15 @@ def test_another_image_size_interpolates_the_checkpoints_positions(tmp_path: Pat
     # Halving a grid bilinearly takes the mean of the two middle tokens of each axis.
     expected = whole[0, 0:2, 0:2].mean(dim=(0, 1))
     torch.testing.assert_close(smaller.vit.pos_embed[0, 0, 0], expected)
-    assert smaller.vit.blocks[7].attn.rel_pos_h.shape[0] == 15
+    whole_tables, tables = (dict(one.vit.named_parameters()) for one in (source, smaller))
+    for block, axis in itertools.product(range(8), "hw"):
+        name = f"blocks.{block}.attn.rel_pos_{axis}"
+        table = whole_tables[name]
+        if block in (1, 3, 5, 7):  # 31 places linearly to 15; windows keep theirs
+            places = (np.arange(15) + 0.5) * 31 / 15 - 0.5
+            channels = [np.interp(places, np.arange(31), channel) for channel in table.T.numpy()]
+            table = torch.from_numpy(np.stack(channels, axis=1)).float()
+        torch.testing.assert_close(tables[name], table)
     (features,) = smaller.encode([picture(64, 128)])
     assert features[0].shape == (4, 8, source.channels)
 

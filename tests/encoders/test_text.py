@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from maris_fast.config import TextSettings
 from maris_fast.encoders import TextEncoder
+from maris_fast.encoders import text as text_module
 from maris_fast.encoders.tokens import readable, tokeniser, tokens_of
 from maris_fast.errors import CheckpointError, ConfigError, InputError
 from maris_fast.system.launchers import free_port
@@ -42,6 +43,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, open_clip.CLIP
 def test_features_are_the_tokens_that_open_clip_pools(clip: tuple[Path, open_clip.CLIP]) -> None:
     path, model = clip
     encoder = TextEncoder(TextSettings(arch="RN50-quickgelu", weights=str(path)))
+    assert_pools_like(encoder, model)
+    assert not encoder.provenance.random
+    assert encoder.provenance.quick_gelu
+
+
+def assert_pools_like(encoder: TextEncoder, model: open_clip.CLIP) -> None:
     text = "the left zebra"
     (features,) = encoder.encode([text])
     assert features.tokens == ("the", "left", "zebra", "<end>")
@@ -50,14 +57,17 @@ def test_features_are_the_tokens_that_open_clip_pools(clip: tuple[Path, open_cli
         pooled = model.encode_text(open_clip.tokenize([text]))
     # Pooling takes the end token and projects it.
     torch.testing.assert_close(features.words[-1] @ model.text_projection, pooled[0], rtol=1e-4, atol=1e-5)
-    assert not encoder.provenance.random
-    assert encoder.provenance.quick_gelu
 
 
-def test_an_expression_has_the_same_features_alone_and_in_a_batch(encoder: TextEncoder) -> None:
-    together = encoder.encode(["red circle", "the small blue square left of it"])
-    (alone,) = encoder.encode(["red circle"])
-    torch.testing.assert_close(together[0].words, alone.words)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_an_expression_has_the_same_features_alone_and_in_batches_of_any_size(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    texts = ["red circle", "the small blue square left of it", "thing"]
+    alone = [encoder.encode([text])[0].words for text in texts]
+    monkeypatch.setattr(text_module, "_BATCH", size)
+    together = [features.words for features in encoder.encode(texts)]
+    torch.testing.assert_close(together, alone)
 
 
 def test_different_words_have_clearly_different_features(encoder: TextEncoder) -> None:
@@ -123,9 +133,10 @@ def test_a_tag_that_cannot_be_fetched_says_where_to_put_the_file(
 def test_a_tag_knows_its_activation(
     monkeypatch: pytest.MonkeyPatch, clip: tuple[Path, open_clip.CLIP]
 ) -> None:
-    path, _ = clip
+    path, model = clip
     monkeypatch.setattr(open_clip, "download_pretrained", lambda tag: str(path))
     encoder = TextEncoder(TextSettings(arch="RN50", weights="openai"))
+    assert_pools_like(encoder, model)
     assert encoder.provenance.quick_gelu
     assert encoder.provenance.weights == "openai"
     assert encoder.provenance.sha256

@@ -120,7 +120,7 @@ def test_a_decoder_block_is_equations_6_to_8_with_its_norms_and_feed_forward(
 
 @pytest.mark.parametrize("positions", ["none", "sine"])
 def test_the_mask_is_the_query_times_the_upsampled_map(positions: str) -> None:
-    decoder = make(decoder_blocks=1, decoder_positions=positions).mask_decoder
+    decoder = make(decoder_blocks=2, decoder_positions=positions).mask_decoder
     _, _, word_mask, _ = inputs(2)
     f_lav = torch.randn(2, 15, C, dtype=torch.float64)
     f_val = torch.randn(2, WORDS, C, dtype=torch.float64)
@@ -128,7 +128,8 @@ def test_the_mask_is_the_query_times_the_upsampled_map(positions: str) -> None:
     f_c = torch.cat([decoder.query.expand(2, -1, -1), f_val], dim=1)
     token_mask = torch.cat([torch.ones(2, 1, dtype=torch.bool), word_mask], dim=1)
     place = sines().flatten(0, 1) if positions == "sine" else 0.0
-    f_lav, f_c = decoder.blocks[0](f_lav, f_c, token_mask, place, GRID)
+    for block in decoder.blocks:
+        f_lav, f_c = block(f_lav, f_c, token_mask, place, GRID)
     fine = cba(decoder.upsampling[0], f_lav.unflatten(1, GRID))
     fine = F.interpolate(fine.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear").permute(0, 2, 3, 1)
     fine = F.interpolate(

@@ -81,20 +81,20 @@ def test_no_target_loss_of_an_empty_and_a_full_mask_computed_by_hand() -> None:
     assert [len(losses.parts()), len(plain.parts())] == [4, 3]
 
 
-def test_the_objective_adds_no_target_and_counts_the_emptied_masks() -> None:
+def test_the_objective_adds_no_target_counts_the_emptied_masks_and_leaves_out_padding() -> None:
     class Says(torch.nn.Module):
         def forward(self, logits: torch.Tensor, no_target: torch.Tensor, *_: object) -> Segmentation:
             return Segmentation(logits, no_target)
 
-    logits = torch.ones(3, 4, 4)  # every pixel
-    targets = torch.tensor([[[1] * 4] * 4, [[0] * 4] * 4, [[1] * 4] * 4])
-    said = torch.tensor([-2.0, 2.0, 2.0])
-    weights = torch.tensor([1.0, 1.0, 1.0])
+    logits = torch.ones(4, 4, 4)  # every pixel
+    targets = torch.tensor([[[1] * 4] * 4, [[0] * 4] * 4, [[1] * 4] * 4, [[1] * 4] * 4])
+    said = torch.tensor([-2.0, 2.0, 2.0, -2.0])
+    weights = torch.tensor([1.0, 1.0, 1.0, 0.0])  # the last is padding
     settings = LossSettings(no_target_weight=0.3)
     total, sums, overlap = ModelWithLoss(Says(), settings, "fp32")(
-        logits, said, torch.ones(3), torch.ones(3), targets, weights
+        logits, said, torch.ones(4), torch.ones(4), targets, weights
     )
-    alone = expression_losses(logits, targets, settings, said)
+    alone = expression_losses(logits[:3], targets[:3], settings, said[:3])
     torch.testing.assert_close(sums, torch.stack([part.sum() for part in alone.parts()]))
     torch.testing.assert_close(total, alone.focal.sum() + alone.dice.sum() + 0.3 * alone.no_target.sum())
     assert overlap.tolist() == [16, 32]  # the third is emptied, wrongly; the second rightly

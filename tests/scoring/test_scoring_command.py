@@ -225,6 +225,16 @@ def test_the_headline_is_maris_whatever_else_is_asked_for(folder: Path) -> None:
     assert others["as written"]["protocols"]["maris"]["oIoU"] == others["as written"]["oIoU"]
 
 
+def test_exchanged_expressions_are_those_of_images_with_several_objects(folder: Path) -> None:
+    found = scored(folder, swapped=True, bootstrap=0)
+    with CacheReader(folder / "cache", "train") as reader:
+        kept, left_out = reader.swappable()
+    assert found["exchanged"]["expressions"] == kept
+    assert found["as written"]["expressions"] == kept + left_out
+    assert left_out > 0
+    assert found["exchanged"]["mIoU"] != found["as written"]["mIoU"]
+
+
 def test_a_cache_that_does_not_know_of_overlaps_is_read_and_it_says_so(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

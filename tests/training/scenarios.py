@@ -136,17 +136,20 @@ def stop_signal(ranks: Ranks, folder: Path) -> Any:
 
 
 def batch_norm(ranks: Ranks, folder: Path) -> Any:
-    """Running means: each rank's own, and after averaging."""
+    """Running means and variances: each rank's own, and after averaging."""
     from maris_fast.train.batch_statistics import average_batch_statistics
 
     model = ToyModel(batch_norm=True)
     batch = part_of(toy_batch(0), ranks.rank, ranks.world)
     model(batch.features, batch.words, batch.word_mask, batch.expr_offsets)
-    assert isinstance(model.norm, torch.nn.BatchNorm2d)
-    assert model.norm.running_mean is not None
-    own = model.norm.running_mean.tolist()
+
+    def statistics() -> dict[str, list[float]]:
+        state = model.norm.state_dict()
+        return {name: state[name].tolist() for name in ("running_mean", "running_var")}
+
+    own = statistics()
     average_batch_statistics(model)
-    return {"own": own, "averaged": model.norm.running_mean.tolist()}
+    return {"own": own, "averaged": statistics()}
 
 
 def refusals(ranks: Ranks, folder: Path) -> Any:
@@ -351,18 +354,42 @@ def evaluations(ranks: Ranks, folder: Path) -> Any:
 def owed(ranks: Ranks, folder: Path) -> Any:
     """Evaluations of an uninterrupted run, and of one stopped by SIGTERM at an evaluation's step, resumed."""
     whole, parts = toy_settings(folder / "not-owed"), toy_settings(folder / "owed")
-    toy_trainer(whole, ranks).run()
-    # Received before step 5 ran; the flag is checked one step later.
-    stopped = toy_trainer(parts, ranks, signal_at=(1, 1)).run().step
-    before = records(parts.run.folder, "evaluation")
-    toy_trainer(replaced(parts, resume="auto"), ranks).run()
-    after = records(parts.run.folder, "evaluation")
+    taus: list[float] = []
+
+    def scored(model: torch.nn.Module, *given: Any, **more: Any) -> dict[str, Any]:
+        taus.append(model.tau)
+        return score_split(model, *given, **more)
+
+    with mock.patch.object(loop, "score_split", scored):
+        toy_trainer(whole, ranks).run()
+        whole_taus = [*taus]
+        taus.clear()
+        # Received before step 5 ran; the flag is checked one step later.
+        stopped = toy_trainer(parts, ranks, signal_at=(1, 1)).run().step
+        before = records(parts.run.folder, "evaluation")
+        toy_trainer(replaced(parts, resume="auto"), ranks).run()
     return {
         "stopped": stopped,
         "before": before,
-        "after": after,
+        "after": records(parts.run.folder, "evaluation"),
         "whole": records(whole.run.folder, "evaluation"),
+        "taus": {"after": taus, "whole": whole_taus},
     }
+
+
+def overlaps(ranks: Ranks, folder: Path) -> Any:
+    """The oIoU of every second step of a run, and ΣI and ΣU of each."""
+    run, seen = folder / "overlaps", []
+    step = Engine.step
+
+    def stepped(*given: Any) -> Any:
+        result = step(*given)
+        seen.append(result.overlap.tolist())
+        return result
+
+    with mock.patch.object(Engine, "step", stepped):
+        toy_trainer(toy_settings(run, **{"run.log_every": 2, "run.stop_after_steps": 6}), ranks).run()
+    return {"oIoU": [one["oIoU"] for one in records(run, "train")], "steps": seen}
 
 
 SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
@@ -385,6 +412,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
         bf16,
         evaluations,
         owed,
+        overlaps,
     )
 }
 

@@ -190,6 +190,28 @@ def test_a_checkpoint_older_than_a_setting_resumes_without_a_warning_of_it(
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("run.seed", 7),
+        ("data.train_split", "testA"),
+        ("data.expressions_per_step", 4),
+        ("data.expressions_per_image", 3),
+    ],
+)
+def test_a_checkpoint_of_another_order_of_the_expressions_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, other: object
+) -> None:
+    monkeypatch.setattr(checkpoints, "check_shapes", lambda *arguments: None)
+    settings = toy_settings(tmp_path)
+    before = settings.model_dump(mode="json")
+    section, key = name.split(".")
+    before[section][key] = other
+    where = state(1).model_copy(update={"settings": before})
+    with pytest.raises(CheckpointError, match=rf"was trained with {name} = {other}, .* set {name}={other}, "):
+        resuming.check(tmp_path, where, settings, "f00d", torch.nn.Identity())
+
+
 class Trap:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("trapped",)

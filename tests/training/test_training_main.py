@@ -7,17 +7,22 @@ import resource
 import shutil
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from torch import Tensor
 
 from maris_fast.data_shards.stream import CacheReader
+from maris_fast.model import Maris
+from maris_fast.train import loop
 from maris_fast.train.main import main
 from maris_fast.train.ranks import Ranks
 from maris_fast.train.split_scores import score_split
 from maris_fast.weights import load_model
 from tests.training.processes import MAIN, NOTHING_TO_SEE, ROOT, TINY, deepspeed, records, run, tiny_training
 from tests.training.tiny_cache import write_tiny_cache
+from tests.training.toy_run import toy_settings
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,22 @@ def test_saved_weights_alone_give_the_score_that_they_name(trained: Path) -> Non
     # Another batch size may flip a pixel at the threshold.
     assert scores["oIoU"] == pytest.approx(meta.scores["oIoU"], rel=1e-2)
     assert scores["expressions"] == meta.scores["expressions"] == 7
+
+
+def test_a_run_starts_with_the_weights_of_its_seed(tmp_path: Path) -> None:
+    cache = write_tiny_cache(tmp_path)
+
+    def first_weights(seed: int) -> Tensor:
+        changes = {"data.cache": cache, "run.seed": seed, "model.channels": 16, "model.heads": 2}
+        settings = toy_settings(tmp_path / "run", **changes)
+        with mock.patch.object(loop, "Trainer") as trainer:
+            loop.train(settings, Ranks(torch.device("cpu")))
+        (model,) = [given for given in trainer.call_args.args if isinstance(given, Maris)]
+        return model.mask_decoder.query
+
+    first = first_weights(0)
+    assert torch.equal(first_weights(0), first)
+    assert not torch.equal(first_weights(1), first)
 
 
 @pytest.mark.process

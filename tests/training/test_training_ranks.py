@@ -62,7 +62,7 @@ def two(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def one(two: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Results of one rank, started without a launcher, in the folder that two ranks left."""
-    done = run(sys.executable, SCENARIOS, folder, "other_ranks", "bf16", "evaluations", "owed")
+    done = run(sys.executable, SCENARIOS, folder, "other_ranks", "bf16", "evaluations", "owed", "overlaps")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     results: dict[str, Any] = json.loads((folder / "0.json").read_text())
     return results
@@ -121,11 +121,12 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(two: list[dict[str, 
 
 
 def test_running_statistics_are_averaged_over_ranks(two: list[dict[str, Any]]) -> None:
-    results = [rank["batch_norm"] for rank in two]
-    assert results[0]["own"] != results[1]["own"]
-    mean = [(a + b) / 2 for a, b in zip(results[0]["own"], results[1]["own"], strict=True)]
-    for result in results:
-        assert result["averaged"] == pytest.approx(mean, rel=1e-6)
+    for name in ("running_mean", "running_var"):
+        first, second = (rank["batch_norm"]["own"][name] for rank in two)
+        assert first != second
+        mean = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
+        for rank in two:
+            assert rank["batch_norm"]["averaged"][name] == pytest.approx(mean, rel=1e-6)
 
 
 def test_all_ranks_refuse_together_and_say_what_to_set(two: list[dict[str, Any]]) -> None:
@@ -229,3 +230,17 @@ def test_an_evaluation_that_a_signal_skipped_comes_first_in_the_resumed_run(one:
     assert [record["step"] for record in found["before"]] == [3]
     assert [record["step"] for record in found["after"]] == [3, 6, 9]
     assert found["after"] == found["whole"]
+
+
+def test_the_evaluation_of_a_resumed_run_uses_the_gate_threshold_of_its_step(one: dict[str, Any]) -> None:
+    found = one["owed"]["taus"]
+    assert len(found["whole"]) == 3
+    assert min(found["whole"]) > 0
+    assert found["after"] == found["whole"]
+
+
+def test_the_oiou_of_a_record_is_that_of_the_steps_since_the_last_record(one: dict[str, Any]) -> None:
+    found = one["overlaps"]
+    assert len(found["steps"]) == 6
+    sums = [[sum(one) for one in zip(*found["steps"][at : at + 2], strict=True)] for at in (0, 2, 4)]
+    assert found["oIoU"] == [intersection / union for intersection, union in sums]
