@@ -6,6 +6,7 @@ import asyncio
 import html
 import math
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -202,6 +203,9 @@ class _Beside:
             try:
                 future.set_result(work(*inputs))
             except BaseException as error:
+                # `error`, its traceback, this frame and `future` refer to each other: until the collector
+                # comes, the frames below would keep a GPU's tensors.
+                traceback.clear_frames(error.__traceback__)
                 future.set_exception(error)
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._free.release)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import shutil
 import signal
 import socket
 import sys
 import urllib.request
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +175,26 @@ def test_a_signal_ends_it_and_removes_uploads_and_masks(
         assert "Traceback" not in said
         assert demo.process.returncode == 0
         assert not list(demo.scratch.glob("maris-fast-demo-*"))
+
+
+def test_a_request_that_fails_keeps_nothing_of_its_work_in_memory() -> None:
+    from maris_fast.demo.page import _Beside
+
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def work() -> None:
+        activations = np.zeros(9)
+        made.append(weakref.ref(activations))
+        raise MemoryError("of the GPU")
+
+    async def ask() -> None:
+        with pytest.raises(MemoryError, match="of the GPU"):
+            await _Beside()(work)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(ask())
+        assert made[0]() is None
+    finally:
+        gc.enable()
