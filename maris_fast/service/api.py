@@ -146,11 +146,18 @@ def router(segmenting: Segmenting, model_version: str) -> APIRouter:
     @routes.get(
         "/ready",
         summary="New requests are taken",
-        responses={503: {"model": Failure, "description": "the queue is full, or the service is ending"}},
+        responses={
+            503: {
+                "model": Failure,
+                "description": "the queue is full, the service is ending, or its GPU has failed",
+            }
+        },
     )
     async def ready() -> Ready:
         if segmenting.is_ending:
             raise later("the service is ending")
+        if segmenting.is_broken:
+            raise later("the GPU has failed; restart the service")
         if segmenting.places.are_full:
             raise later("the queue is full")
         return Ready(waiting=segmenting.places.waiting)

@@ -69,7 +69,7 @@ class Segmenting:
         self.predictor = predictor
         self.settings = settings
         self.places = Places(settings.at_once, settings.waiting, settings.of_one)
-        self.is_ending = False
+        self.is_ending = self.is_broken = False
         self._encodings = Encodings(predictor, settings.keep_images)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="maris-fast-image")
         self._model = ThreadPoolExecutor(1, thread_name_prefix="maris-fast-model")
@@ -104,6 +104,10 @@ class Segmenting:
                     self._timeouts.discard(timeout)
         except InputError as error:
             raise of_input(error) from error
+        except torch.AcceleratorError:
+            # Such as an illegal access or a lost GPU: all later calls fail in this process.
+            self.is_broken = True
+            raise
         except TimeoutError as error:
             if self.is_ending:
                 raise later("the service is ending; ask again later") from error

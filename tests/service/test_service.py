@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from starlette.exceptions import HTTPException
 
 from maris_fast.errors import CheckpointError
@@ -32,6 +33,13 @@ HELD = pixels(0, *Held.SIZE)
 
 def ask(client: httpx.Client, photo: np.ndarray, *sentences: str) -> httpx.Response:
     return client.post("/segment", **form(png(photo), *sentences))
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 @contextmanager
@@ -237,3 +245,17 @@ def test_no_features_are_kept_where_the_operator_wants_none(held: Held) -> None:
         assert ask(client, pixels(1), "dog").json() == wanted
     assert held.encoded == [(48, 64), (48, 64)]
     assert Rle(**wanted["masks"][0]["rle"]).decode().shape == (48, 64)
+
+
+def test_a_service_whose_gpu_has_failed_is_not_ready(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    held.go_on.set()
+    with serving(held) as (address, _), client_of(address) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(held, "coarse_logits", failing(torch.OutOfMemoryError("CUDA out of memory.")))
+            assert ask(client, pixels(1), "dog").status_code == 500
+            assert client.get("/ready").status_code == 200
+            error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+            patched.setattr(held, "coarse_logits", failing(error))
+            assert ask(client, pixels(1), "dog").status_code == 500
+        assert client.get("/ready").json() == {"error": "the GPU has failed; restart the service"}
+        assert client.get("/health").status_code == 200
