@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ConfigError,
         InputError,
         MarisError,
+        MemoryShortageError,
         TrainingError,
     )
     from maris_fast.evaluation.evaluate import evaluate
@@ -40,6 +41,7 @@ __all__ = [
     "InputError",
     "Maris",
     "MarisError",
+    "MemoryShortageError",
     "Predictor",
     "TrainingError",
     "TrainingSettings",
@@ -62,6 +64,7 @@ _MODULES = {
         "ConfigError",
         "InputError",
         "MarisError",
+        "MemoryShortageError",
         "TrainingError",
     ),
     "evaluation.evaluate": ("evaluate",),

@@ -44,5 +44,9 @@ class TrainingError(MarisError):
     """A run that cannot continue, although its settings are valid."""
 
 
+class MemoryShortageError(MarisError):
+    """Work that does not fit in a GPU's memory."""
+
+
 class ReportedByRankZeroError(MarisError):
     """An error that rank 0 found and reports; the other ranks only have to exit."""

@@ -21,7 +21,7 @@ from maris_fast.errors import ArgumentError, CheckpointError
 from maris_fast.geometry import ImageGeometry, to_original_size
 from maris_fast.images import as_shown, load_image
 from maris_fast.pictures.attention_weights import Attention, of_expression, watched
-from maris_fast.system.devices import usable
+from maris_fast.system.devices import fitting, usable
 from maris_fast.weight_files import find_weights, pretrained_weights
 from maris_fast.weights import load_model
 
@@ -137,12 +137,14 @@ class Predictor:
             TypeError: not an image, or an array of a dtype other than uint8.
             ArgumentError: an array of a shape other than [H, W, 3].
             InputError: not a readable image, or one so narrow that its short side would vanish.
+            MemoryShortageError: it does not fit in the GPU's memory.
         """
         if isinstance(image, EncodedImage):
             return image
         picture = _picture(image)
         geometry = self.sam.grid(picture.height, picture.width)
-        (features,) = self.sam.encode([picture])
+        with fitting("end what else uses the GPU (nvidia-smi), or set `device` to cpu"):
+            (features,) = self.sam.encode([picture])
         return EncodedImage(features, geometry)
 
     @torch.inference_mode()
@@ -153,13 +155,16 @@ class Predictor:
         below 0 if the model says that it refers to nothing.
 
         Raises:
-            TypeError, InputError: as ``encode``; or an expression is not text.
+            TypeError, InputError, MemoryShortageError: as ``encode``; or an expression is not text.
             ArgumentError: no expression, an empty one, or one too long for the text tower.
         """
-        tokens = self.text.encode(_texts(expressions))
+        texts = _texts(expressions)
+        tokens = self.text.encode(texts)
         encoded = self.encode(image)
-        (coarse,) = self._coarse([encoded], [tokens])
-        logits = to_original_size(coarse, encoded.geometry)
+        fewer = "ask for fewer expressions at once, or " if len(texts) > 1 else ""
+        with fitting(f"{fewer}set `device` to cpu"):
+            (coarse,) = self._coarse([encoded], [tokens])
+            logits = to_original_size(coarse, encoded.geometry)
         return logits[0] if isinstance(expressions, str) else logits
 
     @torch.inference_mode()
@@ -221,13 +226,14 @@ class Predictor:
             ConfigError: the model has no mutual-aware attention.
             TypeError, ArgumentError, InputError: as ``logits``.
         """
-        read = [self.text.tokenise(text).tokens for text in _texts(expressions)]
+        texts = _texts(expressions)
+        read = [self.text.tokenise(text).tokens for text in texts]
         with watched(self.model) as blocks:
             encoded = self.encode(image)
-            masks = self.masks(encoded, expressions)
+            masks = self.masks(encoded, expressions if isinstance(expressions, str) else texts)
         found = [
             of_expression(blocks, place, text, tokens, encoded.geometry)
-            for place, (text, tokens) in enumerate(zip(_texts(expressions), read, strict=True))
+            for place, (text, tokens) in enumerate(zip(texts, read, strict=True))
         ]
         return masks, found[0] if isinstance(expressions, str) else found
 

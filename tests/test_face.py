@@ -88,6 +88,25 @@ def test_a_sentence_gives_one_mask_and_a_list_one_for_each_at_the_photographs_si
         np.testing.assert_allclose(alone.blocks, one.blocks, rtol=1e-4, atol=1e-6)
 
 
+def test_sentences_may_come_from_a_generator(predictor: Predictor, photo: Path) -> None:
+    masks, found = predictor.attention(photo, (text for text in SENTENCES))
+    assert [one.text for one in found] == SENTENCES
+    np.testing.assert_array_equal(masks, predictor.masks(photo, iter(SENTENCES)))
+
+
+@pytest.mark.parametrize("place", ["sam.encode", "model.forward"])
+def test_lack_of_gpu_memory_is_an_error_that_says_what_to_change(
+    predictor: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    part, name = place.split(".")
+    monkeypatch.setattr(getattr(predictor, part), name, full)
+    with pytest.raises(maris_fast.MemoryShortageError, match=r"allocate 2\.00 GiB; .*set `device` to cpu"):
+        predictor.masks(photo, SENTENCES)
+
+
 def test_a_path_an_image_an_array_and_features_mean_the_same(predictor: Predictor, photo: Path) -> None:
     wanted = predictor.logits(photo, SENTENCES)
     assert wanted.std() > 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from maris_fast.config import LossSettings, TrainingSettings
+from maris_fast.config import EngineSettings, LossSettings, TrainingSettings
 from maris_fast.data_shards.stream import Batch
 from maris_fast.losses import expression_losses, pixel_overlap
 from maris_fast.train import optimiser_state
@@ -48,6 +48,12 @@ class ModelWithLoss(nn.Module):
         losses = expression_losses(said.logits, targets, self.settings, said.no_target)
         sums = torch.stack([(weights * part).sum() for part in losses.parts()])
         return sums[2], sums.detach(), pixel_overlap(said.answer().detach(), targets, weights)
+
+
+def smaller_parts(settings: EngineSettings) -> str:
+    """What to change if a rank's part of a step does not fit in its memory."""
+    steps = 2 * settings.accumulation_steps
+    return f"set engine.accumulation_steps={steps}, which halves a rank's part of a step, or start more ranks"
 
 
 class PlainAdamW(torch.optim.AdamW):

@@ -21,6 +21,7 @@ from maris_fast.config import TrainingSettings, dump_settings
 from maris_fast.data_shards.stream import EVALUATED_AT_ONCE, Batch, CacheReader
 from maris_fast.errors import ConfigError, TrainingError
 from maris_fast.model import Maris
+from maris_fast.system.devices import fitting
 from maris_fast.system.files import replace_text
 from maris_fast.system.terminal import write_line
 from maris_fast.train import (
@@ -36,7 +37,7 @@ from maris_fast.train.batch_statistics import average_batch_statistics
 from maris_fast.train.by_products import ByProduct
 from maris_fast.train.cache_info import CacheInfo
 from maris_fast.train.checkpoints import Best, RunState
-from maris_fast.train.engine import Engine, StepResult
+from maris_fast.train.engine import Engine, StepResult, smaller_parts
 from maris_fast.train.environment import environment
 from maris_fast.train.progress_state import Phase
 from maris_fast.train.ranks import Ranks
@@ -206,7 +207,8 @@ class Trainer:
 
     def _step(self, parts: tuple[Batch, ...]) -> StepResult:
         self.model.tau = self._tau()
-        result = self.engine.step(parts, self._lr())
+        with fitting(smaller_parts(self.settings.engine)):
+            result = self.engine.step(parts, self._lr())
         self.step += 1
         self.overlap += result.overlap
         self.throughput.count(parts)

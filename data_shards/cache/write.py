@@ -46,7 +46,7 @@ from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import EncodersProvenance, SamEncoder, TextEncoder
 from maris_fast.errors import InputError
 from maris_fast.geometry import ImageGeometry
-from maris_fast.system.devices import place, share_cores
+from maris_fast.system.devices import fitting, place, share_cores
 from maris_fast.system.files import sha256_of
 from maris_fast.system.progress import counting
 
@@ -423,8 +423,14 @@ def encode_groups(
 
 
 def _encoded(batch: Sequence[_Prepared], sam: SamEncoder, text: TextEncoder) -> Iterator[EncodedGroup]:
-    features = sam.encode_resized([one.pixels for one in batch])
-    words = iter(text.encode([each.text for one in batch for each in one.record.expressions]))
+    """
+    Raises:
+        MemoryShortageError: the batch does not fit in the GPU's memory.
+    """
+    free = "end what else uses the GPU (nvidia-smi), or set device=cpu"
+    with fitting(f"set batch_size below {len(batch)}" if len(batch) > 1 else free):
+        features = sam.encode_resized([one.pixels for one in batch])
+        words = iter(text.encode([each.text for one in batch for each in one.record.expressions]))
     for one, levels in zip(batch, features, strict=True):
         expressions = tuple(islice(words, len(one.record.expressions)))
         yield EncodedGroup(one.record, one.geometry, levels, expressions, one.targets)

@@ -77,4 +77,6 @@ class CacheSettings(Settings):
     )
     batch_size: int = Field(4, gt=0, description="images in a batch of the image encoder")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on CPU")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 on GPUs that compute in it (capability 8.0 or newer), else fp32"
+    )

@@ -278,11 +278,12 @@ def alone(subject: Subject, *, on_gpu: bool) -> TrainingSettings:
 
 
 def judge_memory(said: str, settings: TrainingSettings) -> Finding:
-    now = settings.engine.accumulation_steps
+    from maris_fast.train.engine import smaller_parts
+
     return broken(
         f"a rank's part of a step does not fit: {said}",
         "memory for it (docs/training.md has a table)",
-        f"set engine.accumulation_steps={2 * now}, which halves the part, or start more ranks",
+        smaller_parts(settings.engine),
     )
 
 

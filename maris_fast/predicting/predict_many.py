@@ -10,7 +10,7 @@ from pathlib import Path
 
 from maris_fast.data_shards.importers.left_out import Fault
 from maris_fast.data_shards.importers.problems import Problems
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, MemoryShortageError
 from maris_fast.images import load_image
 from maris_fast.predicting.formats import Format, format_of, label_file
 from maris_fast.predicting.record import (
@@ -25,6 +25,7 @@ from maris_fast.predicting.record import (
 from maris_fast.predicting.requests import IMAGES, Asked, Requests, usable_of
 from maris_fast.prediction import EncodedImage, Predictor, score_of
 from maris_fast.rle import Rle
+from maris_fast.system.devices import fitting
 from maris_fast.system.files import replace_text, writing
 from maris_fast.system.locks import OccupiedError, owned_folder
 
@@ -124,7 +125,7 @@ class _Work:
                 for image, asked in missing.items():
                     try:
                         self._predict(image, asked)
-                    except InputError as error:
+                    except (InputError, MemoryShortageError) as error:
                         faults.append(Fault(IMAGES, f"{image}: {error}"))
                     advance()
         except KeyboardInterrupt:
@@ -139,9 +140,9 @@ class _Work:
     def _predict(self, image: str, asked: Sequence[Asked]) -> None:
         known = self._record.lines_of(image)
         encoded = self._predictor.encode(load_image(self._requests.images / image))
-        new = [
-            self._line(encoded, image, one, number) for number, one in enumerate(asked, start=len(known) + 1)
-        ]
+        with fitting("set `device` to cpu"):
+            numbered = enumerate(asked, start=len(known) + 1)
+            new = [self._line(encoded, image, one, number) for number, one in numbered]
         self._form.write(known, new)
         self._record.append(new)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from maris_fast.errors import ConfigError
+from maris_fast.errors import ConfigError, MemoryShortageError
 from maris_fast.kernels.torch_backends import settle_backends
+
+BF16_CAPABILITY = (8, 0)
+"""Oldest compute capability with bf16 in hardware."""
 
 
 def usable(device: torch.device | str) -> torch.device:
@@ -71,12 +75,28 @@ def place(
     chosen = kind_of(device)
     if chosen == "cpu":
         keep_freed_memory()
-    if precision == "auto":
-        precision = "bf16" if chosen == "cuda" else "fp32"
     placed = torch.device(chosen)
     if chosen == "cuda" and local_rank:
         placed = torch.device(chosen, local_rank % torch.cuda.device_count())
+    if precision == "auto":
+        # Older GPUs emulate bf16, and PyTorch's only attention in it stores the attention matrix there.
+        fast = chosen == "cuda" and torch.cuda.get_device_capability(placed) >= BF16_CAPABILITY
+        precision = "bf16" if fast else "fp32"
     return placed, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+@contextmanager
+def fitting(remedy: str) -> Iterator[None]:
+    """Say what to change if the block does not fit in a GPU's memory.
+
+    Raises:
+        MemoryShortageError: PyTorch could not allocate; has its own numbers, and ``remedy``.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        sentences = str(error).splitlines()[0].split(". ")
+        raise MemoryShortageError(f"{'. '.join(sentences[:3]).rstrip('.')}; {remedy}") from error
 
 
 def share_cores(processes: int) -> None:

@@ -237,6 +237,29 @@ def test_a_stopped_command_keeps_finished_images_and_resumes(
     assert all(files_below(whole / form)[name] == content for name, content in same.items())
 
 
+def test_an_image_too_large_for_the_gpu_is_named_and_the_others_are_predicted(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = iter(range(9))
+
+    def score(logits: torch.Tensor) -> float:
+        if next(number) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.20 GiB.")
+        return 0.5
+
+    monkeypatch.setattr(predict_many, "score_of", score)
+    out = tmp_path / "out"
+    asked = (photos, SENTENCES[0], "--format", "coco")
+    done = predict(*asked, weights=weights, out=out)
+    assert done.exit_code == 2
+    (left_out,) = {*IMAGES} - {one["image"] for one in predictions(out)}
+    assert f"{left_out}: CUDA out of memory. Tried to allocate 5.20 GiB; set --device to cpu" in said(done)
+    assert len(json.loads((out / FILES["coco"]).read_text())["images"]) == 3
+    again = predict(*asked, weights=weights, out=out)
+    assert again.exit_code == 0, again.output
+    assert {one["image"] for one in predictions(out)} == {*IMAGES}
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_is_ended_loses_no_finished_image(

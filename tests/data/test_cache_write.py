@@ -19,7 +19,7 @@ from maris_fast.data_shards.cache.manifest import members_of
 from maris_fast.data_shards.cache.mask_targets import mask_target
 from maris_fast.data_shards.records import Expression, ImageRecord, ImportedDataset, Target
 from maris_fast.encoders import SamEncoder, TextEncoder, TokenisedText
-from maris_fast.errors import InputError
+from maris_fast.errors import InputError, MemoryShortageError
 from maris_fast.geometry import ImageGeometry
 from maris_fast.rle import Rle
 from tests.data.cache_dataset import default_records, record, tiny_settings, write_dataset
@@ -221,6 +221,19 @@ def test_bad_input_is_named_and_leaves_nothing_half_written(tmp_path: Path, chan
     left = {path.name for path in out.glob("*")}
     # Damage is found only when the image is decoded: shards that were finished before it stay.
     assert left == ({"writing.json"} if change == "truncated" else set())
+
+
+def test_a_batch_that_does_not_fit_in_the_gpus_memory_names_the_setting_to_change(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.29 GiB.")
+
+    monkeypatch.setattr(SamEncoder, "encode_resized", full)
+    with pytest.raises(MemoryShortageError, match=r"allocate 4\.29 GiB; set batch_size below 2"):
+        write_cache(dataset, tmp_path / "out", tiny_settings(batch_size=2), progress=False)
+    with pytest.raises(MemoryShortageError, match=r"nvidia-smi\), or set device=cpu"):
+        write_cache(dataset, tmp_path / "one", tiny_settings(batch_size=1), progress=False)
 
 
 def test_an_output_folder_that_is_not_empty_is_refused_and_untouched(dataset: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from maris_fast.cli import app
-from maris_fast.errors import ConfigError
+from maris_fast.errors import ConfigError, MemoryShortageError
 from maris_fast.system import devices
 from maris_fast.system.devices import (
+    fitting,
     forget_peak_memory,
     keep_freed_memory,
     kind_of,
@@ -40,8 +41,31 @@ def test_auto_means_what_the_machine_has(
     expected: tuple[str, torch.dtype],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     chosen, dtype = place(device, precision)  # type: ignore[arg-type]
     assert (chosen.type, dtype) == expected
+
+
+def test_a_gpu_without_bf16_in_hardware_encodes_in_fp32_unless_bf16_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a T4 and an H100 in one machine, each rank takes what its own can do."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    capabilities = {None: (7, 5), 1: (9, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device.index])
+    assert [place("auto", "auto", rank)[1] for rank in (0, 1)] == [torch.float32, torch.bfloat16]
+    assert place("auto", "bf16", 0)[1] is torch.bfloat16
+
+
+def test_lack_of_gpu_memory_says_how_much_there_is_and_what_to_change() -> None:
+    said = (
+        "CUDA out of memory. Tried to allocate 4.29 GiB. GPU 0 has a total capacity of 14.74 GiB of which "
+        "1.13 GiB is free. Process 123 has 2.00 GiB memory in use. If reserved memory is large try setting X."
+    )
+    with pytest.raises(MemoryShortageError) as caught, fitting("set batch_size below 4"):
+        raise torch.OutOfMemoryError(said)
+    assert str(caught.value) == f"{said.partition(' Process')[0].rstrip('.')}; set batch_size below 4"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +127,7 @@ def test_cuda_where_there_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 def test_processes_of_one_machine_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert [place("auto", "auto", rank)[0].index for rank in (1, 3, 5)] == [1, 3, 1]
 
 

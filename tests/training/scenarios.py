@@ -265,6 +265,20 @@ def many_gpus(ranks: Ranks, folder: Path) -> Any:
     return asked
 
 
+def no_memory(ranks: Ranks, folder: Path) -> Any:
+    """The error of a run whose second step does not fit in the GPU's memory."""
+    step, number = Engine.step, iter(range(9))
+
+    def full(*given: Any) -> Any:
+        if next(number) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return step(*given)
+
+    settings = toy_settings(folder / "no-memory", **{"engine.accumulation_steps": 2})
+    with mock.patch.object(Engine, "step", full):
+        return _message(toy_trainer(settings, ranks).run)
+
+
 def group_timeouts(ranks: Ranks, folder: Path) -> Any:
     """Seconds after which each of the process groups ends a collective."""
     return [
@@ -406,6 +420,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Any]] = {
         not_finite,
         no_gradients,
         many_gpus,
+        no_memory,
         group_timeouts,
         maris,
         other_ranks,

@@ -62,7 +62,8 @@ def two(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def one(two: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Results of one rank, started without a launcher, in the folder that two ranks left."""
-    done = run(sys.executable, SCENARIOS, folder, "other_ranks", "bf16", "evaluations", "owed", "overlaps")
+    names = ("other_ranks", "bf16", "evaluations", "owed", "overlaps", "no_memory")
+    done = run(sys.executable, SCENARIOS, folder, *names)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     results: dict[str, Any] = json.loads((folder / "0.json").read_text())
     return results
@@ -185,6 +186,13 @@ def test_a_run_whose_gradients_are_not_finite_ends_and_keeps_no_checkpoint(
 def test_an_evaluation_computes_no_more_at_once_on_many_ranks(two: list[dict[str, Any]]) -> None:
     for rank in two:
         assert set(rank["many_gpus"]) == {64}
+
+
+def test_lack_of_gpu_memory_names_the_setting_to_change(one: dict[str, Any]) -> None:
+    assert one["no_memory"] == (
+        "MemoryShortageError: CUDA out of memory. Tried to allocate 2.00 GiB; set "
+        "engine.accumulation_steps=4, which halves a rank's part of a step, or start more ranks"
+    )
 
 
 def test_all_collectives_have_the_runs_time_out(two: list[dict[str, Any]]) -> None:
