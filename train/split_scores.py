@@ -14,6 +14,7 @@ from maris_fast.model.segmentation import Segmentation, require_finite
 from maris_fast.sample import Sample
 from maris_fast.scoring import MARIS, Pixels, Rows
 from maris_fast.scoring.rows import ScoreTable
+from maris_fast.system.devices import fitting
 from maris_fast.train.ranks import Ranks
 
 See = Callable[[Sample, Tensor], None]
@@ -55,8 +56,26 @@ def score_expressions(
 
     Raises:
         CheckpointError: the model's output is not finite.
+        MemoryShortageError: a batch does not fit in the GPU's memory.
     """
     rows = Rows(protocols)
+    with fitting("end what else uses the GPU (nvidia-smi), or evaluate on a CPU"):
+        _score_own(rows, model, batches, ranks, precision, see)
+    whole = Rows(protocols)
+    for state in ranks.gather(rows.state()):
+        whole.merge(state)
+    return whole.table()
+
+
+def _score_own(
+    rows: Rows,
+    model: nn.Module,
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    precision: Literal["fp32", "bf16"],
+    see: See | None,
+) -> None:
+    """Add the scores of this rank's expressions to ``rows``."""
     coming: _Answer | None = None
     for batch in batches:
         if batch.padding:
@@ -69,10 +88,6 @@ def score_expressions(
         coming = answer
     if coming is not None:
         coming.add_to(rows)
-    whole = Rows(protocols)
-    for state in ranks.gather(rows.state()):
-        whole.merge(state)
-    return whole.table()
 
 
 class _Answer:
