@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+import pytest
 from PIL import Image
 
 from maris_fast.bench.drawing.plain_tables import look_alikes_block
 from maris_fast.bench.look_alikes import measured
 from maris_fast.bench.results import Suite
+from maris_fast.data_shards import looks
 
 
 def coarse(seed: int) -> Image.Image:
@@ -22,6 +26,24 @@ def test_copies_are_near_their_original_and_other_pictures_far_from_it() -> None
     assert [len(found) for found in of_kind.values()] == [8, 2, 1]
     assert all(row["pairs"] == 3 and row["largest"] <= 16 for row in of_kind["copy"])
     assert all(row["least"] > 32 for row in of_kind["moved"] + of_kind["other"])
+
+
+def jpeg(image: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG")
+    return Image.open(file).convert("RGB")
+
+
+def test_copies_are_found_wherever_they_are_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs are compared in blocks of ``_AT_ONCE``."""
+    images = {f"{seed}.png": coarse(seed) for seed in range(8)}
+    of = {name: looks.look_of(image) for name, image in images.items()}
+    among = {f"copy-{name}": looks.look_of(jpeg(image)) for name, image in images.items()}
+    monkeypatch.setattr(looks, "_AT_ONCE", 3)
+    found = looks.twins(of, among)
+    assert {name: [twin.path for twin in of_it] for name, of_it in found.items()} == {
+        name: [f"copy-{name}"] for name in images
+    }
 
 
 def test_the_table_marks_what_is_not_detected_and_tells_how_far_others_are() -> None:

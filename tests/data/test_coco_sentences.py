@@ -101,6 +101,21 @@ def test_real_annotations_of_coco_with_template_sentences_are_imported(refmini: 
         assert record.coco_id == record.image_id
 
 
+def test_a_crowd_is_not_meant_by_the_name_of_objects_beside_it(coco: Instances) -> None:
+    crowd = coco.annotation(41, 4, iscrowd=1)
+    objects = [coco.annotation(number, 5) for number in (50, 51)]
+    beside = coco.annotation(52, 5, iscrowd=1)
+    coco.said["annotations"] = [beside, *objects, crowd]
+    coco.said["categories"] = [{"id": 1, "name": "dining_table"}]
+    coco.imported(category_sentences=True)
+    found = {
+        split: [(one.text, record.targets[one.target].ann_ids) for one in record.expressions]
+        for split in ("train", "val")
+        for record in ImportedDataset(coco.out).records(split)
+    }
+    assert found == {"train": [("dining table", (50,))], "val": [("dining table", (41,))]}
+
+
 def no_sentences(coco: Instances) -> None:
     for row in coco.said["annotations"]:
         row.pop("sentences", None)

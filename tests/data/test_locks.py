@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,43 @@ def test_an_owner_in_another_container_is_believed_while_it_gives_signs_of_life(
             assert "still owned" not in out
             assert f"is in use by process {os.getpid()}" in error
         assert not list(tmp_path.iterdir())
+
+
+def test_an_owner_that_cannot_be_looked_up_is_believed_while_it_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LEASE", 1.0)
+    lock, ended = lock_in(tmp_path), threading.Event()
+    lock.write_text(json.dumps(asdict(replace(Owner.here(), boot="another", pid=1))))
+
+    def beat() -> None:
+        for _ in range(25):
+            if ended.wait(0.2):
+                return
+            os.utime(lock)
+
+    other = threading.Thread(target=beat)
+    other.start()
+    try:
+        with pytest.raises(OccupiedError, match="is in use by process 1 on "), owned_folder(tmp_path):
+            pytest.fail("two owners")
+    finally:
+        ended.set()
+        other.join()
+    with owned_folder(tmp_path) as held:  # it has fallen silent
+        assert json.loads(lock.read_text())["token"] == held.owner.token
+
+
+def test_an_owner_whose_lock_was_removed_makes_it_again_and_keeps_it_alive(tmp_path: Path) -> None:
+    lock = lock_in(tmp_path)
+    with owned_folder(tmp_path) as held:
+        lock.unlink()
+        held.confirm()
+        assert json.loads(lock.read_text())["token"] == held.owner.token
+        os.utime(lock, (1, 1))
+        held.beat()
+        assert lock.stat().st_mtime > 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_without_a_name_is_taken_over_after_a_beat(

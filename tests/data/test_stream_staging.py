@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from maris_fast.config import ReadingSettings
 from maris_fast.data_shards.cache import CacheManifest, read_manifest, write_cache
 from maris_fast.data_shards.stream import Batch, CacheReader
-from maris_fast.data_shards.stream.staging_folder import partial_of
+from maris_fast.data_shards.stream.staging_folder import StagingFolder, open_copy, partial_of
 from maris_fast.errors import ConfigError, InputError
 from maris_fast.system import locks, process_table
 from maris_fast.system.locks import Owner, lock_beside, lock_in, owned_folder
@@ -216,6 +216,21 @@ def test_only_copies_of_shards_are_evicted(cache: Path, tmp_path: Path) -> None:
         everything(reader)
     assert not copy.exists()
     assert [path.stat().st_size for path in foreign] == 3 * [bound]
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_the_copy_that_was_read_longest_ago_makes_room(tmp_path: Path, is_read: bool) -> None:
+    older, newer, fetched = (tmp_path / f"{letter * 16}-train-000000.tar" for letter in "abc")
+    for path, used in ((older, 1000), (newer, 2000)):
+        path.write_bytes(bytes(4096))
+        os.utime(path, (used, used))
+    if is_read:
+        file = open_copy(older)
+        assert file is not None
+        os.close(file)
+    StagingFolder(tmp_path, most=2 * 4096).reserve(partial_of(fetched), 4096, lambda: None)
+    assert (older.exists(), newer.exists()) == (is_read, not is_read)
+    assert partial_of(fetched).stat().st_size == 4096
 
 
 def leave_lock(lock: Path, **changes: Any) -> None:

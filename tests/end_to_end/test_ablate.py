@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import Result
 
 from maris_fast.ablation.ranking import base_of, ranking
-from maris_fast.ablation.record import Record
-from maris_fast.ablation.runs import changes, choose
+from maris_fast.ablation.record import ABLATION, Record, alone_in
+from maris_fast.ablation.runs import Ablation, changes, choose, compared, every
+from maris_fast.cli import ablation as ablation_command
 from maris_fast.config import TrainingSettings, load_settings
-from maris_fast.errors import InputError
+from maris_fast.errors import ConfigError, InputError
 from maris_fast.evaluation.scores_file import headline
+from maris_fast.system.locks import Owner, lock_in
 from tests.command_line import maris_fast, said
 from tests.training.processes import NOTHING_TO_SEE, ROOT, Launched, run
 
@@ -258,3 +261,59 @@ def test_rows_are_compared_with_the_unchanged_one_where_ours_is_not_among_them()
     assert base_of(replace(kept, variants=changing)) == "wide"
     with pytest.raises(InputError, match="none of the rows never has a finished run"):
         ranking(Record({}, {"never": {"title": "never", "changes": {}}}))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "channels", "told"),
+    [
+        ({"cache_sha256": "b"}, 64, "the cache (SHA-256) was a, is now b"),
+        ({"split": "testA"}, 64, "the split was val, is now testA"),
+        ({}, 32, "narrow: model.channels was 64, is now 32"),
+    ],
+)
+def test_rows_of_another_cache_split_or_setting_are_not_added_to_those_done(
+    conditions: dict[str, Any], channels: int, told: str
+) -> None:
+    settings = compared(load_settings(TrainingSettings, (), ("data.cache=cache", "run.folder=run")))
+    before = Record(
+        {"cache_sha256": "a", "split": "val", "settings": settings},
+        {"narrow": {"changes": {"model.channels": 64}}},
+        {"narrow-seed-0": {"row": "narrow", "seed": 0, "state": "done"}},
+    )
+    assert before.went_on_from(before).runs == before.runs
+    variants = {"narrow": {"changes": {"model.channels": channels}}}
+    with pytest.raises(ConfigError) as raised:
+        Record({**before.conditions, **conditions}, variants).went_on_from(before)
+    assert str(raised.value).splitlines()[1:-1] == [f"  {told}"]
+
+
+def test_a_folder_is_refused_to_a_second_ablation_and_while_runs_of_a_killed_one_live(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        with pytest.raises(ConfigError, match="is in use by process "), alone_in(tmp_path):
+            pytest.fail("two owners")
+        assert lock_in(tmp_path).exists()
+    (tmp_path / ABLATION).touch()
+    run_folder = tmp_path / "ours-seed-0"
+    run_folder.mkdir()
+    lock_in(run_folder).write_text(json.dumps(asdict(Owner.here())))
+    with pytest.raises(ConfigError, match=f"{run_folder} is in use by process "), alone_in(tmp_path):
+        pytest.fail("a run is alive")
+    lock_in(run_folder).unlink()
+    with alone_in(tmp_path):
+        pass
+
+
+def test_runs_at_a_time_have_gpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    runs = every(choose("ours"), [0])
+    commands = ablation_command._Steps(
+        Ablation(tmp_path, tmp_path / "cache", (), (), "val", runs), ranks=2, jobs=2
+    )
+    for place, gpus in enumerate(("0,1", "2,3")):
+        training, scoring = (one.words for one in commands(runs[0], place))
+        assert f"CUDA_VISIBLE_DEVICES={gpus}" in training
+        assert f"CUDA_VISIBLE_DEVICES={gpus}" in scoring
+        assert list(scoring[-2:]) == ["--device", "auto"]
+    with pytest.raises(ConfigError, match="--ranks times --jobs is 5, and there are 4 GPUs"):
+        ablation_command._gpus(5)

@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
+from scipy.special import stdtrit
 
 from maris_fast import scoring
 from maris_fast.bench.interval_coverage import MODELS, coverage
 from maris_fast.scoring import MARIS, PROTOCOLS, Rows
 from maris_fast.scoring.groups import LENGTH, SIZE, WORDS, groups_of
+from maris_fast.scoring.intervals import Difference, Ratio, studentised
+from maris_fast.scoring.protocols import RELA
 from maris_fast.scoring.summary import FEW, intervals
 from tests.scoring.cases import count_of, sample_of
 
@@ -116,6 +119,43 @@ def test_intervals_are_those_of_images_drawn_again_one_by_one() -> None:
         assert ours[name] == pytest.approx(ends, rel=1e-9)
 
 
+@pytest.mark.parametrize(("images", "empty", "wider"), [(7, 5, True), (60, 0, False)])
+def test_a_differences_interval_is_that_of_images_drawn_again_one_by_one(
+    images: int, empty: int, wider: bool
+) -> None:
+    """By definition as well. Where half of the images or more are ``empty``, some resamples have no union.
+
+    ``wider``: whether the quantile of the resamples is larger than Student's, which is the least.
+    """
+    random = np.random.default_rng(1)
+    under = random.integers(20, 100, (2, images)).astype(float)
+    under[0, :empty] = 0
+    over = under * random.uniform(0.85, 0.95, (2, images))
+    ratios = [Ratio(*one, otherwise=1.0) for one in zip(over, under, strict=True)]
+
+    def estimated(drawn: np.ndarray) -> tuple[float, float]:
+        """The difference and its standard error."""
+        values, left = [], []
+        for ratio in ratios:
+            over, under = ratio.over[drawn], ratio.under[drawn]
+            values.append(over.sum() / under.sum() if under.sum() else 1.0)
+            left.append((over - values[-1] * under) / (under.sum() or 1.0))
+        return values[1] - values[0], np.sqrt(images / (images - 1) * ((left[1] - left[0]) ** 2).sum())
+
+    difference, error = estimated(np.arange(images))
+    students = []
+    for times in np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=60):
+        again, its_error = estimated(np.repeat(np.arange(images), times))
+        students.append((again - difference) / its_error)
+    quantile = np.percentile(np.abs(students), 95, method="inverted_cdf")
+    least = stdtrit(images - 1, 0.975)
+    assert (quantile > least) == wider
+    half = max(quantile, least) * error
+    assert abs(difference) + half < 1  # not cut
+    (found,) = studentised([Difference(*ratios)], 60)
+    assert found == pytest.approx((difference - half, difference + half), rel=1e-9)
+
+
 def test_a_shares_interval_is_wilsons_where_expressions_are_independent() -> None:
     rows = Rows()
     for image_id in range(40):
@@ -126,6 +166,31 @@ def test_a_shares_interval_is_wilsons_where_expressions_are_independent() -> Non
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
     assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-5)
+
+
+def test_a_share_counts_no_more_expressions_than_there_are() -> None:
+    """Images that agree better than independent expressions would are not evidence of more of them."""
+    rows = Rows()
+    for image_id in range(20):
+        for sent_id in range(2):
+            hit = sent_id == 0 or image_id == 0
+            compared(rows, mask(0), mask(0) if hit else mask(1), image_id=image_id, sent_id=sent_id)
+    # 21 of 40 expressions, of 20 images: Student's quantile is 2.0930.
+    n, z, p = 40, 2.0930, 21 / 40
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    found = intervals(rows.table(), MARIS, 10)["Pr@50"]
+    assert found == pytest.approx([middle - half, middle + half], abs=1e-5)
+
+
+def test_a_shares_interval_is_over_the_images_that_have_such_expressions() -> None:
+    rows = Rows([MARIS, RELA])
+    for image_id in range(50):
+        truth = mask(0) if image_id < 40 else mask()
+        compared(rows, truth, truth, image_id=image_id)
+    low, high = intervals(rows.table(), RELA, 10)["N-acc"]
+    # Wilson's of 10 of 10 images without a target; Student's quantile is 2.2622.
+    assert (low, high) == pytest.approx((10 / (10 + 2.2622**2), 1), abs=1e-4)
 
 
 def test_thirty_of_thirty_images_still_have_an_interval() -> None:
@@ -154,7 +219,8 @@ def test_intervals_of_thirty_images_hold_the_truth_in_nineteen_of_twenty_cases()
     found = {row["way"]: row["held"] for row in rows}
     for name in ("oIoU", "mIoU", "Pr@50", "Pr@90"):
         # Over 400 cases, the standard deviation of a share of 95% is 1.1%.
-        assert found["ours"][name] == pytest.approx(0.95, abs=0.033), name
+        for way in ("ours", "difference"):
+            assert found[way][name] == pytest.approx(0.95, abs=0.033), (way, name)
     assert found["percentiles"]["mIoU"] < found["ours"]["mIoU"]
 
 

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,14 +17,17 @@ import pytest
 import torch
 from starlette.exceptions import HTTPException
 
+from maris_fast.cli import serve as serve_command
 from maris_fast.errors import CheckpointError
 from maris_fast.geometry import to_original_size
 from maris_fast.prediction import Predictor
 from maris_fast.rle import Rle
+from maris_fast.service import server
 from maris_fast.service.api import upload_of
 from maris_fast.service.segmenting import Segmenting
 from maris_fast.service.server import ServiceGate, application
 from maris_fast.service.settings import ServiceSettings
+from tests.command_line import maris_fast, said
 from tests.pictures import Decodes
 from tests.service.conftest import Held, client_of, form, pixels, png, serving
 from tests.waiting import wait_until
@@ -84,6 +88,57 @@ def test_requests_of_one_moment_share_a_forward_pass_and_a_photograph_its_featur
     assert len(held.passes) == 2
     assert sorted(text for (text,) in held.passes[1]) == [f"word {number}" for number in range(6)]
     assert held.encoded == [Held.SIZE, (48, 64), (48, 64)]
+
+
+def test_a_pass_has_a_limit_of_sentences(held: Held) -> None:
+    with (
+        serving(held, sentences=40) as (address, segmenting),
+        client_of(address) as client,
+        ThreadPoolExecutor(3) as people,
+    ):
+        first = people.submit(ask, client, HELD, "first")
+        assert held.begun.wait(60)
+        others = [people.submit(ask, client, pixels(number), *(["dog"] * 40)) for number in range(2)]
+        wait_until(lambda: len(segmenting._coarse._waiting) == 2)
+        held.go_on.set()
+        assert [one.result().status_code for one in (first, *others)] == [200] * 3
+    assert [sum(map(len, one)) for one in held.passes] == [1, 40, 40]
+
+
+def test_every_option_of_the_command_is_the_services(
+    weights: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    served: dict[str, Any] = {}
+
+    @contextmanager
+    def asked_at(*arguments: object) -> Iterator[tuple[None, Predictor]]:
+        asked.extend(arguments)
+        yield None, predictor
+
+    def serve(segmenting: Segmenting, *_: object, **more: Any) -> None:
+        served.update(more, settings=segmenting.settings)
+
+    monkeypatch.setattr(serve_command, "asked_at", asked_at)
+    monkeypatch.setattr(server, "serve", serve)
+    options = "--max-upload 3 --max-pixels 40000 --max-sentences 5 --at-once 6 --queue 7 --per-client 4"
+    options += " --timeout 8.5 --grace 9.5 --keep-images 10 --host 0.0.0.0 --port 1234 --device cpu"
+    options += " --allow-host one --allow-host another --sam-weights sam.pth --text-weights clip.pt"
+    done = maris_fast("serve", weights, *options.split())
+    assert done.exit_code == 0, said(done)
+    assert asked == ["0.0.0.0", 1234, "service", weights, "sam.pth", "clip.pt", "cpu"]
+    assert served["settings"] == ServiceSettings(
+        upload_bytes=3 << 20,
+        pixels=40_000,
+        sentences=5,
+        at_once=6,
+        waiting=7,
+        of_one=4,
+        seconds=8.5,
+        grace=9.5,
+        keep_images=10,
+    )
+    assert (served["host"], served["allowed_hosts"]) == ("0.0.0.0", ["one", "another"])
 
 
 HEALTH = {"status": "UP", "model_class": "maris-fast", "model_version": "small"}

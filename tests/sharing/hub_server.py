@@ -29,10 +29,13 @@ _FILE = re.compile(r"/(?P<repo>(?:datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[
 
 @dataclass
 class Repository:
+    """``commits``: the names of all files after each commit."""
+
     private: bool = False
     gated: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    commits: list[set[str]] = field(default_factory=list)
 
     @property
     def sha(self) -> str:
@@ -149,6 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             for line in body.splitlines():
                 self._take(repository, **json.loads(line))
+            repository.commits.append(set(repository.files))
             page = f"{self.server.hub.url}/{name}/commit/{repository.sha}"
             self._answer(200, {"commitUrl": page, "commitOid": repository.sha})
 

@@ -147,6 +147,20 @@ def test_scores_of_earlier_weights_are_not_shared(run: Path, tmp_path: Path) -> 
     assert "has no SHA-256 of its weights" in told["testD"][0]
 
 
+def test_the_card_has_the_tau_of_these_weights_and_a_split_once(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    tensors, meta = load_weights(copy)
+    assert meta.scores is not None
+    assert meta.model.tau != 0.25  # the last one of a schedule
+    save_weights(copy / "best.safetensors", tensors, meta.model_copy(update={"tau": 0.25}))
+    write_score_file(copy, "val", "best.safetensors", 0.9)
+    (tmp_path / "model").mkdir()
+    write_model_folder(copy, tmp_path / "model", repository="org/name", license=None)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| `tau` | `0.25` |" in card
+    assert card.count("| scenes (synthetic) val | maris |") == 1
+
+
 def test_a_card_without_scores_says_so(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("scores-*", "pictures"))
     tensors, meta = load_weights(copy)

@@ -59,7 +59,8 @@ def test_a_cache_is_pushed_with_its_manifest_last_and_read_from_the_hub(
     repository = hub.repositories["datasets/org/boxes"]
     assert repository.private
     assert repository.messages == ["Push cache: files", "Push cache"]
-    assert repository.files.keys() == {one.name for one in cache.iterdir()} | {"README.md"}
+    whole = {one.name for one in cache.iterdir()} | {"README.md"}
+    assert repository.commits == [whole - {"manifest.json", "README.md"}, whole]
     manifest = json.loads(repository.files["manifest.json"])
     assert (manifest["dataset"]["image_root"], manifest["dataset"]["name"]) == ("images", "boxes")
     for name in ("manifest.json", "README.md"):

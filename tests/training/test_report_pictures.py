@@ -16,9 +16,10 @@ from PIL import Image
 
 from maris_fast.data_shards.stream import CacheReader
 from maris_fast.model import Maris
-from maris_fast.reports import model_pictures
+from maris_fast.pictures.overlays import Panel, masked
+from maris_fast.reports import click_maps, model_pictures
 from maris_fast.reports.chosen_examples import examples_of
-from maris_fast.reports.click_maps import attention_of
+from maris_fast.reports.click_maps import attention_of, attention_of_run
 from maris_fast.reports.data_uris import small_png_uri
 from maris_fast.train.ranks import Ranks
 from maris_fast.weights import load_model, load_weights, save_weights
@@ -282,6 +283,23 @@ def test_a_tapped_picture_tells_the_words_of_that_spot(folder: Path, page: Path)
         np.testing.assert_allclose(np.array(told).T, 100 * attention.words_at(x, y), atol=0.75)
     sums = np.array(asked["before"]).sum(0)
     assert ((np.abs(sums - 100) <= 3) | (sums == 0)).all()
+
+
+@pytest.mark.process
+def test_the_attention_of_a_model_stands_beside_its_own_mask_and_iou(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Panel] = []
+    monkeypatch.setattr(
+        click_maps, "masked", lambda panel, **size: (shown.append(panel), masked(panel, **size))[1]
+    )
+    with CacheReader(folder / "cache", "train") as reader:
+        models = [load_model(folder / name / "best.safetensors")[0] for name in ("without_ma", "run")]
+        found = examples_of(models, reader, Ranks(torch.device("cpu")))
+        one = next(one for one in found if one.ious[0] != one.ious[1])
+        drawn = attention_of_run("run", models[1], reader, [one], 1, folder / "dataset" / "images")
+    assert drawn.expressions[0].iou == one.ious[1]
+    np.testing.assert_array_equal(shown[0].prediction, one.predictions[1].decode())
 
 
 def test_the_browser_sees_what_is_wrong(tmp_path: Path) -> None:

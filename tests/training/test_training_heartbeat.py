@@ -10,9 +10,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +37,7 @@ from maris_fast.train.heartbeat.diagnosis import (
 )
 from maris_fast.train.heartbeat.identity import Identity
 from maris_fast.train.heartbeat.wire import Wire, listen
+from maris_fast.train.progress_state import ProgressState
 from tests.training.two_heartbeats import Ranks, TwoHeartbeats, stays
 
 LIMITS = Timeouts(silence=30, stall=180, patience=600)
@@ -225,6 +228,17 @@ def test_no_alarm_within_the_limits(
 
 def test_defaults_end_a_run_within_a_minute() -> None:
     assert Timeouts.of(EngineSettings()).silence + 10 < 60
+
+
+def test_limits_are_the_settings_in_seconds() -> None:
+    settings = EngineSettings(heartbeat_seconds=1, stall_seconds=2, timeout_minutes=3)
+    assert Timeouts.of(settings) == Timeouts(silence=1, stall=2, patience=180)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_beat_says_whether_its_rank_computes_on_a_gpu(device: str) -> None:
+    ranks: Any = SimpleNamespace(world=1, rank=0, progress=ProgressState(), device=torch.device(device))
+    assert Heartbeat(ranks, EngineSettings())._beat().on_gpu == (device == "cuda")
 
 
 def test_strangers_at_the_post_change_nothing() -> None:

@@ -279,6 +279,22 @@ def test_a_start_that_ended_sooner_than_the_next_ones_first_record_is_counted(fo
     assert data.seconds == 20 + 30 + 60
 
 
+def test_speeds_are_told_in_the_units_that_tables_and_figures_name() -> None:
+    step = {"step": 1, "data_wait_share": 0.25, "memory_mb": 20480, "elapsed_s": 60, "resumed_from": 0}
+    steps = [{**step, "expressions_per_s": 700, "images_per_s": 100}]
+    cells = dict(run_tables.speed([RunData("run", Path(), {}, {}, steps, [], [])]).rows)
+    assert cells["expressions a second"] == "700"
+    assert cells["images a second"] == "100"
+    assert cells["waiting for data"] == "25.0%"
+    assert cells["peak memory"] == "20.0 GiB"
+    drawn = {chart.title: figures._points(steps, chart.curves[0])[0, 1] for chart in figures.SPEED[:3]}
+    assert drawn == {
+        "Expressions a second": 700,
+        "Waiting for data, % of the time": 25,
+        "Peak memory, GiB": 20,
+    }
+
+
 def test_a_long_curve_is_drawn_with_few_points() -> None:
     points = np.stack([np.arange(10_000.0), np.sin(np.arange(10_000.0))], axis=1)
     steps, low, mean, high = figures._thinned(points)
