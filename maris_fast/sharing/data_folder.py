@@ -10,6 +10,7 @@ from maris_fast.data_shards.cache.manifest import MANIFEST, WRITING
 from maris_fast.data_shards.records import HEAD, DatasetInfo, ImportedDataset
 from maris_fast.errors import InputError
 from maris_fast.sharing.card import CARD, LIBRARY, TAGS, TASK, UNKNOWN, card_template, encoder_rows
+from maris_fast.sharing.places import last_part
 from maris_fast.system.files import replace_text
 
 LAST = (MANIFEST, HEAD, CARD)
@@ -25,7 +26,7 @@ def is_data(source: Path) -> bool:
 
 
 def write_data_folder(source: Path, out: Path, *, repository: str, license: str | None) -> list[str]:
-    """Write the files of a data repository; local paths are cut to their last part.
+    """Write the files of a data repository; places are cut to their last part.
 
     Args:
         source: folder of a complete cache, or of an imported data set.
@@ -117,7 +118,7 @@ def _link(file: Path, out: Path, wanted: int | None = None) -> None:
 def _without_places(manifest: CacheManifest) -> CacheManifest:
     settings = manifest.encoder_settings
     parts = {
-        name: part.model_copy(update={"weights": _last_part(part.weights)})
+        name: part.model_copy(update={"weights": last_part(part.weights)})
         for name, part in (("sam", settings.sam), ("text", settings.text))
     }
     changed = {
@@ -128,13 +129,7 @@ def _without_places(manifest: CacheManifest) -> CacheManifest:
 
 
 def _last_parts(info: DatasetInfo) -> DatasetInfo:
-    return info.model_copy(
-        update={name: _last_part(getattr(info, name)) for name in ("image_root", "source")}
-    )
-
-
-def _last_part(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
+    return info.model_copy(update={name: last_part(getattr(info, name)) for name in ("image_root", "source")})
 
 
 def _row(*cells: object) -> list[str]:

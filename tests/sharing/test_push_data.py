@@ -15,6 +15,7 @@ from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.verify import verify_cache
 from maris_fast.data_shards.records import ImportedDataset
 from maris_fast.data_shards.stream import CacheReader
+from maris_fast.sharing.data_folder import write_data_folder
 from tests.command_line import maris_fast, said
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
 from tests.sharing.hub_server import TOKEN, Hub
@@ -105,6 +106,28 @@ def test_an_imported_data_set_is_pushed_without_places(dataset: Path, hub: Hub, 
     assert "images=PHOTOGRAPHS" in card
     assert "which `1.png` is below" in card
     assert not any(secret in card.encode() for secret in SECRETS)
+
+
+def test_an_address_of_photographs_is_shared_without_user_name_and_password(
+    dataset: Path, cache: Path, tmp_path: Path
+) -> None:
+    there = "https://someone:secret@photographs.org"
+    head = json.loads((dataset / "dataset.json").read_text())
+    copies = [shutil.copytree(one, tmp_path / one.name) for one in (dataset, cache)]
+    (copies[0] / "dataset.json").write_text(json.dumps({**head, "image_root": there}))
+    manifest = read_manifest(cache)
+    info = manifest.dataset.model_copy(update={"image_root": there})
+    (copies[1] / "manifest.json").write_text(
+        manifest.model_copy(update={"dataset": info}).sealed().model_dump_json()
+    )
+    for copy in copies:
+        out = tmp_path / "files" / copy.name
+        out.mkdir(parents=True)
+        write_data_folder(copy, out, repository="org/boxes", license=None)
+        for name in {"dataset.json", "manifest.json", "README.md"} & {one.name for one in out.iterdir()}:
+            content = (out / name).read_text()
+            assert ("photographs.org" in content) == (name != "README.md")
+            assert not any(secret in content for secret in ("someone", "secret")), name
 
 
 def test_what_is_not_whole_is_not_pushed(cache: Path, hub: Hub, tmp_path: Path) -> None:
