@@ -42,15 +42,16 @@ def write_data_folder(source: Path, out: Path, *, repository: str, license: str 
         OSError: ``out`` cannot be written.
     """
     if any((source / name).is_file() for name in (MANIFEST, WRITING)):
-        info, card = _write_cache(source, out)
+        info, images, card = _write_cache(source, out)
     else:
-        info, card = _write_dataset(source, out)
-    cautions = [line.removeprefix("warning: ") for line in (*info.incomplete(), *info.about_masks())]
+        info, images, card = _write_dataset(source, out)
+    lines = (*info.incomplete(images), *info.about_masks())
+    cautions = [line.removeprefix("warning: ") for line in lines]
     card["cautions"] = [*cautions, *([card["caution"]] if card.get("caution") else ())]
     name = repository.rpartition("/")[2]
     text = card_template("data").render(
         {"cache": None, "encoders": {}, "example": "", **card},
-        front_matter=_front_matter(name, license, sum(split.images for split in info.splits.values())),
+        front_matter=_front_matter(name, license, sum(images.values())),
         name=name,
         repository=repository,
         license=license,
@@ -63,7 +64,8 @@ def write_data_folder(source: Path, out: Path, *, repository: str, license: str 
     return [*notes, *card["cautions"]]
 
 
-def _write_cache(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]]:
+def _write_cache(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, int], dict[str, Any]]:
+    """The data set, the number of images in each split of the cache, and what the card says."""
     manifest = read_manifest(source)
     for entry in manifest.splits.values():
         for shard in entry.shards:
@@ -83,16 +85,19 @@ def _write_cache(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]]:
         for name, entry in manifest.splits.items()
     ]
     caution = manifest.encoders.caution
-    return manifest.dataset, {
+    images = {name: entry.images for name, entry in manifest.splits.items()}
+    card = {
         "cache": shared,
         "encoders": encoder_rows(manifest.encoders),
         "head": ("split", "images", "refs", "expressions", "shards", "GB"),
         "rows": rows,
         "caution": caution and caution.replace("these weights were trained on", "these are"),
     }
+    return manifest.dataset, images, card
 
 
-def _write_dataset(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]]:
+def _write_dataset(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, int], dict[str, Any]]:
+    """As ``_write_cache``, of a data set."""
     dataset = ImportedDataset(source)
     info = dataset.info
     for split in info.splits:
@@ -101,7 +106,8 @@ def _write_dataset(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]
     first = next(dataset.records(next(iter(info.splits))), None)
     rows = [_row(name, one.images, one.refs, one.sentences) for name, one in info.splits.items()]
     head = ("split", "images", "refs", "expressions")
-    return info, {"head": head, "rows": rows, "example": first.image if first else ""}
+    images = {name: one.images for name, one in info.splits.items()}
+    return info, images, {"head": head, "rows": rows, "example": first.image if first else ""}
 
 
 def _link(file: Path, out: Path, wanted: int | None = None) -> None:
