@@ -28,6 +28,7 @@ from maris_fast.data_shards.cache.manifest import (
     ShardPlan,
     members_of,
 )
+from maris_fast.data_shards.cache.photographs import LOOKING
 from maris_fast.data_shards.cache.usable import Checking
 from maris_fast.data_shards.records import ImageRecord, ImportedDataset
 from maris_fast.encoders import TokenisedText
@@ -37,8 +38,6 @@ from maris_fast.system.threads import mapped
 
 TAR_RECORD = 20 * TAR_BLOCK
 """Unit that a tar is padded to, after two empty blocks."""
-LOOKING = 16
-"""Threads that check images, and mostly wait for a disk or a server."""
 
 
 def plan_split(

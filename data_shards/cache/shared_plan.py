@@ -1,7 +1,8 @@
 """A plan that is made once for all processes and runs: a file in the data set's folder.
 
 Its name is a hash of everything that the plan depends on: records, settings and version. It also stores the
-state of the images' folders, and of the images that it leaves out, so that a stale plan is replaced.
+state of the images' folders, and of the images that it leaves out, so that a stale plan is replaced. At an
+address, images that it leaves out are checked again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 import maris_fast
 from maris_fast.data_shards.cache.manifest import MOST_BYTES, CacheHead, Writing
+from maris_fast.data_shards.cache.photographs import ImageFile, Photographs
 from maris_fast.data_shards.importers.left_out import LeftOutRow
 from maris_fast.data_shards.records import Frozen
 from maris_fast.errors import InputError
@@ -36,10 +38,19 @@ class SharedPlan(Frozen):
     writing: Writing
     newly_left_out: tuple[LeftOutRow, ...]
     seen: dict[str, State]
+    unusable_afar: tuple[ImageFile, ...]
+    """Images at an address that it leaves out because of their files."""
 
-    @property
     def is_stale(self) -> bool:
-        return any(state_of(Path(path)) != state for path, state in self.seen.items())
+        """
+        Raises:
+            StoreError: the server that has the images fails.
+        """
+        if any(state_of(Path(path)) != state for path, state in self.seen.items()):
+            return True
+        if not self.unusable_afar:
+            return False
+        return Photographs(self.writing.head.dataset.image_root).any_usable(self.unusable_afar)
 
 
 def planned_once(
@@ -51,6 +62,7 @@ def planned_once(
 
     Raises:
         InputError: as ``make``.
+        StoreError: the server that has the images fails.
     """
     follows_from = [maris_fast.__version__, head.model_dump(mode="json"), leave_out_bad]
     key = hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()
@@ -59,7 +71,7 @@ def planned_once(
         with suppress(OSError):
             stack.enter_context(owned_file(file, wait=True, pause=_Waiting(file)))
         known = _read(file)
-        if known is not None and not known.is_stale:
+        if known is not None and not known.is_stale():
             return known
         plan = make()
         with suppress(OSError):

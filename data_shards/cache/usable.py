@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from maris_fast.data_shards.cache.manifest import LeftOutSentences
-from maris_fast.data_shards.cache.photographs import Photographs
+from maris_fast.data_shards.cache.photographs import ImageFile, Photographs
 from maris_fast.data_shards.cache.shared_plan import State, state_of
 from maris_fast.data_shards.importers.left_out import BadRows, Fault, KeptImages, LeftOutRow, SourceRow
 from maris_fast.data_shards.importers.options import ImportOptions
@@ -42,6 +42,8 @@ class Checking:
         self.left_out: LeftOutSentences = {split: dict(images) for split, images in known.items()}
         self.seen: dict[str, State] = {}
         """States of the images' folders, and of images that cannot be used."""
+        self.unusable_afar: list[ImageFile] = []
+        """Images at an address that cannot be used."""
 
     def look(self, record: ImageRecord) -> InputError | None:
         """What is wrong with the record's image, judged by its file's head; thread-safe.
@@ -49,11 +51,7 @@ class Checking:
         Raises:
             StoreError: the server that has the images fails.
         """
-        try:
-            self._photographs.check(record)
-        except InputError as error:
-            return error
-        return None
+        return self._photographs.fault(record)
 
     def usable(self, split: str, record: ImageRecord, of_image: InputError | None) -> Usable | None:
         """The usable part of the record; None if there is none.
@@ -74,6 +72,8 @@ class Checking:
         except InputError as error:
             if path is not None:
                 self.seen[str(path)] = state_of(path)
+            elif of_image is not None:
+                self.unusable_afar.append(ImageFile.of(record))
             fault = Fault("images that cannot be encoded", f"{_name(record)}: {error}")
             self._leave_out(split, known, [], fault)
             return None

@@ -345,7 +345,12 @@ class CacheJob:
         if left_out:
             head = head.model_copy(update={"dataset": info, "left_out": checking.left_out})
         writing = Writing(head=head, plan=tuple(shards))
-        return SharedPlan(writing=writing, newly_left_out=tuple(left_out), seen=checking.seen)
+        return SharedPlan(
+            writing=writing,
+            newly_left_out=tuple(left_out),
+            seen=checking.seen,
+            unusable_afar=tuple(checking.unusable_afar),
+        )
 
     def _begun(self, head: CacheHead) -> Writing:
         """The plan of this cache that an earlier or another process made, else a new one."""

@@ -156,12 +156,15 @@ ONNX = Format(".onnx", _write_onnx, _opened_onnx)
 
 @torch.no_grad()
 def _difference(part: Part, run: Run) -> float:
-    """Largest difference of floating-point outputs; booleans may differ for values close to the threshold."""
-    worst = 0.0
+    """Largest difference of floating-point outputs, NaN if one is NaN.
+
+    Booleans may differ for values close to the threshold.
+    """
+    differences = [0.0]
     for inputs in part.examples:
         wanted, found = part.module(**inputs), run(inputs)
         for name, slot in part.outputs.items():
             if slot.dtype.is_floating_point:
                 scale = max(1.0, float(wanted[name].abs().max()))
-                worst = max(worst, float((found[name] - wanted[name]).abs().max()) / scale)
-    return worst
+                differences.append(float((found[name] - wanted[name]).abs().max()) / scale)
+    return float(torch.tensor(differences, dtype=torch.float64).max())  # Python's `max` may drop NaN

@@ -10,6 +10,7 @@ from maris_fast.data_shards.cache.manifest import MANIFEST, WRITING
 from maris_fast.data_shards.records import HEAD, DatasetInfo, ImportedDataset
 from maris_fast.errors import InputError
 from maris_fast.sharing.card import CARD, LIBRARY, TAGS, TASK, UNKNOWN, card_template, encoder_rows
+from maris_fast.sharing.places import last_part
 from maris_fast.system.files import replace_text
 
 LAST = (MANIFEST, HEAD, CARD)
@@ -25,7 +26,7 @@ def is_data(source: Path) -> bool:
 
 
 def write_data_folder(source: Path, out: Path, *, repository: str, license: str | None) -> list[str]:
-    """Write the files of a data repository; local paths are cut to their last part.
+    """Write the files of a data repository; places are cut to their last part.
 
     Args:
         source: folder of a complete cache, or of an imported data set.
@@ -41,15 +42,16 @@ def write_data_folder(source: Path, out: Path, *, repository: str, license: str 
         OSError: ``out`` cannot be written.
     """
     if any((source / name).is_file() for name in (MANIFEST, WRITING)):
-        info, card = _write_cache(source, out)
+        info, images, card = _write_cache(source, out)
     else:
-        info, card = _write_dataset(source, out)
-    cautions = [line.removeprefix("warning: ") for line in (*info.incomplete(), *info.about_masks())]
+        info, images, card = _write_dataset(source, out)
+    lines = (*info.incomplete(images), *info.about_masks())
+    cautions = [line.removeprefix("warning: ") for line in lines]
     card["cautions"] = [*cautions, *([card["caution"]] if card.get("caution") else ())]
     name = repository.rpartition("/")[2]
     text = card_template("data").render(
         {"cache": None, "encoders": {}, "example": "", **card},
-        front_matter=_front_matter(name, license, sum(split.images for split in info.splits.values())),
+        front_matter=_front_matter(name, license, sum(images.values())),
         name=name,
         repository=repository,
         license=license,
@@ -62,7 +64,8 @@ def write_data_folder(source: Path, out: Path, *, repository: str, license: str 
     return [*notes, *card["cautions"]]
 
 
-def _write_cache(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]]:
+def _write_cache(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, int], dict[str, Any]]:
+    """The data set, the number of images in each split of the cache, and what the card says."""
     manifest = read_manifest(source)
     for entry in manifest.splits.values():
         for shard in entry.shards:
@@ -82,16 +85,19 @@ def _write_cache(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]]:
         for name, entry in manifest.splits.items()
     ]
     caution = manifest.encoders.caution
-    return manifest.dataset, {
+    images = {name: entry.images for name, entry in manifest.splits.items()}
+    card = {
         "cache": shared,
         "encoders": encoder_rows(manifest.encoders),
         "head": ("split", "images", "refs", "expressions", "shards", "GB"),
         "rows": rows,
         "caution": caution and caution.replace("these weights were trained on", "these are"),
     }
+    return manifest.dataset, images, card
 
 
-def _write_dataset(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]]:
+def _write_dataset(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, int], dict[str, Any]]:
+    """As ``_write_cache``, of a data set."""
     dataset = ImportedDataset(source)
     info = dataset.info
     for split in info.splits:
@@ -100,7 +106,8 @@ def _write_dataset(source: Path, out: Path) -> tuple[DatasetInfo, dict[str, Any]
     first = next(dataset.records(next(iter(info.splits))), None)
     rows = [_row(name, one.images, one.refs, one.sentences) for name, one in info.splits.items()]
     head = ("split", "images", "refs", "expressions")
-    return info, {"head": head, "rows": rows, "example": first.image if first else ""}
+    images = {name: one.images for name, one in info.splits.items()}
+    return info, images, {"head": head, "rows": rows, "example": first.image if first else ""}
 
 
 def _link(file: Path, out: Path, wanted: int | None = None) -> None:
@@ -117,7 +124,7 @@ def _link(file: Path, out: Path, wanted: int | None = None) -> None:
 def _without_places(manifest: CacheManifest) -> CacheManifest:
     settings = manifest.encoder_settings
     parts = {
-        name: part.model_copy(update={"weights": _last_part(part.weights)})
+        name: part.model_copy(update={"weights": last_part(part.weights)})
         for name, part in (("sam", settings.sam), ("text", settings.text))
     }
     changed = {
@@ -128,13 +135,7 @@ def _without_places(manifest: CacheManifest) -> CacheManifest:
 
 
 def _last_parts(info: DatasetInfo) -> DatasetInfo:
-    return info.model_copy(
-        update={name: _last_part(getattr(info, name)) for name in ("image_root", "source")}
-    )
-
-
-def _last_part(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
+    return info.model_copy(update={name: last_part(getattr(info, name)) for name in ("image_root", "source")})
 
 
 def _row(*cells: object) -> list[str]:

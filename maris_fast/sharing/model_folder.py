@@ -14,6 +14,7 @@ from maris_fast.evaluation.scores_file import ScoreFile, read_score_files
 from maris_fast.reports.run_data import RunData
 from maris_fast.sharing.card import CARD
 from maris_fast.sharing.model_card import SharedRun, model_card
+from maris_fast.sharing.places import last_part
 from maris_fast.system.files import replace_text, sha256_of
 from maris_fast.train.run_files import PICTURES, SCORES, SETTINGS
 from maris_fast.weight_files import BEST
@@ -21,13 +22,15 @@ from maris_fast.weights import read_meta
 
 REPLACED = (SCORES, f"{PICTURES}/*")
 """Patterns of files of an earlier push that do not belong to new weights."""
-_PLACES = (("data", "cache"), ("data", "shards"), ("data", "staging"), ("run", "folder"))
+_PLACES = (("data", "cache"), ("data", "staging"), ("run", "folder"))
 
 
 def write_model_folder(
     run: Path, out: Path, *, repository: str, license: str | None, pictures: bool = True
 ) -> list[str]:
-    """Write the files of a repository of the run's best weights; local paths are cut to their last part.
+    """Write the files of a repository of the run's best weights; places are cut to their last part.
+
+    ``data.shards`` is left out of the settings.
 
     Args:
         run: folder of the run.
@@ -66,7 +69,8 @@ def _write_settings(path: Path, out: Path) -> None:
     settings = read_yaml(path)
     for section, key in _PLACES:
         if place := settings.get(section, {}).get(key):
-            settings[section][key] = str(place).rstrip("/").rpartition("/")[2]
+            settings[section][key] = last_part(str(place))
+    settings.get("data", {}).pop("shards", None)  # a command, or a URL with a query: any part may be secret
     replace_text(out, [dump_yaml(settings)])
 
 

@@ -97,6 +97,27 @@ def test_an_image_that_is_not_there_or_is_none_is_left_out_with_its_address(
     assert manifest.splits["train"].images == 2
 
 
+def test_an_image_at_an_address_is_left_out_until_it_can_be_used(
+    dataset: Path, moved: Path, tmp_path: Path
+) -> None:
+    kept = Path(shutil.copytree(moved, tmp_path / "kept"))
+    (moved / "1.png").unlink()
+    (moved / "2.png").write_text("<html>you are not logged in</html>")
+    with web_server(moved) as far:
+        left = cached(dataset, tmp_path / "cache", far.address, leave_out_bad=True)
+        (plan,) = dataset.glob("plan-*.json")
+        before = plan.stat().st_mtime_ns
+        again = cached(dataset, tmp_path / "again", far.address, leave_out_bad=True)
+        assert [one.splits["train"].images for one in (left, again)] == [3, 3]
+        assert plan.stat().st_mtime_ns == before
+        shutil.copy(kept / "2.png", moved)
+        back = cached(dataset, tmp_path / "one more", far.address, leave_out_bad=True)
+        assert back.left_out == {"train": {1: ()}}
+        shutil.copy(kept / "1.png", moved)
+        assert cached(dataset, tmp_path / "all", far.address, leave_out_bad=True).left_out == {}
+    assert read_manifest(tmp_path / "all").splits["train"].images == 5
+
+
 @pytest.mark.parametrize("kind", ["http", "s3", "http without ranges"])
 def test_an_empty_image_at_an_address_is_a_bad_image(
     kind: str, dataset: Path, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

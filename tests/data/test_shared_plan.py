@@ -97,7 +97,7 @@ def test_of_several_at_once_one_makes_it_and_the_others_take_it(dataset: Path, t
     def make() -> SharedPlan:
         calls.append(1)
         time.sleep(0.2)
-        return SharedPlan(writing=made, newly_left_out=(), seen={})
+        return SharedPlan(writing=made, newly_left_out=(), seen={}, unusable_afar=())
 
     threads = [
         threading.Thread(target=lambda: taken.append(planned_once(dataset, made.head, False, make)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,15 +292,21 @@ def test_without_the_extra_the_error_names_it(
 
 
 @pytest.mark.slow
-def test_a_file_that_computes_something_else_is_an_error(untrained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [(lambda value: value + 0.01, r"0\.0"), (lambda value: value * float("nan"), "nan, more than")],
+)
+def test_a_file_that_computes_something_else_is_an_error(
+    untrained: Path, tmp_path: Path, changed: Callable[[Tensor], Tensor], told: str
+) -> None:
     part = text_encoder_of(Predictor(untrained).text)
     _, meta = load_weights(untrained)
 
     def wrong(path: Path) -> Any:
         run = PROGRAM.opened(path)
-        return lambda inputs: {name: value + 0.01 for name, value in run(inputs).items()}
+        return lambda inputs: {name: changed(value) for name, value in run(inputs).items()}
 
-    with pytest.raises(CheckpointError, match=r"text_encoder\.pt2 differs from the model by 0\.0"):
+    with pytest.raises(CheckpointError, match=rf"text_encoder\.pt2 differs from the model by {told}"):
         export_part(part, [Format(".pt2", PROGRAM.write, wrong)], Description.of(part, meta, None), tmp_path)
 
 

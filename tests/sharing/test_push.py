@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from maris_fast import Predictor
-from maris_fast.config.loading import load_settings
+from maris_fast.config.loading import dump_settings, load_settings
 from maris_fast.config.training import TrainingSettings
 from maris_fast.sharing.card import plain
 from maris_fast.sharing.model_folder import write_model_folder
@@ -25,6 +25,7 @@ from tests.encoders.provenances import provenance
 from tests.folders import files_below
 from tests.sharing.conftest import write_score_file
 from tests.sharing.hub_server import TOKEN, Hub, Repository
+from tests.training.toy_run import toy_settings
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 FILES = {
@@ -59,16 +60,36 @@ def test_a_folder_is_written_to_look_at_and_loads_as_the_run_does(
     np.testing.assert_array_equal(shared.logits(PIXELS, sentences).numpy(), wanted)
 
 
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"cache": "s3://secret/caches/scenes"},
+        {"cache": "https://someone:secret@host.org/caches/scenes/"},
+        {"cache": "https://someone:secret@scenes"},
+        {"shards": "pipe:curl -sf 'https://secret.org/caches/{name}?sv=1&sig=secret'"},
+        {"shards": "pipe:aws s3 cp s3://secret/caches/{name} - 2>/dev/null"},
+        {"shards": "https://someone:secret@host.org/{name}"},
+    ],
+)
 def test_nothing_of_this_machines_paths_is_shared_and_settings_stay_settings(
-    run: Path, tmp_path: Path
+    run: Path, tmp_path: Path, places: dict[str, str]
 ) -> None:
-    write_model_folder(run, tmp_path, repository="org/name", license=None)
-    for name, content in files_below(tmp_path).items():
+    copy = shutil.copytree(run, tmp_path / "run")
+    if "shards" in places:
+        places = {"cache": "/home/someone/caches/scenes", "staging": "/home/someone/staging", **places}
+    changes = {f"data.{name}": place for name, place in places.items()}
+    written = toy_settings(Path("/home/someone/runs/one"), **changes)
+    (copy / "settings.yaml").write_text(dump_settings(written))
+    (tmp_path / "model").mkdir()
+    write_model_folder(copy, tmp_path / "model", repository="org/name", license=None)
+    for name, content in files_below(tmp_path / "model").items():
         assert not any(
-            secret in content for secret in (b"/home", b"someone", b"secret", str(run).encode())
+            secret in content for secret in (b"/home", b"someone", b"secret", str(copy).encode())
         ), name
-    settings = load_settings(TrainingSettings, [tmp_path / "settings.yaml"])
+    settings = load_settings(TrainingSettings, [tmp_path / "model" / "settings.yaml"])
     assert (str(settings.data.cache), settings.run.folder.name) == ("scenes", "one")
+    assert settings.data.staging == (Path("staging") if "staging" in places else None)
+    assert settings.data.shards is None
 
 
 def test_the_card_says_what_the_run_knows(run: Path, tmp_path: Path) -> None:

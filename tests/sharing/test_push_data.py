@@ -13,10 +13,12 @@ import yaml
 
 from maris_fast.data_shards.cache import read_manifest, write_cache
 from maris_fast.data_shards.cache.verify import verify_cache
-from maris_fast.data_shards.records import ImportedDataset
+from maris_fast.data_shards.records import ImportedDataset, LeftOut, LostCounts
 from maris_fast.data_shards.stream import CacheReader
+from maris_fast.sharing.data_folder import write_data_folder
 from tests.command_line import maris_fast, said
 from tests.data.cache_dataset import default_records, tiny_settings, write_dataset
+from tests.folders import files_below
 from tests.sharing.hub_server import TOKEN, Hub
 
 SECRETS = (b"/tmp", b"/root", b"/home", b"pytest")
@@ -85,6 +87,25 @@ def test_a_cache_is_pushed_with_its_manifest_last_and_read_from_the_hub(
     assert "random weights of seed 0" in card
 
 
+def test_a_cache_of_some_splits_has_their_size_and_cautions_alone(dataset: Path, tmp_path: Path) -> None:
+    lost = LostCounts(rows=1, expressions=2, images=0)
+    left_out = LeftOut(**lost.model_dump(), reasons={"missing images": lost})
+    info = ImportedDataset(dataset).info
+    large = info.splits["train"].model_copy(update={"images": 5_000})
+    changes = {"splits": {**info.splits, "train": large}, "left_out": {"train": left_out, "val": left_out}}
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    (copy / "dataset.json").write_text(info.model_copy(update=changes).model_dump_json())
+    write_cache(copy, tmp_path / "cache", tiny_settings(), ["val"], progress=False)
+    said_of = {}
+    for source, size in ((tmp_path / "cache", "n<1K"), (copy, "1K<n<10K")):
+        out = tmp_path / "files" / source.name
+        out.mkdir(parents=True)
+        notes = write_data_folder(source, out, repository="org/boxes", license="mit")
+        assert front_matter(files_below(out))["size_categories"] == [size]
+        said_of[source.name] = [note.partition(" is not complete")[0] for note in notes if "complete" in note]
+    assert said_of == {"cache": ["val"], "dataset": ["train", "val"]}
+
+
 def test_shards_of_an_earlier_push_go(cache: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert maris_fast("push", cache, "org/boxes").exit_code == 0
@@ -106,6 +127,28 @@ def test_an_imported_data_set_is_pushed_without_places(dataset: Path, hub: Hub, 
     assert "images=PHOTOGRAPHS" in card
     assert "which `1.png` is below" in card
     assert not any(secret in card.encode() for secret in SECRETS)
+
+
+def test_an_address_of_photographs_is_shared_without_user_name_and_password(
+    dataset: Path, cache: Path, tmp_path: Path
+) -> None:
+    there = "https://someone:secret@photographs.org"
+    head = json.loads((dataset / "dataset.json").read_text())
+    copies = [shutil.copytree(one, tmp_path / one.name) for one in (dataset, cache)]
+    (copies[0] / "dataset.json").write_text(json.dumps({**head, "image_root": there}))
+    manifest = read_manifest(cache)
+    info = manifest.dataset.model_copy(update={"image_root": there})
+    (copies[1] / "manifest.json").write_text(
+        manifest.model_copy(update={"dataset": info}).sealed().model_dump_json()
+    )
+    for copy in copies:
+        out = tmp_path / "files" / copy.name
+        out.mkdir(parents=True)
+        write_data_folder(copy, out, repository="org/boxes", license=None)
+        for name in {"dataset.json", "manifest.json", "README.md"} & {one.name for one in out.iterdir()}:
+            content = (out / name).read_text()
+            assert ("photographs.org" in content) == (name != "README.md")
+            assert not any(secret in content for secret in ("someone", "secret")), name
 
 
 def test_what_is_not_whole_is_not_pushed(cache: Path, hub: Hub, tmp_path: Path) -> None:
