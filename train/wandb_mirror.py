@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from maris_fast.config import TrainingSettings
+from maris_fast.config import PRIVATE, TrainingSettings
 from maris_fast.errors import ConfigError
 from maris_fast.train.by_products import ByProduct
 from maris_fast.train.run_files import WANDB_ID
@@ -57,13 +57,14 @@ class WandbMirror:
     def _start(self, settings: TrainingSettings) -> None:
         import wandb
 
+        section, key = PRIVATE
         self._run = wandb.init(
             project=settings.run.wandb_project,
             name=settings.run.folder.name,
             dir=str(settings.run.folder),
             id=_id(settings.run.folder),
             resume="allow",
-            config=settings.model_dump(mode="json"),
+            config=settings.model_dump(mode="json", exclude={section: {key}}),
         )
 
     def _do(self, work: Callable[[], None]) -> None:

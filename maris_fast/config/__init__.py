@@ -13,6 +13,7 @@ from maris_fast.config.loading import as_override, dump_settings, flat, is_overr
 from maris_fast.config.model import READING, LossSettings, ModelSettings
 from maris_fast.config.places import CachePlace, StoreAddress, cache_place
 from maris_fast.config.training import (
+    PRIVATE,
     DataSettings,
     EngineSettings,
     OptimiserSettings,
@@ -26,6 +27,7 @@ from maris_fast.config.training import (
 __all__ = [
     "MOST_CHANNELS",
     "MOST_PIXELS_A_SIDE",
+    "PRIVATE",
     "RANDOM",
     "READING",
     "CachePlace",

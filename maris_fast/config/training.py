@@ -14,6 +14,10 @@ from maris_fast.config.places import CachePlace, StoreAddress
 Verify = Literal["first", "always", "never"]
 
 
+PRIVATE = ("data", "shards")
+"""Section and key of a setting that is not passed on: a command or a signed address may hold a secret."""
+
+
 class ReadingSettings(Settings):
     """How a cache is read. None of these settings changes a batch or the order of batches."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maris_fast.ablation.comparison import NONE
+from maris_fast.config import PRIVATE
 from maris_fast.reports.run_data import RunData
 from maris_fast.scoring.tables import SCORES
 
@@ -60,7 +61,11 @@ def speed(runs: Sequence[RunData]) -> RunTable:
 
 
 def settings(runs: Sequence[RunData]) -> RunTable:
-    return _values(runs, [run.settings for run in runs])
+    """All settings but the private one: pages are passed on."""
+    private = ".".join(PRIVATE)
+    return _values(
+        runs, [{name: value for name, value in run.settings.items() if name != private} for run in runs]
+    )
 
 
 def differing_settings(runs: Sequence[RunData]) -> RunTable | None:

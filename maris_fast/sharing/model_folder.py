@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maris_fast.config import PRIVATE
 from maris_fast.config.plain_yaml import dump_yaml, read_yaml
 from maris_fast.errors import CheckpointError
 from maris_fast.evaluation.scores_file import ScoreFile, read_score_files
@@ -70,7 +71,8 @@ def _write_settings(path: Path, out: Path) -> None:
     for section, key in _PLACES:
         if place := settings.get(section, {}).get(key):
             settings[section][key] = last_part(str(place))
-    settings.get("data", {}).pop("shards", None)  # a command, or a URL with a query: any part may be secret
+    section, key = PRIVATE
+    settings.get(section, {}).pop(key, None)
     replace_text(out, [dump_yaml(settings)])
 
 

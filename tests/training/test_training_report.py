@@ -295,6 +295,14 @@ def test_speeds_are_told_in_the_units_that_tables_and_figures_name() -> None:
     }
 
 
+def test_a_page_shows_the_settings_without_a_command_that_may_hold_a_token() -> None:
+    given = {"data.cache": "cache", "data.shards": "pipe:curl 'https://example.com/{name}?sig=secret'"}
+    runs = [
+        RunData(name, Path(), given | {"run.seed": seed}, {}, [], [], []) for seed, name in enumerate("ab")
+    ]
+    assert run_tables.settings(runs).rows == (("data.cache", "cache", "cache"), ("run.seed", "0", "1"))
+
+
 def test_a_long_curve_is_drawn_with_few_points() -> None:
     points = np.stack([np.arange(10_000.0), np.sin(np.arange(10_000.0))], axis=1)
     steps, low, mean, high = figures._thinned(points)

@@ -103,6 +103,20 @@ def test_pictures_that_cannot_be_written_are_said_once_and_counted(
     assert count == "pictures: pictures that could not be written: 2"
 
 
+def test_a_command_for_shards_is_not_sent_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold a token."""
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setitem(
+        __import__("sys").modules, "wandb", SimpleNamespace(init=lambda **given: sent.append(given["config"]))
+    )
+    command = "pipe:curl -sf 'https://example.com/{name}?sig=secret'"
+    WandbMirror(toy_settings(tmp_path, **{"data.shards": command, "data.staging": "/tmp/staging"}))
+    (config,) = sent
+    assert config["data"]["staging"] == "/tmp/staging"
+    assert config["model"]["channels"] == 256
+    assert "secret" not in str(config)
+
+
 def test_a_mirror_that_fails_is_switched_off_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
