@@ -8,6 +8,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from traceback import clear_frames
 from typing import Literal
 
 import torch
@@ -95,6 +96,7 @@ def fitting(remedy: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        clear_frames(error.__traceback__)  # else they keep their tensors as long as the new error lives
         sentences = str(error).splitlines()[0].split(". ")
         raise MemoryShortageError(f"{'. '.join(sentences[:3]).rstrip('.')}; {remedy}") from error
 

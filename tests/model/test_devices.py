@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -56,6 +57,20 @@ def test_a_gpu_without_bf16_in_hardware_encodes_in_fp32_unless_bf16_is_named(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device.index])
     assert [place("auto", "auto", rank)[1] for rank in (0, 1)] == [torch.float32, torch.bfloat16]
     assert place("auto", "bf16", 0)[1] is torch.bfloat16
+
+
+def test_an_error_of_lack_of_gpu_memory_keeps_no_tensor() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def compute() -> None:
+        activations = torch.zeros(9)
+        made.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(MemoryShortageError) as caught, fitting("set device to cpu"):
+        compute()
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert made[0]() is None
 
 
 def test_lack_of_gpu_memory_says_how_much_there_is_and_what_to_change() -> None:
